@@ -1,0 +1,1 @@
+//! Shipbell rings when what runs in your cluster changes.

@@ -1,0 +1,3 @@
+//! The `shipbell` binary.
+
+fn main() {}
