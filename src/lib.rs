@@ -1,1 +1,4 @@
 //! Shipbell rings when what runs in your cluster changes.
+
+pub mod api;
+pub mod model;

@@ -1,3 +1,7 @@
 //! The `shipbell` binary.
 
-fn main() {}
+fn main() {
+    for (_, crd) in shipbell::api::definitions() {
+        println!("{}", crd.spec.names.kind);
+    }
+}

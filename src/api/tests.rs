@@ -1,0 +1,125 @@
+//! The generated definitions are the committed ones, and keep the rules that every kind keeps.
+
+use std::{fs, path::Path};
+
+use serde_json::Value;
+
+use super::definitions;
+
+/// A file that is generated from the types. `UPDATE_EXPECT=1` rewrites it.
+fn assert_generated(path: &str, want: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, want).unwrap();
+    }
+    let found = fs::read_to_string(&path).unwrap_or_default();
+    let hint = "run UPDATE_EXPECT=1 cargo test to generate it anew";
+    assert!(
+        found == want,
+        "{} differs from the types; {hint}",
+        path.display()
+    );
+}
+
+#[test]
+fn the_committed_definitions_are_those_of_the_types() {
+    for (file, crd) in definitions() {
+        let yaml = serde_saphyr::to_string(&crd).unwrap();
+        assert!(
+            yaml.len() < 256 * 1024,
+            "{file} would not fit into an annotation: {} bytes",
+            yaml.len()
+        );
+        assert_generated(
+            &format!("crds/{file}"),
+            &format!("# Generated from src/api; do not edit.\n{yaml}"),
+        );
+        assert_generated(
+            &format!("charts/shipbell/templates/crds/{file}"),
+            &template(&yaml),
+        );
+    }
+}
+
+/// The same definition as a template of the chart: left out or kept as the values say.
+fn template(yaml: &str) -> String {
+    let (before, after) = yaml.split_once("  annotations:\n").unwrap();
+    let keep =
+        "    {{- if .Values.crds.keep }}\n    helm.sh/resource-policy: keep\n    {{- end }}\n";
+    let labels = "  labels:\n    {{- include \"shipbell.labels\" . | nindent 4 }}\n";
+    // Descriptions may hold braces that helm would read as its own.
+    let after = after.replace("{{", "{{ \"{{\" }}");
+    format!(
+        "{{{{- /* Generated from src/api; do not edit. */}}}}\n{{{{- if .Values.crds.enabled }}}}\n{before}{labels}  annotations:\n{keep}{after}\n{{{{- end }}}}\n"
+    )
+}
+
+/// Calls `check` with each schema below `schema` and the path that leads to it.
+fn walk(schema: &Value, path: &str, below_array: bool, check: &mut impl FnMut(&Value, &str, bool)) {
+    check(schema, path, below_array);
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        walk(property, &format!("{path}.{name}"), below_array, check);
+    }
+    if schema["items"].is_object() {
+        walk(&schema["items"], &format!("{path}[]"), true, check);
+    }
+    if schema["additionalProperties"].is_object() {
+        walk(
+            &schema["additionalProperties"],
+            &format!("{path}{{}}"),
+            below_array,
+            check,
+        );
+    }
+}
+
+#[test]
+fn every_list_is_bounded_and_typed_and_nothing_below_a_list_has_a_default() {
+    let mut lists = 0;
+    for (file, crd) in definitions() {
+        let crd = serde_json::to_value(&crd).unwrap();
+        for version in crd["spec"]["versions"].as_array().unwrap() {
+            walk(
+                &version["schema"]["openAPIV3Schema"],
+                file,
+                false,
+                &mut |schema, path, below_array| {
+                    if schema["type"] == "array" {
+                        lists += 1;
+                        assert!(schema["maxItems"].is_u64(), "{path} has no maxItems");
+                        let kind = schema["x-kubernetes-list-type"]
+                            .as_str()
+                            .unwrap_or_default();
+                        assert!(
+                            ["set", "map", "atomic"].contains(&kind),
+                            "{path} has no list type"
+                        );
+                    }
+                    assert!(
+                        !below_array || schema.get("default").is_none(),
+                        "{path} has a default below a list"
+                    );
+                    assert!(
+                        path.ends_with("conditions[]")
+                            || schema["type"] != "integer"
+                            || !schema["format"]
+                                .as_str()
+                                .unwrap_or("int64")
+                                .starts_with('u'),
+                        "{path} has an unsigned format"
+                    );
+                    // What `kubectl explain` prints.
+                    let described = schema["description"]
+                        .as_str()
+                        .is_some_and(|text| !text.is_empty());
+                    let own = !path.contains("conditions[]")
+                        && !path.ends_with("[]")
+                        && !path.ends_with("{}");
+                    assert!(described || !own || path == file, "{path} is not described");
+                },
+            );
+        }
+    }
+    assert!(lists > 20, "the walk found only {lists} lists");
+}
