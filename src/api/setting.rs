@@ -235,7 +235,7 @@ pub struct NotificationSettingStatus {
     #[schemars(length(max = 4096))]
     pub message: Option<String>,
     /// How far each environment's log has been delivered.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 2048), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["environmentUID"]))]
     pub cursors: Vec<Cursor>,
     /// How many events wait to be delivered.
