@@ -1,3 +1,17 @@
 //! The pure heart: decisions as functions of what is given. No I/O, no clock, no waiting; the fence below is
 //! checked by clippy (`clippy.toml` says what it keeps out).
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+pub mod census;
+pub mod cut;
+pub mod fleet;
+pub mod image;
+pub mod intern;
+pub mod ledger;
+pub mod scope;
+pub mod settle;
+pub mod view;
+pub mod world;
+
+/// A moment on the monotonic clock: the time since an arbitrary start, the same in all of a process.
+pub type Moment = std::time::Duration;

@@ -1,0 +1,597 @@
+//! All pods of the cluster, packed: what each runs, and to which workload it belongs. Level-based: the fleet is a function
+//! of the last state seen of each object, whatever the order in which the events came.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    Moment,
+    image::{Fingerprint, ImageId, Reference, display_name},
+    intern::Interner,
+    scope::Labels,
+    view::{ContainerView, DeploymentView, NamespaceView, PodView},
+};
+
+/// What pods belong to: the unit of rollouts and of scaling.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Workload {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its kind, without the group.
+    pub kind: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+/// A pod, as far as it matters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// The list that it was last seen in, or after; older ones are swept after a list.
+    mark: u32,
+    /// Its labels.
+    pub labels: Arc<Labels>,
+    /// The workload that it belongs to; its namespace is the pod's.
+    pub workload: Arc<Workload>,
+    /// The kind of what owns it, as `Kind.group`; `Pod` for nothing.
+    pub owner: Arc<str>,
+    /// The revision of the workload that made it; empty when the workload has no revisions.
+    revision: Arc<str>,
+    terminating: bool,
+    /// It has run to its end.
+    finished: bool,
+    seats: Box<[Seat]>,
+}
+
+/// A container of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Seat {
+    name: Arc<str>,
+    /// The image that the spec asks for.
+    image: Arc<str>,
+    /// The runtime's id of the container; `None` before it is created.
+    container: Option<u64>,
+    /// The digest by which this very container is known, and whether only its node knows it by that.
+    digest: Option<(Arc<Fingerprint>, bool)>,
+    active: bool,
+}
+
+impl Pod {
+    /// The digests that the pod runs, each once, as they were when the containers were first seen; with the images
+    /// that the spec asks for. One pod is one instance of an artifact, however many of its containers run it.
+    pub fn runs(&self) -> impl Iterator<Item = (Fingerprint, &Arc<str>)> {
+        let active = self.seats.iter().filter(|seat| seat.active);
+        active.filter_map(|seat| {
+            seat.digest
+                .as_ref()
+                .map(|(digest, _)| (**digest, &seat.image))
+        })
+    }
+
+    /// How many running containers can't be identified.
+    pub fn unidentified(&self) -> usize {
+        self.seats
+            .iter()
+            .filter(|seat| seat.active && seat.digest.is_none())
+            .count()
+    }
+
+    /// The kinds of what owns the pod, the nearest first.
+    pub fn owners(&self) -> [&str; 2] {
+        let above = if &*self.workload.kind == "Deployment" {
+            "Deployment.apps"
+        } else {
+            &*self.owner
+        };
+        [&*self.owner, above]
+    }
+
+    fn same_but_mark(&self, other: &Self) -> bool {
+        let Self {
+            mark: _,
+            labels,
+            workload,
+            owner,
+            revision,
+            terminating,
+            finished,
+            seats,
+        } = self;
+        (terminating, finished, workload, revision)
+            == (
+                &other.terminating,
+                &other.finished,
+                &other.workload,
+                &other.revision,
+            )
+            && (labels, owner, seats) == (&other.labels, &other.owner, &other.seats)
+    }
+}
+
+/// What is known of a workload as a whole.
+#[derive(Clone, Debug)]
+pub struct WorkloadState {
+    /// How many pods there are of each revision, terminating ones included, finished ones not.
+    revisions: BTreeMap<Arc<str>, u32>,
+    terminating: u32,
+    /// The last change of any of this or of what its pods run.
+    pub changed: Moment,
+    /// Since when it rolls, by the signals of pods and Deployment; a new revision begins anew.
+    pub rolling_since: Option<Moment>,
+    /// Since when some of its pods are terminating.
+    pub terminating_since: Option<Moment>,
+}
+
+/// What a changed pod means.
+#[derive(Debug, Default)]
+pub struct PodChange {
+    /// The pod before.
+    pub before: Option<Pod>,
+    /// The pod now.
+    pub now: Option<Pod>,
+    /// Digests found to be other names of one that a container was known by: (other name, known by).
+    pub learned: Vec<(Fingerprint, Fingerprint)>,
+    /// Running containers that can't be identified now, and could be or were not there before.
+    pub unidentified: Vec<String>,
+}
+
+/// All pods, with what is needed to group them into workloads and environments.
+#[derive(Debug, Default)]
+pub struct Fleet {
+    pods: BTreeMap<u128, Pod>,
+    workloads: BTreeMap<Arc<Workload>, WorkloadState>,
+    deployments: BTreeMap<(Arc<str>, Arc<str>), (u32, DeploymentView)>,
+    namespaces: BTreeMap<Arc<str>, (u32, Arc<Labels>)>,
+    /// Other digest -> the digest that the artifact goes by.
+    aliases: BTreeMap<Fingerprint, Fingerprint>,
+    /// The server counts a pod's generation, so a pod of generation 1 was never edited.
+    pub trust_generation: bool,
+    texts: Interner<str>,
+    digests: Interner<Fingerprint>,
+    label_sets: Interner<Labels>,
+    workload_names: Interner<Workload>,
+}
+
+impl Fleet {
+    /// All pods.
+    pub fn pods(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.values()
+    }
+
+    /// How many pods there are.
+    pub fn len(&self) -> usize {
+        self.pods.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.pods.is_empty()
+    }
+
+    /// The labels of a namespace.
+    pub fn namespace_labels(&self, namespace: &str) -> Option<&Labels> {
+        self.namespaces.get(namespace).map(|(_, labels)| &**labels)
+    }
+
+    /// What is known of a workload that has pods or is being rolled.
+    pub fn workload(&self, workload: &Workload) -> Option<&WorkloadState> {
+        self.workloads.get(workload)
+    }
+
+    /// The one copy of a workload's name.
+    pub fn intern_workload(&mut self, kind: &str, namespace: &str, name: &str) -> Arc<Workload> {
+        let workload = Workload {
+            namespace: self.texts.intern(namespace),
+            kind: self.texts.intern(kind),
+            name: self.texts.intern(name),
+        };
+        self.workload_names.intern_owned(workload)
+    }
+
+    /// The digest that an artifact goes by.
+    pub fn canonical(&self, digest: Fingerprint) -> Fingerprint {
+        let mut digest = digest;
+        // Chains are short and acyclic: `learn` only ever points a root at another root.
+        while let Some(next) = self.aliases.get(&digest) {
+            digest = *next;
+        }
+        digest
+    }
+
+    /// Notes that `alias` is another name of `fingerprint`. True if that was news.
+    pub fn learn(&mut self, alias: Fingerprint, fingerprint: Fingerprint) -> bool {
+        let (alias, fingerprint) = (self.canonical(alias), self.canonical(fingerprint));
+        let news = alias != fingerprint;
+        if news {
+            self.aliases.insert(alias, fingerprint);
+        }
+        news
+    }
+
+    /// The name to show for an artifact by the images that pods ask for: the first in text order, so that it
+    /// doesn't flap between nodes.
+    pub fn name_of(images: impl Iterator<Item = Arc<str>>) -> Option<String> {
+        images.map(|image| display_name(&image)).min()
+    }
+
+    /// Takes in the newest state of a pod. `None`: nothing changed that matters.
+    pub fn apply_pod(&mut self, view: &PodView, mark: u32, now: Moment) -> Option<PodChange> {
+        let before = self.pods.get(&view.meta.uid);
+        let (pod, learned) = self.pack(view, before.cloned().as_ref(), mark);
+        let before = self.pods.insert(view.meta.uid, pod.clone());
+        if learned.is_empty()
+            && before
+                .as_ref()
+                .is_some_and(|before| before.same_but_mark(&pod))
+        {
+            return None;
+        }
+        let unknown = |pod: &Pod| {
+            pod.seats
+                .iter()
+                .filter(|s| s.active && s.digest.is_none())
+                .map(|s| s.name.clone())
+                .collect()
+        };
+        let unknown_before: Vec<_> = before.as_ref().map(unknown).unwrap_or_default();
+        let unidentified = unknown(&pod)
+            .into_iter()
+            .filter(|name| !unknown_before.contains(name))
+            .map(|container: Arc<str>| {
+                format!("{}/{}/{container}", view.meta.namespace, view.meta.name)
+            })
+            .collect();
+        self.recount(before.as_ref(), Some(&pod), now);
+        Some(PodChange {
+            before,
+            now: Some(pod),
+            learned,
+            unidentified,
+        })
+    }
+
+    /// Takes out a pod. `None`: it was not there.
+    pub fn remove_pod(&mut self, uid: u128, now: Moment) -> Option<PodChange> {
+        let before = self.pods.remove(&uid)?;
+        self.recount(Some(&before), None, now);
+        Some(PodChange {
+            before: Some(before),
+            ..PodChange::default()
+        })
+    }
+
+    /// Keeps a pod as it is though its newest state could not be read.
+    pub fn keep_pod(&mut self, uid: u128, mark: u32) {
+        if let Some(pod) = self.pods.get_mut(&uid) {
+            pod.mark = mark;
+        }
+    }
+
+    /// The pods that a complete list did not hold.
+    pub fn unmarked_pods(&self, mark: u32) -> Vec<u128> {
+        self.pods
+            .iter()
+            .filter(|(_, pod)| pod.mark != mark)
+            .map(|(uid, _)| *uid)
+            .collect()
+    }
+
+    fn pack(
+        &mut self,
+        view: &PodView,
+        before: Option<&Pod>,
+        mark: u32,
+    ) -> (Pod, Vec<(Fingerprint, Fingerprint)>) {
+        let workload = self.workload_of(view);
+        let revision = ["pod-template-hash", "controller-revision-hash"]
+            .iter()
+            .find_map(|label| view.labels.get(*label));
+        let revision = self.texts.intern(revision.map_or("", String::as_str));
+        let owner = self.texts.intern(
+            view.owner
+                .as_ref()
+                .map_or("Pod", |owner| owner.kind.as_str()),
+        );
+        let labels = match before {
+            Some(pod) if *pod.labels == view.labels => pod.labels.clone(),
+            _ => self.label_sets.intern_owned(view.labels.clone()),
+        };
+        let mut learned = vec![];
+        let unedited = self.trust_generation && view.generation == 1;
+        let seats = view.containers.iter().map(|container| {
+            let seated =
+                before.and_then(|pod| pod.seats.iter().find(|seat| *seat.name == *container.name));
+            self.seat(container, seated, unedited, &mut learned)
+        });
+        let seats = seats.collect();
+        let (terminating, finished) = (view.terminating, view.finished);
+        (
+            Pod {
+                mark,
+                labels,
+                workload,
+                owner,
+                revision,
+                terminating,
+                finished,
+                seats,
+            },
+            learned,
+        )
+    }
+
+    /// The Deployment above the ReplicaSet, else the controlling owner, else the pod itself.
+    fn workload_of(&mut self, view: &PodView) -> Arc<Workload> {
+        let namespace = &view.meta.namespace;
+        let Some(owner) = &view.owner else {
+            return self.intern_workload("Pod", namespace, &view.meta.name);
+        };
+        let kind = owner
+            .kind
+            .split_once('.')
+            .map_or(owner.kind.as_str(), |(kind, _)| kind);
+        let deployment = view
+            .labels
+            .get("pod-template-hash")
+            .filter(|_| owner.kind == "ReplicaSet.apps")
+            .and_then(|hash| owner.name.strip_suffix(hash.as_str()))
+            .and_then(|name| name.strip_suffix('-'))
+            .filter(|name| !name.is_empty());
+        match deployment {
+            Some(name) => self.intern_workload("Deployment", namespace, name),
+            None => self.intern_workload(kind, namespace, &owner.name),
+        }
+    }
+
+    /// What a container is. A container keeps the digest that it was first known by for as long as it lives: the
+    /// runtime may call the same image by other names later, and the spec may be edited while the old one runs.
+    fn seat(
+        &mut self,
+        view: &ContainerView,
+        before: Option<&Seat>,
+        unedited: bool,
+        learned: &mut Vec<(Fingerprint, Fingerprint)>,
+    ) -> Seat {
+        let container = (!view.container_id.is_empty()).then(|| short_hash(&view.container_id));
+        let found = ImageId::parse(&view.image_id);
+        let same = before.filter(|seat| container.is_some() && seat.container == container);
+        let mut learn = |alias: Fingerprint, fingerprint: Fingerprint| {
+            if self.canonical(alias) != self.canonical(fingerprint) {
+                learned.push((alias, fingerprint));
+            }
+        };
+        let digest = match (same.and_then(|seat| seat.digest.as_ref()), found) {
+            (Some((known, true)), ImageId::Repo(repo)) => {
+                learn(**known, repo); // the registry's name of what only the node knew: better for everyone
+                Some((repo, false))
+            }
+            (Some((known, local)), other) => {
+                if let Some(other) = other.fingerprint() {
+                    learn(other, **known);
+                }
+                Some((**known, *local))
+            }
+            (None, found) => {
+                // The pin of the spec is of this container only if the spec can't have been edited since it was
+                // created: else whoever may edit pods could borrow the name of a good image for a bad one.
+                let created_after =
+                    same.is_none() && before.is_some_and(|seat| *seat.image == *view.image);
+                let pin = view
+                    .image
+                    .contains("@sha256:")
+                    .then(|| view.image.parse::<Reference>().ok()?.pin)
+                    .flatten();
+                let pin = pin.filter(|_| container.is_some() && (unedited || created_after));
+                if let (Some(pin), Some(found)) = (pin, found.fingerprint()) {
+                    learn(found, pin);
+                }
+                pin.map(|pin| (pin, false)).or_else(|| match found {
+                    ImageId::Repo(digest) => Some((digest, false)),
+                    ImageId::Local(digest) => Some((digest, true)),
+                    ImageId::Unresolved => None,
+                })
+            }
+        };
+        Seat {
+            name: self.texts.intern(view.name.as_str()),
+            image: self.texts.intern(view.image.as_str()),
+            container,
+            digest: digest.map(|(digest, local)| (self.digests.intern_owned(digest), local)),
+            active: view.active,
+        }
+    }
+
+    fn recount(&mut self, before: Option<&Pod>, now_: Option<&Pod>, now: Moment) {
+        let mut touched = vec![];
+        // The new state first: a pod that stays in its revision must not look like one that opens it.
+        for (pod, add) in [(now_, true), (before, false)] {
+            let Some(pod) = pod else { continue };
+            if pod.finished {
+                touched.push(pod.workload.clone());
+                continue;
+            }
+            let state = self
+                .workloads
+                .entry(pod.workload.clone())
+                .or_insert_with(|| WorkloadState::new(now));
+            state.count(pod, add, now);
+            touched.push(pod.workload.clone());
+        }
+        // Only what matters to settling: a change of labels alone doesn't make a workload busy.
+        let busy = match (before, now_) {
+            (Some(before), Some(pod)) => {
+                before.workload != pod.workload
+                    || before.revision != pod.revision
+                    || (before.terminating, before.finished) != (pod.terminating, pod.finished)
+                    || !before.runs().eq(pod.runs())
+            }
+            _ => true,
+        };
+        for workload in touched {
+            let deployment = self.deployment_of(&workload);
+            let Some(state) = self.workloads.get_mut(&*workload) else {
+                continue;
+            };
+            if busy {
+                state.changed = now;
+            }
+            state.signal(deployment, now);
+            if state.revisions.is_empty() && state.rolling_since.is_none() && now_.is_none() {
+                // Its last pod is gone. When it was last busy still matters to what is not yet recorded of it.
+                state.changed = now;
+            }
+        }
+    }
+
+    fn deployment_of(&self, workload: &Workload) -> (bool, bool) {
+        if &*workload.kind != "Deployment" {
+            return (false, false);
+        }
+        let key = (workload.namespace.clone(), workload.name.clone());
+        self.deployments
+            .get(&key)
+            .map_or((false, false), |(_, view)| (view.progressing, view.halted))
+    }
+
+    /// Takes in the newest state of a Deployment; the workload, if what is known of it changed.
+    pub fn apply_deployment(
+        &mut self,
+        view: DeploymentView,
+        mark: u32,
+        now: Moment,
+    ) -> Option<Arc<Workload>> {
+        let workload = self.intern_workload("Deployment", &view.meta.namespace, &view.meta.name);
+        let key = (workload.namespace.clone(), workload.name.clone());
+        let told = (view.progressing, view.halted);
+        let before = self.deployments.insert(key, (mark, view));
+        if before.is_some_and(|(_, view)| (view.progressing, view.halted) == told) {
+            return None;
+        }
+        self.workloads
+            .entry(workload.clone())
+            .or_insert_with(|| WorkloadState::new(now))
+            .signal(told, now);
+        Some(workload)
+    }
+
+    /// Takes out a Deployment.
+    pub fn remove_deployment(
+        &mut self,
+        namespace: &str,
+        name: &str,
+        now: Moment,
+    ) -> Option<Arc<Workload>> {
+        self.deployments
+            .remove(&(Arc::from(namespace), Arc::from(name)))?;
+        let workload = self.intern_workload("Deployment", namespace, name);
+        if let Some(state) = self.workloads.get_mut(&*workload) {
+            state.signal((false, false), now);
+        }
+        Some(workload)
+    }
+
+    /// Keeps a Deployment as it is though its newest state could not be read.
+    pub fn keep_deployment(&mut self, namespace: &str, name: &str, mark: u32) {
+        if let Some((old, _)) = self
+            .deployments
+            .get_mut(&(Arc::from(namespace), Arc::from(name)))
+        {
+            *old = mark;
+        }
+    }
+
+    /// The Deployments that a complete list did not hold, as (namespace, name).
+    pub fn unmarked_deployments(&self, mark: u32) -> Vec<(Arc<str>, Arc<str>)> {
+        self.deployments
+            .iter()
+            .filter(|(_, (old, _))| *old != mark)
+            .map(|(key, _)| key.clone())
+            .collect()
+    }
+
+    /// Forgets all Deployments: they can't be read any more, so only pods tell of rollouts.
+    pub fn forget_deployments(&mut self, now: Moment) {
+        for (namespace, name) in self.deployments.keys().cloned().collect::<Vec<_>>() {
+            self.remove_deployment(&namespace, &name, now);
+        }
+    }
+
+    /// Takes in a namespace; true if its labels changed.
+    pub fn apply_namespace(&mut self, view: &NamespaceView, mark: u32) -> bool {
+        let labels = self.label_sets.intern_owned(view.labels.clone());
+        let name = self.texts.intern(view.meta.name.as_str());
+        let before = self.namespaces.insert(name, (mark, labels));
+        before.is_none_or(|(_, labels)| *labels != view.labels)
+    }
+
+    /// Takes out a namespace; true if it was there.
+    pub fn remove_namespace(&mut self, name: &str) -> bool {
+        self.namespaces.remove(name).is_some()
+    }
+
+    /// Keeps a namespace as it is though its newest state could not be read.
+    pub fn keep_namespace(&mut self, name: &str, mark: u32) {
+        if let Some((old, _)) = self.namespaces.get_mut(name) {
+            *old = mark;
+        }
+    }
+
+    /// The namespaces that a complete list did not hold.
+    pub fn unmarked_namespaces(&self, mark: u32) -> Vec<Arc<str>> {
+        self.namespaces
+            .iter()
+            .filter(|(_, (old, _))| *old != mark)
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    /// Forgets workloads that have no pods, no rollout and no use (`used` tells): at leisure.
+    pub fn tidy(&mut self, used: impl Fn(&Workload) -> bool) {
+        self.workloads.retain(|workload, state| {
+            !state.revisions.is_empty() || state.rolling_since.is_some() || used(workload)
+        });
+    }
+}
+
+impl WorkloadState {
+    fn new(now: Moment) -> Self {
+        Self {
+            revisions: BTreeMap::new(),
+            terminating: 0,
+            changed: now,
+            rolling_since: None,
+            terminating_since: None,
+        }
+    }
+
+    fn count(&mut self, pod: &Pod, add: bool, now: Moment) {
+        if add {
+            let count = self.revisions.entry(pod.revision.clone()).or_insert(0);
+            if *count == 0 && self.rolling_since.is_some() {
+                self.rolling_since = Some(now); // another rollout, or the next step of one
+            }
+            *count += 1;
+            self.terminating += u32::from(pod.terminating);
+        } else {
+            if let Some(count) = self.revisions.get_mut(&pod.revision) {
+                *count -= 1;
+                if *count == 0 {
+                    self.revisions.remove(&pod.revision);
+                }
+            }
+            self.terminating -= u32::from(pod.terminating);
+        }
+    }
+
+    fn signal(&mut self, (progressing, halted): (bool, bool), now: Moment) {
+        let rolling = (progressing || self.revisions.len() > 1) && !halted;
+        self.rolling_since = rolling.then(|| self.rolling_since.unwrap_or(now));
+        self.terminating_since =
+            (self.terminating > 0).then(|| self.terminating_since.unwrap_or(now));
+    }
+}
+
+/// A hash that is the same in every run, for comparing ids without keeping them (FNV-1a).
+fn short_hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}

@@ -1,0 +1,300 @@
+//! What an image is called and what it is: `imageID` → digest, and the image of a container spec → name, tag, pin.
+
+use std::{fmt, str::FromStr};
+
+/// The SHA-256 digest of an image, which identifies it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fingerprint(pub [u8; 32]);
+
+impl Fingerprint {
+    /// Reads 64 lower-case hex digits.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let mut bytes = [0; 32];
+        if text.len() != 64 {
+            return None;
+        }
+        for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+            *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+        }
+        Some(Self(bytes))
+    }
+}
+
+fn nibble(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What a container status' `imageID` tells. The string is neither unique nor stable over runtimes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageId {
+    /// The digest that was pulled, as the registry knows it.
+    Repo(Fingerprint),
+    /// The digest of the image's configuration on the node: the registry knows the image by another.
+    Local(Fingerprint),
+    /// Nothing that identifies an image.
+    Unresolved,
+}
+
+impl ImageId {
+    /// Reads an `imageID`. No trimming and no case folding: what is not exactly a digest identifies nothing.
+    pub fn parse(text: &str) -> Self {
+        let text = ["docker-pullable://", "docker://"]
+            .into_iter()
+            .find_map(|scheme| text.strip_prefix(scheme))
+            .unwrap_or(text);
+        match text.rsplit_once('@') {
+            Some((_, digest)) => prefixed(digest).map_or(Self::Unresolved, Self::Repo),
+            None => prefixed(text)
+                .or_else(|| Fingerprint::from_hex(text))
+                .map_or(Self::Unresolved, Self::Local),
+        }
+    }
+
+    /// The digest, of whichever sort.
+    pub fn fingerprint(self) -> Option<Fingerprint> {
+        match self {
+            Self::Repo(fingerprint) | Self::Local(fingerprint) => Some(fingerprint),
+            Self::Unresolved => None,
+        }
+    }
+}
+
+fn prefixed(digest: &str) -> Option<Fingerprint> {
+    Fingerprint::from_hex(digest.strip_prefix("sha256:")?)
+}
+
+/// The image of a container spec, in the normal form of the container tools (distribution/reference).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reference {
+    /// Host and path: `docker.io/library/nginx`.
+    pub repository: String,
+    /// The tag; `latest` when neither tag nor digest is given.
+    pub tag: Option<String>,
+    /// The digest that the image is pinned to.
+    pub pin: Option<Fingerprint>,
+}
+
+/// The text can't be the name of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotAReference;
+
+impl Reference {
+    /// The name for people: `docker.io/library/nginx:1.27`, without a digest.
+    pub fn name(&self) -> String {
+        match &self.tag {
+            Some(tag) => format!("{}:{tag}", self.repository),
+            None => self.repository.clone(),
+        }
+    }
+}
+
+impl FromStr for Reference {
+    type Err = NotAReference;
+
+    fn from_str(text: &str) -> Result<Self, NotAReference> {
+        if Fingerprint::from_hex(text).is_some() {
+            return Err(NotAReference); // an image id, which no registry knows
+        }
+        let (named, digest) = match text.split_once('@') {
+            Some((named, digest)) => (named, Some(digest)),
+            None => (text, None),
+        };
+        let (host, rest) = match named.split_once('/') {
+            Some((first, rest)) if is_host(first) => (first, rest),
+            _ => ("docker.io", named),
+        };
+        let host = if host == "index.docker.io" {
+            "docker.io"
+        } else {
+            host
+        };
+        let (path, tag) = match rest.split_once(':') {
+            Some((path, tag)) => (path, Some(tag)),
+            None => (rest, None),
+        };
+        let valid_tag = |tag: &str| {
+            tag.len() <= 128
+                && tag.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+                && tag
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+        };
+        let valid_component = |component: &str| {
+            component.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+                && component.ends_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+                && component.bytes().all(|b| {
+                    b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-')
+                })
+        };
+        if !path.split('/').all(valid_component) || !tag.is_none_or(valid_tag) || path.len() > 255 {
+            return Err(NotAReference);
+        }
+        let library = if host == "docker.io" && !path.contains('/') {
+            "library/"
+        } else {
+            ""
+        };
+        let implicit = digest.is_none().then_some("latest");
+        Ok(Self {
+            repository: format!("{host}/{library}{path}"),
+            tag: tag.or(implicit).map(str::to_owned),
+            pin: digest.and_then(prefixed),
+        })
+    }
+}
+
+/// Whether the part before the first slash is a host rather than a part of the path.
+fn is_host(first: &str) -> bool {
+    first == "localhost"
+        || first.contains(['.', ':'])
+        || first.bytes().any(|b| b.is_ascii_uppercase())
+}
+
+/// The name to show for the image of a container spec. One that is not well formed is shown as it is.
+pub fn display_name(image: &str) -> String {
+    match image.parse::<Reference>() {
+        Ok(reference) => reference.name(),
+        Err(NotAReference) => image.chars().take(512).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const I: &str = "719defb995c86ad7c406ad74258fe98b9ebd71dfa80cd786870c967cb6c1f08d";
+
+    fn hex(digit: char) -> String {
+        digit.to_string().repeat(64)
+    }
+
+    #[test]
+    fn an_image_id_of_every_runtime_is_told_by_its_digest_alone() {
+        use ImageId::{Local, Repo, Unresolved};
+        let fp = |hex: &str| Fingerprint::from_hex(hex).unwrap();
+        let (i, m, c) = (fp(I), fp(&hex('3')), fp(&hex('c')));
+        for (number, text, want) in [
+            ("P1", format!("docker.io/library/nginx@sha256:{I}"), Repo(i)),
+            (
+                "P2",
+                format!("registry.example.com:5000/a/b@sha256:{}", hex('3')),
+                Repo(m),
+            ),
+            ("P3", format!("quay.io/o/r:v1@sha256:{I}"), Repo(i)),
+            (
+                "P4",
+                format!("docker-pullable://runner@sha256:{I}"),
+                Repo(i),
+            ),
+            ("P5", format!("docker://sha256:{}", hex('c')), Local(c)),
+            ("P6", format!("sha256:{}", hex('c')), Local(c)),
+            ("P7", hex('c'), Local(c)),
+            ("P8", String::new(), Unresolved),
+            ("P9a", "docker-pullable://".to_owned(), Unresolved),
+            ("P9b", "sha256:abc".to_owned(), Unresolved),
+            ("P9c", "<none>@<none>".to_owned(), Unresolved),
+            ("P10", "docker.io/library/nginx:1.27".to_owned(), Unresolved),
+            ("P11", format!("r.example/a@sha512:{I}{I}"), Unresolved),
+            (
+                "P12",
+                format!("r.example/a@sha256:{}", I.to_uppercase()),
+                Unresolved,
+            ),
+            ("P13a", format!("containerd://{}", hex('c')), Unresolved),
+            ("P13b", format!("cri-o://{}", hex('c')), Unresolved),
+            ("no trimming", format!("sha256:{I}\n"), Unresolved),
+            ("not ASCII", format!("é@sha256:{}é", &I[..62]), Unresolved),
+        ] {
+            assert_eq!(ImageId::parse(&text), want, "{number}: {text}");
+        }
+    }
+
+    #[test]
+    fn the_image_of_a_spec_is_read_as_the_container_tools_read_it() {
+        let config = hex('c');
+        for (number, text, want) in [
+            (
+                "N1",
+                "nginx".to_owned(),
+                Some(("docker.io/library/nginx", Some("latest"), false)),
+            ),
+            (
+                "N2",
+                "docker.io/nginx:1.27".to_owned(),
+                Some(("docker.io/library/nginx", Some("1.27"), false)),
+            ),
+            (
+                "N3",
+                "index.docker.io/o/r:v1".to_owned(),
+                Some(("docker.io/o/r", Some("v1"), false)),
+            ),
+            (
+                "N4",
+                "myhost/a".to_owned(),
+                Some(("docker.io/myhost/a", Some("latest"), false)),
+            ),
+            (
+                "N5",
+                "MyHost/a:1".to_owned(),
+                Some(("MyHost/a", Some("1"), false)),
+            ),
+            (
+                "N6",
+                "localhost/a".to_owned(),
+                Some(("localhost/a", Some("latest"), false)),
+            ),
+            (
+                "N7",
+                format!("nginx@sha256:{I}"),
+                Some(("docker.io/library/nginx", None, true)),
+            ),
+            (
+                "N8",
+                format!("ghcr.io/o/r:v1@sha256:{I}"),
+                Some(("ghcr.io/o/r", Some("v1"), true)),
+            ),
+            ("N9", "Nginx".to_owned(), None),
+            ("N10", config.clone(), None),
+            (
+                "N11",
+                format!("sha256:{config}"),
+                Some(("docker.io/library/sha256", Some(config.as_str()), false)),
+            ),
+            (
+                "port",
+                "r.example:5000/a/b:t".to_owned(),
+                Some(("r.example:5000/a/b", Some("t"), false)),
+            ),
+            ("empty", String::new(), None),
+            ("markup", "<!channel>".to_owned(), None),
+        ] {
+            let read = text.parse::<Reference>().ok();
+            let read = read
+                .as_ref()
+                .map(|r| (r.repository.as_str(), r.tag.as_deref(), r.pin.is_some()));
+            assert_eq!(read, want, "{number}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_fingerprint_is_written_as_it_is_read() {
+        assert_eq!(Fingerprint::from_hex(I).unwrap().to_string(), I);
+        assert_eq!(Fingerprint::from_hex(&I[1..]), None);
+    }
+}

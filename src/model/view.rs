@@ -1,0 +1,634 @@
+//! The slim views of Pods, Deployments and Namespaces: what of them matters here, read straight from the JSON that the
+//! API server sends. Reading never fails: an object that can't be read is named and reported, and stops nothing else.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+use sha2::{Digest as _, Sha256};
+
+/// What every object has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Meta {
+    /// Its namespace; empty for one without.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID as a number.
+    pub uid: u128,
+    /// Its resource version.
+    pub version: u64,
+}
+
+/// An object as it came from the API server.
+#[derive(Clone, Debug)]
+pub enum Seen<T> {
+    /// It could be read.
+    Good(T),
+    /// It could not; what is known of it, and why.
+    Bad(Meta, String),
+}
+
+/// An object that has a slim view.
+pub trait View: Sized {
+    /// Reads the view from the object's JSON.
+    fn read(json: &str) -> serde_json::Result<Self>;
+    /// Its metadata.
+    fn meta(&self) -> &Meta;
+}
+
+impl<T: View> Seen<T> {
+    /// Its metadata, as far as it could be read.
+    pub fn meta(&self) -> &Meta {
+        match self {
+            Self::Good(view) => view.meta(),
+            Self::Bad(meta, _) => meta,
+        }
+    }
+}
+
+impl<'de, T: View> Deserialize<'de> for Seen<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = <&'de RawValue>::deserialize(deserializer)?.get();
+        Ok(match T::read(raw) {
+            Ok(view) => Self::Good(view),
+            Err(error) => Self::Bad(salvage(raw), error.to_string()),
+        })
+    }
+}
+
+/// What can be had of an object's metadata when the object as a whole can't be read.
+fn salvage(raw: &str) -> Meta {
+    let value: serde_json::Value = serde_json::from_str(raw).unwrap_or_default();
+    let text = |key: &str| {
+        value["metadata"][key]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    Meta {
+        namespace: text("namespace"),
+        name: text("name"),
+        uid: uid(&text("uid")),
+        version: version(&text("resourceVersion")),
+    }
+}
+
+/// A UID as a number: UUIDs as they are, anything else by its hash.
+pub fn uid(text: &str) -> u128 {
+    let hex: String = text.chars().filter(|c| *c != '-').collect();
+    if hex.len() == 32
+        && text.len() == 36
+        && let Ok(number) = u128::from_str_radix(&hex, 16)
+    {
+        return number;
+    }
+    let hash = Sha256::digest(text.as_bytes());
+    hash.iter()
+        .take(16)
+        .fold(0, |number, byte| number << 8 | u128::from(*byte))
+}
+
+/// A resource version as a number (they are comparable integers); 0 when it is none.
+pub fn version(text: &str) -> u64 {
+    text.parse().unwrap_or(0)
+}
+
+/// `null` means the same as leaving a field out, as everywhere in the Kubernetes API.
+fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawMeta<'a> {
+    #[serde(default, borrow)]
+    namespace: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow)]
+    uid: Cow<'a, str>,
+    #[serde(borrow)]
+    resource_version: Cow<'a, str>,
+    #[serde(default)]
+    generation: Option<i64>,
+    #[serde(default, borrow)]
+    deletion_timestamp: Option<Cow<'a, str>>,
+    #[serde(default)]
+    labels: Option<BTreeMap<String, String>>,
+    #[serde(default, borrow, deserialize_with = "nullable")]
+    owner_references: Vec<RawOwner<'a>>,
+}
+
+impl RawMeta<'_> {
+    fn meta(&self) -> Meta {
+        Meta {
+            namespace: self.namespace.as_deref().unwrap_or_default().to_owned(),
+            name: self.name.clone().into_owned(),
+            uid: uid(&self.uid),
+            version: version(&self.resource_version),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawOwner<'a> {
+    #[serde(borrow)]
+    api_version: Cow<'a, str>,
+    #[serde(borrow)]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(default)]
+    controller: Option<bool>,
+}
+
+/// A pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodView {
+    /// Its metadata.
+    pub meta: Meta,
+    /// The generation of its spec; 0 on servers that don't count it.
+    pub generation: i64,
+    /// It is being deleted.
+    pub terminating: bool,
+    /// It has run to its end, well or not: nothing of it runs any more.
+    pub finished: bool,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// What controls it.
+    pub owner: Option<Owner>,
+    /// The containers that have been created, and those that may be yet.
+    pub containers: Vec<ContainerView>,
+}
+
+/// What controls a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// `Job.batch`; just `Node` for a kind of the core group.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// A container of a pod, as far as it counts: run-once init containers are left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ContainerView {
+    /// Its name, unique in the pod.
+    pub name: String,
+    /// The image that the spec asks for.
+    pub image: String,
+    /// What the runtime calls the image that it runs.
+    pub image_id: String,
+    /// The runtime's id of the container; empty before it is created.
+    pub container_id: String,
+    /// It runs, or is between two runs.
+    pub active: bool,
+}
+
+#[derive(Deserialize)]
+struct RawPod<'a> {
+    #[serde(borrow)]
+    metadata: RawMeta<'a>,
+    #[serde(borrow)]
+    spec: RawPodSpec<'a>,
+    #[serde(default, borrow)]
+    status: RawPodStatus<'a>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawPodSpec<'a> {
+    #[serde(default, borrow)]
+    restart_policy: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    containers: Vec<RawContainer<'a>>,
+    #[serde(default, borrow, deserialize_with = "nullable")]
+    init_containers: Vec<RawContainer<'a>>,
+    #[serde(default, borrow, deserialize_with = "nullable")]
+    ephemeral_containers: Vec<RawContainer<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawContainer<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(default, borrow)]
+    image: Option<Cow<'a, str>>,
+    #[serde(default, borrow)]
+    restart_policy: Option<Cow<'a, str>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawPodStatus<'a> {
+    #[serde(default, borrow)]
+    phase: Option<Cow<'a, str>>,
+    #[serde(default, borrow, deserialize_with = "nullable")]
+    container_statuses: Vec<RawStatus<'a>>,
+    #[serde(default, borrow, deserialize_with = "nullable")]
+    init_container_statuses: Vec<RawStatus<'a>>,
+    #[serde(default, borrow, deserialize_with = "nullable")]
+    ephemeral_container_statuses: Vec<RawStatus<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawStatus<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(default, rename = "imageID", borrow)]
+    image_id: Option<Cow<'a, str>>,
+    #[serde(default, rename = "containerID", borrow)]
+    container_id: Option<Cow<'a, str>>,
+    #[serde(default)]
+    restart_count: Option<i64>,
+    #[serde(default, deserialize_with = "nullable")]
+    state: RawState,
+    #[serde(default, deserialize_with = "nullable")]
+    last_state: RawState,
+}
+
+#[derive(Default, Deserialize)]
+struct RawState {
+    #[serde(default)]
+    running: Option<serde::de::IgnoredAny>,
+    #[serde(default)]
+    terminated: Option<RawTerminated>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawTerminated {
+    #[serde(default)]
+    exit_code: Option<i64>,
+}
+
+impl RawStatus<'_> {
+    /// Whether the container runs or is between two runs. `policy` says whether one that ended is started again.
+    fn is_active(&self, policy: &str, terminating: bool) -> bool {
+        if self.state.running.is_some() {
+            return true;
+        }
+        if terminating {
+            return false; // nothing is started any more
+        }
+        match &self.state.terminated {
+            Some(end) => match policy {
+                "Never" => false,
+                "OnFailure" => end.exit_code != Some(0),
+                _ => true,
+            },
+            // Waiting: for its first start, or, in a crash loop, for the next.
+            None => self.restart_count.unwrap_or(0) > 0 || self.last_state.terminated.is_some(),
+        }
+    }
+}
+
+impl View for PodView {
+    fn read(json: &str) -> serde_json::Result<Self> {
+        let raw: RawPod<'_> = serde_json::from_str(json)?;
+        let meta = raw.metadata.meta();
+        let terminating = raw.metadata.deletion_timestamp.is_some();
+        let finished = matches!(raw.status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        let policy = raw.spec.restart_policy.as_deref().unwrap_or("Always");
+        let sidecars = raw
+            .spec
+            .init_containers
+            .iter()
+            .filter(|c| c.restart_policy.as_deref() == Some("Always"));
+        let containers = (raw
+            .spec
+            .containers
+            .iter()
+            .map(|c| (c, &raw.status.container_statuses, policy)))
+        .chain(sidecars.map(|c| (c, &raw.status.init_container_statuses, "Always")))
+        .chain(
+            raw.spec
+                .ephemeral_containers
+                .iter()
+                .map(|c| (c, &raw.status.ephemeral_container_statuses, "Never")),
+        )
+        .map(|(spec, statuses, policy)| {
+            let status = statuses.iter().find(|status| status.name == spec.name);
+            let text = |field: Option<&Cow<'_, str>>| {
+                field.map(|text| text.to_string()).unwrap_or_default()
+            };
+            ContainerView {
+                name: spec.name.to_string(),
+                image: text(spec.image.as_ref()),
+                image_id: text(status.and_then(|status| status.image_id.as_ref())),
+                container_id: text(status.and_then(|status| status.container_id.as_ref())),
+                active: !finished
+                    && status.is_some_and(|status| status.is_active(policy, terminating)),
+            }
+        })
+        .collect();
+        let owner = raw
+            .metadata
+            .owner_references
+            .iter()
+            .find(|owner| owner.controller == Some(true))
+            .map(|owner| Owner {
+                kind: match owner.api_version.split_once('/') {
+                    Some((group, _)) => format!("{}.{group}", owner.kind),
+                    None => owner.kind.to_string(),
+                },
+                name: owner.name.to_string(),
+            });
+        Ok(Self {
+            meta,
+            generation: raw.metadata.generation.unwrap_or(0),
+            terminating,
+            finished,
+            labels: raw.metadata.labels.unwrap_or_default(),
+            owner,
+            containers,
+        })
+    }
+
+    fn meta(&self) -> &Meta {
+        &self.meta
+    }
+}
+
+/// What a Deployment tells of its rollout.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeploymentView {
+    /// Its metadata.
+    pub meta: Meta,
+    /// The controller has not seen the newest spec, or says that a rollout is under way.
+    pub progressing: bool,
+    /// It is paused, or its rollout has missed its deadline: nothing more is to be expected soon.
+    pub halted: bool,
+}
+
+#[derive(Deserialize)]
+struct RawDeployment<'a> {
+    #[serde(borrow)]
+    metadata: RawMeta<'a>,
+    #[serde(default)]
+    spec: RawDeploymentSpec,
+    #[serde(default, borrow)]
+    status: RawDeploymentStatus<'a>,
+}
+
+#[derive(Default, Deserialize)]
+struct RawDeploymentSpec {
+    #[serde(default)]
+    paused: Option<bool>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawDeploymentStatus<'a> {
+    #[serde(default)]
+    observed_generation: Option<i64>,
+    #[serde(default, borrow, deserialize_with = "nullable")]
+    conditions: Vec<RawCondition<'a>>,
+}
+
+#[derive(Deserialize)]
+struct RawCondition<'a> {
+    #[serde(rename = "type", borrow)]
+    type_: Cow<'a, str>,
+    #[serde(borrow)]
+    status: Cow<'a, str>,
+    #[serde(default, borrow)]
+    reason: Option<Cow<'a, str>>,
+}
+
+impl View for DeploymentView {
+    fn read(json: &str) -> serde_json::Result<Self> {
+        let raw: RawDeployment<'_> = serde_json::from_str(json)?;
+        let progressing = raw
+            .status
+            .conditions
+            .iter()
+            .find(|condition| condition.type_ == "Progressing");
+        let reason = progressing.and_then(|condition| condition.reason.as_deref());
+        let unseen = raw.metadata.generation > raw.status.observed_generation;
+        let missed = reason == Some("ProgressDeadlineExceeded") && !unseen;
+        Ok(Self {
+            meta: raw.metadata.meta(),
+            progressing: unseen
+                || progressing.is_some_and(|c| c.status == "True")
+                    && reason != Some("NewReplicaSetAvailable"),
+            halted: raw.spec.paused == Some(true) || missed,
+        })
+    }
+
+    fn meta(&self) -> &Meta {
+        &self.meta
+    }
+}
+
+/// A namespace: its labels.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NamespaceView {
+    /// Its metadata.
+    pub meta: Meta,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct RawNamespace<'a> {
+    #[serde(borrow)]
+    metadata: RawMeta<'a>,
+}
+
+impl View for NamespaceView {
+    fn read(json: &str) -> serde_json::Result<Self> {
+        let raw: RawNamespace<'_> = serde_json::from_str(json)?;
+        Ok(Self {
+            meta: raw.metadata.meta(),
+            labels: raw.metadata.labels.unwrap_or_default(),
+        })
+    }
+
+    fn meta(&self) -> &Meta {
+        &self.meta
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(change: impl FnOnce(&mut Value)) -> PodView {
+        let mut pod = json!({
+            "metadata": {
+                "name": "web-7c9f6d5b8-abcde", "namespace": "shop", "uid": "6ba7b810-9dad-11d1-80b4-00c04fd430c8",
+                "resourceVersion": "41", "generation": 1, "labels": {"app": "web"},
+                "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-7c9f6d5b8", "controller": true}],
+            },
+            "spec": {"restartPolicy": "Always", "containers": [{"name": "web", "image": "nginx:1.27"}]},
+            "status": {"phase": "Running", "containerStatuses": [
+                {"name": "web", "imageID": "nginx@sha256:1", "containerID": "containerd://1", "restartCount": 0, "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}},
+            ]},
+        });
+        change(&mut pod);
+        PodView::read(&pod.to_string()).unwrap()
+    }
+
+    fn active(change: impl FnOnce(&mut Value)) -> Vec<bool> {
+        pod(change)
+            .containers
+            .iter()
+            .map(|container| container.active)
+            .collect()
+    }
+
+    #[test]
+    fn a_container_counts_while_it_runs_or_will_run_again() {
+        let state = |state: Value| {
+            move |pod: &mut Value| pod["status"]["containerStatuses"][0]["state"] = state
+        };
+        assert_eq!(active(|_| ()), [true]);
+        assert_eq!(
+            active(|pod| pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into()),
+            [true],
+            "still running"
+        );
+        assert_eq!(
+            active(state(json!({"waiting": {"reason": "ContainerCreating"}}))),
+            [false],
+            "never started"
+        );
+        assert_eq!(
+            active(state(json!({"waiting": {"reason": "ImagePullBackOff"}}))),
+            [false]
+        );
+        assert_eq!(
+            active(state(json!({"terminated": {"exitCode": 1}}))),
+            [true],
+            "is started again"
+        );
+        let crash = |pod: &mut Value| {
+            pod["status"]["containerStatuses"][0]["state"] =
+                json!({"waiting": {"reason": "CrashLoopBackOff"}});
+            pod["status"]["containerStatuses"][0]["restartCount"] = 3.into();
+        };
+        assert_eq!(active(crash), [true], "a crash loop must not flap");
+        assert_eq!(
+            active(|pod| (
+                crash(pod),
+                pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into()
+            )
+                .1),
+            [false]
+        );
+        for phase in ["Succeeded", "Failed"] {
+            assert_eq!(
+                active(|pod| pod["status"]["phase"] = phase.into()),
+                [false],
+                "{phase}"
+            );
+        }
+        let done = |policy: &'static str, code: i64| {
+            active(move |pod| {
+                pod["spec"]["restartPolicy"] = policy.into();
+                pod["status"]["containerStatuses"][0]["state"] =
+                    json!({"terminated": {"exitCode": code}});
+            })
+        };
+        assert_eq!(done("Never", 1), [false]);
+        assert_eq!(done("OnFailure", 0), [false]);
+        assert_eq!(done("OnFailure", 1), [true]);
+    }
+
+    #[test]
+    fn sidecars_and_debug_containers_count_and_init_containers_do_not() {
+        let running = |name: &str| json!({"name": name, "imageID": "x", "containerID": "y", "state": {"running": {}}});
+        let view = pod(|pod| {
+            pod["spec"]["initContainers"] = json!([{"name": "init", "image": "i"}, {"name": "mesh", "image": "m", "restartPolicy": "Always"}]);
+            pod["spec"]["ephemeralContainers"] = json!([{"name": "debug", "image": "d"}]);
+            pod["status"]["initContainerStatuses"] = json!([running("init"), running("mesh")]);
+            pod["status"]["ephemeralContainerStatuses"] = json!([running("debug")]);
+            pod["status"]["phase"] = "Pending".into(); // a sidecar runs before the pod does
+        });
+        let names: Vec<_> = view
+            .containers
+            .iter()
+            .filter(|c| c.active)
+            .map(|c| c.name.as_str())
+            .collect();
+        assert_eq!(names, ["web", "mesh", "debug"]);
+    }
+
+    #[test]
+    fn an_object_that_cannot_be_read_is_named_and_the_others_are_read() {
+        let list = json!([
+            {"metadata": {"name": "good", "uid": "u", "resourceVersion": "1"}, "spec": {"containers": []}, "status": null_free()},
+            {"metadata": {"name": "bad", "namespace": "n", "uid": "v", "resourceVersion": "2", "labels": ["not", "a", "map"]}, "spec": {"containers": []}},
+            {"metadata": {"name": "odd", "uid": "w", "resourceVersion": "3", "new": {"field": 1}, "labels": null}, "spec": {"containers": [], "initContainers": null}},
+            {"spec": 7},
+        ]);
+        let text = list.to_string();
+        let seen: Vec<Seen<PodView>> = serde_json::from_str(&text).unwrap();
+        let told: Vec<_> = seen
+            .iter()
+            .map(|seen| (matches!(seen, Seen::Good(_)), seen.meta().name.as_str()))
+            .collect();
+        assert_eq!(
+            told,
+            [(true, "good"), (false, "bad"), (true, "odd"), (false, "")]
+        );
+        assert_eq!(seen[1].meta().uid, uid("v"));
+        assert_eq!(seen[1].meta().version, 2);
+    }
+
+    fn null_free() -> Value {
+        json!({"phase": null, "containerStatuses": null})
+    }
+
+    #[test]
+    fn a_deployment_rolls_until_its_controller_says_that_it_is_done_or_given_up() {
+        let told = |generation: i64, seen: i64, status: &str, reason: &str, paused: bool| {
+            let view = DeploymentView::read(
+                &json!({
+                    "metadata": {"name": "web", "namespace": "shop", "uid": "u", "resourceVersion": "1", "generation": generation},
+                    "spec": {"paused": paused},
+                    "status": {"observedGeneration": seen, "conditions": [
+                        {"type": "Available", "status": "False", "reason": "MinimumReplicasUnavailable"},
+                        {"type": "Progressing", "status": status, "reason": reason},
+                    ]},
+                })
+                .to_string(),
+            )
+            .unwrap();
+            (view.progressing, view.halted)
+        };
+        assert_eq!(
+            told(2, 2, "True", "NewReplicaSetAvailable", false),
+            (false, false)
+        );
+        assert_eq!(
+            told(3, 2, "True", "NewReplicaSetAvailable", false),
+            (true, false)
+        );
+        assert_eq!(
+            told(2, 2, "True", "ReplicaSetUpdated", false),
+            (true, false)
+        );
+        assert_eq!(
+            told(2, 2, "False", "ProgressDeadlineExceeded", false),
+            (false, true)
+        );
+        assert_eq!(
+            told(3, 2, "False", "ProgressDeadlineExceeded", false),
+            (true, false)
+        );
+        assert_eq!(
+            told(2, 2, "Unknown", "DeploymentPaused", true),
+            (false, true)
+        );
+    }
+}

@@ -1,0 +1,916 @@
+//! The fleet, the environments that watch over it, and how far each stream has been read. Events go in, plans come out.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+
+use super::{
+    Moment,
+    census::{Census, admits},
+    cut::{Draft, Material},
+    fleet::{Fleet, PodChange, Workload},
+    image::Fingerprint,
+    ledger::{CENSUS_VERSION, Ledger},
+    scope::Scope,
+    settle::{Settle, Unsettled, rolling_until},
+    view::{DeploymentView, NamespaceView, PodView, Seen, version},
+};
+use crate::api::{
+    EnvironmentSpec,
+    snapshot::{Cause, ReadAt, Totals},
+};
+
+/// A stream that was silent for so long may have died: the server sends a bookmark about every minute.
+const STALE: Duration = Duration::from_secs(150);
+/// So long we wait for a stream to reach what the log has seen; then a new list settles it.
+const BEHIND: Duration = Duration::from_secs(90);
+/// At most one cut of an environment in this time.
+const CUT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The kinds that are watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Pods: without them nothing can be said.
+    Pods,
+    /// Deployments: they tell of rollouts.
+    Deployments,
+    /// Namespaces: their labels.
+    Namespaces,
+}
+
+impl Kind {
+    /// The kind's name for people, in lower case.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pods => "pods",
+            Self::Deployments => "deployments",
+            Self::Namespaces => "namespaces",
+        }
+    }
+}
+
+/// How far one kind has been read.
+#[derive(Clone, Debug, Default)]
+pub struct Stream {
+    /// A complete list has been read, and what happened since.
+    pub synced: bool,
+    /// The resource version of the last complete list, event or bookmark.
+    pub version: u64,
+    /// When that was.
+    pub progress: Moment,
+    /// When the last complete list was begun.
+    pub list_begun: Option<Moment>,
+    /// What is wrong with it, for people.
+    pub trouble: Option<String>,
+    /// A new list is wanted.
+    pub relist: bool,
+    /// The number of the list that is being read, or was read last.
+    mark: u32,
+    /// Objects that can't be read: UID -> name and why.
+    pub unreadable: BTreeMap<u128, String>,
+}
+
+impl Stream {
+    /// Whether what it says can be relied on.
+    pub fn is_good(&self, now: Moment) -> bool {
+        self.synced && now.saturating_sub(self.progress) <= STALE
+    }
+}
+
+/// An environment, as far as counting and recording go.
+#[derive(Debug)]
+struct Watched {
+    uid: String,
+    /// The scope that the spec asks for; what is counted is the ledger's until that is settled.
+    wanted: Scope,
+    settle: Settle,
+    /// The scope that is counted.
+    scope: Scope,
+    census: Census,
+    unsettled: Unsettled,
+    log: Log,
+    pending_identities: BTreeSet<Fingerprint>,
+    last_cut: Option<Moment>,
+    restored: bool,
+}
+
+/// What is known of an environment's log.
+#[derive(Debug)]
+enum Log {
+    /// Nothing yet.
+    Unread,
+    /// It has no entry, or none that can be built on: the next one is a baseline, after `Ledger` if there is one.
+    Blank(Option<Box<Ledger>>, Cause),
+    /// What it says, and when the head was read.
+    Read(Arc<Ledger>, Moment),
+}
+
+/// What to do about an environment.
+#[derive(Debug)]
+pub enum Plan {
+    /// Nothing can be said now; why, as a reason and a sentence.
+    Frozen(&'static str, String),
+    /// Nothing until then, if nothing happens.
+    Wait(Option<Moment>),
+    /// Append these.
+    Append(Box<Draft>),
+}
+
+/// What an environment looks like.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Picture {
+    /// The newest entry: index and time.
+    pub head: Option<(i64, Timestamp)>,
+    /// What is recorded.
+    pub totals: Totals,
+    /// Containers that run now and can't be identified.
+    pub unidentified: usize,
+}
+
+/// All that is known.
+#[derive(Debug, Default)]
+pub struct World {
+    fleet: Fleet,
+    pods: Stream,
+    deployments: Stream,
+    namespaces: Stream,
+    environments: BTreeMap<String, Watched>,
+    /// Environments that have something new to look at.
+    touched: BTreeSet<String>,
+}
+
+impl World {
+    /// `trust_generation`: the server counts the generation of pods (1.35 and later do).
+    pub fn new(trust_generation: bool) -> Self {
+        let mut world = Self::default();
+        world.fleet.trust_generation = trust_generation;
+        world
+    }
+
+    /// The pods.
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    /// The pods, for building ledgers whose workloads are shared with it.
+    pub fn fleet_mut(&mut self) -> &mut Fleet {
+        &mut self.fleet
+    }
+
+    /// How far a kind has been read.
+    pub fn stream(&self, kind: Kind) -> &Stream {
+        match kind {
+            Kind::Pods => &self.pods,
+            Kind::Deployments => &self.deployments,
+            Kind::Namespaces => &self.namespaces,
+        }
+    }
+
+    fn stream_mut(&mut self, kind: Kind) -> &mut Stream {
+        match kind {
+            Kind::Pods => &mut self.pods,
+            Kind::Deployments => &mut self.deployments,
+            Kind::Namespaces => &mut self.namespaces,
+        }
+    }
+
+    /// The environments that have something new to look at since this was last asked.
+    pub fn take_touched(&mut self) -> BTreeSet<String> {
+        std::mem::take(&mut self.touched)
+    }
+
+    fn touch_all(&mut self) {
+        self.touched.extend(self.environments.keys().cloned());
+    }
+
+    // ---- streams ----
+
+    /// A list begins: what it doesn't hold will be swept when it is complete.
+    pub fn list_begins(&mut self, kind: Kind) {
+        let stream = self.stream_mut(kind);
+        stream.mark = stream.mark.wrapping_add(1);
+        stream.relist = false;
+    }
+
+    /// A list that began at `begun` is complete.
+    pub fn list_ends(&mut self, kind: Kind, version: u64, begun: Moment, now: Moment) {
+        let mark = self.stream(kind).mark;
+        match kind {
+            Kind::Pods => {
+                for uid in self.fleet.unmarked_pods(mark) {
+                    self.pod_gone(uid, now);
+                }
+            }
+            Kind::Deployments => {
+                for (namespace, name) in self.fleet.unmarked_deployments(mark) {
+                    self.deployment_gone(&namespace, &name, now);
+                }
+            }
+            Kind::Namespaces => {
+                for name in self.fleet.unmarked_namespaces(mark) {
+                    self.fleet.remove_namespace(&name);
+                }
+                self.recount(now);
+            }
+        }
+        let stream = self.stream_mut(kind);
+        let first = !stream.synced;
+        stream.synced = true;
+        stream.version = version;
+        stream.progress = now;
+        stream.list_begun = Some(begun);
+        stream.trouble = None;
+        if kind == Kind::Pods && first {
+            self.recount(now);
+        }
+        let used: BTreeSet<_> = self
+            .environments
+            .values()
+            .flat_map(|env| {
+                env.unsettled
+                    .dirty()
+                    .keys()
+                    .map(|cell| cell.workload.clone())
+            })
+            .collect();
+        self.fleet.tidy(|workload| used.contains(workload));
+        self.touch_all();
+    }
+
+    /// A bookmark: nothing happened up to this version.
+    pub fn bookmark(&mut self, kind: Kind, version: u64, now: Moment) {
+        let stream = self.stream_mut(kind);
+        stream.version = stream.version.max(version);
+        stream.progress = now;
+        if stream.trouble.take().is_some() {
+            self.touch_all();
+        }
+    }
+
+    /// A stream can't be read; it may never have been.
+    pub fn stream_fails(&mut self, kind: Kind, why: String, forbidden: bool, now: Moment) {
+        let stream = self.stream_mut(kind);
+        stream.trouble = Some(why);
+        if forbidden {
+            // What it said may not be asked for any more, so it may be wrong by now.
+            stream.synced = false;
+            if kind == Kind::Deployments {
+                self.fleet.forget_deployments(now);
+            }
+        }
+        self.touch_all();
+    }
+
+    /// A new list is wanted.
+    pub fn want_relist(&mut self, kind: Kind) {
+        self.stream_mut(kind).relist = true;
+    }
+
+    /// Looks at the clock: a stream may have gone stale.
+    pub fn tick(&mut self, now: Moment) {
+        if self.deployments.synced && !self.deployments.is_good(now) {
+            self.fleet.forget_deployments(now);
+            self.deployments.synced = false;
+        }
+        self.touch_all();
+    }
+
+    // ---- objects ----
+
+    /// A pod was listed, added or changed. What is to be warned of.
+    pub fn pod_seen(&mut self, seen: Seen<PodView>, listed: bool, now: Moment) -> Vec<String> {
+        let mark = self.pods.mark;
+        self.progress(Kind::Pods, seen.meta().version, listed, now);
+        match seen {
+            Seen::Good(view) => {
+                self.pods.unreadable.remove(&view.meta.uid);
+                let change = self.fleet.apply_pod(&view, mark, now);
+                let Some(change) = change else { return vec![] };
+                let warnings = change.unidentified.iter();
+                let warnings = warnings
+                    .map(|name| {
+                        format!("the image of container {name} can't be identified by a digest")
+                    })
+                    .collect();
+                self.pod_changed(&change, now);
+                warnings
+            }
+            Seen::Bad(meta, why) => {
+                self.fleet.keep_pod(meta.uid, mark);
+                unreadable(&mut self.pods, "pod", &meta, &why)
+            }
+        }
+    }
+
+    /// A pod was deleted.
+    pub fn pod_deleted(&mut self, seen: &Seen<PodView>, now: Moment) {
+        self.progress(Kind::Pods, seen.meta().version, false, now);
+        self.pods.unreadable.remove(&seen.meta().uid);
+        self.pod_gone(seen.meta().uid, now);
+    }
+
+    fn pod_gone(&mut self, uid: u128, now: Moment) {
+        if let Some(change) = self.fleet.remove_pod(uid, now) {
+            self.pod_changed(&change, now);
+        }
+    }
+
+    /// A Deployment was listed, added or changed.
+    pub fn deployment_seen(
+        &mut self,
+        seen: Seen<DeploymentView>,
+        listed: bool,
+        now: Moment,
+    ) -> Vec<String> {
+        let mark = self.deployments.mark;
+        self.progress(Kind::Deployments, seen.meta().version, listed, now);
+        match seen {
+            Seen::Good(view) => {
+                self.deployments.unreadable.remove(&view.meta.uid);
+                if let Some(workload) = self.fleet.apply_deployment(view, mark, now) {
+                    self.workload_changed(&workload, now);
+                }
+                vec![]
+            }
+            Seen::Bad(meta, why) => {
+                self.fleet
+                    .keep_deployment(&meta.namespace, &meta.name, mark);
+                unreadable(&mut self.deployments, "deployment", &meta, &why)
+            }
+        }
+    }
+
+    /// A Deployment was deleted.
+    pub fn deployment_deleted(&mut self, seen: &Seen<DeploymentView>, now: Moment) {
+        let meta = seen.meta().clone();
+        self.progress(Kind::Deployments, meta.version, false, now);
+        self.deployments.unreadable.remove(&meta.uid);
+        self.deployment_gone(&meta.namespace, &meta.name, now);
+    }
+
+    fn deployment_gone(&mut self, namespace: &str, name: &str, now: Moment) {
+        if let Some(workload) = self.fleet.remove_deployment(namespace, name, now) {
+            self.workload_changed(&workload, now);
+        }
+    }
+
+    /// A namespace was listed, added or changed.
+    pub fn namespace_seen(
+        &mut self,
+        seen: Seen<NamespaceView>,
+        listed: bool,
+        now: Moment,
+    ) -> Vec<String> {
+        let mark = self.namespaces.mark;
+        self.progress(Kind::Namespaces, seen.meta().version, listed, now);
+        match seen {
+            Seen::Good(view) => {
+                self.namespaces.unreadable.remove(&view.meta.uid);
+                if self.fleet.apply_namespace(&view, mark) && !listed {
+                    self.recount(now);
+                }
+                vec![]
+            }
+            Seen::Bad(meta, why) => {
+                self.fleet.keep_namespace(&meta.name, mark);
+                unreadable(&mut self.namespaces, "namespace", &meta, &why)
+            }
+        }
+    }
+
+    /// A namespace was deleted.
+    pub fn namespace_deleted(&mut self, seen: &Seen<NamespaceView>, now: Moment) {
+        self.progress(Kind::Namespaces, seen.meta().version, false, now);
+        if self.fleet.remove_namespace(&seen.meta().name) {
+            self.recount(now);
+        }
+    }
+
+    fn progress(&mut self, kind: Kind, version: u64, listed: bool, now: Moment) {
+        let stream = self.stream_mut(kind);
+        stream.progress = now;
+        if !listed {
+            stream.version = stream.version.max(version);
+        }
+    }
+
+    fn pod_changed(&mut self, change: &PodChange, now: Moment) {
+        let learned: Vec<_> = change
+            .learned
+            .iter()
+            .filter(|(alias, known)| self.fleet.learn(*alias, *known))
+            .collect();
+        if !learned.is_empty() {
+            for (name, env) in &mut self.environments {
+                let concerned = change
+                    .now
+                    .as_ref()
+                    .is_some_and(|pod| admits(&env.scope, &self.fleet, pod));
+                if concerned {
+                    env.pending_identities
+                        .extend(learned.iter().map(|(alias, _)| *alias));
+                    self.touched.insert(name.clone());
+                }
+            }
+            return self.recount(now); // rare, and any environment may count the other digest
+        }
+        for (name, env) in &mut self.environments {
+            let mut cells = vec![];
+            for (pod, add) in [(&change.before, false), (&change.now, true)] {
+                if let Some(pod) = pod
+                    .as_ref()
+                    .filter(|pod| admits(&env.scope, &self.fleet, pod))
+                {
+                    cells.extend(env.census.count(pod, &self.fleet, add));
+                }
+            }
+            let Log::Read(ledger, _) = &env.log else {
+                continue;
+            };
+            for cell in &cells {
+                env.unsettled
+                    .observe(cell, &env.census, ledger, &self.fleet, &env.settle, now);
+            }
+            let mut waiting = false;
+            for pod in [&change.before, &change.now].into_iter().flatten() {
+                waiting |=
+                    env.unsettled
+                        .observe_workload(&pod.workload, &self.fleet, &env.settle, now);
+            }
+            if waiting || (!cells.is_empty() && !env.unsettled.is_settled()) {
+                self.touched.insert(name.clone());
+            }
+        }
+    }
+
+    fn workload_changed(&mut self, workload: &Arc<Workload>, now: Moment) {
+        for (name, env) in &mut self.environments {
+            if env
+                .unsettled
+                .observe_workload(workload, &self.fleet, &env.settle, now)
+            {
+                self.touched.insert(name.clone());
+            }
+        }
+    }
+
+    /// Counts every environment anew.
+    fn recount(&mut self, now: Moment) {
+        for env in self.environments.values_mut() {
+            env.recount(&self.fleet, now);
+        }
+        self.touch_all();
+    }
+
+    // ---- environments ----
+
+    /// An environment was listed, added or changed. True if its log has to be read: it is new here.
+    pub fn environment_seen(
+        &mut self,
+        name: &str,
+        uid: &str,
+        spec: &EnvironmentSpec,
+        now: Moment,
+    ) -> bool {
+        let (wanted, settle) = (Scope::of(spec), Settle::of(spec.settle.as_ref()));
+        self.touched.insert(name.to_owned());
+        if let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid) {
+            env.settle = settle;
+            env.wanted = wanted;
+            if !matches!(env.log, Log::Read(..)) && env.scope != env.wanted {
+                env.scope = env.wanted.clone();
+                env.recount(&self.fleet, now);
+            }
+            return false;
+        }
+        let mut env = Watched {
+            uid: uid.to_owned(),
+            scope: wanted.clone(),
+            wanted,
+            settle,
+            census: Census::default(),
+            unsettled: Unsettled::default(),
+            log: Log::Unread,
+            pending_identities: BTreeSet::new(),
+            last_cut: None,
+            restored: false,
+        };
+        env.recount(&self.fleet, now);
+        self.environments.insert(name.to_owned(), env);
+        true
+    }
+
+    /// An environment was deleted.
+    pub fn environment_gone(&mut self, name: &str, uid: &str) {
+        if self
+            .environments
+            .get(name)
+            .is_some_and(|env| env.uid == uid)
+        {
+            self.environments.remove(name);
+        }
+    }
+
+    /// The UID of an environment.
+    pub fn uid(&self, name: &str) -> Option<&str> {
+        self.environments.get(name).map(|env| env.uid.as_str())
+    }
+
+    /// The environments, with their UIDs.
+    pub fn environments(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.environments
+            .iter()
+            .map(|(name, env)| (name.as_str(), env.uid.as_str()))
+    }
+
+    /// The log of an environment has no entry (`ledger` is `None`), or none that can be built on (`ledger` holds no more
+    /// than its end): the next one is a baseline.
+    pub fn log_is_blank(&mut self, name: &str, uid: &str, end: Option<Ledger>, cause: Cause) {
+        if let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid) {
+            env.log = Log::Blank(end.map(Box::new), cause);
+            self.touched.insert(name.to_owned());
+        }
+    }
+
+    /// The log of an environment has been read.
+    pub fn log_is_read(&mut self, name: &str, uid: &str, ledger: Arc<Ledger>, now: Moment) {
+        let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid) else {
+            return;
+        };
+        let mut learned = false;
+        for (alias, known) in &ledger.identities {
+            learned |= self.fleet.learn(*alias, *known);
+        }
+        env.scope = ledger.scope.clone();
+        env.log = Log::Read(ledger, now);
+        if learned {
+            self.recount(now);
+        } else {
+            env.recount(&self.fleet, now);
+        }
+        self.touched.insert(name.to_owned());
+    }
+
+    /// Someone else appended to the log: it has to be read again.
+    pub fn log_is_stale(&mut self, name: &str, uid: &str) {
+        if let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid) {
+            env.log = Log::Unread;
+        }
+    }
+
+    /// When the head was last read or written, so known to be the head.
+    pub fn head_read(&self, name: &str) -> Option<(Arc<Ledger>, Moment)> {
+        match &self.environments.get(name)?.log {
+            Log::Read(ledger, at) => Some((ledger.clone(), *at)),
+            _ => None,
+        }
+    }
+
+    /// The head has been looked at and is still the head.
+    pub fn head_confirmed(&mut self, name: &str, now: Moment) {
+        if let Some(Log::Read(_, at)) = self.environments.get_mut(name).map(|env| &mut env.log) {
+            *at = now;
+        }
+    }
+
+    /// An entry has been appended.
+    pub fn appended(&mut self, name: &str, uid: &str, after: Arc<Ledger>, now: Moment) {
+        let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid) else {
+            return;
+        };
+        let rescoped = env.scope != after.scope;
+        env.pending_identities
+            .retain(|alias| !after.identities.contains_key(alias));
+        env.log = Log::Read(after, now);
+        env.last_cut = Some(now);
+        env.restored = false;
+        if rescoped {
+            env.scope = env.wanted.clone();
+        }
+        env.recount(&self.fleet, now);
+        self.touched.insert(name.to_owned());
+    }
+
+    /// What to do about an environment now.
+    pub fn plan(&mut self, name: &str, now: Moment, wall: Timestamp) -> Plan {
+        let Some(env) = self.environments.get(name) else {
+            return Plan::Wait(None);
+        };
+        if let Some((reason, message)) = self.frozen(env, now) {
+            return Plan::Frozen(reason, message);
+        }
+        let head = match &env.log {
+            Log::Unread => {
+                return Plan::Frozen(
+                    "ReadingLog",
+                    "the environment's log is being read".to_owned(),
+                );
+            }
+            Log::Blank(..) => None,
+            Log::Read(ledger, read) => Some((ledger.clone(), *read)),
+        };
+        if let Some((ledger, read)) = &head {
+            match self.behind(ledger, *read, now) {
+                Behind::No { set_back } => {
+                    if let Some(env) = self.environments.get_mut(name) {
+                        env.restored |= set_back;
+                    }
+                }
+                Behind::Wait { until, kinds } if now < until => {
+                    let waits = format!(
+                        "waiting for the {} to reach what the log has seen",
+                        kinds.join(" and ")
+                    );
+                    return Plan::Frozen("CatchingUp", waits);
+                }
+                Behind::Wait { kinds, .. } => {
+                    for kind in [Kind::Pods, Kind::Deployments, Kind::Namespaces] {
+                        if kinds.contains(&kind.as_str()) {
+                            self.want_relist(kind);
+                        }
+                    }
+                    return Plan::Frozen(
+                        "CatchingUp",
+                        format!("reading the {} anew", kinds.join(" and ")),
+                    );
+                }
+            }
+        }
+        let read_at = self.read_at(now);
+        let Some(env) = self.environments.get_mut(name) else {
+            return Plan::Wait(None);
+        };
+        if let Some(last) = env
+            .last_cut
+            .map(|last| last + CUT_INTERVAL)
+            .filter(|at| *at > now)
+        {
+            return if env.has_work(&self.fleet) {
+                Plan::Wait(Some(last))
+            } else {
+                Plan::Wait(None)
+            };
+        }
+        let causes: &[Cause] = if env.restored {
+            &[Cause::Restored]
+        } else {
+            &[]
+        };
+        let material = Material {
+            environment: name,
+            uid: &env.uid,
+            census: &env.census,
+            fleet: &self.fleet,
+            settle: &env.settle,
+            read_at: &read_at,
+            causes,
+            now,
+            wall,
+        };
+        let draft = match &mut env.log {
+            Log::Unread => return Plan::Wait(None),
+            Log::Blank(end, cause) => material.baseline(end.as_deref(), &env.scope, *cause),
+            Log::Read(ledger, _) => {
+                if ledger.census_version != CENSUS_VERSION {
+                    let draft = material.baseline(Some(ledger), &env.scope, Cause::RulesChanged);
+                    return Plan::Append(Box::new(draft));
+                }
+                close_rollouts(ledger, &env.unsettled, &self.fleet, &env.settle, now, wall);
+                let rescoped = env.scope != env.wanted;
+                let identities = identities(ledger, &env.pending_identities, &self.fleet);
+                let ripe = env
+                    .unsettled
+                    .ripe(&env.census, ledger, &self.fleet, &env.settle, now);
+                let mut cells = ripe.cells;
+                if rescoped {
+                    // What changed under the old scope is told before the new scope counts as known.
+                    cells = env.unsettled.dirty().keys().cloned().collect();
+                }
+                if !cells.is_empty() || !identities.is_empty() {
+                    material.record(ledger, &env.unsettled, &cells, &identities)
+                } else if rescoped {
+                    let census = Census::of(&env.wanted, &self.fleet);
+                    Material {
+                        census: &census,
+                        ..material
+                    }
+                    .baseline(Some(ledger), &env.wanted, Cause::ScopeChanged)
+                } else {
+                    return Plan::Wait(ripe.next);
+                }
+            }
+        };
+        Plan::Append(Box::new(draft))
+    }
+
+    /// Why nothing can be said of an environment now. It must never look as if everything had stopped.
+    fn frozen(&self, env: &Watched, now: Moment) -> Option<(&'static str, String)> {
+        let mut needed = vec![Kind::Pods];
+        if env.wanted.needs_namespaces() || env.scope.needs_namespaces() {
+            needed.push(Kind::Namespaces);
+        }
+        needed.into_iter().find_map(|kind| {
+            let stream = self.stream(kind);
+            let name = kind.as_str();
+            let why = stream.trouble.clone();
+            match (stream.synced, stream.is_good(now)) {
+                (true, true) => None,
+                (true, false) => Some((
+                    "WatchStale",
+                    format!(
+                        "the watch of {name} has been silent for too long: {}",
+                        why.unwrap_or_else(|| "reconnecting".to_owned())
+                    ),
+                )),
+                (false, _) => Some((
+                    "NotSynced",
+                    why.unwrap_or_else(|| format!("the {name} are being listed")),
+                )),
+            }
+        })
+    }
+
+    /// Whether what has been read is older than what the log has seen.
+    fn behind(&self, ledger: &Ledger, head_read: Moment, now: Moment) -> Behind {
+        let mut set_back = false;
+        let mut kinds = vec![];
+        let seen = [
+            (Kind::Pods, &ledger.read_at.pods),
+            (Kind::Deployments, &ledger.read_at.deployments),
+            (Kind::Namespaces, &ledger.read_at.namespaces),
+        ];
+        for (kind, seen) in seen {
+            let stream = self.stream(kind);
+            if seen.is_empty() || !stream.is_good(now) || stream.version >= version(seen) {
+                continue;
+            }
+            // A quorum list that began after the head was read is new enough, whatever its number.
+            if stream.list_begun.is_some_and(|begun| begun >= head_read) {
+                set_back = true;
+            } else {
+                kinds.push(kind.as_str());
+            }
+        }
+        if kinds.is_empty() {
+            Behind::No { set_back }
+        } else {
+            Behind::Wait {
+                until: head_read + BEHIND,
+                kinds,
+            }
+        }
+    }
+
+    fn read_at(&self, now: Moment) -> ReadAt {
+        let of = |stream: &Stream| {
+            if stream.is_good(now) {
+                stream.version.to_string()
+            } else {
+                String::new()
+            }
+        };
+        ReadAt {
+            pods: of(&self.pods),
+            deployments: of(&self.deployments),
+            namespaces: of(&self.namespaces),
+        }
+    }
+
+    /// What an environment looks like.
+    pub fn picture(&self, name: &str) -> Option<Picture> {
+        let env = self.environments.get(name)?;
+        let (head, totals) = match &env.log {
+            Log::Read(ledger, _) => (Some((ledger.index, ledger.time)), ledger.totals()),
+            _ => (None, Totals::default()),
+        };
+        Some(Picture {
+            head,
+            totals,
+            unidentified: env.census.unidentified(),
+        })
+    }
+
+    /// Whether all that must be known is known.
+    pub fn is_ready(&self, now: Moment) -> Result<(), String> {
+        for kind in [Kind::Pods, Kind::Deployments, Kind::Namespaces] {
+            let stream = self.stream(kind);
+            if !stream.is_good(now) {
+                let why = stream.trouble.as_deref().unwrap_or("not in sync");
+                return Err(format!("{}: {why}", kind.as_str()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts everything anew and compares: the number of environments whose running counts had gone astray. Always 0.
+    pub fn self_check(&mut self, now: Moment) -> usize {
+        let mut astray = 0;
+        for env in self.environments.values_mut() {
+            if Census::of(&env.scope, &self.fleet) != env.census {
+                astray += 1;
+                env.recount(&self.fleet, now);
+            }
+        }
+        astray
+    }
+}
+
+enum Behind {
+    No {
+        set_back: bool,
+    },
+    Wait {
+        until: Moment,
+        kinds: Vec<&'static str>,
+    },
+}
+
+impl Watched {
+    fn recount(&mut self, fleet: &Fleet, now: Moment) {
+        self.census = Census::of(&self.scope, fleet);
+        match &self.log {
+            Log::Read(ledger, _) => {
+                self.unsettled
+                    .rebuild(&self.census, ledger, fleet, &self.settle, now)
+            }
+            _ => self.unsettled = Unsettled::default(),
+        }
+    }
+
+    /// Whether there is anything to record, ripe or not.
+    fn has_work(&self, fleet: &Fleet) -> bool {
+        let identities = match &self.log {
+            Log::Read(ledger, _) => !identities(ledger, &self.pending_identities, fleet).is_empty(),
+            _ => true,
+        };
+        identities || !self.unsettled.is_settled() || self.scope != self.wanted
+    }
+}
+
+/// Other digests that the log doesn't know of yet.
+fn identities(
+    ledger: &Ledger,
+    pending: &BTreeSet<Fingerprint>,
+    fleet: &Fleet,
+) -> BTreeMap<Fingerprint, Fingerprint> {
+    let recorded = ledger.artifacts().map(|(fingerprint, _)| *fingerprint);
+    let unknown = pending
+        .iter()
+        .copied()
+        .filter(|alias| !ledger.identities.contains_key(alias));
+    let renamed = recorded
+        .chain(unknown)
+        .map(|digest| (digest, fleet.canonical(digest)));
+    renamed
+        .filter(|(digest, canonical)| digest != canonical)
+        .collect()
+}
+
+/// Forgets rollouts that were recorded half-way and are over: what their workloads do now is news.
+fn close_rollouts(
+    ledger: &mut Arc<Ledger>,
+    unsettled: &Unsettled,
+    fleet: &Fleet,
+    settle: &Settle,
+    now: Moment,
+    wall: Timestamp,
+) {
+    let over = |workload: &Arc<Workload>, until: &Timestamp| {
+        let state = fleet.workload(workload);
+        let rolling = state.is_some_and(|state| rolling_until(state, settle) > Some(now));
+        let quiet = state.is_none_or(|state| {
+            state.changed + settle.quiet <= now && state.terminating_since.is_none()
+        });
+        let open = unsettled
+            .dirty()
+            .keys()
+            .any(|cell| cell.workload == *workload);
+        wall >= *until || (!rolling && quiet && !open)
+    };
+    let closed: Vec<_> = ledger
+        .rollouts
+        .iter()
+        .filter(|(w, until)| over(w, until))
+        .map(|(w, _)| w.clone())
+        .collect();
+    if !closed.is_empty() {
+        let ledger = Arc::make_mut(ledger);
+        ledger
+            .rollouts
+            .retain(|workload, _| !closed.contains(workload));
+    }
+}
+
+fn unreadable(stream: &mut Stream, kind: &str, meta: &super::view::Meta, why: &str) -> Vec<String> {
+    let slash = if meta.namespace.is_empty() { "" } else { "/" };
+    let name = format!("{}{slash}{}", meta.namespace, meta.name);
+    let told = format!("{kind} {name}: {why}");
+    if stream.unreadable.insert(meta.uid, told.clone()).as_ref() == Some(&told) {
+        return vec![]; // warned of before
+    }
+    vec![format!("can't read {told}; its last good state is kept")]
+}
