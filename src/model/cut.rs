@@ -372,7 +372,7 @@ fn identities_of(identities: &BTreeMap<Fingerprint, Fingerprint>) -> Vec<Identit
 }
 
 /// What the changes mean, in the order in which it is told: by type, then by change.
-fn events(changes: &[Change]) -> Vec<Event> {
+pub(super) fn events(changes: &[Change]) -> Vec<Event> {
     let mut events: Vec<Event> = (0..)
         .zip(changes)
         .filter_map(|(position, change)| {

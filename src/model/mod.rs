@@ -4,14 +4,19 @@
 
 pub mod census;
 pub mod cut;
+pub mod event;
 pub mod fleet;
 pub mod image;
 pub mod intern;
 pub mod ledger;
+pub mod payload;
 pub mod scope;
 pub mod settle;
 pub mod view;
 pub mod world;
+
+#[cfg(test)]
+mod testing;
 
 /// A moment on the monotonic clock: the time since an arbitrary start, the same in all of a process.
 pub type Moment = std::time::Duration;

@@ -1,0 +1,308 @@
+//! The webhook payload: the Kosli v1.0 document. Every scalar is a string; inside `artifact` every key is always
+//! present, and what is unknown is `""` or `[]`, so that a receiver written against the published example never breaks.
+
+use serde::{Deserialize, Serialize};
+
+use super::event;
+use crate::api::{
+    EnvironmentSnapshotSpec,
+    snapshot::{Change, ComplianceState, Event},
+};
+
+/// The whole document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Payload {
+    /// Always `1.0`.
+    pub version: String,
+    /// When it happened, in Unix seconds.
+    pub timestamp: String,
+    /// The organisation.
+    pub org: String,
+    /// The environment.
+    pub environment: String,
+    /// One of the six.
+    pub event_type: String,
+    /// The event in words.
+    pub description: String,
+    /// The snapshot that saw it.
+    pub snapshot: Snapshot,
+    /// The artifact; absent from events of the environment as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact: Option<Artifact>,
+}
+
+/// The snapshot that saw an event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Its number.
+    pub index: String,
+    /// `compliant`, `non-compliant` or `unknown`.
+    pub status: String,
+    /// A page for people.
+    pub html_url: String,
+    /// The same as JSON.
+    pub api_url: String,
+}
+
+/// An artifact.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Artifact {
+    /// Its name.
+    pub name: String,
+    /// Its SHA-256 digest: 64 hex digits.
+    pub fingerprint: String,
+    /// Where it comes from.
+    pub provenance: Provenance,
+}
+
+/// Where an artifact comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// The flow that built it.
+    pub flow: String,
+    /// `compliant` or `non-compliant`.
+    pub status: String,
+    /// The commit that it was built from.
+    pub commit: String,
+    /// A page that shows the commit.
+    pub commit_url: String,
+    /// A page for people.
+    pub html_url: String,
+    /// The same as JSON.
+    pub api_url: String,
+    /// A page that shows the build.
+    pub build_url: String,
+    /// Deployments that were announced.
+    pub deployments: Vec<Deployment>,
+    /// Reviews.
+    pub approvals: Vec<Approval>,
+}
+
+/// A deployment that was announced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deployment {
+    /// Its number in the flow.
+    pub number: String,
+    /// When, in Unix seconds.
+    pub timestamp: String,
+    /// A page that shows the build.
+    pub build_url: String,
+    /// A page for people.
+    pub html_url: String,
+    /// The same as JSON.
+    pub api_url: String,
+}
+
+/// A review.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approval {
+    /// Its number in the flow.
+    pub number: String,
+    /// When, in Unix seconds.
+    pub timestamp: String,
+    /// `approved` or `rejected`.
+    pub state: String,
+    /// Who reviewed last.
+    pub latest_reviewer: String,
+    /// What they said.
+    pub latest_review_comment: String,
+    /// A page for people.
+    pub html_url: String,
+    /// The same as JSON.
+    pub api_url: String,
+}
+
+/// What an installation adds to each payload.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Installation {
+    /// The organisation.
+    pub org: String,
+    /// The cluster's name.
+    pub cluster: String,
+    /// Where this installation's read API is reached, without a slash at the end; `None` where it is not served.
+    pub external_url: Option<String>,
+}
+
+impl Installation {
+    /// The JSON of a snapshot.
+    pub fn snapshot_api_url(&self, environment: &str, index: i64) -> String {
+        let of =
+            |base: &String| format!("{base}/api/v2/snapshots/{}/{environment}/{index}", self.org);
+        self.external_url.as_ref().map(of).unwrap_or_default()
+    }
+
+    /// The page of a snapshot.
+    pub fn snapshot_html_url(&self, environment: &str, index: i64) -> String {
+        let of = |base: &String| {
+            format!(
+                "{base}/{}/environments/{environment}/snapshots/{index}",
+                self.org
+            )
+        };
+        self.external_url.as_ref().map(of).unwrap_or_default()
+    }
+}
+
+/// The document for one event of a snapshot.
+pub fn payload(
+    installation: &Installation,
+    snapshot: &EnvironmentSnapshotSpec,
+    event: &Event,
+) -> Payload {
+    let EnvironmentSnapshotSpec {
+        environment, index, ..
+    } = snapshot;
+    Payload {
+        version: "1.0".to_owned(),
+        timestamp: snapshot.time.as_second().to_string(),
+        org: installation.org.clone(),
+        environment: environment.clone(),
+        event_type: event.type_.to_string(),
+        description: event::description(snapshot, event),
+        snapshot: Snapshot {
+            index: index.to_string(),
+            status: status(snapshot.compliance.state).to_owned(),
+            html_url: installation.snapshot_html_url(environment, *index),
+            api_url: installation.snapshot_api_url(environment, *index),
+        },
+        artifact: event::change(snapshot, event).map(artifact),
+    }
+}
+
+/// The body of the request: the same bytes at every attempt.
+pub fn body(
+    installation: &Installation,
+    snapshot: &EnvironmentSnapshotSpec,
+    event: &Event,
+) -> Vec<u8> {
+    serde_json::to_vec(&payload(installation, snapshot, event)).expect("plain data")
+}
+
+/// The document of a test message: like one that started, with a description that says what it is.
+pub fn test_body(installation: &Installation, environment: &str, now: jiff::Timestamp) -> Vec<u8> {
+    let test = Payload {
+        version: "1.0".to_owned(),
+        timestamp: now.as_second().to_string(),
+        org: installation.org.clone(),
+        environment: environment.to_owned(),
+        event_type: "TEST".to_owned(),
+        description: "this is a test message from Shipbell; nothing changed".to_owned(),
+        snapshot: Snapshot {
+            index: "0".to_owned(),
+            status: "unknown".to_owned(),
+            html_url: String::new(),
+            api_url: String::new(),
+        },
+        artifact: None,
+    };
+    serde_json::to_vec(&test).expect("plain data")
+}
+
+/// Compliance as the wire spells it.
+pub fn status(state: ComplianceState) -> &'static str {
+    match state {
+        ComplianceState::Compliant => "compliant",
+        ComplianceState::NonCompliant => "non-compliant",
+        ComplianceState::Unknown => "unknown",
+    }
+}
+
+fn artifact(change: &Change) -> Artifact {
+    Artifact {
+        name: change.name.clone(),
+        fingerprint: change.fingerprint.clone(),
+        provenance: Provenance::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::model::testing;
+
+    /// The published example, letter for letter in its values.
+    const EXAMPLE: &str = include_str!("testdata/kosli-v1.0.json");
+
+    #[test]
+    fn the_published_example_is_read_and_written_back_equal() {
+        let payload: Payload = serde_json::from_str(EXAMPLE).unwrap();
+        let written: Value = serde_json::to_value(&payload).unwrap();
+        assert_eq!(written, serde_json::from_str::<Value>(EXAMPLE).unwrap());
+    }
+
+    #[test]
+    fn an_event_has_every_key_of_the_example_in_its_order() {
+        let installation = Installation {
+            org: "cyber-dojo".to_owned(),
+            cluster: "aws".to_owned(),
+            external_url: Some("https://shipbell.example.com".to_owned()),
+        };
+        let snapshot = testing::snapshot(1035, &[("runner", 0, 1)]);
+        let body = body(&installation, &snapshot, &snapshot.events[0]);
+        let fingerprint = &snapshot.changes[0].fingerprint;
+        let want = json!({
+            "version": "1.0",
+            "timestamp": "1692616493",
+            "org": "cyber-dojo",
+            "environment": "aws-prod",
+            "event_type": "ARTIFACT_STARTED",
+            "description": "1 instance started running (from 0 to 1)",
+            "snapshot": {
+                "index": "1035",
+                "status": "unknown",
+                "html_url": "https://shipbell.example.com/cyber-dojo/environments/aws-prod/snapshots/1035",
+                "api_url": "https://shipbell.example.com/api/v2/snapshots/cyber-dojo/aws-prod/1035",
+            },
+            "artifact": {
+                "name": "runner",
+                "fingerprint": fingerprint,
+                "provenance": {
+                    "flow": "", "status": "", "commit": "", "commit_url": "", "html_url": "", "api_url": "", "build_url": "",
+                    "deployments": [], "approvals": [],
+                },
+            },
+        });
+        assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), want);
+        let order = |text: &str| {
+            let keys = text.split('"').skip(1).step_by(2).filter(|word| {
+                [
+                    "version",
+                    "timestamp",
+                    "org",
+                    "environment",
+                    "event_type",
+                    "snapshot",
+                    "artifact",
+                    "name",
+                    "fingerprint",
+                    "provenance",
+                    "flow",
+                    "commit",
+                    "build_url",
+                ]
+                .contains(word)
+            });
+            keys.take(12).map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(order(std::str::from_utf8(&body).unwrap()), order(EXAMPLE));
+    }
+
+    #[test]
+    fn links_that_nothing_serves_are_empty_and_an_environment_event_has_no_artifact() {
+        let mut snapshot = testing::snapshot(2, &[]);
+        snapshot.events = vec![Event {
+            type_: crate::api::EventType::EnvironmentCompliant,
+            change: None,
+        }];
+        let payload = payload(&Installation::default(), &snapshot, &snapshot.events[0]);
+        assert_eq!(payload.snapshot.html_url, "");
+        assert_eq!(payload.snapshot.api_url, "");
+        assert!(
+            !serde_json::to_string(&payload)
+                .unwrap()
+                .contains("\"artifact\"")
+        );
+    }
+}
