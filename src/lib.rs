@@ -1,4 +1,15 @@
 //! Shipbell rings when what runs in your cluster changes.
+//!
+//! The way of the data is the reading order of the modules:
+//! [`watch`] reads pods, deployments and namespaces into the [`model::world`]; [`record`] appends what is ripe to the log in
+//! [`logbook`]; `dispatch` follows the log for every setting and `send` makes the requests. [`api`] holds the kinds,
+//! [`model`] every decision, as pure functions; all else is a thin shell around them.
 
 pub mod api;
+pub mod environments;
+pub mod hub;
+pub mod logbook;
+pub mod metrics;
 pub mod model;
+pub mod record;
+pub mod watch;

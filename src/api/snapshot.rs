@@ -96,6 +96,8 @@ pub enum Cause {
     RulesChanged,
     /// Two digests were found to be one artifact.
     IdentityLearned,
+    /// Entries were missing or could not be read; what runs counts as known.
+    HistoryLost,
     /// The log was continued on a cluster whose store had been set back.
     Restored,
 }

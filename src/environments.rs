@@ -1,0 +1,128 @@
+//! Which environments there are, who may see them, and where their logs end: what delivery needs to know of recording.
+
+use std::{collections::BTreeMap, sync::Mutex};
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use crate::hub::lock;
+
+/// An environment, as delivery sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Its UID.
+    pub uid: String,
+    /// The generation of its spec.
+    pub generation: i64,
+    /// When it was created, in whole seconds.
+    pub created: Timestamp,
+    /// The namespaces that may hear of it; `*` is all of them.
+    pub visible_to: Vec<String>,
+    /// The number and the time of its newest snapshot, once its log has been read.
+    pub head: Option<(i64, Timestamp)>,
+}
+
+impl Known {
+    /// Whether settings of a namespace may hear of it.
+    pub fn is_visible_to(&self, namespace: &str) -> bool {
+        self.visible_to
+            .iter()
+            .any(|visible| visible == "*" || visible == namespace)
+    }
+}
+
+/// All environments.
+#[derive(Debug)]
+pub struct Environments {
+    known: Mutex<BTreeMap<String, Known>>,
+    /// All of them have been listed.
+    listed: watch::Sender<bool>,
+    /// Counts changes of any of this.
+    version: watch::Sender<u64>,
+}
+
+impl Default for Environments {
+    fn default() -> Self {
+        Self {
+            known: Mutex::default(),
+            listed: watch::Sender::new(false),
+            version: watch::Sender::new(0),
+        }
+    }
+}
+
+impl Environments {
+    /// Is told of every change.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    /// Resolves when all environments have been listed once.
+    pub async fn wait_listed(&self) {
+        let mut listed = self.listed.subscribe();
+        // The sender lives as long as `self`.
+        let _ = listed.wait_for(|listed| *listed).await;
+    }
+
+    /// Whether all environments have been listed once.
+    pub fn is_listed(&self) -> bool {
+        *self.listed.borrow()
+    }
+
+    pub(crate) fn set_listed(&self) {
+        self.listed.send_replace(true);
+        self.bump();
+    }
+
+    fn bump(&self) {
+        self.version.send_modify(|version| *version += 1);
+    }
+
+    /// Notes what an environment is. Its head is kept while it is the same one.
+    pub(crate) fn put(&self, name: &str, mut known: Known) {
+        let changed = {
+            let mut all = lock(&self.known);
+            let before = all.get(name);
+            if let Some(before) = before.filter(|before| before.uid == known.uid) {
+                known.head = known.head.max(before.head);
+            }
+            let changed = before != Some(&known);
+            all.insert(name.to_owned(), known);
+            changed
+        };
+        if changed {
+            self.bump();
+        }
+    }
+
+    pub(crate) fn set_head(&self, name: &str, uid: &str, head: (i64, Timestamp)) {
+        let changed = match lock(&self.known)
+            .get_mut(name)
+            .filter(|known| known.uid == uid)
+        {
+            Some(known) if known.head != Some(head) => {
+                known.head = Some(head);
+                true
+            }
+            _ => false,
+        };
+        if changed {
+            self.bump();
+        }
+    }
+
+    pub(crate) fn remove(&self, name: &str) {
+        lock(&self.known).remove(name);
+        self.bump();
+    }
+
+    /// An environment.
+    pub fn get(&self, name: &str) -> Option<Known> {
+        lock(&self.known).get(name).cloned()
+    }
+
+    /// All environments.
+    pub fn all(&self) -> BTreeMap<String, Known> {
+        lock(&self.known).clone()
+    }
+}

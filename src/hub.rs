@@ -1,0 +1,89 @@
+//! The world behind a lock that is never held across a wait, and who is woken when it changes.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use tokio::sync::Notify;
+
+use crate::model::{
+    Moment,
+    world::{Kind, World},
+};
+
+/// The shared world.
+#[derive(Debug)]
+pub struct Hub {
+    start: Instant,
+    world: Mutex<World>,
+    bells: Mutex<BTreeMap<String, Arc<Notify>>>,
+    relist: [Notify; 3],
+}
+
+impl Hub {
+    /// A hub around an empty world.
+    pub fn new(world: World) -> Arc<Self> {
+        let relist = [Notify::new(), Notify::new(), Notify::new()];
+        Arc::new(Self {
+            start: Instant::now(),
+            world: Mutex::new(world),
+            bells: Mutex::default(),
+            relist,
+        })
+    }
+
+    /// The monotonic clock of the model.
+    pub fn now(&self) -> Moment {
+        self.start.elapsed()
+    }
+
+    /// The instant of a moment, for waiting until then.
+    pub fn instant(&self, moment: Moment) -> tokio::time::Instant {
+        tokio::time::Instant::from_std(self.start + moment)
+    }
+
+    /// Reads or changes the world; environments that are touched by it are woken.
+    pub fn with<T>(&self, work: impl FnOnce(&mut World, Moment) -> T) -> T {
+        let (result, touched, relist) = {
+            let mut world = lock(&self.world);
+            let result = work(&mut world, self.now());
+            let wanted = [Kind::Pods, Kind::Deployments, Kind::Namespaces]
+                .map(|kind| world.stream(kind).relist);
+            (result, world.take_touched(), wanted)
+        };
+        if !touched.is_empty() {
+            let bells = lock(&self.bells);
+            for name in touched {
+                if let Some(bell) = bells.get(&name) {
+                    bell.notify_one();
+                }
+            }
+        }
+        for (wanted, bell) in relist.into_iter().zip(&self.relist) {
+            if wanted {
+                bell.notify_one();
+            }
+        }
+        result
+    }
+
+    /// Rings when there is something new to look at in an environment.
+    pub fn bell(&self, environment: &str) -> Arc<Notify> {
+        lock(&self.bells)
+            .entry(environment.to_owned())
+            .or_default()
+            .clone()
+    }
+
+    /// Rings when a new list of a kind is wanted.
+    pub fn relist_wanted(&self, kind: Kind) -> &Notify {
+        &self.relist[kind as usize]
+    }
+}
+
+/// Locks, whatever became of another holder: the program aborts on panic, so nobody can have left it half-changed.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

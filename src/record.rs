@@ -1,0 +1,618 @@
+//! Keeps the log of every environment: one task each reads it, asks the world for a plan and appends what is ripe.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures::{StreamExt as _, TryStreamExt as _, pin_mut};
+use jiff::Timestamp;
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::{Patch, PatchParams},
+    core::DeserializeGuard,
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{self, watcher},
+    },
+};
+use serde_json::json;
+use tokio::{
+    sync::{Mutex, Notify},
+    time::{Instant, sleep, sleep_until, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::{
+    api::{
+        Environment, EnvironmentStatus,
+        condition::{self, READY, RECONCILING, Statement},
+        environment::Head,
+        snapshot::Cause,
+    },
+    environments::{Environments, Known},
+    hub::Hub,
+    logbook::{self, Appended, LogError, Logbook},
+    metrics::Metrics,
+    model::{cut::Entry, ledger::Ledger, payload, settle::Settle, world::Plan},
+    watch::jitter,
+};
+
+/// No entry is written on a head that was read longer ago: a writer that stood still must not fill a name that was
+/// pruned meanwhile.
+const HEAD_FRESH: Duration = Duration::from_secs(60);
+/// Snapshots of all environments together, per second.
+const APPENDS_PER_SECOND: u32 = 20;
+/// Writes of an environment's status are at least so far apart.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+/// So long the first append waits for the cursors of settings at most.
+const CURSORS: Duration = Duration::from_secs(15);
+
+/// What recording needs.
+#[derive(Clone)]
+pub struct Recorder {
+    /// For the environments and their status.
+    pub client: Client,
+    /// The world.
+    pub hub: Arc<Hub>,
+    /// The log.
+    pub logbook: Logbook,
+    /// What delivery is told.
+    pub environments: Arc<Environments>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// The operator's own namespace: who may see an environment that doesn't say.
+    pub namespace: String,
+    /// Opens when the settings that exist at start have their cursors: no entry before that.
+    pub cursors_ready: tokio::sync::watch::Receiver<bool>,
+    /// Spreads appends over time.
+    pub bucket: Arc<Bucket>,
+}
+
+/// Lets so many a second pass, in the order in which they come.
+#[derive(Debug)]
+pub struct Bucket {
+    next: Mutex<Instant>,
+    interval: Duration,
+}
+
+impl Default for Bucket {
+    fn default() -> Self {
+        Self {
+            next: Mutex::new(Instant::now()),
+            interval: Duration::from_secs(1) / APPENDS_PER_SECOND,
+        }
+    }
+}
+
+impl Bucket {
+    async fn pass(&self) {
+        let at = {
+            let mut next = self.next.lock().await;
+            // A burst of one second's worth may pass at once.
+            let at = (*next).max(Instant::now() - Duration::from_secs(1));
+            *next = at + self.interval;
+            at
+        };
+        sleep_until(at).await;
+    }
+}
+
+struct Keeper {
+    stop: CancellationToken,
+    uid: String,
+}
+
+impl Recorder {
+    /// Follows the environments, and keeps the log of each.
+    pub async fn run(self) {
+        let api: Api<DeserializeGuard<Environment>> = Api::all(self.client.clone());
+        let events = watcher(api, watcher::Config::default()).default_backoff();
+        pin_mut!(events);
+        let mut keepers: BTreeMap<String, Keeper> = BTreeMap::new();
+        let mut listed: Option<Vec<String>> = None;
+        loop {
+            match events.try_next().await {
+                Ok(None) => return,
+                Err(error) => warn!(%error, "can't follow the environments; trying again"),
+                Ok(Some(watcher::Event::Init)) => listed = Some(vec![]),
+                Ok(Some(watcher::Event::InitApply(guarded))) => {
+                    if let Some(listed) = &mut listed {
+                        listed.push(guarded.name_any());
+                    }
+                    self.seen(guarded, &mut keepers);
+                }
+                Ok(Some(watcher::Event::Apply(guarded))) => self.seen(guarded, &mut keepers),
+                Ok(Some(watcher::Event::Delete(guarded))) => {
+                    self.gone(&guarded.name_any(), &mut keepers)
+                }
+                Ok(Some(watcher::Event::InitDone)) => {
+                    let there = listed.take().unwrap_or_default();
+                    let gone: Vec<_> = keepers
+                        .keys()
+                        .filter(|name| !there.contains(name))
+                        .cloned()
+                        .collect();
+                    for name in gone {
+                        self.gone(&name, &mut keepers);
+                    }
+                    self.environments.set_listed();
+                }
+            }
+        }
+    }
+
+    fn seen(&self, guarded: DeserializeGuard<Environment>, keepers: &mut BTreeMap<String, Keeper>) {
+        let name = guarded.name_any();
+        let environment = match guarded.0 {
+            Ok(environment) => environment,
+            Err(invalid) => {
+                warn!(
+                    environment = name,
+                    error = invalid.error,
+                    "the environment can't be read; its last good state is kept"
+                );
+                return;
+            }
+        };
+        let (Some(uid), Some(created)) = (environment.uid(), environment.creation_timestamp())
+        else {
+            return;
+        };
+        let visible_to = environment
+            .spec
+            .visible_to
+            .clone()
+            .unwrap_or_else(|| vec![self.namespace.clone()]);
+        let known = Known {
+            uid: uid.clone(),
+            generation: environment.metadata.generation.unwrap_or(1),
+            created: created.0,
+            visible_to,
+            head: None,
+        };
+        self.environments.put(&name, known);
+        self.hub
+            .with(|world, now| world.environment_seen(&name, &uid, &environment.spec, now));
+        if keepers.get(&name).is_none_or(|keeper| keeper.uid != uid) {
+            if let Some(old) = keepers.remove(&name) {
+                old.stop.cancel();
+            }
+            let stop = CancellationToken::new();
+            keepers.insert(
+                name.clone(),
+                Keeper {
+                    stop: stop.clone(),
+                    uid: uid.clone(),
+                },
+            );
+            let task = Task {
+                bell: self.hub.bell(&name),
+                head_hint: environment
+                    .status
+                    .as_ref()
+                    .and_then(|status| Some(status.head.as_ref()?.index)),
+                status: environment.status.clone().unwrap_or_default(),
+                generation: environment.metadata.generation,
+                rollout: Settle::of(environment.spec.settle.as_ref()).rollout,
+                status_due: Instant::now(),
+                frozen_since: None,
+                recorder: self.clone(),
+                name,
+                uid,
+            };
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = task.run() => {}
+                    () = stop.cancelled() => {}
+                }
+            });
+        } else {
+            self.hub.bell(&name).notify_one();
+        }
+    }
+
+    fn gone(&self, name: &str, keepers: &mut BTreeMap<String, Keeper>) {
+        if let Some(keeper) = keepers.remove(name) {
+            info!(
+                environment = name,
+                "the environment is gone; its log is removed when no setting waits for it"
+            );
+            keeper.stop.cancel();
+            self.hub
+                .with(|world, _| world.environment_gone(name, &keeper.uid));
+            self.environments.remove(name);
+            self.metrics.environment_gone(name);
+        }
+    }
+}
+
+/// Keeps the log of one environment.
+struct Task {
+    recorder: Recorder,
+    name: String,
+    uid: String,
+    bell: Arc<Notify>,
+    head_hint: Option<i64>,
+    /// The status that was written last.
+    status: EnvironmentStatus,
+    generation: Option<i64>,
+    rollout: Duration,
+    status_due: Instant,
+    frozen_since: Option<Instant>,
+}
+
+impl Task {
+    async fn run(mut self) {
+        let mut pause = Duration::from_millis(500);
+        loop {
+            match self.turn().await {
+                Ok(()) => pause = Duration::from_millis(500),
+                Err(error) => {
+                    let reason = if error.is_forbidden() {
+                        "LogForbidden"
+                    } else {
+                        "LogUnavailable"
+                    };
+                    warn!(environment = self.name, %error, "can't keep the log; trying again");
+                    self.report(Some((reason, error.to_string()))).await;
+                    // What was tried may have been carried out: the log tells.
+                    self.recorder
+                        .hub
+                        .with(|world, _| world.log_is_stale(&self.name, &self.uid));
+                    sleep(pause + jitter(pause)).await;
+                    pause = (pause * 2).min(Duration::from_secs(30));
+                }
+            }
+        }
+    }
+
+    /// One look at the plan, and what follows from it.
+    async fn turn(&mut self) -> Result<(), LogError> {
+        let hub = self.recorder.hub.clone();
+        let plan = hub.with(|world, now| world.plan(&self.name, now, Timestamp::now()));
+        let wait = match plan {
+            Plan::Frozen("ReadingLog", _) => {
+                self.read_log().await?;
+                return Ok(());
+            }
+            Plan::Frozen(reason, why) => {
+                self.report(Some((reason, why))).await;
+                Some(Instant::now() + Duration::from_secs(5))
+            }
+            Plan::Wait(until) => {
+                self.report(None).await;
+                until.map(|moment| hub.instant(moment))
+            }
+            Plan::Append(draft) => {
+                self.wait_for_cursors(&draft.entries).await;
+                if !self.head_is_head().await? {
+                    info!(
+                        environment = self.name,
+                        "someone else appended to the log; reading it again"
+                    );
+                    hub.with(|world, _| world.log_is_stale(&self.name, &self.uid));
+                    return Ok(());
+                }
+                for entry in draft.entries {
+                    if !self.append(entry).await? {
+                        return Ok(());
+                    }
+                }
+                return Ok(());
+            }
+        };
+        // A status that had to wait for its turn is a reason to wake up, too.
+        let status =
+            (self.wanted_status(None).as_ref() != Some(&self.status)).then_some(self.status_due);
+        let until = [wait, status].into_iter().flatten().min();
+        let until = until.unwrap_or_else(|| Instant::now() + Duration::from_secs(30));
+        let _ = timeout_at(until, self.bell.notified()).await;
+        Ok(())
+    }
+
+    /// Cursors of settings that exist already are placed before anything new is recorded, or it would be missed.
+    async fn wait_for_cursors(&mut self, entries: &[Entry]) {
+        let baseline = entries
+            .first()
+            .is_some_and(|entry| entry.spec.causes.contains(&Cause::Baseline));
+        if !baseline && !*self.recorder.cursors_ready.borrow() {
+            let limit = Instant::now() + CURSORS;
+            let _ = timeout_at(limit, self.recorder.cursors_ready.wait_for(|ready| *ready)).await;
+        }
+    }
+
+    /// Whether the head that we know is surely the head.
+    async fn head_is_head(&mut self) -> Result<bool, LogError> {
+        let hub = &self.recorder.hub;
+        let Some((ledger, at)) = hub.with(|world, _| world.head_read(&self.name)) else {
+            return Ok(true);
+        };
+        if hub.now().saturating_sub(at) <= HEAD_FRESH {
+            return Ok(true);
+        }
+        let now = hub.now();
+        let ours = self
+            .recorder
+            .logbook
+            .read_anew(&self.name, &self.uid, ledger.index)
+            .await?;
+        let next = self
+            .recorder
+            .logbook
+            .read_anew(&self.name, &self.uid, ledger.index + 1)
+            .await?;
+        let is_head = ours.is_some_and(|hash| hash == ledger.content_hash) && next.is_none();
+        if is_head {
+            hub.with(|world, _| world.head_confirmed(&self.name, now));
+        }
+        Ok(is_head)
+    }
+
+    /// Appends an entry; false if the log has to be read again.
+    async fn append(&mut self, entry: Entry) -> Result<bool, LogError> {
+        let Recorder {
+            hub,
+            logbook,
+            environments,
+            metrics,
+            bucket,
+            ..
+        } = self.recorder.clone();
+        bucket.pass().await;
+        let spec = &entry.spec;
+        match logbook.append(&entry).await? {
+            Appended::Done => {
+                hub.with(|world, now| {
+                    world.appended(&self.name, &self.uid, entry.after.clone(), now)
+                });
+                environments.set_head(&self.name, &self.uid, (spec.index, spec.time));
+                metrics.appended(&self.name, spec.index);
+                let events: Vec<_> = spec
+                    .events
+                    .iter()
+                    .map(|event| event.type_.as_str())
+                    .collect();
+                info!(environment = self.name, index = spec.index, causes = ?spec.causes, ?events, "appended");
+                Ok(true)
+            }
+            Appended::Taken(uid) if uid == self.uid => {
+                info!(
+                    environment = self.name,
+                    index = spec.index,
+                    "someone else appended to the log; reading it again"
+                );
+                hub.with(|world, _| world.log_is_stale(&self.name, &self.uid));
+                Ok(false)
+            }
+            Appended::Taken(uid) => {
+                // A leftover of a deleted environment, or we are the leftover: the API server knows who lives.
+                let api: Api<Environment> = Api::all(self.recorder.client.clone());
+                let living = api
+                    .get_opt(&self.name)
+                    .await?
+                    .and_then(|environment| environment.uid());
+                if living.as_deref() == Some(self.uid.as_str()) {
+                    warn!(
+                        environment = self.name,
+                        index = spec.index,
+                        "removing an entry of a deleted environment of this name"
+                    );
+                    logbook
+                        .remove_leftover(&self.name, spec.index, &uid)
+                        .await?;
+                } else {
+                    sleep(Duration::from_secs(1)).await; // the watch will tell
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    /// Reads the log: its head, and the state after it.
+    async fn read_log(&mut self) -> Result<(), LogError> {
+        let Recorder {
+            hub,
+            logbook,
+            environments,
+            metrics,
+            ..
+        } = self.recorder.clone();
+        let begun = hub.now();
+        let Some(head) = self.find_head().await? else {
+            hub.with(|world, _| world.log_is_blank(&self.name, &self.uid, None, Cause::Baseline));
+            return Ok(());
+        };
+        match self.replay(head).await? {
+            Ok(ledger) => {
+                environments.set_head(&self.name, &self.uid, (ledger.index, ledger.time));
+                metrics.head_is(&self.name, ledger.index);
+                info!(environment = self.name, head = ledger.index, "read the log");
+                hub.with(|world, _| {
+                    world.log_is_read(&self.name, &self.uid, Arc::new(ledger), begun)
+                });
+            }
+            Err(why) => {
+                error!(environment = self.name, head, %why, "the log can't be built on; what runs now counts as known");
+                let Some(spec) = logbook.read(&self.name, &self.uid, head).await? else {
+                    return Ok(());
+                };
+                let mut end = Ledger::empty(crate::model::scope::Scope::default());
+                (end.index, end.time) = (spec.index, spec.time);
+                end.content_hash.clone_from(&spec.content_hash);
+                end.compliance = spec.compliance.state;
+                environments.set_head(&self.name, &self.uid, (end.index, end.time));
+                hub.with(|world, _| {
+                    world.log_is_blank(&self.name, &self.uid, Some(end), Cause::HistoryLost)
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The number of the newest entry. The status' word for it is a hint; it holds if there is that one and no next.
+    async fn find_head(&mut self) -> Result<Option<i64>, LogError> {
+        let logbook = &self.recorder.logbook;
+        if let Some(hint) = self.head_hint.take() {
+            let there = logbook
+                .read_anew(&self.name, &self.uid, hint)
+                .await?
+                .is_some();
+            if there
+                && logbook
+                    .read_anew(&self.name, &self.uid, hint + 1)
+                    .await?
+                    .is_none()
+            {
+                return Ok(Some(hint));
+            }
+        }
+        let lines = logbook.lines(&self.name, Some(&self.uid)).await?;
+        Ok(lines
+            .iter()
+            .filter(|line| !line.chunk)
+            .map(|line| line.index)
+            .max())
+    }
+
+    /// The state after the entry `head`: the nearest checkpoint, and the entries since.
+    async fn replay(&self, head: i64) -> Result<Result<Ledger, String>, LogError> {
+        let logbook = &self.recorder.logbook;
+        let mut since = vec![];
+        let mut index = head;
+        let base = loop {
+            let Some(spec) = logbook.read(&self.name, &self.uid, index).await? else {
+                return Ok(Err(format!(
+                    "snapshot {} is missing",
+                    logbook::name(&self.name, index)
+                )));
+            };
+            if spec.checkpoint.is_some() {
+                break index;
+            }
+            since.push(spec);
+            index -= 1;
+        };
+        let Some((spec, data)) = logbook.checkpoint(&self.name, base).await? else {
+            return Ok(Err(format!(
+                "the checkpoint of snapshot {} is missing",
+                logbook::name(&self.name, base)
+            )));
+        };
+        Ok(self.recorder.hub.with(|world, _| {
+            let fleet = world.fleet_mut();
+            let mut ledger =
+                Ledger::restore(&spec, &data, fleet).map_err(|error| error.to_string())?;
+            for spec in since.iter().rev() {
+                ledger
+                    .apply(spec, self.rollout, fleet)
+                    .map_err(|error| error.to_string())?;
+            }
+            Ok(ledger)
+        }))
+    }
+
+    /// The status as it should be. `None` while the environment is not known any more.
+    fn wanted_status(&self, frozen: Option<&(&'static str, String)>) -> Option<EnvironmentStatus> {
+        let picture = self
+            .recorder
+            .hub
+            .with(|world, _| world.picture(&self.name))?;
+        let generation = self
+            .recorder
+            .environments
+            .get(&self.name)
+            .map(|known| known.generation)
+            .or(self.generation);
+        let now = Timestamp::now();
+        let mut status = EnvironmentStatus {
+            observed_generation: generation,
+            ..self.status.clone()
+        };
+        if let Some((index, time)) = picture.head {
+            let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+            status.head = Some(Head {
+                index,
+                name: logbook::name(&self.name, index),
+                time,
+            });
+            status.artifacts = Some(picture.totals.artifacts);
+            status.instances = Some(picture.totals.instances);
+            status.unidentified = Some(count(picture.unidentified));
+            status.compliance = Some("Unknown".to_owned());
+        }
+        let ready = match frozen {
+            Some((reason, why)) => Statement {
+                type_: READY,
+                status: Some(false),
+                reason,
+                message: format!("Nothing is recorded until this heals: {why}"),
+            },
+            None => Statement {
+                type_: READY,
+                status: Some(true),
+                reason: "Recording",
+                message: match picture.unidentified {
+                    0 => "What runs is known and recorded.".to_owned(),
+                    count => format!(
+                        "What runs is known and recorded, but for {count} containers whose image has no digest yet."
+                    ),
+                },
+            },
+        };
+        condition::set(&mut status.conditions, &ready, generation, now);
+        let moments = self
+            .frozen_since
+            .is_some_and(|since| since.elapsed() < Duration::from_secs(120));
+        if frozen.is_some() && moments {
+            let healing = Statement {
+                type_: RECONCILING,
+                status: Some(true),
+                reason: "Healing",
+                message: String::new(),
+            };
+            condition::set(&mut status.conditions, &healing, generation, now);
+        } else {
+            condition::remove(&mut status.conditions, RECONCILING);
+        }
+        Some(status)
+    }
+
+    /// Writes the status if it says something new, and not too often.
+    async fn report(&mut self, frozen: Option<(&'static str, String)>) {
+        self.recorder.metrics.frozen(&self.name, frozen.is_some());
+        match (&frozen, self.frozen_since) {
+            (Some(_), None) => self.frozen_since = Some(Instant::now()),
+            (None, Some(_)) => self.frozen_since = None,
+            _ => {}
+        }
+        let Some(status) = self.wanted_status(frozen.as_ref()) else {
+            return;
+        };
+        if status == self.status || Instant::now() < self.status_due {
+            return;
+        }
+        let api: Api<Environment> = Api::all(self.recorder.client.clone());
+        let patch = json!({
+            "apiVersion": "shipbell.dev/v1alpha1", "kind": "Environment",
+            "metadata": {"name": self.name, "uid": self.uid}, "status": status,
+        });
+        let params = PatchParams::apply("shipbell").force();
+        let limit = Instant::now() + Duration::from_secs(15);
+        match timeout_at(
+            limit,
+            api.patch_status(&self.name, &params, &Patch::Apply(patch)),
+        )
+        .await
+        {
+            Ok(Ok(_)) => self.status = status,
+            Ok(Err(kube::Error::Api(gone))) if gone.code == 404 || gone.code == 409 => {}
+            Ok(Err(error)) => {
+                warn!(environment = self.name, %error, "can't write the environment's status")
+            }
+            Err(_) => warn!(
+                environment = self.name,
+                "no answer when writing the environment's status"
+            ),
+        }
+        self.status_due = Instant::now() + STATUS_INTERVAL;
+    }
+}
