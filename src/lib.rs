@@ -7,9 +7,12 @@
 
 pub mod api;
 pub mod environments;
+pub mod flags;
 pub mod hub;
 pub mod logbook;
 pub mod metrics;
 pub mod model;
 pub mod record;
+pub mod run;
+pub mod serve;
 pub mod watch;

@@ -1,7 +1,22 @@
 //! The `shipbell` binary.
 
-fn main() {
-    for (_, crd) in shipbell::api::definitions() {
-        println!("{}", crd.spec.names.kind);
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use shipbell::flags::{Command, Flags};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let Flags {
+        command: Command::Run(flags),
+    } = Flags::parse();
+    // One provider of cryptography, chosen before anything can ask for another.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match shipbell::run::run(*flags).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("shipbell: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -1,0 +1,205 @@
+//! Carries the next message of one environment to one destination: finds it in the log, sends it, says what came of it.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::{
+    api::{EnvironmentSnapshotSpec, setting::Cursor},
+    logbook::{self, LogError, Logbook},
+    model::{
+        destination::{Destination, Kind},
+        event,
+        outbox::{DIGEST_AFTER, DIGEST_MAX, Item, Wish, next_item},
+        payload::{self, Installation},
+        slack,
+    },
+    send::{Courier, Outgoing, Receipt},
+};
+
+/// What is carried, and where.
+#[derive(Clone)]
+pub struct Load {
+    /// The log.
+    pub logbook: Logbook,
+    /// The outbound client.
+    pub courier: Courier,
+    /// What each payload says of the installation.
+    pub installation: Arc<Installation>,
+    /// What the setting asks for.
+    pub wish: Wish,
+    /// Where it wants it.
+    pub destination: Destination,
+    /// How far it has got.
+    pub cursor: Cursor,
+    /// The number of the environment's newest snapshot.
+    pub head: i64,
+    /// Events that are older are given up: an attempt made since has failed.
+    pub expired_before: Option<Timestamp>,
+}
+
+/// A stretch of the log that is not sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// The first snapshot.
+    pub from: i64,
+    /// The last one.
+    pub to: i64,
+    /// How many events; -1 when the log no longer tells.
+    pub count: i64,
+    /// Why.
+    pub reason: &'static str,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Where the cursor stands: after what was passed over, before what was sent.
+    pub cursor: Cursor,
+    /// What was not sent, and why.
+    pub skipped: Vec<Skipped>,
+    /// What was sent, if there was anything.
+    pub sent: Result<Option<Sent>, LogError>,
+}
+
+/// A message that was sent.
+#[derive(Debug)]
+pub struct Sent {
+    /// Where the cursor stands when it is delivered.
+    pub after: Cursor,
+    /// How many events it told.
+    pub events: usize,
+    /// The id of the first of them.
+    pub id: String,
+    /// The name of the snapshot that it comes from.
+    pub snapshot: String,
+    /// The answer.
+    pub receipt: Receipt,
+}
+
+impl Load {
+    /// Finds the next message and sends it.
+    pub async fn carry(mut self) -> Outcome {
+        let mut skipped = vec![];
+        let sent = match self.find(&mut skipped).await {
+            Ok(Some((snapshot, item))) => self.send(&snapshot, item).await.map(Some),
+            Ok(None) => Ok(None),
+            Err(error) => Err(error),
+        };
+        Outcome { cursor: self.cursor, skipped, sent }
+    }
+
+    async fn read(&self, index: i64) -> Result<Option<Arc<EnvironmentSnapshotSpec>>, LogError> {
+        self.logbook.read(&self.cursor.environment, &self.cursor.environment_uid, index).await
+    }
+
+    /// The next thing to send; the cursor is moved over what is not asked for.
+    async fn find(&mut self, skipped: &mut Vec<Skipped>) -> Result<Option<(Arc<EnvironmentSnapshotSpec>, Item)>, LogError> {
+        while self.cursor.index < self.head {
+            let index = self.cursor.index + 1;
+            let Some(snapshot) = self.read(index).await? else {
+                self.pass_hole(index, skipped).await?;
+                continue;
+            };
+            let done = usize::try_from(self.cursor.ordinal).unwrap_or(0);
+            let wanted = self.wish.count(&snapshot, done);
+            if wanted > 0 && self.expired_before.is_some_and(|limit| snapshot.time < limit) {
+                skip(skipped, index, i64::try_from(wanted).unwrap_or(i64::MAX));
+            } else if let Some(item) = next_item(&self.wish, &snapshot, done) {
+                return Ok(Some((snapshot, item)));
+            }
+            (self.cursor.index, self.cursor.ordinal) = (index, 0);
+        }
+        Ok(None)
+    }
+
+    /// Entries that were still to be passed are gone from the log.
+    async fn pass_hole(&mut self, index: i64, skipped: &mut Vec<Skipped>) -> Result<(), LogError> {
+        let lines = self.logbook.lines(&self.cursor.environment, Some(&self.cursor.environment_uid)).await?;
+        let next = lines.iter().filter(|line| !line.chunk).map(|line| line.index).find(|there| *there >= index);
+        let to = next.map_or(self.head, |next| next - 1);
+        if to >= index {
+            skipped.push(Skipped { from: index, to, count: -1, reason: "HistoryTruncated" });
+        }
+        (self.cursor.index, self.cursor.ordinal) = (to.max(self.cursor.index), 0);
+        Ok(())
+    }
+
+    async fn send(&self, snapshot: &EnvironmentSnapshotSpec, item: Item) -> Result<Sent, LogError> {
+        let first = item.events[0];
+        let id = event::id(snapshot, first);
+        let (body, plain, events, after) = match self.wish.kind {
+            Kind::Webhook => {
+                let body = payload::body(&self.installation, snapshot, &snapshot.events[first]);
+                (body, None, item.events.len(), self.after(snapshot, item.done))
+            }
+            Kind::Slack => {
+                let (message, events, after) = self.message(snapshot, item).await?;
+                (message.to_body(), Some(slack::plain(&message)), events, after)
+            }
+        };
+        let outgoing = |body: Vec<u8>| Outgoing { id: id.clone(), body: body.into(), timestamp: Timestamp::now() };
+        let mut receipt = self.courier.deliver(&self.destination, &outgoing(body)).await;
+        if let Some(plain) = plain.filter(|_| receipt.verdict.is_payload_problem()) {
+            receipt = self.courier.deliver(&self.destination, &outgoing(plain)).await;
+        }
+        let snapshot = logbook::name(&snapshot.environment, snapshot.index);
+        Ok(Sent { after, events, id, snapshot, receipt })
+    }
+
+    /// The cursor when so many events of a snapshot are done.
+    fn after(&self, snapshot: &EnvironmentSnapshotSpec, done: usize) -> Cursor {
+        let mut cursor = self.cursor.clone();
+        if done >= snapshot.events.len() {
+            (cursor.index, cursor.ordinal) = (snapshot.index, 0);
+        } else {
+            (cursor.index, cursor.ordinal) = (snapshot.index - 1, i64::try_from(done).unwrap_or(i64::MAX));
+        }
+        cursor
+    }
+
+    /// A message for Slack: a snapshot's; with the other parts of its cut; or, when many wait, a digest of them.
+    async fn message(&self, snapshot: &EnvironmentSnapshotSpec, item: Item) -> Result<(slack::Message, usize, Cursor), LogError> {
+        let links = self.installation.external_url.as_ref().and_then(|url| slack::Links::new(&format!("{url}/{}", self.installation.org)));
+        let origin = slack::Origin { cluster: &self.installation.cluster, links: links.as_ref() };
+        let first = &snapshot.events[item.events[0]];
+        if first.type_.is_of_environment() {
+            return Ok((slack::compliance(&origin, snapshot, first), 1, self.after(snapshot, item.done)));
+        }
+        let mut gathered: Vec<(Arc<EnvironmentSnapshotSpec>, Item)> = vec![(Arc::new(snapshot.clone()), item)];
+        let mut index = snapshot.index;
+        while index < self.head && gathered.len() < DIGEST_MAX {
+            let whole = gathered.last().is_some_and(|(snapshot, item)| item.done == snapshot.events.len());
+            index += 1;
+            let Some(next) = self.read(index).await?.filter(|_| whole) else { break };
+            match next_item(&self.wish, &next, 0) {
+                Some(item) if !next.events[item.events[0]].type_.is_of_environment() => gathered.push((next, item)),
+                Some(_) => break,
+                None => {}
+            }
+        }
+        let digest = gathered.len() > DIGEST_AFTER;
+        if !digest {
+            let cut = snapshot.cut.map(|cut| cut.first);
+            let same = |(other, _): &(Arc<EnvironmentSnapshotSpec>, Item)| other.index == snapshot.index || cut.is_some() && other.cut.map(|cut| cut.first) == cut;
+            let end = gathered.iter().position(|part| !same(part)).unwrap_or(gathered.len());
+            gathered.truncate(end);
+        }
+        let told: Vec<Vec<_>> = gathered.iter().map(|(snapshot, item)| item.events.iter().map(|at| &snapshot.events[*at]).collect()).collect();
+        let parts: Vec<_> = gathered.iter().zip(&told).map(|((snapshot, _), events)| slack::Part { snapshot, events }).collect();
+        let message = if digest { slack::digest(&origin, &parts) } else { slack::artifacts(&origin, &parts) };
+        let after = gathered.last().map_or_else(|| self.cursor.clone(), |(snapshot, item)| self.after(snapshot, item.done));
+        Ok((message, told.iter().map(Vec::len).sum(), after))
+    }
+}
+
+fn skip(skipped: &mut Vec<Skipped>, index: i64, count: i64) {
+    const REASON: &str = "RetryExpired";
+    match skipped.last_mut().filter(|last| last.reason == REASON) {
+        Some(last) => {
+            last.to = index;
+            last.count += count;
+        }
+        None => skipped.push(Skipped { from: index, to: index, count, reason: REASON }),
+    }
+}

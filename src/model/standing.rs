@@ -1,0 +1,155 @@
+//! What a setting's status says: conditions and columns, from the facts. Never a URL, never a body.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::outbox::Trouble;
+use crate::api::{
+    NotificationSettingStatus,
+    condition::{self, DELIVERED, READY, RECONCILING, STALLED, Statement},
+};
+
+/// So long something that is missing is expected to come by itself: a Secret is often applied a moment later.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Why a setting is not sound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unsound {
+    /// One word of a closed list.
+    pub reason: &'static str,
+    /// A sentence that says what mends it.
+    pub message: String,
+}
+
+impl Unsound {
+    /// A reason and what mends it.
+    pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+}
+
+/// What the conditions follow from.
+#[derive(Clone, Debug)]
+pub struct Facts<'a> {
+    /// The generation of the spec.
+    pub generation: Option<i64>,
+    /// Why the setting is not sound, and for how long it has not been.
+    pub unsound: Option<(&'a Unsound, Duration)>,
+    /// Why nothing is delivered.
+    pub trouble: Option<&'a Trouble>,
+    /// When the next attempt is made.
+    pub next_attempt: Option<Timestamp>,
+    /// Nothing is to be sent.
+    pub suspended: bool,
+    /// How many events wait.
+    pub pending: i64,
+    /// The clock.
+    pub now: Timestamp,
+}
+
+/// Brings conditions and columns up to date.
+pub fn tell(status: &mut NotificationSettingStatus, facts: &Facts<'_>) {
+    let ready = match facts.unsound {
+        Some((unsound, _)) => Statement { type_: READY, status: Some(false), reason: unsound.reason, message: unsound.message.clone() },
+        None => Statement {
+            type_: READY,
+            status: Some(true),
+            reason: "Sound",
+            message: "The destination and the environments are there and may be used.".to_owned(),
+        },
+    };
+    let delivered = delivered(status, facts);
+    condition::set(&mut status.conditions, &ready, facts.generation, facts.now);
+    condition::set(&mut status.conditions, &delivered, facts.generation, facts.now);
+    condition::remove(&mut status.conditions, STALLED);
+    if facts.unsound.is_some_and(|(_, since)| since < PATIENCE) {
+        let waits = Statement {
+            type_: RECONCILING,
+            status: Some(true),
+            reason: "Waiting",
+            message: "What is missing may be on its way.".to_owned(),
+        };
+        condition::set(&mut status.conditions, &waits, facts.generation, facts.now);
+    } else {
+        condition::remove(&mut status.conditions, RECONCILING);
+    }
+    status.observed_generation = facts.generation;
+    status.pending = Some(facts.pending);
+    status.next_attempt_time = facts.next_attempt.map(condition::whole_seconds);
+    let amiss = [&ready, &delivered].into_iter().find(|statement| statement.status == Some(false));
+    status.reason = amiss.map(|statement| statement.reason.to_owned());
+    status.message = amiss.map(|statement| statement.message.clone());
+}
+
+fn delivered(status: &NotificationSettingStatus, facts: &Facts<'_>) -> Statement {
+    let waiting = match facts.pending {
+        0 => String::new(),
+        1 => " 1 event waits.".to_owned(),
+        count => format!(" {count} events wait."),
+    };
+    let (status, reason, message) = match (facts.trouble, facts.suspended) {
+        (_, true) if facts.pending > 0 => {
+            (Some(false), "Suspended", format!("spec.suspend is true.{waiting} They are sent when it is set to false."))
+        }
+        (Some(trouble), false) => {
+            let next = if trouble.gone { " It is left alone until the Secret or the spec changes." } else { "" };
+            (Some(false), trouble.reason, format!("{}.{waiting}{next}", trouble.message.trim_end_matches('.')))
+        }
+        _ if facts.unsound.is_some() && facts.pending > 0 => {
+            (Some(false), "NotReady", format!("The setting is not ready.{waiting}"))
+        }
+        _ if status.last_delivery.is_none() => (None, "NothingSentYet", "There was nothing to send yet.".to_owned()),
+        _ => (Some(true), "UpToDate", "Nothing is overdue.".to_owned()),
+    };
+    Statement { type_: DELIVERED, status, reason, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(change: impl FnOnce(&mut Facts<'_>)) -> (String, String, NotificationSettingStatus) {
+        let mut facts = Facts {
+            generation: Some(2),
+            unsound: None,
+            trouble: None,
+            next_attempt: None,
+            suspended: false,
+            pending: 0,
+            now: Timestamp::from_second(100).unwrap(),
+        };
+        change(&mut facts);
+        let mut status = NotificationSettingStatus::default();
+        tell(&mut status, &facts);
+        let of = |type_| condition::find(&status.conditions, type_).map(|c| format!("{} {}", c.status, c.reason)).unwrap();
+        (of(READY), of(DELIVERED), status)
+    }
+
+    #[test]
+    fn a_new_setting_is_ready_and_has_sent_nothing_yet() {
+        let (ready, delivered, status) = told(|_| ());
+        assert_eq!((ready.as_str(), delivered.as_str()), ("True Sound", "Unknown NothingSentYet"));
+        assert_eq!(status.reason, None);
+        assert_eq!(status.observed_generation, Some(2));
+    }
+
+    #[test]
+    fn a_destination_in_trouble_is_not_delivered_but_the_setting_is_sound() {
+        let trouble = Trouble { reason: "ServerError", message: "the destination answered 503".to_owned(), held: false, gone: false };
+        let facts = (Some(&trouble), 3);
+        let (ready, delivered, status) = told(|f| (f.trouble, f.pending) = facts);
+        assert_eq!((ready.as_str(), delivered.as_str()), ("True Sound", "False ServerError"));
+        assert_eq!(status.message.as_deref(), Some("the destination answered 503. 3 events wait."));
+    }
+
+    #[test]
+    fn what_is_missing_may_come_for_two_minutes() {
+        let unsound = Unsound::new("SecretNotFound", "create it");
+        for (seconds, reconciling) in [(0, true), (119, true), (120, false)] {
+            let (ready, _, status) = told(|facts| facts.unsound = Some((&unsound, Duration::from_secs(seconds))));
+            assert_eq!(ready, "False SecretNotFound");
+            assert_eq!(condition::find(&status.conditions, RECONCILING).is_some(), reconciling, "{seconds} s");
+        }
+    }
+}

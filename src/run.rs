@@ -1,0 +1,253 @@
+//! The composition root: everything is made here and handed to what needs it.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context as _, bail};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{
+    Api, Client, Config,
+    api::{ListParams, ObjectMeta, PostParams},
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch as channel,
+    time::{interval, timeout},
+};
+use tracing::{error, info, warn};
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    api::{Environment, EnvironmentSpec, environment::Namespaces},
+    environments::Environments,
+    flags,
+    hub::Hub,
+    logbook::Logbook,
+    metrics::Metrics,
+    model::world::World,
+    record::Recorder,
+    serve::{self, Health},
+    watch,
+};
+
+/// Pods are compared with what we know of them this often.
+const SELF_CHECK: Duration = Duration::from_secs(300);
+/// Remembers that the default Environment was created once, so that a deleted one stays deleted.
+const MARKER: &str = "shipbell-default-environment";
+
+/// Runs the operator until it is told to stop.
+pub async fn run(flags: flags::Run) -> anyhow::Result<()> {
+    telemetry(&flags)?;
+    let config = Config::infer()
+        .await
+        .context("can't find a cluster: neither a service account nor a kubeconfig")?;
+    let namespace = flags
+        .namespace
+        .clone()
+        .unwrap_or_else(|| config.default_namespace.clone());
+    let client = Client::try_from(config).context("can't make a client for the cluster")?;
+    let version = timeout(Duration::from_secs(30), client.apiserver_version())
+        .await
+        .context("the API server doesn't answer")?;
+    let version = version.context("can't reach the API server")?;
+    let minor: u32 = version
+        .minor
+        .chars()
+        .take_while(char::is_ascii_digit)
+        .collect::<String>()
+        .parse()
+        .unwrap_or(0);
+    info!(
+        cluster = flags.cluster_name,
+        namespace,
+        kubernetes = version.git_version,
+        version = env!("CARGO_PKG_VERSION"),
+        "Shipbell starts"
+    );
+    check_installed(&client).await?;
+
+    let metrics = Arc::new(Metrics::new());
+    // From 1.35 on the server counts the generation of pods, so 1 means never edited.
+    let hub = Hub::new(World::new(minor >= 35));
+    let environments = Arc::new(Environments::default());
+    let logbook = Logbook::new(client.clone());
+    let (cursors_ready, cursors) = channel::channel(false);
+
+    let health = Health {
+        hub: hub.clone(),
+        environments: environments.clone(),
+        metrics: metrics.clone(),
+    };
+    let listener = serve::bind(flags.listen, "--listen").await?;
+
+    tokio::spawn(watch::follow(
+        client.clone(),
+        watch::PODS,
+        hub.clone(),
+        metrics.clone(),
+    ));
+    tokio::spawn(watch::follow(
+        client.clone(),
+        watch::DEPLOYMENTS,
+        hub.clone(),
+        metrics.clone(),
+    ));
+    tokio::spawn(watch::follow(
+        client.clone(),
+        watch::NAMESPACES,
+        hub.clone(),
+        metrics.clone(),
+    ));
+    tokio::spawn(watch::check(
+        client.clone(),
+        hub.clone(),
+        metrics.clone(),
+        SELF_CHECK,
+    ));
+    tokio::spawn(tick(hub.clone()));
+    let recorder = Recorder {
+        client: client.clone(),
+        hub: hub.clone(),
+        logbook: logbook.clone(),
+        environments: environments.clone(),
+        metrics: metrics.clone(),
+        namespace: namespace.clone(),
+        cursors_ready: cursors,
+        bucket: Arc::default(),
+    };
+    tokio::spawn(recorder.run());
+    if flags.default_environment {
+        tokio::spawn(default_environment(
+            client.clone(),
+            environments.clone(),
+            flags.cluster_name.clone(),
+            namespace.clone(),
+        ));
+    }
+    cursors_ready.send_replace(true);
+
+    let app = serve::health(health);
+    let server = axum::serve(listener, app);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        result = server.into_future() => result.context("the health port failed")?,
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    info!("Shipbell stops");
+    Ok(())
+}
+
+fn telemetry(flags: &flags::Run) -> anyhow::Result<()> {
+    let filter =
+        EnvFilter::try_new(&flags.log).with_context(|| format!("--log {:?}", flags.log))?;
+    // The client writes whole bodies at this place, which may hold a Secret.
+    let filter = filter.add_directive("kube_client::client=off".parse()?);
+    let layer = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if flags.log_format == "json" {
+        layer.json().init()
+    } else {
+        layer.with_ansi(false).init()
+    }
+    Ok(())
+}
+
+async fn tick(hub: Arc<Hub>) {
+    let mut every = interval(Duration::from_secs(10));
+    loop {
+        every.tick().await;
+        hub.with(World::tick);
+    }
+}
+
+/// Without its kinds the operator could do nothing but fail, again and again, in places that don't say why.
+async fn check_installed(client: &Client) -> anyhow::Result<()> {
+    let api: Api<Environment> = Api::all(client.clone());
+    match timeout(
+        Duration::from_secs(30),
+        api.list_metadata(&ListParams::default().limit(1)),
+    )
+    .await?
+    {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => {
+            bail!(
+                "the kinds of shipbell.dev are not installed: kubectl apply --server-side -f crds/, or the chart with crds.enabled=true"
+            )
+        }
+        Err(kube::Error::Api(status)) if status.code == 403 => {
+            bail!(
+                "the operator may not list environments.shipbell.dev: its ClusterRole is missing or not bound ({})",
+                status.message
+            )
+        }
+        Err(error) => Err(error).context("can't list environments.shipbell.dev"),
+    }
+}
+
+/// Creates the default Environment if there is none, once in the life of an installation.
+async fn default_environment(
+    client: Client,
+    environments: Arc<Environments>,
+    cluster: String,
+    namespace: String,
+) {
+    environments.wait_listed().await;
+    if !environments.all().is_empty() {
+        return;
+    }
+    if let Err(error) = create_default_environment(&client, &cluster, &namespace).await {
+        error!(%error, "can't create the default Environment; create one, or start with --default-environment=false");
+    }
+}
+
+async fn create_default_environment(
+    client: &Client,
+    cluster: &str,
+    namespace: &str,
+) -> kube::Result<()> {
+    let markers: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    if markers.get_opt(MARKER).await?.is_some() {
+        info!(
+            "there is no Environment, and the default one was created once before; not creating it again"
+        );
+        return Ok(());
+    }
+    let api: Api<Environment> = Api::all(client.clone());
+    let exclude = Some(vec!["kube-*".to_owned(), namespace.to_owned()]);
+    let spec = EnvironmentSpec {
+        namespaces: Some(Namespaces {
+            include: None,
+            exclude,
+        }),
+        ..EnvironmentSpec::default()
+    };
+    match api
+        .create(&PostParams::default(), &Environment::new(cluster, spec))
+        .await
+    {
+        Ok(_) => info!(environment = cluster, "created the default Environment"),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => {}
+        Err(error) => return Err(error),
+    }
+    let data = [("environment".to_owned(), cluster.to_owned())].into();
+    let metadata = ObjectMeta {
+        name: Some(MARKER.to_owned()),
+        ..ObjectMeta::default()
+    };
+    let marker = ConfigMap {
+        metadata,
+        data: Some(data),
+        ..ConfigMap::default()
+    };
+    match markers.create(&PostParams::default(), &marker).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        Err(error) => {
+            warn!(%error, "can't remember that the default Environment was created");
+            Ok(())
+        }
+    }
+}
