@@ -1,0 +1,186 @@
+//! Follows the settings: one task each, so that none waits for another.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures::{TryStreamExt as _, pin_mut};
+use kube::{
+    Api, Client, ResourceExt as _,
+    core::DeserializeGuard,
+    runtime::{
+        WatchStreamExt as _,
+        events::Recorder as Events,
+        watcher::{self, watcher},
+    },
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::{
+    api::{NotificationSetting, setting::Cursor},
+    desk::Desk,
+    destination::Names,
+    environments::Environments,
+    hub::{Hub, lock},
+    logbook::Logbook,
+    metrics::Metrics,
+    model::payload::Installation,
+    send::Courier,
+};
+
+/// The first cursors are waited for so long: an API server that doesn't take them must not stop the log for ever.
+const CURSORS: Duration = Duration::from_secs(10);
+
+/// What dispatching needs.
+pub struct Dispatcher {
+    /// For the settings, their status and their Secrets.
+    pub client: Client,
+    /// The clock.
+    pub hub: Arc<Hub>,
+    /// The log.
+    pub logbook: Logbook,
+    /// The environments, and where their logs end.
+    pub environments: Arc<Environments>,
+    /// The outbound client.
+    pub courier: Courier,
+    /// What each payload says of the installation.
+    pub installation: Arc<Installation>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Kubernetes Events.
+    pub events: Events,
+    /// Names that advice needs.
+    pub names: Names,
+    /// How far every setting has got, for pruning.
+    pub passed: Arc<Passed>,
+}
+
+/// How far the settings have got, as their status says.
+#[derive(Debug, Default)]
+pub struct Passed {
+    /// By the UID of the setting.
+    cursors: Mutex<BTreeMap<String, Vec<Cursor>>>,
+    complete: Mutex<bool>,
+}
+
+impl Passed {
+    pub(crate) fn put(&self, setting: &str, cursors: Vec<Cursor>) {
+        lock(&self.cursors).insert(setting.to_owned(), cursors);
+    }
+
+    pub(crate) fn remove(&self, setting: &str) {
+        lock(&self.cursors).remove(setting);
+    }
+
+    pub(crate) fn set_complete(&self) {
+        *lock(&self.complete) = true;
+    }
+
+    /// The least that all settings have passed of an environment's log; `Err` while not all of them are known.
+    pub fn least(&self, environment_uid: &str) -> Result<Option<i64>, ()> {
+        if !*lock(&self.complete) {
+            return Err(());
+        }
+        let all = lock(&self.cursors);
+        let of = all.values().flatten().filter(|cursor| cursor.environment_uid == environment_uid);
+        Ok(of.map(|cursor| cursor.index).min())
+    }
+}
+
+struct Seat {
+    setting: watch::Sender<NotificationSetting>,
+    stop: CancellationToken,
+}
+
+impl Dispatcher {
+    /// Follows the settings for ever. `cursors_ready` is set when those that exist at start have their cursors.
+    pub async fn run(self, cursors_ready: watch::Sender<bool>) {
+        let this = Arc::new(self);
+        this.environments.wait_listed().await;
+        let api: Api<DeserializeGuard<NotificationSetting>> = Api::all(this.client.clone());
+        let stream = watcher(api, watcher::Config::default()).default_backoff();
+        pin_mut!(stream);
+        let mut seats: BTreeMap<String, Seat> = BTreeMap::new();
+        let mut listed: Option<BTreeSet<String>> = None;
+        let (placed, placed_all) = mpsc::channel::<()>(1);
+        let mut first = Some((placed, placed_all, cursors_ready));
+        loop {
+            match stream.try_next().await {
+                Ok(None) => return,
+                Err(error) => warn!(%error, "can't follow the settings; trying again"),
+                Ok(Some(watcher::Event::Init)) => listed = Some(BTreeSet::new()),
+                Ok(Some(watcher::Event::InitApply(guarded))) => {
+                    if let Some(listed) = &mut listed {
+                        listed.extend(guarded.uid());
+                    }
+                    let placed = first.as_ref().map(|(placed, ..)| placed.clone());
+                    this.seen(guarded, &mut seats, placed);
+                }
+                Ok(Some(watcher::Event::Apply(guarded))) => this.seen(guarded, &mut seats, None),
+                Ok(Some(watcher::Event::Delete(guarded))) => {
+                    if let Some(uid) = guarded.uid() {
+                        this.gone(&uid, &mut seats);
+                    }
+                }
+                Ok(Some(watcher::Event::InitDone)) => {
+                    let there = listed.take().unwrap_or_default();
+                    let gone: Vec<_> = seats.keys().filter(|uid| !there.contains(*uid)).cloned().collect();
+                    for uid in gone {
+                        this.gone(&uid, &mut seats);
+                    }
+                    if let Some((placed, mut placed_all, cursors_ready)) = first.take() {
+                        drop(placed);
+                        let passed = this.passed.clone();
+                        tokio::spawn(async move {
+                            // Each setting drops its end when its cursors are written.
+                            let _ = timeout(CURSORS, placed_all.recv()).await;
+                            cursors_ready.send_replace(true);
+                            passed.set_complete();
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    fn seen(self: &Arc<Self>, guarded: DeserializeGuard<NotificationSetting>, seats: &mut BTreeMap<String, Seat>, placed: Option<mpsc::Sender<()>>) {
+        let name = format!("{}/{}", guarded.namespace().unwrap_or_default(), guarded.name_any());
+        let setting = match guarded.0 {
+            Ok(setting) => setting,
+            Err(invalid) => {
+                warn!(setting = name, error = invalid.error, "the setting can't be read; its last good state is kept");
+                return;
+            }
+        };
+        let Some(uid) = setting.uid() else { return };
+        if let Some(seat) = seats.get(&uid) {
+            seat.setting.send_replace(setting);
+            return;
+        }
+        let stop = CancellationToken::new();
+        let (sender, receiver) = watch::channel(setting);
+        seats.insert(uid.clone(), Seat { setting: sender, stop: stop.clone() });
+        let desk = Desk::new(self.clone(), receiver, placed);
+        let passed = self.passed.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = desk.run() => {}
+                () = stop.cancelled() => passed.remove(&uid),
+            }
+        });
+    }
+
+    fn gone(&self, uid: &str, seats: &mut BTreeMap<String, Seat>) {
+        if let Some(seat) = seats.remove(uid) {
+            seat.stop.cancel();
+        }
+        self.passed.remove(uid);
+    }
+}
