@@ -44,7 +44,7 @@ const CONTROLLERS: [&str; 10] = [
 ];
 
 /// Who asked what, without bodies: enough to count calls and to prove the RBAC minimal.
-const AUDIT_POLICY: &str = "{apiVersion: audit.k8s.io/v1, kind: Policy, omitStages: [RequestReceived], rules: [{level: Metadata}]}";
+const AUDIT_POLICY: &str = r#"{"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"], "rules": [{"level": "Metadata"}]}"#;
 
 /// A reserved port makes a clash unlikely, not impossible.
 const ATTEMPTS: u32 = 3;
@@ -166,7 +166,7 @@ impl Plane {
             });
             plane.write_kubeconfig(name, &user)?;
         }
-        fs::write(plane.path("audit-policy.yaml"), AUDIT_POLICY)?;
+        fs::write(plane.path("audit-policy.json"), AUDIT_POLICY)?;
         Ok(plane)
     }
 
@@ -233,7 +233,7 @@ impl Plane {
             "--profiling=false".to_owned(),
         ];
         if self.options.audit {
-            args.push(format!("--audit-policy-file={}", file("audit-policy.yaml")));
+            args.push(format!("--audit-policy-file={}", file("audit-policy.json")));
             args.push(format!("--audit-log-path={}", file("audit.jsonl")));
         }
         args.extend(self.options.apiserver_args.iter().cloned());

@@ -1,7 +1,7 @@
 //! Waiting without bare sleeps: for what must come, and for what must not.
 
-use anyhow::{Result, bail};
-use std::{fmt::Debug, time::Duration};
+use anyhow::{Error, Result, bail};
+use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
 const POLL: Duration = Duration::from_millis(50);
@@ -46,11 +46,11 @@ impl<T> Seen for Option<T> {
     }
 }
 
-impl<S: Seen, E: Debug> Seen for Result<S, E> {
+impl<S: Seen, E: Into<Error>> Seen for Result<S, E> {
     type Value = S::Value;
 
     fn seen(self) -> Result<S::Value, String> {
-        self.map_err(|error| format!("{error:?}"))
+        self.map_err(|error| format!("{:#}", error.into()))
             .and_then(Seen::seen)
     }
 }
