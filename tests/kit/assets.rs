@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use std::{
     env,
     fmt::Write as _,
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
@@ -74,7 +74,13 @@ pub fn find() -> Result<Assets> {
     let mut looked = Vec::new();
     match in_environment(|name| env::var_os(name).map(PathBuf::from)) {
         Ok(assets) => return Ok(assets),
-        Err(miss) => looked.push(miss),
+        Err(miss) => {
+            // Not silently: whoever set them thinks that they count.
+            if miss.contains("incomplete") {
+                eprintln!("kube-assets: {miss}");
+            }
+            looked.push(miss);
+        }
     }
     let module = module();
     let flags = build_flags();
@@ -92,9 +98,6 @@ pub fn find() -> Result<Assets> {
     }
     match go.as_deref().map(|go| (go, fit(go))) {
         Some((go, true)) => {
-            for miss in looked.iter().filter(|miss| miss.contains("incomplete")) {
-                eprintln!("kube-assets: {miss}");
-            }
             let directory = build(
                 &cache()?.join("kube"),
                 &recipe,
@@ -209,7 +212,10 @@ fn build(
     let target = root.join(&key);
     let lock = File::create(root.join(format!("{key}.lock")))?;
     let mut ticker = Ticker::new("waiting for another run's build");
-    while lock.try_lock().is_err() {
+    while let Err(error) = lock.try_lock() {
+        if let TryLockError::Error(error) = error {
+            return Err(error).context("the cache directory's file system has no locks");
+        }
         ticker.tick();
         thread::sleep(Duration::from_millis(200));
     }
@@ -499,6 +505,12 @@ mod tests {
         .unwrap_err();
         assert!(error.to_string().contains("out of cheese"), "{error:#}");
         assert!(!root.path().join(key("ours", "go")).exists());
+    }
+
+    #[test]
+    fn the_version_is_the_one_the_go_module_pins() {
+        let pins = fs::read_to_string(module().join("go.mod")).unwrap();
+        assert!(pins.contains(&format!("k8s.io/kubernetes {KUBERNETES_VERSION}")));
     }
 
     #[test]

@@ -180,13 +180,19 @@ pub fn runtime() -> &'static Runtime {
     })
 }
 
-/// The cluster all tests of this binary share. Panics when there is no plane to be had.
+/// The cluster all tests of this binary share, with an audit log. Panics when there is no plane to be had.
 pub fn shared() -> &'static Cluster {
-    static SHARED: OnceLock<Cluster> = OnceLock::new();
-    SHARED.get_or_init(|| {
-        let started = runtime().block_on(Cluster::start(PlaneOptions::default()));
-        started.unwrap_or_else(|error| panic!("{error:#}"))
-    })
+    // A failure is kept too: not every test has to wait for its own.
+    static SHARED: OnceLock<Result<Cluster, String>> = OnceLock::new();
+    let started = SHARED.get_or_init(|| {
+        let options = PlaneOptions {
+            audit: true,
+            ..PlaneOptions::default()
+        };
+        let started = runtime().block_on(Cluster::start(options));
+        started.map_err(|error| format!("{error:#}"))
+    });
+    started.as_ref().unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Runs a test on the shared cluster, on the runtime that outlives it; panics on an error.

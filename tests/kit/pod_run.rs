@@ -535,3 +535,152 @@ fn pod_address(uid: &str) -> String {
     let byte = |at: usize| u8::from_str_radix(&hash[at..at + 2], 16).unwrap_or_default();
     format!("10.2.{}.{}", byte(0), byte(2))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    /// A pod and its run, driven by hand; times are milliseconds.
+    struct Fixture {
+        pod: Value,
+        run: PodRun,
+        registry: Registry,
+    }
+
+    impl Fixture {
+        fn new(spec: &Value) -> Self {
+            Fixture {
+                pod: json!({"metadata": {"uid": "u", "name": "p"}, "spec": spec}),
+                run: PodRun::default(),
+                registry: Registry::default(),
+            }
+        }
+
+        fn delete(&mut self, grace: i64) {
+            self.pod["metadata"]["deletionTimestamp"] = "1970-01-01T00:00:00Z".into();
+            self.pod["metadata"]["deletionGracePeriodSeconds"] = grace.into();
+        }
+
+        fn step(&mut self, at: i64) -> Turn {
+            let pod = serde_json::from_value(self.pod.clone()).unwrap();
+            self.run.step(
+                &pod,
+                &self.registry,
+                Timestamp::from_millisecond(at).unwrap(),
+            )
+        }
+
+        /// The phase and each container's state in a word.
+        fn seen(&mut self, at: i64) -> String {
+            let status = self.step(at).status;
+            let all = [status.init_container_statuses, status.container_statuses];
+            let words = all.into_iter().flatten().flatten().map(|container| {
+                let state = container.state.unwrap();
+                let word = match (state.waiting, state.terminated) {
+                    (Some(waiting), _) => waiting.reason.unwrap(),
+                    (_, Some(ended)) => ended.exit_code.to_string(),
+                    _ => "runs".to_owned(),
+                };
+                format!("{}={word}", container.name)
+            });
+            [status.phase.unwrap()]
+                .into_iter()
+                .chain(words)
+                .collect::<Vec<_>>()
+                .join(" ")
+        }
+    }
+
+    fn images(image: Image) -> Registry {
+        let registry = Registry::default();
+        registry.set("special", image);
+        registry
+    }
+
+    #[test]
+    fn a_sidecar_starts_before_and_ends_after_the_main_container() {
+        let mut pod = Fixture::new(&json!({
+            "restartPolicy": "Never",
+            "initContainers": [{"name": "side", "image": "s", "restartPolicy": "Always"}, {"name": "init", "image": "special"}],
+            "containers": [{"name": "main", "image": "special"}],
+        }));
+        pod.registry = images(Image {
+            exits_after: Some(Duration::from_secs(1)),
+            ..Image::default()
+        });
+        assert_eq!(
+            pod.seen(0),
+            "Pending side=runs init=runs main=PodInitializing"
+        );
+        assert_eq!(pod.seen(1000), "Running side=runs init=0 main=runs");
+        assert_eq!(pod.seen(2000), "Succeeded side=runs init=0 main=0");
+        assert_eq!(pod.seen(2000), "Succeeded side=0 init=0 main=0");
+    }
+
+    #[test]
+    fn a_failing_init_container_fails_a_pod_that_never_restarts() {
+        let mut pod = Fixture::new(&json!({
+            "restartPolicy": "Never",
+            "initContainers": [{"name": "init", "image": "special"}],
+            "containers": [{"name": "main", "image": "m"}],
+        }));
+        pod.registry = images(Image {
+            exits_after: Some(Duration::ZERO),
+            exit_code: 7,
+            ..Image::default()
+        });
+        assert_eq!(pod.seen(0), "Failed init=7 main=PodInitializing");
+    }
+
+    #[test]
+    fn a_container_that_outstays_its_grace_period_is_killed() {
+        let mut pod = Fixture::new(&json!({"containers": [{"name": "main", "image": "special"}]}));
+        pod.registry = images(Image {
+            stops_after: Duration::from_secs(9),
+            ..Image::default()
+        });
+        assert_eq!(pod.seen(0), "Running main=runs");
+        pod.delete(5);
+        assert!(!pod.step(1000).gone);
+        assert_eq!(pod.seen(5999), "Running main=runs");
+        assert_eq!(pod.seen(6000), "Failed main=137");
+        assert!(pod.step(6000).gone);
+    }
+
+    #[test]
+    fn a_pod_that_never_started_is_gone_at_once() {
+        let mut pod = Fixture::new(&json!({"containers": [{"name": "main", "image": "special"}]}));
+        pod.registry = images(Image {
+            starts_after: Duration::from_secs(9),
+            ..Image::default()
+        });
+        assert_eq!(pod.seen(0), "Pending main=ContainerCreating");
+        pod.delete(30);
+        assert!(pod.step(1).gone);
+    }
+
+    #[test]
+    fn the_time_of_a_condition_moves_with_its_status_alone() {
+        let mut pod = Fixture::new(&json!({"containers": [{"name": "main", "image": "special"}]}));
+        pod.registry = images(Image {
+            starts_after: Duration::from_secs(2),
+            ..Image::default()
+        });
+        let mut ready = |at: i64| {
+            let conditions = pod.step(at).status.conditions.unwrap();
+            let ready = conditions
+                .into_iter()
+                .find(|condition| condition.type_ == "Ready")
+                .unwrap();
+            (
+                ready.status,
+                ready.last_transition_time.unwrap().0.as_millisecond(),
+            )
+        };
+        assert_eq!(ready(0), ("False".to_owned(), 0));
+        assert_eq!(ready(1000), ("False".to_owned(), 0));
+        assert_eq!(ready(2000), ("True".to_owned(), 2000));
+        assert_eq!(ready(3000), ("True".to_owned(), 2000));
+    }
+}

@@ -8,7 +8,6 @@ use anyhow::{Context, Result, bail};
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{LazyLock, mpsc},
@@ -126,7 +125,9 @@ fn on_the_lasting_thread(command: Command) -> io::Result<Child> {
     answered.recv().map_err(|_| gone())?
 }
 
+#[cfg(target_os = "linux")]
 fn die_with_parent(command: &mut Command) -> &mut Command {
+    use std::os::unix::process::CommandExt;
     // SAFETY: between fork and exec only async-signal-safe calls are allowed. The closure makes one system
     // call, prctl, which allocates nothing and takes no lock.
     #[allow(unsafe_code)]
@@ -138,6 +139,12 @@ fn die_with_parent(command: &mut Command) -> &mut Command {
             },
         )
     }
+}
+
+/// Elsewhere a test that is killed leaves its children behind.
+#[cfg(not(target_os = "linux"))]
+fn die_with_parent(command: &mut Command) -> &mut Command {
+    command
 }
 
 /// A directory under the system's temporary one that goes when dropped, or else when a later run starts.

@@ -9,7 +9,8 @@ use k8s_openapi::api::{
     core::v1::{ContainerStatus, Pod},
 };
 use kit::{
-    Answer, Cluster, Image, PlaneOptions, Receiver, apply, bare_pod,
+    Answer, Cluster, FakeKubelet, Image, Operator, OperatorOptions, PlaneOptions, Receiver, apply,
+    bare_pod,
     cluster::{PATIENCE, runtime},
     daemon_set, deployment, eventually, job, stateful_set, stays, story,
 };
@@ -623,6 +624,19 @@ fn an_api_server_that_was_killed_comes_back_with_its_data_and_the_node_goes_on()
             assert!(matches!(answer, Err(kube::Error::Api(status)) if status.is_forbidden()));
             cluster.scale(&ns, "web", 2).await?;
             cluster.rolled_out(&ns, "web").await?;
+            let registry = cluster.kubelet.registry().clone();
+            let second = FakeKubelet::start_with(cluster.client(), "node-2", registry).await?;
+            apply(
+                &cluster.client(),
+                daemon_set(&ns, "agent", "registry.example/agent:v1"),
+            )
+            .await?;
+            cluster
+                .pods_when(&ns, "agent", "a pod on each of two nodes", |pods| {
+                    pods.len() == 2 && pods.iter().flat_map(statuses).filter(runs).count() == 2
+                })
+                .await?;
+            drop(second);
             cluster.plane.compact_etcd().await?;
             let audit = std::fs::read_to_string(cluster.plane.audit_log())?;
             assert!(
@@ -638,6 +652,61 @@ fn an_api_server_that_was_killed_comes_back_with_its_data_and_the_node_goes_on()
             Ok::<_, anyhow::Error>(())
         })
         .unwrap();
+}
+
+/// A stand-in for the operator: a shell that says something and obeys SIGTERM.
+fn stand_in(script: &str, log: &str) -> OperatorOptions {
+    OperatorOptions {
+        binary: "/bin/sh".into(),
+        args: vec!["-c".into(), script.into()],
+        env: vec![("WORD".into(), "ding".into())],
+        log: std::env::temp_dir().join(format!(
+            "shipbell-kit-selftest-{log}-{}.log",
+            std::process::id()
+        )),
+        ..OperatorOptions::default()
+    }
+}
+
+#[tokio::test]
+async fn an_operator_is_read_paused_resumed_and_terminated() {
+    // `$0` is the argument the kit adds.
+    let options = stand_in(
+        "trap 'exit 3' TERM; while :; do echo $WORD $0; sleep 0.02; done",
+        "signals",
+    );
+    let mut operator = Operator::spawn(&options).unwrap();
+    let said = format!("ding --listen={}", operator.address());
+    eventually(PATIENCE, "its log", async || {
+        operator.log_text().contains(&said)
+    })
+    .await
+    .unwrap();
+    operator.pause().unwrap();
+    let paused = operator.log_text();
+    stays(Duration::from_millis(300), "the log", async || {
+        operator.log_text() == paused
+    })
+    .await
+    .unwrap();
+    operator.resume().unwrap();
+    eventually(PATIENCE, "more log", async || operator.log_text() != paused)
+        .await
+        .unwrap();
+    let status = operator.terminate(PATIENCE).await.unwrap();
+    assert_eq!(status.code(), Some(3));
+    std::fs::remove_file(options.log).unwrap();
+}
+
+#[tokio::test]
+async fn waiting_for_an_operator_that_ended_fails_at_once_and_shows_its_log() {
+    let options = stand_in("echo no configuration; exit 2", "ended");
+    let mut operator = Operator::spawn(&options).unwrap();
+    let started = Instant::now();
+    let error = format!("{:#}", operator.wait_ready(PATIENCE).await.unwrap_err());
+    assert!(started.elapsed() < PATIENCE / 2);
+    assert!(error.contains("no configuration"), "{error}");
+    std::fs::remove_file(options.log).unwrap();
 }
 
 /// One request as any client would send it, on loopback.
