@@ -1,1 +1,51 @@
-//! The test kit.
+//! The test kit: a real control plane, a scripted fake kubelet, recording receivers and the operator as
+//! a process, all on loopback.
+//!
+//! A test usually needs [`Cluster`] alone:
+//!
+//! ```ignore
+//! #[test]
+//! fn a_deployment_of_three_becomes_available() {
+//!     kit::story(async |cluster| {
+//!         let ns = cluster.namespace("three").await?;
+//!         kit::apply(&cluster.client(), kit::deployment(&ns, "web", "registry.example/web:v1", 3)).await?;
+//!         cluster.rolled_out(&ns, "web").await
+//!     });
+//! }
+//! ```
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`assets`] | finds or builds etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubectl, helm |
+//! | [`plane`] | starts and stops them, hands out clients and kubeconfigs |
+//! | [`registry`], [`pod_run`], [`kubelet`] | what images do when run; a pod's life as a pure step; the node |
+//! | [`receiver`] | HTTP receivers that record what they hear and answer by a script |
+//! | [`operator`] | the operator as a process that can be killed, paused and asked |
+//! | [`cluster`] | the plane, the kubelet and a runtime that all tests of a binary share |
+//! | [`workloads`], [`apply`](mod@apply), [`wait`] | objects to create, how to create them, how to wait |
+
+pub mod apply;
+pub mod assets;
+pub mod cluster;
+mod http1;
+pub mod kubelet;
+pub mod operator;
+pub mod pki;
+pub mod plane;
+pub mod pod_run;
+mod ports;
+mod process;
+pub mod receiver;
+pub mod registry;
+pub mod wait;
+pub mod workloads;
+
+pub use apply::apply;
+pub use cluster::{Cluster, story};
+pub use kubelet::FakeKubelet;
+pub use operator::{Operator, OperatorOptions};
+pub use plane::{Plane, PlaneOptions};
+pub use receiver::{Answer, Heard, Receiver};
+pub use registry::{Image, Registry};
+pub use wait::{eventually, stays};
+pub use workloads::{Manifest, bare_pod, daemon_set, deployment, job, stateful_set};

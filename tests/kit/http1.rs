@@ -1,0 +1,31 @@
+//! One plain HTTP request to a server on loopback, for the questions no client crate is worth loading for.
+
+use anyhow::{Context, Result};
+use std::net::SocketAddr;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+/// Sends a request and returns the answer's status and body.
+///
+/// HTTP/1.0, so that the answer ends where the connection does and is never chunked.
+pub(crate) async fn request(
+    to: SocketAddr,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> Result<(u16, String)> {
+    let mut connection = TcpStream::connect(to).await?;
+    let request = format!(
+        "{method} {path} HTTP/1.0\r\nHost: {to}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    connection.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    connection.read_to_end(&mut answer).await?;
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+    Ok((status.context("no HTTP status")?, body.to_owned()))
+}
