@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use futures::{StreamExt as _, TryStreamExt as _, pin_mut};
+use futures::{TryStreamExt as _, pin_mut};
 use jiff::Timestamp;
 use kube::{
     Api, Client, ResourceExt as _,
@@ -32,7 +32,7 @@ use crate::{
     hub::Hub,
     logbook::{self, Appended, LogError, Logbook},
     metrics::Metrics,
-    model::{cut::Entry, ledger::Ledger, payload, settle::Settle, world::Plan},
+    model::{cut::Entry, ledger::Ledger, settle::Settle, world::Plan},
     watch::jitter,
 };
 
