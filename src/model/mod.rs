@@ -4,3 +4,4 @@
 
 pub mod destination;
 pub mod guard;
+pub mod verdict;
