@@ -2,6 +2,7 @@
 //! checked by clippy (`clippy.toml` says what it keeps out).
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod backoff;
 pub mod destination;
 pub mod guard;
 pub mod verdict;
