@@ -2,10 +2,15 @@
 //!
 //! The way of the data is the reading order of the modules:
 //! [`watch`] reads pods, deployments and namespaces into the [`model::world`]; [`record`] appends what is ripe to the log in
-//! [`logbook`]; `dispatch` follows the log for every setting and `send` makes the requests. [`api`] holds the kinds,
+//! [`logbook`]; [`dispatch`] follows the log for every setting, each at its own [`desk`],
+//! and [`send`] makes the requests. [`api`] holds the kinds,
 //! [`model`] every decision, as pure functions; all else is a thin shell around them.
 
 pub mod api;
+pub mod carry;
+pub mod desk;
+pub mod destination;
+pub mod dispatch;
 pub mod environments;
 pub mod flags;
 pub mod hub;
@@ -14,5 +19,6 @@ pub mod metrics;
 pub mod model;
 pub mod record;
 pub mod run;
+pub mod send;
 pub mod serve;
 pub mod watch;

@@ -2,16 +2,22 @@
 //! checked by clippy (`clippy.toml` says what it keeps out).
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod backoff;
 pub mod census;
 pub mod cut;
+pub mod destination;
 pub mod event;
 pub mod fleet;
+pub mod guard;
 pub mod image;
 pub mod intern;
 pub mod ledger;
+pub mod outbox;
 pub mod payload;
 pub mod scope;
 pub mod settle;
+pub mod standing;
+pub mod verdict;
 pub mod view;
 pub mod world;
 

@@ -1,0 +1,436 @@
+//! Where messages go: one URL, parsed once. The URL is the secret (whoever holds a Slack hook can post), so nothing
+//! here prints more of it than scheme, host and port, and no error holds any of it.
+
+use std::{fmt, sync::Arc};
+
+use secrecy::{
+    ExposeSecret as _, SecretBox,
+    zeroize::{Zeroize, Zeroizing},
+};
+use sha2::{Digest as _, Sha256};
+use thiserror::Error;
+use url::{Host, Url};
+
+/// The longest URL that is taken, in bytes. Slack's hooks have about 80; many servers refuse request lines above 8 KiB.
+pub const MAX_URL: usize = 4096;
+
+/// What a destination understands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// JSON by POST, judged by the status of the answer.
+    Webhook,
+    /// A Slack incoming webhook, judged by the body of the answer.
+    Slack,
+}
+
+impl Kind {
+    /// Its name, as in `status.destination`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Webhook => "Webhook",
+            Self::Slack => "Slack",
+        }
+    }
+}
+
+/// Where to send. Cheap to clone; the URL is wiped from memory with the last clone.
+#[derive(Clone)]
+pub struct Destination {
+    /// What it understands.
+    pub kind: Kind,
+    url: Arc<SecretBox<SecretUrl>>,
+    key: [u8; 32],
+}
+
+/// Why a text is no destination. Each message names the problem and the cure; none holds any part of the text, which is
+/// a secret even when it is malformed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum BadUrl {
+    /// Nothing, or only white space.
+    #[error("the URL is empty; store the complete URL under the key that the setting names")]
+    Empty,
+    /// Not text.
+    #[error(
+        "the URL is not UTF-8 text; store it as plain text (a Secret's `data` takes its base64, `stringData` the text itself)"
+    )]
+    NotText,
+    /// Longer than [`MAX_URL`].
+    #[error(
+        "the URL is longer than {MAX_URL} bytes; store nothing but the URL under the key that the setting names"
+    )]
+    TooLong,
+    /// White space or a control character inside. A URL parser drops some of these in silence: that would be another URL.
+    #[error(
+        "the URL has white space or a control character inside; store it on one line, without quotes or blanks"
+    )]
+    WhiteSpace,
+    /// Not an absolute URL.
+    #[error("this is not a URL ({0}); store a complete one, such as https://example.com/hook")]
+    Malformed(url::ParseError),
+    /// Neither http nor https.
+    #[error("the URL's scheme is neither https nor http; use one that starts with https://")]
+    Scheme,
+    /// `user:password@`, which a reader takes for the host, and which proxies and servers log.
+    #[error(
+        "the URL holds a user name or password before the host; remove all up to the @, and put a secret into its path or query"
+    )]
+    UserInfo,
+    /// Port 0 can't be connected to.
+    #[error("the URL names port 0; name the receiver's port, or none")]
+    Port,
+    /// Slack over plain http.
+    #[error(
+        "a Slack URL must start with https://: whoever reads it on the way can post to the channel"
+    )]
+    PlainSlack,
+    /// A trigger of Slack's Workflow Builder.
+    #[error(
+        "this is a Workflow Builder trigger of Slack, not an incoming webhook; create an incoming webhook, whose path starts with /services/"
+    )]
+    SlackWorkflow,
+    /// An incoming webhook of Slack, given as a plain webhook: Slack would refuse every event.
+    #[error(
+        "this is an incoming webhook of Slack, which takes only Slack's own messages; use it under spec.slack instead of spec.webhook"
+    )]
+    SlackAsWebhook,
+}
+
+impl Destination {
+    /// Reads the value of a Secret's key. White space around it is dropped: an editor's trailing newline is no error.
+    pub fn parse_bytes(kind: Kind, bytes: &[u8]) -> Result<Self, BadUrl> {
+        Self::parse(kind, str::from_utf8(bytes).map_err(|_| BadUrl::NotText)?)
+    }
+
+    /// Reads a URL. White space around it and a fragment are dropped.
+    pub fn parse(kind: Kind, text: &str) -> Result<Self, BadUrl> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Err(BadUrl::Empty);
+        }
+        if text.len() > MAX_URL {
+            return Err(BadUrl::TooLong);
+        }
+        if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return Err(BadUrl::WhiteSpace);
+        }
+        let mut url = Url::parse(text).map_err(BadUrl::Malformed)?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(BadUrl::Scheme);
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(BadUrl::UserInfo);
+        }
+        if url.port() == Some(0) {
+            return Err(BadUrl::Port);
+        }
+        // The HTTP library has a parser of its own: what it can't read could never be sent.
+        if url.as_str().parse::<http::Uri>().is_err() {
+            return Err(BadUrl::Malformed(url::ParseError::InvalidDomainCharacter));
+        }
+        of_slack(kind, &url)?;
+        url.set_fragment(None);
+        let key = Sha256::digest(url.as_str()).into();
+        let url = Arc::new(SecretBox::new(Box::new(SecretUrl(url))));
+        Ok(Self { kind, url, key })
+    }
+
+    /// The URL itself, for the one who sends. Never print it.
+    pub fn expose_url(&self) -> &Url {
+        &self.url.expose_secret().0
+    }
+
+    /// What the URL's host is: the one decision on it, made by the parser of the URL that is dialled.
+    pub fn host(&self) -> Host<&str> {
+        // Both schemes need a host, so the parser has refused any URL without one.
+        self.expose_url().host().unwrap_or(Host::Domain(""))
+    }
+
+    /// The port that is dialled.
+    pub fn port(&self) -> u16 {
+        self.expose_url().port_or_known_default().unwrap_or(0)
+    }
+
+    /// Sha256 of the URL: tells destinations apart for pacing. For memory only: it must never be stored or printed, as
+    /// a guess at the URL could be checked against it.
+    pub const fn key(&self) -> [u8; 32] {
+        self.key
+    }
+
+    /// `host` or `host:port`, as much as may be shown.
+    pub fn host_for_people(&self) -> String {
+        let port = self.expose_url().port();
+        let port = port.map_or(String::new(), |port| format!(":{port}"));
+        format!("{}{port}", self.host())
+    }
+}
+
+/// Slack's own demands on a URL, and those on a URL of Slack's.
+fn of_slack(kind: Kind, url: &Url) -> Result<(), BadUrl> {
+    let at_slack = url.host_str().is_some_and(|host| {
+        let host = host.strip_suffix('.').unwrap_or(host);
+        ["slack.com", "slack-gov.com"].iter().any(|domain| {
+            host.strip_suffix(domain)
+                .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        })
+    });
+    let path = url.path();
+    match kind {
+        Kind::Webhook if at_slack && path.starts_with("/services/") => Err(BadUrl::SlackAsWebhook),
+        Kind::Slack
+            if at_slack && (path.starts_with("/triggers/") || path.starts_with("/workflows/")) =>
+        {
+            Err(BadUrl::SlackWorkflow)
+        }
+        Kind::Slack if url.scheme() == "http" && !is_loopback(url) => Err(BadUrl::PlainSlack),
+        Kind::Webhook | Kind::Slack => Ok(()),
+    }
+}
+
+/// Whether the host is an address of this machine, written as such: a test's receiver.
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        _ => false,
+    }
+}
+
+/// As much as may be shown: `scheme://host[:port]`.
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = self.expose_url().scheme();
+        write!(f, "{scheme}://{}", self.host_for_people())
+    }
+}
+
+impl fmt::Debug for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Destination({} {self})", self.kind.as_str())
+    }
+}
+
+/// Two destinations are the same if kind and URL are.
+impl PartialEq for Destination {
+    fn eq(&self, other: &Self) -> bool {
+        (self.kind, self.key) == (other.kind, other.key)
+    }
+}
+
+impl Eq for Destination {}
+
+struct SecretUrl(Url);
+
+impl Zeroize for SecretUrl {
+    fn zeroize(&mut self) {
+        // A `Url` can't be wiped in place; its text can, once taken out. Parsing this constant can't fail.
+        if let Ok(empty) = Url::parse("data:") {
+            drop(Zeroizing::new(String::from(std::mem::replace(
+                &mut self.0,
+                empty,
+            ))));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use url::ParseError;
+
+    use super::*;
+
+    fn parse(kind: Kind, text: &str) -> Result<String, BadUrl> {
+        Destination::parse(kind, text).map(|destination| destination.expose_url().to_string())
+    }
+
+    #[test]
+    fn a_url_is_read_as_a_secret_holds_it() {
+        for (kind, text, url) in [
+            (Kind::Webhook, "https://a.example/x", "https://a.example/x"),
+            (
+                Kind::Webhook,
+                "https://a.example/x?t=1\r\n",
+                "https://a.example/x?t=1",
+            ),
+            (
+                Kind::Webhook,
+                "  http://10.0.0.5:8080 \n\n",
+                "http://10.0.0.5:8080/",
+            ),
+            (
+                Kind::Webhook,
+                "https://a.example/x#part",
+                "https://a.example/x",
+            ),
+            (
+                Kind::Webhook,
+                "HTTPS://BÜCHER.example:443/",
+                "https://xn--bcher-kva.example/",
+            ),
+            (
+                Kind::Webhook,
+                "https://hooks.slack.com/triggers/T/1",
+                "https://hooks.slack.com/triggers/T/1",
+            ),
+            (
+                Kind::Webhook,
+                "https://noslack.com/services/x",
+                "https://noslack.com/services/x",
+            ),
+            (
+                Kind::Slack,
+                "https://hooks.slack.com/services/T0/B0/x\n",
+                "https://hooks.slack.com/services/T0/B0/x",
+            ),
+            (
+                Kind::Slack,
+                "https://chat.example/triggers/x",
+                "https://chat.example/triggers/x",
+            ),
+            (Kind::Slack, "http://127.0.0.1:9/x", "http://127.0.0.1:9/x"),
+            (Kind::Slack, "http://[::1]:9/x", "http://[::1]:9/x"),
+        ] {
+            assert_eq!(parse(kind, text).as_deref(), Ok(url), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_destination_is_refused_with_its_own_problem() {
+        let long = format!("https://a.example/{}", "x".repeat(MAX_URL));
+        let malformed = BadUrl::Malformed;
+        for (kind, text, problem) in [
+            (Kind::Webhook, "", BadUrl::Empty),
+            (Kind::Webhook, " \n", BadUrl::Empty),
+            (Kind::Webhook, &long, BadUrl::TooLong),
+            (Kind::Webhook, "https://a.example/x\ny", BadUrl::WhiteSpace),
+            (Kind::Webhook, "https://a.example/x y", BadUrl::WhiteSpace),
+            (Kind::Webhook, "https://a.exam\u{0}ple/", BadUrl::WhiteSpace),
+            (
+                Kind::Webhook,
+                "a.example/x",
+                malformed(ParseError::RelativeUrlWithoutBase),
+            ),
+            (Kind::Webhook, "https://", malformed(ParseError::EmptyHost)),
+            (
+                Kind::Webhook,
+                "https://[fe80::1%25eth0]/",
+                malformed(ParseError::InvalidIpv6Address),
+            ),
+            (
+                Kind::Webhook,
+                "https://a.example:99999/",
+                malformed(ParseError::InvalidPort),
+            ),
+            (Kind::Webhook, "ftp://a.example/", BadUrl::Scheme),
+            (Kind::Webhook, "file:///etc/passwd", BadUrl::Scheme),
+            (Kind::Webhook, "javascript:alert(1)", BadUrl::Scheme),
+            (Kind::Webhook, "https://user@a.example/", BadUrl::UserInfo),
+            (Kind::Webhook, "https://:pass@a.example/", BadUrl::UserInfo),
+            (
+                Kind::Webhook,
+                "https://a.example@127.0.0.1/",
+                BadUrl::UserInfo,
+            ),
+            (Kind::Webhook, "https://a.example:0/", BadUrl::Port),
+            (
+                Kind::Webhook,
+                "https://hooks.slack.com/services/T/B/x",
+                BadUrl::SlackAsWebhook,
+            ),
+            (
+                Kind::Webhook,
+                "https://hooks.slack-gov.com./services/T/B/x",
+                BadUrl::SlackAsWebhook,
+            ),
+            (
+                Kind::Slack,
+                "http://hooks.slack.com/services/T/B/x",
+                BadUrl::PlainSlack,
+            ),
+            (Kind::Slack, "http://localhost/x", BadUrl::PlainSlack),
+            (Kind::Slack, "http://10.0.0.1/x", BadUrl::PlainSlack),
+            (
+                Kind::Slack,
+                "https://hooks.slack.com/triggers/T/1/x",
+                BadUrl::SlackWorkflow,
+            ),
+            (
+                Kind::Slack,
+                "https://hooks.slack.com/workflows/T/1/x",
+                BadUrl::SlackWorkflow,
+            ),
+            (
+                Kind::Slack,
+                "https://hooks.slack-gov.com/workflows/T/1/x",
+                BadUrl::SlackWorkflow,
+            ),
+        ] {
+            assert_eq!(parse(kind, text), Err(problem), "{text:?}");
+        }
+        assert_eq!(
+            Destination::parse_bytes(Kind::Webhook, b"https://a.example/\xff"),
+            Err(BadUrl::NotText)
+        );
+    }
+
+    #[test]
+    fn what_looks_like_another_host_is_judged_by_the_host_that_is_dialled() {
+        for (text, host) in [
+            ("https://example.com\\@127.0.0.1/", "example.com"),
+            ("https://127.1/", "127.0.0.1"),
+            ("https://2130706433/", "127.0.0.1"),
+            ("https://0x7f.1/", "127.0.0.1"),
+            ("https://%31%32%37.0.0.1/", "127.0.0.1"),
+            ("https:///127.0.0.1/", "127.0.0.1"),
+            ("https://①②⑦.0.0.1/", "127.0.0.1"),
+            ("https://0/", "0.0.0.0"),
+        ] {
+            let destination = Destination::parse(Kind::Webhook, text).unwrap();
+            assert_eq!(destination.host().to_string(), host, "{text}");
+        }
+    }
+
+    #[test]
+    fn nothing_printed_holds_more_than_scheme_host_and_port() {
+        let canary = "c4n4ry";
+        let text = format!("https://hooks.example:8443/{canary}?t={canary}#{canary}");
+        let destination = Destination::parse(Kind::Slack, &text).unwrap();
+        assert_eq!(destination.to_string(), "https://hooks.example:8443");
+        assert_eq!(destination.host_for_people(), "hooks.example:8443");
+        assert_eq!(
+            format!("{destination:?}"),
+            "Destination(Slack https://hooks.example:8443)"
+        );
+        for text in [
+            format!("https://{canary}:{canary}@h/"),
+            format!("{canary}://h/"),
+            format!("https://h/{canary} {canary}"),
+            canary.to_owned(),
+            format!("https://[{canary}]/"),
+            format!("https://h:{canary}/"),
+            format!("https://hooks.slack.com/triggers/{canary}"),
+        ] {
+            let problem = Destination::parse(Kind::Slack, &text).unwrap_err();
+            assert!(!format!("{problem} {problem:?}").contains(canary), "{text}");
+        }
+    }
+
+    #[test]
+    fn destinations_are_told_apart_by_the_whole_url() {
+        let of = |text| Destination::parse(Kind::Webhook, text).unwrap();
+        assert_eq!(of("https://a.example/x"), of("https://A.example:443/x#y\n"));
+        assert_ne!(of("https://a.example/x"), of("https://a.example/y"));
+        assert_ne!(
+            of("https://a.example/x").key(),
+            of("http://a.example/x").key()
+        );
+        assert_eq!(of("https://a.example/").port(), 443);
+        assert_eq!(of("http://a.example:81/").port(), 81);
+    }
+
+    #[test]
+    fn the_url_is_wiped() {
+        let mut url = SecretUrl(Url::parse("https://a.example/secret").unwrap());
+        url.zeroize();
+        assert_eq!(url.0.as_str(), "data:");
+    }
+}

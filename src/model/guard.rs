@@ -1,0 +1,717 @@
+//! Which addresses may be dialled. Anyone who may write a `NotificationSetting` chooses where this process connects to,
+//! so by default only public addresses are open: no cluster network, no node, no cloud metadata, no API server.
+//! (`to_canonical` undoes IPv4-mapped IPv6; ranges are those of the IANA special-purpose registries and the clouds'.)
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use thiserror::Error;
+use url::Host;
+
+/// The policy: a table of denied ranges, what is denied besides, and what the operator's flags open.
+#[derive(Clone, Debug, Default)]
+pub struct Guard {
+    open_nets: Vec<IpNet>,
+    open_hosts: Vec<HostPattern>,
+    also_denied: Vec<IpAddr>,
+}
+
+/// Why a destination may not be dialled; the message names the switch that opens it.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Denied {
+    /// The address lies in a denied range.
+    #[error(
+        "destination address {ip} is {what}; start the operator with --allow-destination {open} (chart value outbound.allow) to open it"
+    )]
+    Address {
+        /// The address.
+        ip: IpAddr,
+        /// What it is, as a phrase.
+        what: &'static str,
+        /// The narrowest entry of `--allow-destination` that is proposed to open it.
+        open: IpNet,
+    },
+    /// The name is one of this machine's.
+    #[error(
+        "the destination's host name means the operator's own machine; start the operator with --allow-destination {0} (chart value outbound.allow) to open it"
+    )]
+    OwnName(String),
+    /// The name is that of a cloud's metadata service, which no name opens.
+    #[error(
+        "the destination's host name is that of a cloud metadata service; use another destination"
+    )]
+    MetadataName,
+    /// The port is one of the cluster's own machinery.
+    #[error("port {0} belongs to the kubelet or to etcd, never to a receiver; use another port")]
+    Port(u16),
+}
+
+/// Why an entry of `--allow-destination` is none.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "--allow-destination {entry:?} is {problem}; give an address range (10.0.0.0/8), an address (10.0.0.5), a host name (hooks.example.com) or a suffix (*.example.com)"
+)]
+pub struct BadEntry {
+    entry: String,
+    problem: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum HostPattern {
+    /// This name.
+    Exact(String),
+    /// Every name that ends with this, which starts with a dot.
+    Suffix(String),
+}
+
+/// A denied range.
+#[derive(Clone, Copy)]
+struct Range {
+    net: IpNet,
+    /// What it is: "destination address … is {what}".
+    what: &'static str,
+    /// Opened only by an address or range that lies within it: no wider range and no host name opens it by accident.
+    strict: bool,
+}
+
+const fn v4(a: u8, b: u8, c: u8, d: u8, len: u8, what: &'static str) -> Range {
+    let net = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), len));
+    let strict = false;
+    Range { net, what, strict }
+}
+
+const fn v6(s: [u16; 8], len: u8, what: &'static str) -> Range {
+    let ip = Ipv6Addr::new(s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7]);
+    let net = IpNet::V6(Ipv6Net::new_assert(ip, len));
+    let strict = false;
+    Range { net, what, strict }
+}
+
+const fn strict(range: Range) -> Range {
+    Range {
+        strict: true,
+        ..range
+    }
+}
+
+const PRIVATE: &str = "in a private range";
+const LOOPBACK: &str = "a loopback address";
+const LINK_LOCAL: &str = "a link-local address";
+const METADATA: &str = "a cloud metadata address";
+const SHARED: &str = "in a provider's shared range";
+const MULTICAST: &str = "a multicast address";
+const RESERVED: &str = "in a reserved range";
+const EXAMPLE: &str = "in a range for documentation or tests";
+const TRANSITION: &str = "an IPv6 address that stands for an IPv4 address";
+const NOT_PUBLIC: &str = "in no public range";
+const OURS: &str = "one of the Kubernetes API server or of the operator itself";
+
+/// The denied ranges. The first that holds an address names it, so single addresses stand before what they lie in.
+const DENIED: &[Range] = &[
+    // AWS, GCP, Azure, OpenStack; ECS tasks; EKS Pod Identity; Alibaba; Azure's host, a *public* address; Oracle's old one.
+    strict(v4(169, 254, 169, 254, 32, METADATA)),
+    strict(v4(169, 254, 170, 2, 32, METADATA)),
+    strict(v4(169, 254, 170, 23, 32, METADATA)),
+    strict(v4(100, 100, 100, 200, 32, METADATA)),
+    strict(v4(168, 63, 129, 16, 32, METADATA)),
+    strict(v4(192, 0, 0, 192, 32, METADATA)),
+    // AWS: metadata and EKS Pod Identity; GCP.
+    strict(v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254], 128, METADATA)),
+    strict(v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23], 128, METADATA)),
+    strict(v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254], 128, METADATA)),
+    strict(v4(169, 254, 0, 0, 16, LINK_LOCAL)),
+    strict(v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10, LINK_LOCAL)),
+    v4(127, 0, 0, 0, 8, LOOPBACK),
+    v6([0, 0, 0, 0, 0, 0, 0, 1], 128, LOOPBACK),
+    // Linux takes 0.0.0.0 and :: for this machine.
+    v4(0, 0, 0, 0, 8, LOOPBACK),
+    v6([0, 0, 0, 0, 0, 0, 0, 0], 128, LOOPBACK),
+    v4(10, 0, 0, 0, 8, PRIVATE),
+    v4(172, 16, 0, 0, 12, PRIVATE),
+    v4(192, 168, 0, 0, 16, PRIVATE),
+    v6([0xfc00, 0, 0, 0, 0, 0, 0, 0], 7, PRIVATE),
+    // Site-local, deprecated but still routed by some.
+    v6([0xfec0, 0, 0, 0, 0, 0, 0, 0], 10, PRIVATE),
+    v4(100, 64, 0, 0, 10, SHARED),
+    v4(192, 0, 0, 0, 24, RESERVED),
+    v4(192, 88, 99, 0, 24, RESERVED),
+    v4(192, 0, 2, 0, 24, EXAMPLE),
+    v4(198, 18, 0, 0, 15, EXAMPLE),
+    v4(198, 51, 100, 0, 24, EXAMPLE),
+    v4(203, 0, 113, 0, 24, EXAMPLE),
+    v4(224, 0, 0, 0, 4, MULTICAST),
+    v4(240, 0, 0, 0, 4, RESERVED),
+    v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8, MULTICAST),
+    // IPv4-compatible, NAT64 (well-known and local), 6to4.
+    v6([0, 0, 0, 0, 0, 0, 0, 0], 96, TRANSITION),
+    v6([0x64, 0xff9b, 0, 0, 0, 0, 0, 0], 96, TRANSITION),
+    v6([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48, TRANSITION),
+    v6([0x2002, 0, 0, 0, 0, 0, 0, 0], 16, TRANSITION),
+    // Discard-only and its dummy prefix; Teredo, ORCHID, benchmarks; documentation (old and new); SRv6 SIDs.
+    v6([0x100, 0, 0, 0, 0, 0, 0, 0], 64, RESERVED),
+    v6([0x100, 0, 0, 1, 0, 0, 0, 0], 64, RESERVED),
+    v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 23, RESERVED),
+    v6([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0], 32, EXAMPLE),
+    v6([0x3fff, 0, 0, 0, 0, 0, 0, 0], 20, EXAMPLE),
+    v6([0x5f00, 0, 0, 0, 0, 0, 0, 0], 16, RESERVED),
+];
+
+/// All public IPv6 addresses lie in here, so what lies outside is denied even if no row above knows it.
+const PUBLIC_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
+
+/// Ports of the kubelet (API, read-only) and of etcd (clients, peers): an opened cluster network must not open these.
+const CLUSTER_PORTS: [u16; 4] = [10250, 10255, 2379, 2380];
+
+/// Names of this machine; names below `localhost` count too (RFC 6761).
+const OWN_NAMES: [&str; 3] = ["localhost", "ip6-localhost", "ip6-loopback"];
+
+/// Names of the clouds' metadata services: GCP's three and AWS's.
+const METADATA_NAMES: [&str; 4] = [
+    "metadata.google.internal",
+    "metadata.goog",
+    "metadata",
+    "instance-data",
+];
+
+impl Guard {
+    /// A guard that opens `allow` (each an address range, an address, a host name, or `*.` and a suffix of names) and
+    /// denies the single addresses `also_denied` besides the table: the API server's, this pod's.
+    pub fn new(allow: &[String], also_denied: Vec<IpAddr>) -> Result<Self, BadEntry> {
+        let mut guard = Self::default();
+        for entry in allow {
+            let text = entry.trim();
+            if let Ok(net) = text.parse::<IpNet>() {
+                guard.open_nets.push(canonical(net.trunc()));
+            } else if let Some(ip) = literal(text) {
+                guard.open_nets.push(ip.to_canonical().into());
+            } else {
+                guard
+                    .open_hosts
+                    .push(HostPattern::parse(text).map_err(|problem| BadEntry {
+                        entry: entry.clone(),
+                        problem,
+                    })?);
+            }
+        }
+        guard.also_denied = also_denied
+            .into_iter()
+            .map(|ip| ip.to_canonical())
+            .collect();
+        Ok(guard)
+    }
+
+    /// Whether an address may be dialled that `host` (a name, or the address itself as text) resolved to. To be asked
+    /// about the very address that is dialled, or a second answer of the DNS gets round it.
+    pub fn permits_ip(&self, host: &str, ip: IpAddr) -> Result<(), Denied> {
+        let ip = ip.to_canonical();
+        let Some(range) = self.range(ip) else {
+            return Ok(());
+        };
+        let named = self
+            .open_nets
+            .iter()
+            .any(|open| open.contains(&ip) && (!range.strict || range.net.contains(open)));
+        if named || (!range.strict && self.opens_host(host)) {
+            // An IPv6-only cluster opens 64:ff9b::/96 to reach the IPv4 world; that must not open all of it.
+            return embedded(ip).map_or(Ok(()), |ip| self.permits_ip(host, ip.into()));
+        }
+        let open = if range.strict && range.net.prefix_len() < range.net.max_prefix_len() {
+            ip.into()
+        } else {
+            range.net
+        };
+        let what = range.what;
+        Err(Denied::Address { ip, what, open })
+    }
+
+    /// Whether a URL's host may be dialled, as far as that can be told without the DNS: an address is judged here (the
+    /// resolver never sees it), a name is permitted.
+    pub fn permits_literal(&self, host: &Host<&str>) -> Result<(), Denied> {
+        match host {
+            Host::Ipv4(ip) => self.permits_ip(&ip.to_string(), (*ip).into()),
+            Host::Ipv6(ip) => self.permits_ip(&ip.to_string(), (*ip).into()),
+            Host::Domain(_) => Ok(()),
+        }
+    }
+
+    /// Whether a name may be given to a proxy, which resolves it out of our sight: names of this machine and of metadata
+    /// services are denied here, all other addresses are for the proxy to filter.
+    pub fn permits_name(&self, host: &Host<&str>) -> Result<(), Denied> {
+        let Host::Domain(name) = host else {
+            return self.permits_literal(host);
+        };
+        let name = bare(name);
+        if METADATA_NAMES.contains(&name.as_str()) {
+            return Err(Denied::MetadataName);
+        }
+        let own = OWN_NAMES.contains(&name.as_str()) || name.ends_with(".localhost");
+        if own && !self.opens_host(&name) {
+            return Err(Denied::OwnName(name));
+        }
+        Ok(())
+    }
+
+    /// Whether a port may be dialled, on whatever host.
+    pub fn permits_port(port: u16) -> Result<(), Denied> {
+        if CLUSTER_PORTS.contains(&port) {
+            return Err(Denied::Port(port));
+        }
+        Ok(())
+    }
+
+    fn range(&self, ip: IpAddr) -> Option<Range> {
+        if self.also_denied.contains(&ip) {
+            return Some(Range {
+                net: ip.into(),
+                what: OURS,
+                strict: true,
+            });
+        }
+        let listed = DENIED.iter().find(|range| range.net.contains(&ip));
+        match ip {
+            _ if listed.is_some() => listed.copied(),
+            IpAddr::V6(v6) if !PUBLIC_V6.contains(&v6) => Some(Range {
+                net: ip.into(),
+                what: NOT_PUBLIC,
+                strict: false,
+            }),
+            _ => None,
+        }
+    }
+
+    fn opens_host(&self, host: &str) -> bool {
+        let host = bare(host);
+        self.open_hosts.iter().any(|open| match open {
+            HostPattern::Exact(name) => *name == host,
+            HostPattern::Suffix(suffix) => host.len() > suffix.len() && host.ends_with(suffix),
+        })
+    }
+}
+
+impl HostPattern {
+    fn parse(text: &str) -> Result<Self, &'static str> {
+        let (suffix, name) = match text.strip_prefix("*.") {
+            Some(name) => (true, name),
+            None => (false, text),
+        };
+        if name.is_empty() {
+            return Err("empty");
+        }
+        if name.contains("://") {
+            return Err("a URL");
+        }
+        if name.contains('/') {
+            return Err("no address range");
+        }
+        if name.contains(':') {
+            return Err("more than a host");
+        }
+        if name.contains('*') {
+            return Err("too wide");
+        }
+        // The URL parser's own spelling (lower case, punycode), as that is what it is compared with.
+        match Host::parse(name) {
+            Ok(Host::Domain(name)) if suffix => Ok(Self::Suffix(format!(".{}", bare(&name)))),
+            Ok(Host::Domain(name)) => Ok(Self::Exact(bare(&name))),
+            Ok(_) => Err("an address in an unusual spelling"),
+            Err(_) => Err("no host name"),
+        }
+    }
+}
+
+/// A name without the dot that marks it as complete, in lower case.
+fn bare(name: &str) -> String {
+    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
+}
+
+/// An address, with or without the brackets that a URL puts around IPv6.
+fn literal(text: &str) -> Option<IpAddr> {
+    let inner = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    inner.unwrap_or(text).parse().ok()
+}
+
+/// A range of IPv4-mapped addresses as the IPv4 range that it means.
+fn canonical(net: IpNet) -> IpNet {
+    let (IpAddr::V4(ip), Some(len)) = (
+        net.network().to_canonical(),
+        net.prefix_len().checked_sub(96),
+    ) else {
+        return net;
+    };
+    Ipv4Net::new(ip, len).map_or(net, IpNet::V4)
+}
+
+/// The IPv4 address that an IPv6 one stands for: NAT64's well-known prefix, 6to4, IPv4-compatible.
+fn embedded(ip: IpAddr) -> Option<Ipv4Addr> {
+    let IpAddr::V6(ip) = ip else {
+        return None;
+    };
+    let tail = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
+    match ip.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => Some(tail(high, low)),
+        // :: and ::1 are addresses of their own.
+        [0, 0, 0, 0, 0, 0, high, low] if (high, low) > (0, 1) => Some(tail(high, low)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use url::Url;
+
+    use super::*;
+
+    fn guard(allow: &[&str]) -> Guard {
+        let allow: Vec<_> = allow.iter().map(|&entry| entry.to_owned()).collect();
+        Guard::new(&allow, vec!["10.96.0.1".parse().unwrap()]).unwrap()
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    /// What the guard says of a URL's host when it is an address.
+    fn literal_of(guard: &Guard, url: &str) -> Result<(), Denied> {
+        guard.permits_literal(&Url::parse(url).unwrap().host().unwrap())
+    }
+
+    #[test]
+    fn addresses_that_are_not_public_are_denied() {
+        let guard = guard(&[]);
+        for (address, what) in [
+            ("10.0.0.0", PRIVATE),
+            ("10.255.255.255", PRIVATE),
+            ("172.16.0.1", PRIVATE),
+            ("172.31.255.255", PRIVATE),
+            ("192.168.1.1", PRIVATE),
+            ("fc00::1", PRIVATE),
+            ("fdff:ffff::1", PRIVATE),
+            ("fec0::1", PRIVATE),
+            ("127.0.0.1", LOOPBACK),
+            ("127.255.255.254", LOOPBACK),
+            ("::1", LOOPBACK),
+            ("::", LOOPBACK),
+            ("0.0.0.0", LOOPBACK),
+            ("0.1.2.3", LOOPBACK),
+            ("::ffff:127.0.0.1", LOOPBACK),
+            ("::ffff:10.0.0.1", PRIVATE),
+            ("::ffff:169.254.169.254", METADATA),
+            ("100.64.0.1", SHARED),
+            ("100.127.255.255", SHARED),
+            ("100.100.100.200", METADATA),
+            ("169.254.169.254", METADATA),
+            ("169.254.170.2", METADATA),
+            ("169.254.170.23", METADATA),
+            ("168.63.129.16", METADATA),
+            ("192.0.0.192", METADATA),
+            ("fd00:ec2::254", METADATA),
+            ("fd00:ec2::23", METADATA),
+            ("fd20:ce::254", METADATA),
+            ("169.254.0.1", LINK_LOCAL),
+            ("fe80::1", LINK_LOCAL),
+            ("febf::1", LINK_LOCAL),
+            ("224.0.0.1", MULTICAST),
+            ("239.255.255.255", MULTICAST),
+            ("ff02::1", MULTICAST),
+            ("240.0.0.1", RESERVED),
+            ("255.255.255.255", RESERVED),
+            ("192.0.0.1", RESERVED),
+            ("192.88.99.1", RESERVED),
+            ("192.0.2.1", EXAMPLE),
+            ("198.18.0.1", EXAMPLE),
+            ("198.19.255.255", EXAMPLE),
+            ("198.51.100.1", EXAMPLE),
+            ("203.0.113.1", EXAMPLE),
+            ("2001:db8::1", EXAMPLE),
+            ("3fff::1", EXAMPLE),
+            ("64:ff9b::808:808", TRANSITION),
+            ("64:ff9b::a9fe:a9fe", TRANSITION),
+            ("64:ff9b:1::1", TRANSITION),
+            ("2002:7f00:1::", TRANSITION),
+            ("::8.8.8.8", TRANSITION),
+            ("::127.0.0.1", TRANSITION),
+            ("2001::1", RESERVED),
+            ("2001:20::1", RESERVED),
+            ("2001:2::1", RESERVED),
+            ("100::1", RESERVED),
+            ("100:0:0:1::1", RESERVED),
+            ("5f00::1", RESERVED),
+            ("4000::1", NOT_PUBLIC),
+            ("::ffff:0:127.0.0.1", NOT_PUBLIC),
+            ("10.96.0.1", OURS),
+            ("::ffff:10.96.0.1", OURS),
+        ] {
+            let denied = guard.permits_ip("a.example", ip(address)).unwrap_err();
+            assert!(
+                matches!(denied, Denied::Address { what: is, .. } if is == what),
+                "{address}: {denied:?}"
+            );
+            // What the message proposes does open it.
+            let Denied::Address { open, .. } = denied else {
+                unreachable!()
+            };
+            let mut guard = guard.clone();
+            guard.open_nets.push(open);
+            guard.open_nets.push(ip("127.0.0.1").into());
+            let opened = guard.permits_ip("a.example", ip(address));
+            assert!(
+                opened.is_ok() || what == TRANSITION,
+                "{address}: {opened:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn public_addresses_are_open() {
+        for address in [
+            "1.1.1.1",
+            "8.8.8.8",
+            "9.255.255.255",
+            "11.0.0.0",
+            "100.63.255.255",
+            "100.128.0.0",
+            "168.63.129.15",
+            "172.15.255.255",
+            "172.32.0.0",
+            "192.167.255.255",
+            "223.255.255.255",
+            "2001:200::1",
+            "2606:4700:4700::1111",
+            "2a00:1450::1",
+            "::ffff:8.8.8.8",
+        ] {
+            assert_eq!(guard(&[]).permits_ip("a.example", ip(address)), Ok(()));
+        }
+    }
+
+    #[test]
+    fn every_spelling_of_an_address_is_seen_through() {
+        for url in [
+            "http://127.0.0.1/",
+            "http://2130706433/",
+            "http://017700000001/",
+            "http://0177.0.0.1/",
+            "http://0x7f.1/",
+            "http://0x7f000001/",
+            "http://127.1/",
+            "http://127.0.1/",
+            "http://127.0.0.1./",
+            "http://%31%32%37.0.0.1/",
+            "http://①②⑦.0.0.1/",
+            "http://127。0。0。1/",
+            "http:///127.0.0.1/",
+            "http:127.0.0.1/",
+            "http://example.com@127.0.0.1/",
+            "http://0/",
+            "http://0.0.0.0/",
+            "http://[::]/",
+            "http://[::1]/",
+            "http://[0:0:0:0:0:0:0:1]/",
+            "http://[::ffff:127.0.0.1]/",
+            "http://[::ffff:7f00:1]/",
+            "http://[::127.0.0.1]/",
+            "http://[64:ff9b::127.0.0.1]/",
+            "http://[2002:7f00:1::]/",
+            "http://2852039166/",
+            "http://0xa9.0xfe.0xa9.0xfe/",
+            "http://[::ffff:a9fe:a9fe]/",
+            "http://[fd00:ec2::254]/",
+            "http://10.96.1/",
+        ] {
+            assert!(literal_of(&guard(&[]), url).is_err(), "{url}");
+        }
+        for url in [
+            "http://127.0.0.1@8.8.8.8/",
+            "http://8.8.8.8\\@127.0.0.1/",
+            "http://134744072/",
+            "http://[2606:4700::1]/",
+        ] {
+            assert_eq!(literal_of(&guard(&[]), url), Ok(()), "{url}");
+        }
+        // Names are for the resolver, whatever they look like.
+        for url in [
+            "http://169.254.169.254.nip.io/",
+            "http://localhost./",
+            "http://a..b/",
+            "http://xn--bcher-kva.example/",
+        ] {
+            assert_eq!(literal_of(&guard(&[]), url), Ok(()), "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_named_is_open_and_nothing_else() {
+        for (allow, host, address, open) in [
+            ("10.0.0.0/8", "a.example", "10.1.2.3", true),
+            ("10.1.2.3/8", "a.example", "10.9.9.9", true),
+            ("10.0.0.0/8", "a.example", "192.168.0.1", false),
+            ("10.0.0.5", "a.example", "10.0.0.5", true),
+            ("10.0.0.5", "a.example", "10.0.0.6", false),
+            ("[::1]", "a.example", "::1", true),
+            ("10.0.0.0/8", "a.example", "::ffff:10.0.0.1", true),
+            ("::ffff:10.0.0.0/104", "a.example", "10.0.0.1", true),
+            ("::ffff:10.0.0.5", "a.example", "10.0.0.5", true),
+            (" 127.0.0.1 ", "a.example", "127.0.0.1", true),
+            ("in.example", "in.example", "10.0.0.1", true),
+            ("In.Example.", "in.example.", "10.0.0.1", true),
+            ("bücher.example", "xn--bcher-kva.example", "10.0.0.1", true),
+            ("in.example", "x.in.example", "10.0.0.1", false),
+            ("*.in.example", "x.in.example", "10.0.0.1", true),
+            ("*.in.example", "x.y.in.example", "127.0.0.1", true),
+            ("*.in.example", "in.example", "10.0.0.1", false),
+            ("*.in.example", "xin.example", "10.0.0.1", false),
+            (
+                "*.svc.cluster.local",
+                "a.b.svc.cluster.local",
+                "10.9.0.1",
+                true,
+            ),
+        ] {
+            let verdict = guard(&[allow]).permits_ip(host, ip(address));
+            assert_eq!(verdict.is_ok(), open, "{allow} {host} {address}");
+        }
+    }
+
+    #[test]
+    fn metadata_link_local_and_the_api_server_are_opened_only_by_their_own_address() {
+        for (allow, address, open) in [
+            ("0.0.0.0/0", "10.0.0.1", true),
+            ("0.0.0.0/0", "169.254.169.254", false),
+            ("0.0.0.0/0", "168.63.129.16", false),
+            ("169.254.0.0/16", "169.254.1.1", true),
+            ("169.254.0.0/16", "169.254.169.254", false),
+            ("169.254.169.254", "169.254.169.254", true),
+            ("169.254.169.254/32", "::ffff:169.254.169.254", true),
+            ("169.0.0.0/8", "169.254.1.1", false),
+            ("100.64.0.0/10", "100.64.0.1", true),
+            ("100.64.0.0/10", "100.100.100.200", false),
+            ("fd00::/8", "fd00:1::1", true),
+            ("fd00::/8", "fd00:ec2::254", false),
+            ("::/0", "fe80::1", false),
+            ("fe80::/10", "fe80::1", true),
+            ("10.0.0.0/8", "10.96.0.1", false),
+            ("10.96.0.1", "10.96.0.1", true),
+            ("a.example", "169.254.169.254", false),
+            ("a.example", "fe80::1", false),
+            ("a.example", "10.96.0.1", false),
+            ("*.example", "168.63.129.16", false),
+            ("a.example", "127.0.0.1", true),
+        ] {
+            let verdict = guard(&[allow]).permits_ip("a.example", ip(address));
+            assert_eq!(verdict.is_ok(), open, "{allow} {address}");
+        }
+    }
+
+    #[test]
+    fn an_opened_translation_prefix_opens_only_what_the_ipv4_address_may() {
+        let guard = guard(&["64:ff9b::/96", "2002::/16"]);
+        for (address, open) in [
+            ("64:ff9b::8.8.8.8", true),
+            ("64:ff9b::10.0.0.1", false),
+            ("64:ff9b::169.254.169.254", false),
+            ("64:ff9b::10.96.0.1", false),
+            ("2002:808:808::1", true),
+            ("2002:a9fe:a9fe::1", false),
+        ] {
+            let verdict = guard.permits_ip("a.example", ip(address));
+            assert_eq!(verdict.is_ok(), open, "{address}");
+        }
+    }
+
+    #[test]
+    fn names_that_a_proxy_must_not_resolve_are_denied() {
+        let denied = |allow: &[&str], name| guard(allow).permits_name(&Host::Domain(name)).is_err();
+        for name in [
+            "localhost",
+            "localhost.",
+            "LOCALHOST",
+            "a.localhost",
+            "metadata.google.internal",
+            "metadata.google.internal.",
+        ] {
+            assert!(denied(&[], name), "{name}");
+        }
+        assert!(!denied(&[], "hooks.slack.com"));
+        assert!(!denied(&["localhost"], "localhost"));
+        assert!(denied(
+            &["metadata.google.internal"],
+            "metadata.google.internal"
+        ));
+        assert!(
+            guard(&[])
+                .permits_name(&Host::Ipv4(Ipv4Addr::LOCALHOST))
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn ports_of_the_kubelet_and_etcd_are_denied() {
+        assert_eq!(Guard::permits_port(10250), Err(Denied::Port(10250)));
+        assert_eq!(Guard::permits_port(2379), Err(Denied::Port(2379)));
+        assert_eq!(Guard::permits_port(443), Ok(()));
+    }
+
+    #[test]
+    fn a_denial_names_the_switch() {
+        let message = |address| {
+            let denied = guard(&[]).permits_ip("a.example", ip(address));
+            denied.unwrap_err().to_string()
+        };
+        assert_eq!(
+            message("10.0.0.5"),
+            "destination address 10.0.0.5 is in a private range; start the operator with --allow-destination 10.0.0.0/8 (chart value outbound.allow) to open it"
+        );
+        assert_eq!(
+            message("169.254.1.1"),
+            "destination address 169.254.1.1 is a link-local address; start the operator with --allow-destination 169.254.1.1/32 (chart value outbound.allow) to open it"
+        );
+    }
+
+    #[test]
+    fn a_malformed_entry_is_refused_with_its_problem() {
+        for (entry, problem) in [
+            ("", "empty"),
+            ("*.", "empty"),
+            ("*", "too wide"),
+            ("a.*.example", "too wide"),
+            ("https://a.example", "a URL"),
+            ("10.0.0.0/33", "no address range"),
+            ("a.example:443", "more than a host"),
+            ("127.1", "an address in an unusual spelling"),
+            ("2130706433", "an address in an unusual spelling"),
+            ("a b", "no host name"),
+        ] {
+            let error = Guard::new(&[entry.to_owned()], vec![]).unwrap_err();
+            assert_eq!(error.problem, problem, "{entry}");
+            assert!(error.to_string().contains(&format!("{entry:?}")));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_ipv4_address_is_judged_the_same_in_its_mapped_form(bits: u32) {
+            let v4 = Ipv4Addr::from(bits);
+            let guard = guard(&["172.16.0.0/12"]);
+            prop_assert_eq!(
+                guard.permits_ip("a", v4.into()),
+                guard.permits_ip("a", v4.to_ipv6_mapped().into())
+            );
+        }
+
+        #[test]
+        fn what_the_standard_library_calls_private_is_denied(bits: u32) {
+            let v4 = Ipv4Addr::from(bits);
+            if v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.is_multicast() || v4.is_broadcast() {
+                prop_assert!(guard(&[]).permits_ip("a", v4.into()).is_err());
+            }
+        }
+
+        #[test]
+        fn no_entry_makes_the_guard_panic(entry in ".{0,40}") {
+            let _ = Guard::new(&[entry], vec![]);
+        }
+    }
+}
