@@ -37,8 +37,8 @@ impl Links {
     pub fn new(base: &str) -> Option<Self> {
         let url = url::Url::parse(base).ok()?;
         let is_web = matches!(url.scheme(), "http" | "https") && url.has_host();
-        let is_bare = url.username().is_empty() && url.password().is_none();
-        let is_base = is_bare && url.query().is_none() && url.fragment().is_none();
+        let is_public = url.username().is_empty() && url.password().is_none();
+        let is_base = is_public && url.query().is_none() && url.fragment().is_none();
         // A URL may hold a `|`, which would end it in a link of Slack's.
         let base = url.as_str().trim_end_matches('/').replace('|', "%7C");
         (is_web && is_base && base.len() <= 1_000 && text::is_inert(&base)).then_some(Self { base })
