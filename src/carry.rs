@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::{
-    api::{EnvironmentSnapshotSpec, setting::Cursor},
+    api::{EnvironmentSnapshotSpec, setting::Cursor, snapshot::Event},
     logbook::{self, LogError, Logbook},
     model::{
         destination::{Destination, Kind},
@@ -86,15 +86,28 @@ impl Load {
             Ok(None) => Ok(None),
             Err(error) => Err(error),
         };
-        Outcome { cursor: self.cursor, skipped, sent }
+        Outcome {
+            cursor: self.cursor,
+            skipped,
+            sent,
+        }
     }
 
     async fn read(&self, index: i64) -> Result<Option<Arc<EnvironmentSnapshotSpec>>, LogError> {
-        self.logbook.read(&self.cursor.environment, &self.cursor.environment_uid, index).await
+        self.logbook
+            .read(
+                &self.cursor.environment,
+                &self.cursor.environment_uid,
+                index,
+            )
+            .await
     }
 
     /// The next thing to send; the cursor is moved over what is not asked for.
-    async fn find(&mut self, skipped: &mut Vec<Skipped>) -> Result<Option<(Arc<EnvironmentSnapshotSpec>, Item)>, LogError> {
+    async fn find(
+        &mut self,
+        skipped: &mut Vec<Skipped>,
+    ) -> Result<Option<(Arc<EnvironmentSnapshotSpec>, Item)>, LogError> {
         while self.cursor.index < self.head {
             let index = self.cursor.index + 1;
             let Some(snapshot) = self.read(index).await? else {
@@ -103,7 +116,11 @@ impl Load {
             };
             let done = usize::try_from(self.cursor.ordinal).unwrap_or(0);
             let wanted = self.wish.count(&snapshot, done);
-            if wanted > 0 && self.expired_before.is_some_and(|limit| snapshot.time < limit) {
+            if wanted > 0
+                && self
+                    .expired_before
+                    .is_some_and(|limit| snapshot.time < limit)
+            {
                 skip(skipped, index, i64::try_from(wanted).unwrap_or(i64::MAX));
             } else if let Some(item) = next_item(&self.wish, &snapshot, done) {
                 return Ok(Some((snapshot, item)));
@@ -115,11 +132,23 @@ impl Load {
 
     /// Entries that were still to be passed are gone from the log.
     async fn pass_hole(&mut self, index: i64, skipped: &mut Vec<Skipped>) -> Result<(), LogError> {
-        let lines = self.logbook.lines(&self.cursor.environment, Some(&self.cursor.environment_uid)).await?;
-        let next = lines.iter().filter(|line| !line.chunk).map(|line| line.index).find(|there| *there >= index);
+        let lines = self
+            .logbook
+            .lines(&self.cursor.environment, Some(&self.cursor.environment_uid))
+            .await?;
+        let next = lines
+            .iter()
+            .filter(|line| !line.chunk)
+            .map(|line| line.index)
+            .find(|there| *there >= index);
         let to = next.map_or(self.head, |next| next - 1);
         if to >= index {
-            skipped.push(Skipped { from: index, to, count: -1, reason: "HistoryTruncated" });
+            skipped.push(Skipped {
+                from: index,
+                to,
+                count: -1,
+                reason: "HistoryTruncated",
+            });
         }
         (self.cursor.index, self.cursor.ordinal) = (to.max(self.cursor.index), 0);
         Ok(())
@@ -131,20 +160,46 @@ impl Load {
         let (body, plain, events, after) = match self.wish.kind {
             Kind::Webhook => {
                 let body = payload::body(&self.installation, snapshot, &snapshot.events[first]);
-                (body, None, item.events.len(), self.after(snapshot, item.done))
+                (
+                    body,
+                    None,
+                    item.events.len(),
+                    self.after(snapshot, item.done),
+                )
             }
             Kind::Slack => {
                 let (message, events, after) = self.message(snapshot, item).await?;
-                (message.to_body(), Some(slack::plain(&message)), events, after)
+                (
+                    message.to_body(),
+                    Some(slack::plain(&message)),
+                    events,
+                    after,
+                )
             }
         };
-        let outgoing = |body: Vec<u8>| Outgoing { id: id.clone(), body: body.into(), timestamp: Timestamp::now() };
-        let mut receipt = self.courier.deliver(&self.destination, &outgoing(body)).await;
+        let outgoing = |body: Vec<u8>| Outgoing {
+            id: id.clone(),
+            body: body.into(),
+            timestamp: Timestamp::now(),
+        };
+        let mut receipt = self
+            .courier
+            .deliver(&self.destination, &outgoing(body))
+            .await;
         if let Some(plain) = plain.filter(|_| receipt.verdict.is_payload_problem()) {
-            receipt = self.courier.deliver(&self.destination, &outgoing(plain)).await;
+            receipt = self
+                .courier
+                .deliver(&self.destination, &outgoing(plain))
+                .await;
         }
         let snapshot = logbook::name(&snapshot.environment, snapshot.index);
-        Ok(Sent { after, events, id, snapshot, receipt })
+        Ok(Sent {
+            after,
+            events,
+            id,
+            snapshot,
+            receipt,
+        })
     }
 
     /// The cursor when so many events of a snapshot are done.
@@ -153,42 +208,95 @@ impl Load {
         if done >= snapshot.events.len() {
             (cursor.index, cursor.ordinal) = (snapshot.index, 0);
         } else {
-            (cursor.index, cursor.ordinal) = (snapshot.index - 1, i64::try_from(done).unwrap_or(i64::MAX));
+            (cursor.index, cursor.ordinal) =
+                (snapshot.index - 1, i64::try_from(done).unwrap_or(i64::MAX));
         }
         cursor
     }
 
     /// A message for Slack: a snapshot's; with the other parts of its cut; or, when many wait, a digest of them.
-    async fn message(&self, snapshot: &EnvironmentSnapshotSpec, item: Item) -> Result<(slack::Message, usize, Cursor), LogError> {
-        let links = self.installation.external_url.as_ref().and_then(|url| slack::Links::new(&format!("{url}/{}", self.installation.org)));
-        let origin = slack::Origin { cluster: &self.installation.cluster, links: links.as_ref() };
+    async fn message(
+        &self,
+        snapshot: &EnvironmentSnapshotSpec,
+        item: Item,
+    ) -> Result<(slack::Message, usize, Cursor), LogError> {
+        let links = self
+            .installation
+            .external_url
+            .as_ref()
+            .and_then(|url| slack::Links::new(&format!("{url}/{}", self.installation.org)));
+        let origin = slack::Origin {
+            cluster: &self.installation.cluster,
+            links: links.as_ref(),
+        };
         let first = &snapshot.events[item.events[0]];
         if first.type_.is_of_environment() {
-            return Ok((slack::compliance(&origin, snapshot, first), 1, self.after(snapshot, item.done)));
+            return Ok((
+                slack::compliance(&origin, snapshot, first),
+                1,
+                self.after(snapshot, item.done),
+            ));
         }
-        let mut gathered: Vec<(Arc<EnvironmentSnapshotSpec>, Item)> = vec![(Arc::new(snapshot.clone()), item)];
+        // Snapshots of which nothing is asked for are gathered, too: a digest nets all that happened meanwhile.
+        let mut gathered = vec![(Arc::new(snapshot.clone()), item.events, item.done)];
         let mut index = snapshot.index;
         while index < self.head && gathered.len() < DIGEST_MAX {
-            let whole = gathered.last().is_some_and(|(snapshot, item)| item.done == snapshot.events.len());
+            let whole = gathered
+                .last()
+                .is_some_and(|(snapshot, _, done)| *done == snapshot.events.len());
             index += 1;
-            let Some(next) = self.read(index).await?.filter(|_| whole) else { break };
+            let Some(next) = self.read(index).await?.filter(|_| whole) else {
+                break;
+            };
             match next_item(&self.wish, &next, 0) {
-                Some(item) if !next.events[item.events[0]].type_.is_of_environment() => gathered.push((next, item)),
-                Some(_) => break,
-                None => {}
+                Some(item) if next.events[item.events[0]].type_.is_of_environment() => break,
+                Some(item) => gathered.push((next, item.events, item.done)),
+                None => {
+                    let all = next.events.len();
+                    gathered.push((next, vec![], all));
+                }
             }
         }
-        let digest = gathered.len() > DIGEST_AFTER;
+        let digest = gathered
+            .iter()
+            .filter(|(_, events, _)| !events.is_empty())
+            .count()
+            > DIGEST_AFTER;
         if !digest {
             let cut = snapshot.cut.map(|cut| cut.first);
-            let same = |(other, _): &(Arc<EnvironmentSnapshotSpec>, Item)| other.index == snapshot.index || cut.is_some() && other.cut.map(|cut| cut.first) == cut;
-            let end = gathered.iter().position(|part| !same(part)).unwrap_or(gathered.len());
+            let same = |other: &EnvironmentSnapshotSpec| {
+                other.index == snapshot.index
+                    || cut.is_some() && other.cut.map(|cut| cut.first) == cut
+            };
+            let end = gathered
+                .iter()
+                .position(|(other, ..)| !same(other))
+                .unwrap_or(gathered.len());
             gathered.truncate(end);
         }
-        let told: Vec<Vec<_>> = gathered.iter().map(|(snapshot, item)| item.events.iter().map(|at| &snapshot.events[*at]).collect()).collect();
-        let parts: Vec<_> = gathered.iter().zip(&told).map(|((snapshot, _), events)| slack::Part { snapshot, events }).collect();
-        let message = if digest { slack::digest(&origin, &parts) } else { slack::artifacts(&origin, &parts) };
-        let after = gathered.last().map_or_else(|| self.cursor.clone(), |(snapshot, item)| self.after(snapshot, item.done));
+        let events_of =
+            |(snapshot, events, _): &(Arc<EnvironmentSnapshotSpec>, Vec<usize>, usize)| {
+                events
+                    .iter()
+                    .map(|at| snapshot.events[*at].clone())
+                    .collect::<Vec<_>>()
+            };
+        let told: Vec<Vec<Event>> = gathered.iter().map(events_of).collect();
+        let told: Vec<Vec<&Event>> = told.iter().map(|events| events.iter().collect()).collect();
+        let parts: Vec<_> = gathered
+            .iter()
+            .zip(&told)
+            .map(|((snapshot, ..), events)| slack::Part { snapshot, events })
+            .collect();
+        let message = if digest {
+            slack::digest(&origin, &parts)
+        } else {
+            slack::artifacts(&origin, &parts)
+        };
+        let after = gathered.last().map_or_else(
+            || self.cursor.clone(),
+            |(snapshot, _, done)| self.after(snapshot, *done),
+        );
         Ok((message, told.iter().map(Vec::len).sum(), after))
     }
 }
@@ -200,6 +308,11 @@ fn skip(skipped: &mut Vec<Skipped>, index: i64, count: i64) {
             last.to = index;
             last.count += count;
         }
-        None => skipped.push(Skipped { from: index, to: index, count, reason: REASON }),
+        None => skipped.push(Skipped {
+            from: index,
+            to: index,
+            count,
+            reason: REASON,
+        }),
     }
 }

@@ -74,11 +74,22 @@ enum Due {
 }
 
 enum Done {
-    Carried { uid: String, began: Timestamp, outcome: Outcome },
-    Tested { request: String, id: String, receipt: Receipt },
+    Carried {
+        uid: String,
+        began: Timestamp,
+        outcome: Outcome,
+    },
+    Tested {
+        request: String,
+        id: String,
+        receipt: Receipt,
+    },
 }
 
-type Written = (Result<NotificationSetting, kube::Error>, Vec<(String, Ahead)>);
+type Written = (
+    Result<NotificationSetting, kube::Error>,
+    Vec<(String, Ahead)>,
+);
 
 /// The desk of one setting.
 pub struct Desk {
@@ -115,7 +126,11 @@ pub struct Desk {
 
 impl Desk {
     /// The desk of a setting.
-    pub fn new(office: Arc<Dispatcher>, setting: watch::Receiver<NotificationSetting>, placed: Option<mpsc::Sender<()>>) -> Self {
+    pub fn new(
+        office: Arc<Dispatcher>,
+        setting: watch::Receiver<NotificationSetting>,
+        placed: Option<mpsc::Sender<()>>,
+    ) -> Self {
         let first = setting.borrow().clone();
         let status = first.status.clone().unwrap_or_default();
         let uid = first.uid().unwrap_or_default();
@@ -157,7 +172,8 @@ impl Desk {
         let mut writing: Option<BoxFuture<'static, Written>> = None;
         let mut testing = false;
         for cursor in self.status.cursors.clone() {
-            self.lanes.insert(cursor.environment_uid.clone(), Lane::at(cursor));
+            self.lanes
+                .insert(cursor.environment_uid.clone(), Lane::at(cursor));
         }
         self.examine().await;
         loop {
@@ -235,7 +251,11 @@ impl Desk {
         self.wish = Wish::of(&setting.spec);
         self.counts.clear();
         self.status.destination = Some(self.wish.kind.as_str().to_owned());
-        let names = setting.spec.environments.as_ref().map(|names| names.join(","));
+        let names = setting
+            .spec
+            .environments
+            .as_ref()
+            .map(|names| names.join(","));
         self.status.environments = Some(shorten(names.as_deref().unwrap_or("*")));
         self.destination = None;
         self.destination_read = None;
@@ -245,18 +265,29 @@ impl Desk {
         }
         self.read_destination().await;
         self.place().await;
-        if !first || self.status.observed_generation != self.spec_generation || self.status.conditions.is_empty() {
+        if !first
+            || self.status.observed_generation != self.spec_generation
+            || self.status.conditions.is_empty()
+        {
             self.due = Due::Soon;
         }
     }
 
     async fn read_destination(&mut self) {
         let spec = self.setting.borrow().spec.clone();
-        let Dispatcher { client, names, courier, .. } = &*self.office;
+        let Dispatcher {
+            client,
+            names,
+            courier,
+            ..
+        } = &*self.office;
         let found = destination::read(client, &self.namespace, &spec, names).await;
         self.destination_read = Some(Instant::now());
         let found = match found {
-            Ok(destination) => courier.permits(&destination).map_err(|why| Unsound::new("DestinationDenied", why)).map(|()| destination),
+            Ok(destination) => courier
+                .permits(&destination)
+                .map_err(|why| Unsound::new("DestinationDenied", why))
+                .map(|()| destination),
             Err(NoDestination::Unsound(why)) => Err(why),
             Err(NoDestination::Unknown(why)) => {
                 debug!(setting = %self.title(), %why, "can't tell the destination; trying again");
@@ -266,7 +297,10 @@ impl Desk {
         };
         match found {
             Ok(destination) => {
-                let same = self.destination.as_ref().is_some_and(|known| known.key() == destination.key());
+                let same = self
+                    .destination
+                    .as_ref()
+                    .is_some_and(|known| known.key() == destination.key());
                 if !same {
                     self.pulse.retry_now();
                 }
@@ -286,7 +320,10 @@ impl Desk {
         if before == why {
             return;
         }
-        let since = self.unsound.as_ref().map_or_else(Instant::now, |(_, since)| *since);
+        let since = self
+            .unsound
+            .as_ref()
+            .map_or_else(Instant::now, |(_, since)| *since);
         self.unsound = why.map(|why| (why, since));
         self.due = Due::Soon;
     }
@@ -299,26 +336,85 @@ impl Desk {
         let mut amiss = None;
         let wanted: BTreeMap<String, Known> = match &spec.environments {
             None => {
-                let mut seen: BTreeMap<_, _> = all.iter().filter(|(_, known)| visible(known)).map(|(name, known)| (name.clone(), known.clone())).collect();
+                let mut seen: BTreeMap<_, _> = all
+                    .iter()
+                    .filter(|(_, known)| visible(known))
+                    .map(|(name, known)| (name.clone(), known.clone()))
+                    .collect();
                 if seen.len() > MAX_ENVIRONMENTS {
-                    amiss = Some(Unsound::new("TooManyEnvironments", format!("this namespace may see {} environments, and a setting follows {MAX_ENVIRONMENTS} at most: name them in spec.environments", seen.len())));
+                    amiss = Some(Unsound::new(
+                        "TooManyEnvironments",
+                        format!(
+                            "this namespace may see {} environments, and a setting follows {MAX_ENVIRONMENTS} at most: name them in spec.environments",
+                            seen.len()
+                        ),
+                    ));
                     seen.clear();
                 } else if seen.is_empty() {
-                    amiss = Some(Unsound::new("NoEnvironments", format!("no Environment is visible to namespace {0}: add {0} to the visibleTo of one", self.namespace)));
+                    amiss = Some(Unsound::new(
+                        "NoEnvironments",
+                        format!(
+                            "no Environment is visible to namespace {0}: add {0} to the visibleTo of one",
+                            self.namespace
+                        ),
+                    ));
                 }
                 seen
             }
             Some(names) => {
-                let missing: Vec<_> = names.iter().filter(|name| !all.contains_key(*name)).map(String::as_str).collect();
-                let hidden: Vec<_> = names.iter().filter(|name| all.get(*name).is_some_and(|known| !visible(known))).map(String::as_str).collect();
+                let missing: Vec<_> = names
+                    .iter()
+                    .filter(|name| !all.contains_key(*name))
+                    .map(String::as_str)
+                    .collect();
+                let hidden: Vec<_> = names
+                    .iter()
+                    .filter(|name| all.get(*name).is_some_and(|known| !visible(known)))
+                    .map(String::as_str)
+                    .collect();
                 if !missing.is_empty() {
-                    let there: Vec<_> = all.iter().filter(|(_, known)| visible(known)).map(|(name, _)| name.as_str()).collect();
-                    let there = if there.is_empty() { "none is".to_owned() } else { format!("visible here: {}", there.join(", ")) };
-                    amiss = Some(Unsound::new("EnvironmentNotFound", shorten_to(&format!("spec.environments: there is no Environment {} ({there})", missing.join(", ")), 1_000)));
+                    let there: Vec<_> = all
+                        .iter()
+                        .filter(|(_, known)| visible(known))
+                        .map(|(name, _)| name.as_str())
+                        .collect();
+                    let there = if there.is_empty() {
+                        "none is".to_owned()
+                    } else {
+                        format!("visible here: {}", there.join(", "))
+                    };
+                    amiss = Some(Unsound::new(
+                        "EnvironmentNotFound",
+                        shorten_to(
+                            &format!(
+                                "spec.environments: there is no Environment {} ({there})",
+                                missing.join(", ")
+                            ),
+                            1_000,
+                        ),
+                    ));
                 } else if !hidden.is_empty() {
-                    amiss = Some(Unsound::new("EnvironmentNotVisible", shorten_to(&format!("spec.environments: {} may not be seen from namespace {1}: a platform admin can add {1} to its spec.visibleTo", hidden.join(", "), self.namespace), 1_000)));
+                    amiss = Some(Unsound::new(
+                        "EnvironmentNotVisible",
+                        shorten_to(
+                            &format!(
+                                "spec.environments: {} may not be seen from namespace {1}: a platform admin can add {1} to its spec.visibleTo",
+                                hidden.join(", "),
+                                self.namespace
+                            ),
+                            1_000,
+                        ),
+                    ));
                 }
-                names.iter().filter_map(|name| Some((name.clone(), all.get(name).filter(|known| visible(known))?.clone()))).collect()
+                names
+                    .iter()
+                    .filter_map(|name| {
+                        Some((
+                            name.clone(),
+                            all.get(name).filter(|known| visible(known))?.clone(),
+                        ))
+                    })
+                    .collect()
             }
         };
         if self.destination.is_some() {
@@ -335,7 +431,12 @@ impl Desk {
                 lane.head = lane.head.max(head);
                 if lane.cursor.index > head && lane.head == head {
                     warn!(setting = %self.title(), environment = name, "the cursor is ahead of the log; starting at its head");
-                    let skipped = Skipped { from: head, to: head, count: -1, reason: "CursorReset" };
+                    let skipped = Skipped {
+                        from: head,
+                        to: head,
+                        count: -1,
+                        reason: "CursorReset",
+                    };
                     if let Some(lane) = self.lanes.get_mut(&known.uid) {
                         (lane.cursor.index, lane.cursor.ordinal) = (head, 0);
                     }
@@ -371,21 +472,45 @@ impl Desk {
     async fn first_cursor(&self, name: &str, known: &Known, head: i64) -> Result<Cursor, LogError> {
         let (generation, created, version) = {
             let setting = self.setting.borrow();
-            let created = setting.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second());
-            let version = setting.metadata.resource_version.as_deref().map_or(0, crate::model::view::version);
+            let created = setting
+                .metadata
+                .creation_timestamp
+                .as_ref()
+                .map_or(0, |time| time.0.as_second());
+            let version = setting
+                .metadata
+                .resource_version
+                .as_deref()
+                .map_or(0, crate::model::view::version);
             (setting.metadata.generation.unwrap_or(1), created, version)
         };
-        let start = start(self.written.observed_generation, generation, known.generation);
+        let start = start(
+            self.written.observed_generation,
+            generation,
+            known.generation,
+        );
         let index = if start == Start::AtHead {
             head
         } else {
             let lines = self.office.logbook.lines(name, Some(&known.uid)).await?;
             let entries = || lines.iter().filter(|line| !line.chunk);
-            let older = |line: &&crate::logbook::Line| is_older((line.created.as_second(), line.version), (created, version));
-            let aged = entries().filter(older).map(|line| line.index).max().filter(|_| start == Start::AtAge);
-            aged.or_else(|| entries().map(|line| line.index).min()).unwrap_or(head)
+            let older = |line: &&crate::logbook::Line| {
+                is_older((line.created.as_second(), line.version), (created, version))
+            };
+            let aged = entries()
+                .filter(older)
+                .map(|line| line.index)
+                .max()
+                .filter(|_| start == Start::AtAge);
+            aged.or_else(|| entries().map(|line| line.index).min())
+                .unwrap_or(head)
         };
-        Ok(Cursor { environment: name.to_owned(), environment_uid: known.uid.clone(), index, ordinal: 0 })
+        Ok(Cursor {
+            environment: name.to_owned(),
+            environment_uid: known.uid.clone(),
+            index,
+            ordinal: 0,
+        })
     }
 
     /// Ends the lanes of environments that are not asked for any more or may not be seen; those of deleted ones are
@@ -397,7 +522,9 @@ impl Desk {
             let listed = names.as_ref().is_none_or(|names| names.contains(name));
             match all.get(name).filter(|known| known.uid == *uid) {
                 _ if !listed => ended.push((uid.clone(), "EnvironmentLeft")),
-                Some(known) if !known.is_visible_to(&self.namespace) => ended.push((uid.clone(), "EnvironmentNotVisible")),
+                Some(known) if !known.is_visible_to(&self.namespace) => {
+                    ended.push((uid.clone(), "EnvironmentNotVisible"))
+                }
                 Some(_) => lane.ending = false,
                 None => lane.ending = true,
             }
@@ -406,7 +533,12 @@ impl Desk {
             if let Some(lane) = self.lanes.remove(uid)
                 && lane.head > lane.cursor.index
             {
-                let skipped = Skipped { from: lane.cursor.index + 1, to: lane.head, count: -1, reason };
+                let skipped = Skipped {
+                    from: lane.cursor.index + 1,
+                    to: lane.head,
+                    count: -1,
+                    reason,
+                };
                 self.note_skipped(&lane.cursor.environment, &[skipped]);
             }
         }
@@ -417,7 +549,10 @@ impl Desk {
 
     /// Starts a request in every lane that has something to send and may.
     async fn start_lanes(&mut self, done: &mut FuturesUnordered<BoxFuture<'static, Done>>) {
-        if self.is_suspended() || self.status.observed_generation.is_none() && self.written.observed_generation.is_none() {
+        if self.is_suspended()
+            || self.status.observed_generation.is_none()
+                && self.written.observed_generation.is_none()
+        {
             return; // a setting that was never handled gets its cursors written first
         }
         let now = self.office.hub.now();
@@ -428,8 +563,14 @@ impl Desk {
         if cautious && self.lanes.values().any(|lane| lane.busy) {
             return; // one attempt tells whether the destination is well again
         }
-        let has_work = |lane: &Lane| !lane.busy && lane.seen < lane.head && lane.ahead.may_send(now);
-        let mut ready: Vec<String> = self.lanes.iter().filter(|(_, lane)| has_work(lane)).map(|(uid, _)| uid.clone()).collect();
+        let has_work =
+            |lane: &Lane| !lane.busy && lane.seen < lane.head && lane.ahead.may_send(now);
+        let mut ready: Vec<String> = self
+            .lanes
+            .iter()
+            .filter(|(_, lane)| has_work(lane))
+            .map(|(uid, _)| uid.clone())
+            .collect();
         if cautious {
             let probe = self.probe.clone().filter(|probe| ready.contains(probe));
             ready = probe.into_iter().chain(ready).take(1).collect();
@@ -437,15 +578,22 @@ impl Desk {
         if ready.is_empty() {
             return;
         }
-        if self.destination_read.is_none_or(|read| read.elapsed() > DESTINATION_FRESH) {
+        if self
+            .destination_read
+            .is_none_or(|read| read.elapsed() > DESTINATION_FRESH)
+        {
             self.read_destination().await;
         }
-        let Some(destination) = self.destination.clone() else { return };
+        let Some(destination) = self.destination.clone() else {
+            return;
+        };
         let began = Timestamp::now();
         let max_age = SignedDuration::try_from(self.wish.max_age).unwrap_or(SignedDuration::MAX);
         let expired_before = self.failed_at.and_then(|at| at.checked_sub(max_age).ok());
         for uid in ready {
-            let Some(lane) = self.lanes.get_mut(&uid) else { continue };
+            let Some(lane) = self.lanes.get_mut(&uid) else {
+                continue;
+            };
             lane.busy = true;
             let load = Load {
                 logbook: self.office.logbook.clone(),
@@ -457,13 +605,24 @@ impl Desk {
                 head: lane.head,
                 expired_before,
             };
-            done.push(async move { Done::Carried { uid, began, outcome: load.carry().await } }.boxed());
+            done.push(
+                async move {
+                    Done::Carried {
+                        uid,
+                        began,
+                        outcome: load.carry().await,
+                    }
+                }
+                .boxed(),
+            );
         }
     }
 
     async fn carried(&mut self, uid: &str, began: Timestamp, outcome: Outcome) {
         let now = self.office.hub.now();
-        let Some(lane) = self.lanes.get_mut(uid) else { return };
+        let Some(lane) = self.lanes.get_mut(uid) else {
+            return;
+        };
         lane.busy = false;
         let environment = lane.cursor.environment.clone();
         if lane.cursor != outcome.cursor {
@@ -475,24 +634,52 @@ impl Desk {
             Ok(Some(sent)) => self.answered(uid, began, sent, now).await,
             Err(error) => {
                 warn!(setting = %self.title(), environment, %error, "can't read the log; trying again");
-                self.pulse.after(&Verdict::Retry { after: None, reason: Reason::Timeout, message: "the log can't be read".to_owned() }, self.seed, now);
+                self.pulse.after(
+                    &Verdict::Retry {
+                        after: None,
+                        reason: Reason::Timeout,
+                        message: "the log can't be read".to_owned(),
+                    },
+                    self.seed,
+                    now,
+                );
             }
         }
         if !outcome.skipped.is_empty() {
             self.note_skipped(&environment, &outcome.skipped);
             self.due = Due::Soon;
         }
-        if self.lanes.get(uid).is_some_and(|lane| lane.ending && lane.cursor.index >= lane.head) {
+        if self
+            .lanes
+            .get(uid)
+            .is_some_and(|lane| lane.ending && lane.cursor.index >= lane.head)
+        {
             self.lanes.remove(uid);
             self.due = Due::Soon;
         }
     }
 
-    async fn answered(&mut self, uid: &str, began: Timestamp, sent: Sent, now: crate::model::Moment) {
-        let Sent { after, events, id, snapshot, receipt } = sent;
+    async fn answered(
+        &mut self,
+        uid: &str,
+        began: Timestamp,
+        sent: Sent,
+        now: crate::model::Moment,
+    ) {
+        let Sent {
+            after,
+            events,
+            id,
+            snapshot,
+            receipt,
+        } = sent;
         let verdict = &receipt.verdict;
         let time = Timestamp::now();
-        self.office.metrics.delivered(self.wish.kind.as_str(), outcome_word(verdict), receipt.latency.as_secs_f64());
+        self.office.metrics.delivered(
+            self.wish.kind.as_str(),
+            outcome_word(verdict),
+            receipt.latency.as_secs_f64(),
+        );
         let attempts = i64::from(self.pulse.attempts) + 1;
         let was_well = self.pulse.trouble.is_none();
         let before = self.pulse.trouble.clone();
@@ -513,7 +700,13 @@ impl Desk {
             Verdict::Refused { reason, message } => {
                 self.advance(uid, after, events, now);
                 warn!(setting = %self.title(), id, snapshot, %message, "refused for good; going on with the next");
-                let letter = DeadLetter { event_id: id.clone(), snapshot, time, reason: reason.as_str().to_owned(), message: message.clone() };
+                let letter = DeadLetter {
+                    event_id: id.clone(),
+                    snapshot,
+                    time,
+                    reason: reason.as_str().to_owned(),
+                    message: message.clone(),
+                };
                 self.status.dead_letters.insert(0, letter);
                 self.status.dead_letters.truncate(10);
                 self.note_failure(id, time, reason.as_str(), message, attempts);
@@ -536,16 +729,24 @@ impl Desk {
         match (&self.pulse.trouble, was_well) {
             (Some(trouble), true) => {
                 let note = format!("{} (attempts go on)", trouble.message);
-                self.publish(EventType::Warning, "DeliveryFailing", note).await;
+                self.publish(EventType::Warning, "DeliveryFailing", note)
+                    .await;
             }
             (None, false) => {
                 self.failed_at = None;
                 self.probe = None;
-                if before.is_some_and(|trouble| trouble.reason == Reason::DestinationDenied.as_str()) {
+                if before
+                    .is_some_and(|trouble| trouble.reason == Reason::DestinationDenied.as_str())
+                {
                     self.set_unsound(None);
                 }
                 let failures = attempts - 1;
-                self.publish(EventType::Normal, "DeliveryRecovered", format!("delivering again after {failures} failed attempts")).await;
+                self.publish(
+                    EventType::Normal,
+                    "DeliveryRecovered",
+                    format!("delivering again after {failures} failed attempts"),
+                )
+                .await;
             }
             _ => {}
         }
@@ -560,19 +761,50 @@ impl Desk {
         self.due = Due::Soon;
     }
 
-    fn note_failure(&mut self, event_id: String, time: Timestamp, reason: &str, message: &str, attempts: i64) {
+    fn note_failure(
+        &mut self,
+        event_id: String,
+        time: Timestamp,
+        reason: &str,
+        message: &str,
+        attempts: i64,
+    ) {
         let (reason, message) = (reason.to_owned(), shorten_to(message, 1_000));
-        self.status.last_failure = Some(Failure { event_id, time, reason, message, attempts });
+        self.status.last_failure = Some(Failure {
+            event_id,
+            time,
+            reason,
+            message,
+            attempts,
+        });
     }
 
     fn note_skipped(&mut self, environment: &str, skipped: &[Skipped]) {
         let time = Timestamp::now();
-        for Skipped { from, to, count, reason } in skipped {
+        for Skipped {
+            from,
+            to,
+            count,
+            reason,
+        } in skipped
+        {
             warn!(setting = %self.title(), environment, from, to, count, reason, "a stretch of the log is not sent");
             let (environment, reason) = (environment.to_owned(), (*reason).to_owned());
-            let range = SkippedRange { environment, from: *from, to: *to, count: *count, reason, time };
+            let range = SkippedRange {
+                environment,
+                from: *from,
+                to: *to,
+                count: *count,
+                reason,
+                time,
+            };
             // A stretch that goes on is one stretch.
-            let same = |last: &&mut SkippedRange| last.environment == range.environment && last.reason == range.reason && last.to + 1 >= range.from && last.count >= 0;
+            let same = |last: &&mut SkippedRange| {
+                last.environment == range.environment
+                    && last.reason == range.reason
+                    && last.to + 1 >= range.from
+                    && last.count >= 0
+            };
             match self.status.skipped_ranges.first_mut().filter(same) {
                 Some(last) if range.count >= 0 => {
                     last.count += range.count;
@@ -591,21 +823,34 @@ impl Desk {
     fn test(&self) -> Option<BoxFuture<'static, Done>> {
         let (request, environments) = {
             let setting = self.setting.borrow();
-            let request = setting.annotations().get(TEST_ANNOTATION)?.chars().take(256).collect::<String>();
+            let request = setting
+                .annotations()
+                .get(TEST_ANNOTATION)?
+                .chars()
+                .take(256)
+                .collect::<String>();
             (request, setting.spec.environments.clone())
         };
         if self.status.last_handled_test.as_ref() == Some(&request) {
             return None;
         }
         let destination = self.destination.clone()?;
-        let environments = environments.unwrap_or_else(|| self.lanes.values().map(|lane| lane.cursor.environment.clone()).collect());
+        let environments = environments.unwrap_or_else(|| {
+            self.lanes
+                .values()
+                .map(|lane| lane.cursor.environment.clone())
+                .collect()
+        });
         let installation = self.office.installation.clone();
         let hash = Sha256::digest(format!("{}\n{request}", self.uid));
         let id = format!("test-{}", base32(&hash));
         let now = Timestamp::now();
         let body = match self.wish.kind {
             Kind::Slack => {
-                let origin = slack::Origin { cluster: &installation.cluster, links: None };
+                let origin = slack::Origin {
+                    cluster: &installation.cluster,
+                    links: None,
+                };
                 slack::test(&origin, &self.title(), &environments).to_body()
             }
             Kind::Webhook => {
@@ -615,9 +860,17 @@ impl Desk {
         };
         let courier = self.office.courier.clone();
         let test = async move {
-            let outgoing = Outgoing { id: id.clone(), body: body.into(), timestamp: now };
+            let outgoing = Outgoing {
+                id: id.clone(),
+                body: body.into(),
+                timestamp: now,
+            };
             let receipt = courier.deliver(&destination, &outgoing).await;
-            Done::Tested { request, id, receipt }
+            Done::Tested {
+                request,
+                id,
+                receipt,
+            }
         };
         Some(test.boxed())
     }
@@ -636,7 +889,12 @@ impl Desk {
                     http_status: receipt.status.map_or(0, i64::from),
                     latency_ms: i64::try_from(receipt.latency.as_millis()).unwrap_or(i64::MAX),
                 });
-                self.publish(EventType::Normal, "TestDelivered", "the test message was delivered".to_owned()).await;
+                self.publish(
+                    EventType::Normal,
+                    "TestDelivered",
+                    "the test message was delivered".to_owned(),
+                )
+                .await;
             }
             failed => {
                 let reason = failed.reason().map_or("", Reason::as_str);
@@ -644,15 +902,31 @@ impl Desk {
                 if failed.reason() == Some(Reason::DestinationDenied) {
                     self.set_unsound(Some(Unsound::new("DestinationDenied", failed.message())));
                 }
-                self.publish(EventType::Warning, "TestFailed", failed.message().to_owned()).await;
+                self.publish(
+                    EventType::Warning,
+                    "TestFailed",
+                    failed.message().to_owned(),
+                )
+                .await;
             }
         }
     }
 
     async fn publish(&self, type_: EventType, reason: &str, note: String) {
-        let event = Event { type_, reason: reason.to_owned(), note: Some(note), action: "Deliver".to_owned(), secondary: None };
+        let event = Event {
+            type_,
+            reason: reason.to_owned(),
+            note: Some(note),
+            action: "Deliver".to_owned(),
+            secondary: None,
+        };
         let reference = self.setting.borrow().object_ref(&());
-        match timeout(WRITE_TIMEOUT, self.office.events.publish(&event, &reference)).await {
+        match timeout(
+            WRITE_TIMEOUT,
+            self.office.events.publish(&event, &reference),
+        )
+        .await
+        {
             Ok(Ok(())) => {}
             Ok(Err(error)) => debug!(setting = %self.title(), %error, "can't record an Event"),
             Err(_) => debug!(setting = %self.title(), "can't record an Event: no answer"),
@@ -677,7 +951,10 @@ impl Desk {
             Due::Lazily => LAZY_INTERVAL,
             Due::Soon => WRITE_INTERVAL,
         };
-        Some(self.wrote_at.map_or(earliest, |at| (at + interval).max(earliest)))
+        Some(
+            self.wrote_at
+                .map_or(earliest, |at| (at + interval).max(earliest)),
+        )
     }
 
     /// When to wake up if nothing happens.
@@ -685,10 +962,18 @@ impl Desk {
         let far = Instant::now() + Duration::from_secs(300);
         let hub = &self.office.hub;
         let now = hub.now();
-        let next = self.pulse.may_send(now).err().flatten().map(|moment| hub.instant(moment));
+        let next = self
+            .pulse
+            .may_send(now)
+            .err()
+            .flatten()
+            .map(|moment| hub.instant(moment));
         let write = self.write_at().filter(|_| !writing);
         // A reason that only holds for a while (Reconciling) has to be taken back.
-        [next, write, self.look_again].into_iter().flatten().fold(far, Instant::min)
+        [next, write, self.look_again]
+            .into_iter()
+            .flatten()
+            .fold(far, Instant::min)
     }
 
     /// Puts the status together and begins to write it; `None` if it says nothing new.
@@ -699,10 +984,19 @@ impl Desk {
         let wall = Timestamp::now();
         let hub = &self.office.hub;
         let (moment, suspended) = (hub.now(), self.is_suspended());
-        let next_attempt = self.pulse.next_attempt().map(|at| wall + SignedDuration::try_from(at.saturating_sub(moment)).unwrap_or_default());
-        self.status.cursors = self.lanes.values().map(|lane| lane.cursor.clone()).collect();
+        let next_attempt = self.pulse.next_attempt().map(|at| {
+            wall + SignedDuration::try_from(at.saturating_sub(moment)).unwrap_or_default()
+        });
+        self.status.cursors = self
+            .lanes
+            .values()
+            .map(|lane| lane.cursor.clone())
+            .collect();
         self.status.oldest_pending_time = oldest.map(crate::api::condition::whole_seconds);
-        let unsound = self.unsound.as_ref().map(|(why, since)| (why, since.elapsed()));
+        let unsound = self
+            .unsound
+            .as_ref()
+            .map(|(why, since)| (why, since.elapsed()));
         let facts = Facts {
             generation: self.spec_generation,
             unsound,
@@ -718,15 +1012,24 @@ impl Desk {
             self.done_placing();
             return None;
         }
-        let counted: Vec<_> = self.lanes.iter().map(|(uid, lane)| (uid.clone(), lane.ahead)).collect();
+        let counted: Vec<_> = self
+            .lanes
+            .iter()
+            .map(|(uid, lane)| (uid.clone(), lane.ahead))
+            .collect();
         let mut object = self.setting.borrow().clone();
         object.metadata.resource_version.clone_from(&self.version);
         object.metadata.managed_fields = None;
         object.status = Some(self.status.clone());
-        let api: Api<NotificationSetting> = Api::namespaced(self.office.client.clone(), &self.namespace);
+        let api: Api<NotificationSetting> =
+            Api::namespaced(self.office.client.clone(), &self.namespace);
         let name = self.name.clone();
         let write = async move {
-            let written = timeout(WRITE_TIMEOUT, api.replace_status(&name, &PostParams::default(), &object)).await;
+            let written = timeout(
+                WRITE_TIMEOUT,
+                api.replace_status(&name, &PostParams::default(), &object),
+            )
+            .await;
             let late = || kube::Error::Service("no answer from the API server".into());
             (written.unwrap_or_else(|_| Err(late())), counted)
         };
@@ -735,7 +1038,11 @@ impl Desk {
 
     /// What may change without a word is looked at again.
     fn plan_look(&mut self) {
-        let held = self.pulse.trouble.as_ref().is_some_and(|trouble| trouble.held);
+        let held = self
+            .pulse
+            .trouble
+            .as_ref()
+            .is_some_and(|trouble| trouble.held);
         let after = match &self.unsound {
             Some((_, since)) if since.elapsed() < crate::model::standing::PATIENCE => LOOK_AGAIN.0,
             Some(_) => LOOK_AGAIN.1,
@@ -757,7 +1064,9 @@ impl Desk {
                         lane.ahead.written(ahead, now);
                     }
                 }
-                self.office.passed.put(&self.uid, self.written.cursors.clone());
+                self.office
+                    .passed
+                    .put(&self.uid, self.written.cursors.clone());
                 self.done_placing();
                 if self.lanes.values().any(|lane| lane.ahead.any()) {
                     self.due = Due::Soon;
@@ -780,7 +1089,8 @@ impl Desk {
     /// The object changed since it was read: its spec or metadata, and all is well; or its status, and someone else
     /// writes it: then that one is right, and this one stands back.
     async fn conflict(&mut self) {
-        let api: Api<NotificationSetting> = Api::namespaced(self.office.client.clone(), &self.namespace);
+        let api: Api<NotificationSetting> =
+            Api::namespaced(self.office.client.clone(), &self.namespace);
         self.due = Due::Soon;
         self.write_after = Instant::now();
         self.wrote_at = None;
@@ -796,13 +1106,16 @@ impl Desk {
                 if sorted(&status) != sorted(&self.written) {
                     warn!(setting = %self.title(), "someone else writes this setting's status; standing back for a while");
                     tokio::time::sleep(STAND_BACK).await;
-                    if let Ok(Ok(Some(found))) = timeout(WRITE_TIMEOUT, api.get_opt(&self.name)).await {
+                    if let Ok(Ok(Some(found))) =
+                        timeout(WRITE_TIMEOUT, api.get_opt(&self.name)).await
+                    {
                         self.version = found.resource_version();
                         self.status = found.status.unwrap_or_default();
                         self.written = self.status.clone();
                         self.lanes.retain(|_, lane| lane.busy);
                         for cursor in self.status.cursors.clone() {
-                            self.lanes.insert(cursor.environment_uid.clone(), Lane::at(cursor));
+                            self.lanes
+                                .insert(cursor.environment_uid.clone(), Lane::at(cursor));
                         }
                         self.place().await;
                     }
@@ -826,17 +1139,31 @@ impl Desk {
     async fn count_pending(&mut self) -> (i64, Option<Timestamp>) {
         let mut pending = 0;
         let mut oldest: Option<Timestamp> = None;
-        let lanes: Vec<_> = self.lanes.iter().map(|(uid, lane)| (uid.clone(), lane.cursor.clone(), lane.head)).collect();
+        let lanes: Vec<_> = self
+            .lanes
+            .iter()
+            .map(|(uid, lane)| (uid.clone(), lane.cursor.clone(), lane.head))
+            .collect();
         for (uid, cursor, head) in lanes {
-            self.counts.retain(|(of, index), _| *of != uid || *index > cursor.index);
+            self.counts
+                .retain(|(of, index), _| *of != uid || *index > cursor.index);
             for index in cursor.index + 1..=head {
                 let key = (uid.clone(), index);
-                let (count, time) = match self.counts.get(&key).filter(|_| index > cursor.index + 1) {
+                let (count, time) = match self.counts.get(&key).filter(|_| index > cursor.index + 1)
+                {
                     Some(known) => *known,
                     None => {
-                        let read = self.office.logbook.read(&cursor.environment, &uid, index).await;
+                        let read = self
+                            .office
+                            .logbook
+                            .read(&cursor.environment, &uid, index)
+                            .await;
                         let Ok(Some(snapshot)) = read else { continue };
-                        let done = if index == cursor.index + 1 { usize::try_from(cursor.ordinal).unwrap_or(0) } else { 0 };
+                        let done = if index == cursor.index + 1 {
+                            usize::try_from(cursor.ordinal).unwrap_or(0)
+                        } else {
+                            0
+                        };
                         let known = (self.wish.count(&snapshot, done), snapshot.time);
                         self.counts.insert(key, known);
                         known
@@ -859,7 +1186,14 @@ impl Desk {
 impl Lane {
     fn at(cursor: Cursor) -> Self {
         let index = cursor.index;
-        Self { cursor, ahead: Ahead::default(), busy: false, seen: index, head: index, ending: false }
+        Self {
+            cursor,
+            ahead: Ahead::default(),
+            busy: false,
+            seen: index,
+            head: index,
+            ending: false,
+        }
     }
 }
 

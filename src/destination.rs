@@ -37,23 +37,47 @@ pub enum NoDestination {
 }
 
 /// The destination of a setting.
-pub async fn read(client: &Client, namespace: &str, spec: &NotificationSettingSpec, names: &Names) -> Result<Destination, NoDestination> {
+pub async fn read(
+    client: &Client,
+    namespace: &str,
+    spec: &NotificationSettingSpec,
+    names: &Names,
+) -> Result<Destination, NoDestination> {
     let unsound = |reason, message: String| NoDestination::Unsound(Unsound::new(reason, message));
     let (kind, source) = match (&spec.webhook, &spec.slack) {
         (Some(webhook), None) => match (&webhook.url, &webhook.url_from) {
             (Some(url), None) => {
-                return Destination::parse(Kind::Webhook, url).map_err(|error| unsound("UrlInvalid", format!("spec.webhook.url: {error}")));
+                return Destination::parse(Kind::Webhook, url)
+                    .map_err(|error| unsound("UrlInvalid", format!("spec.webhook.url: {error}")));
             }
             (None, Some(source)) => (Kind::Webhook, source),
-            _ => return Err(unsound("SpecInvalid", "spec.webhook: give exactly one of url and urlFrom".to_owned())),
+            _ => {
+                return Err(unsound(
+                    "SpecInvalid",
+                    "spec.webhook: give exactly one of url and urlFrom".to_owned(),
+                ));
+            }
         },
         (None, Some(slack)) => (Kind::Slack, &slack.url_from),
-        _ => return Err(unsound("SpecInvalid", "spec: give exactly one of webhook and slack".to_owned())),
+        _ => {
+            return Err(unsound(
+                "SpecInvalid",
+                "spec: give exactly one of webhook and slack".to_owned(),
+            ));
+        }
     };
     let reference = &source.secret_key_ref;
     let value = secret_value(client, namespace, reference, names).await?;
-    Destination::parse_bytes(kind, &value)
-        .map_err(|error| unsound("UrlInvalid", format!("key {} of Secret {}: {error}", reference.key(), reference.name)))
+    Destination::parse_bytes(kind, &value).map_err(|error| {
+        unsound(
+            "UrlInvalid",
+            format!(
+                "key {} of Secret {}: {error}",
+                reference.key(),
+                reference.name
+            ),
+        )
+    })
 }
 
 #[derive(Deserialize)]
@@ -62,37 +86,73 @@ struct Secret {
     data: Option<BTreeMap<String, String>>,
 }
 
-async fn secret_value(client: &Client, namespace: &str, reference: &SecretKeyRef, names: &Names) -> Result<Vec<u8>, NoDestination> {
+async fn secret_value(
+    client: &Client,
+    namespace: &str,
+    reference: &SecretKeyRef,
+    names: &Names,
+) -> Result<Vec<u8>, NoDestination> {
     let SecretKeyRef { name, .. } = reference;
     let key = reference.key();
     let unsound = |reason, message| NoDestination::Unsound(Unsound::new(reason, message));
     let path = format!("/api/v1/namespaces/{namespace}/secrets");
     let request = Request::new(path).get(name, &kube::api::GetParams::default());
-    let request = request.map_err(|_| unsound("SecretNotFound", format!("{name:?} can't be the name of a Secret")))?;
+    let request = request.map_err(|_| {
+        unsound(
+            "SecretNotFound",
+            format!("{name:?} can't be the name of a Secret"),
+        )
+    })?;
     // As text, so that nothing of it ends up in a log if it is not what it should be.
     let answer = timeout(TIMEOUT, client.request_text(request)).await;
-    let text = match answer.map_err(|_| NoDestination::Unknown("no answer from the API server".to_owned()))? {
+    let text = match answer
+        .map_err(|_| NoDestination::Unknown("no answer from the API server".to_owned()))?
+    {
         Ok(text) => text,
         Err(kube::Error::Api(status)) if status.code == 404 => {
-            let message = format!("there is no Secret {name} in namespace {namespace}: kubectl -n {namespace} create secret generic {name} --from-literal={key}=https://...");
+            let message = format!(
+                "there is no Secret {name} in namespace {namespace}: kubectl -n {namespace} create secret generic {name} --from-literal={key}=https://..."
+            );
             return Err(unsound("SecretNotFound", message));
         }
         Err(kube::Error::Api(status)) if status.code == 403 => {
-            let Names { secrets_role, service_account: (account, home) } = names;
+            let Names {
+                secrets_role,
+                service_account: (account, home),
+            } = names;
             let message = format!(
                 "Shipbell may not read Secrets in namespace {namespace}: add it to the chart's settingsNamespaces, or kubectl -n {namespace} create rolebinding shipbell-secrets --clusterrole={secrets_role} --serviceaccount={home}:{account}"
             );
             return Err(unsound("SecretForbidden", message));
         }
-        Err(kube::Error::Api(status)) => return Err(NoDestination::Unknown(format!("the API server answered {}", status.code))),
-        Err(_) => return Err(NoDestination::Unknown("can't reach the API server".to_owned())),
+        Err(kube::Error::Api(status)) => {
+            return Err(NoDestination::Unknown(format!(
+                "the API server answered {}",
+                status.code
+            )));
+        }
+        Err(_) => {
+            return Err(NoDestination::Unknown(
+                "can't reach the API server".to_owned(),
+            ));
+        }
     };
-    let secret: Secret = serde_json::from_str(&text).map_err(|_| NoDestination::Unknown("the Secret can't be read".to_owned()))?;
+    let secret: Secret = serde_json::from_str(&text)
+        .map_err(|_| NoDestination::Unknown("the Secret can't be read".to_owned()))?;
     let data = secret.data.unwrap_or_default();
     let Some(value) = data.get(key) else {
         let keys: Vec<_> = data.keys().map(String::as_str).collect();
-        let has = if keys.is_empty() { "it is empty".to_owned() } else { format!("it has {}", keys.join(", ")) };
-        return Err(unsound("SecretKeyMissing", format!("Secret {name} has no key {key} ({has}): name one with secretKeyRef.key")));
+        let has = if keys.is_empty() {
+            "it is empty".to_owned()
+        } else {
+            format!("it has {}", keys.join(", "))
+        };
+        return Err(unsound(
+            "SecretKeyMissing",
+            format!("Secret {name} has no key {key} ({has}): name one with secretKeyRef.key"),
+        ));
     };
-    STANDARD.decode(value).map_err(|_| NoDestination::Unknown("the Secret can't be read".to_owned()))
+    STANDARD
+        .decode(value)
+        .map_err(|_| NoDestination::Unknown("the Secret can't be read".to_owned()))
 }

@@ -89,7 +89,10 @@ impl Passed {
             return Err(());
         }
         let all = lock(&self.cursors);
-        let of = all.values().flatten().filter(|cursor| cursor.environment_uid == environment_uid);
+        let of = all
+            .values()
+            .flatten()
+            .filter(|cursor| cursor.environment_uid == environment_uid);
         Ok(of.map(|cursor| cursor.index).min())
     }
 }
@@ -131,7 +134,11 @@ impl Dispatcher {
                 }
                 Ok(Some(watcher::Event::InitDone)) => {
                     let there = listed.take().unwrap_or_default();
-                    let gone: Vec<_> = seats.keys().filter(|uid| !there.contains(*uid)).cloned().collect();
+                    let gone: Vec<_> = seats
+                        .keys()
+                        .filter(|uid| !there.contains(*uid))
+                        .cloned()
+                        .collect();
                     for uid in gone {
                         this.gone(&uid, &mut seats);
                     }
@@ -150,12 +157,25 @@ impl Dispatcher {
         }
     }
 
-    fn seen(self: &Arc<Self>, guarded: DeserializeGuard<NotificationSetting>, seats: &mut BTreeMap<String, Seat>, placed: Option<mpsc::Sender<()>>) {
-        let name = format!("{}/{}", guarded.namespace().unwrap_or_default(), guarded.name_any());
+    fn seen(
+        self: &Arc<Self>,
+        guarded: DeserializeGuard<NotificationSetting>,
+        seats: &mut BTreeMap<String, Seat>,
+        placed: Option<mpsc::Sender<()>>,
+    ) {
+        let name = format!(
+            "{}/{}",
+            guarded.namespace().unwrap_or_default(),
+            guarded.name_any()
+        );
         let setting = match guarded.0 {
             Ok(setting) => setting,
             Err(invalid) => {
-                warn!(setting = name, error = invalid.error, "the setting can't be read; its last good state is kept");
+                warn!(
+                    setting = name,
+                    error = invalid.error,
+                    "the setting can't be read; its last good state is kept"
+                );
                 return;
             }
         };
@@ -166,7 +186,13 @@ impl Dispatcher {
         }
         let stop = CancellationToken::new();
         let (sender, receiver) = watch::channel(setting);
-        seats.insert(uid.clone(), Seat { setting: sender, stop: stop.clone() });
+        seats.insert(
+            uid.clone(),
+            Seat {
+                setting: sender,
+                stop: stop.clone(),
+            },
+        );
         let desk = Desk::new(self.clone(), receiver, placed);
         let passed = self.passed.clone();
         tokio::spawn(async move {

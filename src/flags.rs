@@ -63,6 +63,22 @@ pub struct Run {
     #[arg(long, env = "SHIPBELL_EXTRA_CA_FILE")]
     pub extra_ca_file: Option<PathBuf>,
 
+    /// The proxy for https destinations
+    #[arg(long, env = "HTTPS_PROXY", hide_env_values = true)]
+    pub https_proxy: Option<String>,
+
+    /// The proxy for http destinations
+    #[arg(long, env = "HTTP_PROXY", hide_env_values = true)]
+    pub http_proxy: Option<String>,
+
+    /// Hosts that are reached without a proxy, separated by commas
+    #[arg(long, env = "NO_PROXY", default_value = "")]
+    pub no_proxy: String,
+
+    /// The address of the operator's own pod, which is closed as a destination
+    #[arg(long, env = "SHIPBELL_POD_IP")]
+    pub pod_ip: Option<std::net::IpAddr>,
+
     /// The ClusterRole that lets the operator read Secrets where it is bound: named in advice
     #[arg(
         long,
@@ -82,6 +98,13 @@ pub struct Run {
     /// How log lines are written: text or json
     #[arg(long, env = "SHIPBELL_LOG_FORMAT", default_value = "text", value_parser = ["text", "json"])]
     pub log_format: String,
+}
+
+impl Run {
+    /// The name of the pod, as its host name tells.
+    pub fn pod_name(&self) -> Option<String> {
+        std::env::var("HOSTNAME").ok()
+    }
 }
 
 fn cluster_name(text: &str) -> Result<String, String> {

@@ -1,13 +1,15 @@
 //! The composition root: everything is made here and handed to what needs it.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     Api, Client, Config,
     api::{ListParams, ObjectMeta, PostParams},
+    runtime::events::{Recorder as Events, Reporter},
 };
+use secrecy::SecretString;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch as channel,
@@ -18,13 +20,16 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     api::{Environment, EnvironmentSpec, environment::Namespaces},
+    destination::Names,
+    dispatch::{Dispatcher, Passed},
     environments::Environments,
     flags,
     hub::Hub,
     logbook::Logbook,
     metrics::Metrics,
-    model::world::World,
+    model::{guard::Guard, payload::Installation, world::World},
     record::Recorder,
+    send::{self, Courier, ProxyConfig},
     serve::{self, Health},
     watch,
 };
@@ -37,13 +42,14 @@ const MARKER: &str = "shipbell-default-environment";
 /// Runs the operator until it is told to stop.
 pub async fn run(flags: flags::Run) -> anyhow::Result<()> {
     telemetry(&flags)?;
-    let config = Config::infer()
+    let mut config = Config::infer()
         .await
         .context("can't find a cluster: neither a service account nor a kubeconfig")?;
     let namespace = flags
         .namespace
         .clone()
         .unwrap_or_else(|| config.default_namespace.clone());
+    let courier = courier(&flags, &config)?;
     let client = Client::try_from(config).context("can't make a client for the cluster")?;
     let version = timeout(Duration::from_secs(30), client.apiserver_version())
         .await
@@ -123,7 +129,33 @@ pub async fn run(flags: flags::Run) -> anyhow::Result<()> {
             namespace.clone(),
         ));
     }
-    cursors_ready.send_replace(true);
+    let reporter = Reporter {
+        controller: "shipbell".to_owned(),
+        instance: flags.pod_name(),
+    };
+    let dispatcher = Dispatcher {
+        client: client.clone(),
+        hub: hub.clone(),
+        logbook: logbook.clone(),
+        environments: environments.clone(),
+        courier,
+        installation: Arc::new(Installation {
+            org: flags
+                .org
+                .clone()
+                .unwrap_or_else(|| flags.cluster_name.clone()),
+            cluster: flags.cluster_name.clone(),
+            external_url: flags.external_url.clone(),
+        }),
+        metrics: metrics.clone(),
+        events: Events::new(client.clone(), reporter),
+        names: Names {
+            secrets_role: flags.secrets_role.clone(),
+            service_account: (flags.service_account.clone(), namespace.clone()),
+        },
+        passed: Arc::new(Passed::default()),
+    };
+    tokio::spawn(dispatcher.run(cursors_ready));
 
     let app = serve::health(health);
     let server = axum::serve(listener, app);
@@ -138,11 +170,51 @@ pub async fn run(flags: flags::Run) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The outbound client, as the flags and the cluster want it.
+fn courier(flags: &flags::Run, config: &Config) -> anyhow::Result<Courier> {
+    // The API server is never a destination, by whatever name; nor are we.
+    let server = config
+        .cluster_url
+        .host()
+        .and_then(|host| host.trim_matches(['[', ']']).parse().ok());
+    let service = std::env::var("KUBERNETES_SERVICE_HOST")
+        .ok()
+        .and_then(|host| host.parse().ok());
+    let closed: Vec<IpAddr> = [server, service, flags.pod_ip]
+        .into_iter()
+        .flatten()
+        .filter(|ip: &IpAddr| !ip.is_loopback())
+        .collect();
+    let guard = Guard::new(&flags.allow_destination, closed).context("--allow-destination")?;
+    let mut settings = send::Config::new(guard);
+    if let Some(file) = &flags.extra_ca_file {
+        let pem =
+            std::fs::read(file).with_context(|| format!("--extra-ca-file {}", file.display()))?;
+        settings.extra_ca_pem = Some(pem);
+    }
+    let secret = |url: &Option<String>| {
+        url.clone()
+            .filter(|url| !url.is_empty())
+            .map(SecretString::from)
+    };
+    let (https, http) = (secret(&flags.https_proxy), secret(&flags.http_proxy));
+    if https.is_some() || http.is_some() {
+        settings.proxy = Some(ProxyConfig {
+            https,
+            http,
+            no_proxy: flags.no_proxy.clone(),
+        });
+    }
+    Courier::new(&settings).context("can't make the outbound client")
+}
+
 fn telemetry(flags: &flags::Run) -> anyhow::Result<()> {
     let filter =
         EnvFilter::try_new(&flags.log).with_context(|| format!("--log {:?}", flags.log))?;
     // The client writes whole bodies at this place, which may hold a Secret.
     let filter = filter.add_directive("kube_client::client=off".parse()?);
+    // It calls a certificate that is not trusted an error of the program; the setting's status tells of it.
+    let filter = filter.add_directive("rustls_platform_verifier=off".parse()?);
     let layer = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

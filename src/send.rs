@@ -246,6 +246,16 @@ impl Courier {
     }
 }
 
+impl Courier {
+    /// Whether a destination may be dialled, as far as that can be told without asking the DNS; `Err`: what opens it.
+    pub fn permits(&self, to: &Destination) -> Result<(), String> {
+        let proxied = self.0.proxied(to).is_some();
+        self.0
+            .permits(to, proxied)
+            .map_err(|denied| denied.to_string())
+    }
+}
+
 impl Inner {
     /// The client for the proxy that the destination is reached through, if any.
     fn proxied(&self, to: &Destination) -> Option<&Client> {

@@ -16,6 +16,7 @@ pub mod outbox;
 pub mod payload;
 pub mod scope;
 pub mod settle;
+pub mod slack;
 pub mod standing;
 pub mod verdict;
 pub mod view;

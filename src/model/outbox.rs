@@ -29,15 +29,36 @@ pub struct Wish {
 impl Wish {
     /// What a spec asks for, with the defaults filled in.
     pub fn of(spec: &NotificationSettingSpec) -> Self {
-        let most = EventType::ALL.into_iter().filter(|type_| *type_ != EventType::ArtifactScaled);
-        let types = spec.event_types.as_ref().map_or_else(|| most.collect(), |types| types.iter().copied().collect());
-        let max_age = spec.retry.and_then(|retry| retry.max_age).map_or(Duration::from_secs(72 * 3600), |span| span.0);
-        Self { kind: if spec.slack.is_some() { Kind::Slack } else { Kind::Webhook }, types, max_age }
+        let most = EventType::ALL
+            .into_iter()
+            .filter(|type_| *type_ != EventType::ArtifactScaled);
+        let types = spec
+            .event_types
+            .as_ref()
+            .map_or_else(|| most.collect(), |types| types.iter().copied().collect());
+        let max_age = spec
+            .retry
+            .and_then(|retry| retry.max_age)
+            .map_or(Duration::from_secs(72 * 3600), |span| span.0);
+        Self {
+            kind: if spec.slack.is_some() {
+                Kind::Slack
+            } else {
+                Kind::Webhook
+            },
+            types,
+            max_age,
+        }
     }
 
     /// How many events of a snapshot are asked for, the first `done` left out.
     pub fn count(&self, snapshot: &EnvironmentSnapshotSpec, done: usize) -> usize {
-        snapshot.events.iter().skip(done).filter(|event| self.types.contains(&event.type_)).count()
+        snapshot
+            .events
+            .iter()
+            .skip(done)
+            .filter(|event| self.types.contains(&event.type_))
+            .count()
     }
 }
 
@@ -53,15 +74,27 @@ pub struct Item {
 /// The next thing to send of a snapshot of which `done` events are done: an event; for Slack all events of artifacts at
 /// once, while one of the environment stands alone.
 pub fn next_item(wish: &Wish, snapshot: &EnvironmentSnapshotSpec, done: usize) -> Option<Item> {
-    let wanted = |at: &usize| snapshot.events.get(*at).is_some_and(|event| wish.types.contains(&event.type_));
+    let wanted = |at: &usize| {
+        snapshot
+            .events
+            .get(*at)
+            .is_some_and(|event| wish.types.contains(&event.type_))
+    };
     let first = (done..snapshot.events.len()).find(wanted)?;
     let alone = wish.kind == Kind::Webhook || snapshot.events[first].type_.is_of_environment();
     if alone {
-        return Some(Item { events: vec![first], done: first + 1 });
+        return Some(Item {
+            events: vec![first],
+            done: first + 1,
+        });
     }
-    let end = (first..snapshot.events.len()).find(|at| snapshot.events[*at].type_.is_of_environment());
+    let end =
+        (first..snapshot.events.len()).find(|at| snapshot.events[*at].type_.is_of_environment());
     let end = end.unwrap_or(snapshot.events.len());
-    Some(Item { events: (first..end).filter(wanted).collect(), done: end })
+    Some(Item {
+        events: (first..end).filter(wanted).collect(),
+        done: end,
+    })
 }
 
 /// Where a cursor starts that is not there yet.
@@ -79,7 +112,9 @@ pub enum Start {
 pub fn start(observed: Option<i64>, generation: i64, environment_generation: i64) -> Start {
     match observed {
         None => Start::AtAge,
-        Some(observed) if observed == generation && environment_generation == 1 => Start::AtBaseline,
+        Some(observed) if observed == generation && environment_generation == 1 => {
+            Start::AtBaseline
+        }
         Some(_) => Start::AtHead,
     }
 }
@@ -126,7 +161,8 @@ impl Pulse {
 
     /// When the next attempt is made, while attempts fail.
     pub fn next_attempt(&self) -> Option<Moment> {
-        self.until.filter(|_| self.trouble.as_ref().is_some_and(|trouble| !trouble.gone))
+        self.until
+            .filter(|_| self.trouble.as_ref().is_some_and(|trouble| !trouble.gone))
     }
 
     /// What comes of an answer. `seed` spreads the attempts of different settings.
@@ -137,13 +173,26 @@ impl Pulse {
                 *self = Self::default();
                 return;
             }
-            Verdict::Retry { after, .. } => (backoff::obeying(backoff::delay(attempts, seed), *after, seed), false, false),
+            Verdict::Retry { after, .. } => (
+                backoff::obeying(backoff::delay(attempts, seed), *after, seed),
+                false,
+                false,
+            ),
             Verdict::Hold { .. } => (backoff::slow_delay(attempts, seed), true, false),
             Verdict::Gone { .. } => (Duration::ZERO, true, true),
         };
         let reason = verdict.reason().map_or("", super::verdict::Reason::as_str);
         let message = verdict.message().to_owned();
-        *self = Self { attempts, until: Some(now + wait), trouble: Some(Trouble { reason, message, held, gone }) };
+        *self = Self {
+            attempts,
+            until: Some(now + wait),
+            trouble: Some(Trouble {
+                reason,
+                message,
+                held,
+                gone,
+            }),
+        };
     }
 
     /// The spec or the Secret changed, or the setting is resumed: one attempt comes first.
@@ -182,7 +231,9 @@ impl Ahead {
 
     /// So many events have been sent.
     pub fn sent(&mut self, events: usize, now: Moment) {
-        self.events = self.events.saturating_add(u32::try_from(events).unwrap_or(u32::MAX));
+        self.events = self
+            .events
+            .saturating_add(u32::try_from(events).unwrap_or(u32::MAX));
         self.since.get_or_insert(now);
     }
 
@@ -199,13 +250,20 @@ mod tests {
     use crate::model::{testing, verdict::Reason};
 
     fn wish(kind: Kind) -> Wish {
-        Wish { kind, types: EventType::ALL.into(), max_age: Duration::from_secs(60) }
+        Wish {
+            kind,
+            types: EventType::ALL.into(),
+            max_age: Duration::from_secs(60),
+        }
     }
 
     #[test]
     fn a_webhook_is_told_one_event_at_a_time_and_slack_all_of_a_snapshot() {
         let mut snapshot = testing::snapshot(2, &[("a", 0, 1), ("b", 1, 0), ("c", 1, 3)]);
-        snapshot.events.push(crate::api::snapshot::Event { type_: EventType::EnvironmentNonCompliant, change: None });
+        snapshot.events.push(crate::api::snapshot::Event {
+            type_: EventType::EnvironmentNonCompliant,
+            change: None,
+        });
         let all = |wish: &Wish| {
             let mut done = 0;
             let mut items = vec![];
@@ -217,7 +275,10 @@ mod tests {
         };
         assert_eq!(all(&wish(Kind::Webhook)), [[0], [1], [2], [3]]);
         assert_eq!(all(&wish(Kind::Slack)), [vec![0, 1, 2], vec![3]]);
-        let no_scaling = Wish { types: [EventType::ArtifactStarted, EventType::ArtifactStopped].into(), ..wish(Kind::Slack) };
+        let no_scaling = Wish {
+            types: [EventType::ArtifactStarted, EventType::ArtifactStopped].into(),
+            ..wish(Kind::Slack)
+        };
         assert_eq!(all(&no_scaling), [vec![0, 1]]);
         assert_eq!(no_scaling.count(&snapshot, 1), 1);
         assert_eq!(next_item(&wish(Kind::Webhook), &snapshot, 4), None);
@@ -225,7 +286,10 @@ mod tests {
 
     #[test]
     fn a_setting_that_says_nothing_hears_of_all_but_scaling() {
-        let spec = NotificationSettingSpec { slack: Some(crate::api::setting::Slack::default()), ..NotificationSettingSpec::default() };
+        let spec = NotificationSettingSpec {
+            slack: Some(crate::api::setting::Slack::default()),
+            ..NotificationSettingSpec::default()
+        };
         let wish = Wish::of(&spec);
         assert_eq!(wish.kind, Kind::Slack);
         assert_eq!(wish.types.len(), 5);
@@ -237,8 +301,16 @@ mod tests {
     fn a_missing_cursor_starts_where_nothing_old_is_sent_and_nothing_new_is_lost() {
         assert_eq!(start(None, 1, 4), Start::AtAge, "never handled");
         assert_eq!(start(Some(3), 3, 1), Start::AtBaseline, "a new environment");
-        assert_eq!(start(Some(3), 3, 2), Start::AtHead, "an environment that became visible");
-        assert_eq!(start(Some(2), 3, 1), Start::AtHead, "an environment that was added to the setting");
+        assert_eq!(
+            start(Some(3), 3, 2),
+            Start::AtHead,
+            "an environment that became visible"
+        );
+        assert_eq!(
+            start(Some(2), 3, 1),
+            Start::AtHead,
+            "an environment that was added to the setting"
+        );
         assert!(is_older((9, 50), (10, 40)));
         assert!(is_older((10, 39), (10, 40)));
         assert!(!is_older((10, 41), (10, 40)));
@@ -250,7 +322,11 @@ mod tests {
         let at = Moment::from_secs;
         let mut pulse = Pulse::default();
         assert_eq!(pulse.may_send(at(0)), Ok(()));
-        let fail = Verdict::Retry { after: None, reason: Reason::ServerError, message: "the server is in trouble".to_owned() };
+        let fail = Verdict::Retry {
+            after: None,
+            reason: Reason::ServerError,
+            message: "the server is in trouble".to_owned(),
+        };
         let mut last = Duration::ZERO;
         for attempt in 1..=6 {
             pulse.after(&fail, 7, at(0));
@@ -267,11 +343,21 @@ mod tests {
     #[test]
     fn a_destination_that_is_gone_is_left_alone_until_it_changes() {
         let mut pulse = Pulse::default();
-        pulse.after(&Verdict::Gone { message: "gone".to_owned() }, 7, Moment::ZERO);
+        pulse.after(
+            &Verdict::Gone {
+                message: "gone".to_owned(),
+            },
+            7,
+            Moment::ZERO,
+        );
         assert_eq!(pulse.may_send(Moment::from_secs(1_000_000)), Err(None));
         pulse.retry_now();
         assert_eq!(pulse.may_send(Moment::ZERO), Ok(()));
-        assert_eq!(pulse.trouble.unwrap().reason, "Gone", "until an attempt says otherwise");
+        assert_eq!(
+            pulse.trouble.unwrap().reason,
+            "Gone",
+            "until an attempt says otherwise"
+        );
     }
 
     #[test]

@@ -25,7 +25,10 @@ pub struct Unsound {
 impl Unsound {
     /// A reason and what mends it.
     pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into() }
+        Self {
+            reason,
+            message: message.into(),
+        }
     }
 }
 
@@ -51,7 +54,12 @@ pub struct Facts<'a> {
 /// Brings conditions and columns up to date.
 pub fn tell(status: &mut NotificationSettingStatus, facts: &Facts<'_>) {
     let ready = match facts.unsound {
-        Some((unsound, _)) => Statement { type_: READY, status: Some(false), reason: unsound.reason, message: unsound.message.clone() },
+        Some((unsound, _)) => Statement {
+            type_: READY,
+            status: Some(false),
+            reason: unsound.reason,
+            message: unsound.message.clone(),
+        },
         None => Statement {
             type_: READY,
             status: Some(true),
@@ -61,7 +69,12 @@ pub fn tell(status: &mut NotificationSettingStatus, facts: &Facts<'_>) {
     };
     let delivered = delivered(status, facts);
     condition::set(&mut status.conditions, &ready, facts.generation, facts.now);
-    condition::set(&mut status.conditions, &delivered, facts.generation, facts.now);
+    condition::set(
+        &mut status.conditions,
+        &delivered,
+        facts.generation,
+        facts.now,
+    );
     condition::remove(&mut status.conditions, STALLED);
     if facts.unsound.is_some_and(|(_, since)| since < PATIENCE) {
         let waits = Statement {
@@ -77,7 +90,9 @@ pub fn tell(status: &mut NotificationSettingStatus, facts: &Facts<'_>) {
     status.observed_generation = facts.generation;
     status.pending = Some(facts.pending);
     status.next_attempt_time = facts.next_attempt.map(condition::whole_seconds);
-    let amiss = [&ready, &delivered].into_iter().find(|statement| statement.status == Some(false));
+    let amiss = [&ready, &delivered]
+        .into_iter()
+        .find(|statement| statement.status == Some(false));
     status.reason = amiss.map(|statement| statement.reason.to_owned());
     status.message = amiss.map(|statement| statement.message.clone());
 }
@@ -89,20 +104,41 @@ fn delivered(status: &NotificationSettingStatus, facts: &Facts<'_>) -> Statement
         count => format!(" {count} events wait."),
     };
     let (status, reason, message) = match (facts.trouble, facts.suspended) {
-        (_, true) if facts.pending > 0 => {
-            (Some(false), "Suspended", format!("spec.suspend is true.{waiting} They are sent when it is set to false."))
-        }
+        (_, true) if facts.pending > 0 => (
+            Some(false),
+            "Suspended",
+            format!("spec.suspend is true.{waiting} They are sent when it is set to false."),
+        ),
         (Some(trouble), false) => {
-            let next = if trouble.gone { " It is left alone until the Secret or the spec changes." } else { "" };
-            (Some(false), trouble.reason, format!("{}.{waiting}{next}", trouble.message.trim_end_matches('.')))
+            let next = if trouble.gone {
+                " It is left alone until the Secret or the spec changes."
+            } else {
+                ""
+            };
+            (
+                Some(false),
+                trouble.reason,
+                format!("{}.{waiting}{next}", trouble.message.trim_end_matches('.')),
+            )
         }
-        _ if facts.unsound.is_some() && facts.pending > 0 => {
-            (Some(false), "NotReady", format!("The setting is not ready.{waiting}"))
-        }
-        _ if status.last_delivery.is_none() => (None, "NothingSentYet", "There was nothing to send yet.".to_owned()),
+        _ if facts.unsound.is_some() && facts.pending > 0 => (
+            Some(false),
+            "NotReady",
+            format!("The setting is not ready.{waiting}"),
+        ),
+        _ if status.last_delivery.is_none() => (
+            None,
+            "NothingSentYet",
+            "There was nothing to send yet.".to_owned(),
+        ),
         _ => (Some(true), "UpToDate", "Nothing is overdue.".to_owned()),
     };
-    Statement { type_: DELIVERED, status, reason, message }
+    Statement {
+        type_: DELIVERED,
+        status,
+        reason,
+        message,
+    }
 }
 
 #[cfg(test)]
@@ -122,34 +158,57 @@ mod tests {
         change(&mut facts);
         let mut status = NotificationSettingStatus::default();
         tell(&mut status, &facts);
-        let of = |type_| condition::find(&status.conditions, type_).map(|c| format!("{} {}", c.status, c.reason)).unwrap();
+        let of = |type_| {
+            condition::find(&status.conditions, type_)
+                .map(|c| format!("{} {}", c.status, c.reason))
+                .unwrap()
+        };
         (of(READY), of(DELIVERED), status)
     }
 
     #[test]
     fn a_new_setting_is_ready_and_has_sent_nothing_yet() {
         let (ready, delivered, status) = told(|_| ());
-        assert_eq!((ready.as_str(), delivered.as_str()), ("True Sound", "Unknown NothingSentYet"));
+        assert_eq!(
+            (ready.as_str(), delivered.as_str()),
+            ("True Sound", "Unknown NothingSentYet")
+        );
         assert_eq!(status.reason, None);
         assert_eq!(status.observed_generation, Some(2));
     }
 
     #[test]
     fn a_destination_in_trouble_is_not_delivered_but_the_setting_is_sound() {
-        let trouble = Trouble { reason: "ServerError", message: "the destination answered 503".to_owned(), held: false, gone: false };
+        let trouble = Trouble {
+            reason: "ServerError",
+            message: "the destination answered 503".to_owned(),
+            held: false,
+            gone: false,
+        };
         let facts = (Some(&trouble), 3);
         let (ready, delivered, status) = told(|f| (f.trouble, f.pending) = facts);
-        assert_eq!((ready.as_str(), delivered.as_str()), ("True Sound", "False ServerError"));
-        assert_eq!(status.message.as_deref(), Some("the destination answered 503. 3 events wait."));
+        assert_eq!(
+            (ready.as_str(), delivered.as_str()),
+            ("True Sound", "False ServerError")
+        );
+        assert_eq!(
+            status.message.as_deref(),
+            Some("the destination answered 503. 3 events wait.")
+        );
     }
 
     #[test]
     fn what_is_missing_may_come_for_two_minutes() {
         let unsound = Unsound::new("SecretNotFound", "create it");
         for (seconds, reconciling) in [(0, true), (119, true), (120, false)] {
-            let (ready, _, status) = told(|facts| facts.unsound = Some((&unsound, Duration::from_secs(seconds))));
+            let (ready, _, status) =
+                told(|facts| facts.unsound = Some((&unsound, Duration::from_secs(seconds))));
             assert_eq!(ready, "False SecretNotFound");
-            assert_eq!(condition::find(&status.conditions, RECONCILING).is_some(), reconciling, "{seconds} s");
+            assert_eq!(
+                condition::find(&status.conditions, RECONCILING).is_some(),
+                reconciling,
+                "{seconds} s"
+            );
         }
     }
 }

@@ -1,0 +1,167 @@
+//! What is told to people: the messages for Slack, as functions of the snapshots that they tell of.
+//!
+//! A message is a headline and, beside a coloured bar, the details and a footer. Its `text` says all of it again in
+//! sentences, for notifications and for screen readers. Names come from whoever may create a pod, so each passes
+//! through `text` (the module) on its way in.
+
+mod block;
+mod change;
+mod frame;
+mod net;
+mod text;
+
+use crate::api::EventType;
+use crate::api::snapshot::{EnvironmentSnapshotSpec, Event};
+use block::Block;
+pub use block::{Message, plain};
+use frame::{Frame, GREEN, MAX_LINES, NAME, RED, Style, bullets, names, place, plural, sentence};
+use text::{code, prose};
+
+/// Where the messages come from.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Origin<'a> {
+    /// The cluster's name; shown when it is not the environment's as well.
+    pub cluster: &'a str,
+    /// Where snapshots can be read, if anywhere.
+    pub links: Option<&'a Links>,
+}
+
+/// Where snapshots can be read in a browser.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Links {
+    base: String,
+}
+
+impl Links {
+    /// `base` is the URL under which `environments/...` is found; None if a browser could not follow it.
+    pub fn new(base: &str) -> Option<Self> {
+        let url = url::Url::parse(base).ok()?;
+        let is_web = matches!(url.scheme(), "http" | "https") && url.has_host();
+        let is_public = url.username().is_empty() && url.password().is_none();
+        let is_base = is_public && url.query().is_none() && url.fragment().is_none();
+        // A URL may hold a `|`, which would end it in a link of Slack's.
+        let base = url.as_str().trim_end_matches('/').replace('|', "%7C");
+        (is_web && is_base && base.len() <= 1_000 && text::is_inert(&base)).then_some(Self { base })
+    }
+
+    fn snapshot(&self, environment: &str, index: i64) -> String {
+        // The name of an environment has no other characters.
+        let name = environment
+            .chars()
+            .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.'));
+        let name: String = name.take(63).collect();
+        format!("{}/environments/{name}/snapshots/{index}", self.base)
+    }
+}
+
+/// What a message tells of one snapshot.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    /// The snapshot.
+    pub snapshot: &'a EnvironmentSnapshotSpec,
+    /// Those of its events that are asked for; events of the environment as a whole are not told here.
+    pub events: &'a [&'a Event],
+}
+
+/// The message of one snapshot, or of the parts of one that was too big: its events of artifacts.
+pub fn artifacts(origin: &Origin, parts: &[Part]) -> Message {
+    let Some(frame) = Frame::new(origin, parts) else {
+        return nothing();
+    };
+    let artifacts = net::artifacts(parts);
+    // Allow-listed and started at once is too much for one headline.
+    if let [artifact] = &artifacts[..]
+        && !(artifact.counted && artifact.allowed)
+    {
+        return change::one(&frame, artifact, parts);
+    }
+    let groups = net::groups(&artifacts);
+    let card = match &groups[..] {
+        [group] => change::card(&frame, group),
+        _ => None,
+    };
+    card.unwrap_or_else(|| change::list(&frame, &artifacts, &groups, ""))
+}
+
+/// The message of a backlog: what the events of consecutive snapshots come to. The snapshots of which no event is asked
+/// for belong to it as well: their numbers count.
+pub fn digest(origin: &Origin, parts: &[Part]) -> Message {
+    let Some(frame) = Frame::new(origin, parts) else {
+        return nothing();
+    };
+    let artifacts = net::artifacts(parts);
+    let groups = net::groups(&artifacts);
+    change::list(&frame, &artifacts, &groups, &frame.within())
+}
+
+/// The message of an event of the environment as a whole.
+pub fn compliance(origin: &Origin, snapshot: &EnvironmentSnapshotSpec, event: &Event) -> Message {
+    let frame = Frame::of(origin, snapshot, snapshot);
+    let was = frame::word(snapshot.compliance.was);
+    // A header takes 150 units.
+    let title = text::plain(&place(origin, snapshot), 110);
+    let (title, text, color, section) = if event.type_ == EventType::EnvironmentCompliant {
+        let title = format!("🟢 {title} is Compliant again");
+        let text = format!("🟢 {} is Compliant again (was {was})", frame.place);
+        (title, text, GREEN, format!("Was {was}."))
+    } else {
+        let reasons = &snapshot.compliance.reasons;
+        let reasons: Vec<_> = reasons.iter().map(|text| (prose(text, 250), 1)).collect();
+        let title = format!("🔴 {title} is Non-Compliant");
+        let mut text = format!("🔴 {} is now Non-Compliant (was {was})", frame.place);
+        let mut section = format!("Was {was}.");
+        if !reasons.is_empty() {
+            let (number, label) = (reasons.len(), plural("reason", reasons.len()));
+            text = format!("{text}: {}", sentence(&reasons, 0));
+            section = format!("{section} *{number} {label}:*\n{}", bullets(&reasons, 0));
+        }
+        (title, text, RED, section)
+    };
+    let text = format!("{text}. {}.", frame.snapshots());
+    let mut below = vec![Block::section(section), frame.footer()];
+    if let Some(url) = &frame.url {
+        below.push(Block::button("View snapshot", url.clone(), "view_snapshot"));
+    }
+    Message::new(text, Block::header(title), color, below)
+}
+
+/// The message that shows that `setting`, as namespace/name, reaches its channel.
+pub fn test(origin: &Origin, setting: &str, environments: &[String]) -> Message {
+    let list = |style| {
+        let all = environments.iter().map(String::as_str);
+        match all.len() {
+            0 => "none yet".to_owned(),
+            _ => names(style, all, 0, MAX_LINES),
+        }
+    };
+    let label = plural("Environment", environments.len());
+    let mut fields = vec![
+        format!("*Setting*\n{}", code(setting, 2 * NAME)),
+        format!("*{label}*\n{}", list(Style::Marked)),
+    ];
+    let mut from = String::new();
+    if !origin.cluster.is_empty() {
+        fields.push(format!("*Cluster*\n{}", code(origin.cluster, NAME)));
+        from = format!(" on cluster {}", prose(origin.cluster, NAME));
+    }
+    let text = format!(
+        "Test message: Shipbell{from} reaches this channel. NotificationSetting {}, {} {}.",
+        prose(setting, 2 * NAME),
+        label.to_lowercase(),
+        list(Style::Plain)
+    );
+    let headline = "*:bell: Test message* — Shipbell reaches this channel".to_owned();
+    let below = vec![Block::fields(fields)];
+    Message::new(text, Block::section(headline), frame::BLUE, below)
+}
+
+/// Without a snapshot there is nothing to tell; such a message is never sent.
+fn nothing() -> Message {
+    let text = "Nothing changed.".to_owned();
+    let headline = Block::section(text.clone());
+    let below = vec![Block::section(text.clone())];
+    Message::new(text, headline, frame::GREY, below)
+}
+
+#[cfg(test)]
+mod tests;
