@@ -45,6 +45,7 @@ pub async fn run(flags: flags::Run) -> anyhow::Result<()> {
     let mut config = Config::infer()
         .await
         .context("can't find a cluster: neither a service account nor a kubeconfig")?;
+    config.proxy_url = None; // proxies are for destinations
     let namespace = flags
         .namespace
         .clone()
