@@ -2,4 +2,7 @@
 //! and an Environment of its own.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod bad_input;
+mod settings;
+mod slack;
 mod workloads;
