@@ -31,7 +31,10 @@ pub struct Selector {
 #[serde(rename_all = "camelCase")]
 pub struct Requirement {
     /// The label's key.
-    #[schemars(length(min = 1, max = 317), pattern("^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"))]
+    #[schemars(
+        length(min = 1, max = 317),
+        pattern("^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$")
+    )]
     pub key: String,
     /// How the label's value relates to `values`.
     pub operator: Operator,

@@ -156,7 +156,10 @@ pub struct NotificationSettingSpec {
 pub struct Webhook {
     /// The URL, if it holds no secret. Anyone who may read this object can read it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 2048), pattern(r"^https?://[^/?#@\s]+([/?#]\S*)?$"))]
+    #[schemars(
+        length(min = 1, max = 2048),
+        pattern(r"^https?://[^/?#@\s]+([/?#]\S*)?$")
+    )]
     pub url: Option<String>,
     /// Where the URL is kept, if it holds a secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -184,7 +187,10 @@ pub struct UrlSource {
 #[serde(rename_all = "camelCase")]
 pub struct SecretKeyRef {
     /// The Secret's name.
-    #[schemars(length(min = 1, max = 253), pattern("^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    #[schemars(
+        length(min = 1, max = 253),
+        pattern("^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+    )]
     pub name: String,
     /// The key in the Secret's data. Default `url`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

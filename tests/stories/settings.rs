@@ -134,11 +134,10 @@ fn a_setting_of_the_same_name_again_is_a_new_one() {
             .condition("hook", "Delivered", "False ServerError")
             .await?;
         actor.delete("hook").await?;
-        receiver.set_standing(200);
-        receiver.forget();
-        actor.webhook("hook", &receiver, "").await?;
+        let other = Receiver::start();
+        actor.webhook("hook", &other, "").await?;
         actor.starts("new").await?;
-        hears(&receiver, &["STARTED new:v1 0 to 1"]).await?;
+        hears(&other, &["STARTED new:v1 0 to 1"]).await?;
         Ok(())
     });
 }

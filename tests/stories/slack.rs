@@ -169,13 +169,6 @@ fn several_changes_of_one_snapshot_are_one_message() {
     });
 }
 
-async fn apply_all(actor: &Actor, objects: Vec<Value>) -> Result<()> {
-    for object in objects {
-        actor.apply(object).await?;
-    }
-    Ok(())
-}
-
 #[test]
 fn a_message_whose_blocks_are_refused_is_sent_as_text() {
     play(async |cluster| {
@@ -332,26 +325,23 @@ fn a_long_backlog_comes_as_one_digest() {
 #[test]
 fn many_changes_at_once_fit_into_one_message() {
     play(async |cluster| {
-        let settle = "{quiet: 3s, max: 20s, rollout: 30s, scaling: 3s}";
-        let actor = Actor::with(cluster, "slack-crowd", settle).await?;
+        let actor = Actor::new(cluster, "slack-crowd").await?;
         let receiver = Receiver::start();
         slack(&actor, "chat", &receiver, "").await?;
-        let long = "a-rather-long-name-that-people-do-give-to-their-images";
-        let crowd: Vec<Value> = (0..25)
-            .map(|number| {
-                let image = format!("r.example/team/{long}-{number}:v1.2.3-rc.4");
-                deployment(&actor.name, &format!("{long}-{number}"), &image, 1).into()
-            })
-            .collect();
-        apply_all(&actor, crowd).await?;
-        actor.settled(25, 25).await?;
-        let snapshots = actor.log().await?.len() - 1;
-        let heard = messages(&receiver, snapshots).await?;
-        assert!(
-            heard.iter().any(|it| text(it).contains("more")),
-            "{:?}",
-            heard.iter().map(text).collect::<Vec<_>>()
+        let image = |number: u32| {
+            format!(
+                "r.example/a-team/a-rather-long-name-that-people-do-give-to-images-{number}:v1.2.3-rc.4"
+            )
+        };
+        let crowd = (1..40).fold(
+            deployment(&actor.name, "crowd", &image(0), 1),
+            |crowd, number| crowd.container(&format!("c{number}"), &image(number)),
         );
+        actor.apply(crowd).await?;
+        actor.settled(40, 40).await?;
+        assert_eq!(actor.log().await?.len(), 2, "one snapshot");
+        let heard = messages(&receiver, 1).await?;
+        assert!(text(&heard[0]).contains("more"), "{}", text(&heard[0]));
         Ok(())
     });
 }
