@@ -6,7 +6,7 @@ use crate::{
     story,
 };
 use anyhow::{Context, Result};
-use mlua::{Lua, LuaOptions, LuaSerdeExt, SerializeOptions, StdLib, Table};
+use mlua::{Lua, LuaOptions, LuaSerdeExt, StdLib, Table, serde::SerializeOptions};
 use serde_json::{Value, json};
 use std::fs;
 
@@ -24,7 +24,8 @@ fn health(object: &Value) -> mlua::Result<(String, String)> {
     let nil_for_null = SerializeOptions::new()
         .serialize_none_to_null(false)
         .serialize_unit_to_null(false);
-    lua.globals().set("obj", lua.to_value_with(object, nil_for_null)?)?;
+    lua.globals()
+        .set("obj", lua.to_value_with(object, nil_for_null)?)?;
     let result: Table = lua.load(file("docs/health.lua")).eval()?;
     Ok((result.get("status")?, result.get("message")?))
 }
@@ -49,34 +50,96 @@ fn health_follows_the_generation_and_three_conditions() {
         // Not seen yet.
         (None, &[][..], "Progressing", "has not seen"),
         (Some(2), &[ready][..], "Progressing", "has not seen"),
-        (Some(2), &[("Stalled", "True")], "Progressing", "has not seen"),
+        (
+            Some(2),
+            &[("Stalled", "True")],
+            "Progressing",
+            "has not seen",
+        ),
         (Some(4), &[ready], "Progressing", "has not seen"),
         // Seen.
         (Some(3), &[ready], "Healthy", "ReadyReason: Ready says"),
         (Some(3), &[not_ready], "Degraded", "ReadyReason: Ready says"),
-        (Some(3), &[not_ready, reconciling], "Progressing", "ReadyReason: Ready says"),
+        (
+            Some(3),
+            &[not_ready, reconciling],
+            "Progressing",
+            "ReadyReason: Ready says",
+        ),
         (Some(3), &[reconciling], "Progressing", "ReconcilingReason"),
-        (Some(3), &[not_ready, ("Reconciling", "False")], "Degraded", "ReadyReason"),
-        (Some(3), &[not_ready, ("Stalled", "True")], "Degraded", "StalledReason: Stalled says"),
-        (Some(3), &[not_ready, ("Stalled", "True"), reconciling], "Degraded", "StalledReason"),
-        (Some(3), &[ready, ("Stalled", "False")], "Healthy", "ReadyReason"),
-        (Some(3), &[("Ready", "Unknown")], "Progressing", "has not said"),
+        (
+            Some(3),
+            &[not_ready, ("Reconciling", "False")],
+            "Degraded",
+            "ReadyReason",
+        ),
+        (
+            Some(3),
+            &[not_ready, ("Stalled", "True")],
+            "Degraded",
+            "StalledReason: Stalled says",
+        ),
+        (
+            Some(3),
+            &[not_ready, ("Stalled", "True"), reconciling],
+            "Degraded",
+            "StalledReason",
+        ),
+        (
+            Some(3),
+            &[ready, ("Stalled", "False")],
+            "Healthy",
+            "ReadyReason",
+        ),
+        (
+            Some(3),
+            &[("Ready", "Unknown")],
+            "Progressing",
+            "has not said",
+        ),
         (Some(3), &[], "Progressing", "has not said"),
         // Whether messages arrive plays no part.
-        (Some(3), &[ready, ("Delivered", "False")], "Healthy", "ReadyReason"),
-        (Some(3), &[ready, ("Delivered", "Unknown")], "Healthy", "ReadyReason"),
-        (Some(3), &[not_ready, ("Delivered", "True")], "Degraded", "ReadyReason"),
-        (Some(3), &[("Delivered", "False")], "Progressing", "has not said"),
+        (
+            Some(3),
+            &[ready, ("Delivered", "False")],
+            "Healthy",
+            "ReadyReason",
+        ),
+        (
+            Some(3),
+            &[ready, ("Delivered", "Unknown")],
+            "Healthy",
+            "ReadyReason",
+        ),
+        (
+            Some(3),
+            &[not_ready, ("Delivered", "True")],
+            "Degraded",
+            "ReadyReason",
+        ),
+        (
+            Some(3),
+            &[("Delivered", "False")],
+            "Progressing",
+            "has not said",
+        ),
     ] {
         let (found, says) = health(&object(observed, conditions)).unwrap();
         assert_eq!(found, status, "{observed:?} {conditions:?}");
-        assert!(says.contains(message), "{observed:?} {conditions:?}: {says}");
+        assert!(
+            says.contains(message),
+            "{observed:?} {conditions:?}: {says}"
+        );
     }
 }
 
 #[test]
 fn health_of_an_object_that_nobody_has_touched_is_progressing() {
-    for status in [Value::Null, json!({}), json!({"observedGeneration": 1, "conditions": null})] {
+    for status in [
+        Value::Null,
+        json!({}),
+        json!({"observedGeneration": 1, "conditions": null}),
+    ] {
         let object = json!({"metadata": {"name": "prod", "generation": 1}, "status": status});
         assert_eq!(health(&object).unwrap().0, "Progressing", "{object}");
     }
@@ -84,14 +147,20 @@ fn health_of_an_object_that_nobody_has_touched_is_progressing() {
     assert_eq!(health(&bare).unwrap().0, "Progressing");
     // A condition whose texts are missing is no error.
     let terse = json!({"metadata": {"generation": 1}, "status": {"observedGeneration": 1, "conditions": [{"type": "Ready", "status": "True"}]}});
-    assert_eq!(health(&terse).unwrap(), ("Healthy".to_owned(), ": ".to_owned()));
+    assert_eq!(
+        health(&terse).unwrap(),
+        ("Healthy".to_owned(), ": ".to_owned())
+    );
 }
 
 #[test]
 fn health_reads_the_conditions_that_the_operator_writes() {
     use shipbell::api::condition::{READY, RECONCILING, STALLED};
     let script = file("docs/health.lua");
-    let code: String = script.lines().filter(|line| !line.trim_start().starts_with("--")).collect();
+    let code: String = script
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("--"))
+        .collect();
     for name in [READY, RECONCILING, STALLED] {
         assert!(code.contains(&format!("{name:?}")), "{name}");
     }
@@ -122,7 +191,8 @@ fn the_page_has_the_health_script_for_both_kinds() {
         let there = data[&key].as_str().unwrap();
         assert!(there == script, "{key} is not docs/health.lua");
     }
-    let exclusions: Value = serde_saphyr::from_str(data["resource.exclusions"].as_str().unwrap()).unwrap();
+    let exclusions: Value =
+        serde_saphyr::from_str(data["resource.exclusions"].as_str().unwrap()).unwrap();
     let wanted = json!([{"apiGroups": ["shipbell.dev"], "kinds": ["EnvironmentSnapshot"], "clusters": ["*"]}]);
     assert_eq!(exclusions, wanted);
 }
@@ -160,7 +230,16 @@ fn the_objects_on_the_page_are_ones_that_the_api_server_takes() {
 }
 
 async fn check(cluster: &kit::Cluster, object: &Value) -> Result<()> {
-    let strictly = ["apply", "--server-side", "--validate=strict", "--dry-run=server", "--force-conflicts", "-f", "-"];
-    let applied = cluster.plane.kubectl_with_input(&strictly, &object.to_string());
-    applied.await.map(drop).with_context(|| object.to_string())
+    let strictly = [
+        "apply",
+        "--server-side",
+        "--validate=strict",
+        "--dry-run=server",
+        "--force-conflicts",
+        "-f",
+        "-",
+    ];
+    let text = object.to_string();
+    let applied = cluster.plane.kubectl_with_input(&strictly, &text).await;
+    applied.map(drop).context(text)
 }

@@ -155,6 +155,30 @@ fn values_that_make_no_sense_are_refused_by_name() {
     }
 }
 
+/// Both have the same keys.
+fn compare(values: &Value, schema: &Value, path: &str) {
+    let Some(properties) = schema["properties"].as_object() else {
+        return;
+    };
+    assert_eq!(schema["additionalProperties"], false, "{path}");
+    let has: BTreeSet<_> = values.as_object().unwrap().keys().collect();
+    let known: BTreeSet<_> = properties.keys().collect();
+    let (unknown, absent): (Vec<_>, Vec<_>) = (
+        has.difference(&known).collect(),
+        known.difference(&has).collect(),
+    );
+    assert!(unknown.is_empty(), "{path}: not in the schema: {unknown:?}");
+    // Helm's own, and what users may add to what Kubernetes defines.
+    let extra = ["global", "claims"];
+    assert!(
+        absent.iter().all(|key| extra.contains(&key.as_str())),
+        "{path}: not in values.yaml: {absent:?}"
+    );
+    for key in has {
+        compare(&values[key], &properties[key], &format!("{path}.{key}"));
+    }
+}
+
 #[test]
 fn every_value_is_explained_and_the_schema_knows_it() {
     let text = file("charts/shipbell/values.yaml");
@@ -180,31 +204,8 @@ fn every_value_is_explained_and_the_schema_knows_it() {
         assert!(explained, "values.yaml:{}: {line}", at + 1);
     }
 
-    fn compare(values: &Value, schema: &Value, path: &str) {
-        let Some(properties) = schema["properties"].as_object() else {
-            return;
-        };
-        assert_eq!(schema["additionalProperties"], false, "{path}");
-        let has: BTreeSet<_> = values.as_object().unwrap().keys().collect();
-        let known: BTreeSet<_> = properties.keys().collect();
-        let (unknown, absent): (Vec<_>, Vec<_>) = (
-            has.difference(&known).collect(),
-            known.difference(&has).collect(),
-        );
-        assert!(unknown.is_empty(), "{path}: not in the schema: {unknown:?}");
-        // Helm's own, and what users may add to what Kubernetes defines.
-        let extra = ["global", "claims"];
-        assert!(
-            absent.iter().all(|key| extra.contains(&key.as_str())),
-            "{path}: not in values.yaml: {absent:?}"
-        );
-        for key in has {
-            compare(&values[key], &properties[key], &format!("{path}.{key}"));
-        }
-    }
     let values: Value = serde_saphyr::from_str(&text).unwrap();
-    let schema: Value =
-        serde_json::from_str(&file("charts/shipbell/values.schema.json")).unwrap();
+    let schema: Value = serde_json::from_str(&file("charts/shipbell/values.schema.json")).unwrap();
     compare(&values, &schema, "");
 }
 
@@ -308,13 +309,13 @@ fn what_is_asked_for_is_in_the_deployment() {
     assert_eq!(monitor["spec"]["endpoints"][0]["interval"], "30s");
     let policy = &find(&objects, "NetworkPolicy", "shipbell")["spec"];
     assert_eq!(policy["policyTypes"], json!(["Ingress", "Egress"]));
-    assert_eq!(policy["ingress"][0]["from"][0], json!({"namespaceSelector": {}}));
+    assert_eq!(
+        policy["ingress"][0]["from"][0],
+        json!({"namespaceSelector": {}})
+    );
     assert_eq!(policy["egress"][0]["ports"][0]["port"], 443);
     for object in &objects {
-        assert_eq!(
-            object["metadata"]["labels"]["team"], "platform",
-            "{object}"
-        );
+        assert_eq!(object["metadata"]["labels"]["team"], "platform", "{object}");
     }
 }
 
@@ -340,18 +341,23 @@ fn without_an_external_url_there_is_no_api() {
         let policy = &find(objects, "NetworkPolicy", "shipbell")["spec"]["ingress"];
         let names = |list: &Value, key: &str| -> Vec<String> {
             let names = list.as_array().unwrap().iter();
-            names.map(|port| port[key].as_str().unwrap().to_owned()).collect()
+            names
+                .map(|port| port[key].as_str().unwrap().to_owned())
+                .collect()
         };
-        let named = names(&service, "name");
-        assert_eq!(names(&container(objects)["ports"], "name"), named);
-        assert_eq!(policy.as_array().unwrap().len(), named.len());
-        named
+        let served = names(&service, "name");
+        assert_eq!(names(&container(objects)["ports"], "name"), served);
+        assert_eq!(policy.as_array().unwrap().len(), served.len());
+        served
     };
     let policy = "--set=networkPolicy.enabled=true";
     assert_eq!(ports(&rendered(&[policy])), ["metrics"]);
     let url = "--set=externalUrl=https://shipbell.example.com";
     assert_eq!(ports(&rendered(&[policy, url])), ["metrics", "api"]);
-    assert_eq!(variable(&rendered(&[]), "SHIPBELL_API_BEHIND_AUTHENTICATING_PROXY"), &Value::Null);
+    assert_eq!(
+        variable(&rendered(&[]), "SHIPBELL_API_BEHIND_AUTHENTICATING_PROXY"),
+        &Value::Null
+    );
 }
 
 #[test]
@@ -362,7 +368,8 @@ fn the_definitions_are_left_out_or_not_kept_when_the_values_say_so() {
         objects
     };
     let kept = |objects: &[Value]| -> Vec<Value> {
-        let of = |object: &Value| object["metadata"]["annotations"]["helm.sh/resource-policy"].clone();
+        let of =
+            |object: &Value| object["metadata"]["annotations"]["helm.sh/resource-policy"].clone();
         objects.iter().map(of).collect()
     };
     assert_eq!(kept(&definitions(&[])), ["keep", "keep", "keep"]);
@@ -394,7 +401,10 @@ fn names_follow_the_release() {
         let args = [&[release][..], &REQUIRED[..], more].concat();
         let objects = objects(&template(&args).unwrap());
         let deployment = objects.iter().find(|object| object["kind"] == "Deployment");
-        deployment.unwrap()["metadata"]["name"].as_str().unwrap().to_owned()
+        deployment.unwrap()["metadata"]["name"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     };
     assert_eq!(name("shipbell", &[]), "shipbell");
     assert_eq!(name("my", &[]), "my-shipbell");

@@ -18,11 +18,18 @@ fn scratch() -> &'static Path {
 /// What .dockerignore lets through: everything is shut out, and then some of it let in again.
 fn allowed() -> Vec<String> {
     let text = file(".dockerignore");
-    let mut lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    let mut lines = text
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.is_empty());
     assert_eq!(lines.next(), Some("*"));
     let allow = |line: &str| {
-        let path = line.strip_prefix('!').unwrap_or_else(|| panic!(".dockerignore: {line}"));
-        assert!(root().join(path).exists(), ".dockerignore: {path} is not there");
+        let path = line
+            .strip_prefix('!')
+            .unwrap_or_else(|| panic!(".dockerignore: {line}"));
+        assert!(
+            root().join(path).exists(),
+            ".dockerignore: {path} is not there"
+        );
         path.to_owned()
     };
     lines.map(allow).collect()
@@ -52,7 +59,11 @@ fn mirror(context: &Path) -> Result<()> {
     fs::create_dir_all(context)?;
     for entry in fs::read_dir(context)? {
         let name = entry?.file_name();
-        files(context, name.to_str().context("a name that is no text")?, &mut there)?;
+        files(
+            context,
+            name.to_str().context("a name that is no text")?,
+            &mut there,
+        )?;
     }
     for path in there.difference(&wanted) {
         fs::remove_file(context.join(path))?;
@@ -82,7 +93,10 @@ fn build() -> Result<PathBuf> {
         .env_remove("RUSTFLAGS")
         .output()?;
     let complaint = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "scripts/build-static.sh failed:\n{complaint}");
+    ensure!(
+        output.status.success(),
+        "scripts/build-static.sh failed:\n{complaint}"
+    );
     let printed = String::from_utf8(output.stdout)?;
     ensure!(printed.lines().count() == 1, "it printed {printed:?}");
     let root = scratch().join("image-root");
@@ -103,7 +117,9 @@ pub fn binary() -> Result<PathBuf> {
 /// The numbers at `at` in a little-endian file.
 fn number(bytes: &[u8], at: usize, size: usize) -> usize {
     let part = &bytes[at..at + size];
-    part.iter().rev().fold(0, |number, byte| number << 8 | usize::from(*byte))
+    part.iter()
+        .rev()
+        .fold(0, |number, byte| number << 8 | usize::from(*byte))
 }
 
 /// Whether an ELF file names an interpreter, and how many libraries it needs.
@@ -111,8 +127,15 @@ fn linking(bytes: &[u8]) -> Result<(bool, usize)> {
     const DYNAMIC: usize = 2;
     const INTERPRETER: usize = 3;
     const NEEDED: usize = 1;
-    ensure!(bytes.starts_with(b"\x7fELF\x02\x01"), "no little-endian ELF file of 64 bits");
-    let (table, size, count) = (number(bytes, 32, 8), number(bytes, 54, 2), number(bytes, 56, 2));
+    ensure!(
+        bytes.starts_with(b"\x7fELF\x02\x01"),
+        "no little-endian ELF file of 64 bits"
+    );
+    let (table, size, count) = (
+        number(bytes, 32, 8),
+        number(bytes, 54, 2),
+        number(bytes, 56, 2),
+    );
     let (mut interpreter, mut needed) = (false, 0);
     for header in (0..count).map(|at| table + at * size) {
         match number(bytes, header, 4) {
@@ -133,7 +156,8 @@ fn the_operator_is_one_static_file_built_from_what_docker_sees() {
     let binary = binary().unwrap();
     assert_eq!(linking(&fs::read(binary).unwrap()).unwrap(), (false, 0));
     // The same look at a dynamic program sees that it is one.
-    let (interpreter, needed) = linking(&fs::read(std::env::current_exe().unwrap()).unwrap()).unwrap();
+    let (interpreter, needed) =
+        linking(&fs::read(std::env::current_exe().unwrap()).unwrap()).unwrap();
     assert!(interpreter && needed > 0, "{interpreter} {needed}");
 }
 
@@ -141,14 +165,29 @@ fn the_operator_is_one_static_file_built_from_what_docker_sees() {
 fn in_an_empty_root(args: &[&str]) -> Result<Output> {
     let binary = binary()?;
     let root = binary.parent().context("no directory")?;
-    ensure!(fs::read_dir(root)?.count() == 1, "{} holds more", root.display());
+    ensure!(
+        fs::read_dir(root)?.count() == 1,
+        "{} holds more",
+        root.display()
+    );
     let root = root.to_str().context("a path that is no text")?;
     let mut refusals = vec![];
-    for way in [&["chroot", root][..], &["unshare", "--map-root-user", "--root", root]] {
-        let output = Command::new(way[0]).args(&way[1..]).arg("/shipbell").args(args).output();
+    for way in [
+        &["chroot", root][..],
+        &["unshare", "--map-root-user", "--root", root],
+    ] {
+        let output = Command::new(way[0])
+            .args(&way[1..])
+            .arg("/shipbell")
+            .args(args)
+            .output();
         match output {
             Ok(output) if output.status.success() => return Ok(output),
-            Ok(output) => refusals.push(format!("{}: {}", way[0], String::from_utf8_lossy(&output.stderr).trim())),
+            Ok(output) => refusals.push(format!(
+                "{}: {}",
+                way[0],
+                String::from_utf8_lossy(&output.stderr).trim()
+            )),
             Err(error) => refusals.push(format!("{}: {error}", way[0])),
         }
     }
@@ -166,7 +205,16 @@ fn in_an_empty_root_it_tells_its_version_and_its_flags() {
                 let printed = String::from_utf8_lossy(&output.stdout);
                 assert!(printed.contains(words), "{printed}");
             }
-            Err(why) if ["Operation not permitted", "cannot change root", "No such file"].iter().any(|refusal| why.to_string().contains(refusal)) && binary().is_ok() => {
+            Err(why)
+                if [
+                    "Operation not permitted",
+                    "cannot change root",
+                    "No such file",
+                ]
+                .iter()
+                .any(|refusal| why.to_string().contains(refusal))
+                    && binary().is_ok() =>
+            {
                 eprintln!("SKIPPED: no empty root to run {args:?} in: {why}");
             }
             Err(why) => panic!("{args:?}: {why:#}"),
@@ -177,12 +225,21 @@ fn in_an_empty_root_it_tells_its_version_and_its_flags() {
 #[test]
 fn the_image_is_a_static_file_and_the_authorities_for_whatever_architecture() {
     let text = file("Dockerfile");
-    let lines: Vec<_> = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).collect();
+    let lines: Vec<_> = text
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.is_empty())
+        .collect();
     let manifest = file("Cargo.toml");
-    let rust = manifest.lines().find_map(|line| line.strip_prefix("rust-version = ")).unwrap();
+    let rust = manifest
+        .lines()
+        .find_map(|line| line.strip_prefix("rust-version = "))
+        .unwrap();
     let builder = format!("FROM rust:{}-bookworm AS build", rust.trim_matches('"'));
     assert_eq!(lines[0], builder);
-    let last = lines.iter().rposition(|line| line.starts_with("FROM ")).unwrap();
+    let last = lines
+        .iter()
+        .rposition(|line| line.starts_with("FROM "))
+        .unwrap();
     let image = &lines[last..];
     assert_eq!(
         image,

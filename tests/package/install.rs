@@ -32,7 +32,6 @@ fn what_the_chart_renders_is_taken_in_strict_mode_and_its_pods_run_under_the_res
             REQUIRED[1],
             "-n",
             &namespace,
-            "--set=crds.enabled=false",
             &settings,
             "--set=externalUrl=https://shipbell.example.com",
             "--set=extraCA.configMap=authorities",
@@ -44,13 +43,26 @@ fn what_the_chart_renders_is_taken_in_strict_mode_and_its_pods_run_under_the_res
             "--set=proxy.noProxy={.internal.example.com}",
             "--set=extraEnv[0].name=HTTPS_PROXY,extraEnv[0].valueFrom.secretKeyRef.name=proxy,extraEnv[0].valueFrom.secretKeyRef.key=url",
         ])?;
-        let dry = ["apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-"];
+        let dry = [
+            "apply",
+            "--server-side",
+            "--dry-run=server",
+            "--validate=strict",
+            "-f",
+            "-",
+        ];
         cluster.plane.kubectl_with_input(&dry, &yaml).await?;
         let wet = ["apply", "--server-side", "--validate=strict", "-f", "-"];
         cluster.plane.kubectl_with_input(&wet, &yaml).await?;
         cluster.rolled_out(&namespace, "strict-shipbell").await?;
         // The standard is enforced, so that this says something.
-        let privileged = ["run", "root", "--image=registry.example.com/root", "-n", &namespace];
+        let privileged = [
+            "run",
+            "root",
+            "--image=registry.example.com/root",
+            "-n",
+            &namespace,
+        ];
         let refused = cluster.plane.kubectl_fails(&privileged, "").await?;
         ensure!(refused.contains("violates PodSecurity"), "{refused}");
         Ok(())
@@ -70,7 +82,15 @@ impl Site {
     }
 
     fn put(&self, verb: &str, release: &str, chart: &str, more: &[&str]) -> Result<String> {
-        let args = [verb, release, chart, "--wait", "--timeout=60s", REQUIRED[0], REQUIRED[1]];
+        let args = [
+            verb,
+            release,
+            chart,
+            "--wait",
+            "--timeout=60s",
+            REQUIRED[0],
+            REQUIRED[1],
+        ];
         self.helm(&[&args[..], more].concat())
     }
 
@@ -78,11 +98,13 @@ impl Site {
         self.cluster.plane.kubectl(args).await
     }
 
-    /// The UIDs of an Environment and a NotificationSetting.
+    /// The UIDs of an Environment and a `NotificationSetting`.
     async fn uids(&self) -> Result<[String; 2]> {
         let uid = "-o=jsonpath={.metadata.uid}";
         let environment = self.kubectl(&["get", "shipenv", "prod", uid]).await?;
-        let setting = self.kubectl(&["get", "notifset", "slack", "-n", &self.namespace, uid]).await?;
+        let setting = self
+            .kubectl(&["get", "notifset", "slack", "-n", &self.namespace, uid])
+            .await?;
         ensure!(!environment.is_empty() && !setting.is_empty());
         Ok([environment, setting])
     }
@@ -103,35 +125,65 @@ impl Site {
 
 /// The text between a line that holds `from` and the line `EOF`, without its indentation.
 fn here_document(notes: &str, from: &str) -> String {
-    let lines = notes.lines().skip_while(|line| !line.contains(from)).skip(1);
+    let lines = notes
+        .lines()
+        .skip_while(|line| !line.contains(from))
+        .skip(1);
     let lines = lines.take_while(|line| line.trim() != "EOF");
-    lines.map(|line| format!("{}\n", line.strip_prefix("  ").unwrap_or(line))).collect()
+    let lines: Vec<_> = lines
+        .map(|line| line.strip_prefix("  ").unwrap_or(line))
+        .collect();
+    lines.join("\n")
 }
 
 #[test]
 fn an_installation_can_be_used_upgraded_and_removed_without_losing_what_users_made() {
     let life = async {
         let cluster = start().await?;
-        let namespace = cluster.labelled_namespace("shipbell", &[RESTRICTED]).await?;
+        let namespace = cluster
+            .labelled_namespace("shipbell", &[RESTRICTED])
+            .await?;
         let site = Site { cluster, namespace };
 
         // Install. The notes can be followed to the letter.
-        let notes = site.put("install", "shipbell", &chart(), &["--set=defaultEnvironment=false"])?;
+        let notes = site.put(
+            "install",
+            "shipbell",
+            &chart(),
+            &["--set=defaultEnvironment=false"],
+        )?;
         let line = format!("kubectl -n {} create secret generic slack", site.namespace);
-        ensure!(notes.contains(&line) && notes.contains("kubectl get shipenv"), "{notes}");
+        ensure!(
+            notes.contains(&line) && notes.contains("kubectl get shipenv"),
+            "{notes}"
+        );
         let settings = format!("kubectl -n {} apply -f - <<'EOF'", site.namespace);
         let setting = here_document(&notes, &settings);
         ensure!(setting.lines().count() == 6, "{notes}");
         let apply = ["-n", &site.namespace, "apply", "-f", "-"];
-        site.cluster.plane.kubectl_with_input(&apply, &setting).await?;
-        let environment = here_document(&notes, "kubectl apply -f - <<'EOF'").replace("aws-prod", "prod");
-        site.cluster.plane.kubectl_with_input(&apply, &environment).await?;
+        site.cluster
+            .plane
+            .kubectl_with_input(&apply, &setting)
+            .await?;
+        let environment =
+            here_document(&notes, "kubectl apply -f - <<'EOF'").replace("aws-prod", "prod");
+        site.cluster
+            .plane
+            .kubectl_with_input(&apply, &environment)
+            .await?;
         let uids = site.uids().await?;
 
         // Upgrade, to a release that adds to a definition.
         let newer = newer_chart()?;
         site.put("upgrade", "shipbell", newer.path().to_str().unwrap(), &[])?;
-        let columns = site.kubectl(&["get", "crd", KINDS[0], "-o=jsonpath={.spec.versions[0].additionalPrinterColumns[*].name}"]).await?;
+        let columns = site
+            .kubectl(&[
+                "get",
+                "crd",
+                KINDS[0],
+                "-o=jsonpath={.spec.versions[0].additionalPrinterColumns[*].name}",
+            ])
+            .await?;
         ensure!(columns.contains("Novelty"), "{columns}");
         ensure!(site.uids().await? == uids);
 
@@ -146,7 +198,10 @@ fn an_installation_can_be_used_upgraded_and_removed_without_losing_what_users_ma
         site.put("install", "shipbell", &chart(), &[])?;
         ensure!(site.uids().await? == uids);
         site.helm(&["uninstall", "shipbell", "--wait"])?;
-        let refused = site.put("install", "bell", &chart(), &[]).unwrap_err().to_string();
+        let refused = site
+            .put("install", "bell", &chart(), &[])
+            .unwrap_err()
+            .to_string();
         ensure!(refused.contains("invalid ownership metadata"), "{refused}");
         site.put("install", "bell", &chart(), &["--take-ownership"])?;
         ensure!(site.uids().await? == uids);
@@ -181,7 +236,9 @@ fn newer_chart() -> Result<tempfile::TempDir> {
     };
     edit("Chart.yaml", "\nversion: ", "\nversion: 1")?;
     let columns = "  - additionalPrinterColumns:\n";
-    let column = format!("{columns}    - jsonPath: .metadata.uid\n      name: Novelty\n      type: string\n");
+    let column = format!(
+        "{columns}    - jsonPath: .metadata.uid\n      name: Novelty\n      type: string\n"
+    );
     edit("templates/crds/environments.yaml", columns, &column)?;
     Ok(directory)
 }
@@ -207,10 +264,26 @@ fn the_static_operator_works_with_the_rights_and_variables_of_its_chart() {
         let namespace = cluster.namespace("shipbell").await?;
         let site = Site { cluster, namespace };
         let notes = site.put("install", "shipbell", &chart(), &[])?;
-        ensure!(!notes.contains("kind: Environment"), "there is a default one: {notes}");
+        ensure!(
+            !notes.contains("kind: Environment"),
+            "there is a default one: {notes}"
+        );
 
-        let kubeconfig = site.cluster.plane.service_account_kubeconfig(&site.namespace, "shipbell").await?;
-        let deployment = site.kubectl(&["get", "deployment", "shipbell", "-o=json", "-n", &site.namespace]).await?;
+        let kubeconfig = site
+            .cluster
+            .plane
+            .service_account_kubeconfig(&site.namespace, "shipbell")
+            .await?;
+        let deployment = site
+            .kubectl(&[
+                "get",
+                "deployment",
+                "shipbell",
+                "-o=json",
+                "-n",
+                &site.namespace,
+            ])
+            .await?;
         let deployment: Value = serde_json::from_str(&deployment)?;
         let container = &deployment["spec"]["template"]["spec"]["containers"][0];
         let args = serde_json::from_value(container["args"].clone())?;
@@ -221,7 +294,10 @@ fn the_static_operator_works_with_the_rights_and_variables_of_its_chart() {
                 Some(_) => "10.1.2.3",
                 None => variable["value"].as_str().unwrap(),
             };
-            (variable["name"].as_str().unwrap().to_owned(), value.to_owned())
+            (
+                variable["name"].as_str().unwrap().to_owned(),
+                value.to_owned(),
+            )
         });
         let options = OperatorOptions {
             binary: image::binary()?,
@@ -232,15 +308,29 @@ fn the_static_operator_works_with_the_rights_and_variables_of_its_chart() {
         };
         let mut operator = Operator::spawn(&options)?;
         operator.wait_ready(PATIENCE).await?;
-        eventually(PATIENCE, "the default Environment to be recorded", async || {
-            let head = site.kubectl(&["get", "shipenv", "aws-prod", "-o=jsonpath={.status.head.index}"]).await?;
-            ensure!(head == "1", "its head is {head:?}");
-            Ok(())
-        })
+        eventually(
+            PATIENCE,
+            "the default Environment to be recorded",
+            async || {
+                let head = site
+                    .kubectl(&[
+                        "get",
+                        "shipenv",
+                        "aws-prod",
+                        "-o=jsonpath={.status.head.index}",
+                    ])
+                    .await?;
+                ensure!(head == "1", "its head is {head:?}");
+                Ok(())
+            },
+        )
         .await
         .with_context(|| operator.log_text())?;
         let log = operator.log_text();
-        ensure!(!log.contains("forbidden") && !log.contains("ERROR"), "{log}");
+        ensure!(
+            !log.contains("forbidden") && !log.contains("ERROR"),
+            "{log}"
+        );
         operator.terminate(PATIENCE).await?;
         anyhow::Ok(())
     };

@@ -190,10 +190,17 @@ fn the_operator_may_do_what_it_does_and_nothing_else() {
             ] {
                 let found = eventually(PATIENCE, "the rights", async || {
                     let found = operator.all(namespace).await?;
-                    ensure!(found == *wanted, "too many: {:?}, too few: {:?}", found.difference(wanted), wanted.difference(&found));
+                    ensure!(
+                        found == *wanted,
+                        "too many: {:?}, too few: {:?}",
+                        found.difference(wanted),
+                        wanted.difference(&found)
+                    );
                     Ok(())
                 });
-                found.await.map_err(|error| error.context(format!("in {namespace:?}")))?;
+                found
+                    .await
+                    .map_err(|error| error.context(format!("in {namespace:?}")))?;
             }
         }
         // The marker of the default Environment, by its name alone.
@@ -217,12 +224,20 @@ fn the_operator_may_do_what_it_does_and_nothing_else() {
 }
 
 #[test]
-fn a_binding_made_by_hand_as_the_operator_advises_opens_a_namespace_and_does_not_hinder_the_chart() {
+fn a_binding_made_by_hand_as_the_operator_advises_opens_a_namespace_and_does_not_hinder_the_chart()
+{
     story(async |cluster| {
         let home = cluster.namespace("advised").await?;
         let team = cluster.namespace("advised-team").await?;
         let given = |more: &[&str]| {
-            let args = ["advised", REQUIRED[0], REQUIRED[1], "-n", &home, "--set=crds.enabled=false"];
+            let args = [
+                "advised",
+                REQUIRED[0],
+                REQUIRED[1],
+                "-n",
+                &home,
+                "--set=crds.enabled=false",
+            ];
             template(&[&args[..], more].concat())
         };
         apply(&cluster.client(), given(&[])?.as_str()).await?;
@@ -230,7 +245,15 @@ fn a_binding_made_by_hand_as_the_operator_advises_opens_a_namespace_and_does_not
         ensure!(!operator.may("get", "/secrets", &team, "").await?);
         let account = format!("--serviceaccount={home}:advised-shipbell");
         let role = "--clusterrole=advised-shipbell-secrets";
-        let by_hand = ["-n", &team, "create", "rolebinding", "shipbell-secrets", role, &account];
+        let by_hand = [
+            "-n",
+            &team,
+            "create",
+            "rolebinding",
+            "shipbell-secrets",
+            role,
+            &account,
+        ];
         cluster.plane.kubectl(&by_hand).await?;
         eventually(PATIENCE, "the right to read secrets", async || {
             operator.may("get", "/secrets", &team, "").await
@@ -251,7 +274,10 @@ fn the_roles_of_the_chart_have_no_wildcards() {
         let kind = object["kind"].as_str().unwrap();
         if kind.ends_with("Role") {
             let rules = object["rules"].to_string();
-            assert!(!rules.contains('*') && !rules.contains("escalate"), "{object}");
+            assert!(
+                !rules.contains('*') && !rules.contains("escalate"),
+                "{object}"
+            );
         }
     }
 }
@@ -261,7 +287,14 @@ fn those_who_may_view_or_edit_a_namespace_may_view_or_edit_its_settings() {
     story(async |cluster| {
         let home = cluster.namespace("aggregate").await?;
         let team = cluster.namespace("aggregate-team").await?;
-        let yaml = template(&["aggregate", REQUIRED[0], REQUIRED[1], "-n", &home, "--set=crds.enabled=false"])?;
+        let yaml = template(&[
+            "aggregate",
+            REQUIRED[0],
+            REQUIRED[1],
+            "-n",
+            &home,
+            "--set=crds.enabled=false",
+        ])?;
         apply(&cluster.client(), yaml.as_str()).await?;
         let bind = |kind: &str, role: &str, user: &str| -> Value {
             json!({
@@ -278,7 +311,8 @@ fn those_who_may_view_or_edit_a_namespace_may_view_or_edit_its_settings() {
         ];
         apply(&cluster.client(), bindings).await?;
         let settings = "shipbell.dev/notificationsettings";
-        let [viewer, editor, onlooker] = ["viewer", "editor", "onlooker"].map(|name| Who::user(cluster, name));
+        let [viewer, editor, onlooker] =
+            ["viewer", "editor", "onlooker"].map(|name| Who::user(cluster, name));
         let cases = [
             (&viewer, "list", settings, &*team, true),
             (&viewer, "create", settings, &*team, false),
@@ -288,15 +322,42 @@ fn those_who_may_view_or_edit_a_namespace_may_view_or_edit_its_settings() {
             (&editor, "create", settings, &*team, true),
             (&editor, "delete", settings, &*team, true),
             (&editor, "patch", settings, &*home, false),
-            (&editor, "update", "shipbell.dev/notificationsettings/status", &*team, false),
+            (
+                &editor,
+                "update",
+                "shipbell.dev/notificationsettings/status",
+                &*team,
+                false,
+            ),
             (&editor, "create", "shipbell.dev/environments", "", false),
-            (&editor, "create", "shipbell.dev/environmentsnapshots", "", false),
+            (
+                &editor,
+                "create",
+                "shipbell.dev/environmentsnapshots",
+                "",
+                false,
+            ),
             (&onlooker, "list", "shipbell.dev/environments", "", true),
-            (&onlooker, "get", "shipbell.dev/environmentsnapshots", "", true),
-            (&onlooker, "delete", "shipbell.dev/environmentsnapshots", "", false),
+            (
+                &onlooker,
+                "get",
+                "shipbell.dev/environmentsnapshots",
+                "",
+                true,
+            ),
+            (
+                &onlooker,
+                "delete",
+                "shipbell.dev/environmentsnapshots",
+                "",
+                false,
+            ),
         ];
         for (who, verb, resource, namespace, wanted) in cases {
-            let what = format!("{} to {verb} {resource} in {namespace:?}: {wanted}", who.user);
+            let what = format!(
+                "{} to {verb} {resource} in {namespace:?}: {wanted}",
+                who.user
+            );
             // Kubernetes adds to its roles a moment later.
             eventually(PATIENCE, &what, async || {
                 Ok::<_, anyhow::Error>(who.may(verb, resource, namespace, "").await? == wanted)
