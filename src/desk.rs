@@ -185,6 +185,9 @@ impl Desk {
             if writing.is_none() && self.write_at().is_some_and(|at| at <= Instant::now()) {
                 writing = self.write().await;
             }
+            if self.waiting.is_none() && self.due == Due::Never && writing.is_none() {
+                self.placed = None; // all cursors are where they should be, and nothing is to be written
+            }
             let wake = self.wake(writing.is_some());
             tokio::select! {
                 Some(finished) = done.next(), if !done.is_empty() => match finished {

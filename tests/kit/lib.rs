@@ -22,6 +22,7 @@
 //! | [`receiver`] | HTTP receivers that record what they hear and answer by a script |
 //! | [`operator`] | the operator as a process that can be killed, paused and asked |
 //! | [`cluster`] | the plane, the kubelet and a runtime that all tests of a binary share |
+//! | [`stage`] | the operator on its stage, and an actor (namespace, Environment, settings) for each story |
 //! | [`workloads`], [`apply`](mod@apply), [`wait`] | objects to create, how to create them, how to wait |
 
 pub mod apply;
@@ -37,6 +38,7 @@ mod ports;
 mod process;
 pub mod receiver;
 pub mod registry;
+pub mod stage;
 pub mod wait;
 pub mod workloads;
 
@@ -47,5 +49,6 @@ pub use operator::{Operator, OperatorOptions};
 pub use plane::{Plane, PlaneOptions};
 pub use receiver::{Answer, Heard, Receiver};
 pub use registry::{Image, Registry};
+pub use stage::{Actor, HOME, hears, play, told};
 pub use wait::{eventually, stays};
 pub use workloads::{Manifest, bare_pod, daemon_set, deployment, job, stateful_set};

@@ -1,0 +1,309 @@
+//! The stage of the stories: the operator as a process, on a real control plane, and an actor for each test: a
+//! namespace, an Environment over it, and settings that lead to recording receivers.
+
+use crate::{
+    apply,
+    cluster::{Cluster, PATIENCE, story},
+    operator::{Operator, OperatorOptions, binary},
+    receiver::{Heard, Receiver},
+    wait::{eventually, stays},
+};
+use anyhow::{Context as _, Result, ensure};
+use kube::{Api, api::ListParams};
+use serde_json::{Value, json};
+use shipbell::api::{
+    Environment, EnvironmentSnapshot, EnvironmentSnapshotSpec, NotificationSetting,
+    NotificationSettingStatus,
+};
+use std::time::Duration;
+use tokio::sync::OnceCell;
+
+/// The namespace the operator runs in.
+pub const HOME: &str = "shipbell";
+
+/// Settle times for tests: as by default, but shorter, with the same proportions.
+pub const QUICK: &str = "{quiet: 400ms, max: 3s, rollout: 30s, scaling: 1500ms}";
+
+/// Puts the kinds into a cluster, and an account with the right to do everything that the operator does.
+pub async fn install(cluster: &Cluster) -> Result<()> {
+    let crds = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds");
+    let mut files: Vec<_> = std::fs::read_dir(crds)?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<_, _>>()?;
+    files.sort();
+    for file in files {
+        apply(&cluster.client(), std::fs::read_to_string(file)?.as_str()).await?;
+    }
+    let home = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": HOME}});
+    apply(&cluster.client(), home).await?;
+    Ok(())
+}
+
+/// How an operator is started.
+#[derive(Clone, Debug)]
+pub struct Cast {
+    /// Its name, for its log file.
+    pub name: String,
+    /// Further arguments.
+    pub args: Vec<String>,
+    /// Where it reaches the API server, if not directly as an admin.
+    pub kubeconfig: Option<std::path::PathBuf>,
+}
+
+impl Default for Cast {
+    fn default() -> Self {
+        Cast {
+            name: "operator".to_owned(),
+            args: vec![],
+            kubeconfig: None,
+        }
+    }
+}
+
+/// Starts an operator on a cluster.
+pub async fn operator(cluster: &Cluster, cast: &Cast) -> Result<Operator> {
+    let mut args: Vec<String> = [
+        "run",
+        "--cluster-name=test-cluster",
+        "--org=acme",
+        "--default-environment=false",
+        "--allow-destination=127.0.0.1",
+        "--log=shipbell=debug,info",
+    ]
+    .map(str::to_owned)
+    .into();
+    args.push(format!("--namespace={HOME}"));
+    args.extend(cast.args.clone());
+    let kubeconfig = cast.kubeconfig.clone();
+    let mut operator = Operator::spawn(&OperatorOptions {
+        binary: binary()?,
+        kubeconfig: kubeconfig.unwrap_or_else(|| cluster.plane.admin_kubeconfig()),
+        args,
+        env: vec![],
+        log: cluster.plane.directory().join(format!("{}.log", cast.name)),
+    })?;
+    operator.wait_ready(PATIENCE).await?;
+    Ok(operator)
+}
+
+/// Runs a story on the shared cluster, on which one operator serves all stories of this binary.
+pub fn play(test: impl AsyncFnOnce(&'static Cluster) -> Result<()>) {
+    static OPERATOR: OnceCell<Operator> = OnceCell::const_new();
+    story(async |cluster| {
+        let started = OPERATOR.get_or_try_init(async || {
+            install(cluster).await?;
+            operator(cluster, &Cast::default()).await
+        });
+        started.await?;
+        test(cluster).await
+    });
+}
+
+/// A namespace with an Environment of the same name over it.
+#[derive(Debug)]
+pub struct Actor {
+    /// The cluster.
+    pub cluster: &'static Cluster,
+    /// The name of the namespace and of the Environment.
+    pub name: String,
+}
+
+impl Actor {
+    /// An actor with the quick settle times, whose baseline is recorded.
+    pub async fn new(cluster: &'static Cluster, name: &str) -> Result<Actor> {
+        Self::with(cluster, name, QUICK).await
+    }
+
+    /// An actor with these settle times (YAML), whose baseline is recorded.
+    pub async fn with(cluster: &'static Cluster, name: &str, settle: &str) -> Result<Actor> {
+        let name = cluster.namespace(name).await?;
+        let actor = Actor { cluster, name };
+        actor.environment(&format!("settle: {settle}")).await?;
+        actor.recorded(1).await?;
+        Ok(actor)
+    }
+
+    /// Applies the Environment with further fields of its spec (YAML, one line each).
+    pub async fn environment(&self, fields: &str) -> Result<()> {
+        let name = &self.name;
+        let fields = fields.replace('\n', "\n  ");
+        let yaml = format!(
+            "apiVersion: shipbell.dev/v1alpha1\nkind: Environment\nmetadata: {{name: {name}}}\nspec:\n  namespaces: {{include: [{name}]}}\n  visibleTo: [{name}]\n  {fields}\n"
+        );
+        apply(&self.cluster.client(), yaml.as_str()).await?;
+        Ok(())
+    }
+
+    /// Applies a webhook setting in the actor's namespace, and waits until its cursors are placed.
+    pub async fn webhook(&self, name: &str, receiver: &Receiver, fields: &str) -> Result<()> {
+        let url = receiver.url("/hook");
+        self.setting(name, &format!("webhook: {{url: '{url}'}}\n{fields}"))
+            .await?;
+        self.handled(name).await
+    }
+
+    /// Applies a setting for the actor's Environment with these further fields (YAML, one line each).
+    pub async fn setting(&self, name: &str, fields: &str) -> Result<()> {
+        let namespace = &self.name;
+        let fields = fields.replace('\n', "\n  ");
+        let environments = if fields.contains("environments:") {
+            String::new()
+        } else {
+            format!("\n  environments: [{namespace}]")
+        };
+        let yaml = format!(
+            "apiVersion: shipbell.dev/v1alpha1\nkind: NotificationSetting\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:{environments}\n  {fields}\n"
+        );
+        apply(&self.cluster.client(), yaml.as_str()).await?;
+        Ok(())
+    }
+
+    /// Puts a URL into a Secret of the actor's namespace.
+    pub async fn secret(&self, name: &str, url: &str) -> Result<()> {
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret",
+            "metadata": {"name": name, "namespace": self.name}, "stringData": {"url": url},
+        });
+        apply(&self.cluster.client(), secret).await?;
+        Ok(())
+    }
+
+    /// Applies workloads.
+    pub async fn apply(&self, workload: impl Into<Value>) -> Result<()> {
+        apply(&self.cluster.client(), workload.into()).await?;
+        Ok(())
+    }
+
+    /// The settings of the actor's namespace.
+    pub fn settings(&self) -> Api<NotificationSetting> {
+        Api::namespaced(self.cluster.client(), &self.name)
+    }
+
+    /// The status of a setting.
+    pub async fn status(&self, setting: &str) -> Result<NotificationSettingStatus> {
+        let setting = self.settings().get(setting).await?;
+        Ok(setting.status.unwrap_or_default())
+    }
+
+    /// Waits until a setting has been handled in its newest form.
+    pub async fn handled(&self, setting: &str) -> Result<()> {
+        let what = format!("the operator to take up setting {}/{setting}", self.name);
+        eventually(PATIENCE, &what, async || {
+            let found = self.settings().get(setting).await?;
+            let status = found.status.unwrap_or_default();
+            ensure!(
+                status.observed_generation == found.metadata.generation,
+                "{status:?}"
+            );
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits until a condition of a setting reads `status reason`, and returns its message.
+    pub async fn condition(&self, setting: &str, type_: &str, want: &str) -> Result<String> {
+        let what = format!("setting {}/{setting}: {type_} {want}", self.name);
+        eventually(PATIENCE, &what, async || {
+            let status = self.status(setting).await?;
+            let condition = status
+                .conditions
+                .iter()
+                .find(|condition| condition.type_ == type_);
+            let condition = condition.context("no such condition")?;
+            let told = format!("{} {}", condition.status, condition.reason);
+            ensure!(told == want, "{told}: {}", condition.message);
+            Ok(Some(condition.message.clone()))
+        })
+        .await
+    }
+
+    /// The log of the actor's Environment, oldest first, without chunks.
+    pub async fn log(&self) -> Result<Vec<EnvironmentSnapshotSpec>> {
+        log(self.cluster, &self.name).await
+    }
+
+    /// Waits until the log has so many entries, and returns it.
+    pub async fn recorded(&self, count: usize) -> Result<Vec<EnvironmentSnapshotSpec>> {
+        let what = format!("{count} snapshots of {}", self.name);
+        eventually(PATIENCE, &what, async || {
+            let log = self.log().await?;
+            ensure!(log.len() >= count, "{} snapshots", log.len());
+            Ok(Some(log))
+        })
+        .await
+    }
+
+    /// Waits until what is recorded has so many artifacts and instances.
+    pub async fn settled(&self, artifacts: i64, instances: i64) -> Result<()> {
+        let what = format!(
+            "{artifacts} artifacts and {instances} instances in {}",
+            self.name
+        );
+        eventually(PATIENCE, &what, async || {
+            let log = self.log().await?;
+            let totals = log.last().context("no snapshot")?.totals;
+            ensure!(
+                (totals.artifacts, totals.instances) == (artifacts, instances),
+                "{totals:?}"
+            );
+            Ok(())
+        })
+        .await
+    }
+
+    /// The status of the actor's Environment.
+    pub async fn environment_status(&self) -> Result<shipbell::api::EnvironmentStatus> {
+        let api: Api<Environment> = Api::all(self.cluster.client());
+        Ok(api.get(&self.name).await?.status.unwrap_or_default())
+    }
+}
+
+/// The log of an environment, oldest first, without chunks.
+pub async fn log(cluster: &Cluster, environment: &str) -> Result<Vec<EnvironmentSnapshotSpec>> {
+    let api: Api<EnvironmentSnapshot> = Api::all(cluster.client());
+    let labels = format!("shipbell.dev/environment={environment},!shipbell.dev/chunk");
+    let mut log: Vec<_> = api
+        .list(&ListParams::default().labels(&labels))
+        .await?
+        .items
+        .into_iter()
+        .map(|snapshot| snapshot.spec)
+        .collect();
+    log.sort_by_key(|snapshot| snapshot.index);
+    Ok(log)
+}
+
+/// What was heard, in short: event type, image name without registry and tag, and the description's counts.
+pub fn told(heard: &[Heard]) -> Vec<String> {
+    heard.iter().map(short).collect()
+}
+
+/// One webhook request in short: `STARTED web 0 to 1`.
+pub fn short(heard: &Heard) -> String {
+    let payload: Value = serde_json::from_slice(&heard.body).unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let type_ = text(&payload["event_type"]);
+    let name = text(&payload["artifact"]["name"]);
+    let name = name.rsplit('/').next().unwrap_or_default().to_owned();
+    let description = text(&payload["description"]);
+    let counts = description
+        .split_once("(from ")
+        .and_then(|(_, counts)| counts.strip_suffix(')'))
+        .unwrap_or(&description);
+    format!("{} {name} {counts}", type_.trim_start_matches("ARTIFACT_"))
+}
+
+/// Waits until a receiver has heard exactly these, in this order, and sees that nothing else follows for a while.
+pub async fn hears(receiver: &Receiver, want: &[&str]) -> Result<Vec<Heard>> {
+    receiver
+        .wait_for(PATIENCE, |heard| heard.len() >= want.len())
+        .await
+        .with_context(|| format!("heard {:?}, waited for {want:?}", told(&receiver.heard())))?;
+    let same = async || {
+        let heard = told(&receiver.heard());
+        ensure!(heard == want, "heard {heard:?}, not {want:?}");
+        Ok(())
+    };
+    stays(Duration::from_millis(1_500), "what was heard", same).await?;
+    Ok(receiver.heard())
+}

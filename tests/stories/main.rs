@@ -1,0 +1,5 @@
+//! What the operator does, told as stories on a real control plane. One operator serves them all; each has a namespace
+//! and an Environment of its own.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod workloads;
