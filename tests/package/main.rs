@@ -67,6 +67,7 @@ fn story(test: impl AsyncFnOnce(&'static Cluster) -> Result<()>) {
 /// A cluster without anything of ours.
 async fn start() -> Result<Cluster> {
     Cluster::start(PlaneOptions {
+        audit: true,
         controllers: vec!["clusterrole-aggregation-controller".to_owned()],
         ..PlaneOptions::default()
     })
