@@ -1,12 +1,12 @@
 //! The image: the Dockerfile, what it is built from, and the one static file in it.
 
 use crate::{file, root};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use std::{
     collections::BTreeSet,
     fs::{self, File},
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::Command,
     sync::OnceLock,
 };
 
@@ -161,8 +161,8 @@ fn the_operator_is_one_static_file_built_from_what_docker_sees() {
     assert!(interpreter && needed > 0, "{interpreter} {needed}");
 }
 
-/// Runs the operator where its file is all there is. `Err` if the kernel does not let us.
-fn in_an_empty_root(args: &[&str]) -> Result<Output> {
+/// Runs the operator where its file is all there is, and returns what it printed. `None` if nothing here can make such a place.
+fn in_an_empty_root(args: &[&str]) -> Result<Option<String>> {
     let binary = binary()?;
     let root = binary.parent().context("no directory")?;
     ensure!(
@@ -171,53 +171,36 @@ fn in_an_empty_root(args: &[&str]) -> Result<Output> {
         root.display()
     );
     let root = root.to_str().context("a path that is no text")?;
-    let mut refusals = vec![];
-    for way in [
-        &["chroot", root][..],
-        &["unshare", "--map-root-user", "--root", root],
-    ] {
-        let output = Command::new(way[0])
-            .args(&way[1..])
-            .arg("/shipbell")
-            .args(args)
-            .output();
-        match output {
-            Ok(output) if output.status.success() => return Ok(output),
-            Ok(output) => refusals.push(format!(
-                "{}: {}",
-                way[0],
-                String::from_utf8_lossy(&output.stderr).trim()
-            )),
-            Err(error) => refusals.push(format!("{}: {error}", way[0])),
+    let unshare = ["unshare", "--map-root-user", "--root", root];
+    for way in [&["chroot", root][..], &unshare] {
+        let mut command = Command::new(way[0]);
+        let output = match command.args(&way[1..]).arg("/shipbell").args(args).output() {
+            Ok(output) => output,
+            Err(error) => {
+                eprintln!("{}: {error}", way[0]);
+                continue;
+            }
+        };
+        if output.status.success() {
+            return Ok(Some(String::from_utf8(output.stdout)?));
         }
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        // Only this is the kernel's refusal. "No such file" is what a dynamic program would get.
+        ensure!(complaint.contains("not permitted"), "{way:?}: {complaint}");
+        eprintln!("{}", complaint.trim());
     }
-    bail!("{}", refusals.join("; "))
+    Ok(None)
 }
 
 #[test]
 fn in_an_empty_root_it_tells_its_version_and_its_flags() {
     for (args, words) in [
-        (&["--version"][..], concat!("shipbell ", "0.1.0")),
+        (&["--version"][..], "shipbell 0.1.0"),
         (&["run", "--help"], "SHIPBELL_CLUSTER_NAME"),
     ] {
-        match in_an_empty_root(args) {
-            Ok(output) => {
-                let printed = String::from_utf8_lossy(&output.stdout);
-                assert!(printed.contains(words), "{printed}");
-            }
-            Err(why)
-                if [
-                    "Operation not permitted",
-                    "cannot change root",
-                    "No such file",
-                ]
-                .iter()
-                .any(|refusal| why.to_string().contains(refusal))
-                    && binary().is_ok() =>
-            {
-                eprintln!("SKIPPED: no empty root to run {args:?} in: {why}");
-            }
-            Err(why) => panic!("{args:?}: {why:#}"),
+        match in_an_empty_root(args).unwrap() {
+            Some(printed) => assert!(printed.contains(words), "{printed}"),
+            None => eprintln!("SKIPPED: nothing here can run {args:?} in an empty root, see above"),
         }
     }
 }

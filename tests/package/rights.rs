@@ -190,12 +190,9 @@ fn the_operator_may_do_what_it_does_and_nothing_else() {
             ] {
                 let found = eventually(PATIENCE, "the rights", async || {
                     let found = operator.all(namespace).await?;
-                    ensure!(
-                        found == *wanted,
-                        "too many: {:?}, too few: {:?}",
-                        found.difference(wanted),
-                        wanted.difference(&found)
-                    );
+                    let many: Vec<_> = found.difference(wanted).collect();
+                    let few: Vec<_> = wanted.difference(&found).collect();
+                    ensure!(found == *wanted, "too many: {many:?}, too few: {few:?}");
                     Ok(())
                 });
                 found
