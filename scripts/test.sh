@@ -37,7 +37,7 @@ for tier in $TIERS; do
       cargo build --workspace
       cargo run --quiet --workspace --bin kube-assets
       tests=""
-      for name in package outages; do
+      for name in archive package outages; do
         [ -f "tests/$name/main.rs" ] && tests="$tests --test $name"
       done
       # shellcheck disable=SC2086
