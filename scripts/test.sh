@@ -42,6 +42,8 @@ for tier in $TIERS; do
       done
       # shellcheck disable=SC2086
       cargo test --workspace $tests
+      say "T2: Slack's own libraries judge our messages"
+      tests/slack/run.sh
       ;;
     *)
       echo "TIERS: there is no tier $tier; T0, T1 and T2 are" >&2

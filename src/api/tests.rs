@@ -186,7 +186,7 @@ fn the_committed_list_of_fields_is_that_of_the_types() {
                     }
                     (kind, _) => kind.unwrap_or("object").to_owned(),
                 };
-                write!(page, "| `{path}` | {kind} | {}{values} |\n", text(schema)).unwrap();
+                writeln!(page, "| `{path}` | {kind} | {}{values} |", text(schema)).unwrap();
             });
         }
     }
