@@ -419,14 +419,16 @@ impl World {
     }
 
     fn pod_changed(&mut self, change: &PodChange, now: Moment) {
-        let mut learned = false;
-        for (alias, known) in &change.learned {
-            learned |= self.fleet.learn(*alias, *known);
-        }
-        if learned {
-            return self.recount(now); // rare, and any environment may count the other digest
-        }
+        let learned = change.learned.iter();
+        let renamed: Vec<_> = learned
+            .filter_map(|(alias, known)| self.fleet.learn(*alias, *known))
+            .collect();
         for (name, env) in &mut self.environments {
+            if env.counts_any(&renamed) {
+                env.recount(&self.fleet, now); // rare: it has counted one artifact as two
+                self.touched.insert(name.clone());
+                continue;
+            }
             let mut cells = vec![];
             for (pod, add) in [(&change.before, false), (&change.now, true)] {
                 if let Some(pod) = pod
@@ -563,18 +565,20 @@ impl World {
         let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid) else {
             return;
         };
-        let mut learned = false;
-        for (alias, known) in &ledger.identities {
-            learned |= self.fleet.learn(*alias, *known);
-        }
+        let learned = ledger.identities.iter();
+        let renamed: Vec<_> = learned
+            .filter_map(|(alias, known)| self.fleet.learn(*alias, *known))
+            .collect();
         env.scope = ledger.scope.clone();
         env.log = Log::Read(ledger, now);
-        if learned {
-            self.recount(now);
-        } else {
-            env.recount(&self.fleet, now);
-        }
+        env.recount(&self.fleet, now);
         self.touched.insert(name.to_owned());
+        for (name, env) in &mut self.environments {
+            if env.counts_any(&renamed) {
+                env.recount(&self.fleet, now);
+                self.touched.insert(name.clone());
+            }
+        }
     }
 
     /// Someone else appended to the log: it has to be read again.
@@ -604,21 +608,22 @@ impl World {
         let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid) else {
             return;
         };
-        let before = std::mem::replace(&mut env.log, Log::Read(after.clone(), now));
+        let before = std::mem::replace(&mut env.log, Log::Read(after, now));
         env.last_cut = Some(now);
         env.restored = false;
-        match before {
+        let Log::Read(after, _) = &env.log else {
+            return;
+        };
+        if let Log::Read(before, _) = &before
+            && env.scope == after.scope
+        {
             // The running counts are right as they are: only what is recorded is other than before.
-            Log::Read(before, _) if env.scope == after.scope => {
-                let Watched { census, settle, .. } = env;
-                env.unsettled
-                    .follow(&before, census, &after, &self.fleet, settle, now);
-            }
-            _ => {
-                // What is wanted may be another scope by now; that is for the next plan.
-                env.scope.clone_from(&after.scope);
-                env.recount(&self.fleet, now);
-            }
+            env.unsettled
+                .follow(before, &env.census, after, &self.fleet, &env.settle, now);
+        } else {
+            // What is wanted may be another scope by now; that is for the next plan.
+            env.scope.clone_from(&after.scope);
+            env.recount(&self.fleet, now);
         }
         self.touched.insert(name.to_owned());
     }
@@ -718,11 +723,9 @@ impl World {
                     // What changed under the old scope is told before the new scope counts as known.
                     cells = env.unsettled.dirty().keys().cloned().collect();
                 }
-                let mut identities = identities(ledger, &env.census, &self.fleet, &cells);
-                if identities.len() > MAX_IDENTITIES {
-                    // Renaming comes first: what is renamed later would look as if it had stopped.
-                    identities = identities.into_iter().take(MAX_IDENTITIES).collect();
-                    cells.clear();
+                let (identities, more) = identities(ledger, &env.census, &self.fleet, &cells);
+                if more {
+                    cells.clear(); // what is renamed later would look as if it had stopped
                 }
                 let record = || material.record(ledger, &env.unsettled, &cells, &identities);
                 let draft = (!cells.is_empty() || !identities.is_empty()).then(record);
@@ -876,18 +879,23 @@ impl Watched {
         match &self.log {
             Log::Read(ledger, _) => {
                 self.unsettled
-                    .rebuild(&self.census, ledger, fleet, &self.settle, now)
+                    .rebuild(&self.census, ledger, fleet, &self.settle, now);
             }
             _ => self.unsettled = Unsettled::default(),
         }
+    }
+
+    /// Whether it counts an artifact by one of these digests.
+    fn counts_any(&self, digests: &[Fingerprint]) -> bool {
+        digests.iter().any(|digest| self.census.total(digest) > 0)
     }
 
     /// Whether there is anything to record, ripe or not.
     fn has_work(&self, fleet: &Fleet) -> bool {
         let more = match &self.log {
             Log::Read(ledger, _) => {
-                !identities(ledger, &self.census, fleet, &BTreeSet::new()).is_empty()
-                    || !ledger.rollouts.is_empty()
+                let (identities, _) = identities(ledger, &self.census, fleet, &BTreeSet::new());
+                !identities.is_empty() || !ledger.rollouts.is_empty()
             }
             _ => true,
         };
@@ -895,28 +903,31 @@ impl Watched {
     }
 }
 
-/// Other digests that the log doesn't know of yet, of what is recorded or is to be recorded now.
+/// Other digests that the log doesn't know of yet, of what is recorded or is to be recorded now: as many as an entry can
+/// hold, and whether more of what is recorded goes by another digest.
 fn identities(
     ledger: &Ledger,
     census: &Census,
     fleet: &Fleet,
     cells: &BTreeSet<Cell>,
-) -> BTreeMap<Fingerprint, Fingerprint> {
+) -> (BTreeMap<Fingerprint, Fingerprint>, bool) {
     let pair = |digest| (digest, fleet.canonical(digest));
-    let recorded = ledger.artifacts().map(|(digest, _)| pair(*digest));
-    let mut found: BTreeMap<_, _> = recorded.filter(|(digest, known)| digest != known).collect();
-    let told: BTreeSet<_> = ledger
-        .artifacts()
-        .map(|(digest, _)| fleet.canonical(*digest))
-        .chain(cells.iter().map(|cell| cell.fingerprint))
-        .collect();
+    let recorded = || ledger.artifacts().map(|(digest, _)| pair(*digest));
+    let mut renamed = recorded().filter(|(digest, known)| digest != known);
+    let mut found: BTreeMap<_, _> = renamed.by_ref().take(MAX_IDENTITIES).collect();
+    if renamed.next().is_some() {
+        return (found, true);
+    }
+    let soon = cells.iter().map(|cell| cell.fingerprint);
+    let told: BTreeSet<_> = recorded().map(|(_, known)| known).chain(soon).collect();
     let unknown = census
         .aliases()
         .filter(|alias| !ledger.identities.contains_key(alias))
         .map(pair)
         .filter(|(_, known)| told.contains(known) && census.total(known) > 0);
-    found.extend(unknown);
-    found
+    let room = MAX_IDENTITIES - found.len();
+    found.extend(unknown.take(room));
+    (found, false)
 }
 
 /// Forgets rollouts that were recorded half-way and are over: what their workloads do now is news. When the next may be.
