@@ -51,6 +51,8 @@ struct Seat {
     container: Option<u64>,
     /// The digest by which this very container is known, and whether only its node knows it by that.
     digest: Option<(Arc<Fingerprint>, bool)>,
+    /// Another digest that this very container is or was called by.
+    also: Option<Arc<Fingerprint>>,
     active: bool,
 }
 
@@ -63,6 +65,15 @@ impl Pod {
             seat.digest
                 .as_ref()
                 .map(|(digest, _)| (**digest, &seat.image))
+        })
+    }
+
+    /// All digests by which the pod's containers are known or called, the same one more than once.
+    pub fn digests(&self) -> impl Iterator<Item = Fingerprint> {
+        let active = self.seats.iter().filter(|seat| seat.active);
+        active.flat_map(|seat| {
+            let known = seat.digest.as_ref().map(|(digest, _)| digest);
+            known.into_iter().chain(&seat.also).map(|digest| **digest)
         })
     }
 
@@ -114,6 +125,8 @@ pub struct WorkloadState {
     terminating: u32,
     /// The last change of any of this or of what its pods run.
     pub changed: Moment,
+    /// When it last began or ceased to roll, by those signals.
+    pub signalled: Moment,
     /// Since when it rolls, by the signals of pods and Deployment; a new revision begins anew.
     pub rolling_since: Option<Moment>,
     /// Since when some of its pods are terminating.
@@ -196,14 +209,21 @@ impl Fleet {
         digest
     }
 
-    /// Notes that `alias` is another name of `fingerprint`. True if that was news.
-    pub fn learn(&mut self, alias: Fingerprint, fingerprint: Fingerprint) -> bool {
-        let (alias, fingerprint) = (self.canonical(alias), self.canonical(fingerprint));
-        let news = alias != fingerprint;
-        if news {
-            self.aliases.insert(alias, fingerprint);
+    /// Notes that `alias` is another name of `fingerprint`; the digest by which no artifact goes any more, if that was
+    /// news.
+    pub fn learn(&mut self, alias: Fingerprint, fingerprint: Fingerprint) -> Option<Fingerprint> {
+        let (root, known) = (self.canonical(alias), self.canonical(fingerprint));
+        if root == known {
+            return None;
         }
-        news
+        // If the alias has a name already, that stays: what it is now known by as well is the newcomer.
+        let (other, stays) = if root == alias {
+            (root, known)
+        } else {
+            (known, root)
+        };
+        self.aliases.insert(other, stays);
+        Some(other)
     }
 
     /// The name to show for an artifact by the images that pods ask for: the first in text order, so that it
@@ -318,7 +338,7 @@ impl Fleet {
         )
     }
 
-    /// The Deployment above the ReplicaSet, else the controlling owner, else the pod itself.
+    /// The Deployment above the `ReplicaSet`, else the controlling owner, else the pod itself.
     fn workload_of(&mut self, view: &PodView) -> Arc<Workload> {
         let namespace = &view.meta.namespace;
         let Some(owner) = &view.owner else {
@@ -358,14 +378,17 @@ impl Fleet {
                 learned.push((alias, fingerprint));
             }
         };
+        let mut also = None;
         let digest = match (same.and_then(|seat| seat.digest.as_ref()), found) {
             (Some((known, true)), ImageId::Repo(repo)) => {
                 learn(**known, repo); // the registry's name of what only the node knew: better for everyone
+                also = Some(**known);
                 Some((repo, false))
             }
             (Some((known, local)), other) => {
                 if let Some(other) = other.fingerprint() {
                     learn(other, **known);
+                    also = Some(other);
                 }
                 Some((**known, *local))
             }
@@ -382,19 +405,26 @@ impl Fleet {
                 let pin = pin.filter(|_| container.is_some() && (unedited || created_after));
                 if let (Some(pin), Some(found)) = (pin, found.fingerprint()) {
                     learn(found, pin);
+                    also = Some(found);
                 }
-                pin.map(|pin| (pin, false)).or_else(|| match found {
+                pin.map(|pin| (pin, false)).or(match found {
                     ImageId::Repo(digest) => Some((digest, false)),
                     ImageId::Local(digest) => Some((digest, true)),
                     ImageId::Unresolved => None,
                 })
             }
         };
+        let also = also.filter(|also| digest.is_some_and(|(digest, _)| digest != *also));
+        let also = match also {
+            Some(also) => Some(self.digests.intern_owned(also)),
+            None => same.and_then(|seat| seat.also.clone()),
+        };
         Seat {
             name: self.texts.intern(view.name.as_str()),
             image: self.texts.intern(view.image.as_str()),
             container,
             digest: digest.map(|(digest, local)| (self.digests.intern_owned(digest), local)),
+            also,
             active: view.active,
         }
     }
@@ -557,6 +587,7 @@ impl WorkloadState {
             revisions: BTreeMap::new(),
             terminating: 0,
             changed: now,
+            signalled: now,
             rolling_since: None,
             terminating_since: None,
         }
@@ -583,6 +614,9 @@ impl WorkloadState {
 
     fn signal(&mut self, (progressing, halted): (bool, bool), now: Moment) {
         let rolling = (progressing || self.revisions.len() > 1) && !halted;
+        if rolling != self.rolling_since.is_some() {
+            self.signalled = now;
+        }
         self.rolling_since = rolling.then(|| self.rolling_since.unwrap_or(now));
         self.terminating_since =
             (self.terminating > 0).then(|| self.terminating_since.unwrap_or(now));
