@@ -17,6 +17,7 @@ pub mod hub;
 pub mod logbook;
 pub mod metrics;
 pub mod model;
+pub mod prune;
 pub mod record;
 pub mod run;
 pub mod send;

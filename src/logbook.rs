@@ -20,7 +20,12 @@ use crate::{
         snapshot::Checkpoint,
     },
     hub::lock,
-    model::{cut::Entry, view::version},
+    model::{
+        cut::Entry,
+        fleet::Fleet,
+        ledger::{Ledger, Unreadable},
+        view::version,
+    },
 };
 
 /// The label with the UID of the environment: a re-created environment's log is told from its predecessor's leftovers.
@@ -68,6 +73,28 @@ pub struct Line {
     pub bytes: u64,
     /// Whether it is a part of a checkpoint, not an entry.
     pub chunk: bool,
+}
+
+/// What the state after an entry is made from.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    /// The entry with the nearest checkpoint.
+    base: EnvironmentSnapshotSpec,
+    /// That checkpoint.
+    data: String,
+    /// The entries since, oldest first.
+    since: Vec<Arc<EnvironmentSnapshotSpec>>,
+}
+
+impl Replay {
+    /// The state. `rollout`: how long a rollout that was recorded half-way is waited for.
+    pub fn ledger(&self, rollout: Duration, fleet: &mut Fleet) -> Result<Ledger, Unreadable> {
+        let mut ledger = Ledger::restore(&self.base, &self.data, fleet)?;
+        for spec in &self.since {
+            ledger.apply(spec, rollout, fleet)?;
+        }
+        Ok(ledger)
+    }
 }
 
 /// What became of an append.
@@ -281,6 +308,67 @@ impl Logbook {
         }
         lines.sort_by(|a, b| (a.index, &a.name).cmp(&(b.index, &b.name)));
         Ok(lines)
+    }
+
+    /// All logs there are, also those of environments that are gone. Page by page: only little is kept of each object.
+    pub async fn all_lines(&self) -> Result<BTreeMap<(String, String), Vec<Line>>, LogError> {
+        let mut params = ListParams::default().limit(500);
+        let mut logs: BTreeMap<_, Vec<Line>> = BTreeMap::new();
+        loop {
+            let page = within(self.snapshots.list_metadata(&params)).await?;
+            for object in &page.items {
+                let label = |label| {
+                    object
+                        .metadata
+                        .labels
+                        .as_ref()
+                        .and_then(|labels| labels.get(label))
+                        .cloned()
+                };
+                let (Some(environment), Some(uid)) = (label(ENVIRONMENT_LABEL), label(UID_LABEL))
+                else {
+                    continue;
+                };
+                let line = line(&environment, object);
+                logs.entry((environment, uid)).or_default().extend(line);
+            }
+            match page.metadata.continue_.filter(|next| !next.is_empty()) {
+                Some(next) => params = params.continue_token(&next),
+                None => return Ok(logs),
+            }
+        }
+    }
+
+    /// What the state after an entry is made from.
+    pub async fn replay(
+        &self,
+        environment: &str,
+        uid: &str,
+        head: i64,
+    ) -> Result<Result<Replay, String>, LogError> {
+        let mut since = vec![];
+        let mut index = head;
+        loop {
+            let Some(spec) = self.read(environment, uid, index).await? else {
+                return Ok(Err(format!(
+                    "snapshot {} is missing",
+                    name(environment, index)
+                )));
+            };
+            if spec.checkpoint.is_some() {
+                break;
+            }
+            since.push(spec);
+            index -= 1;
+        }
+        let Some((base, data)) = self.checkpoint(environment, index).await? else {
+            return Ok(Err(format!(
+                "the checkpoint of snapshot {} is missing",
+                name(environment, index)
+            )));
+        };
+        since.reverse();
+        Ok(Ok(Replay { base, data, since }))
     }
 
     /// Removes an entry, unless it is another than `uid` by now.

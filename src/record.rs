@@ -421,7 +421,12 @@ impl Task {
             hub.with(|world, _| world.log_is_blank(&self.name, &self.uid, None, Cause::Baseline));
             return Ok(());
         };
-        match self.replay(head).await? {
+        let replay = logbook.replay(&self.name, &self.uid, head).await?;
+        let ledger = replay.and_then(|replay| {
+            let ledger = hub.with(|world, _| replay.ledger(self.rollout, world.fleet_mut()));
+            ledger.map_err(|error| error.to_string())
+        });
+        match ledger {
             Ok(ledger) => {
                 environments.set_head(&self.name, &self.uid, (ledger.index, ledger.time));
                 metrics.head_is(&self.name, ledger.index);
@@ -471,43 +476,6 @@ impl Task {
             .filter(|line| !line.chunk)
             .map(|line| line.index)
             .max())
-    }
-
-    /// The state after the entry `head`: the nearest checkpoint, and the entries since.
-    async fn replay(&self, head: i64) -> Result<Result<Ledger, String>, LogError> {
-        let logbook = &self.recorder.logbook;
-        let mut since = vec![];
-        let mut index = head;
-        let base = loop {
-            let Some(spec) = logbook.read(&self.name, &self.uid, index).await? else {
-                return Ok(Err(format!(
-                    "snapshot {} is missing",
-                    logbook::name(&self.name, index)
-                )));
-            };
-            if spec.checkpoint.is_some() {
-                break index;
-            }
-            since.push(spec);
-            index -= 1;
-        };
-        let Some((spec, data)) = logbook.checkpoint(&self.name, base).await? else {
-            return Ok(Err(format!(
-                "the checkpoint of snapshot {} is missing",
-                logbook::name(&self.name, base)
-            )));
-        };
-        Ok(self.recorder.hub.with(|world, _| {
-            let fleet = world.fleet_mut();
-            let mut ledger =
-                Ledger::restore(&spec, &data, fleet).map_err(|error| error.to_string())?;
-            for spec in since.iter().rev() {
-                ledger
-                    .apply(spec, self.rollout, fleet)
-                    .map_err(|error| error.to_string())?;
-            }
-            Ok(ledger)
-        }))
     }
 
     /// The status as it should be. `None` while the environment is not known any more.

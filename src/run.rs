@@ -28,14 +28,17 @@ use crate::{
     logbook::Logbook,
     metrics::Metrics,
     model::{guard::Guard, payload::Installation, world::World},
+    prune::Pruner,
     record::Recorder,
     send::{self, Courier, ProxyConfig},
-    serve::{self, Health},
+    serve::{self, Health, api::Archive},
     watch,
 };
 
 /// Pods are compared with what we know of them this often.
 const SELF_CHECK: Duration = Duration::from_secs(300);
+/// The log is pruned this often.
+const PRUNE: Duration = Duration::from_secs(600);
 /// Remembers that the default Environment was created once, so that a deleted one stays deleted.
 const MARKER: &str = "shipbell-default-environment";
 
@@ -130,6 +133,35 @@ pub async fn run(flags: flags::Run) -> anyhow::Result<()> {
             namespace.clone(),
         ));
     }
+    let passed = Arc::new(Passed::default());
+    let pruner = Pruner {
+        client: client.clone(),
+        logbook: logbook.clone(),
+        passed: passed.clone(),
+        metrics: metrics.clone(),
+        every: PRUNE,
+    };
+    tokio::spawn(pruner.run());
+    let installation = Arc::new(Installation {
+        org: flags
+            .org
+            .clone()
+            .unwrap_or_else(|| flags.cluster_name.clone()),
+        cluster: flags.cluster_name.clone(),
+        external_url: flags.external_url.clone(),
+    });
+    if flags.external_url.is_some() {
+        let archive = Archive {
+            client: client.clone(),
+            logbook: logbook.clone(),
+            environments: environments.clone(),
+            installation: installation.clone(),
+            open: flags.api_behind_authenticating_proxy,
+            tokens: Arc::default(),
+        };
+        let listener = serve::bind(flags.api_listen, "--api-listen").await?;
+        tokio::spawn(axum::serve(listener, serve::api::router(archive)).into_future());
+    }
     let reporter = Reporter {
         controller: "shipbell".to_owned(),
         instance: flags.pod_name(),
@@ -140,21 +172,14 @@ pub async fn run(flags: flags::Run) -> anyhow::Result<()> {
         logbook: logbook.clone(),
         environments: environments.clone(),
         courier,
-        installation: Arc::new(Installation {
-            org: flags
-                .org
-                .clone()
-                .unwrap_or_else(|| flags.cluster_name.clone()),
-            cluster: flags.cluster_name.clone(),
-            external_url: flags.external_url.clone(),
-        }),
+        installation: installation.clone(),
         metrics: metrics.clone(),
         events: Events::new(client.clone(), reporter),
         names: Names {
             secrets_role: flags.secrets_role.clone(),
             service_account: (flags.service_account.clone(), namespace.clone()),
         },
-        passed: Arc::new(Passed::default()),
+        passed: passed.clone(),
     };
     tokio::spawn(dispatcher.run(cursors_ready));
 

@@ -1,4 +1,6 @@
-//! `/livez`, `/readyz` and `/metrics`.
+//! `/livez`, `/readyz` and `/metrics`; the read API is on a port of its own.
+
+pub mod api;
 
 use std::{net::SocketAddr, sync::Arc};
 

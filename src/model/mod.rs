@@ -14,6 +14,8 @@ pub mod intern;
 pub mod ledger;
 pub mod outbox;
 pub mod payload;
+pub mod readout;
+pub mod retention;
 pub mod scope;
 pub mod settle;
 pub mod slack;

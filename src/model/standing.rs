@@ -145,7 +145,9 @@ fn delivered(status: &NotificationSettingStatus, facts: &Facts<'_>) -> Statement
 mod tests {
     use super::*;
 
-    fn told(change: impl FnOnce(&mut Facts<'_>)) -> (String, String, NotificationSettingStatus) {
+    fn told<'a>(
+        change: impl FnOnce(&mut Facts<'a>),
+    ) -> (String, String, NotificationSettingStatus) {
         let mut facts = Facts {
             generation: Some(2),
             unsound: None,
