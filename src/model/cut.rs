@@ -14,7 +14,7 @@ use super::{
     image::Fingerprint,
     ledger::{CENSUS_VERSION, Cell, Ledger, content_hash, size_of_change},
     scope::Scope,
-    settle::{Settle, Unsettled, rolling_until},
+    settle::{Settle, Unsettled, restless_until, rolling_until},
 };
 use crate::api::{
     EnvironmentSnapshotSpec, EventType,
@@ -188,7 +188,9 @@ impl Material<'_> {
             let mut workloads = vec![];
             for cell in cells {
                 let (before, after) = (ledger.count(cell), self.census.get(cell));
-                let rolling = self.is_rolling(&cell.workload);
+                // What starts when some of its pods have not come up yet has a tail, too.
+                let rolling =
+                    self.is_rolling(&cell.workload) || was == 0 && self.is_starting(&cell.workload);
                 rollout &= rolling || self.belongs_to_rollout(cell, ledger, unsettled);
                 now += i64::from(after) - i64::from(before);
                 recorded.push((cell.clone(), after, rolling));
@@ -228,6 +230,13 @@ impl Material<'_> {
     fn is_rolling(&self, workload: &Workload) -> bool {
         let state = self.fleet.workload(workload);
         state.is_some_and(|state| rolling_until(state, self.settle) > Some(self.now))
+    }
+
+    fn is_starting(&self, workload: &Workload) -> bool {
+        let state = self.fleet.workload(workload);
+        state.is_some_and(|state| {
+            state.is_starting() && restless_until(state, self.settle) > Some(self.now)
+        })
     }
 
     /// Whether the change of a cell is a part of a rollout: its workload rolled since, or exchanges digests, or what is

@@ -208,6 +208,11 @@ pub fn rolling_until(state: &WorkloadState, settle: &Settle) -> Option<Moment> {
     state.rolling_since.map(|since| since + settle.rollout)
 }
 
+/// Until when more is expected of a workload, if it is.
+pub fn restless_until(state: &WorkloadState, settle: &Settle) -> Option<Moment> {
+    state.restless_since.map(|since| since + settle.rollout)
+}
+
 /// When a cell is ripe by what its own workload does, if nothing more happens.
 fn workload_ripe_at(
     cell: &Cell,
@@ -227,11 +232,8 @@ fn workload_ripe_at(
         let recorded = cells_of(ledger.cells(), &cell.workload).map(|(cell, _)| cell.fingerprint);
         actual.eq(recorded)
     };
-    let terminating = state
-        .terminating_since
-        .map(|since| since + settle.rollout)
-        .filter(|until| *until > now);
-    let held = rolling.max(terminating).unwrap_or_default();
+    let restless = restless_until(state, settle).filter(|until| *until > now);
+    let held = rolling.max(restless).unwrap_or_default();
     if same_digests && rolling.is_none() {
         let still = (state.changed + settle.scaling).max(held);
         return still.min(dirty.since + SCALING_MAX.max(settle.scaling));

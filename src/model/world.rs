@@ -883,7 +883,7 @@ fn close_rollouts(
         let state = fleet.workload(workload);
         let rolling = state.is_some_and(|state| rolling_until(state, settle) > Some(now));
         let quiet = state.is_none_or(|state| {
-            state.changed + settle.quiet <= now && state.terminating_since.is_none()
+            state.changed + settle.quiet <= now && state.restless_since.is_none()
         });
         let open = unsettled
             .dirty()
