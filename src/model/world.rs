@@ -420,6 +420,7 @@ impl World {
         }
         for (name, env) in &mut self.environments {
             let mut cells = vec![];
+            let unidentified = env.census.unidentified();
             for (pod, add) in [(&change.before, false), (&change.now, true)] {
                 if let Some(pod) = pod
                     .as_ref()
@@ -435,7 +436,8 @@ impl World {
                 env.unsettled
                     .observe(cell, &env.census, ledger, &self.fleet, &env.settle, now);
             }
-            let mut waiting = false;
+            // The status tells of them.
+            let mut waiting = env.census.unidentified() != unidentified;
             for pod in [&change.before, &change.now].into_iter().flatten() {
                 waiting |=
                     env.unsettled
