@@ -1,6 +1,7 @@
 //! What becomes of environments: their scope, their log, their status.
 
 use anyhow::{Context as _, ensure};
+use k8s_openapi::api::core::v1::Pod;
 use kit::{
     Actor, Image, Receiver, apply, bare_pod,
     cluster::PATIENCE,
@@ -34,6 +35,65 @@ fn what_already_runs_is_known_and_not_told() {
         assert_eq!((log[0].totals.artifacts, log[0].totals.instances), (1, 2));
         Ok(())
     });
+}
+
+#[test]
+fn an_environment_made_in_the_midst_of_a_rollout_tells_only_how_it_ends() {
+    play(async |cluster| {
+        let name = cluster.namespace("midst").await?;
+        let actor = Actor { cluster, name };
+        let v2 = "r.example/midst:v2";
+        let web = deployment(&actor.name, "web", "r.example/midst:v1", 3).rolling(1, 0);
+        actor.apply(web).await?;
+        cluster.rolled_out(&actor.name, "web").await?;
+        cluster.kubelet.image(
+            v2,
+            Image {
+                starts_after: Duration::from_secs(2),
+                ..Image::default()
+            },
+        );
+        cluster.set_image(&actor.name, "web", v2).await?;
+        actor.running("web", 4).await?;
+        actor
+            .kubectl(&["rollout", "pause", "deployment/web"])
+            .await?;
+        cluster.kubelet.image(v2, Image::default());
+        let mut pods = vec![];
+        eventually(PATIENCE, "the rollout to stand still", async || {
+            let before = std::mem::replace(&mut pods, cluster.pods(&actor.name, "web").await?);
+            let names = |pods: &[Pod]| {
+                pods.iter()
+                    .map(|pod| pod.metadata.uid.clone())
+                    .collect::<Vec<_>>()
+            };
+            ensure!(names(&before) == names(&pods), "{} pods", pods.len());
+            Ok(())
+        })
+        .await?;
+        actor.environment(&format!("settle: {CALM}")).await?;
+        let log = actor.recorded(1).await?;
+        assert_eq!(log[0].totals.artifacts, 2, "both are known");
+        let old = log[0].totals.instances - pods_of(&pods, v2);
+        let receiver = Receiver::start();
+        actor.webhook("all", &receiver, ALL).await?;
+        actor
+            .kubectl(&["rollout", "resume", "deployment/web"])
+            .await?;
+        hears(&receiver, &[&format!("STOPPED midst:v1 {old} to 0")]).await?;
+        actor.settled(1, 3).await?;
+        actor.sound_log().await?;
+        Ok(())
+    });
+}
+
+/// How many pods ask for an image.
+fn pods_of(pods: &[Pod], image: &str) -> i64 {
+    let asks = |pod: &&Pod| {
+        let spec = pod.spec.as_ref();
+        spec.is_some_and(|spec| spec.containers[0].image.as_deref() == Some(image))
+    };
+    i64::try_from(pods.iter().filter(asks).count()).unwrap_or(i64::MAX)
 }
 
 #[test]
@@ -286,7 +346,16 @@ fn an_environment_that_is_made_anew_under_its_name_has_a_log_of_its_own() {
         together(&heard)?;
         assert_eq!(heard[0].json()["snapshot"]["index"], "2");
         sound(&fresh().await?)?;
-        Ok(())
+
+        // The setting has let go of the old log.
+        let uid = actor.uid().await?;
+        eventually(PATIENCE, "one cursor, of the new log", async || {
+            let cursors = actor.status("all").await?.cursors;
+            let uids: Vec<_> = cursors.iter().map(|it| &it.environment_uid).collect();
+            ensure!(uids == [&uid], "{cursors:?}");
+            Ok(())
+        })
+        .await
     });
 }
 

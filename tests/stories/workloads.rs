@@ -1,6 +1,6 @@
 //! What becomes of workloads, and what is told of it.
 
-use anyhow::ensure;
+use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kit::{
     Actor, Image, Receiver, bare_pod,
@@ -41,6 +41,24 @@ fn waits_for<'a>(pod: &'a Pod, reason: &str) -> bool {
 
 fn name(pod: &Pod) -> &str {
     pod.metadata.name.as_deref().unwrap_or_default()
+}
+
+/// Waits until all that is recorded has been heard, and forgets it.
+async fn forget_all(actor: &Actor, receiver: &Receiver) -> Result<()> {
+    eventually(PATIENCE, "everything to be heard", async || {
+        let told: usize = actor
+            .log()
+            .await?
+            .iter()
+            .map(|entry| entry.events.len())
+            .sum();
+        let heard = receiver.heard().len();
+        ensure!(heard == told, "{heard} of {told}");
+        Ok(())
+    })
+    .await?;
+    receiver.forget();
+    Ok(())
 }
 
 #[test]
@@ -189,6 +207,27 @@ fn a_roll_slower_than_max_is_told_when_it_begins_and_when_it_is_over() {
         cluster.kubelet.image("r.example/slow:v2", Image::default());
         cluster.scale(&actor.name, "web", 5).await?;
         hears(&receiver, &["SCALED slow:v2 3 to 5"]).await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_scaling_right_after_a_slow_rollout_is_told() {
+    play(async |cluster| {
+        let settle = "{quiet: 300ms, max: 1s, rollout: 2m, scaling: 2s}";
+        let (actor, receiver) = Actor::heard(cluster, "after", settle).await?;
+        // The pods run at once, and the rollout goes on until they have been ready for a while.
+        let web = deployment(&actor.name, "web", "r.example/after:v1", 2)
+            .set("/spec/minReadySeconds", 5.into());
+        actor.apply(web).await?;
+        receiver.wait_for_count(PATIENCE, 1).await?;
+        actor.settled(1, 2).await?;
+        cluster.rolled_out(&actor.name, "web").await?;
+        forget_all(&actor, &receiver).await?;
+        hears(&receiver, &[]).await?;
+
+        cluster.scale(&actor.name, "web", 4).await?;
+        hears(&receiver, &["SCALED after:v1 2 to 4"]).await?;
         Ok(())
     });
 }
@@ -630,6 +669,65 @@ fn a_stateful_set_that_rolls_is_one_change_though_its_last_pod_starts_slowly() {
 }
 
 #[test]
+fn a_stateful_set_that_grows_pod_by_pod_is_one_change() {
+    play(async |cluster| {
+        let settle = "{quiet: 1s, max: 40s, rollout: 2m, scaling: 1500ms}";
+        let (actor, receiver) = Actor::heard(cluster, "grows", settle).await?;
+        cluster.kubelet.image(
+            "r.example/grows:v1",
+            Image {
+                starts_after: Duration::from_millis(2_500),
+                ..Image::default()
+            },
+        );
+        let db = |replicas| {
+            stateful_set(&actor.name, "db", "r.example/grows:v1", replicas)
+                .set("/spec/podManagementPolicy", "OrderedReady".into())
+        };
+        actor.apply(db(2)).await?;
+        hears(&receiver, &["STARTED grows:v1 0 to 2"]).await?;
+        actor.apply(db(4)).await?;
+        hears(
+            &receiver,
+            &["STARTED grows:v1 0 to 2", "SCALED grows:v1 2 to 4"],
+        )
+        .await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn pods_that_start_after_max_are_no_scaling() {
+    play(async |cluster| {
+        let settle = "{quiet: 300ms, max: 1s, rollout: 2m, scaling: 1s}";
+        let (actor, receiver) = Actor::heard(cluster, "late", settle).await?;
+        cluster.kubelet.image(
+            "r.example/late:v1",
+            Image {
+                starts_after: Duration::from_secs(2),
+                ..Image::default()
+            },
+        );
+        let db = stateful_set(&actor.name, "db", "r.example/late:v1", 3)
+            .set("/spec/podManagementPolicy", "OrderedReady".into());
+        actor.apply(db).await?;
+        hears(&receiver, &["STARTED late:v1 0 to 1"]).await?;
+        actor.settled(1, 3).await?;
+        hears(&receiver, &["STARTED late:v1 0 to 1"]).await?;
+        actor
+            .kubectl(&["scale", "statefulset/db", "--replicas=1"])
+            .await?;
+        hears(
+            &receiver,
+            &["STARTED late:v1 0 to 1", "SCALED late:v1 3 to 1"],
+        )
+        .await?;
+        actor.sound_log().await?;
+        Ok(())
+    });
+}
+
+#[test]
 fn a_stateful_sets_canary_is_told_and_then_the_roll_of_the_rest() {
     play(async |cluster| {
         let (actor, receiver) = Actor::heard(cluster, "canary", QUICK).await?;
@@ -673,6 +771,105 @@ fn a_pod_without_an_owner_is_told() {
         )
         .await?;
         actor.sound_log().await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn an_image_that_two_workloads_run_starts_once_and_stops_once() {
+    play(async |cluster| {
+        let (actor, receiver) = Actor::heard(cluster, "both", CALM).await?;
+        let name = actor.name.as_str();
+        actor
+            .apply(deployment(name, "web", "r.example/both:v1", 2))
+            .await?;
+        actor
+            .apply(deployment(name, "api", "r.example/both:v1", 3))
+            .await?;
+        actor.settled(1, 5).await?;
+        forget_all(&actor, &receiver).await?;
+
+        cluster.set_image(name, "web", "r.example/both:v2").await?;
+        hears(&receiver, &["STARTED both:v2 0 to 2"]).await?;
+        cluster.set_image(name, "api", "r.example/both:v2").await?;
+        let want = ["STARTED both:v2 0 to 2", "STOPPED both:v1 3 to 0"];
+        hears(&receiver, &want).await?;
+        actor.settled(1, 5).await?;
+
+        actor.kubectl(&["delete", "deployment/web"]).await?;
+        let [started, stopped] = want;
+        hears(&receiver, &[started, stopped, "SCALED both:v2 5 to 3"]).await?;
+        actor.sound_log().await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn an_image_that_is_edited_in_a_pod_is_told_when_the_container_runs_it() {
+    play(async |cluster| {
+        let (actor, receiver) = Actor::heard(cluster, "in-place", QUICK).await?;
+        let name = actor.name.as_str();
+        actor
+            .apply(bare_pod(name, "solo", "r.example/in-place:v1"))
+            .await?;
+        hears(&receiver, &["STARTED in-place:v1 0 to 1"]).await?;
+
+        let pinned = format!("r.example/in-place:v2@sha256:{}", "cd".repeat(32));
+        let edit = format!("app={pinned}");
+        actor.kubectl(&["set", "image", "pod/solo", &edit]).await?;
+        hears(&receiver, &["STARTED in-place:v1 0 to 1"]).await?;
+
+        receiver.forget();
+        eventually(PATIENCE, "the container to run it", async || {
+            let pods = actor.running("solo", 1).await?;
+            let statuses = pods[0]
+                .status
+                .as_ref()
+                .and_then(|s| s.container_statuses.as_ref());
+            let runs = statuses.is_some_and(|statuses| statuses[0].image == pinned);
+            if !runs {
+                cluster.kubelet.restart_container(name, "solo", "app")?;
+            }
+            Ok::<_, anyhow::Error>(runs)
+        })
+        .await?;
+        let heard = hears(
+            &receiver,
+            &["STARTED in-place:v2 0 to 1", "STOPPED in-place:v1 1 to 0"],
+        )
+        .await?;
+        together(&heard)?;
+        assert_eq!(heard[0].json()["artifact"]["fingerprint"], "cd".repeat(32));
+        Ok(())
+    });
+}
+
+#[test]
+fn a_deployment_that_is_deleted_and_made_anew_tells_nothing() {
+    play(async |cluster| {
+        let settle = "{quiet: 2s, max: 40s, rollout: 2m, scaling: 2s}";
+        let (actor, receiver) = Actor::heard(cluster, "replaced", settle).await?;
+        let web = deployment(&actor.name, "web", "r.example/replaced:v1", 2);
+        actor.apply(web.clone()).await?;
+        hears(&receiver, &["STARTED replaced:v1 0 to 2"]).await?;
+
+        let before = actor.running("web", 2).await?;
+        let yaml = serde_json::Value::from(web).to_string();
+        cluster
+            .plane
+            .kubectl_with_input(&["replace", "--force", "-f", "-"], &yaml)
+            .await?;
+        cluster
+            .pods_when(&actor.name, "web", "other pods", |pods| {
+                pods.len() == 2
+                    && pods
+                        .iter()
+                        .all(|pod| before.iter().all(|old| name(old) != name(pod)))
+            })
+            .await?;
+        actor.running("web", 2).await?;
+        hears(&receiver, &["STARTED replaced:v1 0 to 2"]).await?;
+        assert_eq!(actor.log().await?.len(), 2);
         Ok(())
     });
 }
@@ -953,9 +1150,9 @@ fn an_image_without_a_digest_is_counted_apart_and_stops_nothing() {
 }
 
 #[test]
-fn a_hundred_pods_are_scaled_up_and_down_in_one_change_each() {
+fn a_hundred_pods_scale_and_roll_in_one_change_each() {
     play(async |cluster| {
-        let settle = "{quiet: 600ms, max: 40s, rollout: 2m, scaling: 4s}";
+        let settle = "{quiet: 600ms, max: 2m, rollout: 2m, scaling: 4s}";
         let (actor, receiver) = Actor::heard(cluster, "hundred", settle).await?;
         actor
             .apply(deployment(&actor.name, "web", "r.example/hundred:v1", 1))
@@ -965,12 +1162,19 @@ fn a_hundred_pods_are_scaled_up_and_down_in_one_change_each() {
         receiver.forget();
         cluster.scale(&actor.name, "web", 100).await?;
         hears(&receiver, &["SCALED hundred:v1 1 to 100"]).await?;
-        cluster.scale(&actor.name, "web", 2).await?;
-        hears(
+        receiver.forget();
+        cluster
+            .set_image(&actor.name, "web", "r.example/hundred:v2")
+            .await?;
+        let heard = hears(
             &receiver,
-            &["SCALED hundred:v1 1 to 100", "SCALED hundred:v1 100 to 2"],
+            &["STARTED hundred:v2 0 to 100", "STOPPED hundred:v1 100 to 0"],
         )
         .await?;
+        together(&heard)?;
+        receiver.forget();
+        cluster.scale(&actor.name, "web", 2).await?;
+        hears(&receiver, &["SCALED hundred:v2 100 to 2"]).await?;
         actor.sound_log().await?;
         Ok(())
     });
