@@ -12,6 +12,9 @@ pub const MAX_CHANGES: usize = 1_000;
 /// At most so many workloads are listed with one change.
 pub const MAX_WORKLOADS: usize = 200;
 
+/// At most so many other digests in one snapshot; what is left comes with the next.
+pub const MAX_IDENTITIES: usize = 1_000;
+
 /// One entry of the log of an environment: what changed, and what that means. Written by Shipbell alone, never edited.
 #[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[kube(

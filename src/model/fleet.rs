@@ -52,6 +52,8 @@ struct Seat {
     container: Option<u64>,
     /// The digest by which this very container is known, and whether only its node knows it by that.
     digest: Option<(Arc<Fingerprint>, bool)>,
+    /// Another digest that this very container is or was called by.
+    also: Option<Arc<Fingerprint>>,
     active: bool,
 }
 
@@ -64,6 +66,15 @@ impl Pod {
             seat.digest
                 .as_ref()
                 .map(|(digest, _)| (**digest, &seat.image))
+        })
+    }
+
+    /// All digests by which the pod's containers are known or called, the same one more than once.
+    pub fn digests(&self) -> impl Iterator<Item = Fingerprint> {
+        let active = self.seats.iter().filter(|seat| seat.active);
+        active.flat_map(|seat| {
+            let known = seat.digest.as_ref().map(|(digest, _)| digest);
+            known.into_iter().chain(&seat.also).map(|digest| **digest)
         })
     }
 
@@ -118,6 +129,8 @@ pub struct WorkloadState {
     starting: u32,
     /// The last change of any of this or of what its pods run.
     pub changed: Moment,
+    /// When it last began or ceased to roll, by those signals.
+    pub signalled: Moment,
     /// Since when it rolls, by the signals of pods and Deployment; a new revision begins anew.
     pub rolling_since: Option<Moment>,
     /// Since when more is to be expected of it, rolling or not: pods that start or terminate, or a spec that its controller
@@ -203,12 +216,17 @@ impl Fleet {
 
     /// Notes that `alias` is another name of `fingerprint`. True if that was news.
     pub fn learn(&mut self, alias: Fingerprint, fingerprint: Fingerprint) -> bool {
-        let (alias, fingerprint) = (self.canonical(alias), self.canonical(fingerprint));
-        let news = alias != fingerprint;
-        if news {
-            self.aliases.insert(alias, fingerprint);
+        let (root, known) = (self.canonical(alias), self.canonical(fingerprint));
+        if root == known {
+            return false;
         }
-        news
+        if root == alias {
+            self.aliases.insert(root, known);
+        } else {
+            // The alias has a name already, which stays: what it is now known by as well is the newcomer.
+            self.aliases.insert(known, root);
+        }
+        true
     }
 
     /// The name to show for an artifact by the images that pods ask for: the first in text order, so that it
@@ -364,14 +382,17 @@ impl Fleet {
                 learned.push((alias, fingerprint));
             }
         };
+        let mut also = None;
         let digest = match (same.and_then(|seat| seat.digest.as_ref()), found) {
             (Some((known, true)), ImageId::Repo(repo)) => {
                 learn(**known, repo); // the registry's name of what only the node knew: better for everyone
+                also = Some(**known);
                 Some((repo, false))
             }
             (Some((known, local)), other) => {
                 if let Some(other) = other.fingerprint() {
                     learn(other, **known);
+                    also = Some(other);
                 }
                 Some((**known, *local))
             }
@@ -388,6 +409,7 @@ impl Fleet {
                 let pin = pin.filter(|_| container.is_some() && (unedited || created_after));
                 if let (Some(pin), Some(found)) = (pin, found.fingerprint()) {
                     learn(found, pin);
+                    also = Some(found);
                 }
                 pin.map(|pin| (pin, false)).or_else(|| match found {
                     ImageId::Repo(digest) => Some((digest, false)),
@@ -396,11 +418,17 @@ impl Fleet {
                 })
             }
         };
+        let also = also.filter(|also| digest.is_some_and(|(digest, _)| digest != *also));
+        let also = match also {
+            Some(also) => Some(self.digests.intern_owned(also)),
+            None => same.and_then(|seat| seat.also.clone()),
+        };
         Seat {
             name: self.texts.intern(view.name.as_str()),
             image: self.texts.intern(view.image.as_str()),
             container,
             digest: digest.map(|(digest, local)| (self.digests.intern_owned(digest), local)),
+            also,
             active: view.active,
         }
     }
@@ -582,6 +610,7 @@ impl WorkloadState {
             terminating: 0,
             starting: 0,
             changed: now,
+            signalled: now,
             rolling_since: None,
             restless_since: None,
         }
@@ -620,6 +649,9 @@ impl WorkloadState {
             halted,
         } = deployment;
         let rolling = (progressing || self.revisions.len() > 1) && !halted;
+        if rolling != self.rolling_since.is_some() {
+            self.signalled = now;
+        }
         self.rolling_since = rolling.then(|| self.rolling_since.unwrap_or(now));
         let restless = self.terminating > 0 || (unseen || self.starting > 0) && !halted;
         self.restless_since = restless.then(|| self.restless_since.unwrap_or(now));

@@ -1,7 +1,11 @@
 //! What the log of an environment says: the recorded counts, and how an entry changes them. State at any index = the
 //! nearest checkpoint before it + the entries since.
 
-use std::{collections::BTreeMap, io::Read as _, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Read as _,
+    sync::Arc,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
@@ -123,6 +127,12 @@ impl Ledger {
         &self.cells
     }
 
+    /// The workloads that have recorded instances.
+    pub fn workloads(&self) -> BTreeSet<Arc<Workload>> {
+        let workloads = self.cells.keys().map(|cell| &cell.workload);
+        workloads.cloned().collect()
+    }
+
     /// Recorded instances of a cell.
     pub fn count(&self, cell: &Cell) -> u32 {
         self.cells.get(cell).copied().unwrap_or(0)
@@ -175,6 +185,8 @@ impl Ledger {
             }
             self.identities.insert(*alias, *fingerprint);
         }
+        // What was learned in the opposite direction before.
+        self.identities.retain(|alias, known| alias != known);
     }
 
     /// Sets the count of a cell.

@@ -14,14 +14,14 @@ use super::{
     cut::{Draft, Material},
     fleet::{Fleet, PodChange, Workload},
     image::Fingerprint,
-    ledger::{CENSUS_VERSION, Ledger},
+    ledger::{CENSUS_VERSION, Cell, Ledger},
     scope::Scope,
-    settle::{Settle, Unsettled, rolling_until},
+    settle::{Settle, Unsettled, restless_until, rests_at, rolling_until},
     view::{DeploymentView, NamespaceView, PodView, Seen, version},
 };
 use crate::api::{
     EnvironmentSpec,
-    snapshot::{Cause, ReadAt, Totals},
+    snapshot::{Cause, MAX_IDENTITIES, ReadAt, Totals},
 };
 
 /// A stream that was silent for so long may have died: the server sends a bookmark about every minute.
@@ -72,6 +72,8 @@ pub struct Stream {
     mark: u32,
     /// Objects that can't be read: UID -> name and why.
     pub unreadable: BTreeMap<u128, String>,
+    /// Those of them that the list that is being read has not shown yet.
+    unseen: BTreeSet<u128>,
 }
 
 impl Stream {
@@ -93,7 +95,6 @@ struct Watched {
     census: Census,
     unsettled: Unsettled,
     log: Log,
-    pending_identities: BTreeSet<Fingerprint>,
     last_cut: Option<Moment>,
     restored: bool,
 }
@@ -138,6 +139,8 @@ pub struct World {
     pods: Stream,
     deployments: Stream,
     namespaces: Stream,
+    /// Namespaces of a list that is not complete: taken in as a whole, or pods would be counted by labels of two times.
+    listed: Vec<NamespaceView>,
     environments: BTreeMap<String, Watched>,
     /// Environments that have something new to look at.
     touched: BTreeSet<String>,
@@ -194,6 +197,10 @@ impl World {
         let stream = self.stream_mut(kind);
         stream.mark = stream.mark.wrapping_add(1);
         stream.relist = false;
+        stream.unseen = stream.unreadable.keys().copied().collect();
+        if kind == Kind::Namespaces {
+            self.listed.clear();
+        }
     }
 
     /// A list that began at `begun` is complete.
@@ -211,13 +218,22 @@ impl World {
                 }
             }
             Kind::Namespaces => {
-                for name in self.fleet.unmarked_namespaces(mark) {
-                    self.fleet.remove_namespace(&name);
+                let mut changed = false;
+                for view in std::mem::take(&mut self.listed) {
+                    changed |= self.fleet.apply_namespace(&view, mark);
                 }
-                self.recount(now);
+                for name in self.fleet.unmarked_namespaces(mark) {
+                    changed |= self.fleet.remove_namespace(&name);
+                }
+                if changed {
+                    self.recount_by_namespaces(now);
+                }
             }
         }
         let stream = self.stream_mut(kind);
+        for uid in std::mem::take(&mut stream.unseen) {
+            stream.unreadable.remove(&uid);
+        }
         let first = !stream.synced;
         stream.synced = true;
         stream.version = version;
@@ -275,6 +291,7 @@ impl World {
         if self.deployments.synced && !self.deployments.is_good(now) {
             self.fleet.forget_deployments(now);
             self.deployments.synced = false;
+            self.deployments.relist = true; // what was forgotten is not told again by a watch
         }
         self.touch_all();
     }
@@ -370,8 +387,10 @@ impl World {
         match seen {
             Seen::Good(view) => {
                 self.namespaces.unreadable.remove(&view.meta.uid);
-                if self.fleet.apply_namespace(&view, mark) && !listed {
-                    self.recount(now);
+                if listed {
+                    self.listed.push(view);
+                } else if self.fleet.apply_namespace(&view, mark) {
+                    self.recount_by_namespaces(now);
                 }
                 vec![]
             }
@@ -385,8 +404,9 @@ impl World {
     /// A namespace was deleted.
     pub fn namespace_deleted(&mut self, seen: &Seen<NamespaceView>, now: Moment) {
         self.progress(Kind::Namespaces, seen.meta().version, false, now);
+        self.namespaces.unreadable.remove(&seen.meta().uid);
         if self.fleet.remove_namespace(&seen.meta().name) {
-            self.recount(now);
+            self.recount_by_namespaces(now);
         }
     }
 
@@ -399,23 +419,11 @@ impl World {
     }
 
     fn pod_changed(&mut self, change: &PodChange, now: Moment) {
-        let learned: Vec<_> = change
-            .learned
-            .iter()
-            .filter(|(alias, known)| self.fleet.learn(*alias, *known))
-            .collect();
-        if !learned.is_empty() {
-            for (name, env) in &mut self.environments {
-                let concerned = change
-                    .now
-                    .as_ref()
-                    .is_some_and(|pod| admits(&env.scope, &self.fleet, pod));
-                if concerned {
-                    env.pending_identities
-                        .extend(learned.iter().map(|(alias, _)| *alias));
-                    self.touched.insert(name.clone());
-                }
-            }
+        let mut learned = false;
+        for (alias, known) in &change.learned {
+            learned |= self.fleet.learn(*alias, *known);
+        }
+        if learned {
             return self.recount(now); // rare, and any environment may count the other digest
         }
         for (name, env) in &mut self.environments {
@@ -442,6 +450,7 @@ impl World {
                 waiting |=
                     env.unsettled
                         .observe_workload(&pod.workload, &self.fleet, &env.settle, now);
+                waiting |= ledger.rollouts.contains_key(&pod.workload);
             }
             if waiting || (!cells.is_empty() && !env.unsettled.is_settled()) {
                 self.touched.insert(name.clone());
@@ -451,10 +460,24 @@ impl World {
 
     fn workload_changed(&mut self, workload: &Arc<Workload>, now: Moment) {
         for (name, env) in &mut self.environments {
-            if env
+            let waiting = env
                 .unsettled
-                .observe_workload(workload, &self.fleet, &env.settle, now)
-            {
+                .observe_workload(workload, &self.fleet, &env.settle, now);
+            let open = match &env.log {
+                Log::Read(ledger, _) => ledger.rollouts.contains_key(workload),
+                _ => false,
+            };
+            if waiting || open {
+                self.touched.insert(name.clone());
+            }
+        }
+    }
+
+    /// Counts those environments anew that depend on the labels of namespaces.
+    fn recount_by_namespaces(&mut self, now: Moment) {
+        for (name, env) in &mut self.environments {
+            if env.scope.needs_namespaces() {
+                env.recount(&self.fleet, now);
                 self.touched.insert(name.clone());
             }
         }
@@ -497,7 +520,6 @@ impl World {
             census: Census::default(),
             unsettled: Unsettled::default(),
             log: Log::Unread,
-            pending_identities: BTreeSet::new(),
             last_cut: None,
             restored: false,
         };
@@ -584,16 +606,22 @@ impl World {
         let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid) else {
             return;
         };
-        let rescoped = env.scope != after.scope;
-        env.pending_identities
-            .retain(|alias| !after.identities.contains_key(alias));
-        env.log = Log::Read(after, now);
+        let before = std::mem::replace(&mut env.log, Log::Read(after.clone(), now));
         env.last_cut = Some(now);
         env.restored = false;
-        if rescoped {
-            env.scope = env.wanted.clone();
+        match before {
+            // The running counts are right as they are: only what is recorded is other than before.
+            Log::Read(before, _) if env.scope == after.scope => {
+                let Watched { census, settle, .. } = env;
+                env.unsettled
+                    .follow(&before, census, &after, &self.fleet, settle, now);
+            }
+            _ => {
+                // What is wanted may be another scope by now; that is for the next plan.
+                env.scope.clone_from(&after.scope);
+                env.recount(&self.fleet, now);
+            }
         }
-        env.recount(&self.fleet, now);
         self.touched.insert(name.to_owned());
     }
 
@@ -605,7 +633,7 @@ impl World {
         if let Some((reason, message)) = self.frozen(env, now) {
             return Plan::Frozen(reason, message);
         }
-        let head = match &env.log {
+        let behind = match &env.log {
             Log::Unread => {
                 return Plan::Frozen(
                     "ReadingLog",
@@ -613,10 +641,10 @@ impl World {
                 );
             }
             Log::Blank(..) => None,
-            Log::Read(ledger, read) => Some((ledger.clone(), *read)),
+            Log::Read(ledger, read) => Some(self.behind(ledger, *read, now)),
         };
-        if let Some((ledger, read)) = &head {
-            match self.behind(ledger, *read, now) {
+        if let Some(behind) = behind {
+            match behind {
                 Behind::No { set_back } => {
                     if let Some(env) = self.environments.get_mut(name) {
                         env.restored |= set_back;
@@ -681,9 +709,9 @@ impl World {
                     let draft = material.baseline(Some(ledger), &env.scope, Cause::RulesChanged);
                     return Plan::Append(Box::new(draft));
                 }
-                close_rollouts(ledger, &env.unsettled, &self.fleet, &env.settle, now, wall);
+                let closing =
+                    close_rollouts(ledger, &env.unsettled, &self.fleet, &env.settle, now, wall);
                 let rescoped = env.scope != env.wanted;
-                let identities = identities(ledger, &env.pending_identities, &self.fleet);
                 let ripe = env
                     .unsettled
                     .ripe(&env.census, ledger, &self.fleet, &env.settle, now);
@@ -692,17 +720,30 @@ impl World {
                     // What changed under the old scope is told before the new scope counts as known.
                     cells = env.unsettled.dirty().keys().cloned().collect();
                 }
-                if !cells.is_empty() || !identities.is_empty() {
-                    material.record(ledger, &env.unsettled, &cells, &identities)
-                } else if rescoped {
-                    let census = Census::of(&env.wanted, &self.fleet);
-                    Material {
-                        census: &census,
-                        ..material
+                let mut identities = identities(ledger, &env.census, &self.fleet, &cells);
+                if identities.len() > MAX_IDENTITIES {
+                    // Renaming comes first: what is renamed later would look as if it had stopped.
+                    identities = identities.into_iter().take(MAX_IDENTITIES).collect();
+                    cells.clear();
+                }
+                let record = || material.record(ledger, &env.unsettled, &cells, &identities);
+                let draft = (!cells.is_empty() || !identities.is_empty()).then(record);
+                if rescoped {
+                    let census = &Census::of(&env.wanted, &self.fleet);
+                    let end = draft.as_ref().and_then(|draft| draft.entries.last());
+                    let end = end.map_or(&**ledger, |entry| &entry.after);
+                    let scoped = Material { census, ..material };
+                    let baseline = scoped.baseline(Some(end), &env.wanted, Cause::ScopeChanged);
+                    let mut entries = draft.map(|draft| draft.entries).unwrap_or_default();
+                    entries.extend(baseline.entries);
+                    Draft {
+                        entries,
+                        ..baseline
                     }
-                    .baseline(Some(ledger), &env.wanted, Cause::ScopeChanged)
+                } else if let Some(draft) = draft {
+                    draft
                 } else {
-                    return Plan::Wait(ripe.next);
+                    return Plan::Wait([ripe.next, closing].into_iter().flatten().min());
                 }
             }
         };
@@ -845,34 +886,42 @@ impl Watched {
 
     /// Whether there is anything to record, ripe or not.
     fn has_work(&self, fleet: &Fleet) -> bool {
-        let identities = match &self.log {
-            Log::Read(ledger, _) => !identities(ledger, &self.pending_identities, fleet).is_empty(),
+        let more = match &self.log {
+            Log::Read(ledger, _) => {
+                !identities(ledger, &self.census, fleet, &BTreeSet::new()).is_empty()
+                    || !ledger.rollouts.is_empty()
+            }
             _ => true,
         };
-        identities || !self.unsettled.is_settled() || self.scope != self.wanted
+        more || !self.unsettled.is_settled() || self.scope != self.wanted
     }
 }
 
-/// Other digests that the log doesn't know of yet.
+/// Other digests that the log doesn't know of yet, of what is recorded or is to be recorded now.
 fn identities(
     ledger: &Ledger,
-    pending: &BTreeSet<Fingerprint>,
+    census: &Census,
     fleet: &Fleet,
+    cells: &BTreeSet<Cell>,
 ) -> BTreeMap<Fingerprint, Fingerprint> {
-    let recorded = ledger.artifacts().map(|(fingerprint, _)| *fingerprint);
-    let unknown = pending
-        .iter()
-        .copied()
-        .filter(|alias| !ledger.identities.contains_key(alias));
-    let renamed = recorded
-        .chain(unknown)
-        .map(|digest| (digest, fleet.canonical(digest)));
-    renamed
-        .filter(|(digest, canonical)| digest != canonical)
-        .collect()
+    let pair = |digest| (digest, fleet.canonical(digest));
+    let recorded = ledger.artifacts().map(|(digest, _)| pair(*digest));
+    let mut found: BTreeMap<_, _> = recorded.filter(|(digest, known)| digest != known).collect();
+    let told: BTreeSet<_> = ledger
+        .artifacts()
+        .map(|(digest, _)| fleet.canonical(*digest))
+        .chain(cells.iter().map(|cell| cell.fingerprint))
+        .collect();
+    let unknown = census
+        .aliases()
+        .filter(|alias| !ledger.identities.contains_key(alias))
+        .map(pair)
+        .filter(|(_, known)| told.contains(known) && census.total(known) > 0);
+    found.extend(unknown);
+    found
 }
 
-/// Forgets rollouts that were recorded half-way and are over: what their workloads do now is news.
+/// Forgets rollouts that were recorded half-way and are over: what their workloads do now is news. When the next may be.
 fn close_rollouts(
     ledger: &mut Arc<Ledger>,
     unsettled: &Unsettled,
@@ -880,37 +929,34 @@ fn close_rollouts(
     settle: &Settle,
     now: Moment,
     wall: Timestamp,
-) {
-    let over = |workload: &Arc<Workload>, until: &Timestamp| {
-        let state = fleet.workload(workload);
-        let rolling = state.is_some_and(|state| rolling_until(state, settle) > Some(now));
-        let quiet = state.is_none_or(|state| {
-            state.changed + settle.quiet <= now && state.restless_since.is_none()
+) -> Option<Moment> {
+    let mut closed = vec![];
+    let mut next: Option<Moment> = None;
+    for (workload, until) in &ledger.rollouts {
+        let over = fleet.workload(workload).map_or(now, |state| {
+            let held = rolling_until(state, settle).max(restless_until(state, settle));
+            rests_at(state, settle).max(held.unwrap_or_default())
         });
-        let open = unsettled
-            .dirty()
-            .keys()
-            .any(|cell| cell.workload == *workload);
-        wall >= *until || (!rolling && quiet && !open)
-    };
-    let closed: Vec<_> = ledger
-        .rollouts
-        .iter()
-        .filter(|(w, until)| over(w, until))
-        .map(|(w, _)| w.clone())
-        .collect();
+        if wall >= *until || (over <= now && !unsettled.has(workload)) {
+            closed.push(workload.clone());
+        } else if over > now {
+            next = Some(next.map_or(over, |next| next.min(over)));
+        }
+    }
     if !closed.is_empty() {
         let ledger = Arc::make_mut(ledger);
         ledger
             .rollouts
             .retain(|workload, _| !closed.contains(workload));
     }
+    next
 }
 
 fn unreadable(stream: &mut Stream, kind: &str, meta: &super::view::Meta, why: &str) -> Vec<String> {
     let slash = if meta.namespace.is_empty() { "" } else { "/" };
     let name = format!("{}{slash}{}", meta.namespace, meta.name);
     let told = format!("{kind} {name}: {why}");
+    stream.unseen.remove(&meta.uid);
     if stream.unreadable.insert(meta.uid, told.clone()).as_ref() == Some(&told) {
         return vec![]; // warned of before
     }
