@@ -14,7 +14,7 @@ use super::{
     image::Fingerprint,
     ledger::{CENSUS_VERSION, Cell, Ledger, content_hash, size_of_change},
     scope::Scope,
-    settle::{Settle, Unsettled, rests_at, rolling_until},
+    settle::{Settle, Unsettled, restless_until, rests_at, rolling_until},
 };
 use crate::api::{
     EnvironmentSnapshotSpec, EventType,
@@ -214,7 +214,9 @@ impl Material<'_> {
             let mut workloads = vec![];
             for cell in cells {
                 let (before, after) = (ledger.count(cell), self.census.get(cell));
-                let rolling = self.is_unfinished(&cell.workload, unsettled);
+                // What starts when some of its pods have not come up yet has a tail, too.
+                let rolling = self.is_unfinished(&cell.workload, unsettled)
+                    || was == 0 && self.is_starting(&cell.workload);
                 rollout &= rolling || self.belongs_to_rollout(cell, ledger, unsettled);
                 now += i64::from(after) - i64::from(before);
                 recorded.push((cell.clone(), after, rolling));
@@ -254,6 +256,13 @@ impl Material<'_> {
     fn is_rolling(&self, workload: &Workload) -> bool {
         let state = self.fleet.workload(workload);
         state.is_some_and(|state| rolling_until(state, self.settle) > Some(self.now))
+    }
+
+    fn is_starting(&self, workload: &Workload) -> bool {
+        let state = self.fleet.workload(workload);
+        state.is_some_and(|state| {
+            state.is_starting() && restless_until(state, self.settle) > Some(self.now)
+        })
     }
 
     /// Whether what follows in a workload belongs to the rollout that is recorded now.

@@ -36,6 +36,7 @@ pub struct Pod {
     /// The revision of the workload that made it; empty when the workload has no revisions.
     revision: Arc<str>,
     terminating: bool,
+    starting: bool,
     /// It has run to its end.
     finished: bool,
     seats: Box<[Seat]>,
@@ -103,12 +104,14 @@ impl Pod {
             owner,
             revision,
             terminating,
+            starting,
             finished,
             seats,
         } = self;
-        (terminating, finished, workload, revision)
+        (terminating, starting, finished, workload, revision)
             == (
                 &other.terminating,
+                &other.starting,
                 &other.finished,
                 &other.workload,
                 &other.revision,
@@ -123,14 +126,16 @@ pub struct WorkloadState {
     /// How many pods there are of each revision, terminating ones included, finished ones not.
     revisions: BTreeMap<Arc<str>, u32>,
     terminating: u32,
+    starting: u32,
     /// The last change of any of this or of what its pods run.
     pub changed: Moment,
     /// When it last began or ceased to roll, by those signals.
     pub signalled: Moment,
     /// Since when it rolls, by the signals of pods and Deployment; a new revision begins anew.
     pub rolling_since: Option<Moment>,
-    /// Since when some of its pods are terminating.
-    pub terminating_since: Option<Moment>,
+    /// Since when more is to be expected of it, rolling or not: pods that start or terminate, or a spec that its controller
+    /// has not seen.
+    pub restless_since: Option<Moment>,
 }
 
 /// What a changed pod means.
@@ -322,7 +327,7 @@ impl Fleet {
             self.seat(container, seated, unedited, &mut learned)
         });
         let seats = seats.collect();
-        let (terminating, finished) = (view.terminating, view.finished);
+        let (terminating, starting, finished) = (view.terminating, view.starting, view.finished);
         (
             Pod {
                 mark,
@@ -331,6 +336,7 @@ impl Fleet {
                 owner,
                 revision,
                 terminating,
+                starting,
                 finished,
                 seats,
             },
@@ -471,14 +477,14 @@ impl Fleet {
         }
     }
 
-    fn deployment_of(&self, workload: &Workload) -> (bool, bool) {
+    fn deployment_of(&self, workload: &Workload) -> Signals {
         if &*workload.kind != "Deployment" {
-            return (false, false);
+            return Signals::default();
         }
         let key = (workload.namespace.clone(), workload.name.clone());
         self.deployments
             .get(&key)
-            .map_or((false, false), |(_, view)| (view.progressing, view.halted))
+            .map_or(Signals::default(), |(_, view)| Signals::of(view))
     }
 
     /// Takes in the newest state of a Deployment; the workload, if what is known of it changed.
@@ -490,9 +496,9 @@ impl Fleet {
     ) -> Option<Arc<Workload>> {
         let workload = self.intern_workload("Deployment", &view.meta.namespace, &view.meta.name);
         let key = (workload.namespace.clone(), workload.name.clone());
-        let told = (view.progressing, view.halted);
+        let told = Signals::of(&view);
         let before = self.deployments.insert(key, (mark, view));
-        if before.is_some_and(|(_, view)| (view.progressing, view.halted) == told) {
+        if before.is_some_and(|(_, view)| Signals::of(&view) == told) {
             return None;
         }
         self.workloads
@@ -513,7 +519,7 @@ impl Fleet {
             .remove(&(Arc::from(namespace), Arc::from(name)))?;
         let workload = self.intern_workload("Deployment", namespace, name);
         if let Some(state) = self.workloads.get_mut(&*workload) {
-            state.signal((false, false), now);
+            state.signal(Signals::default(), now);
         }
         Some(workload)
     }
@@ -581,15 +587,34 @@ impl Fleet {
     }
 }
 
+/// What a Deployment tells of its pods.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Signals {
+    unseen: bool,
+    progressing: bool,
+    halted: bool,
+}
+
+impl Signals {
+    fn of(view: &DeploymentView) -> Self {
+        Self {
+            unseen: view.unseen,
+            progressing: view.progressing,
+            halted: view.halted,
+        }
+    }
+}
+
 impl WorkloadState {
     fn new(now: Moment) -> Self {
         Self {
             revisions: BTreeMap::new(),
             terminating: 0,
+            starting: 0,
             changed: now,
             signalled: now,
             rolling_since: None,
-            terminating_since: None,
+            restless_since: None,
         }
     }
 
@@ -601,6 +626,7 @@ impl WorkloadState {
             }
             *count += 1;
             self.terminating += u32::from(pod.terminating);
+            self.starting += u32::from(pod.starting);
         } else {
             if let Some(count) = self.revisions.get_mut(&pod.revision) {
                 *count -= 1;
@@ -609,17 +635,28 @@ impl WorkloadState {
                 }
             }
             self.terminating -= u32::from(pod.terminating);
+            self.starting -= u32::from(pod.starting);
         }
     }
 
-    fn signal(&mut self, (progressing, halted): (bool, bool), now: Moment) {
+    /// Whether some of its pods have not run yet.
+    pub fn is_starting(&self) -> bool {
+        self.starting > 0
+    }
+
+    fn signal(&mut self, deployment: Signals, now: Moment) {
+        let Signals {
+            unseen,
+            progressing,
+            halted,
+        } = deployment;
         let rolling = (progressing || self.revisions.len() > 1) && !halted;
         if rolling != self.rolling_since.is_some() {
             self.signalled = now;
         }
         self.rolling_since = rolling.then(|| self.rolling_since.unwrap_or(now));
-        self.terminating_since =
-            (self.terminating > 0).then(|| self.terminating_since.unwrap_or(now));
+        let restless = self.terminating > 0 || (unseen || self.starting > 0) && !halted;
+        self.restless_since = restless.then(|| self.restless_since.unwrap_or(now));
     }
 }
 

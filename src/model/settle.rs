@@ -245,6 +245,11 @@ pub fn rolling_until(state: &WorkloadState, settle: &Settle) -> Option<Moment> {
     state.rolling_since.map(|since| since + settle.rollout)
 }
 
+/// Until when more is expected of a workload, if it is.
+pub fn restless_until(state: &WorkloadState, settle: &Settle) -> Option<Moment> {
+    state.restless_since.map(|since| since + settle.rollout)
+}
+
 /// When a workload is at rest, as far as its pods and its Deployment tell, if nothing more happens.
 pub fn rests_at(state: &WorkloadState, settle: &Settle) -> Moment {
     let skew = settle.quiet.min(SKEW);
@@ -270,11 +275,8 @@ fn workload_ripe_at(
         let recorded = cells_of(ledger.cells(), &cell.workload).map(|(cell, _)| cell.fingerprint);
         actual.eq(recorded)
     };
-    let terminating = state
-        .terminating_since
-        .map(|since| since + settle.rollout)
-        .filter(|until| *until > now);
-    let held = rolling.max(terminating).unwrap_or_default();
+    let restless = restless_until(state, settle).filter(|until| *until > now);
+    let held = rolling.max(restless).unwrap_or_default();
     if same_digests && rolling.is_none() {
         let still = state.changed.max(dirty.changed.0) + settle.scaling;
         let still = still.max(rests_at(state, settle)).max(held);

@@ -16,7 +16,7 @@ use super::{
     image::Fingerprint,
     ledger::{CENSUS_VERSION, Cell, Ledger},
     scope::Scope,
-    settle::{Settle, Unsettled, rests_at, rolling_until},
+    settle::{Settle, Unsettled, restless_until, rests_at, rolling_until},
     view::{DeploymentView, NamespaceView, PodView, Seen, version},
 };
 use crate::api::{
@@ -430,6 +430,7 @@ impl World {
                 continue;
             }
             let mut cells = vec![];
+            let unidentified = env.census.unidentified();
             for (pod, add) in [(&change.before, false), (&change.now, true)] {
                 if let Some(pod) = pod
                     .as_ref()
@@ -445,7 +446,8 @@ impl World {
                 env.unsettled
                     .observe(cell, &env.census, ledger, &self.fleet, &env.settle, now);
             }
-            let mut waiting = false;
+            // The status tells of them.
+            let mut waiting = env.census.unidentified() != unidentified;
             for pod in [&change.before, &change.now].into_iter().flatten() {
                 waiting |=
                     env.unsettled
@@ -943,8 +945,7 @@ fn close_rollouts(
     let mut next: Option<Moment> = None;
     for (workload, until) in &ledger.rollouts {
         let over = fleet.workload(workload).map_or(now, |state| {
-            let held = rolling_until(state, settle)
-                .max(state.terminating_since.map(|since| since + settle.rollout));
+            let held = rolling_until(state, settle).max(restless_until(state, settle));
             rests_at(state, settle).max(held.unwrap_or_default())
         });
         if wall >= *until || (over <= now && !unsettled.has(workload)) {
