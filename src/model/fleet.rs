@@ -179,6 +179,11 @@ impl Fleet {
         self.pods.len()
     }
 
+    /// Whether a pod of this UID is known.
+    pub fn has_pod(&self, uid: u128) -> bool {
+        self.pods.contains_key(&uid)
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.pods.is_empty()

@@ -26,8 +26,9 @@ use crate::api::{
 
 /// A stream that was silent for so long may have died: the server sends a bookmark about every minute.
 const STALE: Duration = Duration::from_secs(150);
-/// So long we wait for a stream to reach what the log has seen; then a new list settles it.
-const BEHIND: Duration = Duration::from_secs(90);
+/// So long we wait for a stream to reach what the log has seen; then a new list settles it. A bookmark may take a minute:
+/// not to record anything for that long, after each change of the one who writes, would be worse than a list.
+const BEHIND: Duration = Duration::from_secs(10);
 /// At most one cut of an environment in this time.
 const CUT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -72,8 +73,10 @@ pub struct Stream {
     mark: u32,
     /// Objects that can't be read: UID -> name and why.
     pub unreadable: BTreeMap<u128, String>,
-    /// Those of them that the list that is being read has not shown yet.
-    unseen: BTreeSet<u128>,
+    /// Those that the list that is being read has not held so far.
+    unlisted: BTreeSet<u128>,
+    /// The list that is being read holds something that doesn't even tell its UID: it may be any of those we know.
+    nameless: bool,
 }
 
 impl Stream {
@@ -197,16 +200,19 @@ impl World {
         let stream = self.stream_mut(kind);
         stream.mark = stream.mark.wrapping_add(1);
         stream.relist = false;
-        stream.unseen = stream.unreadable.keys().copied().collect();
+        stream.unlisted = stream.unreadable.keys().copied().collect();
+        stream.nameless = false;
         if kind == Kind::Namespaces {
             self.listed.clear();
         }
     }
 
-    /// A list that began at `begun` is complete.
-    pub fn list_ends(&mut self, kind: Kind, version: u64, begun: Moment, now: Moment) {
+    /// A list that began at `begun` is complete. True if the server is not as far as it was before: its store was set back.
+    pub fn list_ends(&mut self, kind: Kind, version: u64, begun: Moment, now: Moment) -> bool {
         let mark = self.stream(kind).mark;
         match kind {
+            // What seems to be gone may be what can't be read.
+            _ if self.stream(kind).nameless => self.recount(now),
             Kind::Pods => {
                 for uid in self.fleet.unmarked_pods(mark) {
                     self.pod_gone(uid, now);
@@ -231,11 +237,13 @@ impl World {
             }
         }
         let stream = self.stream_mut(kind);
-        for uid in std::mem::take(&mut stream.unseen) {
+        for uid in std::mem::take(&mut stream.unlisted) {
             stream.unreadable.remove(&uid);
         }
         let first = !stream.synced;
+        let set_back = version > 0 && version < stream.version;
         stream.synced = true;
+        stream.relist = false;
         stream.version = version;
         stream.progress = now;
         stream.list_begun = Some(begun);
@@ -254,7 +262,31 @@ impl World {
             })
             .collect();
         self.fleet.tidy(|workload| used.contains(workload));
+        if set_back {
+            // Watches from where the server was before would stay silent.
+            for other in [Kind::Pods, Kind::Deployments, Kind::Namespaces] {
+                if self.stream(other).version > version {
+                    self.want_relist(other);
+                }
+            }
+        }
         self.touch_all();
+        set_back
+    }
+
+    /// The cluster's store was set back to an older state, and the logs with it: all that is known of them is doubtful.
+    pub fn set_back(&mut self) {
+        for env in self.environments.values_mut() {
+            env.log = Log::Unread;
+            env.restored = true;
+        }
+        self.touch_all();
+    }
+
+    /// How many pods there are, as far as is known: those that could never be read, too.
+    pub fn known_pods(&self) -> usize {
+        let unknown = self.pods.unreadable.keys();
+        self.fleet.len() + unknown.filter(|uid| !self.fleet.has_pod(**uid)).count()
     }
 
     /// A bookmark: nothing happened up to this version.
@@ -291,7 +323,10 @@ impl World {
         if self.deployments.synced && !self.deployments.is_good(now) {
             self.fleet.forget_deployments(now);
             self.deployments.synced = false;
-            self.deployments.relist = true; // what was forgotten is not told again by a watch
+        }
+        if !self.deployments.synced {
+            // A watch that comes to life again would not tell what has been forgotten.
+            self.want_relist(Kind::Deployments);
         }
         self.touch_all();
     }
@@ -794,6 +829,9 @@ impl World {
             if seen.is_empty() || !stream.is_good(now) || stream.version >= version(seen) {
                 continue;
             }
+            if kind == Kind::Namespaces && !ledger.scope.needs_namespaces() {
+                continue;
+            }
             // A quorum list that began after the head was read is new enough, whatever its number.
             if stream.list_begun.is_some_and(|begun| begun >= head_read) {
                 set_back = true;
@@ -964,10 +1002,11 @@ fn close_rollouts(
 }
 
 fn unreadable(stream: &mut Stream, kind: &str, meta: &super::view::Meta, why: &str) -> Vec<String> {
+    stream.unlisted.remove(&meta.uid);
+    stream.nameless |= meta.name.is_empty();
     let slash = if meta.namespace.is_empty() { "" } else { "/" };
     let name = format!("{}{slash}{}", meta.namespace, meta.name);
     let told = format!("{kind} {name}: {why}");
-    stream.unseen.remove(&meta.uid);
     if stream.unreadable.insert(meta.uid, told.clone()).as_ref() == Some(&told) {
         return vec![]; // warned of before
     }

@@ -624,7 +624,7 @@ fn a_reader_that_is_behind_the_log_waits_until_it_has_caught_up() {
     let read = cluster.now;
     assert!(read > now);
     cluster.world.log_is_read("prod", &uid, ledger, read);
-    cluster.pass(10);
+    cluster.pass(5);
     assert_eq!(cluster.frozen("prod"), Some("CatchingUp"));
     cluster.version = version + 1;
     cluster.bookmark();
@@ -644,7 +644,7 @@ fn a_cluster_that_was_set_back_is_listed_anew_and_the_next_entry_says_so() {
     cluster.version = 10;
     swap(&mut cluster, "web", "v2");
     cluster.begin_before_reading_the_log();
-    cluster.pass(80);
+    cluster.pass(5);
     assert_eq!(cluster.frozen("prod"), Some("CatchingUp"));
     cluster.pass(60);
     assert_eq!(cluster.frozen("prod"), None);
