@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     api::{
-        NotificationSetting, NotificationSettingStatus, TEST_ANNOTATION,
+        Environment, NotificationSetting, NotificationSettingStatus, TEST_ANNOTATION,
         setting::{Cursor, DeadLetter, Delivery, Failure, SkippedRange},
     },
     carry::{Load, Outcome, Sent, Skipped},
@@ -463,6 +463,13 @@ impl Desk {
         }
         let mut changed = self.end_lanes(&spec.environments, &all);
         let mut complete = true;
+        match self.finish_lanes().await {
+            Ok(finished) => changed |= finished,
+            Err(error) => {
+                warn!(setting = %self.title(), %error, "can't tell what is left of a deleted environment; trying again");
+                complete = false;
+            }
+        }
         for (name, known) in wanted {
             let Some((head, _)) = known.head else {
                 complete = false;
@@ -630,6 +637,42 @@ impl Desk {
             }
         }
         !ended.is_empty()
+    }
+
+    /// Ends the lanes of deleted environments in which nothing is left to send. True if any ended.
+    async fn finish_lanes(&mut self) -> Result<bool, LogError> {
+        let api: Api<Environment> = Api::all(self.office.client.clone());
+        let idle = self
+            .lanes
+            .iter()
+            .filter(|(_, lane)| lane.ending && !lane.busy && lane.cursor.index >= lane.head);
+        let idle: Vec<_> = idle
+            .map(|(uid, lane)| (uid.clone(), lane.cursor.environment.clone()))
+            .collect();
+        let mut any = false;
+        for (uid, environment) in idle {
+            // Where its log ends may have escaped us, and it may live without our having heard of it.
+            let found = timeout(WRITE_TIMEOUT, api.get_metadata_opt(&environment));
+            let found = found.await.map_err(|_| LogError::Timeout)??;
+            if found.is_some_and(|found| found.uid().as_deref() == Some(uid.as_str())) {
+                continue;
+            }
+            let lines = self.office.logbook.lines(&environment, Some(&uid)).await?;
+            let head = lines
+                .iter()
+                .filter(|line| !line.chunk)
+                .map(|line| line.index)
+                .max();
+            let Some(lane) = self.lanes.get_mut(&uid) else {
+                continue;
+            };
+            lane.head = lane.head.max(head.unwrap_or(0));
+            if lane.cursor.index >= lane.head {
+                self.lanes.remove(&uid);
+                any = true;
+            }
+        }
+        Ok(any)
     }
 
     // ---- sending ----

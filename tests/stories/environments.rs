@@ -1,7 +1,6 @@
 //! What becomes of environments: their scope, their log, their status.
 
 use anyhow::{Context as _, ensure};
-use k8s_openapi::api::core::v1::Pod;
 use kit::{
     Actor, Image, Receiver, apply, bare_pod,
     cluster::PATIENCE,
@@ -46,54 +45,34 @@ fn an_environment_made_in_the_midst_of_a_rollout_tells_only_how_it_ends() {
         let web = deployment(&actor.name, "web", "r.example/midst:v1", 3).rolling(1, 0);
         actor.apply(web).await?;
         cluster.rolled_out(&actor.name, "web").await?;
-        cluster.kubelet.image(
-            v2,
-            Image {
-                starts_after: Duration::from_secs(2),
-                ..Image::default()
-            },
-        );
+        let fails = Image {
+            pull_fails: true,
+            ..Image::default()
+        };
+        cluster.kubelet.image(v2, fails);
         cluster.set_image(&actor.name, "web", v2).await?;
-        actor.running("web", 4).await?;
+        let what = "a pod of the new image";
+        cluster
+            .pods_when(&actor.name, "web", what, |pods| pods.len() == 4)
+            .await?;
         actor
             .kubectl(&["rollout", "pause", "deployment/web"])
             .await?;
         cluster.kubelet.image(v2, Image::default());
-        let mut pods = vec![];
-        eventually(PATIENCE, "the rollout to stand still", async || {
-            let before = std::mem::replace(&mut pods, cluster.pods(&actor.name, "web").await?);
-            let names = |pods: &[Pod]| {
-                pods.iter()
-                    .map(|pod| pod.metadata.uid.clone())
-                    .collect::<Vec<_>>()
-            };
-            ensure!(names(&before) == names(&pods), "{} pods", pods.len());
-            Ok(())
-        })
-        .await?;
+        actor.running("web", 4).await?;
         actor.environment(&format!("settle: {CALM}")).await?;
-        let log = actor.recorded(1).await?;
-        assert_eq!(log[0].totals.artifacts, 2, "both are known");
-        let old = log[0].totals.instances - pods_of(&pods, v2);
+        let known = actor.recorded(1).await?[0].totals;
+        assert_eq!((known.artifacts, known.instances), (2, 4));
         let receiver = Receiver::start();
         actor.webhook("all", &receiver, ALL).await?;
         actor
             .kubectl(&["rollout", "resume", "deployment/web"])
             .await?;
-        hears(&receiver, &[&format!("STOPPED midst:v1 {old} to 0")]).await?;
+        hears(&receiver, &["STOPPED midst:v1 3 to 0"]).await?;
         actor.settled(1, 3).await?;
         actor.sound_log().await?;
         Ok(())
     });
-}
-
-/// How many pods ask for an image.
-fn pods_of(pods: &[Pod], image: &str) -> i64 {
-    let asks = |pod: &&Pod| {
-        let spec = pod.spec.as_ref();
-        spec.is_some_and(|spec| spec.containers[0].image.as_deref() == Some(image))
-    };
-    i64::try_from(pods.iter().filter(asks).count()).unwrap_or(i64::MAX)
 }
 
 #[test]
