@@ -174,6 +174,35 @@ fn a_scaling_after_a_rollout_whose_pods_were_ready_late_is_told() {
 }
 
 #[test]
+fn the_word_of_a_deployment_that_comes_before_that_of_its_last_pod_makes_no_scaling() {
+    let whole = ["22.5s started v2 0>3, stopped v1 3>0"].as_slice();
+    let halves = [
+        "30s started v2 0>2, stopped v1 3>0",
+        "60s silence: WorkloadsChanged",
+    ];
+    // The end of the rollout in half seconds: in the middle of nothing, and just before the limit of starts and stops.
+    for (half_seconds, told) in [(34, whole), (59, &halves)] {
+        let mut cluster = with_web();
+        cluster.deployment("web", |d| d.reason = "ReplicaSetUpdated");
+        cluster.running("web", "v2", &["v2"]);
+        cluster.running("web", "v2", &["v2"]);
+        let last = cluster.create("web", "v2", &["v2"]);
+        for old in cluster.pods_of("web", "v1") {
+            cluster.terminate(&old);
+            cluster.remove(&old);
+        }
+        cluster.pass_span(seconds(half_seconds) / 2);
+        cluster.deployment("web", |d| d.reason = "NewReplicaSetAvailable");
+        cluster.pass_span(seconds(1) / 2);
+        cluster.run(&last);
+        cluster.pass(120);
+        assert_eq!(cluster.timed(), told);
+        assert_eq!(cluster.recorded("prod").totals().instances, 3);
+        cluster.assert_at_rest();
+    }
+}
+
+#[test]
 fn the_tail_of_a_rollout_whose_old_pods_went_early_is_not_scaling() {
     let mut cluster = with_web();
     cluster.deployment("web", |d| d.generation += 1);
