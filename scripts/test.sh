@@ -29,13 +29,13 @@ for tier in $TIERS; do
     T1)
       say "T1: a real control plane with a fake node"
       cargo build --workspace
-      cargo run --quiet --workspace --bin kube-assets
+      "${CARGO_TARGET_DIR:-target}/debug/kube-assets"
       cargo test --workspace --test kit --test stories
       ;;
     T2)
       say "T2: the chart with only its rights, packaging, outages"
       cargo build --workspace
-      cargo run --quiet --workspace --bin kube-assets
+      "${CARGO_TARGET_DIR:-target}/debug/kube-assets"
       tests=""
       for name in archive package outages; do
         [ -f "tests/$name/main.rs" ] && tests="$tests --test $name"
