@@ -2,4 +2,5 @@
 //! and an Environment of its own.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod environments;
 mod workloads;
