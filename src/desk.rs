@@ -50,6 +50,8 @@ const DESTINATION_FRESH: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(15));
 /// After another writer of the status has shown up it is left alone for so long.
 const STAND_BACK: Duration = Duration::from_secs(60);
+/// So many writes whose answer was lost are remembered.
+const UNHEARD: usize = 16;
 /// More environments than this are not followed by a setting that names none.
 const MAX_ENVIRONMENTS: usize = 1_024;
 
@@ -63,6 +65,8 @@ struct Lane {
     head: i64,
     /// How the lane ends when nothing is left: its environment is gone.
     ending: bool,
+    /// Tells this lane from earlier ones of the same environment: what was begun for those is no news of this one.
+    number: u64,
 }
 
 /// How soon the status should be written.
@@ -76,6 +80,7 @@ enum Due {
 enum Done {
     Carried {
         uid: String,
+        lane: u64,
         began: Timestamp,
         outcome: Outcome,
     },
@@ -122,6 +127,11 @@ pub struct Desk {
     write_after: Instant,
     waiting: Option<Instant>,
     counts: BTreeMap<(String, i64), (usize, Timestamp)>,
+    /// The cursors of writes that may have been carried out though we never heard of it, sorted, and what they count.
+    unheard: Vec<(Vec<Cursor>, Vec<(String, Ahead)>)>,
+    /// Someone else writes the status: nothing is done until then.
+    stand_back: Option<Instant>,
+    lanes_made: u64,
 }
 
 impl Desk {
@@ -157,6 +167,9 @@ impl Desk {
             write_after: Instant::now(),
             waiting: Some(Instant::now() + Duration::from_secs(8)),
             counts: BTreeMap::new(),
+            unheard: vec![],
+            stand_back: None,
+            lanes_made: 0,
             uid,
             status,
             office,
@@ -165,30 +178,49 @@ impl Desk {
         }
     }
 
-    /// Works until the setting is gone.
+    /// Works until the setting is gone, or the program is to stop: then nothing new is sent, and what is under way is
+    /// finished and written down.
     pub async fn run(mut self) {
+        let stop = self.office.stop.clone();
+        let mut stopping = false;
         let mut environments = self.office.environments.subscribe();
         let mut done: FuturesUnordered<BoxFuture<'static, Done>> = FuturesUnordered::new();
         let mut writing: Option<BoxFuture<'static, Written>> = None;
         let mut testing = false;
-        for cursor in self.status.cursors.clone() {
-            self.lanes
-                .insert(cursor.environment_uid.clone(), Lane::at(cursor));
-        }
+        self.seat_lanes();
         self.examine().await;
         loop {
-            self.start_lanes(&mut done).await;
-            if !testing && let Some(test) = self.test() {
-                testing = true;
-                done.push(test);
+            stopping |= stop.is_cancelled();
+            if stopping {
+                if done.is_empty() && writing.is_none() {
+                    if !self.owes_status() {
+                        return;
+                    }
+                    sleep_until(self.write_after).await;
+                    writing = self.write().await;
+                    if writing.is_none() {
+                        return;
+                    }
+                }
+            } else {
+                self.start_lanes(&mut done).await;
+                if !testing && let Some(test) = self.test() {
+                    testing = true;
+                    done.push(test);
+                }
+                if writing.is_none() && self.write_at().is_some_and(|at| at <= Instant::now()) {
+                    writing = self.write().await;
+                }
             }
-            if writing.is_none() && self.write_at().is_some_and(|at| at <= Instant::now()) {
-                writing = self.write().await;
+            if self.waiting.is_none() && self.due == Due::Never && writing.is_none() {
+                self.placed = None; // all cursors are where they should be, and nothing is to be written
             }
             let wake = self.wake(writing.is_some());
             tokio::select! {
                 Some(finished) = done.next(), if !done.is_empty() => match finished {
-                    Done::Carried { uid, began, outcome } => self.carried(&uid, began, outcome).await,
+                    Done::Carried { uid, lane, began, outcome } => {
+                        self.carried(&uid, lane, began, outcome).await;
+                    }
                     Done::Tested { request, id, receipt } => {
                         testing = false;
                         self.tested(request, id, receipt).await;
@@ -204,8 +236,9 @@ impl Desk {
                     }
                     self.setting_changed().await;
                 }
-                _ = environments.changed() => self.environments_changed().await,
-                () = sleep_until(wake) => self.look().await,
+                () = stop.cancelled(), if !stopping => {}
+                _ = environments.changed(), if !stopping => self.environments_changed().await,
+                () = sleep_until(wake), if !stopping => self.look().await,
             }
         }
     }
@@ -214,8 +247,13 @@ impl Desk {
 
     async fn setting_changed(&mut self) {
         let setting = self.setting.borrow_and_update().clone();
-        if setting.resource_version() != self.version {
-            self.version = setting.resource_version();
+        // The watch may tell of what was before our own last write.
+        let number = |version: &Option<String>| {
+            crate::model::view::version(version.as_deref().unwrap_or_default())
+        };
+        let seen = setting.resource_version();
+        if number(&seen) > number(&self.version) {
+            self.version = seen;
         }
         if setting.metadata.generation != self.spec_generation {
             self.examine().await;
@@ -232,6 +270,9 @@ impl Desk {
     /// A clock has run out: look at what may have changed without a word.
     async fn look(&mut self) {
         let now = Instant::now();
+        if self.stand_back.is_some_and(|until| until <= now) {
+            self.go_on().await;
+        }
         if self.look_again.is_some_and(|at| at <= now) {
             self.look_again = None;
             self.read_destination().await;
@@ -434,30 +475,20 @@ impl Desk {
                 complete = false;
                 continue;
             };
-            if let Some(lane) = self.lanes.get_mut(&known.uid) {
-                lane.head = lane.head.max(head);
-                if lane.cursor.index > head && lane.head == head {
-                    warn!(setting = %self.title(), environment = name, "the cursor is ahead of the log; starting at its head");
-                    let skipped = Skipped {
-                        from: head,
-                        to: head,
-                        count: -1,
-                        reason: "CursorReset",
-                    };
-                    if let Some(lane) = self.lanes.get_mut(&known.uid) {
-                        (lane.cursor.index, lane.cursor.ordinal) = (head, 0);
+            if self.lanes.contains_key(&known.uid) {
+                match self.compare(&name, &known.uid, head).await {
+                    Ok(reset) => changed |= reset,
+                    Err(error) => {
+                        warn!(setting = %self.title(), environment = name, %error, "can't compare the cursor with the log; trying again");
+                        complete = false;
                     }
-                    self.note_skipped(&name, &[skipped]);
-                    changed = true;
                 }
                 continue;
             }
             match self.first_cursor(&name, &known, head).await {
                 Ok(cursor) => {
                     debug!(setting = %self.title(), environment = name, index = cursor.index, "starts");
-                    let mut lane = Lane::at(cursor);
-                    lane.head = head;
-                    self.lanes.insert(known.uid.clone(), lane);
+                    self.seat(cursor).head = head;
                     changed = true;
                 }
                 Err(error) => {
@@ -473,6 +504,62 @@ impl Desk {
             self.waiting = None;
         }
         changed
+    }
+
+    /// Takes up where a log ends now. A cursor that is ahead of it was lost its log: it starts at the head. True if so.
+    async fn compare(&mut self, name: &str, uid: &str, head: i64) -> Result<bool, LogError> {
+        let Some(lane) = self.lanes.get_mut(uid) else {
+            return Ok(false);
+        };
+        let Cursor { index, ordinal, .. } = lane.cursor;
+        let cursor = Cursor {
+            index: index.min(head),
+            ordinal: 0,
+            ..lane.cursor.clone()
+        };
+        let reached = index + i64::from(ordinal > 0);
+        if reached <= head || lane.busy {
+            lane.head = lane.head.max(head);
+            return Ok(false);
+        }
+        // Another replica may have appended and sent what ours has not heard of yet.
+        if self
+            .office
+            .logbook
+            .read_anew(name, uid, reached)
+            .await?
+            .is_some()
+        {
+            return Ok(false);
+        }
+        warn!(setting = %self.title(), environment = name, index, head, "the cursor is ahead of the log; starting at its head");
+        self.seat(cursor).head = head;
+        let skipped = Skipped {
+            from: head,
+            to: head,
+            count: -1,
+            reason: "CursorReset",
+        };
+        self.note_skipped(name, &[skipped]);
+        Ok(true)
+    }
+
+    /// A new lane that starts at a cursor.
+    fn seat(&mut self, cursor: Cursor) -> &mut Lane {
+        self.lanes_made += 1;
+        let uid = cursor.environment_uid.clone();
+        let mut lane = Lane::at(cursor);
+        lane.number = self.lanes_made;
+        self.lanes.insert(uid.clone(), lane);
+        self.lanes.get_mut(&uid).expect("just inserted")
+    }
+
+    /// Lanes as the status says, and no others.
+    fn seat_lanes(&mut self) {
+        self.lanes.clear();
+        for cursor in self.status.cursors.clone() {
+            self.seat(cursor);
+        }
     }
 
     /// Where sending starts in an environment that this setting hears of for the first time.
@@ -593,6 +680,7 @@ impl Desk {
     /// Starts a request in every lane that has something to send and may.
     async fn start_lanes(&mut self, done: &mut FuturesUnordered<BoxFuture<'static, Done>>) {
         if self.is_suspended()
+            || self.stand_back.is_some()
             || self.status.observed_generation.is_none()
                 && self.written.observed_generation.is_none()
         {
@@ -638,6 +726,7 @@ impl Desk {
                 continue;
             };
             lane.busy = true;
+            let number = lane.number;
             let load = Load {
                 logbook: self.office.logbook.clone(),
                 courier: self.office.courier.clone(),
@@ -652,6 +741,7 @@ impl Desk {
                 async move {
                     Done::Carried {
                         uid,
+                        lane: number,
                         began,
                         outcome: load.carry().await,
                     }
@@ -661,9 +751,10 @@ impl Desk {
         }
     }
 
-    async fn carried(&mut self, uid: &str, began: Timestamp, outcome: Outcome) {
+    async fn carried(&mut self, uid: &str, number: u64, began: Timestamp, outcome: Outcome) {
         let now = self.office.hub.now();
-        let Some(lane) = self.lanes.get_mut(uid) else {
+        let of = |lane: &&mut Lane| lane.number == number;
+        let Some(lane) = self.lanes.get_mut(uid).filter(of) else {
             return;
         };
         lane.busy = false;
@@ -874,7 +965,7 @@ impl Desk {
                 .collect::<String>();
             (request, setting.spec.environments.clone())
         };
-        if self.status.last_handled_test.as_ref() == Some(&request) {
+        if self.status.last_handled_test.as_ref() == Some(&request) || self.stand_back.is_some() {
             return None;
         }
         let destination = self.destination.clone()?;
@@ -980,6 +1071,9 @@ impl Desk {
 
     /// When the status is to be written next.
     fn write_at(&self) -> Option<Instant> {
+        if self.stand_back.is_some() {
+            return None;
+        }
         let earliest = self.write_after;
         if let Some(until) = self.waiting {
             // Not before all cursors are placed that can be: a setting that was handled has none that is missing.
@@ -1000,6 +1094,13 @@ impl Desk {
         )
     }
 
+    /// Whether the status has to be written before the program may stop.
+    fn owes_status(&self) -> bool {
+        let placing = self.waiting.is_some() && self.written.observed_generation.is_none();
+        let unwritten = self.due != Due::Never || self.lanes.values().any(|lane| lane.ahead.any());
+        unwritten && !placing && self.stand_back.is_none()
+    }
+
     /// When to wake up if nothing happens.
     fn wake(&self, writing: bool) -> Instant {
         let far = Instant::now() + Duration::from_secs(300);
@@ -1013,7 +1114,7 @@ impl Desk {
             .map(|moment| hub.instant(moment));
         let write = self.write_at().filter(|_| !writing);
         // A reason that only holds for a while (Reconciling) has to be taken back.
-        [next, write, self.look_again]
+        [next, write, self.look_again, self.stand_back]
             .into_iter()
             .flatten()
             .fold(far, Instant::min)
@@ -1060,6 +1161,10 @@ impl Desk {
             .iter()
             .map(|(uid, lane)| (uid.clone(), lane.ahead))
             .collect();
+        if self.unheard.len() >= UNHEARD {
+            self.unheard.remove(1); // the first is the likeliest to have been carried out, and then the last
+        }
+        self.unheard.push((sorted(&self.status), counted.clone()));
         let mut object = self.setting.borrow().clone();
         object.metadata.resource_version.clone_from(&self.version);
         object.metadata.managed_fields = None;
@@ -1102,14 +1207,7 @@ impl Desk {
                 self.version = object.resource_version();
                 self.written = object.status.unwrap_or_default();
                 self.write_pause = WRITE_INTERVAL;
-                for (uid, ahead) in counted {
-                    if let Some(lane) = self.lanes.get_mut(&uid) {
-                        lane.ahead.written(ahead, now);
-                    }
-                }
-                self.office
-                    .passed
-                    .put(&self.uid, self.written.cursors.clone());
+                self.acknowledged(counted, now);
                 self.done_placing();
                 if self.lanes.values().any(|lane| lane.ahead.any()) {
                     self.due = Due::Soon;
@@ -1141,34 +1239,54 @@ impl Desk {
             Ok(Ok(Some(found))) if found.uid().as_deref() == Some(&self.uid) => {
                 self.version = found.resource_version();
                 let status = found.status.unwrap_or_default();
-                let sorted = |status: &NotificationSettingStatus| {
-                    let mut cursors = status.cursors.clone();
-                    cursors.sort_by(|a, b| a.environment_uid.cmp(&b.environment_uid));
-                    cursors
-                };
-                if sorted(&status) != sorted(&self.written) {
-                    warn!(setting = %self.title(), "someone else writes this setting's status; standing back for a while");
-                    tokio::time::sleep(STAND_BACK).await;
-                    if let Ok(Ok(Some(found))) =
-                        timeout(WRITE_TIMEOUT, api.get_opt(&self.name)).await
-                    {
-                        self.version = found.resource_version();
-                        self.status = found.status.unwrap_or_default();
-                        self.written = self.status.clone();
-                        self.lanes.retain(|_, lane| lane.busy);
-                        for cursor in self.status.cursors.clone() {
-                            self.lanes
-                                .insert(cursor.environment_uid.clone(), Lane::at(cursor));
-                        }
-                        self.place().await;
-                    }
-                } else {
+                let there = sorted(&status);
+                if let Some(at) = self
+                    .unheard
+                    .iter()
+                    .position(|(cursors, _)| *cursors == there)
+                {
+                    let (_, counted) = self.unheard.swap_remove(at);
                     self.written = status;
+                    self.acknowledged(counted, self.office.hub.now());
+                } else if there == sorted(&self.written) {
+                    self.written = status;
+                } else {
+                    warn!(setting = %self.title(), "someone else writes this setting's status; standing back for a while");
+                    self.stand_back = Some(Instant::now() + STAND_BACK);
                 }
             }
             Ok(Ok(_)) => self.due = Due::Never, // it is another setting of this name
             _ => self.write_after = Instant::now() + WRITE_INTERVAL,
         }
+    }
+
+    /// The status is written, as it was when so much was ahead of it.
+    fn acknowledged(&mut self, counted: Vec<(String, Ahead)>, now: crate::model::Moment) {
+        self.unheard.clear();
+        for (uid, ahead) in counted {
+            if let Some(lane) = self.lanes.get_mut(&uid) {
+                lane.ahead.written(ahead, now);
+            }
+        }
+        let cursors = self.written.cursors.clone();
+        self.office.passed.put(&self.uid, cursors);
+    }
+
+    /// The time of standing back is over: goes on from what the status says now.
+    async fn go_on(&mut self) {
+        let api: Api<NotificationSetting> =
+            Api::namespaced(self.office.client.clone(), &self.namespace);
+        let Ok(Ok(Some(found))) = timeout(WRITE_TIMEOUT, api.get_opt(&self.name)).await else {
+            self.stand_back = Some(Instant::now() + LOOK_AGAIN.1);
+            return;
+        };
+        self.stand_back = None;
+        self.version = found.resource_version();
+        self.status = found.status.unwrap_or_default();
+        self.written = self.status.clone();
+        self.unheard.clear();
+        self.seat_lanes();
+        self.place().await;
     }
 
     fn done_placing(&mut self) {
@@ -1201,7 +1319,11 @@ impl Desk {
                             .logbook
                             .read(&cursor.environment, &uid, index)
                             .await;
-                        let Ok(Some(snapshot)) = read else { continue };
+                        let snapshot = match read {
+                            Ok(Some(snapshot)) => snapshot,
+                            Ok(None) => continue,
+                            Err(_) => break, // it won't tell the next one either, and each may take half a minute
+                        };
                         let done = if index == cursor.index + 1 {
                             usize::try_from(cursor.ordinal).unwrap_or(0)
                         } else {
@@ -1236,8 +1358,16 @@ impl Lane {
             seen: index,
             head: index,
             ending: false,
+            number: 0,
         }
     }
+}
+
+/// The cursors of a status, in an order that doesn't depend on who wrote it.
+fn sorted(status: &NotificationSettingStatus) -> Vec<Cursor> {
+    let mut cursors = status.cursors.clone();
+    cursors.sort_by(|a, b| a.environment_uid.cmp(&b.environment_uid));
+    cursors
 }
 
 fn outcome_word(verdict: &Verdict) -> &'static str {

@@ -241,7 +241,7 @@ pub struct Checkpoint {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 400_000))]
     pub data: Option<String>,
-    /// In how many objects `{environment}-{index}-c{k}`, k from 0, the state lies instead.
+    /// In how many objects `{environment}-{index}-{hash}-c{k}`, k from 0, the state lies instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub chunks: Option<i64>,

@@ -1,6 +1,6 @@
 //! The generated definitions are the committed ones, and keep the rules that every kind keeps.
 
-use std::{fs, path::Path};
+use std::{fmt::Write as _, fs, path::Path};
 
 use serde_json::Value;
 
@@ -122,4 +122,73 @@ fn every_list_is_bounded_and_typed_and_nothing_below_a_list_has_a_default() {
         }
     }
     assert!(lists > 20, "the walk found only {lists} lists");
+}
+
+#[test]
+fn the_committed_list_of_fields_is_that_of_the_types() {
+    let mut page = String::from(
+        "# Fields\n\nGenerated from the types; `kubectl explain` prints the same. `[]` is a list, `{}` a map of names.\n",
+    );
+    for (_, crd) in definitions() {
+        let scope = if crd.spec.scope == "Cluster" {
+            "cluster-wide"
+        } else {
+            "in a namespace"
+        };
+        let crd = serde_json::to_value(&crd).unwrap();
+        let kind = crd["spec"]["names"]["kind"].as_str().unwrap();
+        let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        let text = |schema: &Value| {
+            let text = schema["description"].as_str().unwrap_or_default();
+            text.replace('\n', " ").replace('|', "\\|")
+        };
+        write!(page, "\n## {kind}\n\n{} ({scope})\n", text(schema)).unwrap();
+        for part in ["spec", "status"] {
+            let schema = &schema["properties"][part];
+            if schema.is_null() {
+                continue;
+            }
+            write!(
+                page,
+                "\n### {kind} {part}\n\n| field | type | what it is |\n|---|---|---|\n"
+            )
+            .unwrap();
+            walk(schema, "", false, &mut |schema, path, _| {
+                let path = path.trim_start_matches('.');
+                if path.is_empty()
+                    || path.ends_with("[]")
+                    || path.ends_with("{}")
+                    || path.contains("conditions[]")
+                {
+                    return;
+                }
+                let values = schema["enum"]
+                    .as_array()
+                    .or(schema["items"]["enum"].as_array());
+                let values = values.map(|values| {
+                    values
+                        .iter()
+                        .filter_map(Value::as_str)
+                        .map(|value| format!("`{value}`"))
+                        .collect::<Vec<_>>()
+                });
+                let values = values.map_or(String::new(), |values| {
+                    format!(" One of {}.", values.join(", "))
+                });
+                let kind = match (schema["type"].as_str(), schema["format"].as_str()) {
+                    (Some("array"), _) => format!(
+                        "list of {}",
+                        schema["items"]["type"].as_str().unwrap_or("object")
+                    ),
+                    (Some("string"), Some("date-time")) => "time".to_owned(),
+                    (Some("string"), _) if schema["pattern"] == super::span::PATTERN => {
+                        "length of time".to_owned()
+                    }
+                    (kind, _) => kind.unwrap_or("object").to_owned(),
+                };
+                writeln!(page, "| `{path}` | {kind} | {}{values} |", text(schema)).unwrap();
+            });
+        }
+    }
+    assert_generated("docs/fields.md", &page);
 }

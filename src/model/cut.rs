@@ -135,8 +135,11 @@ impl Material<'_> {
             ledger.identify(identities);
         }
         let mut identities = identities.clone();
-        let reserve = identities.len() * SIZE_OF_IDENTITY;
-        let parts = split(self.changes(&ledger, unsettled, ripe), reserve);
+        let mut with: BTreeMap<Fingerprint, usize> = BTreeMap::new();
+        for known in identities.values() {
+            *with.entry(*known).or_default() += SIZE_OF_IDENTITY;
+        }
+        let parts = split(self.changes(&ledger, unsettled, ripe), &with);
         if parts.iter().any(|part| !part.is_empty()) {
             causes.push(Cause::WorkloadsChanged);
         }
@@ -356,21 +359,29 @@ impl Material<'_> {
 /// A change and the cells that it sets: cell, count, whether its workload is still rolling.
 type Recorded = (Change, Vec<(Cell, u32, bool)>);
 
-/// Parts that each fit into an entry, the first beside `reserve` bytes of other things. At least one, which may be empty.
-fn split(changes: Vec<Recorded>, reserve: usize) -> Vec<Vec<Recorded>> {
+/// Parts that each fit into an entry. At least one, which may be empty. `with`: bytes that are written with an artifact
+/// when it changes, and in the first part if it doesn't.
+fn split(changes: Vec<Recorded>, with: &BTreeMap<Fingerprint, usize>) -> Vec<Vec<Recorded>> {
+    let size_of = |(change, cells): &Recorded| {
+        let other = cells
+            .first()
+            .and_then(|(cell, _, _)| with.get(&cell.fingerprint));
+        size_of_change(change) + other.copied().unwrap_or(0)
+    };
     let mut parts = vec![vec![]];
-    let mut size = reserve;
+    let total: usize = changes.iter().map(size_of).sum();
+    let bare: usize = changes.iter().map(|(c, _)| size_of_change(c)).sum();
+    let mut size = with.values().sum::<usize>() - (total - bare);
     for recorded in changes {
-        size += size_of_change(&recorded.0);
+        size += size_of(&recorded);
         let part = parts.last_mut().filter(|part: &&mut Vec<Recorded>| {
             part.is_empty() || part.len() < MAX_CHANGES && size <= MAX_CHANGES_SIZE
         });
-        match part {
-            Some(part) => part.push(recorded),
-            None => {
-                size = size_of_change(&recorded.0);
-                parts.push(vec![recorded]);
-            }
+        if let Some(part) = part {
+            part.push(recorded);
+        } else {
+            size = size_of(&recorded);
+            parts.push(vec![recorded]);
         }
     }
     parts

@@ -179,6 +179,11 @@ impl Fleet {
         self.pods.len()
     }
 
+    /// Whether a pod of this UID is known.
+    pub fn has_pod(&self, uid: u128) -> bool {
+        self.pods.contains_key(&uid)
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.pods.is_empty()
@@ -214,19 +219,21 @@ impl Fleet {
         digest
     }
 
-    /// Notes that `alias` is another name of `fingerprint`. True if that was news.
-    pub fn learn(&mut self, alias: Fingerprint, fingerprint: Fingerprint) -> bool {
+    /// Notes that `alias` is another name of `fingerprint`; the digest by which no artifact goes any more, if that was
+    /// news.
+    pub fn learn(&mut self, alias: Fingerprint, fingerprint: Fingerprint) -> Option<Fingerprint> {
         let (root, known) = (self.canonical(alias), self.canonical(fingerprint));
         if root == known {
-            return false;
+            return None;
         }
-        if root == alias {
-            self.aliases.insert(root, known);
+        // If the alias has a name already, that stays: what it is now known by as well is the newcomer.
+        let (other, stays) = if root == alias {
+            (root, known)
         } else {
-            // The alias has a name already, which stays: what it is now known by as well is the newcomer.
-            self.aliases.insert(known, root);
-        }
-        true
+            (known, root)
+        };
+        self.aliases.insert(other, stays);
+        Some(other)
     }
 
     /// The name to show for an artifact by the images that pods ask for: the first in text order, so that it
@@ -342,7 +349,7 @@ impl Fleet {
         )
     }
 
-    /// The Deployment above the ReplicaSet, else the controlling owner, else the pod itself.
+    /// The Deployment above the `ReplicaSet`, else the controlling owner, else the pod itself.
     fn workload_of(&mut self, view: &PodView) -> Arc<Workload> {
         let namespace = &view.meta.namespace;
         let Some(owner) = &view.owner else {
@@ -411,7 +418,7 @@ impl Fleet {
                     learn(found, pin);
                     also = Some(found);
                 }
-                pin.map(|pin| (pin, false)).or_else(|| match found {
+                pin.map(|pin| (pin, false)).or(match found {
                     ImageId::Repo(digest) => Some((digest, false)),
                     ImageId::Local(digest) => Some((digest, true)),
                     ImageId::Unresolved => None,

@@ -86,13 +86,15 @@ pub enum Unreadable {
     Broken(i64, String),
 }
 
+/// The cells of a workload: kind, namespace, name, [digest, instances] each.
+type StateCells = (String, String, String, Vec<(String, u32)>);
+
 /// The state as a checkpoint holds it.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct State {
     scope: Scope,
-    /// kind, namespace, name, [digest, instances] each.
-    cells: Vec<(String, String, String, Vec<(String, u32)>)>,
+    cells: Vec<StateCells>,
     names: BTreeMap<String, String>,
     #[serde(default)]
     rollouts: Vec<(String, String, String, Timestamp)>,
@@ -162,9 +164,9 @@ impl Ledger {
     /// Renames artifacts that turned out to be others.
     pub fn identify(&mut self, identities: &BTreeMap<Fingerprint, Fingerprint>) {
         for (alias, fingerprint) in identities {
-            let renamed: Vec<_> = self
-                .cells
-                .keys()
+            let counted = self.total(alias) > 0;
+            let cells = self.cells.keys().filter(|_| counted);
+            let renamed: Vec<_> = cells
                 .filter(|cell| cell.fingerprint == *alias)
                 .cloned()
                 .collect();
@@ -216,7 +218,7 @@ impl Ledger {
 
     /// The state as text: JSON, compressed, in base64.
     pub fn checkpoint(&self) -> String {
-        let mut cells: Vec<(String, String, String, Vec<(String, u32)>)> = vec![];
+        let mut cells: Vec<StateCells> = vec![];
         let mut last: Option<&Arc<Workload>> = None;
         for (cell, count) in &self.cells {
             if last != Some(&cell.workload) {

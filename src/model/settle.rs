@@ -17,7 +17,7 @@ use super::{
 use crate::api::environment;
 
 /// A change of the number of instances alone is recorded after so long even if it never stands still.
-const SCALING_MAX: Duration = Duration::from_secs(300);
+const SCALING_MAX: Duration = Duration::from_mins(5);
 /// What a Deployment says of its rollout may arrive so long before what its pods did: the two are watched apart.
 const SKEW: Duration = Duration::from_secs(1);
 

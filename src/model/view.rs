@@ -317,9 +317,8 @@ impl View for PodView {
         )
         .map(|(spec, statuses, policy)| {
             let status = statuses.iter().find(|status| status.name == spec.name);
-            let text = |field: Option<&Cow<'_, str>>| {
-                field.map(|text| text.to_string()).unwrap_or_default()
-            };
+            let text =
+                |field: Option<&Cow<'_, str>>| field.map(ToString::to_string).unwrap_or_default();
             ContainerView {
                 name: spec.name.to_string(),
                 image: text(spec.image.as_ref()),

@@ -26,8 +26,9 @@ use crate::api::{
 
 /// A stream that was silent for so long may have died: the server sends a bookmark about every minute.
 const STALE: Duration = Duration::from_secs(150);
-/// So long we wait for a stream to reach what the log has seen; then a new list settles it.
-const BEHIND: Duration = Duration::from_secs(90);
+/// So long we wait for a stream to reach what the log has seen; then a new list settles it. A bookmark may take a minute:
+/// not to record anything for that long, after each change of the one who writes, would be worse than a list.
+const BEHIND: Duration = Duration::from_secs(10);
 /// At most one cut of an environment in this time.
 const CUT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -72,8 +73,10 @@ pub struct Stream {
     mark: u32,
     /// Objects that can't be read: UID -> name and why.
     pub unreadable: BTreeMap<u128, String>,
-    /// Those of them that the list that is being read has not shown yet.
-    unseen: BTreeSet<u128>,
+    /// Those that the list that is being read has not held so far.
+    unlisted: BTreeSet<u128>,
+    /// The list that is being read holds something that doesn't even tell its UID: it may be any of those we know.
+    nameless: bool,
 }
 
 impl Stream {
@@ -197,16 +200,19 @@ impl World {
         let stream = self.stream_mut(kind);
         stream.mark = stream.mark.wrapping_add(1);
         stream.relist = false;
-        stream.unseen = stream.unreadable.keys().copied().collect();
+        stream.unlisted = stream.unreadable.keys().copied().collect();
+        stream.nameless = false;
         if kind == Kind::Namespaces {
             self.listed.clear();
         }
     }
 
-    /// A list that began at `begun` is complete.
-    pub fn list_ends(&mut self, kind: Kind, version: u64, begun: Moment, now: Moment) {
+    /// A list that began at `begun` is complete. True if the server is not as far as it was before: its store was set back.
+    pub fn list_ends(&mut self, kind: Kind, version: u64, begun: Moment, now: Moment) -> bool {
         let mark = self.stream(kind).mark;
         match kind {
+            // What seems to be gone may be what can't be read.
+            _ if self.stream(kind).nameless => self.recount(now),
             Kind::Pods => {
                 for uid in self.fleet.unmarked_pods(mark) {
                     self.pod_gone(uid, now);
@@ -231,11 +237,13 @@ impl World {
             }
         }
         let stream = self.stream_mut(kind);
-        for uid in std::mem::take(&mut stream.unseen) {
+        for uid in std::mem::take(&mut stream.unlisted) {
             stream.unreadable.remove(&uid);
         }
         let first = !stream.synced;
+        let set_back = version > 0 && version < stream.version;
         stream.synced = true;
+        stream.relist = false;
         stream.version = version;
         stream.progress = now;
         stream.list_begun = Some(begun);
@@ -254,7 +262,31 @@ impl World {
             })
             .collect();
         self.fleet.tidy(|workload| used.contains(workload));
+        if set_back {
+            // Watches from where the server was before would stay silent.
+            for other in [Kind::Pods, Kind::Deployments, Kind::Namespaces] {
+                if self.stream(other).version > version {
+                    self.want_relist(other);
+                }
+            }
+        }
         self.touch_all();
+        set_back
+    }
+
+    /// The cluster's store was set back to an older state, and the logs with it: all that is known of them is doubtful.
+    pub fn set_back(&mut self) {
+        for env in self.environments.values_mut() {
+            env.log = Log::Unread;
+            env.restored = true;
+        }
+        self.touch_all();
+    }
+
+    /// How many pods there are, as far as is known: those that could never be read, too.
+    pub fn known_pods(&self) -> usize {
+        let unknown = self.pods.unreadable.keys();
+        self.fleet.len() + unknown.filter(|uid| !self.fleet.has_pod(**uid)).count()
     }
 
     /// A bookmark: nothing happened up to this version.
@@ -291,7 +323,10 @@ impl World {
         if self.deployments.synced && !self.deployments.is_good(now) {
             self.fleet.forget_deployments(now);
             self.deployments.synced = false;
-            self.deployments.relist = true; // what was forgotten is not told again by a watch
+        }
+        if !self.deployments.synced {
+            // A watch that comes to life again would not tell what has been forgotten.
+            self.want_relist(Kind::Deployments);
         }
         self.touch_all();
     }
@@ -419,14 +454,16 @@ impl World {
     }
 
     fn pod_changed(&mut self, change: &PodChange, now: Moment) {
-        let mut learned = false;
-        for (alias, known) in &change.learned {
-            learned |= self.fleet.learn(*alias, *known);
-        }
-        if learned {
-            return self.recount(now); // rare, and any environment may count the other digest
-        }
+        let learned = change.learned.iter();
+        let renamed: Vec<_> = learned
+            .filter_map(|(alias, known)| self.fleet.learn(*alias, *known))
+            .collect();
         for (name, env) in &mut self.environments {
+            if env.counts_any(&renamed) {
+                env.recount(&self.fleet, now); // rare: it has counted one artifact as two
+                self.touched.insert(name.clone());
+                continue;
+            }
             let mut cells = vec![];
             let unidentified = env.census.unidentified();
             for (pod, add) in [(&change.before, false), (&change.now, true)] {
@@ -565,18 +602,20 @@ impl World {
         let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid) else {
             return;
         };
-        let mut learned = false;
-        for (alias, known) in &ledger.identities {
-            learned |= self.fleet.learn(*alias, *known);
-        }
+        let learned = ledger.identities.iter();
+        let renamed: Vec<_> = learned
+            .filter_map(|(alias, known)| self.fleet.learn(*alias, *known))
+            .collect();
         env.scope = ledger.scope.clone();
         env.log = Log::Read(ledger, now);
-        if learned {
-            self.recount(now);
-        } else {
-            env.recount(&self.fleet, now);
-        }
+        env.recount(&self.fleet, now);
         self.touched.insert(name.to_owned());
+        for (name, env) in &mut self.environments {
+            if env.counts_any(&renamed) {
+                env.recount(&self.fleet, now);
+                self.touched.insert(name.clone());
+            }
+        }
     }
 
     /// Someone else appended to the log: it has to be read again.
@@ -606,21 +645,22 @@ impl World {
         let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid) else {
             return;
         };
-        let before = std::mem::replace(&mut env.log, Log::Read(after.clone(), now));
+        let before = std::mem::replace(&mut env.log, Log::Read(after, now));
         env.last_cut = Some(now);
         env.restored = false;
-        match before {
+        let Log::Read(after, _) = &env.log else {
+            return;
+        };
+        if let Log::Read(before, _) = &before
+            && env.scope == after.scope
+        {
             // The running counts are right as they are: only what is recorded is other than before.
-            Log::Read(before, _) if env.scope == after.scope => {
-                let Watched { census, settle, .. } = env;
-                env.unsettled
-                    .follow(&before, census, &after, &self.fleet, settle, now);
-            }
-            _ => {
-                // What is wanted may be another scope by now; that is for the next plan.
-                env.scope.clone_from(&after.scope);
-                env.recount(&self.fleet, now);
-            }
+            env.unsettled
+                .follow(before, &env.census, after, &self.fleet, &env.settle, now);
+        } else {
+            // What is wanted may be another scope by now; that is for the next plan.
+            env.scope.clone_from(&after.scope);
+            env.recount(&self.fleet, now);
         }
         self.touched.insert(name.to_owned());
     }
@@ -720,11 +760,9 @@ impl World {
                     // What changed under the old scope is told before the new scope counts as known.
                     cells = env.unsettled.dirty().keys().cloned().collect();
                 }
-                let mut identities = identities(ledger, &env.census, &self.fleet, &cells);
-                if identities.len() > MAX_IDENTITIES {
-                    // Renaming comes first: what is renamed later would look as if it had stopped.
-                    identities = identities.into_iter().take(MAX_IDENTITIES).collect();
-                    cells.clear();
+                let (identities, more) = identities(ledger, &env.census, &self.fleet, &cells);
+                if more {
+                    cells.clear(); // what is renamed later would look as if it had stopped
                 }
                 let record = || material.record(ledger, &env.unsettled, &cells, &identities);
                 let draft = (!cells.is_empty() || !identities.is_empty()).then(record);
@@ -789,6 +827,9 @@ impl World {
         for (kind, seen) in seen {
             let stream = self.stream(kind);
             if seen.is_empty() || !stream.is_good(now) || stream.version >= version(seen) {
+                continue;
+            }
+            if kind == Kind::Namespaces && !ledger.scope.needs_namespaces() {
                 continue;
             }
             // A quorum list that began after the head was read is new enough, whatever its number.
@@ -878,18 +919,23 @@ impl Watched {
         match &self.log {
             Log::Read(ledger, _) => {
                 self.unsettled
-                    .rebuild(&self.census, ledger, fleet, &self.settle, now)
+                    .rebuild(&self.census, ledger, fleet, &self.settle, now);
             }
             _ => self.unsettled = Unsettled::default(),
         }
+    }
+
+    /// Whether it counts an artifact by one of these digests.
+    fn counts_any(&self, digests: &[Fingerprint]) -> bool {
+        digests.iter().any(|digest| self.census.total(digest) > 0)
     }
 
     /// Whether there is anything to record, ripe or not.
     fn has_work(&self, fleet: &Fleet) -> bool {
         let more = match &self.log {
             Log::Read(ledger, _) => {
-                !identities(ledger, &self.census, fleet, &BTreeSet::new()).is_empty()
-                    || !ledger.rollouts.is_empty()
+                let (identities, _) = identities(ledger, &self.census, fleet, &BTreeSet::new());
+                !identities.is_empty() || !ledger.rollouts.is_empty()
             }
             _ => true,
         };
@@ -897,28 +943,31 @@ impl Watched {
     }
 }
 
-/// Other digests that the log doesn't know of yet, of what is recorded or is to be recorded now.
+/// Other digests that the log doesn't know of yet, of what is recorded or is to be recorded now: as many as an entry can
+/// hold, and whether more of what is recorded goes by another digest.
 fn identities(
     ledger: &Ledger,
     census: &Census,
     fleet: &Fleet,
     cells: &BTreeSet<Cell>,
-) -> BTreeMap<Fingerprint, Fingerprint> {
+) -> (BTreeMap<Fingerprint, Fingerprint>, bool) {
     let pair = |digest| (digest, fleet.canonical(digest));
-    let recorded = ledger.artifacts().map(|(digest, _)| pair(*digest));
-    let mut found: BTreeMap<_, _> = recorded.filter(|(digest, known)| digest != known).collect();
-    let told: BTreeSet<_> = ledger
-        .artifacts()
-        .map(|(digest, _)| fleet.canonical(*digest))
-        .chain(cells.iter().map(|cell| cell.fingerprint))
-        .collect();
+    let recorded = || ledger.artifacts().map(|(digest, _)| pair(*digest));
+    let mut renamed = recorded().filter(|(digest, known)| digest != known);
+    let mut found: BTreeMap<_, _> = renamed.by_ref().take(MAX_IDENTITIES).collect();
+    if renamed.next().is_some() {
+        return (found, true);
+    }
+    let soon = cells.iter().map(|cell| cell.fingerprint);
+    let told: BTreeSet<_> = recorded().map(|(_, known)| known).chain(soon).collect();
     let unknown = census
         .aliases()
         .filter(|alias| !ledger.identities.contains_key(alias))
         .map(pair)
         .filter(|(_, known)| told.contains(known) && census.total(known) > 0);
-    found.extend(unknown);
-    found
+    let room = MAX_IDENTITIES - found.len();
+    found.extend(unknown.take(room));
+    (found, false)
 }
 
 /// Forgets rollouts that were recorded half-way and are over: what their workloads do now is news. When the next may be.
@@ -953,10 +1002,11 @@ fn close_rollouts(
 }
 
 fn unreadable(stream: &mut Stream, kind: &str, meta: &super::view::Meta, why: &str) -> Vec<String> {
+    stream.unlisted.remove(&meta.uid);
+    stream.nameless |= meta.name.is_empty();
     let slash = if meta.namespace.is_empty() { "" } else { "/" };
     let name = format!("{}{slash}{}", meta.namespace, meta.name);
     let told = format!("{kind} {name}: {why}");
-    stream.unseen.remove(&meta.uid);
     if stream.unreadable.insert(meta.uid, told.clone()).as_ref() == Some(&told) {
         return vec![]; // warned of before
     }

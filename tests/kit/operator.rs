@@ -43,13 +43,14 @@ pub fn binary() -> Result<PathBuf> {
         );
         return Ok(binary);
     }
-    // target/debug/deps/<test> → target/debug/shipbell
-    let test = env::current_exe()?;
-    let beside = test
-        .parent()
-        .and_then(|deps| deps.parent())
-        .unwrap_or(&test)
-        .join("shipbell");
+    // target/debug/deps/<test> and target/debug/<program> → target/debug/shipbell
+    let this = env::current_exe()?;
+    let folder = this.parent().unwrap_or(&this);
+    let folder = match folder.parent() {
+        Some(above) if folder.ends_with("deps") => above,
+        _ => folder,
+    };
+    let beside = folder.join("shipbell");
     if !beside.is_file() {
         bail!(
             "no operator to test: run `cargo build` first ({} is missing), or set SHIPBELL_BINARY",

@@ -43,6 +43,8 @@ pub struct Heard {
     pub headers: HeaderMap,
     /// The body.
     pub body: Vec<u8>,
+    /// The status it is answered with; 0 if it is left to hang.
+    pub answered: u16,
 }
 
 impl Heard {
@@ -231,6 +233,11 @@ impl Receiver {
         self.shared.heard.borrow().clone()
     }
 
+    /// What is heard, as it is heard.
+    pub fn follow(&self) -> watch::Receiver<Vec<Heard>> {
+        self.shared.heard.subscribe()
+    }
+
     /// Forgets what was heard so far.
     pub fn forget(&self) {
         self.shared.heard.send_modify(Vec::clear);
@@ -375,7 +382,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
             .body(Body::empty())
             .unwrap_or_default();
     };
-    let heard = Heard {
+    let mut heard = Heard {
         at: Timestamp::now(),
         method: parts.method.to_string(),
         path: parts
@@ -384,12 +391,14 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
             .map_or_else(String::new, ToString::to_string),
         headers: parts.headers,
         body: body.to_vec(),
+        answered: 0,
     };
     let (queued, standing) = {
         let mut script = shared.script();
         (script.queue.pop_front(), script.standing.clone())
     };
     let answer = queued.unwrap_or_else(|| standing(&heard));
+    heard.answered = if answer.hang { 0 } else { answer.status };
     shared.heard.send_modify(|all| all.push(heard));
     if answer.hang {
         std::future::pending::<()>().await;

@@ -1,0 +1,35 @@
+# The commands of this project. `make test` and `make demo` are all that a newcomer needs.
+
+# Which tiers `make test` runs. T0: pure and in-memory, on any machine with Rust. T1: a real control plane with a fake
+# node. T2: the chart with only its rights, packaging, outages. A tier that can't run makes it fail, unless it is left
+# out on purpose: TIERS=T0.
+TIERS ?= T0 T1 T2
+
+.PHONY: help test lint demo bench generate assets image
+
+help: ## Says what there is
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+test: ## Checks format and lints, then runs the tiers of tests: TIERS="T0 T1 T2"
+	@TIERS="$(TIERS)" scripts/test.sh
+
+lint: ## Checks format and lints
+	@scripts/test.sh lint
+
+assets: ## Finds or builds the control plane for tests (5 minutes the first time)
+	cargo run --quiet --package shipbell-tests --bin kube-assets
+
+demo: ## Tells the whole story on a control plane of its own; KEEP=1 keeps it up
+	@echo "Shipbell's demo: half a minute once all is built; the first build takes about 10 minutes."
+	cargo build --workspace
+	cargo run --quiet --workspace --bin kube-assets
+	@KEEP="$(KEEP)" target/debug/demo
+
+bench: ## Measures speed and memory beside a stock watcher, in one run
+	scripts/bench.sh
+
+generate: ## Generates what is generated: CRDs, the chart's copy of them, golden files
+	UPDATE_EXPECT=1 cargo test --quiet --lib
+
+image: ## Builds the image: IMAGE=registry.example.com/shipbell:0.1.0
+	docker build --tag "$(IMAGE)" .
