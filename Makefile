@@ -5,6 +5,10 @@
 # out on purpose: TIERS=T0.
 TIERS ?= T0 T1 T2
 
+# Where cargo puts what it builds. The workspace is always built as a whole: a part of it alone would be built anew with
+# other features.
+BUILT = $(or $(CARGO_TARGET_DIR),target)/debug
+
 .PHONY: help test lint demo bench generate assets image
 
 help: ## Says what there is
@@ -17,13 +21,14 @@ lint: ## Checks format and lints
 	@scripts/test.sh lint
 
 assets: ## Finds or builds the control plane for tests (5 minutes the first time)
-	cargo run --quiet --package shipbell-tests --bin kube-assets
+	cargo build --workspace
+	$(BUILT)/kube-assets
 
 demo: ## Tells the whole story on a control plane of its own; KEEP=1 keeps it up
 	@echo "Shipbell's demo: half a minute once all is built; the first build takes about 10 minutes."
 	cargo build --workspace
-	cargo run --quiet --workspace --bin kube-assets
-	@KEEP="$(KEEP)" target/debug/demo
+	$(BUILT)/kube-assets
+	@KEEP="$(KEEP)" $(BUILT)/demo
 
 bench: ## Measures speed and memory beside a stock watcher, in one run
 	scripts/bench.sh

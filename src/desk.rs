@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     api::{
-        NotificationSetting, NotificationSettingStatus, TEST_ANNOTATION,
+        Environment, NotificationSetting, NotificationSettingStatus, TEST_ANNOTATION,
         condition::{self, READY},
         setting::{Cursor, DeadLetter, Delivery, Failure, SkippedRange},
     },
@@ -52,6 +52,8 @@ const DESTINATION_FRESH: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(15));
 /// After another writer of the status has shown up it is left alone for so long.
 const STAND_BACK: Duration = Duration::from_secs(60);
+/// So many writes whose answer was lost are remembered.
+const UNHEARD: usize = 16;
 /// The first write after a new spec waits so long for cursors that can't be placed yet.
 const PLACING: Duration = Duration::from_secs(8);
 /// More environments than this are not followed by a setting that names none.
@@ -74,8 +76,8 @@ struct Lane {
     head: i64,
     /// How often in a row the log could not be read, and until when it is not read again.
     unread: (u32, Moment),
-    /// Its environment is gone since then, so it ends when nothing is left; and whether its head was looked up since.
-    ending: Option<(Instant, bool)>,
+    /// Its environment is gone since then, so it ends when nothing is left.
+    ending: Option<Instant>,
 }
 
 /// How soon the status should be written.
@@ -156,7 +158,7 @@ pub struct Desk {
     write_after: Instant,
     writing: bool,
     conflicts: u32,
-    /// Writes whose answer was never heard: one of them may have been carried out.
+    /// Writes that may have been carried out though we never heard of it.
     unheard: Vec<Attempt>,
     testing: bool,
     /// The request for a test for which the destination was read anew.
@@ -220,17 +222,34 @@ impl Desk {
         desk
     }
 
-    /// Works until the setting is gone.
+    /// Works until the setting is gone, or the program is to stop: then nothing new is sent, and what is under way is
+    /// finished and written down.
     pub async fn run(mut self) {
+        let stop = self.office.stop.clone();
+        let mut stopping = false;
         let mut environments = self.office.environments.subscribe();
         // Each in a task of its own: whatever this one waits for, they go on. They end with it.
         let mut tasks: JoinSet<Done> = JoinSet::new();
         self.examine().await;
         loop {
-            self.start_lanes(&mut tasks).await;
-            self.start_test(&mut tasks).await;
-            if self.write_at().is_some_and(|at| at <= Instant::now()) {
-                self.write(&mut tasks).await;
+            stopping |= stop.is_cancelled();
+            if stopping {
+                if tasks.is_empty() {
+                    if !self.owes_status() {
+                        return;
+                    }
+                    sleep_until(self.write_after).await;
+                    self.write(&mut tasks).await;
+                    if tasks.is_empty() {
+                        return;
+                    }
+                }
+            } else {
+                self.start_lanes(&mut tasks).await;
+                self.start_test(&mut tasks).await;
+                if self.write_at().is_some_and(|at| at <= Instant::now()) {
+                    self.write(&mut tasks).await;
+                }
             }
             if self.complete && self.due != Due::Soon && !self.writing {
                 self.placed = None; // all cursors are where they should be, and nothing is to be written
@@ -245,8 +264,9 @@ impl Desk {
                     }
                     self.setting_changed().await;
                 }
-                _ = environments.changed() => self.environments_changed().await,
-                () = sleep_until(wake) => self.look().await,
+                () = stop.cancelled(), if !stopping => {}
+                _ = environments.changed(), if !stopping => self.environments_changed().await,
+                () = sleep_until(wake), if !stopping => self.look().await,
             }
         }
     }
@@ -466,7 +486,12 @@ impl Desk {
         let all = self.office.environments.all();
         let (wanted, amiss) = self.wanted(names.as_deref(), &all);
         self.amend(|it| it.environments = amiss);
-        let mut complete = self.end_lanes(names.as_deref(), &all).await;
+        self.end_lanes(names.as_deref(), &all).await;
+        let mut complete = true;
+        if let Err(error) = self.finish_lanes().await {
+            warn!(setting = %self.title(), %error, "can't tell what is left of a deleted environment; trying again");
+            complete = false;
+        }
         let mut news = false;
         self.starts
             .retain(|uid, _| wanted.iter().any(|(_, known)| known.uid == *uid));
@@ -496,27 +521,16 @@ impl Desk {
                     }
                 }
             }
-            let (Some((head, _)), Some(lane)) = (known.head, self.lanes.get_mut(&known.uid)) else {
+            let Some((head, _)) = known.head else {
                 complete = false;
                 continue;
             };
-            news |= lane.head < head;
-            lane.head = head;
-            if lane.cursor.index > head {
-                let cursor = Cursor {
-                    index: head,
-                    ordinal: 0,
-                    ..lane.cursor.clone()
-                };
-                warn!(setting = %self.title(), environment = name, "the cursor is ahead of the log, which was set back; starting at its head");
-                self.open_lane(cursor);
-                let skipped = Skipped {
-                    from: head,
-                    to: head,
-                    count: -1,
-                    reason: "CursorReset",
-                };
-                self.note_skipped(name, &[skipped]);
+            match self.compare(name, &known.uid, head).await {
+                Ok(more) => news |= more,
+                Err(error) => {
+                    warn!(setting = %self.title(), environment = name, %error, "can't compare the cursor with the log; trying again");
+                    complete = false;
+                }
             }
         }
         self.complete = complete;
@@ -588,6 +602,41 @@ impl Desk {
         (seen, Some(amiss))
     }
 
+    /// Takes up where a log ends now; true if that is further on. A cursor that is ahead of it was lost its log: it starts
+    /// at the head.
+    async fn compare(&mut self, name: &str, uid: &str, head: i64) -> Result<bool, LogError> {
+        let Some(lane) = self.lanes.get_mut(uid) else {
+            return Ok(false);
+        };
+        let Cursor { index, ordinal, .. } = lane.cursor;
+        let reached = index + i64::from(ordinal > 0);
+        if reached <= head || lane.busy {
+            let news = lane.head < head;
+            lane.head = lane.head.max(head);
+            return Ok(news);
+        }
+        let cursor = Cursor {
+            index: index.min(head),
+            ordinal: 0,
+            ..lane.cursor.clone()
+        };
+        // Another replica may have appended and sent what ours has not heard of yet.
+        let logbook = &self.office.logbook;
+        if logbook.read_anew(name, uid, reached).await?.is_some() {
+            return Ok(false);
+        }
+        warn!(setting = %self.title(), environment = name, index, head, "the cursor is ahead of the log; starting at its head");
+        self.open_lane(cursor).head = head;
+        let skipped = Skipped {
+            from: head,
+            to: head,
+            count: -1,
+            reason: "CursorReset",
+        };
+        self.note_skipped(name, &[skipped]);
+        Ok(false)
+    }
+
     /// Where sending starts in an environment that this setting hears of for the first time.
     fn start(&self, known: &Known) -> Start {
         start(
@@ -639,15 +688,9 @@ impl Desk {
     }
 
     /// Ends the lanes of environments that are not asked for any more or may not be seen; those of deleted ones are
-    /// finished first. False if that has to be looked at again.
-    async fn end_lanes(
-        &mut self,
-        names: Option<&Vec<String>>,
-        all: &BTreeMap<String, Known>,
-    ) -> bool {
-        let mut complete = true;
+    /// finished first, if that doesn't take too long.
+    async fn end_lanes(&mut self, names: Option<&Vec<String>>, all: &BTreeMap<String, Known>) {
         let mut ended = vec![];
-        let mut unknown = vec![];
         for (uid, lane) in &mut self.lanes {
             let name = &lane.cursor.environment;
             let listed = names.is_none_or(|names| names.contains(name));
@@ -658,48 +701,45 @@ impl Desk {
                 }
                 Some(_) => lane.ending = None,
                 None => {
-                    let (since, surveyed) =
-                        *lane.ending.get_or_insert_with(|| (Instant::now(), false));
-                    if !surveyed {
-                        unknown.push((uid.clone(), name.clone()));
-                    } else if since.elapsed() > self.wish.max_age {
+                    let since = lane.ending.get_or_insert_with(Instant::now);
+                    if since.elapsed() > self.wish.max_age {
                         ended.push((uid.clone(), "EnvironmentDeleted"));
                     }
                 }
             }
         }
-        // What is left of the log of one that is gone: after a start nobody else knows.
-        for (uid, name) in unknown {
-            let Ok(lines) = self.office.logbook.lines(&name, Some(&uid)).await else {
-                complete = false;
-                continue;
-            };
-            let last = lines
-                .iter()
-                .filter(|line| !line.chunk)
-                .map(|line| line.index);
-            if let Some(lane) = self.lanes.get_mut(&uid) {
-                lane.head = last
-                    .max()
-                    .unwrap_or(lane.cursor.index)
-                    .max(lane.cursor.index);
-                lane.ending = lane.ending.map(|(since, _)| (since, true));
-            }
-        }
         for (uid, reason) in ended {
             self.end_lane(&uid, reason).await;
         }
-        let through: Vec<_> = self
-            .lanes
-            .iter()
-            .filter(|(_, lane)| lane.is_through())
-            .map(|(uid, _)| uid.clone())
+    }
+
+    /// Ends the lanes of deleted environments in which nothing is left to send.
+    async fn finish_lanes(&mut self) -> Result<(), LogError> {
+        let api: Api<Environment> = Api::all(self.office.client.clone());
+        let idle = self.lanes.iter().filter(|(_, lane)| lane.is_through());
+        let idle: Vec<_> = idle
+            .map(|(uid, lane)| (uid.clone(), lane.cursor.environment.clone()))
             .collect();
-        for uid in through {
-            self.lanes.remove(&uid);
-            self.due = Due::Soon;
+        for (uid, environment) in idle {
+            // Where its log ends may have escaped us, and it may live without our having heard of it.
+            let found = timeout(WRITE_TIMEOUT, api.get_metadata_opt(&environment));
+            let found = found.await.map_err(|_| LogError::Timeout)??;
+            if found.is_some_and(|found| found.uid().as_deref() == Some(uid.as_str())) {
+                continue;
+            }
+            let lines = self.office.logbook.lines(&environment, Some(&uid)).await?;
+            let entries = lines.iter().filter(|line| !line.chunk);
+            let head = entries.map(|line| line.index).max();
+            let Some(lane) = self.lanes.get_mut(&uid) else {
+                continue;
+            };
+            lane.head = lane.head.max(head.unwrap_or(0));
+            if lane.is_through() {
+                self.lanes.remove(&uid);
+                self.due = Due::Soon;
+            }
         }
-        complete
+        Ok(())
     }
 
     /// Ends a lane, and says what was not sent, if anything was to be.
@@ -848,8 +888,7 @@ impl Desk {
             self.note_skipped(&environment, &outcome.skipped);
         }
         if self.lanes.get(uid).is_some_and(Lane::is_through) {
-            self.lanes.remove(uid);
-            self.due = Due::Soon;
+            self.look_again = Some(Instant::now());
         }
     }
 
@@ -1157,6 +1196,13 @@ impl Desk {
         )
     }
 
+    /// Whether the status has to be written before the program may stop.
+    fn owes_status(&self) -> bool {
+        let placing = self.waiting.is_some() && self.written.observed_generation.is_none();
+        let unwritten = self.due != Due::Never || self.lanes.values().any(|lane| lane.ahead.any());
+        unwritten && !placing && self.stand_back.is_none()
+    }
+
     /// When to wake up if nothing happens.
     fn wake(&self) -> Instant {
         let far = Instant::now() + Duration::from_secs(300);
@@ -1217,6 +1263,10 @@ impl Desk {
                 .map(|(uid, lane)| (uid.clone(), lane.token, lane.ahead))
                 .collect(),
         };
+        if self.unheard.len() >= UNHEARD {
+            self.unheard.remove(1); // the first is the likeliest to have been carried out, and then the last
+        }
+        self.unheard.push(attempt.clone());
         let mut object = self.setting.borrow().clone();
         object.metadata.resource_version.clone_from(&self.version);
         object.metadata.managed_fields = None;
@@ -1249,7 +1299,6 @@ impl Desk {
             Err(kube::Error::Api(status)) if status.code == 404 => {} // the watch will tell
             Err(error) => {
                 warn!(setting = %self.title(), %error, "can't write the status; sending stops at the window");
-                self.unheard.push(attempt);
                 self.write_after = Instant::now() + self.write_pause;
                 self.write_pause = (self.write_pause * 2).min(Duration::from_secs(30));
                 self.due = Due::Soon;
@@ -1386,6 +1435,7 @@ impl Desk {
             *budget -= 1;
             let environment = lane.cursor.environment.clone();
             let Ok(read) = self.office.logbook.read(&environment, uid, next).await else {
+                *budget = 0; // it won't tell the next one either, and each may take half a minute
                 return false;
             };
             let (events, time) = read.map_or((0, Timestamp::UNIX_EPOCH), |snapshot| {
@@ -1440,10 +1490,9 @@ impl Lane {
         }
     }
 
-    /// Its environment is gone, and nothing of its log is left to send.
+    /// Its environment is gone, and nothing that we know of its log is left to send.
     fn is_through(&self) -> bool {
-        let surveyed = self.ending.is_some_and(|(_, surveyed)| surveyed);
-        surveyed && !self.busy && self.cursor.index >= self.head
+        self.ending.is_some() && !self.busy && self.cursor.index >= self.head
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::{
     sync::{mpsc, watch},
     time::timeout,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
 use crate::{
@@ -60,6 +60,8 @@ pub struct Dispatcher {
     pub names: Names,
     /// How far every setting has got, for pruning.
     pub passed: Arc<Passed>,
+    /// Ends sending: what is under way is finished first.
+    pub stop: CancellationToken,
 }
 
 /// How far the settings have got, as their status says.
@@ -79,8 +81,8 @@ impl Passed {
         lock(&self.cursors).remove(setting);
     }
 
-    pub(crate) fn set_complete(&self) {
-        *lock(&self.complete) = true;
+    pub(crate) fn set_complete(&self, complete: bool) {
+        *lock(&self.complete) = complete;
     }
 
     /// The least that all settings have passed of an environment's log; `Err` while not all of them are known.
@@ -103,17 +105,47 @@ struct Seat {
 }
 
 impl Dispatcher {
-    /// Follows the settings for ever. `cursors_ready` is set when those that exist at start have their cursors.
+    /// Follows the settings until it is stopped, and what is under way then is done. `cursors_ready` is set when those that
+    /// exist at start have their cursors.
     pub async fn run(self, cursors_ready: watch::Sender<bool>) {
         let this = Arc::new(self);
-        this.environments.wait_listed().await;
-        let api: Api<DeserializeGuard<NotificationSetting>> = Api::all(this.client.clone());
+        let cursors_ready = Arc::new(cursors_ready);
+        let desks = TaskTracker::new();
+        let mut eras = this.environments.eras();
+        let mut seats: BTreeMap<String, Seat> = BTreeMap::new();
+        loop {
+            tokio::select! {
+                () = this.follow(&mut seats, &desks, &cursors_ready) => break,
+                () = this.stop.cancelled() => break,
+                _ = eras.changed() => {}
+            }
+            // The statuses were set back with the rest: they tell how far each setting has got.
+            for seat in std::mem::take(&mut seats).into_values() {
+                seat.stop.cancel();
+            }
+            desks.close();
+            desks.wait().await;
+            desks.reopen();
+            this.passed.set_complete(false);
+            cursors_ready.send_replace(false);
+        }
+        desks.close();
+        desks.wait().await;
+    }
+
+    async fn follow(
+        self: &Arc<Self>,
+        seats: &mut BTreeMap<String, Seat>,
+        desks: &TaskTracker,
+        cursors_ready: &Arc<watch::Sender<bool>>,
+    ) {
+        self.environments.wait_listed().await;
+        let api: Api<DeserializeGuard<NotificationSetting>> = Api::all(self.client.clone());
         let stream = watcher(api, watcher::Config::default()).default_backoff();
         pin_mut!(stream);
-        let mut seats: BTreeMap<String, Seat> = BTreeMap::new();
         let mut listed: Option<BTreeSet<String>> = None;
         let (placed, placed_all) = mpsc::channel::<()>(1);
-        let mut first = Some((placed, placed_all, cursors_ready));
+        let mut first = Some((placed, placed_all));
         loop {
             match stream.try_next().await {
                 Ok(None) => return,
@@ -124,12 +156,12 @@ impl Dispatcher {
                         listed.extend(guarded.uid());
                     }
                     let placed = first.as_ref().map(|(placed, ..)| placed.clone());
-                    this.seen(guarded, &mut seats, placed);
+                    self.seen(guarded, seats, desks, placed);
                 }
-                Ok(Some(watcher::Event::Apply(guarded))) => this.seen(guarded, &mut seats, None),
+                Ok(Some(watcher::Event::Apply(guarded))) => self.seen(guarded, seats, desks, None),
                 Ok(Some(watcher::Event::Delete(guarded))) => {
                     if let Some(uid) = guarded.uid() {
-                        this.gone(&uid, &mut seats);
+                        self.gone(&uid, seats);
                     }
                 }
                 Ok(Some(watcher::Event::InitDone)) => {
@@ -140,16 +172,17 @@ impl Dispatcher {
                         .cloned()
                         .collect();
                     for uid in gone {
-                        this.gone(&uid, &mut seats);
+                        self.gone(&uid, seats);
                     }
-                    if let Some((placed, mut placed_all, cursors_ready)) = first.take() {
+                    if let Some((placed, mut placed_all)) = first.take() {
                         drop(placed);
-                        let passed = this.passed.clone();
+                        let passed = self.passed.clone();
+                        let cursors_ready = cursors_ready.clone();
                         tokio::spawn(async move {
                             // Each setting drops its end when its cursors are written.
                             let _ = timeout(CURSORS, placed_all.recv()).await;
                             cursors_ready.send_replace(true);
-                            passed.set_complete();
+                            passed.set_complete(true);
                         });
                     }
                 }
@@ -161,6 +194,7 @@ impl Dispatcher {
         self: &Arc<Self>,
         guarded: DeserializeGuard<NotificationSetting>,
         seats: &mut BTreeMap<String, Seat>,
+        desks: &TaskTracker,
         placed: Option<mpsc::Sender<()>>,
     ) {
         let name = format!(
@@ -195,7 +229,7 @@ impl Dispatcher {
         );
         let desk = Desk::new(self.clone(), receiver, placed);
         let passed = self.passed.clone();
-        tokio::spawn(async move {
+        desks.spawn(async move {
             tokio::select! {
                 () = desk.run() => {}
                 () = stop.cancelled() => passed.remove(&uid),

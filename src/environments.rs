@@ -43,6 +43,8 @@ pub struct Environments {
     listed: watch::Sender<bool>,
     /// Counts changes of any of this.
     version: watch::Sender<u64>,
+    /// Counts how often everything was begun anew, because the cluster's store was set back.
+    era: watch::Sender<u64>,
 }
 
 impl Default for Environments {
@@ -51,6 +53,7 @@ impl Default for Environments {
             known: Mutex::default(),
             listed: watch::Sender::new(false),
             version: watch::Sender::new(0),
+            era: watch::Sender::new(0),
         }
     }
 }
@@ -75,6 +78,20 @@ impl Environments {
 
     pub(crate) fn set_listed(&self) {
         self.listed.send_replace(true);
+        self.bump();
+    }
+
+    /// Is told when everything is begun anew.
+    pub fn eras(&self) -> watch::Receiver<u64> {
+        self.era.subscribe()
+    }
+
+    /// Forgets where the logs end: they were set back, and delivery begins anew.
+    pub(crate) fn begin_anew(&self) {
+        for known in Arc::make_mut(&mut lock(&self.known)).values_mut() {
+            known.head = None;
+        }
+        self.era.send_modify(|era| *era += 1);
         self.bump();
     }
 

@@ -4,6 +4,8 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use crate::api::Span;
+
 /// Shipbell rings when what runs in your cluster changes.
 #[derive(Debug, Parser)]
 #[command(version, about)]
@@ -98,6 +100,26 @@ pub struct Run {
     /// How log lines are written: text or json
     #[arg(long, env = "SHIPBELL_LOG_FORMAT", default_value = "text", value_parser = ["text", "json"])]
     pub log_format: String,
+
+    /// What tests make shorter.
+    #[command(flatten)]
+    pub tuning: Tuning,
+}
+
+/// Times that nobody but a test has a reason to change.
+#[derive(Clone, Debug, Args)]
+pub struct Tuning {
+    /// What a watch lost is found by a new list after so long
+    #[arg(long, default_value = "30m", hide = true)]
+    pub relist_interval: Span,
+
+    /// The number of pods is compared with what is known of them this often
+    #[arg(long, default_value = "5m", hide = true)]
+    pub check_interval: Span,
+
+    /// A watch that is silent for so long is dead
+    #[arg(long, default_value = "150s", hide = true)]
+    pub watch_idle: Span,
 }
 
 impl Run {

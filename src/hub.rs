@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::model::{
     Moment,
@@ -20,6 +20,7 @@ pub struct Hub {
     world: Mutex<World>,
     bells: Mutex<BTreeMap<String, Arc<Notify>>>,
     relist: [Notify; 3],
+    set_back: watch::Sender<u64>,
 }
 
 impl Hub {
@@ -31,6 +32,7 @@ impl Hub {
             world: Mutex::new(world),
             bells: Mutex::default(),
             relist,
+            set_back: watch::Sender::new(0),
         })
     }
 
@@ -75,6 +77,16 @@ impl Hub {
             .entry(environment.to_owned())
             .or_default()
             .clone()
+    }
+
+    /// Tells all that the cluster's store was set back to an older state.
+    pub fn set_back(&self) {
+        self.set_back.send_modify(|count| *count += 1);
+    }
+
+    /// Is told when the cluster's store was set back to an older state.
+    pub fn set_backs(&self) -> watch::Receiver<u64> {
+        self.set_back.subscribe()
     }
 
     /// Rings when a new list of a kind is wanted.

@@ -115,16 +115,21 @@ pub enum LogError {
     /// The API server didn't say anything.
     #[error("no answer from the API server in {} s", TIMEOUT.as_secs())]
     Timeout,
+    /// What was listed a moment ago is not there.
+    #[error("snapshot {0} is listed and can't be found")]
+    Vanished(String),
 }
 
 impl LogError {
-    /// Whether this can be expected to heal by itself.
+    /// Whether the operator lacks the right.
     pub fn is_forbidden(&self) -> bool {
         matches!(self, Self::Api(kube::Error::Api(status)) if status.code == 403)
     }
 }
 
-async fn within<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, LogError> {
+pub(crate) async fn within<T>(
+    request: impl Future<Output = kube::Result<T>>,
+) -> Result<T, LogError> {
     Ok(timeout(TIMEOUT, request)
         .await
         .map_err(|_| LogError::Timeout)??)
@@ -135,6 +140,12 @@ pub fn name(environment: &str, index: i64) -> String {
     format!("{environment}-{index:010}")
 }
 
+/// The name of a part of a checkpoint. The entry's hash tells it from the parts of one who wrote the same number and lost.
+fn chunk_name(spec: &EnvironmentSnapshotSpec, number: usize) -> String {
+    let hash: String = spec.content_hash.chars().take(12).collect();
+    format!("{}-{hash}-c{number}", name(&spec.environment, spec.index))
+}
+
 impl Logbook {
     /// The log that lies behind this client.
     pub fn new(client: Client) -> Self {
@@ -142,6 +153,11 @@ impl Logbook {
             snapshots: Api::all(client),
             cache: Arc::default(),
         }
+    }
+
+    /// Forgets what was read: the log was set back.
+    pub fn forget(&self) {
+        *lock(&self.cache) = Cache::default();
     }
 
     /// Appends an entry. Its name is its number, so only one writer succeeds.
@@ -181,7 +197,7 @@ impl Logbook {
         number: usize,
         data: &str,
     ) -> Result<(), LogError> {
-        let name = format!("{}-c{number}", name(&spec.environment, spec.index));
+        let name = chunk_name(spec, number);
         let mut part = spec.clone();
         part.changes.clear();
         part.events.clear();
@@ -197,12 +213,8 @@ impl Logbook {
             .get_or_insert_default()
             .insert(CHUNK_LABEL.to_owned(), number.to_string());
         match within(self.snapshots.create(&PostParams::default(), &object)).await {
-            Err(LogError::Api(kube::Error::Api(status))) if status.is_already_exists() => {
-                // Of an attempt that got no further, or of another writer who will win or lose by the entry itself.
-                within(self.snapshots.delete(&name, &DeleteParams::default())).await?;
-                within(self.snapshots.create(&PostParams::default(), &object)).await?;
-                Ok(())
-            }
+            // The hash is in the name, so it is of an earlier attempt of ours.
+            Err(LogError::Api(kube::Error::Api(status))) if status.is_already_exists() => Ok(()),
             written => written.map(|_| ()),
         }
     }
@@ -272,12 +284,10 @@ impl Logbook {
             return Ok(None);
         };
         let mut data = checkpoint.data.clone().unwrap_or_default();
-        for number in 0..checkpoint.chunks.unwrap_or(0) {
-            let chunk = within(
-                self.snapshots
-                    .get_opt(&format!("{}-c{number}", name(environment, index))),
-            )
-            .await?;
+        let chunks = usize::try_from(checkpoint.chunks.unwrap_or(0)).unwrap_or(0);
+        for number in 0..chunks {
+            let name = chunk_name(&object.spec, number);
+            let chunk = within(self.snapshots.get_opt(&name)).await?;
             let Some(chunk) = chunk.and_then(|chunk| chunk.spec.checkpoint?.data) else {
                 return Ok(None);
             };

@@ -18,7 +18,7 @@ use tokio::{
     sync::{Mutex, Notify},
     time::{Instant, sleep, sleep_until, timeout_at},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
 use crate::{
@@ -30,7 +30,7 @@ use crate::{
     },
     environments::{Environments, Known},
     hub::Hub,
-    logbook::{self, Appended, LogError, Logbook},
+    logbook::{self, Appended, LogError, Logbook, within},
     metrics::Metrics,
     model::{cut::Entry, ledger::Ledger, settle::Settle, world::Plan},
     watch::jitter,
@@ -43,6 +43,8 @@ const HEAD_FRESH: Duration = Duration::from_secs(60);
 const APPENDS_PER_SECOND: u32 = 20;
 /// Writes of an environment's status are at least so far apart.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+/// A head is looked for in so many entries after the one known last; then a list tells.
+const STEPS: i64 = 32;
 /// So long the first append waits for the cursors of settings at most.
 const CURSORS: Duration = Duration::from_secs(15);
 
@@ -65,6 +67,8 @@ pub struct Recorder {
     pub cursors_ready: tokio::sync::watch::Receiver<bool>,
     /// Spreads appends over time.
     pub bucket: Arc<Bucket>,
+    /// Ends recording.
+    pub stop: CancellationToken,
 }
 
 /// Lets so many a second pass, in the order in which they come.
@@ -102,12 +106,37 @@ struct Keeper {
 }
 
 impl Recorder {
-    /// Follows the environments, and keeps the log of each.
+    /// Follows the environments, and keeps the log of each, until it is stopped.
     pub async fn run(self) {
+        let mut set_backs = self.hub.set_backs();
+        let tasks = TaskTracker::new();
+        let mut keepers: BTreeMap<String, Keeper> = BTreeMap::new();
+        loop {
+            let stopped = tokio::select! {
+                () = self.follow(&mut keepers, &tasks) => true,
+                () = self.stop.cancelled() => true,
+                _ = set_backs.changed() => false,
+            };
+            for keeper in std::mem::take(&mut keepers).into_values() {
+                keeper.stop.cancel();
+            }
+            if stopped {
+                return;
+            }
+            // Nothing that was under way when the store was set back must be taken for true afterwards.
+            tasks.close();
+            tasks.wait().await;
+            tasks.reopen();
+            self.hub.with(|world, _| world.set_back());
+            self.logbook.forget();
+            self.environments.begin_anew();
+        }
+    }
+
+    async fn follow(&self, keepers: &mut BTreeMap<String, Keeper>, tasks: &TaskTracker) {
         let api: Api<DeserializeGuard<Environment>> = Api::all(self.client.clone());
         let events = watcher(api, watcher::Config::default()).default_backoff();
         pin_mut!(events);
-        let mut keepers: BTreeMap<String, Keeper> = BTreeMap::new();
         let mut listed: Option<Vec<String>> = None;
         loop {
             match events.try_next().await {
@@ -118,21 +147,19 @@ impl Recorder {
                     if let Some(listed) = &mut listed {
                         listed.push(guarded.name_any());
                     }
-                    self.seen(guarded, &mut keepers);
+                    self.seen(guarded, keepers, tasks);
                 }
-                Ok(Some(watcher::Event::Apply(guarded))) => self.seen(guarded, &mut keepers),
+                Ok(Some(watcher::Event::Apply(guarded))) => self.seen(guarded, keepers, tasks),
                 Ok(Some(watcher::Event::Delete(guarded))) => {
-                    self.gone(&guarded.name_any(), &mut keepers)
+                    self.gone(&guarded.name_any(), keepers)
                 }
                 Ok(Some(watcher::Event::InitDone)) => {
                     let there = listed.take().unwrap_or_default();
-                    let gone: Vec<_> = keepers
-                        .keys()
-                        .filter(|name| !there.contains(name))
-                        .cloned()
-                        .collect();
+                    let all = self.environments.all();
+                    let known = all.keys().cloned();
+                    let gone: Vec<_> = known.filter(|name| !there.contains(name)).collect();
                     for name in gone {
-                        self.gone(&name, &mut keepers);
+                        self.gone(&name, keepers);
                     }
                     self.environments.set_listed();
                 }
@@ -140,7 +167,12 @@ impl Recorder {
         }
     }
 
-    fn seen(&self, guarded: DeserializeGuard<Environment>, keepers: &mut BTreeMap<String, Keeper>) {
+    fn seen(
+        &self,
+        guarded: DeserializeGuard<Environment>,
+        keepers: &mut BTreeMap<String, Keeper>,
+        tasks: &TaskTracker,
+    ) {
         let name = guarded.name_any();
         let environment = match guarded.0 {
             Ok(environment) => environment,
@@ -176,7 +208,7 @@ impl Recorder {
             if let Some(old) = keepers.remove(&name) {
                 old.stop.cancel();
             }
-            let stop = CancellationToken::new();
+            let stop = self.stop.child_token();
             keepers.insert(
                 name.clone(),
                 Keeper {
@@ -195,11 +227,12 @@ impl Recorder {
                 rollout: Settle::of(environment.spec.settle.as_ref()).rollout,
                 status_due: Instant::now(),
                 frozen_since: None,
+                lost: 0,
                 recorder: self.clone(),
                 name,
                 uid,
             };
-            tokio::spawn(async move {
+            tasks.spawn(async move {
                 tokio::select! {
                     () = task.run() => {}
                     () = stop.cancelled() => {}
@@ -211,17 +244,20 @@ impl Recorder {
     }
 
     fn gone(&self, name: &str, keepers: &mut BTreeMap<String, Keeper>) {
+        let Some(known) = self.environments.get(name) else {
+            return;
+        };
+        info!(
+            environment = name,
+            "the environment is gone; its log is removed when no setting waits for it"
+        );
         if let Some(keeper) = keepers.remove(name) {
-            info!(
-                environment = name,
-                "the environment is gone; its log is removed when no setting waits for it"
-            );
             keeper.stop.cancel();
-            self.hub
-                .with(|world, _| world.environment_gone(name, &keeper.uid));
-            self.environments.remove(name);
-            self.metrics.environment_gone(name);
         }
+        self.hub
+            .with(|world, _| world.environment_gone(name, &known.uid));
+        self.environments.remove(name);
+        self.metrics.environment_gone(name);
     }
 }
 
@@ -238,6 +274,8 @@ struct Task {
     rollout: Duration,
     status_due: Instant,
     frozen_since: Option<Instant>,
+    /// How often in a row another entry had the name of ours.
+    lost: u32,
 }
 
 impl Task {
@@ -269,13 +307,15 @@ impl Task {
     async fn turn(&mut self) -> Result<(), LogError> {
         let hub = self.recorder.hub.clone();
         let plan = hub.with(|world, now| world.plan(&self.name, now, Timestamp::now()));
+        let mut frozen = None;
         let wait = match plan {
             Plan::Frozen("ReadingLog", _) => {
                 self.read_log().await?;
                 return Ok(());
             }
             Plan::Frozen(reason, why) => {
-                self.report(Some((reason, why))).await;
+                frozen = Some((reason, why));
+                self.report(frozen.clone()).await;
                 Some(Instant::now() + Duration::from_secs(5))
             }
             Plan::Wait(until) => {
@@ -301,8 +341,8 @@ impl Task {
             }
         };
         // A status that had to wait for its turn is a reason to wake up, too.
-        let status =
-            (self.wanted_status(None).as_ref() != Some(&self.status)).then_some(self.status_due);
+        let status = (self.wanted_status(frozen.as_ref()).as_ref() != Some(&self.status))
+            .then_some(self.status_due);
         let until = [wait, status].into_iter().flatten().min();
         let until = until.unwrap_or_else(|| Instant::now() + Duration::from_secs(30));
         let _ = timeout_at(until, self.bell.notified()).await;
@@ -361,6 +401,7 @@ impl Task {
         let spec = &entry.spec;
         match logbook.append(&entry).await? {
             Appended::Done => {
+                self.lost = 0;
                 hub.with(|world, now| {
                     world.appended(&self.name, &self.uid, entry.after.clone(), now)
                 });
@@ -381,13 +422,13 @@ impl Task {
                     "someone else appended to the log; reading it again"
                 );
                 hub.with(|world, _| world.log_is_stale(&self.name, &self.uid));
+                self.give_way().await;
                 Ok(false)
             }
             Appended::Taken(uid) => {
                 // A leftover of a deleted environment, or we are the leftover: the API server knows who lives.
                 let api: Api<Environment> = Api::all(self.recorder.client.clone());
-                let living = api
-                    .get_opt(&self.name)
+                let living = within(api.get_opt(&self.name))
                     .await?
                     .and_then(|environment| environment.uid());
                 if living.as_deref() == Some(self.uid.as_str()) {
@@ -399,12 +440,20 @@ impl Task {
                     logbook
                         .remove_leftover(&self.name, spec.index, &uid)
                         .await?;
+                    self.give_way().await;
                 } else {
                     sleep(Duration::from_secs(1)).await; // the watch will tell
                 }
                 Ok(false)
             }
         }
+    }
+
+    /// Waits a moment after someone else took the name of an entry, longer if that happens again and again.
+    async fn give_way(&mut self) {
+        let pause = Duration::from_millis(50) * 2_u32.pow(self.lost.min(8));
+        self.lost = self.lost.saturating_add(1);
+        sleep(jitter(pause)).await;
     }
 
     /// Reads the log: its head, and the state after it.
@@ -421,6 +470,7 @@ impl Task {
             hub.with(|world, _| world.log_is_blank(&self.name, &self.uid, None, Cause::Baseline));
             return Ok(());
         };
+        self.head_hint = Some(head);
         let replay = logbook.replay(&self.name, &self.uid, head).await?;
         let ledger = replay.and_then(|replay| {
             let ledger = hub.with(|world, _| replay.ledger(self.rollout, world.fleet_mut()));
@@ -438,7 +488,7 @@ impl Task {
             Err(why) => {
                 error!(environment = self.name, head, %why, "the log can't be built on; what runs now counts as known");
                 let Some(spec) = logbook.read(&self.name, &self.uid, head).await? else {
-                    return Ok(());
+                    return Err(LogError::Vanished(logbook::name(&self.name, head)));
                 };
                 let mut end = Ledger::empty(crate::model::scope::Scope::default());
                 (end.index, end.time) = (spec.index, spec.time);
@@ -453,21 +503,19 @@ impl Task {
         Ok(())
     }
 
-    /// The number of the newest entry. The status' word for it is a hint; it holds if there is that one and no next.
+    /// The number of the newest entry. What the status or an earlier reading says is a hint; it holds if that entry is
+    /// there, and the head is then found by going on from it.
     async fn find_head(&mut self) -> Result<Option<i64>, LogError> {
         let logbook = &self.recorder.logbook;
         if let Some(hint) = self.head_hint.take() {
-            let there = logbook
-                .read_anew(&self.name, &self.uid, hint)
-                .await?
-                .is_some();
-            if there
-                && logbook
-                    .read_anew(&self.name, &self.uid, hint + 1)
-                    .await?
-                    .is_none()
-            {
-                return Ok(Some(hint));
+            let mut head = None;
+            for index in hint..hint + STEPS {
+                let there = logbook.read_anew(&self.name, &self.uid, index).await?;
+                match (there, head) {
+                    (Some(_), _) => head = Some(index),
+                    (None, Some(_)) => return Ok(head),
+                    (None, None) => break,
+                }
             }
         }
         let lines = logbook.lines(&self.name, Some(&self.uid)).await?;

@@ -13,8 +13,10 @@ use secrecy::SecretString;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch as channel,
-    time::{interval, timeout},
+    task::JoinSet,
+    time::{interval, sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
@@ -32,33 +34,45 @@ use crate::{
     record::Recorder,
     send::{self, Courier, ProxyConfig},
     serve::{self, Health, api::Archive},
-    watch,
+    watch::{self, Patience},
 };
 
-/// Pods are compared with what we know of them this often.
-const SELF_CHECK: Duration = Duration::from_secs(300);
 /// The log is pruned this often.
 const PRUNE: Duration = Duration::from_secs(600);
+/// An API server that doesn't answer at start is reported after so long.
+const ANSWER: Duration = Duration::from_secs(10);
+/// A connection on which nothing was heard for so long is dead: even the quietest watch has a bookmark each minute.
+const SILENCE: Duration = Duration::from_secs(150);
+/// So long requests that are under way may take when the program is to stop.
+const GRACE: Duration = Duration::from_secs(10);
+/// Pauses between attempts to create the default Environment double from the first to the second.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 /// Remembers that the default Environment was created once, so that a deleted one stays deleted.
 const MARKER: &str = "shipbell-default-environment";
 
 /// Runs the operator until it is told to stop.
 pub async fn run(flags: flags::Run) -> anyhow::Result<()> {
     telemetry(&flags)?;
+    // First of all: to the first process of a container a signal that it doesn't ask for is no signal.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
     let mut config = Config::infer()
         .await
         .context("can't find a cluster: neither a service account nor a kubeconfig")?;
     config.proxy_url = None; // proxies are for destinations
+    config.connect_timeout = Some(ANSWER);
+    config.read_timeout = Some(SILENCE);
     let namespace = flags
         .namespace
         .clone()
         .unwrap_or_else(|| config.default_namespace.clone());
+    let server = config.cluster_url.to_string();
     let courier = courier(&flags, &config)?;
     let client = Client::try_from(config).context("can't make a client for the cluster")?;
-    let version = timeout(Duration::from_secs(30), client.apiserver_version())
+    let version = timeout(ANSWER, client.apiserver_version())
         .await
-        .context("the API server doesn't answer")?;
-    let version = version.context("can't reach the API server")?;
+        .with_context(|| format!("the API server at {server} doesn't answer"))?;
+    let version = version.with_context(|| format!("can't reach the API server at {server}"))?;
     let minor: u32 = version
         .minor
         .chars()
@@ -89,31 +103,19 @@ pub async fn run(flags: flags::Run) -> anyhow::Result<()> {
     };
     let listener = serve::bind(flags.listen, "--listen").await?;
 
-    tokio::spawn(watch::follow(
-        client.clone(),
-        watch::PODS,
-        hub.clone(),
-        metrics.clone(),
-    ));
-    tokio::spawn(watch::follow(
-        client.clone(),
-        watch::DEPLOYMENTS,
-        hub.clone(),
-        metrics.clone(),
-    ));
-    tokio::spawn(watch::follow(
-        client.clone(),
-        watch::NAMESPACES,
-        hub.clone(),
-        metrics.clone(),
-    ));
-    tokio::spawn(watch::check(
-        client.clone(),
-        hub.clone(),
-        metrics.clone(),
-        SELF_CHECK,
-    ));
-    tokio::spawn(tick(hub.clone()));
+    let stop = CancellationToken::new();
+    let patience = Patience {
+        relist: flags.tuning.relist_interval.0,
+        idle: flags.tuning.watch_idle.0,
+    };
+    let mut tasks = JoinSet::new();
+    let (c, h, m) = (&client, &hub, &metrics);
+    let (c, h, m) = (|| c.clone(), || h.clone(), || m.clone());
+    tasks.spawn(watch::follow(c(), watch::PODS, h(), m(), patience));
+    tasks.spawn(watch::follow(c(), watch::DEPLOYMENTS, h(), m(), patience));
+    tasks.spawn(watch::follow(c(), watch::NAMESPACES, h(), m(), patience));
+    tasks.spawn(watch::check(c(), h(), m(), flags.tuning.check_interval.0));
+    tasks.spawn(tick(hub.clone()));
     let recorder = Recorder {
         client: client.clone(),
         hub: hub.clone(),
@@ -123,8 +125,9 @@ pub async fn run(flags: flags::Run) -> anyhow::Result<()> {
         namespace: namespace.clone(),
         cursors_ready: cursors,
         bucket: Arc::default(),
+        stop: stop.clone(),
     };
-    tokio::spawn(recorder.run());
+    tasks.spawn(recorder.run());
     if flags.default_environment {
         tokio::spawn(default_environment(
             client.clone(),
@@ -141,7 +144,7 @@ pub async fn run(flags: flags::Run) -> anyhow::Result<()> {
         metrics: metrics.clone(),
         every: PRUNE,
     };
-    tokio::spawn(pruner.run());
+    tasks.spawn(pruner.run());
     let installation = Arc::new(Installation {
         org: flags
             .org
@@ -180,17 +183,24 @@ pub async fn run(flags: flags::Run) -> anyhow::Result<()> {
             service_account: (flags.service_account.clone(), namespace.clone()),
         },
         passed: passed.clone(),
+        stop: stop.clone(),
     };
-    tokio::spawn(dispatcher.run(cursors_ready));
+    let mut sending = tokio::spawn(dispatcher.run(cursors_ready));
 
     let app = serve::health(health);
-    let server = axum::serve(listener, app);
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut server = tokio::spawn(axum::serve(listener, app).into_future());
     tokio::select! {
-        result = server.into_future() => result.context("the health port failed")?,
+        result = &mut server => result?.context("the health port failed")?,
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        // They run for ever: to go on without one of them would be to keep silent.
+        ended = tasks.join_next() => bail!("a part of the program ended: {ended:?}"),
+        ended = &mut sending => bail!("sending ended: {ended:?}"),
+    }
+    info!("nothing more is sent; what is under way is finished");
+    stop.cancel();
+    if timeout(GRACE, sending).await.is_err() {
+        warn!("some requests were still under way; they are made again at the next start");
     }
     info!("Shipbell stops");
     Ok(())
@@ -263,12 +273,9 @@ async fn tick(hub: Arc<Hub>) {
 /// Without its kinds the operator could do nothing but fail, again and again, in places that don't say why.
 async fn check_installed(client: &Client) -> anyhow::Result<()> {
     let api: Api<Environment> = Api::all(client.clone());
-    match timeout(
-        Duration::from_secs(30),
-        api.list_metadata(&ListParams::default().limit(1)),
-    )
-    .await?
-    {
+    let one = ListParams::default().limit(1);
+    let listed = timeout(ANSWER, api.list_metadata(&one));
+    match listed.await.context("the API server doesn't answer")? {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 => {
             bail!(
@@ -293,11 +300,18 @@ async fn default_environment(
     namespace: String,
 ) {
     environments.wait_listed().await;
-    if !environments.all().is_empty() {
-        return;
-    }
-    if let Err(error) = create_default_environment(&client, &cluster, &namespace).await {
-        error!(%error, "can't create the default Environment; create one, or start with --default-environment=false");
+    let mut pause = BACKOFF.0;
+    while environments.all().is_empty() {
+        let created = create_default_environment(&client, &cluster, &namespace);
+        match timeout(ANSWER, created).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => {
+                error!(%error, "can't create the default Environment; trying again (create one, or start with --default-environment=false)");
+            }
+            Err(_) => warn!("no answer when creating the default Environment; trying again"),
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(BACKOFF.1);
     }
 }
 

@@ -30,12 +30,29 @@ const PAGE: u32 = 500;
 const PAGE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The server ends a watch after so long (kube's own choice).
 const WATCH_SECONDS: u32 = 290;
-/// A watch without an event or a bookmark for so long is dead: bookmarks come about every minute.
-const IDLE: Duration = Duration::from_secs(150);
-/// What a watch lost is found by a new list after so long, and up to a fifth more.
-const RELIST: Duration = Duration::from_secs(30 * 60);
 /// Pauses between attempts double from the first to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// A watch that lasted so long, or told anything, has shown that it works.
+const PROVEN: Duration = Duration::from_secs(10);
+
+/// How patiently a kind is followed.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// What a watch lost is found by a new list after so long, and up to a fifth more.
+    pub relist: Duration,
+    /// A watch without an event or a bookmark for so long is dead: bookmarks come about every minute.
+    pub idle: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            relist: Duration::from_secs(30 * 60),
+            idle: Duration::from_secs(150),
+        }
+    }
+}
 
 /// A kind that is watched: where it is found, and where what is seen of it goes.
 pub struct Feed<T> {
@@ -91,47 +108,161 @@ struct ListMeta {
     next: Option<String>,
 }
 
-/// Why a list or a watch ended.
+/// How a list or a watch ended.
 enum End {
-    /// The server ended it in the ordinary way: go on from where it was.
+    /// The list is complete; or the server ended the watch in the ordinary way: go on from where it was.
     Resume,
     /// A new list is wanted, or the server has forgotten where we were.
-    Relist,
-    /// It failed; whether we may not read this kind at all.
-    Failed(String, bool),
+    Relist(&'static str),
+    /// It failed.
+    Failed(Failure),
+}
+
+struct Failure {
+    why: String,
+    /// We may not read this kind at all.
+    forbidden: bool,
+    /// Some of a list was taken in: going back to the state before it would undo that.
+    halfway: bool,
+}
+
+impl From<String> for Failure {
+    fn from(why: String) -> Self {
+        Self {
+            why,
+            forbidden: false,
+            halfway: false,
+        }
+    }
 }
 
 /// Follows one kind for ever.
-pub async fn follow<T>(client: Client, feed: Feed<T>, hub: Arc<Hub>, metrics: Arc<Metrics>)
-where
+pub async fn follow<T>(
+    client: Client,
+    feed: Feed<T>,
+    hub: Arc<Hub>,
+    metrics: Arc<Metrics>,
+    patience: Patience,
+) where
     T: View + Clone + Send + 'static,
 {
     let mut pause = BACKOFF.0;
-    let mut resume = false;
     let mut relist_at = Instant::now();
+    let mut resume = false;
+    // The server let us list, and not watch: that is asked first, or each list would look as if all were well.
+    let mut barred = false;
+    // The last attempt ended at once: the next one waits.
+    let mut hasty = false;
+    let mut fresh = false;
     loop {
-        let end = if resume && Instant::now() < relist_at {
-            watch(&client, feed, &hub, &metrics, relist_at).await
+        let begun = Instant::now();
+        let listing = !resume || begun >= relist_at;
+        let mut proven = false;
+        let end = if barred && let Err(failure) = may_watch::<T>(&client, feed, &hub).await {
+            End::Failed(failure)
+        } else if listing {
+            barred = false;
+            list(&client, feed, &hub, &metrics).await
+        } else if !fresh && let Err(end) = ask(&client, feed, &hub).await {
+            end
         } else {
-            let listed = list(&client, feed, &hub, &metrics).await;
-            if matches!(listed, End::Resume) {
-                relist_at = Instant::now() + RELIST + jitter(RELIST / 5);
-                pause = BACKOFF.0;
-            }
-            listed
+            let (end, told) = watch(&client, feed, &hub, &metrics, relist_at, patience.idle).await;
+            proven = told || begun.elapsed() >= PROVEN;
+            barred = matches!(&end, End::Failed(failure) if failure.forbidden);
+            end
         };
-        resume = matches!(end, End::Resume);
-        if let End::Failed(why, forbidden) = end {
-            warn!(kind = feed.kind.as_str(), %why, "can't follow; trying again");
-            metrics.watch_failed(feed.kind);
-            hub.with(|world, now| world.stream_fails(feed.kind, why, forbidden, now));
-            // Where we were may still be known to the server: a list is dear, and a watch that can't resume says so.
-            resume = !forbidden && hub.with(|world, _| world.stream(feed.kind).synced);
+        fresh = false;
+        if proven {
+            (pause, hasty) = (BACKOFF.0, false);
+        }
+        match end {
+            End::Resume => {
+                resume = true;
+                if listing {
+                    relist_at = Instant::now() + patience.relist + jitter(patience.relist / 5);
+                    fresh = true;
+                    continue;
+                }
+            }
+            End::Relist(why) => {
+                info!(kind = feed.kind.as_str(), why, "listing anew");
+                resume = false;
+            }
+            End::Failed(failure) => {
+                let Failure {
+                    why,
+                    forbidden,
+                    halfway,
+                } = failure;
+                warn!(kind = feed.kind.as_str(), %why, "can't follow; trying again");
+                metrics.watch_failed(feed.kind);
+                hub.with(|world, now| world.stream_fails(feed.kind, why, forbidden, now));
+                // Where we were may still be known to the server: a list is dear, and a watch that can't resume says
+                // so. After a long silence only a list shows that what we know is still so.
+                resume = !forbidden
+                    && !halfway
+                    && hub.with(|world, now| world.stream(feed.kind).is_good(now));
+                sleep(pause + jitter(pause)).await;
+                pause = (pause * 2).min(BACKOFF.1);
+                if listing {
+                    relist_at = Instant::now() + pause;
+                }
+                hasty = false;
+                continue;
+            }
+        }
+        if hasty {
             sleep(pause + jitter(pause)).await;
             pause = (pause * 2).min(BACKOFF.1);
-        } else if resume {
-            pause = BACKOFF.0;
         }
+        hasty = !proven;
+    }
+}
+
+/// Asks how far the server is. One that is not as far as we are was set back to an older state: a watch from where we are
+/// would be answered by silence.
+async fn ask<T>(client: &Client, feed: Feed<T>, hub: &Hub) -> Result<(), End> {
+    let (there, _) = count(client, feed.path).await.map_err(End::Failed)?;
+    let here = hub.with(|world, _| world.stream(feed.kind).version);
+    if there < here {
+        return Err(End::Relist("the server is behind what it told before"));
+    }
+    Ok(())
+}
+
+/// The server's version, and how many objects there are.
+async fn count(client: &Client, path: &str) -> Result<(u64, usize), Failure> {
+    let request = Request::new(path)
+        .list(&ListParams::default().limit(1))
+        .map_err(|error| Failure::from(error.to_string()))?;
+    let list = match timeout(PAGE_TIMEOUT, client.request::<Count>(request)).await {
+        Err(_) => return Err(no_answer()),
+        Ok(answer) => answer.map_err(|error| failed(&error))?,
+    };
+    let more = usize::try_from(list.metadata.remaining_item_count.unwrap_or(0)).unwrap_or(0);
+    Ok((
+        version(&list.metadata.resource_version),
+        list.items.len() + more,
+    ))
+}
+
+/// Whether a watch would be refused.
+async fn may_watch<T>(client: &Client, feed: Feed<T>, hub: &Hub) -> Result<(), Failure>
+where
+    T: View + Clone + Send + 'static,
+{
+    let from = hub
+        .with(|world, _| world.stream(feed.kind).version)
+        .to_string();
+    let request = Request::new(feed.path)
+        .watch(&WatchParams::default().timeout(1), &from)
+        .map_err(|error| Failure::from(error.to_string()))?;
+    match timeout(PAGE_TIMEOUT, client.request_events::<Seen<T>>(request)).await {
+        Err(_) => Err(no_answer()),
+        Ok(Err(kube::Error::Api(status))) if status.code == 403 => {
+            Err(failed(&kube::Error::Api(status)))
+        }
+        Ok(_) => Ok(()),
     }
 }
 
@@ -144,17 +275,18 @@ where
     hub.with(|world, _| world.list_begins(feed.kind));
     let mut params = ListParams::default().limit(PAGE);
     loop {
+        let halfway = params.continue_token.is_some();
+        let fails = |failure: Failure| End::Failed(Failure { halfway, ..failure });
         let request = match Request::new(feed.path).list(&params) {
             Ok(request) => request,
-            Err(error) => return End::Failed(error.to_string(), false),
+            Err(error) => return fails(error.to_string().into()),
         };
         let page = match timeout(PAGE_TIMEOUT, client.request::<List<T>>(request)).await {
-            Err(_) => {
-                return End::Failed(format!("no answer in {} s", PAGE_TIMEOUT.as_secs()), false);
+            Err(_) => return fails(no_answer()),
+            Ok(Err(kube::Error::Api(status))) if status.code == 410 => {
+                return End::Relist("the list's continue token has expired");
             }
-            // The continue token has expired: what was read so far is no list.
-            Ok(Err(kube::Error::Api(status))) if status.code == 410 => return End::Relist,
-            Ok(Err(error)) => return failed(&error),
+            Ok(Err(error)) => return fails(failed(&error)),
             Ok(Ok(page)) => page,
         };
         let count = page.items.len();
@@ -170,15 +302,23 @@ where
         match page.metadata.next.filter(|next| !next.is_empty()) {
             Some(next) => params = params.continue_token(&next),
             None => {
-                hub.with(|world, now| {
-                    world.list_ends(
-                        feed.kind,
-                        version(&page.metadata.resource_version),
-                        begun,
-                        now,
-                    )
+                let version = version(&page.metadata.resource_version);
+                let set_back = hub.with(|world, now| {
+                    let set_back = world.list_ends(feed.kind, version, begun, now);
+                    if set_back {
+                        world.set_back();
+                    }
+                    set_back
                 });
                 debug!(kind = feed.kind.as_str(), "listed");
+                if set_back {
+                    warn!(
+                        kind = feed.kind.as_str(),
+                        version,
+                        "the cluster's store was set back to an older state; reading everything anew"
+                    );
+                    hub.set_back();
+                }
                 return End::Resume;
             }
         }
@@ -186,17 +326,19 @@ where
     }
 }
 
-/// Follows the changes from where we are.
+/// Follows the changes from where we are; and whether there was anything to be heard.
 async fn watch<T>(
     client: &Client,
     feed: Feed<T>,
     hub: &Hub,
     metrics: &Metrics,
     relist_at: Instant,
-) -> End
+    idle: Duration,
+) -> (End, bool)
 where
     T: View + Clone + Send + 'static,
 {
+    let mut told = false;
     let from = hub
         .with(|world, _| world.stream(feed.kind).version)
         .to_string();
@@ -204,28 +346,37 @@ where
         .watch(&WatchParams::default().timeout(WATCH_SECONDS), &from)
     {
         Ok(request) => request,
-        Err(error) => return End::Failed(error.to_string(), false),
+        Err(error) => return (End::Failed(error.to_string().into()), told),
     };
     let stream = match timeout(PAGE_TIMEOUT, client.request_events::<Seen<T>>(request)).await {
-        Err(_) => return End::Failed(format!("no answer in {} s", PAGE_TIMEOUT.as_secs()), false),
-        Ok(Err(kube::Error::Api(status))) if status.code == 410 => return End::Relist,
-        Ok(Err(error)) => return failed(&error),
+        Err(_) => return (End::Failed(no_answer()), told),
+        Ok(Err(kube::Error::Api(status))) if status.code == 410 => {
+            return (End::Relist("the server has forgotten where we were"), told);
+        }
+        Ok(Err(error)) => return (End::Failed(failed(&error)), told),
         Ok(Ok(stream)) => stream,
     };
     pin_mut!(stream);
-    loop {
+    let end = loop {
         let event = tokio::select! {
-            event = timeout(IDLE, stream.next()) => event,
+            event = timeout(idle, stream.next()) => event,
             () = hub.relist_wanted(feed.kind).notified() => {
-                info!(kind = feed.kind.as_str(), "listing anew, as wanted");
-                return End::Relist;
+                // The bell may ring for a wish that a list has met meanwhile.
+                if hub.with(|world, _| world.stream(feed.kind).relist) {
+                    break End::Relist("it is wanted");
+                }
+                continue;
             }
-            () = sleep_until(relist_at) => return End::Relist,
+            () = sleep_until(relist_at) => break End::Relist("it is time"),
         };
         let event = match event {
-            Err(_) => return End::Failed("the watch went silent".to_owned(), false),
-            Ok(None) => return End::Resume,
-            Ok(Some(Err(error))) => return failed(&error),
+            // Nobody knows what happened meanwhile.
+            Err(_) => {
+                metrics.watch_failed(feed.kind);
+                break End::Relist("the watch went silent");
+            }
+            Ok(None) => break End::Resume,
+            Ok(Some(Err(error))) => break End::Failed(failed(&error)),
             Ok(Some(Ok(event))) => event,
         };
         metrics.watched(feed.kind);
@@ -246,18 +397,20 @@ where
         match warnings {
             Ok(warnings) => tell(&warnings, metrics),
             Err(status) if status.code == 410 => {
-                info!(
-                    kind = feed.kind.as_str(),
-                    "the server has forgotten where we were; listing anew"
-                );
-                return End::Relist;
+                break End::Relist("the server has forgotten where we were");
             }
-            Err(status) => return End::Failed(status.message, status.code == 403),
+            Err(status) => break End::Failed(failed(&kube::Error::Api(status))),
         }
-    }
+        told = true;
+    };
+    (end, told)
 }
 
-fn failed(error: &kube::Error) -> End {
+fn no_answer() -> Failure {
+    format!("no answer in {} s", PAGE_TIMEOUT.as_secs()).into()
+}
+
+fn failed(error: &kube::Error) -> Failure {
     match error {
         kube::Error::Api(status) => {
             let forbidden = status.code == 403;
@@ -266,9 +419,13 @@ fn failed(error: &kube::Error) -> End {
             } else {
                 ""
             };
-            End::Failed(format!("{}{cure}", status.message), forbidden)
+            Failure {
+                why: format!("{}{cure}", status.message),
+                forbidden,
+                halfway: false,
+            }
         }
-        error => End::Failed(error.to_string(), false),
+        error => error.to_string().into(),
     }
 }
 
@@ -293,18 +450,14 @@ pub async fn check(client: Client, hub: Arc<Hub>, metrics: Arc<Metrics>, every: 
         sleep(every + jitter(every / 5)).await;
         let astray = hub.with(|world, now| world.self_check(now));
         metrics.astray(astray);
-        let Ok(request) = Request::new(PODS.path).list(&ListParams::default().limit(1)) else {
-            continue;
+        let here = hub.with(|world, _| world.stream(Kind::Pods).version);
+        let Ok((there, pods)) = count(&client, PODS.path).await else {
+            continue; // the watch tells of it
         };
-        let Ok(Ok(list)) = timeout(PAGE_TIMEOUT, client.request::<Count>(request)).await else {
-            continue;
-        };
-        let there = list.items.len()
-            + usize::try_from(list.metadata.remaining_item_count.unwrap_or(0)).unwrap_or(0);
         let differs =
-            hub.with(|world, _| world.stream(Kind::Pods).synced && world.fleet().len() != there);
-        if differs && differed {
-            warn!("the number of pods differs from what the watch told; listing anew");
+            hub.with(|world, _| world.stream(Kind::Pods).synced && world.known_pods() != pods);
+        if differs && differed || there < here {
+            warn!("the pods differ from what the watch told; listing anew");
             hub.with(|world, _| world.want_relist(Kind::Pods));
         }
         differed = differs;
@@ -320,6 +473,8 @@ struct Count {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct CountMeta {
+    #[serde(default)]
+    resource_version: String,
     #[serde(default)]
     remaining_item_count: Option<i64>,
 }

@@ -42,11 +42,12 @@ pub fn set(
     let existing = conditions
         .iter()
         .position(|condition| condition.type_ == statement.type_);
-    let since = existing
+    let same = existing
         .map(|at| &conditions[at])
-        .filter(|condition| condition.status == status)
-        .map(|condition| condition.last_transition_time.clone())
-        .unwrap_or(Time(whole_seconds(now)));
+        .filter(|condition| condition.status == status);
+    let since = same.map_or(Time(whole_seconds(now)), |condition| {
+        condition.last_transition_time.clone()
+    });
     let condition = Condition {
         type_: statement.type_.to_owned(),
         status: status.to_owned(),

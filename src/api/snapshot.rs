@@ -12,6 +12,9 @@ pub const MAX_CHANGES: usize = 1_000;
 /// At most so many workloads are listed with one change.
 pub const MAX_WORKLOADS: usize = 200;
 
+/// At most so many other digests in one snapshot; what is left comes with the next.
+pub const MAX_IDENTITIES: usize = 1_000;
+
 /// One entry of the log of an environment: what changed, and what that means. Written by Shipbell alone, never edited.
 #[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[kube(
@@ -238,7 +241,7 @@ pub struct Checkpoint {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 400_000))]
     pub data: Option<String>,
-    /// In how many objects `{environment}-{index}-c{k}`, k from 0, the state lies instead.
+    /// In how many objects `{environment}-{index}-{hash}-c{k}`, k from 0, the state lies instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub chunks: Option<i64>,

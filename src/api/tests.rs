@@ -1,6 +1,6 @@
 //! The generated definitions are the committed ones, and keep the rules that every kind keeps.
 
-use std::{fs, path::Path};
+use std::{fmt::Write as _, fs, path::Path};
 
 use serde_json::Value;
 
@@ -142,15 +142,17 @@ fn the_committed_list_of_fields_is_that_of_the_types() {
             let text = schema["description"].as_str().unwrap_or_default();
             text.replace('\n', " ").replace('|', "\\|")
         };
-        page.push_str(&format!("\n## {kind}\n\n{} ({scope})\n", text(schema)));
+        write!(page, "\n## {kind}\n\n{} ({scope})\n", text(schema)).unwrap();
         for part in ["spec", "status"] {
             let schema = &schema["properties"][part];
             if schema.is_null() {
                 continue;
             }
-            page.push_str(&format!(
+            write!(
+                page,
                 "\n### {kind} {part}\n\n| field | type | what it is |\n|---|---|---|\n"
-            ));
+            )
+            .unwrap();
             walk(schema, "", false, &mut |schema, path, _| {
                 let path = path.trim_start_matches('.');
                 if path.is_empty()
@@ -184,10 +186,7 @@ fn the_committed_list_of_fields_is_that_of_the_types() {
                     }
                     (kind, _) => kind.unwrap_or("object").to_owned(),
                 };
-                page.push_str(&format!(
-                    "| `{path}` | {kind} | {}{values} |\n",
-                    text(schema)
-                ));
+                writeln!(page, "| `{path}` | {kind} | {}{values} |", text(schema)).unwrap();
             });
         }
     }

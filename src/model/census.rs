@@ -1,9 +1,9 @@
 //! What runs in an environment right now, counted as pods come and go.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc};
 
 use super::{
-    fleet::{Fleet, Pod},
+    fleet::{Fleet, Pod, Workload},
     image::Fingerprint,
     ledger::{Cell, Cells},
     scope::Scope,
@@ -16,6 +16,8 @@ pub struct Census {
     totals: BTreeMap<Fingerprint, u32>,
     /// The images by which pods ask for each artifact.
     images: BTreeMap<(Fingerprint, Arc<str>), u32>,
+    /// Other digests by which containers are known or called: whoever knows them knows the artifacts after a restart.
+    aliases: BTreeMap<Fingerprint, u32>,
     unidentified: usize,
 }
 
@@ -40,6 +42,11 @@ impl Census {
             self.unidentified += pod.unidentified();
         } else {
             self.unidentified -= pod.unidentified();
+        }
+        for digest in pod.digests() {
+            if fleet.canonical(digest) != digest {
+                step(&mut self.aliases, digest, add);
+            }
         }
         let cells = runs.into_iter().map(|(fingerprint, image)| {
             let cell = Cell {
@@ -72,6 +79,11 @@ impl Census {
     /// How many artifacts run.
     pub fn artifacts(&self) -> usize {
         self.totals.len()
+    }
+
+    /// The other digests by which artifacts are known or called.
+    pub fn aliases(&self) -> impl Iterator<Item = Fingerprint> {
+        self.aliases.keys().copied()
     }
 
     /// How many running containers can't be identified.
@@ -118,19 +130,20 @@ fn step<K: Ord>(counts: &mut BTreeMap<K, u32>, key: K, add: bool) {
 }
 
 /// The cells of one workload.
-pub fn cells_of<'a>(
-    cells: &'a Cells,
-    workload: &Arc<super::fleet::Workload>,
-) -> impl Iterator<Item = (&'a Cell, u32)> {
-    let first = Cell {
-        workload: workload.clone(),
-        fingerprint: Fingerprint([0; 32]),
-    };
-    let last = Cell {
-        workload: workload.clone(),
-        fingerprint: Fingerprint([0xff; 32]),
-    };
+pub fn cells_of<'a, T: Copy>(
+    cells: &'a BTreeMap<Cell, T>,
+    workload: &Arc<Workload>,
+) -> impl Iterator<Item = (&'a Cell, T)> {
     cells
-        .range(first..=last)
-        .map(|(cell, count)| (cell, *count))
+        .range(range_of(workload))
+        .map(|(cell, value)| (cell, *value))
+}
+
+/// From the first to the last cell that a workload can have.
+pub fn range_of(workload: &Arc<Workload>) -> RangeInclusive<Cell> {
+    let cell = |byte| Cell {
+        workload: workload.clone(),
+        fingerprint: Fingerprint([byte; 32]),
+    };
+    cell(0)..=cell(0xff)
 }

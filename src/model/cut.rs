@@ -14,7 +14,7 @@ use super::{
     image::Fingerprint,
     ledger::{CENSUS_VERSION, Cell, Ledger, content_hash, size_of_change},
     scope::Scope,
-    settle::{Settle, Unsettled, rolling_until},
+    settle::{Settle, Unsettled, restless_until, rests_at, rolling_until},
 };
 use crate::api::{
     EnvironmentSnapshotSpec, EventType,
@@ -28,6 +28,8 @@ use crate::api::{
 const ENTRIES_PER_CHECKPOINT: u32 = 64;
 /// Changes of an entry, in bytes: well below the 400 KB of a whole entry.
 const MAX_CHANGES_SIZE: usize = 300_000;
+/// Another digest of an artifact, in bytes.
+const SIZE_OF_IDENTITY: usize = 170;
 /// A checkpoint, in bytes of base64, that an entry holds itself.
 const MAX_CHECKPOINT: usize = 60_000;
 /// A chunk of a bigger one.
@@ -94,8 +96,21 @@ impl Material<'_> {
         if let Some(before) = before {
             (after.index, after.time) = (before.index, before.time);
             after.content_hash.clone_from(&before.content_hash);
-            after.identities.clone_from(&before.identities);
             after.compliance = before.compliance;
+        }
+        let aliases = before
+            .into_iter()
+            .flat_map(|l| l.identities.keys().copied());
+        after.identities = aliases
+            .chain(self.census.aliases())
+            .map(|alias| (alias, self.fleet.canonical(alias)))
+            .filter(|(alias, known)| alias != known)
+            .collect();
+        let time = self.wall.max(after.time);
+        for workload in after.workloads() {
+            if self.is_rolling(&workload) {
+                after.note_rollout(&workload, true, time, self.settle.rollout);
+            }
         }
         after.tidy();
         let entry = self.entry(after, vec![], vec![], vec![cause], true, None);
@@ -119,7 +134,12 @@ impl Material<'_> {
             causes.push(Cause::IdentityLearned);
             ledger.identify(identities);
         }
-        let parts = split(self.changes(&ledger, unsettled, ripe));
+        let mut identities = identities.clone();
+        let mut with: BTreeMap<Fingerprint, usize> = BTreeMap::new();
+        for known in identities.values() {
+            *with.entry(*known).or_default() += SIZE_OF_IDENTITY;
+        }
+        let parts = split(self.changes(&ledger, unsettled, ripe), &with);
         if parts.iter().any(|part| !part.is_empty()) {
             causes.push(Cause::WorkloadsChanged);
         }
@@ -142,6 +162,16 @@ impl Material<'_> {
                     ledger.names.insert(fingerprint, change.name.clone());
                 }
             }
+            // Each other digest is told with its artifact, or it would be forgotten as one of nothing.
+            let told: BTreeMap<_, _> = identities
+                .iter()
+                .filter(|(alias, known)| {
+                    ledger.total(known) > 0 || (part == 1 && before.total(alias) > 0)
+                })
+                .map(|(alias, known)| (*alias, *known))
+                .collect();
+            identities.retain(|alias, _| !told.contains_key(alias));
+            ledger.identities.extend(&told);
             ledger.tidy();
             let size: usize = changes
                 .iter()
@@ -151,12 +181,8 @@ impl Material<'_> {
                 || ledger.since_checkpoint.0 >= ENTRIES_PER_CHECKPOINT
                 || ledger.since_checkpoint.1 + size > ledger.checkpoint_size.max(64_000);
             let changes = changes.into_iter().map(|(change, _)| change).collect();
-            let identities = if part == 1 {
-                identities_of(identities)
-            } else {
-                vec![]
-            };
-            let entry = self.entry(ledger, changes, identities, causes.clone(), whole, cut);
+            let told = identities_of(&told);
+            let entry = self.entry(ledger, changes, told, causes.clone(), whole, cut);
             ledger = (*entry.after).clone();
             entries.push(entry);
         }
@@ -188,7 +214,9 @@ impl Material<'_> {
             let mut workloads = vec![];
             for cell in cells {
                 let (before, after) = (ledger.count(cell), self.census.get(cell));
-                let rolling = self.is_rolling(&cell.workload);
+                // What starts when some of its pods have not come up yet has a tail, too.
+                let rolling = self.is_unfinished(&cell.workload, unsettled)
+                    || was == 0 && self.is_starting(&cell.workload);
                 rollout &= rolling || self.belongs_to_rollout(cell, ledger, unsettled);
                 now += i64::from(after) - i64::from(before);
                 recorded.push((cell.clone(), after, rolling));
@@ -228,6 +256,20 @@ impl Material<'_> {
     fn is_rolling(&self, workload: &Workload) -> bool {
         let state = self.fleet.workload(workload);
         state.is_some_and(|state| rolling_until(state, self.settle) > Some(self.now))
+    }
+
+    fn is_starting(&self, workload: &Workload) -> bool {
+        let state = self.fleet.workload(workload);
+        state.is_some_and(|state| {
+            state.is_starting() && restless_until(state, self.settle) > Some(self.now)
+        })
+    }
+
+    /// Whether what follows in a workload belongs to the rollout that is recorded now.
+    fn is_unfinished(&self, workload: &Arc<Workload>, unsettled: &Unsettled) -> bool {
+        let rests = |state| rests_at(state, self.settle) <= self.now;
+        self.is_rolling(workload)
+            || unsettled.rolled(workload) && !self.fleet.workload(workload).is_none_or(rests)
     }
 
     /// Whether the change of a cell is a part of a rollout: its workload rolled since, or exchanges digests, or what is
@@ -317,21 +359,29 @@ impl Material<'_> {
 /// A change and the cells that it sets: cell, count, whether its workload is still rolling.
 type Recorded = (Change, Vec<(Cell, u32, bool)>);
 
-/// Parts that each fit into an entry. At least one, which may be empty.
-fn split(changes: Vec<Recorded>) -> Vec<Vec<Recorded>> {
+/// Parts that each fit into an entry. At least one, which may be empty. `with`: bytes that are written with an artifact
+/// when it changes, and in the first part if it doesn't.
+fn split(changes: Vec<Recorded>, with: &BTreeMap<Fingerprint, usize>) -> Vec<Vec<Recorded>> {
+    let size_of = |(change, cells): &Recorded| {
+        let other = cells
+            .first()
+            .and_then(|(cell, _, _)| with.get(&cell.fingerprint));
+        size_of_change(change) + other.copied().unwrap_or(0)
+    };
     let mut parts = vec![vec![]];
-    let mut size = 0;
+    let total: usize = changes.iter().map(size_of).sum();
+    let bare: usize = changes.iter().map(|(c, _)| size_of_change(c)).sum();
+    let mut size = with.values().sum::<usize>() - (total - bare);
     for recorded in changes {
-        size += size_of_change(&recorded.0);
+        size += size_of(&recorded);
         let part = parts.last_mut().filter(|part: &&mut Vec<Recorded>| {
             part.is_empty() || part.len() < MAX_CHANGES && size <= MAX_CHANGES_SIZE
         });
-        match part {
-            Some(part) => part.push(recorded),
-            None => {
-                size = size_of_change(&recorded.0);
-                parts.push(vec![recorded]);
-            }
+        if let Some(part) = part {
+            part.push(recorded);
+        } else {
+            size = size_of(&recorded);
+            parts.push(vec![recorded]);
         }
     }
     parts

@@ -36,6 +36,7 @@ pub struct Pod {
     /// The revision of the workload that made it; empty when the workload has no revisions.
     revision: Arc<str>,
     terminating: bool,
+    starting: bool,
     /// It has run to its end.
     finished: bool,
     seats: Box<[Seat]>,
@@ -51,6 +52,8 @@ struct Seat {
     container: Option<u64>,
     /// The digest by which this very container is known, and whether only its node knows it by that.
     digest: Option<(Arc<Fingerprint>, bool)>,
+    /// Another digest that this very container is or was called by.
+    also: Option<Arc<Fingerprint>>,
     active: bool,
 }
 
@@ -63,6 +66,15 @@ impl Pod {
             seat.digest
                 .as_ref()
                 .map(|(digest, _)| (**digest, &seat.image))
+        })
+    }
+
+    /// All digests by which the pod's containers are known or called, the same one more than once.
+    pub fn digests(&self) -> impl Iterator<Item = Fingerprint> {
+        let active = self.seats.iter().filter(|seat| seat.active);
+        active.flat_map(|seat| {
+            let known = seat.digest.as_ref().map(|(digest, _)| digest);
+            known.into_iter().chain(&seat.also).map(|digest| **digest)
         })
     }
 
@@ -92,12 +104,14 @@ impl Pod {
             owner,
             revision,
             terminating,
+            starting,
             finished,
             seats,
         } = self;
-        (terminating, finished, workload, revision)
+        (terminating, starting, finished, workload, revision)
             == (
                 &other.terminating,
+                &other.starting,
                 &other.finished,
                 &other.workload,
                 &other.revision,
@@ -112,12 +126,16 @@ pub struct WorkloadState {
     /// How many pods there are of each revision, terminating ones included, finished ones not.
     revisions: BTreeMap<Arc<str>, u32>,
     terminating: u32,
+    starting: u32,
     /// The last change of any of this or of what its pods run.
     pub changed: Moment,
+    /// When it last began or ceased to roll, by those signals.
+    pub signalled: Moment,
     /// Since when it rolls, by the signals of pods and Deployment; a new revision begins anew.
     pub rolling_since: Option<Moment>,
-    /// Since when some of its pods are terminating.
-    pub terminating_since: Option<Moment>,
+    /// Since when more is to be expected of it, rolling or not: pods that start or terminate, or a spec that its controller
+    /// has not seen.
+    pub restless_since: Option<Moment>,
 }
 
 /// What a changed pod means.
@@ -161,6 +179,11 @@ impl Fleet {
         self.pods.len()
     }
 
+    /// Whether a pod of this UID is known.
+    pub fn has_pod(&self, uid: u128) -> bool {
+        self.pods.contains_key(&uid)
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.pods.is_empty()
@@ -196,14 +219,21 @@ impl Fleet {
         digest
     }
 
-    /// Notes that `alias` is another name of `fingerprint`. True if that was news.
-    pub fn learn(&mut self, alias: Fingerprint, fingerprint: Fingerprint) -> bool {
-        let (alias, fingerprint) = (self.canonical(alias), self.canonical(fingerprint));
-        let news = alias != fingerprint;
-        if news {
-            self.aliases.insert(alias, fingerprint);
+    /// Notes that `alias` is another name of `fingerprint`; the digest by which no artifact goes any more, if that was
+    /// news.
+    pub fn learn(&mut self, alias: Fingerprint, fingerprint: Fingerprint) -> Option<Fingerprint> {
+        let (root, known) = (self.canonical(alias), self.canonical(fingerprint));
+        if root == known {
+            return None;
         }
-        news
+        // If the alias has a name already, that stays: what it is now known by as well is the newcomer.
+        let (other, stays) = if root == alias {
+            (root, known)
+        } else {
+            (known, root)
+        };
+        self.aliases.insert(other, stays);
+        Some(other)
     }
 
     /// The name to show for an artifact by the images that pods ask for: the first in text order, so that it
@@ -302,7 +332,7 @@ impl Fleet {
             self.seat(container, seated, unedited, &mut learned)
         });
         let seats = seats.collect();
-        let (terminating, finished) = (view.terminating, view.finished);
+        let (terminating, starting, finished) = (view.terminating, view.starting, view.finished);
         (
             Pod {
                 mark,
@@ -311,6 +341,7 @@ impl Fleet {
                 owner,
                 revision,
                 terminating,
+                starting,
                 finished,
                 seats,
             },
@@ -318,7 +349,7 @@ impl Fleet {
         )
     }
 
-    /// The Deployment above the ReplicaSet, else the controlling owner, else the pod itself.
+    /// The Deployment above the `ReplicaSet`, else the controlling owner, else the pod itself.
     fn workload_of(&mut self, view: &PodView) -> Arc<Workload> {
         let namespace = &view.meta.namespace;
         let Some(owner) = &view.owner else {
@@ -358,14 +389,17 @@ impl Fleet {
                 learned.push((alias, fingerprint));
             }
         };
+        let mut also = None;
         let digest = match (same.and_then(|seat| seat.digest.as_ref()), found) {
             (Some((known, true)), ImageId::Repo(repo)) => {
                 learn(**known, repo); // the registry's name of what only the node knew: better for everyone
+                also = Some(**known);
                 Some((repo, false))
             }
             (Some((known, local)), other) => {
                 if let Some(other) = other.fingerprint() {
                     learn(other, **known);
+                    also = Some(other);
                 }
                 Some((**known, *local))
             }
@@ -382,19 +416,26 @@ impl Fleet {
                 let pin = pin.filter(|_| container.is_some() && (unedited || created_after));
                 if let (Some(pin), Some(found)) = (pin, found.fingerprint()) {
                     learn(found, pin);
+                    also = Some(found);
                 }
-                pin.map(|pin| (pin, false)).or_else(|| match found {
+                pin.map(|pin| (pin, false)).or(match found {
                     ImageId::Repo(digest) => Some((digest, false)),
                     ImageId::Local(digest) => Some((digest, true)),
                     ImageId::Unresolved => None,
                 })
             }
         };
+        let also = also.filter(|also| digest.is_some_and(|(digest, _)| digest != *also));
+        let also = match also {
+            Some(also) => Some(self.digests.intern_owned(also)),
+            None => same.and_then(|seat| seat.also.clone()),
+        };
         Seat {
             name: self.texts.intern(view.name.as_str()),
             image: self.texts.intern(view.image.as_str()),
             container,
             digest: digest.map(|(digest, local)| (self.digests.intern_owned(digest), local)),
+            also,
             active: view.active,
         }
     }
@@ -441,14 +482,14 @@ impl Fleet {
         }
     }
 
-    fn deployment_of(&self, workload: &Workload) -> (bool, bool) {
+    fn deployment_of(&self, workload: &Workload) -> Signals {
         if &*workload.kind != "Deployment" {
-            return (false, false);
+            return Signals::default();
         }
         let key = (workload.namespace.clone(), workload.name.clone());
         self.deployments
             .get(&key)
-            .map_or((false, false), |(_, view)| (view.progressing, view.halted))
+            .map_or(Signals::default(), |(_, view)| Signals::of(view))
     }
 
     /// Takes in the newest state of a Deployment; the workload, if what is known of it changed.
@@ -460,9 +501,9 @@ impl Fleet {
     ) -> Option<Arc<Workload>> {
         let workload = self.intern_workload("Deployment", &view.meta.namespace, &view.meta.name);
         let key = (workload.namespace.clone(), workload.name.clone());
-        let told = (view.progressing, view.halted);
+        let told = Signals::of(&view);
         let before = self.deployments.insert(key, (mark, view));
-        if before.is_some_and(|(_, view)| (view.progressing, view.halted) == told) {
+        if before.is_some_and(|(_, view)| Signals::of(&view) == told) {
             return None;
         }
         self.workloads
@@ -483,7 +524,7 @@ impl Fleet {
             .remove(&(Arc::from(namespace), Arc::from(name)))?;
         let workload = self.intern_workload("Deployment", namespace, name);
         if let Some(state) = self.workloads.get_mut(&*workload) {
-            state.signal((false, false), now);
+            state.signal(Signals::default(), now);
         }
         Some(workload)
     }
@@ -551,14 +592,34 @@ impl Fleet {
     }
 }
 
+/// What a Deployment tells of its pods.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Signals {
+    unseen: bool,
+    progressing: bool,
+    halted: bool,
+}
+
+impl Signals {
+    fn of(view: &DeploymentView) -> Self {
+        Self {
+            unseen: view.unseen,
+            progressing: view.progressing,
+            halted: view.halted,
+        }
+    }
+}
+
 impl WorkloadState {
     fn new(now: Moment) -> Self {
         Self {
             revisions: BTreeMap::new(),
             terminating: 0,
+            starting: 0,
             changed: now,
+            signalled: now,
             rolling_since: None,
-            terminating_since: None,
+            restless_since: None,
         }
     }
 
@@ -570,6 +631,7 @@ impl WorkloadState {
             }
             *count += 1;
             self.terminating += u32::from(pod.terminating);
+            self.starting += u32::from(pod.starting);
         } else {
             if let Some(count) = self.revisions.get_mut(&pod.revision) {
                 *count -= 1;
@@ -578,14 +640,28 @@ impl WorkloadState {
                 }
             }
             self.terminating -= u32::from(pod.terminating);
+            self.starting -= u32::from(pod.starting);
         }
     }
 
-    fn signal(&mut self, (progressing, halted): (bool, bool), now: Moment) {
+    /// Whether some of its pods have not run yet.
+    pub fn is_starting(&self) -> bool {
+        self.starting > 0
+    }
+
+    fn signal(&mut self, deployment: Signals, now: Moment) {
+        let Signals {
+            unseen,
+            progressing,
+            halted,
+        } = deployment;
         let rolling = (progressing || self.revisions.len() > 1) && !halted;
+        if rolling != self.rolling_since.is_some() {
+            self.signalled = now;
+        }
         self.rolling_since = rolling.then(|| self.rolling_since.unwrap_or(now));
-        self.terminating_since =
-            (self.terminating > 0).then(|| self.terminating_since.unwrap_or(now));
+        let restless = self.terminating > 0 || (unseen || self.starting > 0) && !halted;
+        self.restless_since = restless.then(|| self.restless_since.unwrap_or(now));
     }
 }
 

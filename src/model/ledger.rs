@@ -1,7 +1,11 @@
 //! What the log of an environment says: the recorded counts, and how an entry changes them. State at any index = the
 //! nearest checkpoint before it + the entries since.
 
-use std::{collections::BTreeMap, io::Read as _, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Read as _,
+    sync::Arc,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
@@ -82,13 +86,15 @@ pub enum Unreadable {
     Broken(i64, String),
 }
 
+/// The cells of a workload: kind, namespace, name, [digest, instances] each.
+type StateCells = (String, String, String, Vec<(String, u32)>);
+
 /// The state as a checkpoint holds it.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct State {
     scope: Scope,
-    /// kind, namespace, name, [digest, instances] each.
-    cells: Vec<(String, String, String, Vec<(String, u32)>)>,
+    cells: Vec<StateCells>,
     names: BTreeMap<String, String>,
     #[serde(default)]
     rollouts: Vec<(String, String, String, Timestamp)>,
@@ -123,6 +129,12 @@ impl Ledger {
         &self.cells
     }
 
+    /// The workloads that have recorded instances.
+    pub fn workloads(&self) -> BTreeSet<Arc<Workload>> {
+        let workloads = self.cells.keys().map(|cell| &cell.workload);
+        workloads.cloned().collect()
+    }
+
     /// Recorded instances of a cell.
     pub fn count(&self, cell: &Cell) -> u32 {
         self.cells.get(cell).copied().unwrap_or(0)
@@ -152,9 +164,9 @@ impl Ledger {
     /// Renames artifacts that turned out to be others.
     pub fn identify(&mut self, identities: &BTreeMap<Fingerprint, Fingerprint>) {
         for (alias, fingerprint) in identities {
-            let renamed: Vec<_> = self
-                .cells
-                .keys()
+            let counted = self.total(alias) > 0;
+            let cells = self.cells.keys().filter(|_| counted);
+            let renamed: Vec<_> = cells
                 .filter(|cell| cell.fingerprint == *alias)
                 .cloned()
                 .collect();
@@ -175,6 +187,8 @@ impl Ledger {
             }
             self.identities.insert(*alias, *fingerprint);
         }
+        // What was learned in the opposite direction before.
+        self.identities.retain(|alias, known| alias != known);
     }
 
     /// Sets the count of a cell.
@@ -204,7 +218,7 @@ impl Ledger {
 
     /// The state as text: JSON, compressed, in base64.
     pub fn checkpoint(&self) -> String {
-        let mut cells: Vec<(String, String, String, Vec<(String, u32)>)> = vec![];
+        let mut cells: Vec<StateCells> = vec![];
         let mut last: Option<&Arc<Workload>> = None;
         for (cell, count) in &self.cells {
             if last != Some(&cell.workload) {

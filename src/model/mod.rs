@@ -25,6 +25,8 @@ pub mod view;
 pub mod world;
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod testing;
 
 /// A moment on the monotonic clock: the time since an arbitrary start, the same in all of a process.

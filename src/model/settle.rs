@@ -9,15 +9,17 @@ use std::{
 
 use super::{
     Moment,
-    census::{Census, cells_of},
+    census::{Census, cells_of, range_of},
     fleet::{Fleet, Workload, WorkloadState},
     image::Fingerprint,
-    ledger::{Cell, Ledger},
+    ledger::{Cell, Cells, Ledger},
 };
 use crate::api::environment;
 
 /// A change of the number of instances alone is recorded after so long even if it never stands still.
-const SCALING_MAX: Duration = Duration::from_secs(300);
+const SCALING_MAX: Duration = Duration::from_mins(5);
+/// What a Deployment says of its rollout may arrive so long before what its pods did: the two are watched apart.
+const SKEW: Duration = Duration::from_secs(1);
 
 /// The settle times of an environment, with the defaults filled in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +56,8 @@ impl Settle {
 pub struct Dirty {
     /// Since when.
     pub since: Moment,
+    /// When the actual count last changed, and what it is.
+    changed: (Moment, u32),
     /// Its workload was rolling at some moment since.
     pub rolled: bool,
 }
@@ -101,6 +105,42 @@ impl Unsettled {
         }
     }
 
+    /// Compares what an entry of our own may have changed: what was not recorded before, and what is recorded otherwise.
+    pub fn follow(
+        &mut self,
+        before: &Ledger,
+        census: &Census,
+        ledger: &Ledger,
+        fleet: &Fleet,
+        settle: &Settle,
+        now: Moment,
+    ) {
+        let others = |cells: &Cells, than: &Ledger| -> Vec<Cell> {
+            let others = cells.iter().filter(|(cell, n)| than.count(cell) != **n);
+            others.map(|(cell, _)| cell.clone()).collect()
+        };
+        let mut keys: BTreeSet<Cell> = self.dirty.keys().cloned().collect();
+        keys.extend(others(before.cells(), ledger));
+        keys.extend(others(ledger.cells(), before));
+        let crossing: Vec<Fingerprint> = self.crossing.keys().copied().collect();
+        for cell in &keys {
+            self.observe(cell, census, ledger, fleet, settle, now);
+        }
+        for fingerprint in crossing {
+            self.observe_total(fingerprint, census, ledger, now);
+        }
+    }
+
+    /// Whether a workload has anything unrecorded.
+    pub fn has(&self, workload: &Arc<Workload>) -> bool {
+        cells_of(&self.dirty, workload).next().is_some()
+    }
+
+    /// Whether a workload has anything unrecorded that rolled since.
+    pub fn rolled(&self, workload: &Arc<Workload>) -> bool {
+        cells_of(&self.dirty, workload).any(|(_, dirty)| dirty.rolled)
+    }
+
     /// Compares one cell anew.
     pub fn observe(
         &mut self,
@@ -111,13 +151,18 @@ impl Unsettled {
         settle: &Settle,
         now: Moment,
     ) {
-        if census.get(cell) == ledger.count(cell) {
+        let actual = census.get(cell);
+        if actual == ledger.count(cell) {
             self.dirty.remove(cell);
         } else {
             let dirty = self.dirty.entry(cell.clone()).or_insert(Dirty {
                 since: now,
+                changed: (now, actual),
                 rolled: false,
             });
+            if dirty.changed.1 != actual {
+                dirty.changed = (now, actual);
+            }
             dirty.rolled |= fleet
                 .workload(&cell.workload)
                 .is_some_and(|state| rolling_until(state, settle) > Some(now));
@@ -150,16 +195,8 @@ impl Unsettled {
         let rolling = fleet
             .workload(workload)
             .is_some_and(|state| rolling_until(state, settle) > Some(now));
-        let first = Cell {
-            workload: workload.clone(),
-            fingerprint: Fingerprint([0; 32]),
-        };
         let mut any = false;
-        for (_, dirty) in self
-            .dirty
-            .range_mut(first..)
-            .take_while(|(cell, _)| cell.workload == *workload)
-        {
+        for (_, dirty) in self.dirty.range_mut(range_of(workload)) {
             dirty.rolled |= rolling;
             any = true;
         }
@@ -208,6 +245,17 @@ pub fn rolling_until(state: &WorkloadState, settle: &Settle) -> Option<Moment> {
     state.rolling_since.map(|since| since + settle.rollout)
 }
 
+/// Until when more is expected of a workload, if it is.
+pub fn restless_until(state: &WorkloadState, settle: &Settle) -> Option<Moment> {
+    state.restless_since.map(|since| since + settle.rollout)
+}
+
+/// When a workload is at rest, as far as its pods and its Deployment tell, if nothing more happens.
+pub fn rests_at(state: &WorkloadState, settle: &Settle) -> Moment {
+    let skew = settle.quiet.min(SKEW);
+    (state.changed + settle.quiet).max(state.signalled + skew)
+}
+
 /// When a cell is ripe by what its own workload does, if nothing more happens.
 fn workload_ripe_at(
     cell: &Cell,
@@ -219,7 +267,7 @@ fn workload_ripe_at(
     now: Moment,
 ) -> Moment {
     let Some(state) = fleet.workload(&cell.workload) else {
-        return dirty.since + settle.quiet; // nothing is left of it
+        return dirty.changed.0 + settle.quiet; // nothing is left of it
     };
     let rolling = rolling_until(state, settle).filter(|until| *until > now);
     let same_digests = {
@@ -227,14 +275,13 @@ fn workload_ripe_at(
         let recorded = cells_of(ledger.cells(), &cell.workload).map(|(cell, _)| cell.fingerprint);
         actual.eq(recorded)
     };
-    let terminating = state
-        .terminating_since
-        .map(|since| since + settle.rollout)
-        .filter(|until| *until > now);
-    let held = rolling.max(terminating).unwrap_or_default();
+    let restless = restless_until(state, settle).filter(|until| *until > now);
+    let held = rolling.max(restless).unwrap_or_default();
     if same_digests && rolling.is_none() {
-        let still = (state.changed + settle.scaling).max(held);
+        let still = state.changed.max(dirty.changed.0) + settle.scaling;
+        let still = still.max(rests_at(state, settle)).max(held);
         return still.min(dirty.since + SCALING_MAX.max(settle.scaling));
     }
-    (state.changed + settle.quiet).max(held)
+    let still = dirty.changed.0 + settle.quiet; // pods come and go by their labels, too
+    still.max(rests_at(state, settle)).max(held)
 }

@@ -155,6 +155,8 @@ pub struct PodView {
     pub generation: i64,
     /// It is being deleted.
     pub terminating: bool,
+    /// Some of its containers have never run yet.
+    pub starting: bool,
     /// It has run to its end, well or not: nothing of it runs any more.
     pub finished: bool,
     /// Its labels.
@@ -315,9 +317,8 @@ impl View for PodView {
         )
         .map(|(spec, statuses, policy)| {
             let status = statuses.iter().find(|status| status.name == spec.name);
-            let text = |field: Option<&Cow<'_, str>>| {
-                field.map(|text| text.to_string()).unwrap_or_default()
-            };
+            let text =
+                |field: Option<&Cow<'_, str>>| field.map(ToString::to_string).unwrap_or_default();
             ContainerView {
                 name: spec.name.to_string(),
                 image: text(spec.image.as_ref()),
@@ -344,6 +345,7 @@ impl View for PodView {
             meta,
             generation: raw.metadata.generation.unwrap_or(0),
             terminating,
+            starting: !terminating && raw.status.phase.as_deref() == Some("Pending"),
             finished,
             labels: raw.metadata.labels.unwrap_or_default(),
             owner,
@@ -361,7 +363,9 @@ impl View for PodView {
 pub struct DeploymentView {
     /// Its metadata.
     pub meta: Meta,
-    /// The controller has not seen the newest spec, or says that a rollout is under way.
+    /// The controller has not seen the newest spec: it may be a rollout or a mere scaling.
+    pub unseen: bool,
+    /// The controller says that a rollout is under way.
     pub progressing: bool,
     /// It is paused, or its rollout has missed its deadline: nothing more is to be expected soon.
     pub halted: bool,
@@ -415,9 +419,9 @@ impl View for DeploymentView {
         let missed = reason == Some("ProgressDeadlineExceeded") && !unseen;
         Ok(Self {
             meta: raw.metadata.meta(),
-            progressing: unseen
-                || progressing.is_some_and(|c| c.status == "True")
-                    && reason != Some("NewReplicaSetAvailable"),
+            unseen,
+            progressing: progressing.is_some_and(|c| c.status == "True")
+                && reason != Some("NewReplicaSetAvailable"),
             halted: raw.spec.paused == Some(true) || missed,
         })
     }
@@ -604,31 +608,31 @@ mod tests {
                 .to_string(),
             )
             .unwrap();
-            (view.progressing, view.halted)
+            (view.unseen, view.progressing, view.halted)
         };
         assert_eq!(
             told(2, 2, "True", "NewReplicaSetAvailable", false),
-            (false, false)
+            (false, false, false)
         );
         assert_eq!(
             told(3, 2, "True", "NewReplicaSetAvailable", false),
-            (true, false)
+            (true, false, false)
         );
         assert_eq!(
             told(2, 2, "True", "ReplicaSetUpdated", false),
-            (true, false)
+            (false, true, false)
         );
         assert_eq!(
             told(2, 2, "False", "ProgressDeadlineExceeded", false),
-            (false, true)
+            (false, false, true)
         );
         assert_eq!(
             told(3, 2, "False", "ProgressDeadlineExceeded", false),
-            (true, false)
+            (true, false, false)
         );
         assert_eq!(
             told(2, 2, "Unknown", "DeploymentPaused", true),
-            (false, true)
+            (false, false, true)
         );
     }
 }

@@ -14,20 +14,21 @@ use super::{
     cut::{Draft, Material},
     fleet::{Fleet, PodChange, Workload},
     image::Fingerprint,
-    ledger::{CENSUS_VERSION, Ledger},
+    ledger::{CENSUS_VERSION, Cell, Ledger},
     scope::Scope,
-    settle::{Settle, Unsettled, rolling_until},
+    settle::{Settle, Unsettled, restless_until, rests_at, rolling_until},
     view::{DeploymentView, NamespaceView, PodView, Seen, version},
 };
 use crate::api::{
     EnvironmentSpec,
-    snapshot::{Cause, ReadAt, Totals},
+    snapshot::{Cause, MAX_IDENTITIES, ReadAt, Totals},
 };
 
 /// A stream that was silent for so long may have died: the server sends a bookmark about every minute.
 const STALE: Duration = Duration::from_secs(150);
-/// So long we wait for a stream to reach what the log has seen; then a new list settles it.
-const BEHIND: Duration = Duration::from_secs(90);
+/// So long we wait for a stream to reach what the log has seen; then a new list settles it. A bookmark may take a minute:
+/// not to record anything for that long, after each change of the one who writes, would be worse than a list.
+const BEHIND: Duration = Duration::from_secs(10);
 /// At most one cut of an environment in this time.
 const CUT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -72,6 +73,10 @@ pub struct Stream {
     mark: u32,
     /// Objects that can't be read: UID -> name and why.
     pub unreadable: BTreeMap<u128, String>,
+    /// Those that the list that is being read has not held so far.
+    unlisted: BTreeSet<u128>,
+    /// The list that is being read holds something that doesn't even tell its UID: it may be any of those we know.
+    nameless: bool,
 }
 
 impl Stream {
@@ -93,7 +98,6 @@ struct Watched {
     census: Census,
     unsettled: Unsettled,
     log: Log,
-    pending_identities: BTreeSet<Fingerprint>,
     last_cut: Option<Moment>,
     restored: bool,
 }
@@ -138,6 +142,8 @@ pub struct World {
     pods: Stream,
     deployments: Stream,
     namespaces: Stream,
+    /// Namespaces of a list that is not complete: taken in as a whole, or pods would be counted by labels of two times.
+    listed: Vec<NamespaceView>,
     environments: BTreeMap<String, Watched>,
     /// Environments that have something new to look at.
     touched: BTreeSet<String>,
@@ -194,12 +200,19 @@ impl World {
         let stream = self.stream_mut(kind);
         stream.mark = stream.mark.wrapping_add(1);
         stream.relist = false;
+        stream.unlisted = stream.unreadable.keys().copied().collect();
+        stream.nameless = false;
+        if kind == Kind::Namespaces {
+            self.listed.clear();
+        }
     }
 
-    /// A list that began at `begun` is complete.
-    pub fn list_ends(&mut self, kind: Kind, version: u64, begun: Moment, now: Moment) {
+    /// A list that began at `begun` is complete. True if the server is not as far as it was before: its store was set back.
+    pub fn list_ends(&mut self, kind: Kind, version: u64, begun: Moment, now: Moment) -> bool {
         let mark = self.stream(kind).mark;
         match kind {
+            // What seems to be gone may be what can't be read.
+            _ if self.stream(kind).nameless => self.recount(now),
             Kind::Pods => {
                 for uid in self.fleet.unmarked_pods(mark) {
                     self.pod_gone(uid, now);
@@ -211,15 +224,26 @@ impl World {
                 }
             }
             Kind::Namespaces => {
-                for name in self.fleet.unmarked_namespaces(mark) {
-                    self.fleet.remove_namespace(&name);
+                let mut changed = false;
+                for view in std::mem::take(&mut self.listed) {
+                    changed |= self.fleet.apply_namespace(&view, mark);
                 }
-                self.recount(now);
+                for name in self.fleet.unmarked_namespaces(mark) {
+                    changed |= self.fleet.remove_namespace(&name);
+                }
+                if changed {
+                    self.recount_by_namespaces(now);
+                }
             }
         }
         let stream = self.stream_mut(kind);
+        for uid in std::mem::take(&mut stream.unlisted) {
+            stream.unreadable.remove(&uid);
+        }
         let first = !stream.synced;
+        let set_back = version > 0 && version < stream.version;
         stream.synced = true;
+        stream.relist = false;
         stream.version = version;
         stream.progress = now;
         stream.list_begun = Some(begun);
@@ -238,7 +262,31 @@ impl World {
             })
             .collect();
         self.fleet.tidy(|workload| used.contains(workload));
+        if set_back {
+            // Watches from where the server was before would stay silent.
+            for other in [Kind::Pods, Kind::Deployments, Kind::Namespaces] {
+                if self.stream(other).version > version {
+                    self.want_relist(other);
+                }
+            }
+        }
         self.touch_all();
+        set_back
+    }
+
+    /// The cluster's store was set back to an older state, and the logs with it: all that is known of them is doubtful.
+    pub fn set_back(&mut self) {
+        for env in self.environments.values_mut() {
+            env.log = Log::Unread;
+            env.restored = true;
+        }
+        self.touch_all();
+    }
+
+    /// How many pods there are, as far as is known: those that could never be read, too.
+    pub fn known_pods(&self) -> usize {
+        let unknown = self.pods.unreadable.keys();
+        self.fleet.len() + unknown.filter(|uid| !self.fleet.has_pod(**uid)).count()
     }
 
     /// A bookmark: nothing happened up to this version.
@@ -275,6 +323,10 @@ impl World {
         if self.deployments.synced && !self.deployments.is_good(now) {
             self.fleet.forget_deployments(now);
             self.deployments.synced = false;
+        }
+        if !self.deployments.synced {
+            // A watch that comes to life again would not tell what has been forgotten.
+            self.want_relist(Kind::Deployments);
         }
         self.touch_all();
     }
@@ -370,8 +422,10 @@ impl World {
         match seen {
             Seen::Good(view) => {
                 self.namespaces.unreadable.remove(&view.meta.uid);
-                if self.fleet.apply_namespace(&view, mark) && !listed {
-                    self.recount(now);
+                if listed {
+                    self.listed.push(view);
+                } else if self.fleet.apply_namespace(&view, mark) {
+                    self.recount_by_namespaces(now);
                 }
                 vec![]
             }
@@ -385,8 +439,9 @@ impl World {
     /// A namespace was deleted.
     pub fn namespace_deleted(&mut self, seen: &Seen<NamespaceView>, now: Moment) {
         self.progress(Kind::Namespaces, seen.meta().version, false, now);
+        self.namespaces.unreadable.remove(&seen.meta().uid);
         if self.fleet.remove_namespace(&seen.meta().name) {
-            self.recount(now);
+            self.recount_by_namespaces(now);
         }
     }
 
@@ -399,27 +454,18 @@ impl World {
     }
 
     fn pod_changed(&mut self, change: &PodChange, now: Moment) {
-        let learned: Vec<_> = change
-            .learned
-            .iter()
-            .filter(|(alias, known)| self.fleet.learn(*alias, *known))
+        let learned = change.learned.iter();
+        let renamed: Vec<_> = learned
+            .filter_map(|(alias, known)| self.fleet.learn(*alias, *known))
             .collect();
-        if !learned.is_empty() {
-            for (name, env) in &mut self.environments {
-                let concerned = change
-                    .now
-                    .as_ref()
-                    .is_some_and(|pod| admits(&env.scope, &self.fleet, pod));
-                if concerned {
-                    env.pending_identities
-                        .extend(learned.iter().map(|(alias, _)| *alias));
-                    self.touched.insert(name.clone());
-                }
-            }
-            return self.recount(now); // rare, and any environment may count the other digest
-        }
         for (name, env) in &mut self.environments {
+            if env.counts_any(&renamed) {
+                env.recount(&self.fleet, now); // rare: it has counted one artifact as two
+                self.touched.insert(name.clone());
+                continue;
+            }
             let mut cells = vec![];
+            let unidentified = env.census.unidentified();
             for (pod, add) in [(&change.before, false), (&change.now, true)] {
                 if let Some(pod) = pod
                     .as_ref()
@@ -435,11 +481,13 @@ impl World {
                 env.unsettled
                     .observe(cell, &env.census, ledger, &self.fleet, &env.settle, now);
             }
-            let mut waiting = false;
+            // The status tells of them.
+            let mut waiting = env.census.unidentified() != unidentified;
             for pod in [&change.before, &change.now].into_iter().flatten() {
                 waiting |=
                     env.unsettled
                         .observe_workload(&pod.workload, &self.fleet, &env.settle, now);
+                waiting |= ledger.rollouts.contains_key(&pod.workload);
             }
             if waiting || (!cells.is_empty() && !env.unsettled.is_settled()) {
                 self.touched.insert(name.clone());
@@ -449,10 +497,24 @@ impl World {
 
     fn workload_changed(&mut self, workload: &Arc<Workload>, now: Moment) {
         for (name, env) in &mut self.environments {
-            if env
+            let waiting = env
                 .unsettled
-                .observe_workload(workload, &self.fleet, &env.settle, now)
-            {
+                .observe_workload(workload, &self.fleet, &env.settle, now);
+            let open = match &env.log {
+                Log::Read(ledger, _) => ledger.rollouts.contains_key(workload),
+                _ => false,
+            };
+            if waiting || open {
+                self.touched.insert(name.clone());
+            }
+        }
+    }
+
+    /// Counts those environments anew that depend on the labels of namespaces.
+    fn recount_by_namespaces(&mut self, now: Moment) {
+        for (name, env) in &mut self.environments {
+            if env.scope.needs_namespaces() {
+                env.recount(&self.fleet, now);
                 self.touched.insert(name.clone());
             }
         }
@@ -495,7 +557,6 @@ impl World {
             census: Census::default(),
             unsettled: Unsettled::default(),
             log: Log::Unread,
-            pending_identities: BTreeSet::new(),
             last_cut: None,
             restored: false,
         };
@@ -541,18 +602,20 @@ impl World {
         let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid) else {
             return;
         };
-        let mut learned = false;
-        for (alias, known) in &ledger.identities {
-            learned |= self.fleet.learn(*alias, *known);
-        }
+        let learned = ledger.identities.iter();
+        let renamed: Vec<_> = learned
+            .filter_map(|(alias, known)| self.fleet.learn(*alias, *known))
+            .collect();
         env.scope = ledger.scope.clone();
         env.log = Log::Read(ledger, now);
-        if learned {
-            self.recount(now);
-        } else {
-            env.recount(&self.fleet, now);
-        }
+        env.recount(&self.fleet, now);
         self.touched.insert(name.to_owned());
+        for (name, env) in &mut self.environments {
+            if env.counts_any(&renamed) {
+                env.recount(&self.fleet, now);
+                self.touched.insert(name.clone());
+            }
+        }
     }
 
     /// Someone else appended to the log: it has to be read again.
@@ -582,16 +645,23 @@ impl World {
         let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid) else {
             return;
         };
-        let rescoped = env.scope != after.scope;
-        env.pending_identities
-            .retain(|alias| !after.identities.contains_key(alias));
-        env.log = Log::Read(after, now);
+        let before = std::mem::replace(&mut env.log, Log::Read(after, now));
         env.last_cut = Some(now);
         env.restored = false;
-        if rescoped {
-            env.scope = env.wanted.clone();
+        let Log::Read(after, _) = &env.log else {
+            return;
+        };
+        if let Log::Read(before, _) = &before
+            && env.scope == after.scope
+        {
+            // The running counts are right as they are: only what is recorded is other than before.
+            env.unsettled
+                .follow(before, &env.census, after, &self.fleet, &env.settle, now);
+        } else {
+            // What is wanted may be another scope by now; that is for the next plan.
+            env.scope.clone_from(&after.scope);
+            env.recount(&self.fleet, now);
         }
-        env.recount(&self.fleet, now);
         self.touched.insert(name.to_owned());
     }
 
@@ -603,7 +673,7 @@ impl World {
         if let Some((reason, message)) = self.frozen(env, now) {
             return Plan::Frozen(reason, message);
         }
-        let head = match &env.log {
+        let behind = match &env.log {
             Log::Unread => {
                 return Plan::Frozen(
                     "ReadingLog",
@@ -611,10 +681,10 @@ impl World {
                 );
             }
             Log::Blank(..) => None,
-            Log::Read(ledger, read) => Some((ledger.clone(), *read)),
+            Log::Read(ledger, read) => Some(self.behind(ledger, *read, now)),
         };
-        if let Some((ledger, read)) = &head {
-            match self.behind(ledger, *read, now) {
+        if let Some(behind) = behind {
+            match behind {
                 Behind::No { set_back } => {
                     if let Some(env) = self.environments.get_mut(name) {
                         env.restored |= set_back;
@@ -679,9 +749,9 @@ impl World {
                     let draft = material.baseline(Some(ledger), &env.scope, Cause::RulesChanged);
                     return Plan::Append(Box::new(draft));
                 }
-                close_rollouts(ledger, &env.unsettled, &self.fleet, &env.settle, now, wall);
+                let closing =
+                    close_rollouts(ledger, &env.unsettled, &self.fleet, &env.settle, now, wall);
                 let rescoped = env.scope != env.wanted;
-                let identities = identities(ledger, &env.pending_identities, &self.fleet);
                 let ripe = env
                     .unsettled
                     .ripe(&env.census, ledger, &self.fleet, &env.settle, now);
@@ -690,17 +760,28 @@ impl World {
                     // What changed under the old scope is told before the new scope counts as known.
                     cells = env.unsettled.dirty().keys().cloned().collect();
                 }
-                if !cells.is_empty() || !identities.is_empty() {
-                    material.record(ledger, &env.unsettled, &cells, &identities)
-                } else if rescoped {
-                    let census = Census::of(&env.wanted, &self.fleet);
-                    Material {
-                        census: &census,
-                        ..material
+                let (identities, more) = identities(ledger, &env.census, &self.fleet, &cells);
+                if more {
+                    cells.clear(); // what is renamed later would look as if it had stopped
+                }
+                let record = || material.record(ledger, &env.unsettled, &cells, &identities);
+                let draft = (!cells.is_empty() || !identities.is_empty()).then(record);
+                if rescoped {
+                    let census = &Census::of(&env.wanted, &self.fleet);
+                    let end = draft.as_ref().and_then(|draft| draft.entries.last());
+                    let end = end.map_or(&**ledger, |entry| &entry.after);
+                    let scoped = Material { census, ..material };
+                    let baseline = scoped.baseline(Some(end), &env.wanted, Cause::ScopeChanged);
+                    let mut entries = draft.map(|draft| draft.entries).unwrap_or_default();
+                    entries.extend(baseline.entries);
+                    Draft {
+                        entries,
+                        ..baseline
                     }
-                    .baseline(Some(ledger), &env.wanted, Cause::ScopeChanged)
+                } else if let Some(draft) = draft {
+                    draft
                 } else {
-                    return Plan::Wait(ripe.next);
+                    return Plan::Wait([ripe.next, closing].into_iter().flatten().min());
                 }
             }
         };
@@ -746,6 +827,9 @@ impl World {
         for (kind, seen) in seen {
             let stream = self.stream(kind);
             if seen.is_empty() || !stream.is_good(now) || stream.version >= version(seen) {
+                continue;
+            }
+            if kind == Kind::Namespaces && !ledger.scope.needs_namespaces() {
                 continue;
             }
             // A quorum list that began after the head was read is new enough, whatever its number.
@@ -835,42 +919,58 @@ impl Watched {
         match &self.log {
             Log::Read(ledger, _) => {
                 self.unsettled
-                    .rebuild(&self.census, ledger, fleet, &self.settle, now)
+                    .rebuild(&self.census, ledger, fleet, &self.settle, now);
             }
             _ => self.unsettled = Unsettled::default(),
         }
     }
 
+    /// Whether it counts an artifact by one of these digests.
+    fn counts_any(&self, digests: &[Fingerprint]) -> bool {
+        digests.iter().any(|digest| self.census.total(digest) > 0)
+    }
+
     /// Whether there is anything to record, ripe or not.
     fn has_work(&self, fleet: &Fleet) -> bool {
-        let identities = match &self.log {
-            Log::Read(ledger, _) => !identities(ledger, &self.pending_identities, fleet).is_empty(),
+        let more = match &self.log {
+            Log::Read(ledger, _) => {
+                let (identities, _) = identities(ledger, &self.census, fleet, &BTreeSet::new());
+                !identities.is_empty() || !ledger.rollouts.is_empty()
+            }
             _ => true,
         };
-        identities || !self.unsettled.is_settled() || self.scope != self.wanted
+        more || !self.unsettled.is_settled() || self.scope != self.wanted
     }
 }
 
-/// Other digests that the log doesn't know of yet.
+/// Other digests that the log doesn't know of yet, of what is recorded or is to be recorded now: as many as an entry can
+/// hold, and whether more of what is recorded goes by another digest.
 fn identities(
     ledger: &Ledger,
-    pending: &BTreeSet<Fingerprint>,
+    census: &Census,
     fleet: &Fleet,
-) -> BTreeMap<Fingerprint, Fingerprint> {
-    let recorded = ledger.artifacts().map(|(fingerprint, _)| *fingerprint);
-    let unknown = pending
-        .iter()
-        .copied()
-        .filter(|alias| !ledger.identities.contains_key(alias));
-    let renamed = recorded
-        .chain(unknown)
-        .map(|digest| (digest, fleet.canonical(digest)));
-    renamed
-        .filter(|(digest, canonical)| digest != canonical)
-        .collect()
+    cells: &BTreeSet<Cell>,
+) -> (BTreeMap<Fingerprint, Fingerprint>, bool) {
+    let pair = |digest| (digest, fleet.canonical(digest));
+    let recorded = || ledger.artifacts().map(|(digest, _)| pair(*digest));
+    let mut renamed = recorded().filter(|(digest, known)| digest != known);
+    let mut found: BTreeMap<_, _> = renamed.by_ref().take(MAX_IDENTITIES).collect();
+    if renamed.next().is_some() {
+        return (found, true);
+    }
+    let soon = cells.iter().map(|cell| cell.fingerprint);
+    let told: BTreeSet<_> = recorded().map(|(_, known)| known).chain(soon).collect();
+    let unknown = census
+        .aliases()
+        .filter(|alias| !ledger.identities.contains_key(alias))
+        .map(pair)
+        .filter(|(_, known)| told.contains(known) && census.total(known) > 0);
+    let room = MAX_IDENTITIES - found.len();
+    found.extend(unknown.take(room));
+    (found, false)
 }
 
-/// Forgets rollouts that were recorded half-way and are over: what their workloads do now is news.
+/// Forgets rollouts that were recorded half-way and are over: what their workloads do now is news. When the next may be.
 fn close_rollouts(
     ledger: &mut Arc<Ledger>,
     unsettled: &Unsettled,
@@ -878,34 +978,32 @@ fn close_rollouts(
     settle: &Settle,
     now: Moment,
     wall: Timestamp,
-) {
-    let over = |workload: &Arc<Workload>, until: &Timestamp| {
-        let state = fleet.workload(workload);
-        let rolling = state.is_some_and(|state| rolling_until(state, settle) > Some(now));
-        let quiet = state.is_none_or(|state| {
-            state.changed + settle.quiet <= now && state.terminating_since.is_none()
+) -> Option<Moment> {
+    let mut closed = vec![];
+    let mut next: Option<Moment> = None;
+    for (workload, until) in &ledger.rollouts {
+        let over = fleet.workload(workload).map_or(now, |state| {
+            let held = rolling_until(state, settle).max(restless_until(state, settle));
+            rests_at(state, settle).max(held.unwrap_or_default())
         });
-        let open = unsettled
-            .dirty()
-            .keys()
-            .any(|cell| cell.workload == *workload);
-        wall >= *until || (!rolling && quiet && !open)
-    };
-    let closed: Vec<_> = ledger
-        .rollouts
-        .iter()
-        .filter(|(w, until)| over(w, until))
-        .map(|(w, _)| w.clone())
-        .collect();
+        if wall >= *until || (over <= now && !unsettled.has(workload)) {
+            closed.push(workload.clone());
+        } else if over > now {
+            next = Some(next.map_or(over, |next| next.min(over)));
+        }
+    }
     if !closed.is_empty() {
         let ledger = Arc::make_mut(ledger);
         ledger
             .rollouts
             .retain(|workload, _| !closed.contains(workload));
     }
+    next
 }
 
 fn unreadable(stream: &mut Stream, kind: &str, meta: &super::view::Meta, why: &str) -> Vec<String> {
+    stream.unlisted.remove(&meta.uid);
+    stream.nameless |= meta.name.is_empty();
     let slash = if meta.namespace.is_empty() { "" } else { "/" };
     let name = format!("{}{slash}{}", meta.namespace, meta.name);
     let told = format!("{kind} {name}: {why}");

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write as _,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -61,9 +62,12 @@ pub struct Archive {
     pub installation: Arc<Installation>,
     /// Everyone who reaches it may read: a proxy has asked already.
     pub open: bool,
-    /// What tokens may do, by their hash.
-    pub tokens: Arc<Mutex<BTreeMap<[u8; 32], (bool, Instant)>>>,
+    /// What tokens may do.
+    pub tokens: Arc<Mutex<Tokens>>,
 }
+
+/// What tokens may do, by their hash, and when that was asked.
+pub type Tokens = BTreeMap<[u8; 32], (bool, Instant)>;
 
 /// The read API.
 pub fn router(archive: Archive) -> Router {
@@ -422,14 +426,16 @@ async fn page(
     for artifact in snapshot["artifacts"].as_array().into_iter().flatten() {
         let text = |value: &Value| escape(value.as_str().unwrap_or_default());
         let annotation = &artifact["annotation"];
-        rows.push_str(&format!(
-            "<tr><td>{}</td><td><code>{}</code></td><td>{}</td><td>{} &rarr; {}</td></tr>\n",
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            rows,
+            "<tr><td>{}</td><td><code>{}</code></td><td>{}</td><td>{} &rarr; {}</td></tr>",
             text(&artifact["name"]),
             text(&artifact["fingerprint"]),
             text(&annotation["type"]),
             annotation["was"],
             annotation["now"],
-        ));
+        );
     }
     let (environment, index) = (escape(&environment), &snapshot["index"]);
     let seconds = snapshot["timestamp"].as_f64().unwrap_or_default();

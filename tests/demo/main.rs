@@ -9,7 +9,7 @@ use kit::{
     Cluster, Operator, OperatorOptions, PlaneOptions, Receiver, apply, assets, deployment,
     eventually, operator::binary,
 };
-use narrator::Narrator;
+use narrator::{Narrator, note, show, title};
 use serde_json::{Value, json};
 use shipbell::api::EnvironmentSnapshot;
 use std::{
@@ -46,7 +46,9 @@ fn main() -> ExitCode {
 
 async fn demo() -> Result<()> {
     let tell = Narrator::new();
-    tell.title("Shipbell rings when what runs in your cluster changes. This takes about half a minute, once all is built.");
+    title(
+        "Shipbell rings when what runs in your cluster changes. This takes about half a minute, once all is built.",
+    );
     let (found, helm) = tokio::task::spawn_blocking(|| (assets::find(), assets::helm())).await?;
     found?;
     let helm = helm?;
@@ -84,8 +86,8 @@ async fn demo() -> Result<()> {
     let mut operator = start(&cluster).await?;
     shortened(&cluster).await?;
     baseline(&cluster).await?;
-    tell.show(&cluster.plane.kubectl(&["get", "shipenv"]).await?);
-    tell.note("That is the silent baseline: what ran before counts as known, so nothing is sent.");
+    show(&cluster.plane.kubectl(&["get", "shipenv"]).await?);
+    note("That is the silent baseline: what ran before counts as known, so nothing is sent.");
 
     tell.step("The shop's team asks for events: a webhook, and Slack by the six lines of the README; then all examples").await;
     settings(&cluster, &webhook, &slack).await?;
@@ -141,7 +143,7 @@ async fn demo() -> Result<()> {
         .set_image(SHOP, "web", "registry.example.com/shop/web:v3")
         .await?;
     failing(&cluster).await?;
-    tell.show(
+    show(
         &cluster
             .plane
             .kubectl(&["-n", SHOP, "get", "notifset", "-o", "wide"])
@@ -156,31 +158,33 @@ async fn demo() -> Result<()> {
     tell.step("What Slack was sent for the rollout of v1 to v2")
         .await;
     let heard = slack.wait_for(PATIENCE, |heard| heard.len() >= 3).await?;
-    tell.show(&serde_json::to_string_pretty(&heard[0].json())?);
+    show(&serde_json::to_string_pretty(&heard[0].json())?);
 
     tell.step("What the cluster says of it").await;
     acknowledged(&cluster).await?;
-    tell.show(
+    show(
         &cluster
             .plane
             .kubectl(&["get", "shipenv,notifset", "-A"])
             .await?,
     );
 
-    let (got, duplicates) = expected.count(&webhook);
+    let (got, duplicates) = Expected::count(&webhook);
     let verdict = format!(
         "expected {} events, got {got}, {duplicates} duplicates",
         expected.total
     );
-    tell.title(&verdict);
+    title(&verdict);
     ensure!(got == expected.total && duplicates == 0, "{verdict}");
 
     if std::env::var_os("KEEP").is_some_and(|keep| !keep.is_empty()) {
-        tell.title(&format!(
+        title(&format!(
             "KUBECONFIG={}",
             cluster.plane.admin_kubeconfig().display()
         ));
-        tell.note("Kept up until Ctrl-C. Try: kubectl -n shop set image deployment/web app=registry.example.com/shop/web:v4");
+        note(
+            "Kept up until Ctrl-C. Try: kubectl -n shop set image deployment/web app=registry.example.com/shop/web:v4",
+        );
         tokio::signal::ctrl_c().await?;
     }
     operator.terminate(PATIENCE).await?;
@@ -422,7 +426,7 @@ impl Expected {
     }
 
     /// How many different events arrived, and how many of them more than once.
-    fn count(&self, receiver: &Receiver) -> (usize, usize) {
+    fn count(receiver: &Receiver) -> (usize, usize) {
         let ids = narrator::delivered(&receiver.heard());
         (ids.len(), ids.values().sum::<usize>() - ids.len())
     }

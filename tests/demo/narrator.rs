@@ -25,10 +25,6 @@ impl Narrator {
         })
     }
 
-    pub fn title(&self, text: &str) {
-        println!("\n{text}");
-    }
-
     /// The next step, after all messages that have arrived are told.
     pub async fn step(&self, text: &str) {
         let arrived: usize = {
@@ -41,16 +37,6 @@ impl Narrator {
             .wait_for(|told| *told >= arrived)
             .await;
         println!("\n[{:>4.1} s] {text}", self.began.elapsed().as_secs_f32());
-    }
-
-    pub fn note(&self, text: &str) {
-        println!("         {text}");
-    }
-
-    pub fn show(&self, text: &str) {
-        for line in text.trim_end().lines() {
-            println!("         {line}");
-        }
     }
 
     /// Prints each message that a receiver hears, as it arrives.
@@ -69,13 +55,28 @@ impl Narrator {
                 .map(|heard| heard.clone())
             {
                 for message in &all[told..] {
-                    this.note(&format!("<- {name}: {}", line(message)));
+                    note(&format!("<- {name}: {}", line(message)));
                 }
                 this.told.send_modify(|count| *count += all.len() - told);
                 told = all.len();
             }
         });
     }
+}
+
+/// A line that stands alone.
+pub fn title(text: &str) {
+    println!("\n{text}");
+}
+
+/// A line below a step.
+pub fn note(text: &str) {
+    println!("         {text}");
+}
+
+/// What a command printed.
+pub fn show(text: &str) {
+    text.trim_end().lines().for_each(note);
 }
 
 /// One message in a line.

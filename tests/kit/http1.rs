@@ -16,9 +16,27 @@ pub(crate) async fn request(
     path: &str,
     body: &str,
 ) -> Result<(u16, String)> {
+    send(to, method, path, "", body).await
+}
+
+/// Gets a path, with a bearer token if there is one; returns the answer's status and body.
+pub async fn get(to: SocketAddr, path: &str, token: Option<&str>) -> Result<(u16, String)> {
+    let token = token.map_or(String::new(), |token| {
+        format!("Authorization: Bearer {token}\r\n")
+    });
+    send(to, "GET", path, &token, "").await
+}
+
+async fn send(
+    to: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &str,
+) -> Result<(u16, String)> {
     let mut connection = TcpStream::connect(to).await?;
     let request = format!(
-        "{method} {path} HTTP/1.0\r\nHost: {to}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        "{method} {path} HTTP/1.0\r\nHost: {to}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{headers}\r\n{body}",
         body.len()
     );
     connection.write_all(request.as_bytes()).await?;

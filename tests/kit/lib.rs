@@ -28,13 +28,13 @@
 pub mod apply;
 pub mod assets;
 pub mod cluster;
-mod http1;
+pub mod http1;
 pub mod kubelet;
 pub mod operator;
 pub mod pki;
 pub mod plane;
 pub mod pod_run;
-mod ports;
+pub mod ports;
 mod process;
 pub mod receiver;
 pub mod registry;

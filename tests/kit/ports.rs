@@ -10,13 +10,14 @@ use tokio::net::TcpSocket;
 
 /// A port on 127.0.0.1.
 #[derive(Debug)]
-pub(crate) struct Port {
+pub struct Port {
     address: SocketAddr,
     _held: TcpSocket,
 }
 
 impl Port {
-    pub(crate) fn reserve() -> Result<Self> {
+    /// Reserves one.
+    pub fn reserve() -> Result<Self> {
         let held = TcpSocket::new_v4()?;
         held.set_reuseaddr(true)?;
         held.bind((Ipv4Addr::LOCALHOST, 0).into())?;
@@ -26,11 +27,13 @@ impl Port {
         })
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
+    /// Where to listen.
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    pub(crate) fn number(&self) -> u16 {
+    /// Its number.
+    pub fn number(&self) -> u16 {
         self.address.port()
     }
 }

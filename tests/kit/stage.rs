@@ -10,17 +10,23 @@ use crate::{
     workloads::deployment,
 };
 use anyhow::{Context as _, Result, ensure};
-use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::api::{core::v1::Pod, events::v1::Event};
 use kube::{
     Api,
     api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
-use shipbell::api::{
-    Environment, EnvironmentSnapshot, EnvironmentSnapshotSpec, NotificationSetting,
-    NotificationSettingStatus,
+use shipbell::{
+    api::{
+        Environment, EnvironmentSnapshot, EnvironmentSnapshotSpec, NotificationSetting,
+        NotificationSettingStatus,
+    },
+    model::ledger::content_hash,
 };
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 use tokio::sync::OnceCell;
 
 /// The namespace the operator runs in.
@@ -28,6 +34,12 @@ pub const HOME: &str = "shipbell";
 
 /// Settle times for tests: as by default, but shorter, with the same proportions.
 pub const QUICK: &str = "{quiet: 400ms, max: 3s, rollout: 30s, scaling: 1500ms}";
+
+/// Settle times for stories in which nothing may be told before it is over, however slow the machine.
+pub const CALM: &str = "{quiet: 600ms, max: 40s, rollout: 2m, scaling: 2s}";
+
+/// Asks for all that can become of an artifact.
+pub const ALL: &str = "eventTypes: [ARTIFACT_STARTED, ARTIFACT_STOPPED, ARTIFACT_SCALED]";
 
 /// Puts the kinds into a cluster, and an account with the right to do everything that the operator does.
 pub async fn install(cluster: &Cluster) -> Result<()> {
@@ -121,11 +133,83 @@ impl Actor {
 
     /// An actor with these settle times (YAML), whose baseline is recorded.
     pub async fn with(cluster: &'static Cluster, name: &str, settle: &str) -> Result<Actor> {
+        Self::cast(cluster, name, &format!("settle: {settle}")).await
+    }
+
+    /// An actor whose Environment has these fields (YAML, one line each), and whose baseline is recorded.
+    pub async fn cast(cluster: &'static Cluster, name: &str, fields: &str) -> Result<Actor> {
         let name = cluster.namespace(name).await?;
         let actor = Actor { cluster, name };
-        actor.environment(&format!("settle: {settle}")).await?;
+        actor.environment(fields).await?;
         actor.recorded(1).await?;
         Ok(actor)
+    }
+
+    /// An actor with these settle times, and a receiver that hears of everything.
+    pub async fn heard(
+        cluster: &'static Cluster,
+        name: &str,
+        settle: &str,
+    ) -> Result<(Actor, Receiver)> {
+        let actor = Self::with(cluster, name, settle).await?;
+        let receiver = Receiver::start();
+        actor.webhook("all", &receiver, ALL).await?;
+        Ok((actor, receiver))
+    }
+
+    /// Applies a further Environment that the actor's namespace may hear of, and waits for its baseline.
+    pub async fn further_environment(&self, name: &str, fields: &str) -> Result<()> {
+        let visible = &self.name;
+        let fields = fields.replace('\n', "\n  ");
+        let yaml = format!(
+            "apiVersion: shipbell.dev/v1alpha1\nkind: Environment\nmetadata: {{name: {name}}}\nspec:\n  visibleTo: [{visible}]\n  {fields}\n"
+        );
+        apply(&self.cluster.client(), yaml.as_str()).await?;
+        eventually(PATIENCE, &format!("the baseline of {name}"), async || {
+            Ok::<_, anyhow::Error>(!log(self.cluster, name).await?.is_empty())
+        })
+        .await
+    }
+
+    /// Runs kubectl in the actor's namespace.
+    pub async fn kubectl(&self, args: &[&str]) -> Result<String> {
+        let namespace = format!("--namespace={}", self.name);
+        let args: Vec<&str> = [namespace.as_str()]
+            .into_iter()
+            .chain(args.iter().copied())
+            .collect();
+        self.cluster.plane.kubectl(&args).await
+    }
+
+    /// Waits until so many pods of an `app` label are there and all their containers run.
+    pub async fn running(&self, app: &str, count: usize) -> Result<Vec<Pod>> {
+        let what = format!("{count} running pods of {}/{app}", self.name);
+        let runs = |pod: &Pod| {
+            let statuses = pod
+                .status
+                .as_ref()
+                .and_then(|status| status.container_statuses.as_ref());
+            statuses.is_some_and(|statuses| {
+                statuses.iter().all(|status| {
+                    status
+                        .state
+                        .as_ref()
+                        .is_some_and(|state| state.running.is_some())
+                })
+            })
+        };
+        self.cluster
+            .pods_when(&self.name, app, &what, |pods| {
+                pods.len() == count && pods.iter().all(runs)
+            })
+            .await
+    }
+
+    /// The log of the actor's Environment, if it is one: see [`sound`].
+    pub async fn sound_log(&self) -> Result<Vec<EnvironmentSnapshotSpec>> {
+        let log = self.log().await?;
+        sound(&log)?;
+        Ok(log)
     }
 
     /// Applies the Environment with further fields of its spec (YAML, one line each).
@@ -349,6 +433,13 @@ impl Actor {
         .await
     }
 
+    /// The UID of the actor's Environment.
+    pub async fn uid(&self) -> Result<String> {
+        let api: Api<Environment> = Api::all(self.cluster.client());
+        let environment = api.get(&self.name).await?;
+        environment.metadata.uid.context("it has no UID")
+    }
+
     /// The status of the actor's Environment.
     pub async fn environment_status(&self) -> Result<shipbell::api::EnvironmentStatus> {
         let api: Api<Environment> = Api::all(self.cluster.client());
@@ -376,6 +467,78 @@ pub async fn log(cluster: &Cluster, environment: &str) -> Result<Vec<Environment
         .collect();
     log.sort_by_key(|snapshot| snapshot.index);
     Ok(log)
+}
+
+/// Checks that these entries are a whole log: without a gap, each naming the hash of the one before, times in order, and
+/// every change going on from where the last one of its artifact left off.
+pub fn sound(log: &[EnvironmentSnapshotSpec]) -> Result<()> {
+    let mut counts: BTreeMap<&str, i64> = BTreeMap::new();
+    // Of what is in a baseline we know no more than the totals.
+    let mut counted = 0;
+    let mut previous: Option<&EnvironmentSnapshotSpec> = None;
+    for (index, entry) in (1..).zip(log) {
+        ensure!(
+            entry.index == index,
+            "{} where {index} should be",
+            entry.index
+        );
+        ensure!(
+            entry.content_hash == content_hash(entry),
+            "the hash of {index} is not its own"
+        );
+        let before = previous.map(|entry| &entry.content_hash);
+        ensure!(
+            entry.previous.as_ref() == before,
+            "{index} does not follow the one before"
+        );
+        if let Some(previous) = previous {
+            ensure!(
+                entry.time >= previous.time,
+                "{index} was before the one before"
+            );
+            ensure!(
+                entry.environment_uid == previous.environment_uid,
+                "{index} is another log's"
+            );
+        }
+        for change in &entry.changes {
+            let was = counts
+                .insert(&change.fingerprint, change.now)
+                .unwrap_or(change.was);
+            ensure!(
+                was == change.was,
+                "{index}: {} was {was}, not {}",
+                change.name,
+                change.was
+            );
+            counted += change.now - change.was;
+        }
+        if entry.checkpoint.is_some() && entry.changes.is_empty() {
+            counts.clear();
+            counted = entry.totals.instances;
+        }
+        let told = entry.totals.instances;
+        ensure!(
+            told == counted,
+            "{index}: {told} instances in all, not {counted}"
+        );
+        previous = Some(entry);
+    }
+    Ok(())
+}
+
+/// Checks that requests speak of one snapshot.
+pub fn together(heard: &[Heard]) -> Result<()> {
+    let snapshots: BTreeSet<_> = heard
+        .iter()
+        .map(|heard| heard.json()["snapshot"]["index"].to_string())
+        .collect();
+    ensure!(
+        snapshots.len() == 1,
+        "not in one snapshot: {:?} in {snapshots:?}",
+        told(heard)
+    );
+    Ok(())
 }
 
 /// What was heard, in short: event type, image name without registry and tag, and the description's counts.

@@ -1,0 +1,33 @@
+-- How Argo CD shows an Environment or a NotificationSetting of shipbell.dev.
+-- Whether messages arrive (the condition Delivered) is left out on purpose: no application turns red because Slack is down.
+local status = obj.status or {}
+if status.observedGeneration ~= obj.metadata.generation then
+  return {status = "Progressing", message = "Shipbell has not seen this generation yet"}
+end
+
+local found = {}
+for _, condition in ipairs(status.conditions or {}) do
+  found[condition.type] = condition
+end
+local function is(name, value)
+  return found[name] ~= nil and found[name].status == value
+end
+local function say(name)
+  local condition = found[name]
+  return (condition.reason or "") .. ": " .. (condition.message or "")
+end
+
+if is("Stalled", "True") then
+  return {status = "Degraded", message = say("Stalled")}
+end
+if is("Reconciling", "True") then
+  -- What it waits for is told by Ready.
+  return {status = "Progressing", message = say(found.Ready and "Ready" or "Reconciling")}
+end
+if is("Ready", "True") then
+  return {status = "Healthy", message = say("Ready")}
+end
+if is("Ready", "False") then
+  return {status = "Degraded", message = say("Ready")}
+end
+return {status = "Progressing", message = "Shipbell has not said yet whether it is ready"}

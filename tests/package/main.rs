@@ -1,0 +1,75 @@
+//! What is shipped: the chart, the image, the examples and the page about Argo CD, each tried the way a user does.
+
+#![allow(clippy::unwrap_used)]
+
+mod argocd;
+mod chart;
+mod examples;
+mod helm;
+mod image;
+mod install;
+mod rights;
+
+use anyhow::Result;
+use kit::{Cluster, PlaneOptions, cluster::runtime};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+/// The top of the repository.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
+}
+
+/// A file of the repository.
+fn file(path: &str) -> String {
+    let path = root().join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The cluster that the tests share, with our kinds, and with the controller that adds to the roles view and edit.
+fn story(test: impl AsyncFnOnce(&'static Cluster) -> Result<()>) {
+    static SHARED: OnceLock<Result<Cluster, String>> = OnceLock::new();
+    let started = SHARED.get_or_init(|| {
+        let start = async {
+            let cluster = start().await?;
+            let crds = root().join("crds");
+            let crds = crds.to_str().unwrap();
+            cluster
+                .plane
+                .kubectl(&["apply", "--server-side", "-f", crds])
+                .await?;
+            let established = [
+                "wait",
+                "--for=condition=Established",
+                "--timeout=60s",
+                "-f",
+                crds,
+            ];
+            cluster.plane.kubectl(&established).await?;
+            anyhow::Ok(cluster)
+        };
+        runtime()
+            .block_on(start)
+            .map_err(|error| format!("{error:#}"))
+    });
+    let cluster = started.as_ref().unwrap_or_else(|error| panic!("{error}"));
+    if let Err(error) = runtime().block_on(test(cluster)) {
+        panic!("{error:#}");
+    }
+}
+
+/// A cluster without anything of ours.
+async fn start() -> Result<Cluster> {
+    Cluster::start(PlaneOptions {
+        audit: true,
+        controllers: vec!["clusterrole-aggregation-controller".to_owned()],
+        ..PlaneOptions::default()
+    })
+    .await
+}

@@ -1,0 +1,366 @@
+//! What the operator may do with the rights that the chart gives it, and no more; and what those rights add to Kubernetes' own roles.
+
+use crate::{
+    helm::{REQUIRED, rendered, template},
+    story,
+};
+use anyhow::{Result, ensure};
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
+use kit::{Cluster, apply, cluster::PATIENCE, eventually};
+use kube::{Api, Client, api::PostParams};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+const VERBS: [&str; 8] = [
+    "get",
+    "list",
+    "watch",
+    "create",
+    "update",
+    "patch",
+    "delete",
+    "deletecollection",
+];
+
+/// What is asked for, as `group/resource`: what the operator needs, and what an attacker would like.
+const RESOURCES: [&str; 26] = [
+    "/pods",
+    "/pods/exec",
+    "/pods/log",
+    "/namespaces",
+    "/nodes",
+    "/secrets",
+    "/configmaps",
+    "/serviceaccounts",
+    "/serviceaccounts/token",
+    "/events",
+    "apps/deployments",
+    "apps/replicasets",
+    "apps/daemonsets",
+    "batch/jobs",
+    "shipbell.dev/environments",
+    "shipbell.dev/environments/status",
+    "shipbell.dev/environmentsnapshots",
+    "shipbell.dev/notificationsettings",
+    "shipbell.dev/notificationsettings/status",
+    "events.k8s.io/events",
+    "authentication.k8s.io/tokenreviews",
+    "authorization.k8s.io/subjectaccessreviews",
+    "rbac.authorization.k8s.io/clusterroles",
+    "rbac.authorization.k8s.io/rolebindings",
+    "coordination.k8s.io/leases",
+    "apiextensions.k8s.io/customresourcedefinitions",
+];
+
+/// What the operator may do in every namespace.
+const EVERYWHERE: [(&str, &[&str]); 9] = [
+    ("/pods", &["list", "watch"]),
+    ("/namespaces", &["list", "watch"]),
+    ("apps/deployments", &["list", "watch"]),
+    (
+        "shipbell.dev/environments",
+        &["get", "list", "watch", "create"],
+    ),
+    ("shipbell.dev/environments/status", &["patch"]),
+    (
+        "shipbell.dev/environmentsnapshots",
+        &["get", "list", "create", "delete"],
+    ),
+    (
+        "shipbell.dev/notificationsettings",
+        &["get", "list", "watch"],
+    ),
+    ("shipbell.dev/notificationsettings/status", &["update"]),
+    ("events.k8s.io/events", &["create", "patch"]),
+];
+
+/// And to answer those who ask the read API.
+const FOR_THE_API: [(&str, &[&str]); 2] = [
+    ("authentication.k8s.io/tokenreviews", &["create"]),
+    ("authorization.k8s.io/subjectaccessreviews", &["create"]),
+];
+
+type Rights = BTreeSet<(String, String)>;
+
+fn rights(table: &[(&str, &[&str])]) -> Rights {
+    let pairs = table.iter().flat_map(|(resource, verbs)| {
+        let pair = |verb: &&str| ((*resource).to_owned(), (*verb).to_owned());
+        verbs.iter().map(pair)
+    });
+    pairs.collect()
+}
+
+/// Somebody who asks.
+struct Who {
+    client: Client,
+    user: String,
+    groups: Vec<String>,
+}
+
+impl Who {
+    fn service_account(cluster: &Cluster, namespace: &str, name: &str) -> Self {
+        let groups = [
+            "system:serviceaccounts".to_owned(),
+            format!("system:serviceaccounts:{namespace}"),
+            "system:authenticated".to_owned(),
+        ];
+        Who {
+            client: cluster.client(),
+            user: format!("system:serviceaccount:{namespace}:{name}"),
+            groups: groups.into(),
+        }
+    }
+
+    fn user(cluster: &Cluster, name: &str) -> Self {
+        Who {
+            client: cluster.client(),
+            user: name.to_owned(),
+            groups: vec!["system:authenticated".to_owned()],
+        }
+    }
+
+    /// Whether the API server would let them; an empty namespace is the cluster as a whole.
+    async fn may(&self, verb: &str, resource: &str, namespace: &str, name: &str) -> Result<bool> {
+        let (group, resource) = resource.split_once('/').unwrap();
+        let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+        let review = json!({"metadata": {}, "spec": {
+            "user": self.user, "groups": self.groups,
+            "resourceAttributes": {
+                "verb": verb, "group": group, "resource": resource, "subresource": subresource,
+                "namespace": namespace, "name": name,
+            },
+        }});
+        let review: SubjectAccessReview = serde_json::from_value(review)?;
+        let api: Api<SubjectAccessReview> = Api::all(self.client.clone());
+        let answer = api.create(&PostParams::default(), &review).await?;
+        Ok(answer.status.is_some_and(|status| status.allowed))
+    }
+
+    /// All that they may do, of what is asked for above.
+    async fn all(&self, namespace: &str) -> Result<Rights> {
+        let mut all = Rights::new();
+        for resource in RESOURCES {
+            for verb in VERBS {
+                if self.may(verb, resource, namespace, "").await? {
+                    all.insert((resource.to_owned(), verb.to_owned()));
+                }
+            }
+        }
+        Ok(all)
+    }
+}
+
+#[test]
+fn the_operator_may_do_what_it_does_and_nothing_else() {
+    story(async |cluster| {
+        let home = cluster.namespace("home").await?;
+        let team = cluster.namespace("team").await?;
+        let other = cluster.namespace("other").await?;
+        let settings = format!("--set=settingsNamespaces={{{team}}}");
+        let url = "--set=externalUrl=https://shipbell.example.com";
+        let operator = Who::service_account(cluster, &home, "rights-shipbell");
+        for more in [&[][..], &[url]] {
+            let given = [
+                "rights",
+                REQUIRED[0],
+                REQUIRED[1],
+                "-n",
+                &home,
+                "--set=crds.enabled=false",
+                &settings,
+            ];
+            let yaml = template(&[&given[..], more].concat())?;
+            let strictly = ["apply", "--server-side", "--validate=strict", "-f", "-"];
+            cluster.plane.kubectl_with_input(&strictly, &yaml).await?;
+
+            let mut everywhere = rights(&EVERYWHERE);
+            if !more.is_empty() {
+                everywhere.extend(rights(&FOR_THE_API));
+            }
+            let mut with_secrets = everywhere.clone();
+            with_secrets.extend(rights(&[("/secrets", &["get"])]));
+            let mut at_home = with_secrets.clone();
+            at_home.extend(rights(&[("/configmaps", &["create"])]));
+            for (namespace, wanted) in [
+                ("", &everywhere),
+                (&*other, &everywhere),
+                ("kube-system", &everywhere),
+                (&*team, &with_secrets),
+                (&*home, &at_home),
+            ] {
+                let found = eventually(PATIENCE, "the rights", async || {
+                    let found = operator.all(namespace).await?;
+                    let many: Vec<_> = found.difference(wanted).collect();
+                    let few: Vec<_> = wanted.difference(&found).collect();
+                    ensure!(found == *wanted, "too many: {many:?}, too few: {few:?}");
+                    Ok(())
+                });
+                found
+                    .await
+                    .map_err(|error| error.context(format!("in {namespace:?}")))?;
+            }
+        }
+        // The marker of the default Environment, by its name alone.
+        for (verb, name, namespace, wanted) in [
+            ("get", "shipbell-default-environment", &home, true),
+            ("get", "kube-root-ca.crt", &home, false),
+            ("update", "shipbell-default-environment", &home, false),
+            ("delete", "shipbell-default-environment", &home, false),
+            ("get", "shipbell-default-environment", &team, false),
+        ] {
+            let may = operator.may(verb, "/configmaps", namespace, name).await?;
+            ensure!(may == wanted, "{verb} {name} in {namespace}: {may}");
+        }
+        // As a user would ask.
+        let account = format!("--as={}", operator.user);
+        let ask = |namespace| ["auth", "can-i", "get", "secrets", "-n", namespace, &account];
+        ensure!(cluster.plane.kubectl(&ask(&team)).await?.trim() == "yes");
+        cluster.plane.kubectl_fails(&ask(&other), "").await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_binding_made_by_hand_as_the_operator_advises_opens_a_namespace_and_does_not_hinder_the_chart()
+{
+    story(async |cluster| {
+        let home = cluster.namespace("advised").await?;
+        let team = cluster.namespace("advised-team").await?;
+        let given = |more: &[&str]| {
+            let args = [
+                "advised",
+                REQUIRED[0],
+                REQUIRED[1],
+                "-n",
+                &home,
+                "--set=crds.enabled=false",
+            ];
+            template(&[&args[..], more].concat())
+        };
+        apply(&cluster.client(), given(&[])?.as_str()).await?;
+        let operator = Who::service_account(cluster, &home, "advised-shipbell");
+        ensure!(!operator.may("get", "/secrets", &team, "").await?);
+        let account = format!("--serviceaccount={home}:advised-shipbell");
+        let role = "--clusterrole=advised-shipbell-secrets";
+        let by_hand = [
+            "-n",
+            &team,
+            "create",
+            "rolebinding",
+            "shipbell-secrets",
+            role,
+            &account,
+        ];
+        cluster.plane.kubectl(&by_hand).await?;
+        eventually(PATIENCE, "the right to read secrets", async || {
+            operator.may("get", "/secrets", &team, "").await
+        })
+        .await?;
+        // Helm refuses to take over what it has not made, so the chart's binding has another name.
+        let settings = format!("--set=settingsNamespaces={{{team}}}");
+        let yaml = given(&[&settings])?;
+        ensure!(yaml.contains("name: advised-shipbell-settings"), "{yaml}");
+        ensure!(!yaml.contains("name: shipbell-secrets\n"), "{yaml}");
+        Ok(())
+    });
+}
+
+#[test]
+fn the_roles_of_the_chart_have_no_wildcards() {
+    for object in rendered(&["--set=externalUrl=https://shipbell.example.com"]) {
+        let kind = object["kind"].as_str().unwrap();
+        if kind.ends_with("Role") {
+            let rules = object["rules"].to_string();
+            assert!(
+                !rules.contains('*') && !rules.contains("escalate"),
+                "{object}"
+            );
+        }
+    }
+}
+
+#[test]
+fn those_who_may_view_or_edit_a_namespace_may_view_or_edit_its_settings() {
+    story(async |cluster| {
+        let home = cluster.namespace("aggregate").await?;
+        let team = cluster.namespace("aggregate-team").await?;
+        let yaml = template(&[
+            "aggregate",
+            REQUIRED[0],
+            REQUIRED[1],
+            "-n",
+            &home,
+            "--set=crds.enabled=false",
+        ])?;
+        apply(&cluster.client(), yaml.as_str()).await?;
+        let bind = |kind: &str, role: &str, user: &str| -> Value {
+            json!({
+                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind,
+                "metadata": {"name": format!("aggregate-{role}-{user}"), "namespace": (kind == "RoleBinding").then_some(&team)},
+                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+                "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}],
+            })
+        };
+        let bindings = vec![
+            bind("RoleBinding", "view", "viewer"),
+            bind("RoleBinding", "edit", "editor"),
+            bind("ClusterRoleBinding", "view", "onlooker"),
+        ];
+        apply(&cluster.client(), bindings).await?;
+        let settings = "shipbell.dev/notificationsettings";
+        let [viewer, editor, onlooker] =
+            ["viewer", "editor", "onlooker"].map(|name| Who::user(cluster, name));
+        let cases = [
+            (&viewer, "list", settings, &*team, true),
+            (&viewer, "create", settings, &*team, false),
+            (&viewer, "list", settings, &*home, false),
+            (&viewer, "get", "/secrets", &*team, false),
+            (&editor, "list", settings, &*team, true),
+            (&editor, "create", settings, &*team, true),
+            (&editor, "delete", settings, &*team, true),
+            (&editor, "patch", settings, &*home, false),
+            (
+                &editor,
+                "update",
+                "shipbell.dev/notificationsettings/status",
+                &*team,
+                false,
+            ),
+            (&editor, "create", "shipbell.dev/environments", "", false),
+            (
+                &editor,
+                "create",
+                "shipbell.dev/environmentsnapshots",
+                "",
+                false,
+            ),
+            (&onlooker, "list", "shipbell.dev/environments", "", true),
+            (
+                &onlooker,
+                "get",
+                "shipbell.dev/environmentsnapshots",
+                "",
+                true,
+            ),
+            (
+                &onlooker,
+                "delete",
+                "shipbell.dev/environmentsnapshots",
+                "",
+                false,
+            ),
+        ];
+        for (who, verb, resource, namespace, wanted) in cases {
+            let what = format!(
+                "{} to {verb} {resource} in {namespace:?}: {wanted}",
+                who.user
+            );
+            // Kubernetes adds to its roles a moment later.
+            eventually(PATIENCE, &what, async || {
+                Ok::<_, anyhow::Error>(who.may(verb, resource, namespace, "").await? == wanted)
+            })
+            .await?;
+        }
+        Ok(())
+    });
+}
