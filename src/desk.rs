@@ -95,7 +95,7 @@ enum Done {
         /// Which destination it was sent to.
         to: [u8; 32],
         began: (Timestamp, Moment),
-        outcome: Outcome,
+        outcome: Box<Outcome>,
     },
     Tested {
         request: String,
@@ -127,7 +127,6 @@ pub struct Desk {
     /// The spec that is being worked for.
     spec_generation: Option<i64>,
     names: Option<Arc<Vec<String>>>,
-    suspended: bool,
     wish: Wish,
     status: NotificationSettingStatus,
     /// The status as the API server has it, and its version.
@@ -183,7 +182,6 @@ impl Desk {
             seed: backoff::seed(&uid),
             spec_generation: None,
             names: None,
-            suspended: false,
             wish: Wish::of(&first.spec),
             written: status.clone(),
             version: first.resource_version(),
@@ -279,7 +277,7 @@ impl Desk {
                 to,
                 began,
                 outcome,
-            }) => self.carried(&uid, token, to, began, outcome),
+            }) => self.carried(&uid, token, to, began, *outcome),
             Ok(Done::Tested {
                 request,
                 id,
@@ -328,10 +326,15 @@ impl Desk {
 
     async fn environments_changed(&mut self) {
         let news = self.place().await;
-        if news && (self.pulse.trouble.is_some() || self.amiss.first().is_some() || self.suspended)
+        if news
+            && (self.pulse.trouble.is_some() || self.amiss.first().is_some() || self.is_suspended())
         {
             self.due = Due::Soon; // more waits
         }
+    }
+
+    fn is_suspended(&self) -> bool {
+        self.setting.borrow().spec.suspend == Some(true)
     }
 
     /// A clock has run out: look at what may have changed without a word.
@@ -392,7 +395,6 @@ impl Desk {
         let first = self.spec_generation.is_none();
         self.spec_generation = setting.metadata.generation;
         self.wish = Wish::of(&setting.spec);
-        self.suspended = setting.spec.suspend == Some(true);
         self.status.destination = Some(self.wish.kind.as_str().to_owned());
         let names = setting
             .spec
@@ -500,14 +502,11 @@ impl Desk {
                 // Decided now, even if it can't be carried out yet: what was asked for then counts.
                 let start = self.start(known);
                 let start = *self.starts.entry(known.uid.clone()).or_insert(start);
-                let placed = match known.head {
-                    Some((head, _)) => self.first_cursor(name, known, head, start).await,
-                    None => {
-                        complete = false; // its log is being read
-                        continue;
-                    }
+                let Some((head, _)) = known.head else {
+                    complete = false; // its log is being read
+                    continue;
                 };
-                match placed {
+                match self.first_cursor(name, known, head, start).await {
                     Ok(cursor) => {
                         debug!(setting = %self.title(), environment = name, index = cursor.index, "starts");
                         self.open_lane(cursor);
@@ -691,6 +690,7 @@ impl Desk {
     /// finished first, if that doesn't take too long.
     async fn end_lanes(&mut self, names: Option<&Vec<String>>, all: &BTreeMap<String, Known>) {
         let mut ended = vec![];
+        let failing = self.pulse.trouble.is_some() && !self.is_suspended();
         for (uid, lane) in &mut self.lanes {
             let name = &lane.cursor.environment;
             let listed = names.is_none_or(|names| names.contains(name));
@@ -702,7 +702,7 @@ impl Desk {
                 Some(_) => lane.ending = None,
                 None => {
                     let since = lane.ending.get_or_insert_with(Instant::now);
-                    if since.elapsed() > self.wish.max_age {
+                    if failing && since.elapsed() > self.wish.max_age {
                         ended.push((uid.clone(), "EnvironmentDeleted"));
                     }
                 }
@@ -769,7 +769,9 @@ impl Desk {
 
     /// Starts a request in every lane that has something to send and may.
     async fn start_lanes(&mut self, tasks: &mut JoinSet<Done>) {
-        if self.suspended || self.stand_back.is_some() || self.written.observed_generation.is_none()
+        if self.is_suspended()
+            || self.stand_back.is_some()
+            || self.written.observed_generation.is_none()
         {
             return; // a setting that was never handled gets its cursors written first
         }
@@ -840,7 +842,7 @@ impl Desk {
                     token,
                     to,
                     began,
-                    outcome: load.carry().await,
+                    outcome: Box::new(load.carry().await),
                 }
             });
         }
@@ -1229,7 +1231,7 @@ impl Desk {
         let next_attempt = self
             .pulse
             .next_attempt()
-            .filter(|_| self.destination.is_some() && !self.suspended)
+            .filter(|_| self.destination.is_some() && !self.is_suspended())
             .map(|at| {
                 wall + SignedDuration::try_from(at.saturating_sub(moment)).unwrap_or_default()
             });
@@ -1247,7 +1249,7 @@ impl Desk {
             unsound: self.amiss.first().map(|why| (why, since)),
             trouble: self.pulse.trouble.as_ref(),
             next_attempt,
-            suspended: self.suspended,
+            suspended: self.is_suspended(),
             pending,
             now: wall,
         };

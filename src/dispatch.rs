@@ -64,6 +64,10 @@ pub struct Dispatcher {
     pub stop: CancellationToken,
 }
 
+/// Not all settings are known yet, so nobody can tell what all of them have passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotAllKnown;
+
 /// How far the settings have got, as their status says.
 #[derive(Debug, Default)]
 pub struct Passed {
@@ -85,10 +89,10 @@ impl Passed {
         *lock(&self.complete) = complete;
     }
 
-    /// The least that all settings have passed of an environment's log; `Err` while not all of them are known.
-    pub fn least(&self, environment_uid: &str) -> Result<Option<i64>, ()> {
+    /// The least that all settings have passed of an environment's log, if any has it to pass.
+    pub fn least(&self, environment_uid: &str) -> Result<Option<i64>, NotAllKnown> {
         if !*lock(&self.complete) {
-            return Err(());
+            return Err(NotAllKnown);
         }
         let all = lock(&self.cursors);
         let of = all

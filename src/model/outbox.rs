@@ -412,7 +412,8 @@ mod tests {
         let mut last = Duration::ZERO;
         for attempt in 1..=6 {
             pulse.after(&fail, 7, at(attempt), at(attempt));
-            let wait = pulse.may_send(at(attempt)).unwrap_err().unwrap() - at(attempt);
+            let until = pulse.may_send(at(attempt)).unwrap_err().unwrap();
+            let wait = until.saturating_sub(at(attempt));
             assert!(wait > last, "attempt {attempt}");
             last = wait;
         }
