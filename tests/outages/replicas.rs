@@ -17,7 +17,7 @@ fn two_operators_at_once_keep_one_log_and_lose_nothing() {
         let two = operator(cluster, &cast).await?;
         let began = Instant::now();
         let mut number = 0;
-        while began.elapsed() < Duration::from_secs(15) {
+        while began.elapsed() < Duration::from_secs(10) {
             churn(&actor, number).await?;
             number += 1;
             let entries = actor.log().await?.len() + 1;

@@ -87,7 +87,7 @@ fn an_operator_that_is_killed_again_and_again_loses_nothing() {
         let second = told_all(cluster, "beside").await?;
         let began = Instant::now();
         let mut kills = 0;
-        while began.elapsed() < Duration::from_secs(20) {
+        while began.elapsed() < Duration::from_secs(15) {
             churn(&actor, kills).await?;
             churn(&second.0, kills + 1).await?;
             let heard = receiver.heard().len() + second.1.heard().len() + 1 + kills % 3;

@@ -129,12 +129,8 @@ fn an_object_that_cannot_be_read_keeps_its_last_good_state_and_stops_nothing_els
 #[test]
 fn watches_that_end_forget_fall_silent_or_lose_events_cost_nothing() {
     outage(async |cluster| {
-        let args = [
-            "--watch-idle=3s",
-            "--relist-interval=1h",
-            "--check-interval=1s",
-        ];
-        let (proxy, mut alive) = behind_proxy(cluster, &args).await?;
+        let args = ["--watch-idle=3s", "--check-interval=1h"];
+        let (proxy, alive) = behind_proxy(cluster, &args).await?;
         let (actor, receiver) = told_all(cluster, "watches").await?;
 
         // Each watch of pods ends after three lines: in the ordinary way, or by a cut.
@@ -202,8 +198,15 @@ fn watches_that_end_forget_fall_silent_or_lose_events_cost_nothing() {
         churn(&actor, 7).await?;
         all_is_told(&actor, &receiver).await?; // by the lists that follow each silence
         silent.store(false, Ordering::Relaxed);
+        ready(&actor, "True Recording").await?;
+        ensure!(
+            alive.log_text().contains("went silent"),
+            "no test of silence"
+        );
 
         // One event is lost for good, that of a pod's end: the number of pods tells.
+        alive.kill_9();
+        let (proxy, mut alive) = behind_proxy(cluster, &["--check-interval=1s"]).await?;
         let lost = Arc::new(AtomicBool::new(false));
         let loses = lost.clone();
         proxy.answer_with(move |asked| {
@@ -231,8 +234,6 @@ fn watches_that_end_forget_fall_silent_or_lose_events_cost_nothing() {
         })
         .await?;
         all_is_told(&actor, &receiver).await?;
-
-        // A list of several pages whose token expires: nothing of the half that was read looks like the whole.
         ready(&actor, "True Recording").await?;
         alive.still_runs()
     });

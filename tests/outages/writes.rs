@@ -131,10 +131,12 @@ fn a_status_whose_answer_is_lost_or_that_others_write_around_delays_nothing() {
             "its own write looked like someone else's"
         );
 
-        // Somebody writes labels all the time.
+        // Somebody writes labels all the time: five times a second, so that a busy machine has a chance between two.
         let settings = actor.settings();
         let storm = async {
+            let mut pace = tokio::time::interval(Duration::from_millis(200));
             for number in 0.. {
+                pace.tick().await;
                 let patch = json!({"metadata": {"labels": {"storm": number.to_string()}}});
                 settings
                     .patch("all", &PatchParams::default(), &Patch::Merge(patch))
