@@ -1205,6 +1205,7 @@ impl Desk {
         match written {
             Ok(object) => {
                 self.version = object.resource_version();
+                debug!(setting = %self.title(), version = self.version, "wrote the status");
                 self.written = object.status.unwrap_or_default();
                 self.write_pause = WRITE_INTERVAL;
                 self.acknowledged(counted, now);
@@ -1232,6 +1233,7 @@ impl Desk {
     async fn conflict(&mut self) {
         let api: Api<NotificationSetting> =
             Api::namespaced(self.office.client.clone(), &self.namespace);
+        debug!(setting = %self.title(), version = self.version, "the status was written on an older object than there is");
         self.due = Due::Soon;
         self.write_after = Instant::now();
         self.wrote_at = None;

@@ -167,7 +167,7 @@ pub async fn follow<T>(
             end
         } else {
             let (end, told) = watch(&client, feed, &hub, &metrics, relist_at, patience.idle).await;
-            proven = told || begun.elapsed() >= PROVEN;
+            proven = told || begun.elapsed() >= PROVEN.min(patience.idle);
             barred = matches!(&end, End::Failed(failure) if failure.forbidden);
             end
         };
