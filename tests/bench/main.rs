@@ -28,7 +28,9 @@ fn main() -> Result<()> {
         return stock::run(listen, value("--post=").map(str::to_owned), ca);
     }
     let plan = Plan::parse(&args)?;
-    let directory = tempfile::Builder::new().prefix("shipbell-bench-").tempdir()?;
+    let directory = tempfile::Builder::new()
+        .prefix("shipbell-bench-")
+        .tempdir()?;
     let table = run(&plan, directory.path());
     if table.is_err() {
         // For whoever looks into it.
@@ -53,7 +55,9 @@ impl Plan {
             shipbell_pods: vec![150_000],
             events: 45_000,
             changes: 40,
-            parts: ["ingest", "latency", "deliveries"].map(str::to_owned).into(),
+            parts: ["ingest", "latency", "deliveries"]
+                .map(str::to_owned)
+                .into(),
         };
         for pair in args.chunks(2) {
             let [name, value] = pair else {
@@ -101,7 +105,13 @@ fn run(plan: &Plan, directory: &Path) -> Result<String> {
 }
 
 async fn ingest(plan: &Plan, table: &mut Table, directory: &Path) -> Result<()> {
-    for (round, pods) in plan.pods.iter().chain(&plan.shipbell_pods).copied().enumerate() {
+    for (round, pods) in plan
+        .pods
+        .iter()
+        .chain(&plan.shipbell_pods)
+        .copied()
+        .enumerate()
+    {
         let both = round < plan.pods.len();
         let ours = ingest::measure(Who::Shipbell, pods, 1, plan.events, directory).await?;
         eprintln!("shipbell, {pods} pods: {ours:?}");
@@ -136,19 +146,61 @@ fn of_cluster(table: &mut Table, pods: usize, ours: &Ingest, theirs: Option<&Ing
         let limit = limits.iter().find(|(at, _)| *at == pods);
         limit.map_or("", |(_, budget)| *budget)
     };
-    let mut row = |what: &str, of: &dyn Fn(&Ingest) -> f64, show: &dyn Fn(&Ingest) -> String, limit| {
-        let ratio = theirs.map(|theirs| of(theirs) / of(ours));
-        let stock = theirs.map_or_else(String::new, show);
-        table.row(&format!("{what}, {size} pods"), show(ours), stock, ratio, limit);
-    };
+    let mut row =
+        |what: &str, of: &dyn Fn(&Ingest) -> f64, show: &dyn Fn(&Ingest) -> String, limit| {
+            let ratio = theirs.map(|theirs| of(theirs) / of(ours));
+            let stock = theirs.map_or_else(String::new, show);
+            table.row(
+                &format!("{what}, {size} pods"),
+                show(ours),
+                stock,
+                ratio,
+                limit,
+            );
+        };
     let bytes = |bytes: u64| float(bytes);
-    row("RSS", &|i| bytes(i.idle), &|i| mebibytes(i.idle), budget(&[(5_000, "25 MiB"), (150_000, "64 MiB")]));
-    row("RSS after the events", &|i| bytes(i.after), &|i| mebibytes(i.after), "");
-    row("most RSS ever", &|i| bytes(i.peak), &|i| mebibytes(i.peak), "");
-    row("start to ready", &|i| i.ready.as_secs_f64(), &|i| seconds(i.ready), budget(&[(5_000, "1 s")]));
-    row("CPU to sync", &|i| i.sync_cpu.as_secs_f64(), &|i| seconds(i.sync_cpu), "");
-    row("CPU an event", &|i| i.event.as_secs_f64(), &|i| micros(i.event), "25 µs");
-    row("events a second", &|i| 1.0 / i.rate, &|i| format!("{:.1}k", i.rate / 1e3), "");
+    row(
+        "RSS",
+        &|i| bytes(i.idle),
+        &|i| mebibytes(i.idle),
+        budget(&[(5_000, "25 MiB"), (150_000, "64 MiB")]),
+    );
+    row(
+        "RSS after the events",
+        &|i| bytes(i.after),
+        &|i| mebibytes(i.after),
+        "",
+    );
+    row(
+        "most RSS ever",
+        &|i| bytes(i.peak),
+        &|i| mebibytes(i.peak),
+        "",
+    );
+    row(
+        "start to ready",
+        &|i| i.ready.as_secs_f64(),
+        &|i| seconds(i.ready),
+        budget(&[(5_000, "1 s")]),
+    );
+    row(
+        "CPU to sync",
+        &|i| i.sync_cpu.as_secs_f64(),
+        &|i| seconds(i.sync_cpu),
+        "",
+    );
+    row(
+        "CPU an event",
+        &|i| i.event.as_secs_f64(),
+        &|i| micros(i.event),
+        "25 µs",
+    );
+    row(
+        "events a second",
+        &|i| 1.0 / i.rate,
+        &|i| format!("{:.1}k", i.rate / 1e3),
+        "",
+    );
     if let Some(baseline) = ours.baseline {
         let what = format!("ready to first snapshot, {size} pods");
         table.row(&what, seconds(baseline), String::new(), None, "");
@@ -171,13 +223,28 @@ async fn latency(plan: &Plan, table: &mut Table, directory: &Path) -> Result<()>
         let ratio = theirs.as_secs_f64() / ours.as_secs_f64();
         let what = format!("change to POST, {name}, {} changes", plan.changes);
         table.row(&what, millis(ours), millis(theirs), Some(ratio), budget);
-        table.row(&format!("of which the API server's watch, {name}"), millis(at(&watch)), String::new(), None, "");
+        table.row(
+            &format!("of which the API server's watch, {name}"),
+            millis(at(&watch)),
+            String::new(),
+            None,
+            "",
+        );
     }
     let fan = stage.fan(200, 10, directory).await?;
     eprintln!("{fan:?}");
-    let what = format!("deliveries/s of one snapshot's {} events to {} settings, statuses written", fan.events, fan.settings);
+    let what = format!(
+        "deliveries/s of one snapshot's {} events to {} settings, statuses written",
+        fan.events, fan.settings
+    );
     table.row(&what, format!("{:.0}", fan.rate), String::new(), None, "");
-    table.row("CPU of each, all included", micros(fan.cpu), String::new(), None, "");
+    table.row(
+        "CPU of each, all included",
+        micros(fan.cpu),
+        String::new(),
+        None,
+        "",
+    );
     table.note("Latency from the API server's acknowledgement of a pod's new status to the receiver's TLS request, settle times 0s, on a real control plane; shipbell writes a snapshot first, stock writes nothing.".to_owned());
     Ok(())
 }
@@ -191,11 +258,26 @@ fn deliveries(table: &mut Table) -> Result<()> {
         eprintln!("{ours:?}");
         let what = format!("deliveries/s on one core, {at_once} at once");
         let k = |rate: f64| format!("{:.1}k", rate / 1e3);
-        table.row(&what, k(ours.rate), k(theirs.rate), Some(ours.rate / theirs.rate), "20k");
+        table.row(
+            &what,
+            k(ours.rate),
+            k(theirs.rate),
+            Some(ours.rate / theirs.rate),
+            "20k",
+        );
         let ratio = theirs.cpu.as_secs_f64() / ours.cpu.as_secs_f64();
-        table.row(&format!("CPU of each, {at_once} at once"), micros(ours.cpu), micros(theirs.cpu), Some(ratio), "50 µs");
+        table.row(
+            &format!("CPU of each, {at_once} at once"),
+            micros(ours.cpu),
+            micros(theirs.cpu),
+            Some(ratio),
+            "50 µs",
+        );
     }
-    table.note(format!("Deliveries: 1,660 bytes over TLS to {} hosts, the receiver on the other core.", courier::HOSTS));
+    table.note(format!(
+        "Deliveries: 1,660 bytes over TLS to {} hosts, the receiver on the other core.",
+        courier::HOSTS
+    ));
     Ok(())
 }
 
@@ -213,7 +295,8 @@ impl Table {
             _ => format!("{ratio:.1}x"),
         });
         let budget = budget.to_owned();
-        self.rows.push([what.to_owned(), ours, stock, ratio, budget]);
+        self.rows
+            .push([what.to_owned(), ours, stock, ratio, budget]);
     }
 
     fn note(&mut self, note: String) {
@@ -225,7 +308,9 @@ impl Table {
         let rule = ["---", "--:", "--:", "--:", "--:"].map(str::to_owned);
         let lines = [head, rule];
         let lines = lines.iter().chain(&self.rows);
-        let mut text: String = lines.map(|row| format!("| {} |\n", row.join(" | "))).collect();
+        let mut text: String = lines
+            .map(|row| format!("| {} |\n", row.join(" | ")))
+            .collect();
         text.push_str("\nratio: how many times better Shipbell is.\n");
         text.push_str(&conditions());
         for note in &self.notes {

@@ -7,7 +7,7 @@ use crate::{
     subject::{Subject, Who},
 };
 use anyhow::{Context as _, Result, ensure};
-use futures::{StreamExt as _, future::try_join_all, pin_mut};
+use futures::{StreamExt as _, pin_mut};
 use k8s_openapi::api::core::v1::Pod;
 use kit::{Cluster, PlaneOptions, apply, cluster::PATIENCE, eventually};
 use kube::{
@@ -49,8 +49,6 @@ pub struct Fan {
     pub rate: f64,
     /// CPU time of a delivery, all that goes with it included.
     pub cpu: Duration,
-    /// From the first to the last.
-    pub took: Duration,
 }
 
 /// A control plane with the kinds, a namespace and an Environment over it.
@@ -114,27 +112,31 @@ impl Stage {
         .await
     }
 
-    /// Creates pods that are on a node which nobody keeps: their status is what this program says.
-    async fn pods(&self, prefix: &str, count: usize) -> Result<Vec<String>> {
-        let names: Vec<_> = (0..count).map(|number| format!("{prefix}-{number}")).collect();
-        for name in &names {
-            let pod = json!({
-                "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": self.namespace},
-                "spec": {"nodeName": "nobody", "containers": [{"name": "app", "image": format!("registry.example/{name}:v1")}]},
-            });
-            apply(&self.cluster.client(), pod).await?;
-        }
-        Ok(names)
+    /// Creates a pod of `containers` containers, on a node which nobody keeps: its status is what this program says.
+    async fn pod(&self, name: &str, containers: usize) -> Result<()> {
+        let containers: Vec<_> = (0..containers)
+            .map(|number| json!({"name": format!("app-{number}"), "image": image(name, number)}))
+            .collect();
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": self.namespace},
+            "spec": {"nodeName": "nobody", "containers": containers},
+        });
+        apply(&self.cluster.client(), pod).await?;
+        Ok(())
     }
 
-    /// Says that a pod runs a digest; when the API server had acknowledged it.
-    async fn runs(&self, name: &str, digest: &str) -> Result<Instant> {
+    /// Says that a pod's containers run these digests; when the API server had acknowledged it.
+    async fn runs(&self, name: &str, digests: &[String]) -> Result<Instant> {
         let pods: Api<Pod> = Api::namespaced(self.cluster.client(), &self.namespace);
-        let status = json!({"status": {"phase": "Running", "containerStatuses": [{
-            "name": "app", "image": format!("registry.example/{name}:v1"), "imageID": format!("registry.example/{name}@sha256:{digest}"),
-            "containerID": format!("containerd://{digest}"), "ready": true, "started": true, "restartCount": 0,
-            "state": {"running": {"startedAt": "2026-07-14T08:15:30Z"}},
-        }]}});
+        let statuses = digests.iter().enumerate().map(|(number, digest)| {
+            json!({
+                "name": format!("app-{number}"), "image": image(name, number), "imageID": format!("registry.example/{name}@sha256:{digest}"),
+                "containerID": format!("containerd://{digest}"), "ready": true, "started": true, "restartCount": 0,
+                "state": {"running": {"startedAt": "2026-07-14T08:15:30Z"}},
+            })
+        });
+        let statuses: Vec<_> = statuses.collect();
+        let status = json!({"status": {"phase": "Running", "containerStatuses": statuses}});
         pods.patch_status(name, &PatchParams::default(), &Patch::Strategic(status))
             .await?;
         Ok(Instant::now())
@@ -145,7 +147,12 @@ impl Stage {
         self.environment("{quiet: 0s, max: 0s, rollout: 0s, scaling: 0s}")
             .await?;
         apply(&self.cluster.client(), self.setting("one", 1)).await?;
-        let names = self.pods("change", count).await?;
+        let names: Vec<_> = (0..count)
+            .map(|number| format!("change-{number}"))
+            .collect();
+        for name in &names {
+            self.pod(name, 1).await?;
+        }
         let kubeconfig = self.cluster.plane.admin_kubeconfig();
         let ca = format!("--extra-ca-file={}", self.ca);
         let mut operator = Subject::start(Who::Shipbell, &kubeconfig, &[ca], directory)?;
@@ -163,20 +170,25 @@ impl Stage {
 
         let mut acknowledged = BTreeMap::new();
         for (number, name) in (0..).zip(&names) {
-            let digest = digest(number);
-            let at = self.runs(name, &digest).await?;
+            let digests = [digest(number)];
+            let at = self.runs(name, &digests).await?;
+            let [digest] = digests;
             acknowledged.insert(digest, at);
             tokio::time::sleep(APART).await;
         }
         let patience = Duration::from_secs(15);
-        self.receiver.wait(2 * count, patience).await.with_context(|| {
-            format!("the operator's log ends\n{}", operator.log_tail())
-        })?;
+        self.receiver
+            .wait(2 * count, patience)
+            .await
+            .with_context(|| format!("the operator's log ends\n{}", operator.log_tail()))?;
         null.abort();
         let mut latencies = Latencies::default();
         for (path, body, at) in self.receiver.kept() {
-            let found = acknowledged.iter().find(|(digest, _)| body.contains(*digest));
-            let (_, acknowledged) = found.with_context(|| format!("an unknown digest in {body}"))?;
+            let found = acknowledged
+                .iter()
+                .find(|(digest, _)| body.contains(*digest));
+            let (_, acknowledged) =
+                found.with_context(|| format!("an unknown digest in {body}"))?;
             let of = match path.as_str() {
                 "/stock" => &mut latencies.stock,
                 _ => &mut latencies.shipbell,
@@ -199,7 +211,7 @@ impl Stage {
         Ok(latencies)
     }
 
-    /// Starts `events` artifacts at once, of which `settings` settings are told.
+    /// Starts `events` artifacts at once, in one pod, of which `settings` settings are told.
     pub async fn fan(&self, settings: usize, events: usize, directory: &Path) -> Result<Fan> {
         self.environment("{quiet: 3s, max: 10s, rollout: 30s, scaling: 3s}")
             .await?;
@@ -207,7 +219,7 @@ impl Stage {
             let setting = self.setting(&format!("many-{number}"), number % 32 + 1);
             apply(&self.cluster.client(), setting).await?;
         }
-        let names = self.pods("fan", events).await?;
+        self.pod("fan", events).await?;
         let ca = format!("--extra-ca-file={}", self.ca);
         let kubeconfig = self.cluster.plane.admin_kubeconfig();
         let mut operator = Subject::start(Who::Shipbell, &kubeconfig, &[ca], directory)?;
@@ -216,11 +228,8 @@ impl Stage {
         // The statuses of all of them.
         tokio::time::sleep(Duration::from_secs(5)).await;
         let (before, cpu) = (self.receiver.count(), operator.cpu()?);
-        let changes = names.iter().zip(10_000..).map(|(name, number)| {
-            let digest = digest(number);
-            async move { self.runs(name, &digest).await }
-        });
-        try_join_all(changes).await?;
+        let digests: Vec<_> = (10_000..).take(events).map(digest).collect();
+        self.runs("fan", &digests).await?;
         let all = settings * events;
         self.receiver
             .wait(before + all, Duration::from_secs(120))
@@ -230,7 +239,9 @@ impl Stage {
         let kept = self.receiver.kept();
         let times = kept[before..].iter().map(|(_, _, at)| *at);
         let (first, last) = (times.clone().min(), times.max());
-        let took = last.zip(first).map_or(Duration::ZERO, |(last, first)| last - first);
+        let took = last
+            .zip(first)
+            .map_or(Duration::ZERO, |(last, first)| last - first);
         #[allow(clippy::cast_precision_loss)]
         let rate = all as f64 / took.as_secs_f64();
         Ok(Fan {
@@ -238,9 +249,12 @@ impl Stage {
             events,
             rate,
             cpu,
-            took,
         })
     }
+}
+
+fn image(pod: &str, container: usize) -> String {
+    format!("registry.example/{pod}-{container}:v1")
 }
 
 /// Reads and discards: the subject that does nothing.

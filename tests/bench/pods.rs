@@ -62,7 +62,17 @@ const KINDS: [Kind; 4] = [
 
 /// What differs from pod to pod of one shape.
 const FIELDS: [&str; 12] = [
-    "NAME", "NAMESPACE", "UID", "VERSION", "APP", "HASH", "OWNERUID", "ORDINAL", "DIGEST", "CONTAINER", "NODE",
+    "NAME",
+    "NAMESPACE",
+    "UID",
+    "VERSION",
+    "APP",
+    "HASH",
+    "OWNERUID",
+    "ORDINAL",
+    "DIGEST",
+    "CONTAINER",
+    "NODE",
     "ADDRESS",
 ];
 
@@ -123,10 +133,17 @@ impl Population {
     }
 
     /// Writes the JSON of a pod.
-    pub fn write(&self, to: &mut String, number: usize, incarnation: u32, state: State, version: u64) {
+    pub fn write(
+        &self,
+        to: &mut String,
+        number: usize,
+        incarnation: u32,
+        state: State,
+        version: u64,
+    ) {
         let workload = number / PER_WORKLOAD;
         let kind = Self::kind(workload);
-        let sidecar = workload.is_multiple_of(3);
+        let sidecar = workload.is_multiple_of(5);
         let shape = (kind as usize * STATES.len() + state as usize) * 2 + usize::from(sidecar);
         let id = mix((number as u64) << 20 | u64::from(incarnation));
         let (app, hash) = (app(workload), word(mix(workload as u64), 10));
@@ -176,7 +193,14 @@ pub fn namespace_name(number: usize) -> String {
 /// The name of a workload.
 pub fn app(workload: usize) -> String {
     const WORDS: [&str; 8] = [
-        "checkout", "inventory", "payments", "search", "frontend", "recommendation", "gateway", "ledger",
+        "checkout",
+        "inventory",
+        "payments",
+        "search",
+        "frontend",
+        "recommendation",
+        "gateway",
+        "ledger",
     ];
     format!("{}-{workload:05}", WORDS[workload % WORDS.len()])
 }
@@ -224,15 +248,14 @@ fn spec(kind: Kind, sidecar: bool, scheduled: bool) -> Value {
             "name": name, "image": image, "imagePullPolicy": "IfNotPresent",
             "env": [
                 env("LOG_LEVEL", "info"), env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel-collector.monitoring:4317"),
-                env("GOMAXPROCS", "2"), env("DATABASE_HOST", "postgres-primary.databases.svc.cluster.local"),
+                env("DATABASE_HOST", "postgres-primary.databases.svc.cluster.local"),
                 {"name": "POD_NAME", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}}},
-                {"name": "DATABASE_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "database", "key": "password"}}},
             ],
             "ports": [{"name": "http", "containerPort": port, "protocol": "TCP"}],
             "livenessProbe": {"httpGet": {"path": "/livez", "port": "http", "scheme": "HTTP"}, "periodSeconds": 10, "timeoutSeconds": 1, "successThreshold": 1, "failureThreshold": 3},
             "readinessProbe": {"httpGet": {"path": "/readyz", "port": "http", "scheme": "HTTP"}, "periodSeconds": 10, "timeoutSeconds": 1, "successThreshold": 1, "failureThreshold": 3},
             "resources": {"limits": {"cpu": "1", "memory": "512Mi"}, "requests": {"cpu": "100m", "memory": "256Mi"}},
-            "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": true, "runAsNonRoot": true},
+            "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}, "runAsNonRoot": true},
             "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
             "volumeMounts": [
                 {"mountPath": "/etc/config", "name": "config"}, {"mountPath": "/tmp", "name": "tmp"},
@@ -240,7 +263,11 @@ fn spec(kind: Kind, sidecar: bool, scheduled: bool) -> Value {
             ],
         })
     };
-    let mut containers = vec![container("app", "registry.example.com/shop/@APP@:v1.27.3", 8080)];
+    let mut containers = vec![container(
+        "app",
+        "registry.example.com/shop/@APP@:v1.27.3",
+        8080,
+    )];
     if sidecar {
         containers.push(container(
             "proxy",
@@ -291,9 +318,7 @@ fn status(state: State, sidecar: bool) -> Value {
             "allocatedResources": {"cpu": "100m", "memory": "256Mi"},
         })
     };
-    let condition = |kind: &str, so: bool| {
-        json!({"type": kind, "status": if so { "True" } else { "False" }, "lastProbeTime": null, "lastTransitionTime": time, "observedGeneration": 1})
-    };
+    let condition = |kind: &str, so: bool| json!({"type": kind, "status": if so { "True" } else { "False" }, "lastProbeTime": null, "lastTransitionTime": time, "observedGeneration": 1});
     let ready = matches!(state, State::Ready | State::Deleting);
     let phase = if state < State::Running {
         "Pending"
@@ -303,8 +328,11 @@ fn status(state: State, sidecar: bool) -> Value {
     let mut status = json!({"phase": phase, "qosClass": "Burstable", "observedGeneration": 1});
     if state >= State::Scheduled {
         status["conditions"] = json!([
-            condition("PodReadyToStartContainers", state >= State::Creating), condition("Initialized", true),
-            condition("Ready", ready), condition("ContainersReady", ready), condition("PodScheduled", true),
+            condition("PodReadyToStartContainers", state >= State::Creating),
+            condition("Initialized", true),
+            condition("Ready", ready),
+            condition("ContainersReady", ready),
+            condition("PodScheduled", true),
         ]);
     }
     if state >= State::Creating {
@@ -320,11 +348,8 @@ fn status(state: State, sidecar: bool) -> Value {
                 "containerd://f@CONTAINER@",
             );
             if proxy["imageID"] != "" {
-                proxy["imageID"] = format!(
-                    "registry.example.com/mesh/proxy@sha256:{}",
-                    digest(0xbeef)
-                )
-                .into();
+                proxy["imageID"] =
+                    format!("registry.example.com/mesh/proxy@sha256:{}", digest(0xbeef)).into();
             }
             containers.push(proxy);
         }

@@ -77,7 +77,10 @@ async fn follow(listen: SocketAddr, post: Option<String>, ca: Option<PathBuf>) -
         match &event {
             watcher::Event::Apply(pod) => {
                 let before = pods.get(&ObjectRef::from_obj(pod));
-                images = Some((before.map(|pod| running(&pod)).unwrap_or_default(), running(pod)));
+                images = Some((
+                    before.map(|pod| running(&pod)).unwrap_or_default(),
+                    running(pod),
+                ));
             }
             watcher::Event::Delete(pod) => images = Some((running(pod), BTreeSet::new())),
             _ => {}
@@ -93,9 +96,14 @@ async fn follow(listen: SocketAddr, post: Option<String>, ca: Option<PathBuf>) -
         if let (Some((before, now)), Some(url)) = (images, &post)
             && before != now
         {
-            for (type_, image) in (now.difference(&before).map(|image| ("ARTIFACT_STARTED", image)))
-                .chain(before.difference(&now).map(|image| ("ARTIFACT_STOPPED", image)))
-            {
+            for (type_, image) in (now
+                .difference(&before)
+                .map(|image| ("ARTIFACT_STARTED", image)))
+            .chain(
+                before
+                    .difference(&now)
+                    .map(|image| ("ARTIFACT_STOPPED", image)),
+            ) {
                 let body = json!({"event_type": type_, "artifact": image}).to_string();
                 tokio::spawn(send(url.clone(), body, ca.clone()));
             }

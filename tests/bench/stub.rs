@@ -2,7 +2,7 @@
 //! written to it is answered as if it had been stored, and forgotten.
 
 use crate::{
-    pods::{Kind, Population, State, app, deployment, mix, namespace_name, uuid},
+    pods::{Kind, Population, State, deployment, mix, namespace_name, uuid},
     tls,
 };
 use anyhow::Result;
@@ -165,14 +165,7 @@ fn kind_of(resource: &str) -> Option<&'static str> {
 }
 
 impl Shared {
-    fn list(
-        &self,
-        path: &str,
-        resource: &str,
-        kind: &str,
-        from: usize,
-        limit: usize,
-    ) -> Answer {
+    fn list(&self, path: &str, resource: &str, kind: &str, from: usize, limit: usize) -> Answer {
         let api_version = match path.split('/').collect::<Vec<_>>()[..] {
             ["", "apis", group, version, ..] => format!("{group}/{version}"),
             _ => "v1".to_owned(),
@@ -247,7 +240,10 @@ impl Shared {
         };
         let bookmark = move |version: u64| {
             let object = json!({"kind": kind, "apiVersion": api_version, "metadata": {"resourceVersion": version.to_string(), "creationTimestamp": null}});
-            Bytes::from(format!("{}\n", json!({"type": "BOOKMARK", "object": object})))
+            Bytes::from(format!(
+                "{}\n",
+                json!({"type": "BOOKMARK", "object": object})
+            ))
         };
         let body = if resource == "pods" {
             let churn = Churn {
@@ -266,10 +262,13 @@ impl Shared {
                 Some((Ok::<_, Infallible>(bytes), churn))
             }))
         } else {
-            Body::from_stream(stream::unfold((), move |()| async move {
-                tokio::time::sleep(BOOKMARK).await;
-                Some((Ok::<_, Infallible>(bookmark(VERSION)), ()))
-            }).boxed())
+            Body::from_stream(
+                stream::unfold((), move |()| async move {
+                    tokio::time::sleep(BOOKMARK).await;
+                    Some((Ok::<_, Infallible>(bookmark(VERSION)), ()))
+                })
+                .boxed(),
+            )
         };
         let mut answer = Response::new(body);
         answer.headers_mut().insert(
@@ -283,10 +282,7 @@ impl Shared {
     fn write(&self, method: &Method, path: &str, body: &[u8]) -> Answer {
         let mut object: Value = serde_json::from_slice(body).unwrap_or_default();
         let version = {
-            let mut versions = self
-                .versions
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
             *versions += 1;
             *versions
         };
@@ -300,10 +296,7 @@ impl Shared {
         }
         if *method == Method::POST {
             let plural = path.rsplit('/').next().unwrap_or_default().to_owned();
-            let mut written = self
-                .written
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
             written.entry(plural).or_default().push(Instant::now());
             return json_text(StatusCode::CREATED, object.to_string());
         }
@@ -327,12 +320,7 @@ impl Churn {
             std::future::pending::<()>().await;
         }
         let sent = self.sent;
-        if self
-            .wanted
-            .wait_for(|wanted| *wanted > sent)
-            .await
-            .is_err()
-        {
+        if self.wanted.wait_for(|wanted| *wanted > sent).await.is_err() {
             std::future::pending::<()>().await;
         }
         let (step, slot) = (sent % (LIFE * WINDOW) / WINDOW, sent % WINDOW);
@@ -386,11 +374,6 @@ fn namespace_json(number: usize) -> String {
         "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"},
     })
     .to_string()
-}
-
-/// The name of an app, for the conditions.
-pub fn example() -> String {
-    app(0)
 }
 
 fn ok(value: &Value) -> Answer {

@@ -124,6 +124,8 @@ impl Subject {
     /// The end of its log.
     pub fn log_tail(&self) -> String {
         let log = self.operator.log_text();
-        log.chars().skip(log.chars().count().saturating_sub(4_000)).collect()
+        log.chars()
+            .skip(log.chars().count().saturating_sub(4_000))
+            .collect()
     }
 }
