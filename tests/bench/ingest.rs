@@ -15,7 +15,7 @@ use std::{
 pub struct Ingest {
     /// From its start to ready.
     pub ready: Duration,
-    /// From ready to the first snapshot of what runs, written.
+    /// From its start to the first snapshot of what runs, written.
     pub baseline: Option<Duration>,
     /// CPU time until then.
     pub sync_cpu: Duration,
@@ -54,7 +54,7 @@ pub async fn measure(
             .iter()
             .max()
             .with_context(|| format!("no baseline; its log ends\n{}", subject.log_tail()))?;
-        baseline = Some((*last - subject.started).saturating_sub(ready));
+        baseline = Some(*last - subject.started);
     }
     // Statuses are written about a second later.
     tokio::time::sleep(Duration::from_secs(3)).await;

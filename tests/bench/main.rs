@@ -202,7 +202,7 @@ fn of_cluster(table: &mut Table, pods: usize, ours: &Ingest, theirs: Option<&Ing
         "",
     );
     if let Some(baseline) = ours.baseline {
-        let what = format!("ready to first snapshot, {size} pods");
+        let what = format!("start to first snapshot, {size} pods");
         table.row(&what, seconds(baseline), String::new(), None, "");
     }
 }
