@@ -24,8 +24,9 @@ use crate::{
     },
 };
 
-/// Objects a page.
-const PAGE: u32 = 500;
+/// Objects a page. A page is held in memory three times over before it is read, and what the allocator once had it keeps:
+/// with 500 that was most of the memory of a small cluster.
+const PAGE: u32 = 200;
 /// A page that takes longer will not come.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The server ends a watch after so long (kube's own choice).

@@ -104,10 +104,12 @@ impl Census {
 /// Whether a pod belongs to a scope.
 pub fn admits(scope: &Scope, fleet: &Fleet, pod: &Pod) -> bool {
     let namespace = &pod.workload.namespace;
+    let asks = scope.pod_selector.is_some();
+    let labels = asks.then(|| pod.labels.unpack()).unwrap_or_default();
     scope.admits(
         namespace,
         fleet.namespace_labels(namespace),
-        &pod.labels,
+        &labels,
         &pod.owners(),
     )
 }
