@@ -17,6 +17,9 @@ use crate::{
     send::{Courier, Outgoing, Receipt},
 };
 
+/// After so many entries without anything to send the cursor is reported before more are passed.
+const PASSED: usize = 256;
+
 /// What is carried, and where.
 #[derive(Clone)]
 pub struct Load {
@@ -108,7 +111,9 @@ impl Load {
         &mut self,
         skipped: &mut Vec<Skipped>,
     ) -> Result<Option<(Arc<EnvironmentSnapshotSpec>, Item)>, LogError> {
-        while self.cursor.index < self.head {
+        let mut passed = 0;
+        while self.cursor.index < self.head && passed < PASSED {
+            passed += 1;
             let index = self.cursor.index + 1;
             let Some(snapshot) = self.read(index).await? else {
                 self.pass_hole(index, skipped).await?;
@@ -142,15 +147,17 @@ impl Load {
             .map(|line| line.index)
             .find(|there| *there >= index);
         let to = next.map_or(self.head, |next| next - 1);
-        if to >= index {
-            skipped.push(Skipped {
-                from: index,
-                to,
-                count: -1,
-                reason: "HistoryTruncated",
-            });
+        if to < index {
+            let odd = format!("snapshot {index} is listed but can't be read");
+            return Err(LogError::Api(kube::Error::Service(odd.into())));
         }
-        (self.cursor.index, self.cursor.ordinal) = (to.max(self.cursor.index), 0);
+        skipped.push(Skipped {
+            from: index,
+            to,
+            count: -1,
+            reason: "HistoryTruncated",
+        });
+        (self.cursor.index, self.cursor.ordinal) = (to, 0);
         Ok(())
     }
 

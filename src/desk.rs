@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use jiff::{SignedDuration, Timestamp};
 use kube::{
     Api, Resource as _, ResourceExt as _,
@@ -12,6 +11,7 @@ use kube::{
 use sha2::{Digest as _, Sha256};
 use tokio::{
     sync::{mpsc, watch},
+    task::{JoinError, JoinSet},
     time::{Instant, sleep_until, timeout},
 };
 use tracing::{debug, info, warn};
@@ -19,6 +19,7 @@ use tracing::{debug, info, warn};
 use crate::{
     api::{
         Environment, NotificationSetting, NotificationSettingStatus, TEST_ANNOTATION,
+        condition::{self, READY},
         setting::{Cursor, DeadLetter, Delivery, Failure, SkippedRange},
     },
     carry::{Load, Outcome, Sent, Skipped},
@@ -27,13 +28,14 @@ use crate::{
     environments::Known,
     logbook::LogError,
     model::{
-        backoff,
+        Moment, backoff,
         destination::{Destination, Kind},
         event::base32,
-        outbox::{Ahead, Pulse, Start, Wish, is_older, start},
+        outbox::{Ahead, Backlog, Pulse, Start, Wish, is_older, start},
         payload, slack,
-        standing::{Facts, Unsound, tell},
+        standing::{Amiss, Facts, PATIENCE, Unsound, tell, trouble},
         verdict::{Reason, Verdict},
+        view::version,
     },
     send::{Outgoing, Receipt},
 };
@@ -52,21 +54,30 @@ const LOOK_AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from
 const STAND_BACK: Duration = Duration::from_secs(60);
 /// So many writes whose answer was lost are remembered.
 const UNHEARD: usize = 16;
+/// The first write after a new spec waits so long for cursors that can't be placed yet.
+const PLACING: Duration = Duration::from_secs(8);
 /// More environments than this are not followed by a setting that names none.
 const MAX_ENVIRONMENTS: usize = 1_024;
+/// So many entries of the log are counted before a write of the status; if more wait, the next write goes on.
+const COUNTED: usize = 256;
+/// So many are counted to say what is skipped.
+const COUNTED_AT_END: usize = 2_000;
 
 /// How far the log of one environment has been sent.
 struct Lane {
+    /// Tells this lane from an earlier one of the same environment, whose last request may still be under way.
+    token: u64,
     cursor: Cursor,
     ahead: Ahead,
+    backlog: Backlog,
     busy: bool,
     /// Nothing is left to send up to this snapshot.
     seen: i64,
     head: i64,
-    /// How the lane ends when nothing is left: its environment is gone.
-    ending: bool,
-    /// Tells this lane from earlier ones of the same environment: what was begun for those is no news of this one.
-    number: u64,
+    /// How often in a row the log could not be read, and until when it is not read again.
+    unread: (u32, Moment),
+    /// Its environment is gone since then, so it ends when nothing is left.
+    ending: Option<Instant>,
 }
 
 /// How soon the status should be written.
@@ -80,8 +91,10 @@ enum Due {
 enum Done {
     Carried {
         uid: String,
-        lane: u64,
-        began: Timestamp,
+        token: u64,
+        /// Which destination it was sent to.
+        to: [u8; 32],
+        began: (Timestamp, Moment),
         outcome: Outcome,
     },
     Tested {
@@ -89,12 +102,18 @@ enum Done {
         id: String,
         receipt: Receipt,
     },
+    Written {
+        result: Result<Box<NotificationSetting>, kube::Error>,
+        attempt: Attempt,
+    },
 }
 
-type Written = (
-    Result<NotificationSetting, kube::Error>,
-    Vec<(String, Ahead)>,
-);
+/// A write of the status: its cursors, and how far each lane had been sent ahead then.
+#[derive(Clone)]
+struct Attempt {
+    cursors: Vec<Cursor>,
+    counted: Vec<(String, u64, Ahead)>,
+}
 
 /// The desk of one setting.
 pub struct Desk {
@@ -105,33 +124,45 @@ pub struct Desk {
     name: String,
     uid: String,
     seed: u64,
+    /// The spec that is being worked for.
     spec_generation: Option<i64>,
+    names: Option<Arc<Vec<String>>>,
+    suspended: bool,
     wish: Wish,
     status: NotificationSettingStatus,
     /// The status as the API server has it, and its version.
     written: NotificationSettingStatus,
     version: Option<String>,
     lanes: BTreeMap<String, Lane>,
+    tokens: u64,
+    /// Where cursors start that can't be placed yet.
+    starts: BTreeMap<String, Start>,
+    /// All cursors that can be placed are.
+    complete: bool,
+    /// The status isn't written before this, or before all cursors are placed.
+    waiting: Option<Instant>,
     pulse: Pulse,
     /// The lane that failed: it goes first.
     probe: Option<String>,
-    /// When the last attempt failed.
+    /// When the last attempt began that failed.
     failed_at: Option<Timestamp>,
     destination: Option<Destination>,
     destination_read: Option<Instant>,
-    unsound: Option<(Unsound, Instant)>,
+    amiss: Amiss,
+    amiss_since: Option<Instant>,
     look_again: Option<Instant>,
+    stand_back: Option<Instant>,
     due: Due,
     wrote_at: Option<Instant>,
     write_pause: Duration,
     write_after: Instant,
-    waiting: Option<Instant>,
-    counts: BTreeMap<(String, i64), (usize, Timestamp)>,
-    /// The cursors of writes that may have been carried out though we never heard of it, sorted, and what they count.
-    unheard: Vec<(Vec<Cursor>, Vec<(String, Ahead)>)>,
-    /// Someone else writes the status: nothing is done until then.
-    stand_back: Option<Instant>,
-    lanes_made: u64,
+    writing: bool,
+    conflicts: u32,
+    /// Writes that may have been carried out though we never heard of it.
+    unheard: Vec<Attempt>,
+    testing: bool,
+    /// The request for a test for which the destination was read anew.
+    test_seen: Option<String>,
 }
 
 impl Desk {
@@ -145,37 +176,50 @@ impl Desk {
         let status = first.status.clone().unwrap_or_default();
         let uid = first.uid().unwrap_or_default();
         office.passed.put(&uid, status.cursors.clone());
-        Self {
+        let (trouble, attempts) = trouble(&status).unzip();
+        let mut desk = Self {
             namespace: first.namespace().unwrap_or_default(),
             name: first.name_any(),
             seed: backoff::seed(&uid),
             spec_generation: None,
+            names: None,
+            suspended: false,
             wish: Wish::of(&first.spec),
             written: status.clone(),
             version: first.resource_version(),
             lanes: BTreeMap::new(),
-            pulse: Pulse::default(),
+            tokens: 0,
+            starts: BTreeMap::new(),
+            complete: false,
+            waiting: None,
+            pulse: Pulse::resumed(trouble, attempts.unwrap_or_default()),
             probe: None,
             failed_at: None,
             destination: None,
             destination_read: None,
-            unsound: None,
+            amiss: Amiss::default(),
+            amiss_since: unsound_since(&status),
             look_again: None,
+            stand_back: None,
             due: Due::Never,
             wrote_at: None,
             write_pause: WRITE_INTERVAL,
             write_after: Instant::now(),
-            waiting: Some(Instant::now() + Duration::from_secs(8)),
-            counts: BTreeMap::new(),
+            writing: false,
+            conflicts: 0,
             unheard: vec![],
-            stand_back: None,
-            lanes_made: 0,
+            testing: false,
+            test_seen: None,
             uid,
             status,
             office,
             setting,
             placed,
+        };
+        for cursor in desk.status.cursors.clone() {
+            desk.open_lane(cursor);
         }
+        desk
     }
 
     /// Works until the setting is gone, or the program is to stop: then nothing new is sent, and what is under way is
@@ -184,52 +228,36 @@ impl Desk {
         let stop = self.office.stop.clone();
         let mut stopping = false;
         let mut environments = self.office.environments.subscribe();
-        let mut done: FuturesUnordered<BoxFuture<'static, Done>> = FuturesUnordered::new();
-        let mut writing: Option<BoxFuture<'static, Written>> = None;
-        let mut testing = false;
-        self.seat_lanes();
+        // Each in a task of its own: whatever this one waits for, they go on. They end with it.
+        let mut tasks: JoinSet<Done> = JoinSet::new();
         self.examine().await;
         loop {
             stopping |= stop.is_cancelled();
             if stopping {
-                if done.is_empty() && writing.is_none() {
+                if tasks.is_empty() {
                     if !self.owes_status() {
                         return;
                     }
                     sleep_until(self.write_after).await;
-                    writing = self.write().await;
-                    if writing.is_none() {
+                    self.write(&mut tasks).await;
+                    if tasks.is_empty() {
                         return;
                     }
                 }
             } else {
-                self.start_lanes(&mut done).await;
-                if !testing && let Some(test) = self.test() {
-                    testing = true;
-                    done.push(test);
-                }
-                if writing.is_none() && self.write_at().is_some_and(|at| at <= Instant::now()) {
-                    writing = self.write().await;
+                self.start_lanes(&mut tasks).await;
+                self.start_test(&mut tasks).await;
+                if self.write_at().is_some_and(|at| at <= Instant::now()) {
+                    self.write(&mut tasks).await;
                 }
             }
-            if self.waiting.is_none() && self.due == Due::Never && writing.is_none() {
+            if self.complete && self.due != Due::Soon && !self.writing {
                 self.placed = None; // all cursors are where they should be, and nothing is to be written
             }
-            let wake = self.wake(writing.is_some());
+            self.plan_look();
+            let wake = self.wake();
             tokio::select! {
-                Some(finished) = done.next(), if !done.is_empty() => match finished {
-                    Done::Carried { uid, lane, began, outcome } => {
-                        self.carried(&uid, lane, began, outcome).await;
-                    }
-                    Done::Tested { request, id, receipt } => {
-                        testing = false;
-                        self.tested(request, id, receipt).await;
-                    }
-                },
-                written = async { writing.as_mut().expect("guarded").await }, if writing.is_some() => {
-                    writing = None;
-                    self.wrote(written).await;
-                }
+                Some(done) = tasks.join_next(), if !tasks.is_empty() => self.done(done).await,
                 changed = self.setting.changed() => {
                     if changed.is_err() {
                         return;
@@ -243,27 +271,66 @@ impl Desk {
         }
     }
 
+    async fn done(&mut self, done: Result<Done, JoinError>) {
+        match done {
+            Ok(Done::Carried {
+                uid,
+                token,
+                to,
+                began,
+                outcome,
+            }) => self.carried(&uid, token, to, began, outcome),
+            Ok(Done::Tested {
+                request,
+                id,
+                receipt,
+            }) => self.tested(request, id, &receipt),
+            Ok(Done::Written { result, attempt }) => {
+                self.writing = false;
+                self.wrote(result, attempt).await;
+            }
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => {} // the program ends
+        }
+    }
+
+    fn open_lane(&mut self, cursor: Cursor) -> &mut Lane {
+        self.tokens += 1;
+        let uid = cursor.environment_uid.clone();
+        let lane = Lane::at(self.tokens, cursor);
+        self.lanes.insert(uid.clone(), lane);
+        self.lanes.get_mut(&uid).expect("it was just put there")
+    }
+
     // ---- what is asked for ----
 
     async fn setting_changed(&mut self) {
-        let setting = self.setting.borrow_and_update().clone();
-        // The watch may tell of what was before our own last write.
-        let number = |version: &Option<String>| {
-            crate::model::view::version(version.as_deref().unwrap_or_default())
+        let (generation, version_now, cursors) = {
+            let setting = self.setting.borrow_and_update();
+            let cursors = setting.status.as_ref().map(|status| status.cursors.clone());
+            (
+                setting.metadata.generation,
+                setting.resource_version(),
+                cursors.unwrap_or_default(),
+            )
         };
-        let seen = setting.resource_version();
-        if number(&seen) > number(&self.version) {
-            self.version = seen;
+        // Only the spec or the metadata changed, by someone else. Another one's status is met by a conflict.
+        let number = |text: &Option<String>| version(text.as_deref().unwrap_or_default());
+        if number(&version_now) > number(&self.version)
+            && sorted(&cursors) == sorted(&self.written.cursors)
+        {
+            self.version = version_now;
         }
-        if setting.metadata.generation != self.spec_generation {
+        if generation != self.spec_generation {
             self.examine().await;
         }
     }
 
     async fn environments_changed(&mut self) {
-        let changed = self.place().await;
-        if changed || self.pulse.trouble.is_some() || self.is_suspended() {
-            self.due = Due::Soon;
+        let news = self.place().await;
+        if news && (self.pulse.trouble.is_some() || self.amiss.first().is_some() || self.suspended)
+        {
+            self.due = Due::Soon; // more waits
         }
     }
 
@@ -271,17 +338,52 @@ impl Desk {
     async fn look(&mut self) {
         let now = Instant::now();
         if self.stand_back.is_some_and(|until| until <= now) {
-            self.go_on().await;
+            self.come_back().await;
         }
         if self.look_again.is_some_and(|at| at <= now) {
             self.look_again = None;
-            self.read_destination().await;
+            let Amiss {
+                destination,
+                denied,
+                ..
+            } = &self.amiss;
+            let troubled =
+                destination.is_some() || denied.is_some() || self.pulse.trouble.is_some();
+            if troubled || self.destination.is_none() {
+                self.read_destination().await;
+            }
             self.place().await;
+            if troubled || self.amiss.first().is_some() {
+                self.due = Due::Soon; // a reason that only holds for a while (Reconciling) is taken back
+            }
         }
     }
 
-    fn is_suspended(&self) -> bool {
-        self.setting.borrow().spec.suspend == Some(true)
+    /// What may change without a word is looked at again.
+    fn plan_look(&mut self) {
+        let now = Instant::now();
+        let since = self.amiss_since.unwrap_or(now);
+        let patient = since.elapsed() < PATIENCE;
+        let missing = (self.amiss.destination.is_some() || self.destination.is_none())
+            .then_some(if patient { LOOK_AGAIN.0 } else { LOOK_AGAIN.1 });
+        let unplaced = (!self.complete).then_some(LOOK_AGAIN.0);
+        let troubled = (self.pulse.trouble.is_some() || self.amiss.denied.is_some())
+            .then_some(DESTINATION_FRESH);
+        let reconciling = (self.amiss.first().is_some() && patient)
+            .then(|| PATIENCE.saturating_sub(since.elapsed()));
+        let ending = self
+            .lanes
+            .values()
+            .any(|lane| lane.ending.is_some())
+            .then_some(LOOK_AGAIN.1);
+        let after = [missing, unplaced, troubled, reconciling, ending]
+            .into_iter()
+            .flatten()
+            .min();
+        if let Some(after) = after {
+            let at = now + after;
+            self.look_again = Some(self.look_again.map_or(at, |planned| planned.min(at)));
+        }
     }
 
     /// Takes in a new spec.
@@ -290,27 +392,39 @@ impl Desk {
         let first = self.spec_generation.is_none();
         self.spec_generation = setting.metadata.generation;
         self.wish = Wish::of(&setting.spec);
-        self.counts.clear();
+        self.suspended = setting.spec.suspend == Some(true);
         self.status.destination = Some(self.wish.kind.as_str().to_owned());
         let names = setting
             .spec
             .environments
             .as_ref()
             .map(|names| names.join(","));
-        self.status.environments = Some(shorten(names.as_deref().unwrap_or("*")));
+        self.status.environments = Some(shorten_to(names.as_deref().unwrap_or("*"), 256));
+        self.names = setting.spec.environments.map(Arc::new);
         self.destination = None;
         self.destination_read = None;
+        self.amiss.denied = None;
+        if !first {
+            self.amiss_since = None; // what is missing now may be on its way
+        }
+        self.failed_at = None;
         self.pulse.retry_now();
         for lane in self.lanes.values_mut() {
             lane.seen = lane.cursor.index; // other events may be asked for
+            lane.backlog = Backlog::default();
         }
+        if self.written.observed_generation != self.spec_generation {
+            self.waiting = Some(Instant::now() + PLACING);
+            self.due = Due::Soon;
+        }
+        if self.status.conditions.is_empty() {
+            self.due = Due::Soon;
+        }
+        let since = self.amiss_since;
         self.read_destination().await;
         self.place().await;
-        if !first
-            || self.status.observed_generation != self.spec_generation
-            || self.status.conditions.is_empty()
-        {
-            self.due = Due::Soon;
+        if self.amiss.first().is_some() && since.is_some() {
+            self.amiss_since = since;
         }
     }
 
@@ -332,208 +446,187 @@ impl Desk {
             Err(NoDestination::Unsound(why)) => Err(why),
             Err(NoDestination::Unknown(why)) => {
                 debug!(setting = %self.title(), %why, "can't tell the destination; trying again");
-                self.look_again = Some(Instant::now() + LOOK_AGAIN.0);
                 return;
             }
         };
         match found {
             Ok(destination) => {
-                let same = self
-                    .destination
-                    .as_ref()
-                    .is_some_and(|known| known.key() == destination.key());
-                if !same {
+                if self.destination.as_ref() != Some(&destination) {
                     self.pulse.retry_now();
+                    self.failed_at = None;
+                    self.amend(|amiss| amiss.denied = None);
                 }
                 self.destination = Some(destination);
-                self.set_unsound(None);
+                self.amend(|amiss| amiss.destination = None);
             }
             Err(why) => {
                 self.destination = None;
-                self.set_unsound(Some(why));
+                self.amend(|amiss| amiss.destination = Some(why));
             }
         }
     }
 
-    /// Why the destination or the environments are not sound; the destination's trouble comes first.
-    fn set_unsound(&mut self, why: Option<Unsound>) {
-        let before = self.unsound.as_ref().map(|(why, _)| why.clone());
-        if before == why {
-            return;
+    /// Notes what is amiss, or no longer.
+    fn amend(&mut self, change: impl FnOnce(&mut Amiss)) {
+        let before = self.amiss.first().cloned();
+        change(&mut self.amiss);
+        match self.amiss.first() {
+            None => self.amiss_since = None,
+            Some(_) => self.amiss_since = self.amiss_since.or_else(|| Some(Instant::now())),
         }
-        let since = self
-            .unsound
-            .as_ref()
-            .map_or_else(Instant::now, |(_, since)| *since);
-        self.unsound = why.map(|why| (why, since));
-        self.due = Due::Soon;
+        if self.amiss.first() != before.as_ref() {
+            self.due = Due::Soon;
+        }
     }
 
-    /// Makes a lane for every environment that is asked for and may be seen, and ends those of others. True if any changed.
+    /// Makes a lane for every environment that is asked for and may be seen, and ends those of others. True if there is
+    /// more to send.
     async fn place(&mut self) -> bool {
-        let spec = self.setting.borrow().spec.clone();
+        let names = self.names.clone();
         let all = self.office.environments.all();
-        let visible = |known: &Known| known.is_visible_to(&self.namespace);
-        let mut amiss = None;
-        let wanted: BTreeMap<String, Known> = match &spec.environments {
-            None => {
-                let mut seen: BTreeMap<_, _> = all
-                    .iter()
-                    .filter(|(_, known)| visible(known))
-                    .map(|(name, known)| (name.clone(), known.clone()))
-                    .collect();
-                if seen.len() > MAX_ENVIRONMENTS {
-                    amiss = Some(Unsound::new(
-                        "TooManyEnvironments",
-                        format!(
-                            "this namespace may see {} environments, and a setting follows {MAX_ENVIRONMENTS} at most: name them in spec.environments",
-                            seen.len()
-                        ),
-                    ));
-                    seen.clear();
-                } else if seen.is_empty() {
-                    amiss = Some(Unsound::new(
-                        "NoEnvironments",
-                        format!(
-                            "no Environment is visible to namespace {0}: add {0} to the visibleTo of one",
-                            self.namespace
-                        ),
-                    ));
-                }
-                seen
-            }
-            Some(names) => {
-                let missing: Vec<_> = names
-                    .iter()
-                    .filter(|name| !all.contains_key(*name))
-                    .map(String::as_str)
-                    .collect();
-                let hidden: Vec<_> = names
-                    .iter()
-                    .filter(|name| all.get(*name).is_some_and(|known| !visible(known)))
-                    .map(String::as_str)
-                    .collect();
-                if !missing.is_empty() {
-                    let there: Vec<_> = all
-                        .iter()
-                        .filter(|(_, known)| visible(known))
-                        .map(|(name, _)| name.as_str())
-                        .collect();
-                    let there = if there.is_empty() {
-                        "none is".to_owned()
-                    } else {
-                        format!("visible here: {}", there.join(", "))
-                    };
-                    amiss = Some(Unsound::new(
-                        "EnvironmentNotFound",
-                        shorten_to(
-                            &format!(
-                                "spec.environments: there is no Environment {} ({there})",
-                                missing.join(", ")
-                            ),
-                            1_000,
-                        ),
-                    ));
-                } else if !hidden.is_empty() {
-                    amiss = Some(Unsound::new(
-                        "EnvironmentNotVisible",
-                        shorten_to(
-                            &format!(
-                                "spec.environments: {} may not be seen from namespace {1}: a platform admin can add {1} to its spec.visibleTo",
-                                hidden.join(", "),
-                                self.namespace
-                            ),
-                            1_000,
-                        ),
-                    ));
-                }
-                names
-                    .iter()
-                    .filter_map(|name| {
-                        Some((
-                            name.clone(),
-                            all.get(name).filter(|known| visible(known))?.clone(),
-                        ))
-                    })
-                    .collect()
-            }
-        };
-        if self.destination.is_some() {
-            self.set_unsound(amiss);
-        }
-        let mut changed = self.end_lanes(&spec.environments, &all);
+        let (wanted, amiss) = self.wanted(names.as_deref(), &all);
+        self.amend(|it| it.environments = amiss);
+        self.end_lanes(names.as_deref(), &all).await;
         let mut complete = true;
-        match self.finish_lanes().await {
-            Ok(finished) => changed |= finished,
-            Err(error) => {
-                warn!(setting = %self.title(), %error, "can't tell what is left of a deleted environment; trying again");
-                complete = false;
-            }
+        if let Err(error) = self.finish_lanes().await {
+            warn!(setting = %self.title(), %error, "can't tell what is left of a deleted environment; trying again");
+            complete = false;
         }
+        let mut news = false;
+        self.starts
+            .retain(|uid, _| wanted.iter().any(|(_, known)| known.uid == *uid));
         for (name, known) in wanted {
+            if !self.lanes.contains_key(&known.uid) {
+                // Decided now, even if it can't be carried out yet: what was asked for then counts.
+                let start = self.start(known);
+                let start = *self.starts.entry(known.uid.clone()).or_insert(start);
+                let placed = match known.head {
+                    Some((head, _)) => self.first_cursor(name, known, head, start).await,
+                    None => {
+                        complete = false; // its log is being read
+                        continue;
+                    }
+                };
+                match placed {
+                    Ok(cursor) => {
+                        debug!(setting = %self.title(), environment = name, index = cursor.index, "starts");
+                        self.open_lane(cursor);
+                        self.starts.remove(&known.uid);
+                        self.due = Due::Soon;
+                    }
+                    Err(error) => {
+                        warn!(setting = %self.title(), environment = name, %error, "can't place the cursor; trying again");
+                        complete = false;
+                        continue;
+                    }
+                }
+            }
             let Some((head, _)) = known.head else {
                 complete = false;
                 continue;
             };
-            if self.lanes.contains_key(&known.uid) {
-                match self.compare(&name, &known.uid, head).await {
-                    Ok(reset) => changed |= reset,
-                    Err(error) => {
-                        warn!(setting = %self.title(), environment = name, %error, "can't compare the cursor with the log; trying again");
-                        complete = false;
-                    }
-                }
-                continue;
-            }
-            match self.first_cursor(&name, &known, head).await {
-                Ok(cursor) => {
-                    debug!(setting = %self.title(), environment = name, index = cursor.index, "starts");
-                    self.seat(cursor).head = head;
-                    changed = true;
-                }
+            match self.compare(name, &known.uid, head).await {
+                Ok(more) => news |= more,
                 Err(error) => {
-                    warn!(setting = %self.title(), environment = name, %error, "can't place the cursor; trying again");
+                    warn!(setting = %self.title(), environment = name, %error, "can't compare the cursor with the log; trying again");
                     complete = false;
                 }
             }
         }
-        if changed {
-            self.due = Due::Soon;
-        }
+        self.complete = complete;
         if complete {
             self.waiting = None;
         }
-        changed
+        news
     }
 
-    /// Takes up where a log ends now. A cursor that is ahead of it was lost its log: it starts at the head. True if so.
+    /// The environments that are asked for and may be seen, and what is amiss with others.
+    fn wanted<'a>(
+        &self,
+        names: Option<&'a Vec<String>>,
+        all: &'a BTreeMap<String, Known>,
+    ) -> (Vec<(&'a str, &'a Known)>, Option<Unsound>) {
+        let namespace = &self.namespace;
+        let visible = || {
+            all.iter()
+                .filter(|(_, known)| known.is_visible_to(namespace))
+                .map(|(name, known)| (name.as_str(), known))
+        };
+        let Some(names) = names else {
+            let seen: Vec<_> = visible().collect();
+            if seen.len() > MAX_ENVIRONMENTS {
+                let message = format!(
+                    "this namespace may see {} environments, and a setting follows {MAX_ENVIRONMENTS} at most: name them in spec.environments",
+                    seen.len()
+                );
+                return (vec![], Some(Unsound::new("TooManyEnvironments", message)));
+            }
+            let amiss = seen.is_empty().then(|| {
+                let message = format!(
+                    "no Environment is visible to namespace {namespace}: add {namespace} to the visibleTo of one"
+                );
+                Unsound::new("NoEnvironments", message)
+            });
+            return (seen, amiss);
+        };
+        let (mut seen, mut missing, mut hidden) = (vec![], vec![], vec![]);
+        for name in names {
+            match all.get(name) {
+                Some(known) if known.is_visible_to(namespace) => seen.push((name.as_str(), known)),
+                Some(_) => hidden.push(name.as_str()),
+                None => missing.push(name.as_str()),
+            }
+        }
+        let (reason, message) = if !missing.is_empty() {
+            let there: Vec<_> = visible().map(|(name, _)| name).collect();
+            let there = if there.is_empty() {
+                "none is visible here".to_owned()
+            } else {
+                format!("visible here: {}", there.join(", "))
+            };
+            let message = format!(
+                "spec.environments: there is no Environment {} ({there})",
+                missing.join(", ")
+            );
+            ("EnvironmentNotFound", message)
+        } else if !hidden.is_empty() {
+            let message = format!(
+                "spec.environments: {} may not be seen from namespace {namespace}: a platform admin can add {namespace} to its spec.visibleTo",
+                hidden.join(", ")
+            );
+            ("EnvironmentNotVisible", message)
+        } else {
+            return (seen, None);
+        };
+        let amiss = Unsound::new(reason, shorten_to(&message, 1_000));
+        (seen, Some(amiss))
+    }
+
+    /// Takes up where a log ends now; true if that is further on. A cursor that is ahead of it was lost its log: it starts
+    /// at the head.
     async fn compare(&mut self, name: &str, uid: &str, head: i64) -> Result<bool, LogError> {
         let Some(lane) = self.lanes.get_mut(uid) else {
             return Ok(false);
         };
         let Cursor { index, ordinal, .. } = lane.cursor;
+        let reached = index + i64::from(ordinal > 0);
+        if reached <= head || lane.busy {
+            let news = lane.head < head;
+            lane.head = lane.head.max(head);
+            return Ok(news);
+        }
         let cursor = Cursor {
             index: index.min(head),
             ordinal: 0,
             ..lane.cursor.clone()
         };
-        let reached = index + i64::from(ordinal > 0);
-        if reached <= head || lane.busy {
-            lane.head = lane.head.max(head);
-            return Ok(false);
-        }
         // Another replica may have appended and sent what ours has not heard of yet.
-        if self
-            .office
-            .logbook
-            .read_anew(name, uid, reached)
-            .await?
-            .is_some()
-        {
+        let logbook = &self.office.logbook;
+        if logbook.read_anew(name, uid, reached).await?.is_some() {
             return Ok(false);
         }
         warn!(setting = %self.title(), environment = name, index, head, "the cursor is ahead of the log; starting at its head");
-        self.seat(cursor).head = head;
+        self.open_lane(cursor).head = head;
         let skipped = Skipped {
             from: head,
             to: head,
@@ -541,48 +634,35 @@ impl Desk {
             reason: "CursorReset",
         };
         self.note_skipped(name, &[skipped]);
-        Ok(true)
-    }
-
-    /// A new lane that starts at a cursor.
-    fn seat(&mut self, cursor: Cursor) -> &mut Lane {
-        self.lanes_made += 1;
-        let uid = cursor.environment_uid.clone();
-        let mut lane = Lane::at(cursor);
-        lane.number = self.lanes_made;
-        self.lanes.insert(uid.clone(), lane);
-        self.lanes.get_mut(&uid).expect("just inserted")
-    }
-
-    /// Lanes as the status says, and no others.
-    fn seat_lanes(&mut self) {
-        self.lanes.clear();
-        for cursor in self.status.cursors.clone() {
-            self.seat(cursor);
-        }
+        Ok(false)
     }
 
     /// Where sending starts in an environment that this setting hears of for the first time.
-    async fn first_cursor(&self, name: &str, known: &Known, head: i64) -> Result<Cursor, LogError> {
-        let (generation, created, version) = {
+    fn start(&self, known: &Known) -> Start {
+        start(
+            self.written.observed_generation,
+            self.spec_generation.unwrap_or(1),
+            known.generation,
+        )
+    }
+
+    async fn first_cursor(
+        &self,
+        name: &str,
+        known: &Known,
+        head: i64,
+        start: Start,
+    ) -> Result<Cursor, LogError> {
+        let (created, version) = {
             let setting = self.setting.borrow();
             let created = setting
                 .metadata
                 .creation_timestamp
                 .as_ref()
                 .map_or(0, |time| time.0.as_second());
-            let version = setting
-                .metadata
-                .resource_version
-                .as_deref()
-                .map_or(0, crate::model::view::version);
-            (setting.metadata.generation.unwrap_or(1), created, version)
+            let version = version(setting.metadata.resource_version.as_deref().unwrap_or("0"));
+            (created, version)
         };
-        let start = start(
-            self.written.observed_generation,
-            generation,
-            known.generation,
-        );
         let index = if start == Start::AtHead {
             head
         } else {
@@ -608,48 +688,38 @@ impl Desk {
     }
 
     /// Ends the lanes of environments that are not asked for any more or may not be seen; those of deleted ones are
-    /// finished first. True if any ended.
-    fn end_lanes(&mut self, names: &Option<Vec<String>>, all: &BTreeMap<String, Known>) -> bool {
+    /// finished first, if that doesn't take too long.
+    async fn end_lanes(&mut self, names: Option<&Vec<String>>, all: &BTreeMap<String, Known>) {
         let mut ended = vec![];
         for (uid, lane) in &mut self.lanes {
             let name = &lane.cursor.environment;
-            let listed = names.as_ref().is_none_or(|names| names.contains(name));
+            let listed = names.is_none_or(|names| names.contains(name));
             match all.get(name).filter(|known| known.uid == *uid) {
                 _ if !listed => ended.push((uid.clone(), "EnvironmentLeft")),
                 Some(known) if !known.is_visible_to(&self.namespace) => {
-                    ended.push((uid.clone(), "EnvironmentNotVisible"))
+                    ended.push((uid.clone(), "EnvironmentNotVisible"));
                 }
-                Some(_) => lane.ending = false,
-                None => lane.ending = true,
+                Some(_) => lane.ending = None,
+                None => {
+                    let since = lane.ending.get_or_insert_with(Instant::now);
+                    if since.elapsed() > self.wish.max_age {
+                        ended.push((uid.clone(), "EnvironmentDeleted"));
+                    }
+                }
             }
         }
-        for (uid, reason) in &ended {
-            if let Some(lane) = self.lanes.remove(uid)
-                && lane.head > lane.cursor.index
-            {
-                let skipped = Skipped {
-                    from: lane.cursor.index + 1,
-                    to: lane.head,
-                    count: -1,
-                    reason,
-                };
-                self.note_skipped(&lane.cursor.environment, &[skipped]);
-            }
+        for (uid, reason) in ended {
+            self.end_lane(&uid, reason).await;
         }
-        !ended.is_empty()
     }
 
-    /// Ends the lanes of deleted environments in which nothing is left to send. True if any ended.
-    async fn finish_lanes(&mut self) -> Result<bool, LogError> {
+    /// Ends the lanes of deleted environments in which nothing is left to send.
+    async fn finish_lanes(&mut self) -> Result<(), LogError> {
         let api: Api<Environment> = Api::all(self.office.client.clone());
-        let idle = self
-            .lanes
-            .iter()
-            .filter(|(_, lane)| lane.ending && !lane.busy && lane.cursor.index >= lane.head);
+        let idle = self.lanes.iter().filter(|(_, lane)| lane.is_through());
         let idle: Vec<_> = idle
             .map(|(uid, lane)| (uid.clone(), lane.cursor.environment.clone()))
             .collect();
-        let mut any = false;
         for (uid, environment) in idle {
             // Where its log ends may have escaped us, and it may live without our having heard of it.
             let found = timeout(WRITE_TIMEOUT, api.get_metadata_opt(&environment));
@@ -658,35 +728,61 @@ impl Desk {
                 continue;
             }
             let lines = self.office.logbook.lines(&environment, Some(&uid)).await?;
-            let head = lines
-                .iter()
-                .filter(|line| !line.chunk)
-                .map(|line| line.index)
-                .max();
+            let entries = lines.iter().filter(|line| !line.chunk);
+            let head = entries.map(|line| line.index).max();
             let Some(lane) = self.lanes.get_mut(&uid) else {
                 continue;
             };
             lane.head = lane.head.max(head.unwrap_or(0));
-            if lane.cursor.index >= lane.head {
+            if lane.is_through() {
                 self.lanes.remove(&uid);
-                any = true;
+                self.due = Due::Soon;
             }
         }
-        Ok(any)
+        Ok(())
+    }
+
+    /// Ends a lane, and says what was not sent, if anything was to be.
+    async fn end_lane(&mut self, uid: &str, reason: &'static str) {
+        let mut budget = COUNTED_AT_END;
+        let all = self.count(uid, &mut budget).await;
+        let (waiting, _) = self.waiting_in(uid).await;
+        let Some(lane) = self.lanes.remove(uid) else {
+            return;
+        };
+        self.due = Due::Soon;
+        let count = match waiting {
+            0 if all => return,
+            count if all => i64::try_from(count).unwrap_or(i64::MAX),
+            _ => -1,
+        };
+        let skipped = Skipped {
+            from: lane.cursor.index + 1,
+            to: lane.head,
+            count,
+            reason,
+        };
+        self.note_skipped(&lane.cursor.environment, &[skipped]);
     }
 
     // ---- sending ----
 
     /// Starts a request in every lane that has something to send and may.
-    async fn start_lanes(&mut self, done: &mut FuturesUnordered<BoxFuture<'static, Done>>) {
-        if self.is_suspended()
-            || self.stand_back.is_some()
-            || self.status.observed_generation.is_none()
-                && self.written.observed_generation.is_none()
+    async fn start_lanes(&mut self, tasks: &mut JoinSet<Done>) {
+        if self.suspended || self.stand_back.is_some() || self.written.observed_generation.is_none()
         {
             return; // a setting that was never handled gets its cursors written first
         }
         let now = self.office.hub.now();
+        let waits = |lane: &Lane| lane.busy || lane.seen < lane.head;
+        if self.pulse.trouble.is_some() && self.complete && !self.lanes.values().any(waits) {
+            // Given up, or not asked for any more: nothing is overdue.
+            self.pulse = Pulse::default();
+            self.failed_at = None;
+            self.probe = None;
+            self.due = Due::Soon;
+            return;
+        }
         if self.pulse.may_send(now).is_err() {
             return;
         }
@@ -694,8 +790,9 @@ impl Desk {
         if cautious && self.lanes.values().any(|lane| lane.busy) {
             return; // one attempt tells whether the destination is well again
         }
-        let has_work =
-            |lane: &Lane| !lane.busy && lane.seen < lane.head && lane.ahead.may_send(now);
+        let has_work = |lane: &Lane| {
+            !lane.busy && lane.seen < lane.head && lane.ahead.may_send(now) && lane.unread.1 <= now
+        };
         let mut ready: Vec<String> = self
             .lanes
             .iter()
@@ -718,7 +815,7 @@ impl Desk {
         let Some(destination) = self.destination.clone() else {
             return;
         };
-        let began = Timestamp::now();
+        let began = (Timestamp::now(), self.office.hub.now());
         let max_age = SignedDuration::try_from(self.wish.max_age).unwrap_or(SignedDuration::MAX);
         let expired_before = self.failed_at.and_then(|at| at.checked_sub(max_age).ok());
         for uid in ready {
@@ -726,7 +823,6 @@ impl Desk {
                 continue;
             };
             lane.busy = true;
-            let number = lane.number;
             let load = Load {
                 logbook: self.office.logbook.clone(),
                 courier: self.office.courier.clone(),
@@ -737,25 +833,37 @@ impl Desk {
                 head: lane.head,
                 expired_before,
             };
-            done.push(
-                async move {
-                    Done::Carried {
-                        uid,
-                        lane: number,
-                        began,
-                        outcome: load.carry().await,
-                    }
+            let (token, to) = (lane.token, destination.key());
+            tasks.spawn(async move {
+                Done::Carried {
+                    uid,
+                    token,
+                    to,
+                    began,
+                    outcome: load.carry().await,
                 }
-                .boxed(),
-            );
+            });
         }
     }
 
-    async fn carried(&mut self, uid: &str, number: u64, began: Timestamp, outcome: Outcome) {
+    fn carried(
+        &mut self,
+        uid: &str,
+        token: u64,
+        to: [u8; 32],
+        began: (Timestamp, Moment),
+        outcome: Outcome,
+    ) {
+        if let Ok(Some(sent)) = &outcome.sent {
+            self.office.metrics.delivered(
+                self.wish.kind.as_str(),
+                outcome_word(&sent.receipt.verdict),
+                sent.receipt.latency.as_secs_f64(),
+            );
+        }
         let now = self.office.hub.now();
-        let of = |lane: &&mut Lane| lane.number == number;
-        let Some(lane) = self.lanes.get_mut(uid).filter(of) else {
-            return;
+        let Some(lane) = self.lanes.get_mut(uid).filter(|lane| lane.token == token) else {
+            return; // it ended meanwhile
         };
         lane.busy = false;
         let environment = lane.cursor.environment.clone();
@@ -763,42 +871,34 @@ impl Desk {
             lane.cursor = outcome.cursor;
             self.due = self.due.max(Due::Lazily);
         }
+        lane.seen = lane.cursor.index;
         match outcome.sent {
-            Ok(None) => lane.seen = lane.cursor.index.max(lane.head.min(lane.cursor.index)),
-            Ok(Some(sent)) => self.answered(uid, began, sent, now).await,
+            Ok(None) => lane.unread = (0, now),
+            Ok(Some(sent)) => {
+                lane.unread = (0, now);
+                self.answered(uid, to, began, sent, now);
+            }
             Err(error) => {
+                let failures = lane.unread.0.saturating_add(1);
+                lane.unread = (failures, now + backoff::delay(failures, self.seed));
                 warn!(setting = %self.title(), environment, %error, "can't read the log; trying again");
-                self.pulse.after(
-                    &Verdict::Retry {
-                        after: None,
-                        reason: Reason::Timeout,
-                        message: "the log can't be read".to_owned(),
-                    },
-                    self.seed,
-                    now,
-                );
             }
         }
         if !outcome.skipped.is_empty() {
             self.note_skipped(&environment, &outcome.skipped);
-            self.due = Due::Soon;
         }
-        if self
-            .lanes
-            .get(uid)
-            .is_some_and(|lane| lane.ending && lane.cursor.index >= lane.head)
-        {
-            self.lanes.remove(uid);
-            self.due = Due::Soon;
+        if self.lanes.get(uid).is_some_and(Lane::is_through) {
+            self.look_again = Some(Instant::now());
         }
     }
 
-    async fn answered(
+    fn answered(
         &mut self,
         uid: &str,
-        began: Timestamp,
+        to: [u8; 32],
+        began: (Timestamp, Moment),
         sent: Sent,
-        now: crate::model::Moment,
+        now: Moment,
     ) {
         let Sent {
             after,
@@ -809,15 +909,13 @@ impl Desk {
         } = sent;
         let verdict = &receipt.verdict;
         let time = Timestamp::now();
-        self.office.metrics.delivered(
-            self.wish.kind.as_str(),
-            outcome_word(verdict),
-            receipt.latency.as_secs_f64(),
-        );
         let attempts = i64::from(self.pulse.attempts) + 1;
-        let was_well = self.pulse.trouble.is_none();
         let before = self.pulse.trouble.clone();
-        self.pulse.after(verdict, self.seed, now);
+        // What another destination than today's can't take says nothing.
+        let current = self.destination.as_ref().map(Destination::key) == Some(to);
+        if current {
+            self.pulse.after(verdict, self.seed, began.1, now);
+        }
         match verdict {
             Verdict::Delivered => {
                 self.advance(uid, after, events, now);
@@ -830,6 +928,9 @@ impl Desk {
                     http_status: receipt.status.map_or(0, i64::from),
                     latency_ms: i64::try_from(receipt.latency.as_millis()).unwrap_or(i64::MAX),
                 });
+            }
+            _ if !current => {
+                debug!(setting = %self.title(), id, "not delivered; the destination is another one by now");
             }
             Verdict::Refused { reason, message } => {
                 self.advance(uid, after, events, now);
@@ -850,43 +951,43 @@ impl Desk {
                 info!(setting = %self.title(), id, attempts, reason, message = verdict.message(), "not delivered; trying again later");
                 self.note_failure(id, time, reason, verdict.message(), attempts);
                 self.probe = Some(uid.to_owned());
-                self.failed_at = Some(began);
+                self.failed_at = self.failed_at.max(Some(began.0));
                 self.due = Due::Soon;
-                if let Some(lane) = self.lanes.get_mut(uid) {
-                    lane.seen = lane.cursor.index;
-                }
             }
         }
-        if verdict.reason() == Some(Reason::DestinationDenied) {
-            self.set_unsound(Some(Unsound::new("DestinationDenied", verdict.message())));
+        if current {
+            self.note_denied(verdict);
         }
-        match (&self.pulse.trouble, was_well) {
-            (Some(trouble), true) => {
-                let note = format!("{} (attempts go on)", trouble.message);
-                self.publish(EventType::Warning, "DeliveryFailing", note)
-                    .await;
+        match (&before, &self.pulse.trouble) {
+            (None, Some(trouble)) => {
+                let rest = if trouble.gone {
+                    ""
+                } else {
+                    " (attempts go on)"
+                };
+                let note = format!("{}{rest}", trouble.message);
+                self.publish(EventType::Warning, "DeliveryFailing", note);
             }
-            (None, false) => {
+            (Some(_), None) => {
                 self.failed_at = None;
                 self.probe = None;
-                if before
-                    .is_some_and(|trouble| trouble.reason == Reason::DestinationDenied.as_str())
-                {
-                    self.set_unsound(None);
-                }
                 let failures = attempts - 1;
-                self.publish(
-                    EventType::Normal,
-                    "DeliveryRecovered",
-                    format!("delivering again after {failures} failed attempts"),
-                )
-                .await;
+                let times = if failures == 1 { "attempt" } else { "attempts" };
+                let note = format!("delivering again after {failures} failed {times}");
+                self.publish(EventType::Normal, "DeliveryRecovered", note);
             }
             _ => {}
         }
     }
 
-    fn advance(&mut self, uid: &str, after: Cursor, events: usize, now: crate::model::Moment) {
+    /// Whether the destination's name leads to an address that may not be dialled is known after an attempt.
+    fn note_denied(&mut self, verdict: &Verdict) {
+        let denied = (verdict.reason() == Some(Reason::DestinationDenied))
+            .then(|| Unsound::new("DestinationDenied", verdict.message()));
+        self.amend(|amiss| amiss.denied = denied);
+    }
+
+    fn advance(&mut self, uid: &str, after: Cursor, events: usize, now: Moment) {
         if let Some(lane) = self.lanes.get_mut(uid) {
             lane.cursor = after;
             lane.seen = lane.seen.max(lane.cursor.index);
@@ -915,6 +1016,7 @@ impl Desk {
 
     fn note_skipped(&mut self, environment: &str, skipped: &[Skipped]) {
         let time = Timestamp::now();
+        self.due = Due::Soon;
         for Skipped {
             from,
             to,
@@ -953,22 +1055,30 @@ impl Desk {
 
     // ---- the test message ----
 
-    /// The request for a test message, if there is one that was not answered.
-    fn test(&self) -> Option<BoxFuture<'static, Done>> {
-        let (request, environments) = {
-            let setting = self.setting.borrow();
-            let request = setting
-                .annotations()
-                .get(TEST_ANNOTATION)?
-                .chars()
-                .take(256)
-                .collect::<String>();
-            (request, setting.spec.environments.clone())
-        };
-        if self.status.last_handled_test.as_ref() == Some(&request) || self.stand_back.is_some() {
-            return None;
+    /// Sends a test message if one is asked for that was not answered yet.
+    async fn start_test(&mut self, tasks: &mut JoinSet<Done>) {
+        if self.testing || self.stand_back.is_some() {
+            return;
         }
-        let destination = self.destination.clone()?;
+        let request = {
+            let setting = self.setting.borrow();
+            let asked = setting.annotations().get(TEST_ANNOTATION);
+            asked.map(|asked| asked.chars().take(256).collect::<String>())
+        };
+        let Some(request) = request.filter(|request| {
+            !request.is_empty() && self.status.last_handled_test.as_ref() != Some(request)
+        }) else {
+            return;
+        };
+        if self.test_seen.as_ref() != Some(&request) {
+            // Whoever asks for a test may just have changed the Secret.
+            self.test_seen = Some(request.clone());
+            self.read_destination().await;
+        }
+        let Some(destination) = self.destination.clone() else {
+            return; // answered when there is one
+        };
+        let environments = self.names.as_deref().cloned();
         let environments = environments.unwrap_or_else(|| {
             self.lanes
                 .values()
@@ -993,7 +1103,8 @@ impl Desk {
             }
         };
         let courier = self.office.courier.clone();
-        let test = async move {
+        self.testing = true;
+        tasks.spawn(async move {
             let outgoing = Outgoing {
                 id: id.clone(),
                 body: body.into(),
@@ -1005,11 +1116,11 @@ impl Desk {
                 id,
                 receipt,
             }
-        };
-        Some(test.boxed())
+        });
     }
 
-    async fn tested(&mut self, request: String, id: String, receipt: Receipt) {
+    fn tested(&mut self, request: String, id: String, receipt: &Receipt) {
+        self.testing = false;
         self.status.last_handled_test = Some(request);
         self.due = Due::Soon;
         let time = Timestamp::now();
@@ -1023,30 +1134,25 @@ impl Desk {
                     http_status: receipt.status.map_or(0, i64::from),
                     latency_ms: i64::try_from(receipt.latency.as_millis()).unwrap_or(i64::MAX),
                 });
-                self.publish(
-                    EventType::Normal,
-                    "TestDelivered",
-                    "the test message was delivered".to_owned(),
-                )
-                .await;
+                self.pulse.retry_now(); // the destination is well: what waits needn't
+                let note = "the test message was delivered".to_owned();
+                self.publish(EventType::Normal, "TestDelivered", note);
             }
             failed => {
                 let reason = failed.reason().map_or("", Reason::as_str);
                 self.note_failure(id, time, reason, failed.message(), 1);
-                if failed.reason() == Some(Reason::DestinationDenied) {
-                    self.set_unsound(Some(Unsound::new("DestinationDenied", failed.message())));
-                }
                 self.publish(
                     EventType::Warning,
                     "TestFailed",
                     failed.message().to_owned(),
-                )
-                .await;
+                );
             }
         }
+        self.note_denied(&receipt.verdict);
     }
 
-    async fn publish(&self, type_: EventType, reason: &str, note: String) {
+    /// Records a Kubernetes Event, without waiting for it.
+    fn publish(&self, type_: EventType, reason: &str, note: String) {
         let event = Event {
             type_,
             reason: reason.to_owned(),
@@ -1055,36 +1161,32 @@ impl Desk {
             secondary: None,
         };
         let reference = self.setting.borrow().object_ref(&());
-        match timeout(
-            WRITE_TIMEOUT,
-            self.office.events.publish(&event, &reference),
-        )
-        .await
-        {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => debug!(setting = %self.title(), %error, "can't record an Event"),
-            Err(_) => debug!(setting = %self.title(), "can't record an Event: no answer"),
-        }
+        let (office, title) = (self.office.clone(), self.title());
+        tokio::spawn(async move {
+            let published = office.events.publish(&event, &reference);
+            match timeout(WRITE_TIMEOUT, published).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => debug!(setting = title, %error, "can't record an Event"),
+                Err(_) => debug!(setting = title, "can't record an Event: no answer"),
+            }
+        });
     }
 
     // ---- the status ----
 
     /// When the status is to be written next.
     fn write_at(&self) -> Option<Instant> {
-        if self.stand_back.is_some() {
+        if self.writing || self.stand_back.is_some() {
             return None;
         }
-        let earliest = self.write_after;
-        if let Some(until) = self.waiting {
-            // Not before all cursors are placed that can be: a setting that was handled has none that is missing.
-            if until > Instant::now() && self.written.observed_generation.is_none() {
-                return Some(until);
-            }
-        }
+        // Not before all cursors are placed that can be: a setting that was handled has none that is missing.
+        let earliest = self
+            .write_after
+            .max(self.waiting.unwrap_or(self.write_after));
         let full = self.lanes.values().any(|lane| lane.ahead.is_full());
         let interval = match self.due {
-            _ if full => return Some(earliest),
             Due::Never => return None,
+            _ if full => return Some(earliest),
             Due::Lazily => LAZY_INTERVAL,
             Due::Soon => WRITE_INTERVAL,
         };
@@ -1102,69 +1204,69 @@ impl Desk {
     }
 
     /// When to wake up if nothing happens.
-    fn wake(&self, writing: bool) -> Instant {
+    fn wake(&self) -> Instant {
         let far = Instant::now() + Duration::from_secs(300);
         let hub = &self.office.hub;
         let now = hub.now();
-        let next = self
-            .pulse
-            .may_send(now)
-            .err()
-            .flatten()
-            .map(|moment| hub.instant(moment));
-        let write = self.write_at().filter(|_| !writing);
-        // A reason that only holds for a while (Reconciling) has to be taken back.
-        [next, write, self.look_again, self.stand_back]
+        let next = self.pulse.may_send(now).err().flatten();
+        let unread = self.lanes.values().map(|lane| lane.unread.1);
+        let moments = unread.chain(next).filter(|moment| *moment > now);
+        let moment = moments.min().map(|moment| hub.instant(moment));
+        [moment, self.write_at(), self.look_again, self.stand_back]
             .into_iter()
             .flatten()
             .fold(far, Instant::min)
     }
 
-    /// Puts the status together and begins to write it; `None` if it says nothing new.
-    async fn write(&mut self) -> Option<BoxFuture<'static, Written>> {
+    /// Puts the status together and begins to write it, if it says anything new.
+    async fn write(&mut self, tasks: &mut JoinSet<Done>) {
         self.due = Due::Never;
         self.wrote_at = Some(Instant::now());
+        self.waiting = None;
         let (pending, oldest) = self.count_pending().await;
         let wall = Timestamp::now();
-        let hub = &self.office.hub;
-        let (moment, suspended) = (hub.now(), self.is_suspended());
-        let next_attempt = self.pulse.next_attempt().map(|at| {
-            wall + SignedDuration::try_from(at.saturating_sub(moment)).unwrap_or_default()
-        });
+        let moment = self.office.hub.now();
+        let next_attempt = self
+            .pulse
+            .next_attempt()
+            .filter(|_| self.destination.is_some() && !self.suspended)
+            .map(|at| {
+                wall + SignedDuration::try_from(at.saturating_sub(moment)).unwrap_or_default()
+            });
         self.status.cursors = self
             .lanes
             .values()
             .map(|lane| lane.cursor.clone())
             .collect();
-        self.status.oldest_pending_time = oldest.map(crate::api::condition::whole_seconds);
-        let unsound = self
-            .unsound
-            .as_ref()
-            .map(|(why, since)| (why, since.elapsed()));
+        self.status.oldest_pending_time = oldest.map(condition::whole_seconds);
+        let since = self
+            .amiss_since
+            .map_or(Duration::ZERO, |since| since.elapsed());
         let facts = Facts {
             generation: self.spec_generation,
-            unsound,
+            unsound: self.amiss.first().map(|why| (why, since)),
             trouble: self.pulse.trouble.as_ref(),
             next_attempt,
-            suspended,
+            suspended: self.suspended,
             pending,
             now: wall,
         };
         tell(&mut self.status, &facts);
-        self.plan_look();
         if self.status == self.written {
-            self.done_placing();
-            return None;
+            return;
         }
-        let counted: Vec<_> = self
-            .lanes
-            .iter()
-            .map(|(uid, lane)| (uid.clone(), lane.ahead))
-            .collect();
+        let attempt = Attempt {
+            cursors: self.status.cursors.clone(),
+            counted: self
+                .lanes
+                .iter()
+                .map(|(uid, lane)| (uid.clone(), lane.token, lane.ahead))
+                .collect(),
+        };
         if self.unheard.len() >= UNHEARD {
             self.unheard.remove(1); // the first is the likeliest to have been carried out, and then the last
         }
-        self.unheard.push((sorted(&self.status), counted.clone()));
+        self.unheard.push(attempt.clone());
         let mut object = self.setting.borrow().clone();
         object.metadata.resource_version.clone_from(&self.version);
         object.metadata.managed_fields = None;
@@ -1172,50 +1274,26 @@ impl Desk {
         let api: Api<NotificationSetting> =
             Api::namespaced(self.office.client.clone(), &self.namespace);
         let name = self.name.clone();
-        let write = async move {
-            let written = timeout(
-                WRITE_TIMEOUT,
-                api.replace_status(&name, &PostParams::default(), &object),
-            )
-            .await;
+        self.writing = true;
+        tasks.spawn(async move {
+            let params = PostParams::default();
+            let write = api.replace_status(&name, &params, &object);
             let late = || kube::Error::Service("no answer from the API server".into());
-            (written.unwrap_or_else(|_| Err(late())), counted)
-        };
-        Some(write.boxed())
+            let result = timeout(WRITE_TIMEOUT, write).await;
+            let result = result.unwrap_or_else(|_| Err(late())).map(Box::new);
+            Done::Written { result, attempt }
+        });
     }
 
-    /// What may change without a word is looked at again.
-    fn plan_look(&mut self) {
-        let held = self
-            .pulse
-            .trouble
-            .as_ref()
-            .is_some_and(|trouble| trouble.held);
-        let after = match &self.unsound {
-            Some((_, since)) if since.elapsed() < crate::model::standing::PATIENCE => LOOK_AGAIN.0,
-            Some(_) => LOOK_AGAIN.1,
-            None if held => DESTINATION_FRESH,
-            None => return,
-        };
-        self.look_again.get_or_insert(Instant::now() + after);
-    }
-
-    async fn wrote(&mut self, (written, counted): Written) {
-        let now = self.office.hub.now();
-        match written {
+    async fn wrote(
+        &mut self,
+        result: Result<Box<NotificationSetting>, kube::Error>,
+        attempt: Attempt,
+    ) {
+        match result {
             Ok(object) => {
                 self.version = object.resource_version();
-                debug!(setting = %self.title(), version = self.version, "wrote the status");
-                self.written = object.status.unwrap_or_default();
-                self.write_pause = WRITE_INTERVAL;
-                self.acknowledged(counted, now);
-                self.done_placing();
-                if self.lanes.values().any(|lane| lane.ahead.any()) {
-                    self.due = Due::Soon;
-                }
-                if self.unsound.is_some() || self.pulse.trouble.is_some() {
-                    self.plan_look();
-                }
+                self.accept(object.status.unwrap_or_default(), &attempt);
             }
             Err(kube::Error::Api(status)) if status.code == 409 => self.conflict().await,
             Err(kube::Error::Api(status)) if status.code == 404 => {} // the watch will tell
@@ -1228,121 +1306,168 @@ impl Desk {
         }
     }
 
+    /// The API server has this status, as it was written by this attempt.
+    fn accept(&mut self, status: NotificationSettingStatus, attempt: &Attempt) {
+        let now = self.office.hub.now();
+        self.written = status;
+        self.write_pause = WRITE_INTERVAL;
+        self.conflicts = 0;
+        self.unheard.clear();
+        for (uid, token, ahead) in &attempt.counted {
+            if let Some(lane) = self.lanes.get_mut(uid).filter(|lane| lane.token == *token) {
+                lane.ahead.written(*ahead, now);
+            }
+        }
+        self.office
+            .passed
+            .put(&self.uid, self.written.cursors.clone());
+        if self.lanes.values().any(|lane| lane.ahead.any()) {
+            self.due = Due::Soon;
+        }
+    }
+
+    async fn find(&self) -> Result<Option<NotificationSetting>, LogError> {
+        let api: Api<NotificationSetting> =
+            Api::namespaced(self.office.client.clone(), &self.namespace);
+        let found = timeout(WRITE_TIMEOUT, api.get_opt(&self.name)).await;
+        let found = found.map_err(|_| LogError::Timeout)??;
+        Ok(found.filter(|found| found.uid().as_deref() == Some(&self.uid)))
+    }
+
     /// The object changed since it was read: its spec or metadata, and all is well; or its status, and someone else
     /// writes it: then that one is right, and this one stands back.
     async fn conflict(&mut self) {
-        let api: Api<NotificationSetting> =
-            Api::namespaced(self.office.client.clone(), &self.namespace);
         debug!(setting = %self.title(), version = self.version, "the status was written on an older object than there is");
         self.due = Due::Soon;
-        self.write_after = Instant::now();
         self.wrote_at = None;
-        match timeout(WRITE_TIMEOUT, api.get_opt(&self.name)).await {
-            Ok(Ok(Some(found))) if found.uid().as_deref() == Some(&self.uid) => {
-                self.version = found.resource_version();
-                let status = found.status.unwrap_or_default();
-                let there = sorted(&status);
-                if let Some(at) = self
-                    .unheard
-                    .iter()
-                    .position(|(cursors, _)| *cursors == there)
-                {
-                    let (_, counted) = self.unheard.swap_remove(at);
-                    self.written = status;
-                    self.acknowledged(counted, self.office.hub.now());
-                } else if there == sorted(&self.written) {
-                    self.written = status;
-                } else {
-                    warn!(setting = %self.title(), "someone else writes this setting's status; standing back for a while");
-                    self.stand_back = Some(Instant::now() + STAND_BACK);
-                }
+        // Whoever edits it all the time must not make us run in circles.
+        self.conflicts += 1;
+        let pause = Duration::from_millis(50) * self.conflicts.saturating_sub(4).min(20);
+        self.write_after = Instant::now() + pause;
+        let found = match self.find().await {
+            Ok(Some(found)) => found,
+            Ok(None) => {
+                self.due = Due::Never; // it is gone, or another setting of this name
+                return;
             }
-            Ok(Ok(_)) => self.due = Due::Never, // it is another setting of this name
-            _ => self.write_after = Instant::now() + WRITE_INTERVAL,
+            Err(_) => {
+                self.write_after = Instant::now() + WRITE_INTERVAL;
+                return;
+            }
+        };
+        self.version = found.resource_version();
+        let status = found.status.unwrap_or_default();
+        let cursors = sorted(&status.cursors);
+        if cursors == sorted(&self.written.cursors) {
+            self.written = status;
+        } else if let Some(ours) = self
+            .unheard
+            .iter()
+            .find(|attempt| sorted(&attempt.cursors) == cursors)
+            .cloned()
+        {
+            self.accept(status, &ours); // it was written, and only the answer was lost
+            self.due = Due::Soon;
+        } else {
+            warn!(setting = %self.title(), "someone else writes this setting's status; standing back for a while");
+            self.stand_back = Some(Instant::now() + STAND_BACK);
         }
     }
 
-    /// The status is written, as it was when so much was ahead of it.
-    fn acknowledged(&mut self, counted: Vec<(String, Ahead)>, now: crate::model::Moment) {
-        self.unheard.clear();
-        for (uid, ahead) in counted {
-            if let Some(lane) = self.lanes.get_mut(&uid) {
-                lane.ahead.written(ahead, now);
+    /// Takes the setting up again where another one left it.
+    async fn come_back(&mut self) {
+        let found = match self.find().await {
+            Ok(Some(found)) => found,
+            Ok(None) => {
+                self.stand_back = Some(Instant::now() + STAND_BACK); // the watch will tell
+                return;
             }
-        }
-        let cursors = self.written.cursors.clone();
-        self.office.passed.put(&self.uid, cursors);
-    }
-
-    /// The time of standing back is over: goes on from what the status says now.
-    async fn go_on(&mut self) {
-        let api: Api<NotificationSetting> =
-            Api::namespaced(self.office.client.clone(), &self.namespace);
-        let Ok(Ok(Some(found))) = timeout(WRITE_TIMEOUT, api.get_opt(&self.name)).await else {
-            self.stand_back = Some(Instant::now() + LOOK_AGAIN.1);
-            return;
+            Err(_) => {
+                self.stand_back = Some(Instant::now() + WRITE_INTERVAL);
+                return;
+            }
         };
         self.stand_back = None;
         self.version = found.resource_version();
-        self.status = found.status.unwrap_or_default();
-        self.written = self.status.clone();
+        self.written = found.status.unwrap_or_default();
+        self.status = self.written.clone();
         self.unheard.clear();
-        self.seat_lanes();
-        self.place().await;
-    }
-
-    fn done_placing(&mut self) {
-        if self.waiting.is_none_or(|until| until <= Instant::now()) {
-            self.waiting = None;
-            self.placed = None;
+        let (trouble, attempts) = trouble(&self.status).unzip();
+        self.pulse = Pulse::resumed(trouble, attempts.unwrap_or_default());
+        // A cursor that was lost altogether is better kept than set anew.
+        for cursor in self.status.cursors.clone() {
+            self.open_lane(cursor);
         }
+        for lane in self.lanes.values_mut() {
+            lane.ahead = Ahead::default();
+        }
+        self.due = Due::Soon;
+        self.examine().await;
     }
 
     /// How many events wait, and when the oldest of them happened.
     async fn count_pending(&mut self) -> (i64, Option<Timestamp>) {
+        let mut budget = COUNTED;
         let mut pending = 0;
         let mut oldest: Option<Timestamp> = None;
-        let lanes: Vec<_> = self
-            .lanes
-            .iter()
-            .map(|(uid, lane)| (uid.clone(), lane.cursor.clone(), lane.head))
-            .collect();
-        for (uid, cursor, head) in lanes {
-            self.counts
-                .retain(|(of, index), _| *of != uid || *index > cursor.index);
-            for index in cursor.index + 1..=head {
-                let key = (uid.clone(), index);
-                let (count, time) = match self.counts.get(&key).filter(|_| index > cursor.index + 1)
-                {
-                    Some(known) => *known,
-                    None => {
-                        let read = self
-                            .office
-                            .logbook
-                            .read(&cursor.environment, &uid, index)
-                            .await;
-                        let snapshot = match read {
-                            Ok(Some(snapshot)) => snapshot,
-                            Ok(None) => continue,
-                            Err(_) => break, // it won't tell the next one either, and each may take half a minute
-                        };
-                        let done = if index == cursor.index + 1 {
-                            usize::try_from(cursor.ordinal).unwrap_or(0)
-                        } else {
-                            0
-                        };
-                        let known = (self.wish.count(&snapshot, done), snapshot.time);
-                        self.counts.insert(key, known);
-                        known
-                    }
-                };
-                if count > 0 {
-                    pending += i64::try_from(count).unwrap_or(i64::MAX);
-                    oldest = Some(oldest.map_or(time, |oldest| oldest.min(time)));
-                }
+        let uids: Vec<_> = self.lanes.keys().cloned().collect();
+        for uid in uids {
+            let all = self.count(&uid, &mut budget).await;
+            let (count, time) = self.waiting_in(&uid).await;
+            pending += count;
+            oldest = [oldest, time].into_iter().flatten().min();
+            if !all {
+                self.due = Due::Soon; // the rest is counted for the next write
             }
         }
-        (pending, oldest)
+        (i64::try_from(pending).unwrap_or(i64::MAX), oldest)
+    }
+
+    /// Counts what waits in a lane, with so many reads at most; false if it takes more.
+    async fn count(&mut self, uid: &str, budget: &mut usize) -> bool {
+        while let Some(lane) = self.lanes.get_mut(uid) {
+            lane.backlog.pass(lane.cursor.index);
+            let Some(next) = lane.backlog.next(lane.head) else {
+                break;
+            };
+            if *budget == 0 {
+                return false;
+            }
+            *budget -= 1;
+            let environment = lane.cursor.environment.clone();
+            let Ok(read) = self.office.logbook.read(&environment, uid, next).await else {
+                *budget = 0; // it won't tell the next one either, and each may take half a minute
+                return false;
+            };
+            let (events, time) = read.map_or((0, Timestamp::UNIX_EPOCH), |snapshot| {
+                (self.wish.count(&snapshot, 0), snapshot.time)
+            });
+            if let Some(lane) = self.lanes.get_mut(uid) {
+                lane.backlog.put(next, events, time);
+            }
+        }
+        true
+    }
+
+    /// How many of the events that were counted wait in a lane, and since when.
+    async fn waiting_in(&self, uid: &str) -> (usize, Option<Timestamp>) {
+        let Some(lane) = self.lanes.get(uid) else {
+            return (0, None);
+        };
+        let Cursor {
+            environment,
+            index,
+            ordinal,
+            ..
+        } = &lane.cursor;
+        let mut done = 0;
+        if *ordinal > 0
+            && let Ok(Some(snapshot)) = self.office.logbook.read(environment, uid, index + 1).await
+        {
+            let told = usize::try_from(*ordinal).unwrap_or(usize::MAX);
+            done = self.wish.count(&snapshot, 0) - self.wish.count(&snapshot, told);
+        }
+        lane.backlog.sum((index + 1, done))
     }
 
     fn title(&self) -> String {
@@ -1351,23 +1476,37 @@ impl Desk {
 }
 
 impl Lane {
-    fn at(cursor: Cursor) -> Self {
+    fn at(token: u64, cursor: Cursor) -> Self {
         let index = cursor.index;
         Self {
+            token,
             cursor,
             ahead: Ahead::default(),
+            backlog: Backlog::default(),
             busy: false,
             seen: index,
             head: index,
-            ending: false,
-            number: 0,
+            unread: (0, Moment::ZERO),
+            ending: None,
         }
+    }
+
+    /// Its environment is gone, and nothing that we know of its log is left to send.
+    fn is_through(&self) -> bool {
+        self.ending.is_some() && !self.busy && self.cursor.index >= self.head
     }
 }
 
-/// The cursors of a status, in an order that doesn't depend on who wrote it.
-fn sorted(status: &NotificationSettingStatus) -> Vec<Cursor> {
-    let mut cursors = status.cursors.clone();
+/// Since when a setting is not ready, as its status says.
+fn unsound_since(status: &NotificationSettingStatus) -> Option<Instant> {
+    let ready =
+        condition::find(&status.conditions, READY).filter(|ready| ready.status == "False")?;
+    let age = Timestamp::now().duration_since(ready.last_transition_time.0);
+    Instant::now().checked_sub(Duration::try_from(age).ok()?)
+}
+
+fn sorted(cursors: &[Cursor]) -> Vec<Cursor> {
+    let mut cursors = cursors.to_vec();
     cursors.sort_by(|a, b| a.environment_uid.cmp(&b.environment_uid));
     cursors
 }
@@ -1379,10 +1518,6 @@ fn outcome_word(verdict: &Verdict) -> &'static str {
         Verdict::Refused { .. } => "refused",
         Verdict::Hold { .. } | Verdict::Gone { .. } => "held",
     }
-}
-
-fn shorten(text: &str) -> String {
-    shorten_to(text, 256)
 }
 
 /// At most so many characters.

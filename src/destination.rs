@@ -43,40 +43,29 @@ pub async fn read(
     spec: &NotificationSettingSpec,
     names: &Names,
 ) -> Result<Destination, NoDestination> {
-    let unsound = |reason, message: String| NoDestination::Unsound(Unsound::new(reason, message));
+    let invalid = |message: &str| NoDestination::Unsound(Unsound::of_spec("SpecInvalid", message));
     let (kind, source) = match (&spec.webhook, &spec.slack) {
         (Some(webhook), None) => match (&webhook.url, &webhook.url_from) {
             (Some(url), None) => {
-                return Destination::parse(Kind::Webhook, url)
-                    .map_err(|error| unsound("UrlInvalid", format!("spec.webhook.url: {error}")));
+                return Destination::parse(Kind::Webhook, url).map_err(|error| {
+                    NoDestination::Unsound(Unsound::of_spec(
+                        "UrlInvalid",
+                        format!("spec.webhook.url: {error}"),
+                    ))
+                });
             }
             (None, Some(source)) => (Kind::Webhook, source),
-            _ => {
-                return Err(unsound(
-                    "SpecInvalid",
-                    "spec.webhook: give exactly one of url and urlFrom".to_owned(),
-                ));
-            }
+            _ => return Err(invalid("spec.webhook: give exactly one of url and urlFrom")),
         },
         (None, Some(slack)) => (Kind::Slack, &slack.url_from),
-        _ => {
-            return Err(unsound(
-                "SpecInvalid",
-                "spec: give exactly one of webhook and slack".to_owned(),
-            ));
-        }
+        _ => return Err(invalid("spec: give exactly one of webhook and slack")),
     };
     let reference = &source.secret_key_ref;
     let value = secret_value(client, namespace, reference, names).await?;
     Destination::parse_bytes(kind, &value).map_err(|error| {
-        unsound(
-            "UrlInvalid",
-            format!(
-                "key {} of Secret {}: {error}",
-                reference.key(),
-                reference.name
-            ),
-        )
+        let (key, name) = (reference.key(), &reference.name);
+        let message = format!("key {key} of Secret {name}: {error}");
+        NoDestination::Unsound(Unsound::new("UrlInvalid", message))
     })
 }
 
@@ -95,14 +84,17 @@ async fn secret_value(
     let SecretKeyRef { name, .. } = reference;
     let key = reference.key();
     let unsound = |reason, message| NoDestination::Unsound(Unsound::new(reason, message));
+    let no_name = || {
+        let message = format!("secretKeyRef.name: {name:?} can't be the name of a Secret");
+        NoDestination::Unsound(Unsound::of_spec("SpecInvalid", message))
+    };
+    // The name becomes a part of a path: it must not lead to another namespace.
+    if !is_name(name) {
+        return Err(no_name());
+    }
     let path = format!("/api/v1/namespaces/{namespace}/secrets");
     let request = Request::new(path).get(name, &kube::api::GetParams::default());
-    let request = request.map_err(|_| {
-        unsound(
-            "SecretNotFound",
-            format!("{name:?} can't be the name of a Secret"),
-        )
-    })?;
+    let request = request.map_err(|_| no_name())?;
     // As text, so that nothing of it ends up in a log if it is not what it should be.
     let answer = timeout(TIMEOUT, client.request_text(request)).await;
     let text = match answer
@@ -155,4 +147,41 @@ async fn secret_value(
     STANDARD
         .decode(value)
         .map_err(|_| NoDestination::Unknown("the Secret can't be read".to_owned()))
+}
+
+/// Whether this can be the name of an object (a DNS subdomain), as the schema asks for, too.
+fn is_name(name: &str) -> bool {
+    let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-' || c == b'.';
+    let outer = |c: &u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let name = name.as_bytes();
+    name.len() <= 253
+        && name.iter().copied().all(inner)
+        && name.first().is_some_and(outer)
+        && name.last().is_some_and(outer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_objects_are_asked_for() {
+        for name in ["hook", "team.chat-2", "0"] {
+            assert!(is_name(name), "{name}");
+        }
+        for name in [
+            "",
+            "..",
+            "../configmaps/x",
+            "a/b",
+            "Hook",
+            "a b",
+            "-a",
+            "a.",
+            "a%2fb",
+            "a?b",
+        ] {
+            assert!(!is_name(name), "{name}");
+        }
+    }
 }

@@ -1,6 +1,9 @@
 //! Which environments there are, who may see them, and where their logs end: what delivery needs to know of recording.
 
-use std::{collections::BTreeMap, sync::Mutex};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
 
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -34,7 +37,8 @@ impl Known {
 /// All environments.
 #[derive(Debug)]
 pub struct Environments {
-    known: Mutex<BTreeMap<String, Known>>,
+    /// Shared: every setting looks at all of it whenever anything changes.
+    known: Mutex<Arc<BTreeMap<String, Known>>>,
     /// All of them have been listed.
     listed: watch::Sender<bool>,
     /// Counts changes of any of this.
@@ -84,7 +88,7 @@ impl Environments {
 
     /// Forgets where the logs end: they were set back, and delivery begins anew.
     pub(crate) fn begin_anew(&self) {
-        for known in lock(&self.known).values_mut() {
+        for known in Arc::make_mut(&mut lock(&self.known)).values_mut() {
             known.head = None;
         }
         self.era.send_modify(|era| *era += 1);
@@ -104,7 +108,9 @@ impl Environments {
                 known.head = known.head.max(before.head);
             }
             let changed = before != Some(&known);
-            all.insert(name.to_owned(), known);
+            if changed {
+                Arc::make_mut(&mut all).insert(name.to_owned(), known);
+            }
             changed
         };
         if changed {
@@ -113,15 +119,15 @@ impl Environments {
     }
 
     pub(crate) fn set_head(&self, name: &str, uid: &str, head: (i64, Timestamp)) {
-        let changed = match lock(&self.known)
-            .get_mut(name)
-            .filter(|known| known.uid == uid)
-        {
-            Some(known) if known.head != Some(head) => {
+        let changed = {
+            let mut all = lock(&self.known);
+            let news = all
+                .get(name)
+                .is_some_and(|known| known.uid == uid && known.head != Some(head));
+            if news && let Some(known) = Arc::make_mut(&mut all).get_mut(name) {
                 known.head = Some(head);
-                true
             }
-            _ => false,
+            news
         };
         if changed {
             self.bump();
@@ -129,7 +135,7 @@ impl Environments {
     }
 
     pub(crate) fn remove(&self, name: &str) {
-        lock(&self.known).remove(name);
+        Arc::make_mut(&mut lock(&self.known)).remove(name);
         self.bump();
     }
 
@@ -139,7 +145,7 @@ impl Environments {
     }
 
     /// All environments.
-    pub fn all(&self) -> BTreeMap<String, Known> {
+    pub fn all(&self) -> Arc<BTreeMap<String, Known>> {
         lock(&self.known).clone()
     }
 }

@@ -155,7 +155,8 @@ impl Recorder {
                 }
                 Ok(Some(watcher::Event::InitDone)) => {
                     let there = listed.take().unwrap_or_default();
-                    let known = self.environments.all().into_keys();
+                    let all = self.environments.all();
+                    let known = all.keys().cloned();
                     let gone: Vec<_> = known.filter(|name| !there.contains(name)).collect();
                     for name in gone {
                         self.gone(&name, keepers);

@@ -64,7 +64,7 @@ pub struct EnvironmentSpec {
 pub struct Namespaces {
     /// Names or globs; a namespace must match one of them. Omitted: every namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 256), inner(length(min = 1, max = 63), pattern("^[a-z0-9*-]+$")), extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(length(min = 1, max = 256), inner(length(min = 1, max = 63), pattern("^[a-z0-9*-]+$")), extend("x-kubernetes-list-type" = "set"))]
     pub include: Option<Vec<String>>,
     /// Names or globs that are left out even if included. Omitted: `kube-*`; `[]`: nothing is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -74,8 +74,8 @@ pub struct Namespaces {
 
 /// How long a change must stand still before it is recorded. `0s` everywhere records at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[x_kube(validation = Rule::new("!has(self.quiet) || !has(self.max) || duration(self.quiet) <= duration(self.max)")
-    .message("quiet must not be longer than max"))]
+#[x_kube(validation = Rule::new("!has(self.quiet) || duration(self.quiet) <= duration(has(self.max) ? self.max : '30s')")
+    .message("quiet must not be longer than max, which is 30s if not given"))]
 #[serde(rename_all = "camelCase")]
 pub struct Settle {
     /// A workload that is not rolling out is recorded when it stood still for so long. Default 5s.
@@ -94,6 +94,7 @@ pub struct Settle {
 
 /// How much of the log is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("!has(self.maxAge) || duration(self.maxAge) >= duration('1h')").message("maxAge must be at least 1h"))]
 #[serde(rename_all = "camelCase")]
 pub struct History {
     /// Snapshots older than this are removed, except those that a notification still waits for. Default 720h,

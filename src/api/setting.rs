@@ -127,7 +127,7 @@ impl fmt::Display for EventType {
 pub struct NotificationSettingSpec {
     /// The names of the environments to hear of. Omitted: all that this namespace may see.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 256), inner(length(min = 1, max = 63)), extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(length(min = 1, max = 256), inner(length(min = 1, max = 63), pattern("^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")), extend("x-kubernetes-list-type" = "set"))]
     pub environments: Option<Vec<String>>,
     /// The events to hear of. Omitted: all but `ARTIFACT_SCALED`, which autoscalers make noisy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -150,13 +150,16 @@ pub struct NotificationSettingSpec {
 /// A webhook: exactly one of `url` and `urlFrom`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = Rule::new("has(self.url) != has(self.urlFrom)").message("give exactly one of url and urlFrom"))]
-#[x_kube(validation = Rule::new("!has(self.url) || (!self.url.startsWith('https://hooks.slack.com/') && !self.url.startsWith('https://hooks.slack-gov.com/'))")
+#[x_kube(validation = Rule::new("!has(self.url) || !self.url.matches('(?i)^https?://hooks[.]slack(-gov)?[.]com[.]?(:[0-9]*)?(/.*)?$')")
     .message("a Slack webhook URL is a secret: put it in a Secret and use slack.urlFrom"))]
 #[serde(rename_all = "camelCase")]
 pub struct Webhook {
     /// The URL, if it holds no secret. Anyone who may read this object can read it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 2048), pattern("^https?://[^/?#@]+([/?#].*)?$"))]
+    #[schemars(
+        length(min = 1, max = 2048),
+        pattern(r"^https?://[^/?#@\s]+([/?#]\S*)?$")
+    )]
     pub url: Option<String>,
     /// Where the URL is kept, if it holds a secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -184,7 +187,10 @@ pub struct UrlSource {
 #[serde(rename_all = "camelCase")]
 pub struct SecretKeyRef {
     /// The Secret's name.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(
+        length(min = 1, max = 253),
+        pattern("^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+    )]
     pub name: String,
     /// The key in the Secret's data. Default `url`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

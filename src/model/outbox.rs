@@ -1,6 +1,11 @@
 //! What a setting is sent next, when, and what comes of an answer. Pure: the log, the answers and the clock are given.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use jiff::Timestamp;
 
 use super::{Moment, backoff, destination::Kind, verdict::Verdict};
 use crate::api::{EnvironmentSnapshotSpec, EventType, NotificationSettingSpec};
@@ -132,6 +137,8 @@ pub struct Pulse {
     pub attempts: u32,
     /// Nothing is sent before this.
     until: Option<Moment>,
+    /// When the last failure was told.
+    failed: Option<Moment>,
     /// What failed.
     pub trouble: Option<Trouble>,
 }
@@ -143,13 +150,21 @@ pub struct Trouble {
     pub reason: &'static str,
     /// A sentence.
     pub message: String,
-    /// It is the destination that is wrong, so a changed Secret is worth an attempt.
-    pub held: bool,
     /// No attempt is made until the Secret or the spec changes.
     pub gone: bool,
 }
 
 impl Pulse {
+    /// That of a setting whose status tells of trouble: after a start one attempt comes first.
+    pub fn resumed(trouble: Option<Trouble>, attempts: u32) -> Self {
+        let attempts = if trouble.is_some() { attempts } else { 0 };
+        Self {
+            attempts,
+            trouble,
+            ..Self::default()
+        }
+    }
+
     /// Whether a request may be sent now; `Err`: when next, if ever by itself.
     pub fn may_send(&self, now: Moment) -> Result<(), Option<Moment>> {
         match (&self.trouble, self.until) {
@@ -165,31 +180,48 @@ impl Pulse {
             .filter(|_| self.trouble.as_ref().is_some_and(|trouble| !trouble.gone))
     }
 
-    /// What comes of an answer. `seed` spreads the attempts of different settings.
-    pub fn after(&mut self, verdict: &Verdict, seed: u64, now: Moment) {
-        let attempts = self.attempts.saturating_add(1);
-        let (wait, held, gone) = match verdict {
+    /// What comes of an answer to a request that began at `began`. `seed` spreads the attempts of different settings.
+    ///
+    /// Requests of several environments are under way at once. Those that began before a failure was told fail along
+    /// with it and count as one, and their success says nothing of what came after.
+    pub fn after(&mut self, verdict: &Verdict, seed: u64, began: Moment, now: Moment) {
+        let along = self.trouble.is_some() && self.failed.is_some_and(|failed| began < failed);
+        let attempts = if along {
+            self.attempts
+        } else {
+            self.attempts.saturating_add(1)
+        };
+        let (wait, gone) = match verdict {
             Verdict::Delivered | Verdict::Refused { .. } => {
-                *self = Self::default();
+                if !along {
+                    *self = Self::default();
+                }
                 return;
             }
             Verdict::Retry { after, .. } => (
                 backoff::obeying(backoff::delay(attempts, seed), *after, seed),
                 false,
-                false,
             ),
-            Verdict::Hold { .. } => (backoff::slow_delay(attempts, seed), true, false),
-            Verdict::Gone { .. } => (Duration::ZERO, true, true),
+            Verdict::Hold { .. } => (backoff::slow_delay(attempts, seed), false),
+            Verdict::Gone { .. } => (Duration::ZERO, true),
         };
+        if along && self.trouble.as_ref().is_some_and(|trouble| trouble.gone) {
+            return;
+        }
         let reason = verdict.reason().map_or("", super::verdict::Reason::as_str);
         let message = verdict.message().to_owned();
+        let until = now + wait;
         *self = Self {
             attempts,
-            until: Some(now + wait),
+            until: Some(if along {
+                self.until.unwrap_or_default().max(until)
+            } else {
+                until
+            }),
+            failed: Some(now),
             trouble: Some(Trouble {
                 reason,
                 message,
-                held,
                 gone,
             }),
         };
@@ -201,6 +233,56 @@ impl Pulse {
         if let Some(trouble) = &mut self.trouble {
             trouble.gone = false;
         }
+    }
+}
+
+/// What waits in one environment, as far as it was counted: counting goes on where it ended.
+#[derive(Clone, Debug, Default)]
+pub struct Backlog {
+    counted: i64,
+    /// The entries that hold something that is asked for: number, events, time.
+    entries: VecDeque<(i64, usize, Timestamp)>,
+}
+
+impl Backlog {
+    /// All entries up to this one are done.
+    pub fn pass(&mut self, index: i64) {
+        while self.entries.front().is_some_and(|(at, ..)| *at <= index) {
+            self.entries.pop_front();
+        }
+        if self.counted < index {
+            self.counted = index;
+        }
+    }
+
+    /// The number of the entry that is counted next.
+    pub fn next(&self, head: i64) -> Option<i64> {
+        (self.counted < head).then_some(self.counted + 1)
+    }
+
+    /// The next entry holds so many events that are asked for.
+    pub fn put(&mut self, index: i64, events: usize, time: Timestamp) {
+        self.counted = index;
+        if events > 0 {
+            self.entries.push_back((index, events, time));
+        }
+    }
+
+    /// How many events wait, and since when the first of them. `told`: the first entry's number, and how many of its
+    /// events are done.
+    pub fn sum(&self, told: (i64, usize)) -> (usize, Option<Timestamp>) {
+        let left = self.entries.iter().map(|(index, events, time)| {
+            let done = if *index == told.0 { told.1 } else { 0 };
+            (events.saturating_sub(done), *time)
+        });
+        let left = left.filter(|(events, _)| *events > 0);
+        left.fold(
+            (0, None),
+            |(sum, oldest): (usize, Option<Timestamp>), (events, time)| {
+                let oldest = oldest.map_or(time, |oldest| oldest.min(time));
+                (sum + events, Some(oldest))
+            },
+        )
     }
 }
 
@@ -329,15 +411,60 @@ mod tests {
         };
         let mut last = Duration::ZERO;
         for attempt in 1..=6 {
-            pulse.after(&fail, 7, at(0));
-            let wait = pulse.may_send(at(0)).unwrap_err().unwrap();
+            pulse.after(&fail, 7, at(attempt), at(attempt));
+            let wait = pulse.may_send(at(attempt)).unwrap_err().unwrap() - at(attempt);
             assert!(wait > last, "attempt {attempt}");
             last = wait;
         }
         assert_eq!(pulse.attempts, 6);
-        assert_eq!(pulse.may_send(last), Ok(()));
-        pulse.after(&Verdict::Delivered, 7, last);
+        let then = last + at(6);
+        assert_eq!(pulse.may_send(then), Ok(()));
+        pulse.after(&Verdict::Delivered, 7, then, then);
         assert_eq!(pulse, Pulse::default());
+    }
+
+    #[test]
+    fn what_was_under_way_when_one_failed_counts_with_it() {
+        let at = Moment::from_secs;
+        let fail = |after: Option<u64>| Verdict::Retry {
+            after: after.map(Duration::from_secs),
+            reason: Reason::ServerError,
+            message: "the server is in trouble".to_owned(),
+        };
+        let mut pulse = Pulse::default();
+        pulse.after(&fail(None), 7, at(0), at(10));
+        let one = pulse.clone();
+        pulse.after(&fail(None), 7, at(1), at(10));
+        assert_eq!(pulse, one, "the same failure");
+        pulse.after(&Verdict::Delivered, 7, at(1), at(10));
+        assert_eq!(pulse, one, "an answer to an older request");
+        pulse.after(&fail(Some(60)), 7, at(1), at(11));
+        assert_eq!(pulse.attempts, 1);
+        assert!(pulse.may_send(at(70)).is_err(), "the longer pause counts");
+        pulse.after(&fail(None), 7, at(90), at(91));
+        assert_eq!(pulse.attempts, 2);
+        pulse.after(&Verdict::Delivered, 7, at(99), at(99));
+        assert_eq!(pulse, Pulse::default());
+    }
+
+    #[test]
+    fn what_waits_is_counted_once_and_forgotten_when_it_is_done() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let mut backlog = Backlog::default();
+        backlog.pass(4);
+        assert_eq!((backlog.next(4), backlog.next(5)), (None, Some(5)));
+        backlog.put(5, 3, at(50));
+        backlog.put(6, 0, at(60));
+        backlog.put(7, 1, at(70));
+        assert_eq!(backlog.next(8), Some(8));
+        assert_eq!(backlog.sum((5, 0)), (4, Some(at(50))));
+        assert_eq!(backlog.sum((5, 2)), (2, Some(at(50))));
+        assert_eq!(backlog.sum((5, 3)), (1, Some(at(70))));
+        backlog.pass(5);
+        assert_eq!(backlog.sum((6, 0)), (1, Some(at(70))));
+        backlog.pass(9);
+        assert_eq!(backlog.sum((10, 0)), (0, None));
+        assert_eq!(backlog.next(9), None);
     }
 
     #[test]
@@ -348,6 +475,7 @@ mod tests {
                 message: "gone".to_owned(),
             },
             7,
+            Moment::ZERO,
             Moment::ZERO,
         );
         assert_eq!(pulse.may_send(Moment::from_secs(1_000_000)), Err(None));

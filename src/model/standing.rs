@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::outbox::Trouble;
+use super::{outbox::Trouble, verdict::Reason};
 use crate::api::{
     NotificationSettingStatus,
     condition::{self, DELIVERED, READY, RECONCILING, STALLED, Statement},
@@ -20,6 +20,8 @@ pub struct Unsound {
     pub reason: &'static str,
     /// A sentence that says what mends it.
     pub message: String,
+    /// Nothing but an edit of the spec mends it.
+    pub stalled: bool,
 }
 
 impl Unsound {
@@ -28,8 +30,65 @@ impl Unsound {
         Self {
             reason,
             message: message.into(),
+            stalled: false,
         }
     }
+
+    /// A reason that only an edit of the spec takes away.
+    pub fn of_spec(reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            stalled: true,
+            ..Self::new(reason, message)
+        }
+    }
+}
+
+/// What is amiss with a setting, by where it comes from: each is mended on its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Amiss {
+    /// The spec or the Secret names no destination that may be used.
+    pub destination: Option<Unsound>,
+    /// An attempt found that the destination's name leads to an address that may not be dialled.
+    pub denied: Option<Unsound>,
+    /// Environments that are asked for are not there or may not be seen.
+    pub environments: Option<Unsound>,
+}
+
+impl Amiss {
+    /// What is told: without a destination the rest hardly matters.
+    pub fn first(&self) -> Option<&Unsound> {
+        let Self {
+            destination,
+            denied,
+            environments,
+        } = self;
+        destination
+            .as_ref()
+            .or(denied.as_ref())
+            .or(environments.as_ref())
+    }
+}
+
+/// What a status says of a setting's deliveries, for the operator that takes them up.
+pub fn trouble(status: &NotificationSettingStatus) -> Option<(Trouble, u32)> {
+    let delivered = condition::find(&status.conditions, DELIVERED)?;
+    let reason = Reason::ALL
+        .into_iter()
+        .find(|reason| delivered.status == "False" && reason.as_str() == delivered.reason)?;
+    let failure = status
+        .last_failure
+        .as_ref()
+        .filter(|failure| failure.reason == reason.as_str());
+    let trouble = Trouble {
+        reason: reason.as_str(),
+        message: failure.map_or_else(
+            || delivered.message.clone(),
+            |failure| failure.message.clone(),
+        ),
+        gone: false,
+    };
+    let attempts = failure.map_or(1, |failure| failure.attempts);
+    Some((trouble, u32::try_from(attempts).unwrap_or(1)))
 }
 
 /// What the conditions follow from.
@@ -75,8 +134,27 @@ pub fn tell(status: &mut NotificationSettingStatus, facts: &Facts<'_>) {
         facts.generation,
         facts.now,
     );
-    condition::remove(&mut status.conditions, STALLED);
-    if facts.unsound.is_some_and(|(_, since)| since < PATIENCE) {
+    match facts.unsound.filter(|(unsound, _)| unsound.stalled) {
+        Some((unsound, _)) => {
+            let stalled = Statement {
+                type_: STALLED,
+                status: Some(true),
+                reason: unsound.reason,
+                message: unsound.message.clone(),
+            };
+            condition::set(
+                &mut status.conditions,
+                &stalled,
+                facts.generation,
+                facts.now,
+            );
+        }
+        None => condition::remove(&mut status.conditions, STALLED),
+    }
+    if facts
+        .unsound
+        .is_some_and(|(unsound, since)| !unsound.stalled && since < PATIENCE)
+    {
         let waits = Statement {
             type_: RECONCILING,
             status: Some(true),
@@ -107,29 +185,23 @@ fn delivered(status: &NotificationSettingStatus, facts: &Facts<'_>) -> Statement
         (_, true) if facts.pending > 0 => (
             Some(false),
             "Suspended",
-            format!("spec.suspend is true.{waiting} They are sent when it is set to false."),
+            format!("spec.suspend is true.{waiting} What waits is sent when it is set to false."),
         ),
-        (Some(trouble), false) => {
-            let next = if trouble.gone {
-                " It is left alone until the Secret or the spec changes."
-            } else {
-                ""
-            };
-            (
-                Some(false),
-                trouble.reason,
-                format!("{}.{waiting}{next}", trouble.message.trim_end_matches('.')),
-            )
-        }
-        _ if facts.unsound.is_some() && facts.pending > 0 => (
+        // Before any attempt: without a destination there is none.
+        _ if facts.unsound.is_some() && facts.trouble.is_none() && facts.pending > 0 => (
             Some(false),
             "NotReady",
             format!("The setting is not ready.{waiting}"),
         ),
+        (Some(trouble), false) => (
+            Some(false),
+            trouble.reason,
+            format!("{}.{waiting}", trouble.message.trim_end_matches('.')),
+        ),
         _ if status.last_delivery.is_none() => (
             None,
             "NothingSentYet",
-            "There was nothing to send yet.".to_owned(),
+            "Nothing has been delivered yet.".to_owned(),
         ),
         _ => (Some(true), "UpToDate", "Nothing is overdue.".to_owned()),
     };
@@ -184,7 +256,6 @@ mod tests {
         let trouble = Trouble {
             reason: "ServerError",
             message: "the destination answered 503".to_owned(),
-            held: false,
             gone: false,
         };
         let facts = (Some(&trouble), 3);
@@ -212,5 +283,67 @@ mod tests {
                 "{seconds} s"
             );
         }
+    }
+
+    #[test]
+    fn what_only_an_edit_mends_is_stalled_and_not_waited_for() {
+        let unsound = Unsound::of_spec("UrlInvalid", "spec.webhook.url: no URL");
+        let (ready, _, status) =
+            told(|facts| facts.unsound = Some((&unsound, Duration::from_secs(1))));
+        assert_eq!(ready, "False UrlInvalid");
+        assert!(condition::find(&status.conditions, STALLED).is_some());
+        assert!(condition::find(&status.conditions, RECONCILING).is_none());
+        let mut status = status;
+        let facts = Facts {
+            generation: Some(3),
+            unsound: None,
+            trouble: None,
+            next_attempt: None,
+            suspended: false,
+            pending: 0,
+            now: Timestamp::from_second(101).unwrap(),
+        };
+        tell(&mut status, &facts);
+        assert!(condition::find(&status.conditions, STALLED).is_none());
+    }
+
+    #[test]
+    fn trouble_is_read_back_from_a_status() {
+        let gone = Trouble {
+            reason: "Gone",
+            message: "the destination answered 410".to_owned(),
+            gone: true,
+        };
+        let (_, _, mut status) = told(|facts| (facts.trouble, facts.pending) = (Some(&gone), 2));
+        status.last_failure = Some(crate::api::setting::Failure {
+            reason: "Gone".to_owned(),
+            message: gone.message.clone(),
+            attempts: 4,
+            ..crate::api::setting::Failure::default()
+        });
+        let once_more = Trouble {
+            gone: false,
+            ..gone
+        };
+        assert_eq!(trouble(&status), Some((once_more, 4)));
+        let (_, _, suspended) = told(|facts| (facts.suspended, facts.pending) = (true, 2));
+        assert_eq!(trouble(&suspended), None);
+        let (_, _, well) = told(|_| ());
+        assert_eq!(trouble(&well), None);
+    }
+
+    #[test]
+    fn one_mended_thing_does_not_hide_another() {
+        let mut amiss = Amiss {
+            destination: Some(Unsound::new("SecretNotFound", "create it")),
+            environments: Some(Unsound::new("EnvironmentNotFound", "create it")),
+            ..Amiss::default()
+        };
+        let reason = |amiss: &Amiss| amiss.first().map(|unsound| unsound.reason);
+        assert_eq!(reason(&amiss), Some("SecretNotFound"));
+        amiss.destination = None;
+        assert_eq!(reason(&amiss), Some("EnvironmentNotFound"));
+        amiss.environments = None;
+        assert_eq!(reason(&amiss), None);
     }
 }

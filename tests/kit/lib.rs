@@ -52,6 +52,6 @@ pub use plane::{Plane, PlaneOptions};
 pub use proxy::{Action, Asked, Line, Proxy};
 pub use receiver::{Answer, Heard, Receiver};
 pub use registry::{Image, Registry};
-pub use stage::{Actor, HOME, hears, play, told};
+pub use stage::{Actor, HOME, hears, operator_log, play, told};
 pub use wait::{eventually, stays};
 pub use workloads::{Manifest, bare_pod, daemon_set, deployment, job, stateful_set};

@@ -7,10 +7,14 @@ use crate::{
     operator::{Operator, OperatorOptions, binary},
     receiver::{Heard, Receiver},
     wait::{eventually, stays},
+    workloads::deployment,
 };
 use anyhow::{Context as _, Result, ensure};
-use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, api::ListParams};
+use k8s_openapi::api::{core::v1::Pod, events::v1::Event};
+use kube::{
+    Api,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
+};
 use serde_json::{Value, json};
 use shipbell::{
     api::{
@@ -264,6 +268,99 @@ impl Actor {
         Ok(())
     }
 
+    /// Starts a Deployment of one pod, with an image `r.example/{app}:v1`, and waits until that is recorded.
+    pub async fn starts(&self, app: &str) -> Result<()> {
+        let image = format!("r.example/{app}:v1");
+        let before = self.log().await?.len();
+        self.apply(deployment(&self.name, app, &image, 1)).await?;
+        let what = format!("the start of {image} to be recorded in {}", self.name);
+        eventually(PATIENCE, &what, async || {
+            let log = self.log().await?;
+            let mut changes = log.iter().skip(before).flat_map(|entry| &entry.changes);
+            ensure!(
+                changes.any(|change| change.name == image && change.now > 0),
+                "{} snapshots",
+                log.len()
+            );
+            Ok(())
+        })
+        .await
+    }
+
+    /// Merges a patch into a setting's spec.
+    pub async fn edit(&self, setting: &str, spec: Value) -> Result<()> {
+        let patch = Patch::Merge(json!({"spec": spec}));
+        self.settings()
+            .patch(setting, &PatchParams::default(), &patch)
+            .await?;
+        Ok(())
+    }
+
+    /// Sets an annotation of a setting.
+    pub async fn annotate(&self, setting: &str, key: &str, value: &str) -> Result<()> {
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {key: value}}}));
+        self.settings()
+            .patch(setting, &PatchParams::default(), &patch)
+            .await?;
+        Ok(())
+    }
+
+    /// Deletes a setting.
+    pub async fn delete(&self, setting: &str) -> Result<()> {
+        self.settings()
+            .delete(setting, &DeleteParams::default())
+            .await?;
+        Ok(())
+    }
+
+    /// Says which namespaces may hear of the actor's Environment.
+    pub async fn visible_to(&self, namespaces: &[&str]) -> Result<()> {
+        let api: Api<Environment> = Api::all(self.cluster.client());
+        let patch = Patch::Merge(json!({"spec": {"visibleTo": namespaces}}));
+        api.patch(&self.name, &PatchParams::default(), &patch)
+            .await?;
+        Ok(())
+    }
+
+    /// Waits until the status of a setting is as `check` wants it, and returns it.
+    pub async fn status_when(
+        &self,
+        setting: &str,
+        what: &str,
+        check: impl Fn(&NotificationSettingStatus) -> bool,
+    ) -> Result<NotificationSettingStatus> {
+        let what = format!("setting {}/{setting}: {what}", self.name);
+        eventually(PATIENCE, &what, async || {
+            let status = self.status(setting).await?;
+            ensure!(check(&status), "{}", serde_json::to_string(&status)?);
+            Ok(Some(status))
+        })
+        .await
+    }
+
+    /// Waits for a Kubernetes Event of this reason on a setting, and returns its note.
+    pub async fn happened(&self, setting: &str, reason: &str) -> Result<String> {
+        let api: Api<Event> = Api::namespaced(self.cluster.client(), &self.name);
+        let what = format!("an Event {reason} on setting {}/{setting}", self.name);
+        eventually(PATIENCE, &what, async || {
+            let events = api.list(&ListParams::default()).await?.items;
+            let of_setting = |event: &&Event| {
+                let of = event.regarding.as_ref();
+                of.is_some_and(|of| of.name.as_deref() == Some(setting))
+            };
+            let events: Vec<_> = events.iter().filter(of_setting).collect();
+            let found = events
+                .iter()
+                .find(|event| event.reason.as_deref() == Some(reason))
+                .with_context(|| {
+                    let reasons: Vec<_> = events.iter().map(|event| &event.reason).collect();
+                    format!("{reasons:?}")
+                })?;
+            anyhow::Ok(Some(found.note.clone().unwrap_or_default()))
+        })
+        .await
+    }
+
     /// The settings of the actor's namespace.
     pub fn settings(&self) -> Api<NotificationSetting> {
         Api::namespaced(self.cluster.client(), &self.name)
@@ -353,6 +450,13 @@ impl Actor {
         let api: Api<Environment> = Api::all(self.cluster.client());
         Ok(api.get(&self.name).await?.status.unwrap_or_default())
     }
+}
+
+/// All that the operator of [`play`] has logged so far.
+pub fn operator_log(cluster: &Cluster) -> Result<String> {
+    let log = format!("{}.log", Cast::default().name);
+    let log = std::fs::read(cluster.plane.directory().join(log))?;
+    Ok(String::from_utf8_lossy(&log).into_owned())
 }
 
 /// The log of an environment, oldest first, without chunks.

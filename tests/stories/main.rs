@@ -2,5 +2,8 @@
 //! and an Environment of its own.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod bad_input;
 mod environments;
+mod settings;
+mod slack;
 mod workloads;

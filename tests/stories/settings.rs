@@ -1,0 +1,1379 @@
+//! What a `NotificationSetting` asks for, what it is sent, and what its status says of that.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::events::v1::Event;
+use kit::{
+    Actor, Answer, Cluster, Heard, Receiver, apply, cluster::PATIENCE, deployment, eventually,
+    hears, operator_log, play, stays, told,
+};
+use kube::{Api, api::ListParams};
+use serde_json::{Value, json};
+use shipbell::api::{Environment, EnvironmentSnapshot, NotificationSetting};
+
+const TEST: &str = "shipbell.dev/test-requested-at";
+
+/// A setting that reads its URL from the key `url` of this Secret.
+fn from_secret(kind: &str, secret: &str) -> String {
+    format!("{kind}: {{urlFrom: {{secretKeyRef: {{name: {secret}}}}}}}")
+}
+
+fn id(heard: &Heard) -> &str {
+    heard.header("webhook-id").unwrap_or_default()
+}
+
+/// Checks that nothing but this was heard, for a while.
+async fn hears_no_more(receiver: &Receiver, count: usize) -> Result<()> {
+    stays(Duration::from_secs(3), "the silence", async || {
+        let heard = told(&receiver.heard());
+        ensure!(heard.len() == count, "heard {heard:?}");
+        Ok(())
+    })
+    .await
+}
+
+// ---- what is asked for ----
+
+#[test]
+fn a_setting_that_comes_late_hears_nothing_old() {
+    play(async |cluster| {
+        let actor = Actor::new(cluster, "late").await?;
+        actor.starts("old").await?;
+        let receiver = Receiver::start();
+        actor.webhook("hook", &receiver, "").await?;
+        actor.condition("hook", "Ready", "True Sound").await?;
+        actor
+            .condition("hook", "Delivered", "Unknown NothingSentYet")
+            .await?;
+        actor.starts("new").await?;
+        hears(&receiver, &["STARTED new:v1 0 to 1"]).await?;
+        actor
+            .condition("hook", "Delivered", "True UpToDate")
+            .await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn by_default_all_but_scaling_is_told() {
+    play(async |cluster| {
+        let actor = Actor::new(cluster, "default").await?;
+        let receiver = Receiver::start();
+        actor.webhook("hook", &receiver, "").await?;
+        actor.starts("web").await?;
+        cluster.scale(&actor.name, "web", 3).await?;
+        actor.settled(1, 3).await?;
+        cluster.scale(&actor.name, "web", 0).await?;
+        hears(
+            &receiver,
+            &["STARTED web:v1 0 to 1", "STOPPED web:v1 3 to 0"],
+        )
+        .await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn event_types_that_change_while_events_wait_count_for_those() {
+    play(async |cluster| {
+        let actor = Actor::new(cluster, "types").await?;
+        let receiver = Receiver::start();
+        receiver.set_standing(503);
+        actor.webhook("hook", &receiver, "").await?;
+        actor.starts("web").await?;
+        actor
+            .condition("hook", "Delivered", "False ServerError")
+            .await?;
+        let only_stops = json!({"eventTypes": ["ARTIFACT_STOPPED"]});
+        actor.edit("hook", only_stops).await?;
+        actor.handled("hook").await?;
+        // Nothing that is asked for waits any more, so nothing is overdue.
+        actor
+            .condition("hook", "Delivered", "Unknown NothingSentYet")
+            .await?;
+        let status = actor
+            .status_when("hook", "nothing pending", |it| it.pending == Some(0))
+            .await?;
+        assert_eq!(status.next_attempt_time, None);
+        assert_eq!(status.reason, None);
+        receiver.forget();
+        receiver.set_standing(200);
+        cluster.scale(&actor.name, "web", 0).await?;
+        hears(&receiver, &["STOPPED web:v1 1 to 0"]).await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn nothing_is_sent_for_a_setting_that_is_deleted_meanwhile() {
+    play(async |cluster| {
+        let actor = Actor::new(cluster, "deleted").await?;
+        let receiver = Receiver::start();
+        receiver.answer_next(Answer::hang());
+        actor.webhook("hook", &receiver, "").await?;
+        actor.starts("web").await?;
+        receiver.wait_for_count(PATIENCE, 1).await?;
+        actor.delete("hook").await?;
+        actor.starts("more").await?;
+        hears_no_more(&receiver, 1).await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_setting_of_the_same_name_again_is_a_new_one() {
+    play(async |cluster| {
+        let actor = Actor::new(cluster, "again").await?;
+        let receiver = Receiver::start();
+        receiver.set_standing(503);
+        actor.webhook("hook", &receiver, "").await?;
+        actor.starts("old").await?;
+        actor
+            .condition("hook", "Delivered", "False ServerError")
+            .await?;
+        actor.delete("hook").await?;
+        let other = Receiver::start();
+        actor.webhook("hook", &other, "").await?;
+        actor.starts("new").await?;
+        hears(&other, &["STARTED new:v1 0 to 1"]).await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn several_settings_of_one_environment_hear_the_same() {
+    play(async |cluster| {
+        let actor = Actor::new(cluster, "several").await?;
+        let receivers = [Receiver::start(), Receiver::start(), Receiver::start()];
+        for (number, receiver) in receivers.iter().enumerate() {
+            actor
+                .webhook(&format!("hook-{number}"), receiver, "")
+                .await?;
+        }
+        actor.starts("web").await?;
+        let mut all = vec![];
+        for receiver in &receivers {
+            let heard = hears(receiver, &["STARTED web:v1 0 to 1"]).await?;
+            all.push((id(&heard[0]).to_owned(), heard[0].body.clone()));
+        }
+        all.dedup();
+        assert_eq!(all.len(), 1, "one id, one body");
+        Ok(())
+    });
+}
+
+#[test]
+fn what_happens_again_is_told_under_another_id() {
+    play(async |cluster| {
+        let actor = Actor::new(cluster, "ids").await?;
+        let receiver = Receiver::start();
+        actor.webhook("hook", &receiver, "").await?;
+        actor.starts("web").await?;
+        let mut want = vec!["STARTED web:v1 0 to 1"];
+        for (replicas, told) in [
+            (0, "STOPPED web:v1 1 to 0"),
+            (1, "STARTED web:v1 0 to 1"),
+            (0, "STOPPED web:v1 1 to 0"),
+        ] {
+            cluster.scale(&actor.name, "web", replicas).await?;
+            want.push(told);
+            receiver.wait_for_count(PATIENCE, want.len()).await?;
+        }
+        let heard = hears(&receiver, &want).await?;
+        let mut ids: Vec<_> = heard.iter().map(id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), want.len());
+        Ok(())
+    });
+}
+
+// ---- the wire ----
+
+#[test]
+fn the_payload_is_the_contract_to_the_letter() {
+    play(async |cluster| {
+        let actor = Actor::new(cluster, "golden").await?;
+        let receiver = Receiver::start();
+        actor.webhook("hook", &receiver, "").await?;
+        actor.starts("web").await?;
+        let heard = hears(&receiver, &["STARTED web:v1 0 to 1"]).await?;
+        let heard = &heard[0];
+        let name = &actor.name;
+        let log = actor.log().await?;
+        let time = log.last().context("no log")?.time.as_second();
+        let digest = cluster.kubelet.registry().digest_of("r.example/web:v1");
+        let want = format!(
+            r#"{{"version":"1.0","timestamp":"{time}","org":"acme","environment":"{name}","event_type":"ARTIFACT_STARTED","description":"1 instance started running (from 0 to 1)","snapshot":{{"index":"2","status":"unknown","html_url":"","api_url":""}},"artifact":{{"name":"r.example/web:v1","fingerprint":"{digest}","provenance":{{"flow":"","status":"","commit":"","commit_url":"","html_url":"","api_url":"","build_url":"","deployments":[],"approvals":[]}}}}}}"#
+        );
+        assert_eq!(heard.text(), want);
+
+        assert_eq!(heard.method, "POST");
+        assert_eq!(heard.path, "/hook");
+        assert_eq!(
+            heard.header("content-type"),
+            Some("application/json; charset=utf-8")
+        );
+        let agent = heard.header("user-agent").unwrap_or_default();
+        assert!(agent.starts_with("shipbell/"), "{agent}");
+        let id = id(heard);
+        assert!(
+            id.len() == 52 && id.chars().all(|c| c.is_ascii_alphanumeric()),
+            "{id}"
+        );
+        let sent: i64 = heard
+            .header("webhook-timestamp")
+            .context("no webhook-timestamp")?
+            .parse()?;
+        let age = heard.at.as_second() - sent;
+        assert!((0..=5).contains(&age), "{age} s old");
+        Ok(())
+    });
+}
+
+// ---- where the URL comes from ----
+
+#[test]
+fn a_url_can_come_from_a_secret() {
+    play(async |cluster| {
+        let actor = Actor::new(cluster, "secret").await?;
+        let receiver = Receiver::start();
+        // An editor's newline at the end is no error.
+        actor
+            .secret("hook", &format!("{}\n", receiver.url("/secret?t=1")))
+            .await?;
+        actor
+            .setting("hook", &from_secret("webhook", "hook"))
+            .await?;
+        actor.handled("hook").await?;
+        actor.starts("web").await?;
+        let heard = hears(&receiver, &["STARTED web:v1 0 to 1"]).await?;
+        assert_eq!(heard[0].path, "/secret?t=1");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_secret_that_comes_later_heals_the_setting_within_seconds() {
+    play(async |cluster| {
+        let actor = Actor::new(cluster, "healing").await?;
+        let receiver = Receiver::start();
+        actor
+            .setting("hook", &from_secret("webhook", "later"))
+            .await?;
+        let message = actor
+            .condition("hook", "Ready", "False SecretNotFound")
+            .await?;
+        let create = format!("kubectl -n {} create secret generic later", actor.name);
+        assert!(message.contains(&create), "{message}");
+        actor
+            .condition("hook", "Reconciling", "True Waiting")
+            .await?;
+        actor.starts("web").await?;
+        actor
+            .status_when("hook", "one event waits", |it| it.pending == Some(1))
+            .await?;
+        actor
+            .condition("hook", "Delivered", "False NotReady")
+            .await?;
+        // Long enough for it to have been looked for several times.
+        stays(
+            Duration::from_secs(6),
+            "the setting is not ready",
+            async || {
+                let status = actor.status("hook").await?;
+                ensure!(
+                    status.reason.as_deref() == Some("SecretNotFound"),
+                    "{status:?}"
+                );
+                Ok(())
+            },
+        )
+        .await?;
+        actor.secret("later", &receiver.url("/hook")).await?;
+        receiver.wait_for_count(Duration::from_secs(20), 1).await?;
+        hears(&receiver, &["STARTED web:v1 0 to 1"]).await?;
+        actor.condition("hook", "Ready", "True Sound").await?;
+        let status = actor
+            .status_when("hook", "nothing waits", |it| it.pending == Some(0))
+            .await?;
+        assert!(
+            status.conditions.iter().all(|it| it.type_ != "Reconciling"),
+            "{status:?}"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn what_is_wrong_with_a_url_is_told_with_its_place_and_its_cure() {
+    play(async |cluster| {
+        let actor = Actor::new(cluster, "unsound").await?;
+        let hook = "https://hooks.slack.com/services/T0/B0/canary";
+        for (name, kind, url, reason, place, cure) in [
+            (
+                "empty",
+                "webhook",
+                " \n",
+                "UrlInvalid",
+                "key url of Secret empty",
+                "store the complete URL",
+            ),
+            (
+                "userinfo",
+                "webhook",
+                "https://me:canary@a.example/",
+                "UrlInvalid",
+                "key url of Secret userinfo",
+                "remove all up to the @",
+            ),
+            (
+                "no-url",
+                "webhook",
+                "canary",
+                "UrlInvalid",
+                "key url of Secret no-url",
+                "such as https://example.com/hook",
+            ),
+            (
+                "workflow",
+                "slack",
+                "https://hooks.slack.com/triggers/T0/canary",
+                "UrlInvalid",
+                "key url of Secret workflow",
+                "create an incoming webhook",
+            ),
+            (
+                "misplaced",
+                "webhook",
+                hook,
+                "UrlInvalid",
+                "key url of Secret misplaced",
+                "use it under spec.slack",
+            ),
+            (
+                "plain",
+                "slack",
+                "http://hooks.slack.com/services/T0/B0/canary",
+                "UrlInvalid",
+                "key url of Secret plain",
+                "https://",
+            ),
+            (
+                "private",
+                "webhook",
+                "http://10.0.0.1/canary",
+                "DestinationDenied",
+                "destination address 10.0.0.1",
+                "--allow-destination 10.0.0.0/8",
+            ),
+            (
+                "metadata",
+                "slack",
+                "https://169.254.169.254/canary",
+                "DestinationDenied",
+                "destination address 169.254.169.254",
+                "--allow-destination",
+            ),
+            (
+                "kubelet",
+                "webhook",
+                "https://127.0.0.1:10250/canary",
+                "DestinationDenied",
+                "port 10250",
+                "use another port",
+            ),
+        ] {
+            actor.secret(name, url).await?;
+            actor.setting(name, &from_secret(kind, name)).await?;
+            let message = actor
+                .condition(name, "Ready", &format!("False {reason}"))
+                .await?;
+            assert!(
+                message.contains(place) && message.contains(cure),
+                "{message}"
+            );
+            assert!(!message.contains("canary"), "{message}");
+        }
+
+        actor
+            .secret("keyed", "https://hooks.example/canary")
+            .await?;
+        actor
+            .setting(
+                "keyed",
+                "webhook: {urlFrom: {secretKeyRef: {name: keyed, key: hook}}}",
+            )
+            .await?;
+        let message = actor
+            .condition("keyed", "Ready", "False SecretKeyMissing")
+            .await?;
+        assert!(
+            message.contains("has no key hook (it has url)")
+                && message.contains("secretKeyRef.key"),
+            "{message}"
+        );
+
+        actor
+            .setting("inline", "webhook: {url: 'http://192.168.0.1/'}")
+            .await?;
+        let message = actor
+            .condition("inline", "Ready", "False DestinationDenied")
+            .await?;
+        assert!(message.contains("--allow-destination"), "{message}");
+
+        // Only an edit of the spec helps here, so nobody should wait (kstatus: Stalled).
+        actor
+            .setting("never", "webhook: {url: 'https://a.example:0/'}")
+            .await?;
+        let message = actor
+            .condition("never", "Ready", "False UrlInvalid")
+            .await?;
+        assert!(message.starts_with("spec.webhook.url: "), "{message}");
+        actor
+            .condition("never", "Stalled", "True UrlInvalid")
+            .await?;
+        Ok(())
+    });
+}
+
+// ---- receivers in trouble ----
+
+#[test]
+fn a_receiver_in_trouble_is_tried_again_and_hears_all_in_order() {
+    play(async |cluster| {
+        let actor = Actor::new(cluster, "trouble").await?;
+        let receiver = Receiver::start();
+        receiver.set_standing(503);
+        actor.webhook("hook", &receiver, "").await?;
+        actor.starts("a").await?;
+        actor.starts("b").await?;
+        actor.starts("c").await?;
+        let message = actor
+            .condition("hook", "Delivered", "False ServerError")
+            .await?;
+        assert!(
+            message.contains("the destination answered 503"),
+            "{message}"
+        );
+        let status = actor
+            .status_when("hook", "three events wait", |it| it.pending == Some(3))
+            .await?;
+        assert!(status.next_attempt_time.is_some(), "{status:?}");
+        let log = actor.log().await?;
+        assert_eq!(
+            status.oldest_pending_time.map(Timestamp::as_second),
+            Some(log[1].time.as_second())
+        );
+        assert_eq!(status.reason.as_deref(), Some("ServerError"));
+        let failure = status.last_failure.context("no lastFailure")?;
+        assert_eq!(failure.reason, "ServerError");
+        let note = actor.happened("hook", "DeliveryFailing").await?;
+        assert!(note.contains("503"), "{note}");
+
+        receiver.set_standing(200);
+        actor
+            .condition("hook", "Delivered", "True UpToDate")
+            .await?;
+        let heard = receiver.heard();
+        let failed = heard.iter().filter(|it| it.answered == 503).count();
+        assert!(failed > 0);
+        assert!(
+            heard[..=failed]
+                .windows(2)
+                .all(|two| id(&two[0]) == id(&two[1]) && two[0].body == two[1].body),
+            "every attempt has the same id and the same bytes: {:?}",
+            told(&heard)
+        );
+        assert_eq!(
+            told(&heard[failed..]),
+            [
+                "STARTED a:v1 0 to 1",
+                "STARTED b:v1 0 to 1",
+                "STARTED c:v1 0 to 1"
+            ]
+        );
+        let note = actor.happened("hook", "DeliveryRecovered").await?;
+        assert!(note.contains("delivering again"), "{note}");
+        let status = actor
+            .status_when("hook", "nothing waits", |it| it.pending == Some(0))
+            .await?;
+        assert_eq!(status.next_attempt_time, None);
+        assert_eq!(status.oldest_pending_time, None);
+        assert_eq!(status.reason, None);
+        let delivery = status.last_delivery.context("no lastDelivery")?;
+        assert_eq!(delivery.event_id, id(&heard[failed + 2]));
+        assert_eq!(delivery.http_status, 200);
+        let snapshot = format!("{}-0000000004", actor.name);
+        assert_eq!(delivery.snapshot, Some(snapshot));
+        Ok(())
+    });
+}
+
+#[test]
+fn a_receiver_that_is_down_is_told_when_it_is_up() {
+    play(async |cluster| {
+        let actor = Actor::new(cluster, "down").await?;
+        let receiver = Receiver::start();
+        receiver.stop();
+        actor.webhook("hook", &receiver, "").await?;
+        actor.starts("web").await?;
+        actor
+            .condition("hook", "Delivered", "False ConnectFailed")
+            .await?;
+        receiver.restart()?;
+        hears(&receiver, &["STARTED web:v1 0 to 1"]).await?;
+        actor
+            .condition("hook", "Delivered", "True UpToDate")
+            .await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_receiver_that_hangs_is_not_felt_by_others() {
+    play(async |cluster| {
+        let actor = Actor::new(cluster, "hanging").await?;
+        let (hanging, healthy) = (Receiver::start(), Receiver::start());
+        hanging.set_standing(Answer::hang());
+        for number in 0..3 {
+            actor
+                .webhook(&format!("hanging-{number}"), &hanging, "")
+                .await?;
+        }
+        actor.webhook("healthy", &healthy, "").await?;
+        actor.starts("a").await?;
+        actor.starts("b").await?;
+        let heard = hears(&healthy, &["STARTED a:v1 0 to 1", "STARTED b:v1 0 to 1"]).await?;
+        for (heard, entry) in heard.iter().zip(actor.log().await?.iter().skip(1)) {
+            let late = heard.at.duration_since(entry.time);
+            assert!(late < SignedDuration::from_secs(5), "{late:#} late");
+        }
+        assert_eq!(
+            told(&hanging.heard()),
+            ["STARTED a:v1 0 to 1"; 3],
+            "one each"
+        );
+        actor
+            .condition("hanging-0", "Delivered", "False Timeout")
+            .await?;
+        hanging.set_standing(200);
+        // Those who hung go on where they were.
+        for number in 0..3 {
+            let name = format!("hanging-{number}");
+            actor.condition(&name, "Delivered", "True UpToDate").await?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_receiver_that_asks_for_a_pause_gets_it() {
+    play(async |cluster| {
+        let actor = Actor::new(cluster, "pause").await?;
+        let receiver = Receiver::start();
+        receiver.answer_next(Answer::from(429).header("Retry-After", "5"));
+        actor.webhook("hook", &receiver, "").await?;
+        actor.starts("a").await?;
+        actor
+            .condition("hook", "Delivered", "False RateLimited")
+            .await?;
+        actor.starts("b").await?;
+        let heard = hears(
+            &receiver,
+            &[
+                "STARTED a:v1 0 to 1",
+                "STARTED a:v1 0 to 1",
+                "STARTED b:v1 0 to 1",
+            ],
+        )
+        .await?;
+        assert_eq!(id(&heard[0]), id(&heard[1]));
+        let pause = heard[1].at.duration_since(heard[0].at);
+        assert!(pause >= SignedDuration::from_secs(5), "{pause:#}");
+        assert!(pause <= SignedDuration::from_secs(10), "{pause:#}");
+        Ok(())
+    });
+}
+
+#[test]
+fn an_event_that_is_refused_is_set_aside_and_the_next_goes_on() {
+    play(async |cluster| {
+        let actor = Actor::new(cluster, "refused").await?;
+        let receiver = Receiver::start();
+        receiver.answer_next(400);
+        actor.webhook("hook", &receiver, "").await?;
+        actor.starts("a").await?;
+        actor
+            .status_when("hook", "a dead letter", |it| it.dead_letters.len() == 1)
+            .await?;
+        actor.starts("b").await?;
+        let heard = hears(&receiver, &["STARTED a:v1 0 to 1", "STARTED b:v1 0 to 1"]).await?;
+        actor
+            .condition("hook", "Delivered", "True UpToDate")
+            .await?;
+        let status = actor
+            .status_when("hook", "nothing waits", |it| it.pending == Some(0))
+            .await?;
+        let letter = &status.dead_letters[0];
+        assert_eq!(letter.event_id, id(&heard[0]));
+        assert_eq!(letter.reason, "PayloadRefused");
+        assert_eq!(letter.snapshot, format!("{}-0000000002", actor.name));
+        assert!(letter.message.contains("400"), "{}", letter.message);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_wrong_url_is_held_until_its_secret_changes() {
+    play(async |cluster| {
+        let actor = Actor::new(cluster, "held").await?;
+        let receiver = Receiver::start();
+        receiver.answer_with(|heard| Answer::from(if heard.path == "/right" { 200 } else { 404 }));
+        actor.secret("hook", &receiver.url("/wrong")).await?;
+        actor
+            .setting("hook", &from_secret("webhook", "hook"))
+            .await?;
+        actor.handled("hook").await?;
+        actor.starts("web").await?;
+        let message = actor
+            .condition("hook", "Delivered", "False NotFound")
+            .await?;
+        assert!(message.contains("1 event waits"), "{message}");
+        actor.secret("hook", &receiver.url("/right")).await?;
+        let heard = receiver
+            .wait_for(Duration::from_secs(35), |heard| {
+                heard.iter().any(|it| it.path == "/right")
+            })
+            .await?;
+        assert!(
+            heard
+                .iter()
+                .all(|it| id(it) == id(&heard[0]) && it.body == heard[0].body)
+        );
+        actor
+            .condition("hook", "Delivered", "True UpToDate")
+            .await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_wrong_url_is_held_until_the_spec_changes() {
+    play(async |cluster| {
+        let actor = Actor::new(cluster, "spec").await?;
+        let receiver = Receiver::start();
+        receiver.answer_next(401);
+        actor.webhook("hook", &receiver, "").await?;
+        actor.starts("web").await?;
+        actor
+            .condition("hook", "Delivered", "False AuthRefused")
+            .await?;
+        hears_no_more(&receiver, 1).await?;
+        let url = receiver.url("/other");
+        actor.edit("hook", json!({"webhook": {"url": url}})).await?;
+        let heard = receiver.wait_for_count(Duration::from_secs(10), 2).await?;
+        assert_eq!(heard[1].path, "/other");
+        assert_eq!(id(&heard[0]), id(&heard[1]));
+        Ok(())
+    });
+}
+
+#[test]
+fn a_receiver_that_is_gone_is_left_alone_until_the_spec_changes() {
+    play(async |cluster| {
+        let actor = Actor::new(cluster, "gone").await?;
+        let receiver = Receiver::start();
+        receiver.answer_next(410);
+        actor.webhook("hook", &receiver, "").await?;
+        actor.starts("a").await?;
+        let message = actor.condition("hook", "Delivered", "False Gone").await?;
+        assert!(
+            message.contains("until the Secret or the spec changes"),
+            "{message}"
+        );
+        let note = actor.happened("hook", "DeliveryFailing").await?;
+        assert!(!note.contains("attempts go on"), "{note}");
+        actor.starts("b").await?;
+        let status = actor
+            .status_when("hook", "two events wait", |it| it.pending == Some(2))
+            .await?;
+        assert_eq!(status.next_attempt_time, None);
+        hears_no_more(&receiver, 1).await?;
+        let longer = json!({"retry": {"maxAge": "100h"}});
+        actor.edit("hook", longer).await?;
+        hears(
+            &receiver,
+            &[
+                "STARTED a:v1 0 to 1",
+                "STARTED a:v1 0 to 1",
+                "STARTED b:v1 0 to 1",
+            ],
+        )
+        .await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_redirect_is_never_followed() {
+    play(async |cluster| {
+        let actor = Actor::new(cluster, "redirect").await?;
+        let (receiver, elsewhere) = (Receiver::start(), Receiver::start());
+        receiver.set_standing(Answer::from(307).header("Location", &elsewhere.url("/canary")));
+        actor.webhook("hook", &receiver, "").await?;
+        actor.starts("web").await?;
+        let message = actor
+            .condition("hook", "Delivered", "False Redirected")
+            .await?;
+        assert!(
+            message.contains("redirects are never followed"),
+            "{message}"
+        );
+        hears_no_more(&receiver, 1).await?;
+        assert_eq!(elsewhere.heard().len(), 0);
+        Ok(())
+    });
+}
+
+#[test]
+fn while_suspended_events_wait_and_none_expires() {
+    play(async |cluster| {
+        let actor = Actor::new(cluster, "suspended").await?;
+        let receiver = Receiver::start();
+        actor
+            .webhook("hook", &receiver, "suspend: true\nretry: {maxAge: 1s}")
+            .await?;
+        actor.starts("a").await?;
+        actor.starts("b").await?;
+        actor
+            .status_when("hook", "two events wait", |it| it.pending == Some(2))
+            .await?;
+        let message = actor
+            .condition("hook", "Delivered", "False Suspended")
+            .await?;
+        assert!(message.contains("2 events wait"), "{message}");
+        hears_no_more(&receiver, 0).await?;
+        actor.edit("hook", json!({"suspend": null})).await?;
+        hears(&receiver, &["STARTED a:v1 0 to 1", "STARTED b:v1 0 to 1"]).await?;
+        actor
+            .condition("hook", "Delivered", "True UpToDate")
+            .await?;
+        let status = actor
+            .status_when("hook", "nothing waits", |it| it.pending == Some(0))
+            .await?;
+        assert_eq!(status.skipped_ranges, []);
+        Ok(())
+    });
+}
+
+#[test]
+fn what_failed_for_too_long_is_skipped_and_says_so() {
+    play(async |cluster| {
+        let actor = Actor::new(cluster, "expired").await?;
+        let receiver = Receiver::start();
+        receiver.set_standing(500);
+        actor
+            .webhook("hook", &receiver, "retry: {maxAge: 2s}")
+            .await?;
+        actor.starts("a").await?;
+        let status = actor
+            .status_when("hook", "a skipped range", |it| {
+                !it.skipped_ranges.is_empty()
+            })
+            .await?;
+        let range = &status.skipped_ranges[0];
+        assert_eq!(
+            (range.from, range.to, range.count, range.reason.as_str()),
+            (2, 2, 1, "RetryExpired")
+        );
+        assert_eq!(range.environment, actor.name);
+        let status = actor
+            .status_when("hook", "nothing waits", |it| it.pending == Some(0))
+            .await?;
+        assert!(status.last_failure.is_some());
+        // What is given up is not overdue.
+        actor
+            .condition("hook", "Delivered", "Unknown NothingSentYet")
+            .await?;
+        receiver.set_standing(200);
+        receiver.forget();
+        actor.starts("b").await?;
+        hears(&receiver, &["STARTED b:v1 0 to 1"]).await?;
+        Ok(())
+    });
+}
+
+// ---- the test message ----
+
+#[test]
+fn a_test_message_is_sent_once_for_each_request() {
+    play(async |cluster| {
+        let actor = Actor::new(cluster, "test").await?;
+        let (receiver, slack) = (Receiver::start(), Receiver::start());
+        actor.webhook("hook", &receiver, "").await?;
+        actor.secret("slack", &slack.url("/slack")).await?;
+        actor
+            .setting("slack", &from_secret("slack", "slack"))
+            .await?;
+        actor.handled("slack").await?;
+        for setting in ["hook", "slack"] {
+            actor.annotate(setting, TEST, "one").await?;
+            let status = actor
+                .status_when(setting, "the test is answered", |it| {
+                    it.last_handled_test.as_deref() == Some("one")
+                })
+                .await?;
+            let delivery = status.last_delivery.context("no lastDelivery")?;
+            assert_eq!(delivery.snapshot, None);
+            actor.happened(setting, "TestDelivered").await?;
+        }
+        let heard = receiver.heard();
+        let payload = heard[0].json();
+        assert_eq!(payload["event_type"], "TEST");
+        assert_eq!(payload["environment"], actor.name);
+        assert!(!id(&heard[0]).is_empty());
+        let text = slack.heard()[0].json()["text"].to_string();
+        assert!(text.to_lowercase().contains("test"), "{text}");
+
+        // Something else about the object changes: that is no request.
+        actor.annotate("hook", "example.com/other", "x").await?;
+        actor.annotate("hook", TEST, "one").await?;
+        hears_no_more(&receiver, 1).await?;
+        actor.annotate("hook", TEST, "two").await?;
+        let heard = receiver.wait_for_count(PATIENCE, 2).await?;
+        assert_ne!(id(&heard[0]), id(&heard[1]));
+        actor
+            .status_when("hook", "the test is answered", |it| {
+                it.last_handled_test.as_deref() == Some("two")
+            })
+            .await?;
+
+        receiver.set_standing(500);
+        actor.annotate("hook", TEST, "three").await?;
+        let note = actor.happened("hook", "TestFailed").await?;
+        assert!(note.contains("500"), "{note}");
+        let status = actor
+            .status_when("hook", "the test is answered", |it| {
+                it.last_handled_test.as_deref() == Some("three")
+            })
+            .await?;
+        let failure = status.last_failure.context("no lastFailure")?;
+        assert_eq!(failure.reason, "ServerError");
+        // It is not tried again.
+        hears_no_more(&receiver, 3).await?;
+        Ok(())
+    });
+}
+
+// ---- environments ----
+
+#[test]
+fn an_environment_that_is_added_brings_no_old_events() {
+    play(async |cluster| {
+        let actor = Actor::new(cluster, "adding").await?;
+        let other = Actor::new(cluster, "added").await?;
+        other.visible_to(&[&actor.name]).await?;
+        other.starts("old").await?;
+        let receiver = Receiver::start();
+        actor.webhook("hook", &receiver, "").await?;
+        let both = json!({"environments": [actor.name, other.name]});
+        actor.edit("hook", both).await?;
+        actor.handled("hook").await?;
+        other.starts("new").await?;
+        actor.starts("own").await?;
+        receiver.wait_for_count(PATIENCE, 2).await?;
+        hears(
+            &receiver,
+            &["STARTED new:v1 0 to 1", "STARTED own:v1 0 to 1"],
+        )
+        .await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_setting_without_environments_hears_of_all_that_it_may_see() {
+    play(async |cluster| {
+        let actor = Actor::new(cluster, "all").await?;
+        let other = Actor::new(cluster, "seen").await?;
+        let hidden = Actor::new(cluster, "hidden").await?;
+        other.visible_to(&[&other.name, &actor.name]).await?;
+        let receiver = Receiver::start();
+        let (namespace, url) = (&actor.name, receiver.url("/hook"));
+        let yaml = format!(
+            "apiVersion: shipbell.dev/v1alpha1\nkind: NotificationSetting\nmetadata: {{name: hook, namespace: {namespace}}}\nspec: {{webhook: {{url: '{url}'}}}}\n"
+        );
+        apply(&cluster.client(), yaml.as_str()).await?;
+        actor.handled("hook").await?;
+        actor
+            .status_when("hook", "two cursors", |it| it.cursors.len() == 2)
+            .await?;
+        hidden.starts("no").await?;
+        actor.starts("one").await?;
+        other.starts("two").await?;
+        receiver.wait_for_count(PATIENCE, 2).await?;
+        hears(
+            &receiver,
+            &["STARTED one:v1 0 to 1", "STARTED two:v1 0 to 1"],
+        )
+        .await?;
+        // One that comes later is heard of, too, from its first change on.
+        let later = format!("{namespace}-later");
+        let yaml = format!(
+            "apiVersion: shipbell.dev/v1alpha1\nkind: Environment\nmetadata: {{name: {later}}}\nspec: {{namespaces: {{include: [{}]}}, visibleTo: ['*'], settle: {}}}\n",
+            hidden.name,
+            kit::stage::QUICK
+        );
+        apply(&cluster.client(), yaml.as_str()).await?;
+        actor
+            .status_when("hook", "three cursors", |it| it.cursors.len() == 3)
+            .await?;
+        hidden.starts("three").await?;
+        let heard = receiver.wait_for_count(PATIENCE, 3).await?;
+        assert_eq!(heard[2].json()["environment"], later);
+        assert_eq!(told(&heard)[2], "STARTED three:v1 0 to 1");
+        assert_eq!(
+            actor.status("hook").await?.environments.as_deref(),
+            Some("*")
+        );
+        // It would be visible to every other story's settings that ask for all.
+        let api: Api<Environment> = Api::all(cluster.client());
+        api.delete(&later, &kube::api::DeleteParams::default())
+            .await?;
+        // Nothing of it waits, so its cursor goes with it.
+        actor
+            .status_when("hook", "two cursors again", |it| it.cursors.len() == 2)
+            .await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn an_environment_that_is_missing_does_not_stop_the_others() {
+    play(async |cluster| {
+        let actor = Actor::new(cluster, "partly").await?;
+        let other = Actor::new(cluster, "partner").await?;
+        other.visible_to(&[&actor.name]).await?;
+        let receiver = Receiver::start();
+        let (own, second) = (&actor.name, &other.name);
+        let missing = format!("{own}-nowhere");
+        let environments = format!("environments: [{own}, {missing}, {second}]");
+        actor.webhook("hook", &receiver, &environments).await?;
+        let message = actor
+            .condition("hook", "Ready", "False EnvironmentNotFound")
+            .await?;
+        assert!(
+            message.contains("spec.environments")
+                && message.contains(&missing)
+                && message.contains(second.as_str()),
+            "{message}"
+        );
+        actor.starts("one").await?;
+        other.starts("two").await?;
+        receiver.wait_for_count(PATIENCE, 2).await?;
+        hears(
+            &receiver,
+            &["STARTED one:v1 0 to 1", "STARTED two:v1 0 to 1"],
+        )
+        .await?;
+        actor
+            .condition("hook", "Delivered", "True UpToDate")
+            .await?;
+        actor
+            .condition("hook", "Ready", "False EnvironmentNotFound")
+            .await?;
+        // It comes: the setting is sound, and hears what happens from then on.
+        let yaml = format!(
+            "apiVersion: shipbell.dev/v1alpha1\nkind: Environment\nmetadata: {{name: {missing}}}\nspec: {{namespaces: {{include: [{own}]}}, visibleTo: [{own}], settle: {}}}\n",
+            kit::stage::QUICK
+        );
+        apply(&cluster.client(), yaml.as_str()).await?;
+        actor.condition("hook", "Ready", "True Sound").await?;
+        actor
+            .status_when("hook", "three cursors", |it| it.cursors.len() == 3)
+            .await?;
+        receiver.forget();
+        other.starts("three").await?;
+        actor.starts("four").await?;
+        let heard = receiver.wait_for_count(PATIENCE, 3).await?;
+        let mut told = told(&heard);
+        told.sort();
+        assert_eq!(
+            told,
+            [
+                "STARTED four:v1 0 to 1",
+                "STARTED four:v1 0 to 1",
+                "STARTED three:v1 0 to 1"
+            ]
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn an_environment_that_becomes_visible_brings_no_old_events() {
+    play(async |cluster| {
+        let actor = Actor::new(cluster, "viewer").await?;
+        let other = Actor::new(cluster, "shown").await?;
+        let receiver = Receiver::start();
+        let environments = format!("environments: [{}]", other.name);
+        actor.webhook("hook", &receiver, &environments).await?;
+        let message = actor
+            .condition("hook", "Ready", "False EnvironmentNotVisible")
+            .await?;
+        assert!(
+            message.contains(&other.name)
+                && message.contains(&format!("add {} to its spec.visibleTo", actor.name)),
+            "{message}"
+        );
+        other.starts("old").await?;
+        other.visible_to(&[&actor.name]).await?;
+        actor.condition("hook", "Ready", "True Sound").await?;
+        actor
+            .status_when("hook", "a cursor", |it| it.cursors.len() == 1)
+            .await?;
+        other.starts("new").await?;
+        hears(&receiver, &["STARTED new:v1 0 to 1"]).await?;
+
+        // And hidden again: its cursor goes, and nothing more is heard.
+        other.visible_to(&[&other.name]).await?;
+        actor
+            .condition("hook", "Ready", "False EnvironmentNotVisible")
+            .await?;
+        let status = actor
+            .status_when("hook", "no cursor", |it| it.cursors.is_empty())
+            .await?;
+        assert_eq!(status.skipped_ranges, [], "nothing waited");
+        other.starts("secret").await?;
+        hears_no_more(&receiver, 1).await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn an_environment_that_is_taken_away_says_what_was_not_sent() {
+    play(async |cluster| {
+        let actor = Actor::new(cluster, "staying").await?;
+        let other = Actor::new(cluster, "leaving").await?;
+        other.visible_to(&[&actor.name]).await?;
+        let receiver = Receiver::start();
+        receiver.set_standing(503);
+        let environments = format!("environments: [{}, {}]", actor.name, other.name);
+        actor.webhook("hook", &receiver, &environments).await?;
+        other.starts("waits").await?;
+        other.starts("too").await?;
+        actor
+            .status_when("hook", "two events wait", |it| it.pending == Some(2))
+            .await?;
+        actor
+            .edit("hook", json!({"environments": [actor.name]}))
+            .await?;
+        let status = actor
+            .status_when("hook", "a skipped range", |it| {
+                !it.skipped_ranges.is_empty()
+            })
+            .await?;
+        let range = &status.skipped_ranges[0];
+        assert_eq!(range.environment, other.name);
+        assert_eq!(
+            (range.from, range.to, range.count, range.reason.as_str()),
+            (2, 3, 2, "EnvironmentLeft")
+        );
+        assert_eq!(status.cursors.len(), 1);
+        actor
+            .status_when("hook", "nothing waits", |it| it.pending == Some(0))
+            .await?;
+        actor
+            .condition("hook", "Delivered", "Unknown NothingSentYet")
+            .await?;
+        receiver.set_standing(200);
+        receiver.forget();
+        actor.starts("mine").await?;
+        hears(&receiver, &["STARTED mine:v1 0 to 1"]).await?;
+
+        // One of which nothing waits goes without a word.
+        actor
+            .edit("hook", json!({"environments": [actor.name, other.name]}))
+            .await?;
+        actor
+            .status_when("hook", "two cursors", |it| it.cursors.len() == 2)
+            .await?;
+        actor
+            .edit("hook", json!({"environments": [actor.name]}))
+            .await?;
+        let status = actor
+            .status_when("hook", "one cursor", |it| it.cursors.len() == 1)
+            .await?;
+        assert_eq!(status.skipped_ranges.len(), 1);
+        Ok(())
+    });
+}
+
+// ---- the status ----
+
+#[test]
+fn another_client_that_edits_the_metadata_all_the_time_loses_nothing() {
+    play(async |cluster| {
+        let actor = Actor::new(cluster, "busy").await?;
+        let receiver = Receiver::start();
+        actor.webhook("hook", &receiver, "").await?;
+        let edits = async {
+            let mut number = 0;
+            loop {
+                number += 1;
+                actor
+                    .annotate("hook", "example.com/number", &number.to_string())
+                    .await?;
+                tokio::time::sleep(Duration::from_millis(15)).await;
+            }
+        };
+        let apps = ["a", "b", "c", "d", "e", "f"];
+        let changes = async {
+            for app in apps {
+                actor.starts(app).await?;
+            }
+            receiver.wait_for_count(PATIENCE, apps.len()).await?;
+            let last = actor.log().await?.len();
+            // Written while the edits go on.
+            actor
+                .status_when("hook", "the cursor is at the head", |it| {
+                    it.cursors.first().map(|it| it.index) == i64::try_from(last).ok()
+                })
+                .await?;
+            anyhow::Ok(())
+        };
+        let changed = tokio::select! {
+            ended = edits => ended,
+            changed = changes => changed,
+        };
+        changed?;
+        let want = apps.map(|app| format!("STARTED {app}:v1 0 to 1"));
+        let want: Vec<_> = want.iter().map(String::as_str).collect();
+        hears(&receiver, &want).await?;
+        let annotations = actor.settings().get("hook").await?.metadata.annotations;
+        assert!(
+            annotations
+                .unwrap_or_default()
+                .contains_key("example.com/number")
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn kubectl_shows_how_things_stand() {
+    play(async |cluster| {
+        let actor = Actor::new(cluster, "columns").await?;
+        let receiver = Receiver::start();
+        actor.webhook("well", &receiver, "").await?;
+        actor
+            .setting("unwell", &from_secret("slack", "nowhere"))
+            .await?;
+        actor.starts("web").await?;
+        actor
+            .condition("well", "Delivered", "True UpToDate")
+            .await?;
+        actor
+            .status_when("unwell", "one event waits", |it| it.pending == Some(1))
+            .await?;
+        let get = async |args: &[&str]| -> Result<Vec<Vec<String>>> {
+            let mut all = vec!["-n", &actor.name, "get", "notifset"];
+            all.extend(args);
+            let printed = cluster.plane.kubectl(&all).await?;
+            let cells = |line: &str| line.split_whitespace().map(str::to_owned).collect();
+            Ok(printed.lines().map(cells).collect())
+        };
+        let table = get(&[]).await?;
+        assert_eq!(
+            table[0],
+            [
+                "NAME",
+                "READY",
+                "DELIVERED",
+                "TO",
+                "ENVIRONMENTS",
+                "PENDING",
+                "LAST",
+                "AGE"
+            ]
+        );
+        let name = actor.name.as_str();
+        assert_eq!(
+            table[1][..6],
+            ["unwell", "False", "False", "Slack", name, "1"]
+        );
+        assert_eq!(
+            table[2][..6],
+            ["well", "True", "True", "Webhook", name, "0"]
+        );
+        assert_eq!(table[2].len(), 8, "{:?}", table[2]);
+        let wide = get(&["-o", "wide"]).await?;
+        assert_eq!(wide[0][8..], ["REASON", "NEXT", "MESSAGE"]);
+        let row = wide[1].join(" ");
+        assert!(
+            row.contains("SecretNotFound") && row.contains("there is no Secret nowhere"),
+            "{row}"
+        );
+        Ok(())
+    });
+}
+
+// ---- secrets ----
+
+/// All that people can read of settings, environments and the log, and of what happened to them.
+async fn all_that_can_be_read(cluster: &Cluster) -> Result<String> {
+    let client = cluster.client();
+    let all = ListParams::default();
+    let settings = Api::<NotificationSetting>::all(client.clone());
+    let statuses: Vec<Value> = settings
+        .list(&all)
+        .await?
+        .items
+        .into_iter()
+        .map(|setting| json!([setting.metadata.name, setting.status]))
+        .collect();
+    let environments = Api::<Environment>::all(client.clone()).list(&all).await?;
+    let snapshots = Api::<EnvironmentSnapshot>::all(client.clone())
+        .list(&all)
+        .await?;
+    let events = Api::<Event>::all(client).list(&all).await?;
+    Ok(serde_json::to_string(&(
+        statuses,
+        environments.items,
+        snapshots.items,
+        events.items,
+    ))?)
+}
+
+#[test]
+fn a_secret_url_is_found_nowhere() {
+    play(async |cluster| {
+        let actor = Actor::new(cluster, "quiet").await?;
+        let receiver = Receiver::start();
+        // It repeats what it was asked, as proxies and debug pages do.
+        receiver.answer_with(|heard| {
+            let said = format!("no such hook: {} {}", heard.path, heard.text());
+            let status = match heard.path.as_str() {
+                path if path.contains("/well/") => return Answer::default(),
+                path if path.contains("/refused/") => 400,
+                path if path.contains("/moved/") => {
+                    return Answer::from(302).header("Location", path);
+                }
+                path if path.contains("/broken/") => 500,
+                _ => 404,
+            };
+            Answer::from(status).body(&said)
+        });
+        let canary = "xCANARYx";
+        let at = |path: &str| receiver.url(&format!("/{path}/{canary}?token={canary}"));
+        for (name, kind, url) in [
+            ("well", "webhook", at("well")),
+            ("well-slack", "slack", at("well")),
+            ("refused", "webhook", at("refused")),
+            ("refused-slack", "slack", at("refused")),
+            ("moved", "webhook", at("moved")),
+            ("broken", "webhook", at("broken")),
+            ("missing", "webhook", at("missing")),
+            ("missing-slack", "slack", at("missing")),
+            (
+                "userinfo",
+                "webhook",
+                format!("https://{canary}:{canary}@a.example/"),
+            ),
+            (
+                "no-name",
+                "webhook",
+                format!("https://{canary}.invalid/{canary}"),
+            ),
+            ("denied", "webhook", format!("http://10.0.0.1/{canary}")),
+            (
+                "not-open",
+                "webhook",
+                format!("http://127.0.0.1:1/{canary}"),
+            ),
+            ("not-tls", "webhook", at("tls").replace("http:", "https:")),
+            ("space", "webhook", format!("https://a.example/ {canary}")),
+        ] {
+            actor.secret(name, &url).await?;
+            actor.setting(name, &from_secret(kind, name)).await?;
+            actor.annotate(name, TEST, "now").await?;
+        }
+        for name in ["well", "well-slack", "broken", "missing"] {
+            actor.handled(name).await?;
+        }
+        actor.starts("web").await?;
+        for (name, condition, want) in [
+            ("well", "Delivered", "True UpToDate"),
+            ("well-slack", "Delivered", "True UpToDate"),
+            ("moved", "Delivered", "False Redirected"),
+            ("broken", "Delivered", "False ServerError"),
+            ("missing", "Delivered", "False NotFound"),
+            ("missing-slack", "Delivered", "False NotFound"),
+            ("userinfo", "Ready", "False UrlInvalid"),
+            ("denied", "Ready", "False DestinationDenied"),
+            ("not-open", "Delivered", "False ConnectFailed"),
+            ("not-tls", "Delivered", "False TlsFailed"),
+            ("space", "Ready", "False UrlInvalid"),
+        ] {
+            actor.condition(name, condition, want).await?;
+        }
+        for (name, want) in [("refused", 1), ("no-name", 0)] {
+            let what = format!("{want} dead letters and a failure");
+            actor
+                .status_when(name, &what, |it| {
+                    it.dead_letters.len() == want && it.last_failure.is_some()
+                })
+                .await?;
+        }
+        actor.happened("broken", "DeliveryFailing").await?;
+        // Rotated, and gone.
+        actor.secret("missing", &at("well")).await?;
+        actor
+            .condition("missing", "Delivered", "True UpToDate")
+            .await?;
+        eventually(PATIENCE, "the operator's log", async || {
+            ensure!(operator_log(cluster)?.contains(&format!("{}/broken", actor.name)));
+            Ok(())
+        })
+        .await?;
+        let log = operator_log(cluster)?;
+        let line = log.lines().find(|line| line.contains(canary));
+        assert_eq!(line, None);
+        let read = all_that_can_be_read(cluster).await?;
+        let at = read.find(canary);
+        let around = at.map(|at| &read[at.saturating_sub(200)..(at + 100).min(read.len())]);
+        assert_eq!(around, None);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_url_that_changes_to_a_forbidden_one_is_not_used() {
+    play(async |cluster| {
+        let actor = Actor::new(cluster, "turned").await?;
+        let receiver = Receiver::start();
+        receiver.set_standing(404);
+        actor.secret("hook", &receiver.url("/hook")).await?;
+        actor
+            .setting("hook", &from_secret("webhook", "hook"))
+            .await?;
+        actor.handled("hook").await?;
+        actor
+            .apply(deployment(&actor.name, "web", "r.example/web:v1", 1))
+            .await?;
+        actor
+            .condition("hook", "Delivered", "False NotFound")
+            .await?;
+        actor.secret("hook", "http://169.254.169.254/").await?;
+        let message = actor
+            .condition("hook", "Ready", "False DestinationDenied")
+            .await?;
+        assert!(message.contains("169.254.169.254"), "{message}");
+        let status = actor.status("hook").await?;
+        assert_eq!(status.pending, Some(1));
+        Ok(())
+    });
+}
