@@ -283,7 +283,9 @@ impl Task {
         let mut pause = Duration::from_millis(500);
         loop {
             match self.turn().await {
-                Ok(()) => pause = Duration::from_millis(500),
+                // That the log can be read doesn't show that it can be written.
+                Ok(well) if well => pause = Duration::from_millis(500),
+                Ok(_) => {}
                 Err(error) => {
                     let reason = if error.is_forbidden() {
                         "LogForbidden"
@@ -303,15 +305,15 @@ impl Task {
         }
     }
 
-    /// One look at the plan, and what follows from it.
-    async fn turn(&mut self) -> Result<(), LogError> {
+    /// One look at the plan, and what follows from it. True if all that was to be written is.
+    async fn turn(&mut self) -> Result<bool, LogError> {
         let hub = self.recorder.hub.clone();
         let plan = hub.with(|world, now| world.plan(&self.name, now, Timestamp::now()));
         let mut frozen = None;
         let wait = match plan {
             Plan::Frozen("ReadingLog", _) => {
                 self.read_log().await?;
-                return Ok(());
+                return Ok(false);
             }
             Plan::Frozen(reason, why) => {
                 frozen = Some((reason, why));
@@ -330,14 +332,14 @@ impl Task {
                         "someone else appended to the log; reading it again"
                     );
                     hub.with(|world, _| world.log_is_stale(&self.name, &self.uid));
-                    return Ok(());
+                    return Ok(false);
                 }
                 for entry in draft.entries {
                     if !self.append(entry).await? {
-                        return Ok(());
+                        return Ok(false);
                     }
                 }
-                return Ok(());
+                return Ok(true);
             }
         };
         // A status that had to wait for its turn is a reason to wake up, too.
@@ -346,7 +348,7 @@ impl Task {
         let until = [wait, status].into_iter().flatten().min();
         let until = until.unwrap_or_else(|| Instant::now() + Duration::from_secs(30));
         let _ = timeout_at(until, self.bell.notified()).await;
-        Ok(())
+        Ok(frozen.is_none())
     }
 
     /// Cursors of settings that exist already are placed before anything new is recorded, or it would be missed.

@@ -35,6 +35,7 @@ fn an_api_server_that_is_killed_or_stands_still_costs_nothing_but_time() {
             cluster.plane.kill_apiserver();
             cluster.plane.start_apiserver().await?;
             churn(&actor, number + 3).await?;
+            cluster.plane.compact_etcd().await?;
             churn(&actor, number + 7).await?;
         }
         all_is_told(&actor, &receiver).await?;
