@@ -85,17 +85,19 @@ impl Passed {
         *lock(&self.complete) = complete;
     }
 
-    /// The least that all settings have passed of an environment's log; `Err` while not all of them are known.
-    pub fn least(&self, environment_uid: &str) -> Result<Option<i64>, ()> {
-        if !*lock(&self.complete) {
-            return Err(());
-        }
+    /// Whether all settings are known by now.
+    pub fn is_complete(&self) -> bool {
+        *lock(&self.complete)
+    }
+
+    /// The least that all settings have passed of an environment's log, if any follows it.
+    pub fn least(&self, environment_uid: &str) -> Option<i64> {
         let all = lock(&self.cursors);
         let of = all
             .values()
             .flatten()
             .filter(|cursor| cursor.environment_uid == environment_uid);
-        Ok(of.map(|cursor| cursor.index).min())
+        of.map(|cursor| cursor.index).min()
     }
 }
 

@@ -449,7 +449,7 @@ pub async fn check(client: Client, hub: Arc<Hub>, metrics: Arc<Metrics>, every: 
     let mut differed = false;
     loop {
         sleep(every + jitter(every / 5)).await;
-        let astray = hub.with(|world, now| world.self_check(now));
+        let astray = hub.with(super::model::world::World::self_check);
         metrics.astray(astray);
         let here = hub.with(|world, _| world.stream(Kind::Pods).version);
         let Ok((there, pods)) = count(&client, PODS.path).await else {

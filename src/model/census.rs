@@ -104,8 +104,12 @@ impl Census {
 /// Whether a pod belongs to a scope.
 pub fn admits(scope: &Scope, fleet: &Fleet, pod: &Pod) -> bool {
     let namespace = &pod.workload.namespace;
-    let asks = scope.pod_selector.is_some();
-    let labels = asks.then(|| pod.labels.unpack()).unwrap_or_default();
+    // Unpacked only where they are asked for.
+    let labels = scope
+        .pod_selector
+        .as_ref()
+        .map(|_| pod.labels.unpack())
+        .unwrap_or_default();
     scope.admits(
         namespace,
         fleet.namespace_labels(namespace),

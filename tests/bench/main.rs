@@ -15,7 +15,7 @@ mod tls;
 
 use anyhow::{Context as _, Result, bail};
 use ingest::Ingest;
-use std::{path::Path, time::Duration};
+use std::{fmt::Write as _, path::Path, time::Duration};
 use subject::Who;
 
 fn main() -> Result<()> {
@@ -212,7 +212,9 @@ async fn latency(plan: &Plan, table: &mut Table, directory: &Path) -> Result<()>
     let latencies = stage.latencies(plan.changes, directory).await?;
     eprintln!("{latencies:?}");
     let mut all = [latencies.shipbell, latencies.stock, latencies.watch];
-    all.iter_mut().for_each(|of| of.sort_unstable());
+    for of in &mut all {
+        of.sort_unstable();
+    }
     let [ours, theirs, watch] = all;
     for (name, part, budget) in [("p50", 50, "15 ms + watch"), ("p99", 99, "50 ms + watch")] {
         let at = |of: &[Duration]| {
@@ -308,9 +310,11 @@ impl Table {
         let rule = ["---", "--:", "--:", "--:", "--:"].map(str::to_owned);
         let lines = [head, rule];
         let lines = lines.iter().chain(&self.rows);
-        let mut text: String = lines
-            .map(|row| format!("| {} |\n", row.join(" | ")))
-            .collect();
+        let mut text = String::new();
+        for row in lines {
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "| {} |", row.join(" | "));
+        }
         text.push_str("\nratio: how many times better Shipbell is.\n");
         text.push_str(&conditions());
         for note in &self.notes {

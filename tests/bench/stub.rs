@@ -164,13 +164,16 @@ fn kind_of(resource: &str) -> Option<&'static str> {
     })
 }
 
+/// Writes the item of a number.
+type Write<'a> = Box<dyn Fn(&mut String, usize) + 'a>;
+
 impl Shared {
     fn list(&self, path: &str, resource: &str, kind: &str, from: usize, limit: usize) -> Answer {
         let api_version = match path.split('/').collect::<Vec<_>>()[..] {
             ["", "apis", group, version, ..] => format!("{group}/{version}"),
             _ => "v1".to_owned(),
         };
-        let (total, write): (usize, Box<dyn Fn(&mut String, usize)>) = match resource {
+        let (total, write): (usize, Write) = match resource {
             "pods" => (
                 self.pods.count,
                 Box::new(|to, number| self.pods.write(to, number, 0, State::Ready, VERSION - 1)),

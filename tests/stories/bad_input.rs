@@ -366,9 +366,7 @@ fn a_snapshot_is_never_edited() {
         ] {
             let patch = Patch::Merge(json!({"spec": spec}));
             let edited = api.patch(&name, &PatchParams::default(), &patch).await;
-            let message = edited
-                .map(|_| "edited".to_owned())
-                .unwrap_or_else(|error| error.to_string());
+            let message = edited.map_or_else(|error| error.to_string(), |_| "edited".to_owned());
             assert!(message.contains("a snapshot is never edited"), "{message}");
         }
         // Labels and annotations are no part of what was recorded.
