@@ -1339,6 +1339,7 @@ impl Desk {
     /// The object changed since it was read: its spec or metadata, and all is well; or its status, and someone else
     /// writes it: then that one is right, and this one stands back.
     async fn conflict(&mut self) {
+        debug!(setting = %self.title(), version = self.version, "the status was written on an older object than there is");
         self.due = Due::Soon;
         self.wrote_at = None;
         // Whoever edits it all the time must not make us run in circles.

@@ -64,10 +64,6 @@ pub struct Dispatcher {
     pub stop: CancellationToken,
 }
 
-/// Not all settings are known yet, so nobody can tell what all of them have passed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotAllKnown;
-
 /// How far the settings have got, as their status says.
 #[derive(Debug, Default)]
 pub struct Passed {
@@ -89,17 +85,19 @@ impl Passed {
         *lock(&self.complete) = complete;
     }
 
-    /// The least that all settings have passed of an environment's log, if any has it to pass.
-    pub fn least(&self, environment_uid: &str) -> Result<Option<i64>, NotAllKnown> {
-        if !*lock(&self.complete) {
-            return Err(NotAllKnown);
-        }
+    /// Whether all settings are known by now.
+    pub fn is_complete(&self) -> bool {
+        *lock(&self.complete)
+    }
+
+    /// The least that all settings have passed of an environment's log, if any follows it.
+    pub fn least(&self, environment_uid: &str) -> Option<i64> {
         let all = lock(&self.cursors);
         let of = all
             .values()
             .flatten()
             .filter(|cursor| cursor.environment_uid == environment_uid);
-        Ok(of.map(|cursor| cursor.index).min())
+        of.map(|cursor| cursor.index).min()
     }
 }
 

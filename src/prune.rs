@@ -71,9 +71,10 @@ impl Pruner {
         cap: u64,
     ) -> Result<(), LogError> {
         // Without knowing of all settings how far they have got, nothing may go.
-        let Ok(passed) = self.passed.least(uid) else {
+        if !self.passed.is_complete() {
             return Ok(());
-        };
+        }
+        let passed = self.passed.least(uid);
         let api: Api<Environment> = Api::all(self.client.clone());
         let living = timeout(TIMEOUT, api.get_opt(environment))
             .await

@@ -151,7 +151,7 @@ impl Recorder {
                 }
                 Ok(Some(watcher::Event::Apply(guarded))) => self.seen(guarded, keepers, tasks),
                 Ok(Some(watcher::Event::Delete(guarded))) => {
-                    self.gone(&guarded.name_any(), keepers)
+                    self.gone(&guarded.name_any(), keepers);
                 }
                 Ok(Some(watcher::Event::InitDone)) => {
                     let there = listed.take().unwrap_or_default();
@@ -283,7 +283,9 @@ impl Task {
         let mut pause = Duration::from_millis(500);
         loop {
             match self.turn().await {
-                Ok(()) => pause = Duration::from_millis(500),
+                // That the log can be read doesn't show that it can be written.
+                Ok(well) if well => pause = Duration::from_millis(500),
+                Ok(_) => {}
                 Err(error) => {
                     let reason = if error.is_forbidden() {
                         "LogForbidden"
@@ -303,15 +305,15 @@ impl Task {
         }
     }
 
-    /// One look at the plan, and what follows from it.
-    async fn turn(&mut self) -> Result<(), LogError> {
+    /// One look at the plan, and what follows from it. True if all that was to be written is.
+    async fn turn(&mut self) -> Result<bool, LogError> {
         let hub = self.recorder.hub.clone();
         let plan = hub.with(|world, now| world.plan(&self.name, now, Timestamp::now()));
         let mut frozen = None;
         let wait = match plan {
             Plan::Frozen("ReadingLog", _) => {
                 self.read_log().await?;
-                return Ok(());
+                return Ok(false);
             }
             Plan::Frozen(reason, why) => {
                 frozen = Some((reason, why));
@@ -330,14 +332,14 @@ impl Task {
                         "someone else appended to the log; reading it again"
                     );
                     hub.with(|world, _| world.log_is_stale(&self.name, &self.uid));
-                    return Ok(());
+                    return Ok(false);
                 }
                 for entry in draft.entries {
                     if !self.append(entry).await? {
-                        return Ok(());
+                        return Ok(false);
                     }
                 }
-                return Ok(());
+                return Ok(true);
             }
         };
         // A status that had to wait for its turn is a reason to wake up, too.
@@ -346,7 +348,7 @@ impl Task {
         let until = [wait, status].into_iter().flatten().min();
         let until = until.unwrap_or_else(|| Instant::now() + Duration::from_secs(30));
         let _ = timeout_at(until, self.bell.notified()).await;
-        Ok(())
+        Ok(frozen.is_none())
     }
 
     /// Cursors of settings that exist already are placed before anything new is recorded, or it would be missed.
@@ -403,7 +405,7 @@ impl Task {
             Appended::Done => {
                 self.lost = 0;
                 hub.with(|world, now| {
-                    world.appended(&self.name, &self.uid, entry.after.clone(), now)
+                    world.appended(&self.name, &self.uid, entry.after.clone(), now);
                 });
                 environments.set_head(&self.name, &self.uid, (spec.index, spec.time));
                 metrics.appended(&self.name, spec.index);
@@ -482,7 +484,7 @@ impl Task {
                 metrics.head_is(&self.name, ledger.index);
                 info!(environment = self.name, head = ledger.index, "read the log");
                 hub.with(|world, _| {
-                    world.log_is_read(&self.name, &self.uid, Arc::new(ledger), begun)
+                    world.log_is_read(&self.name, &self.uid, Arc::new(ledger), begun);
                 });
             }
             Err(why) => {
@@ -496,7 +498,7 @@ impl Task {
                 end.compliance = spec.compliance.state;
                 environments.set_head(&self.name, &self.uid, (end.index, end.time));
                 hub.with(|world, _| {
-                    world.log_is_blank(&self.name, &self.uid, Some(end), Cause::HistoryLost)
+                    world.log_is_blank(&self.name, &self.uid, Some(end), Cause::HistoryLost);
                 });
             }
         }
@@ -622,7 +624,7 @@ impl Task {
             Ok(Ok(_)) => self.status = status,
             Ok(Err(kube::Error::Api(gone))) if gone.code == 404 || gone.code == 409 => {}
             Ok(Err(error)) => {
-                warn!(environment = self.name, %error, "can't write the environment's status")
+                warn!(environment = self.name, %error, "can't write the environment's status");
             }
             Err(_) => warn!(
                 environment = self.name,

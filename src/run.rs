@@ -41,6 +41,8 @@ use crate::{
 const PRUNE: Duration = Duration::from_secs(600);
 /// An API server that doesn't answer at start is reported after so long.
 const ANSWER: Duration = Duration::from_secs(10);
+/// A connection that takes longer is tried again.
+const CONNECT: Duration = Duration::from_secs(15);
 /// A connection on which nothing was heard for so long is dead: even the quietest watch has a bookmark each minute.
 const SILENCE: Duration = Duration::from_secs(150);
 /// So long requests that are under way may take when the program is to stop.
@@ -60,7 +62,7 @@ pub async fn run(flags: flags::Run) -> anyhow::Result<()> {
         .await
         .context("can't find a cluster: neither a service account nor a kubeconfig")?;
     config.proxy_url = None; // proxies are for destinations
-    config.connect_timeout = Some(ANSWER);
+    config.connect_timeout = Some(CONNECT);
     config.read_timeout = Some(SILENCE);
     let namespace = flags
         .namespace
@@ -255,9 +257,9 @@ fn telemetry(flags: &flags::Run) -> anyhow::Result<()> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
     if flags.log_format == "json" {
-        layer.json().init()
+        layer.json().init();
     } else {
-        layer.with_ansi(false).init()
+        layer.with_ansi(false).init();
     }
     Ok(())
 }

@@ -24,8 +24,9 @@ use crate::{
     },
 };
 
-/// Objects a page.
-const PAGE: u32 = 500;
+/// Objects a page. A page is held in memory three times over before it is read, and what the allocator once had it keeps:
+/// with 500 that was most of the memory of a small cluster.
+const PAGE: u32 = 200;
 /// A page that takes longer will not come.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The server ends a watch after so long (kube's own choice).
@@ -167,7 +168,7 @@ pub async fn follow<T>(
             end
         } else {
             let (end, told) = watch(&client, feed, &hub, &metrics, relist_at, patience.idle).await;
-            proven = told || begun.elapsed() >= PROVEN;
+            proven = told || begun.elapsed() >= PROVEN.min(patience.idle);
             barred = matches!(&end, End::Failed(failure) if failure.forbidden);
             end
         };
@@ -448,7 +449,7 @@ pub async fn check(client: Client, hub: Arc<Hub>, metrics: Arc<Metrics>, every: 
     let mut differed = false;
     loop {
         sleep(every + jitter(every / 5)).await;
-        let astray = hub.with(|world, now| world.self_check(now));
+        let astray = hub.with(super::model::world::World::self_check);
         metrics.astray(astray);
         let here = hub.with(|world, _| world.stream(Kind::Pods).version);
         let Ok((there, pods)) = count(&client, PODS.path).await else {

@@ -104,10 +104,16 @@ impl Census {
 /// Whether a pod belongs to a scope.
 pub fn admits(scope: &Scope, fleet: &Fleet, pod: &Pod) -> bool {
     let namespace = &pod.workload.namespace;
+    // Unpacked only where they are asked for.
+    let labels = scope
+        .pod_selector
+        .as_ref()
+        .map(|_| pod.labels.unpack())
+        .unwrap_or_default();
     scope.admits(
         namespace,
         fleet.namespace_labels(namespace),
-        &pod.labels,
+        &labels,
         &pod.owners(),
     )
 }

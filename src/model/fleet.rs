@@ -1,7 +1,7 @@
 //! All pods of the cluster, packed: what each runs, and to which workload it belongs. Level-based: the fleet is a function
 //! of the last state seen of each object, whatever the order in which the events came.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, num::NonZeroU64, ops::Deref, sync::Arc};
 
 use super::{
     Moment,
@@ -22,39 +22,93 @@ pub struct Workload {
     pub name: Arc<str>,
 }
 
-/// A pod, as far as it matters.
+/// Labels as one text: a tenth of what a map of them takes, and few ask for them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LabelSet(Box<str>);
+
+impl LabelSet {
+    fn of(labels: &Labels) -> Self {
+        // No label holds a NUL.
+        let parts = labels
+            .iter()
+            .flat_map(|(key, value)| [&**key, "\0", value, "\0"]);
+        Self(parts.collect::<String>().into())
+    }
+
+    fn is(&self, labels: &Labels) -> bool {
+        let mut rest = &*self.0;
+        for part in labels.iter().flat_map(|(key, value)| [key, value]) {
+            match rest
+                .strip_prefix(&**part)
+                .and_then(|rest| rest.strip_prefix('\0'))
+            {
+                Some(more) => rest = more,
+                None => return false,
+            }
+        }
+        rest.is_empty()
+    }
+
+    /// The labels as a map.
+    pub fn unpack(&self) -> Labels {
+        let mut parts = self.0.split_terminator('\0').map(str::to_owned);
+        std::iter::from_fn(|| Some((parts.next()?, parts.next()?))).collect()
+    }
+}
+
+/// What the pods of one revision of a workload have in common.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Kin {
+    /// The workload that they belong to; its namespace is theirs.
+    pub workload: Arc<Workload>,
+    /// The revision of the workload that made them; empty when the workload has no revisions.
+    revision: Arc<str>,
+    /// The kind of what owns them, as `Kind.group`; `Pod` for nothing.
+    pub owner: Arc<str>,
+    /// Their labels.
+    pub labels: LabelSet,
+}
+
+/// A pod, as far as it matters: packed, for there are many.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pod {
+    kin: Arc<Kin>,
+    seats: Box<[Seat]>,
     /// The list that it was last seen in, or after; older ones are swept after a list.
     mark: u32,
-    /// Its labels.
-    pub labels: Arc<Labels>,
-    /// The workload that it belongs to; its namespace is the pod's.
-    pub workload: Arc<Workload>,
-    /// The kind of what owns it, as `Kind.group`; `Pod` for nothing.
-    pub owner: Arc<str>,
-    /// The revision of the workload that made it; empty when the workload has no revisions.
-    revision: Arc<str>,
     terminating: bool,
     starting: bool,
     /// It has run to its end.
     finished: bool,
-    seats: Box<[Seat]>,
+}
+
+impl Deref for Pod {
+    type Target = Kin;
+
+    fn deref(&self) -> &Kin {
+        &self.kin
+    }
 }
 
 /// A container of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Seat {
-    name: Arc<str>,
-    /// The image that the spec asks for.
-    image: Arc<str>,
+    spec: Arc<SeatSpec>,
     /// The runtime's id of the container; `None` before it is created.
-    container: Option<u64>,
+    container: Option<NonZeroU64>,
     /// The digest by which this very container is known, and whether only its node knows it by that.
     digest: Option<(Arc<Fingerprint>, bool)>,
     /// Another digest that this very container is or was called by.
     also: Option<Arc<Fingerprint>>,
     active: bool,
+}
+
+/// What the spec says of a container: the same for all pods of a revision.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct SeatSpec {
+    name: Arc<str>,
+    /// The image that the spec asks for.
+    image: Arc<str>,
 }
 
 impl Pod {
@@ -65,7 +119,7 @@ impl Pod {
         active.filter_map(|seat| {
             seat.digest
                 .as_ref()
-                .map(|(digest, _)| (**digest, &seat.image))
+                .map(|(digest, _)| (**digest, &seat.spec.image))
         })
     }
 
@@ -98,25 +152,16 @@ impl Pod {
 
     fn same_but_mark(&self, other: &Self) -> bool {
         let Self {
+            kin,
+            seats,
             mark: _,
-            labels,
-            workload,
-            owner,
-            revision,
             terminating,
             starting,
             finished,
-            seats,
         } = self;
-        (terminating, starting, finished, workload, revision)
-            == (
-                &other.terminating,
-                &other.starting,
-                &other.finished,
-                &other.workload,
-                &other.revision,
-            )
-            && (labels, owner, seats) == (&other.labels, &other.owner, &other.seats)
+        (terminating, starting, finished) == (&other.terminating, &other.starting, &other.finished)
+            && (Arc::ptr_eq(kin, &other.kin) || *kin == other.kin)
+            && *seats == other.seats
     }
 }
 
@@ -165,6 +210,8 @@ pub struct Fleet {
     texts: Interner<str>,
     digests: Interner<Fingerprint>,
     label_sets: Interner<Labels>,
+    kin: Interner<Kin>,
+    seat_specs: Interner<SeatSpec>,
     workload_names: Interner<Workload>,
 }
 
@@ -244,21 +291,22 @@ impl Fleet {
 
     /// Takes in the newest state of a pod. `None`: nothing changed that matters.
     pub fn apply_pod(&mut self, view: &PodView, mark: u32, now: Moment) -> Option<PodChange> {
-        let before = self.pods.get(&view.meta.uid);
-        let (pod, learned) = self.pack(view, before.cloned().as_ref(), mark);
-        let before = self.pods.insert(view.meta.uid, pod.clone());
+        let before = self.pods.get(&view.meta.uid).cloned();
+        let (pod, learned) = self.pack(view, before.as_ref(), mark);
         if learned.is_empty()
             && before
                 .as_ref()
                 .is_some_and(|before| before.same_but_mark(&pod))
         {
+            self.keep_pod(view.meta.uid, mark);
             return None;
         }
+        self.pods.insert(view.meta.uid, pod.clone());
         let unknown = |pod: &Pod| {
             pod.seats
                 .iter()
                 .filter(|s| s.active && s.digest.is_none())
-                .map(|s| s.name.clone())
+                .map(|s| s.spec.name.clone())
                 .collect()
         };
         let unknown_before: Vec<_> = before.as_ref().map(unknown).unwrap_or_default();
@@ -310,66 +358,57 @@ impl Fleet {
         before: Option<&Pod>,
         mark: u32,
     ) -> (Pod, Vec<(Fingerprint, Fingerprint)>) {
-        let workload = self.workload_of(view);
-        let revision = ["pod-template-hash", "controller-revision-hash"]
-            .iter()
-            .find_map(|label| view.labels.get(*label));
-        let revision = self.texts.intern(revision.map_or("", String::as_str));
-        let owner = self.texts.intern(
-            view.owner
-                .as_ref()
-                .map_or("Pod", |owner| owner.kind.as_str()),
-        );
-        let labels = match before {
-            Some(pod) if *pod.labels == view.labels => pod.labels.clone(),
-            _ => self.label_sets.intern_owned(view.labels.clone()),
-        };
+        let kin = self.kin_of(view, before.map(|pod| &pod.kin));
         let mut learned = vec![];
         let unedited = self.trust_generation && view.generation == 1;
         let seats = view.containers.iter().map(|container| {
-            let seated =
-                before.and_then(|pod| pod.seats.iter().find(|seat| *seat.name == *container.name));
+            let seated = before.and_then(|pod| {
+                pod.seats
+                    .iter()
+                    .find(|seat| *seat.spec.name == *container.name)
+            });
             self.seat(container, seated, unedited, &mut learned)
         });
         let seats = seats.collect();
         let (terminating, starting, finished) = (view.terminating, view.starting, view.finished);
         (
             Pod {
+                kin,
+                seats,
                 mark,
-                labels,
-                workload,
-                owner,
-                revision,
                 terminating,
                 starting,
                 finished,
-                seats,
             },
             learned,
         )
     }
 
-    /// The Deployment above the `ReplicaSet`, else the controlling owner, else the pod itself.
-    fn workload_of(&mut self, view: &PodView) -> Arc<Workload> {
-        let namespace = &view.meta.namespace;
-        let Some(owner) = &view.owner else {
-            return self.intern_workload("Pod", namespace, &view.meta.name);
-        };
-        let kind = owner
-            .kind
-            .split_once('.')
-            .map_or(owner.kind.as_str(), |(kind, _)| kind);
-        let deployment = view
-            .labels
-            .get("pod-template-hash")
-            .filter(|_| owner.kind == "ReplicaSet.apps")
-            .and_then(|hash| owner.name.strip_suffix(hash.as_str()))
-            .and_then(|name| name.strip_suffix('-'))
-            .filter(|name| !name.is_empty());
-        match deployment {
-            Some(name) => self.intern_workload("Deployment", namespace, name),
-            None => self.intern_workload(kind, namespace, &owner.name),
+    /// What a pod has in common with others, shared with them; seldom other than before.
+    fn kin_of(&mut self, view: &PodView, before: Option<&Arc<Kin>>) -> Arc<Kin> {
+        let revision = ["pod-template-hash", "controller-revision-hash"]
+            .iter()
+            .find_map(|label| view.labels.get(*label))
+            .map_or("", String::as_str);
+        let owner = view.owner.as_ref().map_or("Pod", |owner| &owner.kind);
+        let namespace = view.meta.namespace.as_str();
+        let (kind, name) = workload_of(view);
+        let same = before.filter(|kin| {
+            let workload = &kin.workload;
+            (&*workload.namespace, &*workload.kind, &*workload.name) == (namespace, kind, name)
+                && (&*kin.owner, &*kin.revision) == (owner, revision)
+                && kin.labels.is(&view.labels)
+        });
+        if let Some(kin) = same {
+            return kin.clone();
         }
+        let kin = Kin {
+            workload: self.intern_workload(kind, namespace, name),
+            revision: self.texts.intern(revision),
+            owner: self.texts.intern(owner),
+            labels: LabelSet::of(&view.labels),
+        };
+        self.kin.intern_owned(kin)
     }
 
     /// What a container is. A container keeps the digest that it was first known by for as long as it lives: the
@@ -381,7 +420,8 @@ impl Fleet {
         unedited: bool,
         learned: &mut Vec<(Fingerprint, Fingerprint)>,
     ) -> Seat {
-        let container = (!view.container_id.is_empty()).then(|| short_hash(&view.container_id));
+        let container = NonZeroU64::new(short_hash(&view.container_id))
+            .filter(|_| !view.container_id.is_empty());
         let found = ImageId::parse(&view.image_id);
         let same = before.filter(|seat| container.is_some() && seat.container == container);
         let mut learn = |alias: Fingerprint, fingerprint: Fingerprint| {
@@ -407,7 +447,7 @@ impl Fleet {
                 // The pin of the spec is of this container only if the spec can't have been edited since it was
                 // created: else whoever may edit pods could borrow the name of a good image for a bad one.
                 let created_after =
-                    same.is_none() && before.is_some_and(|seat| *seat.image == *view.image);
+                    same.is_none() && before.is_some_and(|seat| *seat.spec.image == *view.image);
                 let pin = view
                     .image
                     .contains("@sha256:")
@@ -430,11 +470,26 @@ impl Fleet {
             Some(also) => Some(self.digests.intern_owned(also)),
             None => same.and_then(|seat| seat.also.clone()),
         };
+        let spec = before.map(|seat| &seat.spec);
+        let spec =
+            match spec.filter(|spec| (&*spec.name, &*spec.image) == (&view.name, &view.image)) {
+                Some(spec) => spec.clone(),
+                None => {
+                    let spec = SeatSpec {
+                        name: self.texts.intern(view.name.as_str()),
+                        image: self.texts.intern(view.image.as_str()),
+                    };
+                    self.seat_specs.intern_owned(spec)
+                }
+            };
+        let known = same.and_then(|seat| seat.digest.clone());
         Seat {
-            name: self.texts.intern(view.name.as_str()),
-            image: self.texts.intern(view.image.as_str()),
+            spec,
             container,
-            digest: digest.map(|(digest, local)| (self.digests.intern_owned(digest), local)),
+            digest: digest.map(|(digest, local)| match known {
+                Some((known, _)) if *known == digest => (known, local),
+                _ => (self.digests.intern_owned(digest), local),
+            }),
             also,
             active: view.active,
         }
@@ -662,6 +717,28 @@ impl WorkloadState {
         self.rolling_since = rolling.then(|| self.rolling_since.unwrap_or(now));
         let restless = self.terminating > 0 || (unseen || self.starting > 0) && !halted;
         self.restless_since = restless.then(|| self.restless_since.unwrap_or(now));
+    }
+}
+
+/// The Deployment above the ReplicaSet, else the controlling owner, else the pod itself: kind and name.
+fn workload_of(view: &PodView) -> (&str, &str) {
+    let Some(owner) = &view.owner else {
+        return ("Pod", &view.meta.name);
+    };
+    let kind = owner
+        .kind
+        .split_once('.')
+        .map_or(owner.kind.as_str(), |(kind, _)| kind);
+    let deployment = view
+        .labels
+        .get("pod-template-hash")
+        .filter(|_| owner.kind == "ReplicaSet.apps")
+        .and_then(|hash| owner.name.strip_suffix(hash.as_str()))
+        .and_then(|name| name.strip_suffix('-'))
+        .filter(|name| !name.is_empty());
+    match deployment {
+        Some(name) => ("Deployment", name),
+        None => (kind, &owner.name),
     }
 }
 

@@ -40,7 +40,7 @@ const RETRY: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct FakeKubelet {
     node: Arc<FakeNode>,
-    watch: AbortHandle,
+    watch: Mutex<AbortHandle>,
 }
 
 #[derive(Debug)]
@@ -107,7 +107,10 @@ impl FakeKubelet {
             pods: Mutex::default(),
         });
         let watch = tokio::spawn(watch(node.clone())).abort_handle();
-        Ok(FakeKubelet { node, watch })
+        Ok(FakeKubelet {
+            node,
+            watch: Mutex::new(watch),
+        })
     }
 
     /// Scripts an image: what containers of it do from now on.
@@ -168,10 +171,31 @@ impl FakeKubelet {
     }
 }
 
+impl FakeKubelet {
+    /// Stops, as a node that loses its power does.
+    pub fn stop(&self) {
+        self.watch().abort();
+        self.node.pods().clear();
+    }
+
+    /// Starts anew on a cluster that may not be as it was: it was set back, say.
+    pub async fn restart(&self) -> Result<()> {
+        self.stop();
+        register(&self.node.client.0, &self.node.name).await?;
+        *self.watch() = tokio::spawn(watch(self.node.clone())).abort_handle();
+        Ok(())
+    }
+
+    fn watch(&self) -> MutexGuard<'_, AbortHandle> {
+        self.watch
+            .lock()
+            .expect("nobody panics while holding the watch")
+    }
+}
+
 impl Drop for FakeKubelet {
     fn drop(&mut self) {
-        self.watch.abort();
-        self.node.pods().clear();
+        self.stop();
     }
 }
 

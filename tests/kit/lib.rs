@@ -21,6 +21,7 @@
 //! | [`registry`], [`pod_run`], [`kubelet`] | what images do when run; a pod's life as a pure step; the node |
 //! | [`receiver`] | HTTP receivers that record what they hear and answer by a script |
 //! | [`operator`] | the operator as a process that can be killed, paused and asked |
+//! | [`proxy`] | a proxy before the API server that makes faults |
 //! | [`cluster`] | the plane, the kubelet and a runtime that all tests of a binary share |
 //! | [`stage`] | the operator on its stage, and an actor (namespace, Environment, settings) for each story |
 //! | [`workloads`], [`apply`](mod@apply), [`wait`] | objects to create, how to create them, how to wait |
@@ -36,6 +37,7 @@ pub mod plane;
 pub mod pod_run;
 pub mod ports;
 mod process;
+pub mod proxy;
 pub mod receiver;
 pub mod registry;
 pub mod stage;
@@ -47,6 +49,7 @@ pub use cluster::{Cluster, story};
 pub use kubelet::FakeKubelet;
 pub use operator::{Operator, OperatorOptions};
 pub use plane::{Plane, PlaneOptions};
+pub use proxy::{Action, Asked, Line, Proxy};
 pub use receiver::{Answer, Heard, Receiver};
 pub use registry::{Image, Registry};
 pub use stage::{Actor, HOME, hears, operator_log, play, told};

@@ -128,6 +128,16 @@ impl Operator {
     /// SIGTERM, and waits for its end.
     pub async fn terminate(mut self, timeout: Duration) -> Result<ExitStatus> {
         self.process.signal("TERM")?;
+        self.ended(timeout).await
+    }
+
+    /// SIGTERM alone.
+    pub fn ask_to_stop(&mut self) -> Result<()> {
+        self.process.signal("TERM")
+    }
+
+    /// Waits for its end.
+    pub async fn ended(&mut self, timeout: Duration) -> Result<ExitStatus> {
         let process = &mut self.process;
         let ended = eventually(timeout, "the operator to end", async || process.exited()).await;
         ended.with_context(|| format!("its log ends\n{}", self.process.log_tail()))
@@ -141,6 +151,16 @@ impl Operator {
     /// SIGCONT.
     pub fn resume(&mut self) -> Result<()> {
         self.process.signal("CONT")
+    }
+
+    /// The processor time it has used so far.
+    pub fn processor_time(&self) -> Result<Duration> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id()))?;
+        // The name in brackets may hold anything; the 12th and 13th fields after it are ticks of 10 ms.
+        let fields = stat.rsplit(')').next().unwrap_or_default();
+        let ticks = fields.split_whitespace().skip(11).take(2);
+        let ticks: u64 = ticks.filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+        Ok(Duration::from_millis(ticks * 10))
     }
 
     /// Its process id.

@@ -282,16 +282,20 @@ impl Plane {
     /// Each call makes a new one: a client's connections belong to the runtime that made them, and must not
     /// be shared between tests that have a runtime each.
     pub fn admin(&self) -> Client {
-        let kubeconfig = self.kubeconfig(&json!({
+        client(&self.admin_kubeconfig_json(), true)
+            .expect("the kit's own certificate makes a client")
+    }
+
+    pub(crate) fn admin_kubeconfig_json(&self) -> Value {
+        self.kubeconfig(&json!({
             "client-certificate": self.path("admin.crt"),
             "client-key": self.path("admin.key"),
-        }));
-        client(&kubeconfig).expect("the kit's own certificate makes a client")
+        }))
     }
 
     /// A client that is known by a bearer token.
     pub fn client_for_token(&self, token: &str) -> Result<Client> {
-        client(&self.kubeconfig(&json!({"token": token})))
+        client(&self.kubeconfig(&json!({"token": token})), true)
     }
 
     /// The administrator's kubeconfig, a file kubectl can use.
@@ -447,6 +451,33 @@ impl Plane {
         Ok(())
     }
 
+    /// SIGKILLs all programs; the data stays.
+    pub fn stop(&self) {
+        *self.processes() = Processes::default();
+    }
+
+    /// Starts all programs again, on the ports of before and the data that is there.
+    pub async fn start_again(&self) -> Result<()> {
+        self.launch().await
+    }
+
+    /// Copies what etcd holds, under a name. The plane must be stopped.
+    pub fn save_store(&self, name: &str) -> Result<()> {
+        copy_directory(&self.path("etcd"), &self.path(name))
+    }
+
+    /// Puts a copy of [`Plane::save_store`] back. The plane must be stopped.
+    pub fn put_store_back(&self, name: &str) -> Result<()> {
+        fs::remove_dir_all(self.path("etcd"))?;
+        copy_directory(&self.path(name), &self.path("etcd"))
+    }
+
+    /// Stops for good and removes the data: for a plane that is never dropped.
+    pub fn discard(&self) {
+        self.stop();
+        let _ = fs::remove_dir_all(self.path("etcd"));
+    }
+
     /// The audit log, one JSON object a line, if [`PlaneOptions::audit`] asked for one.
     pub fn audit_log(&self) -> PathBuf {
         self.path("audit.jsonl")
@@ -468,7 +499,7 @@ impl Plane {
         Process::spawn(name, command, &self.path(&format!("{name}.log")))
     }
 
-    fn kubeconfig(&self, user: &Value) -> Value {
+    pub(crate) fn kubeconfig(&self, user: &Value) -> Value {
         json!({
             "apiVersion": "v1",
             "kind": "Config",
@@ -515,7 +546,24 @@ impl Plane {
     }
 }
 
-fn client(kubeconfig: &Value) -> Result<Client> {
+fn copy_directory(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type()?.is_dir() {
+            copy_directory(&from, &to)?;
+        } else {
+            fs::copy(from, to)?;
+        }
+    }
+    // etcd wants its directory for itself.
+    fs::set_permissions(to, fs::metadata(from)?.permissions())?;
+    Ok(())
+}
+
+/// `patient`: asks again when the API server asks for it.
+pub(crate) fn client(kubeconfig: &Value, patient: bool) -> Result<Client> {
     let kubeconfig: Kubeconfig = serde_json::from_value(kubeconfig.clone())?;
     // Async by its type only: it reads files at once. So a client can be had wherever a test stands.
     let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
@@ -523,5 +571,6 @@ fn client(kubeconfig: &Value) -> Result<Client> {
         .context("kube now waits when it reads a kubeconfig")??;
     // No proxy of the caller's: the plane is on loopback.
     config.proxy_url = None;
+    config.default_retry = patient;
     Ok(Client::try_from(config)?)
 }

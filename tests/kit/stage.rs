@@ -77,8 +77,15 @@ impl Default for Cast {
     }
 }
 
-/// Starts an operator on a cluster.
+/// Starts an operator on a cluster, and waits until it is ready.
 pub async fn operator(cluster: &Cluster, cast: &Cast) -> Result<Operator> {
+    let mut operator = spawn(cluster, cast)?;
+    operator.wait_ready(PATIENCE).await?;
+    Ok(operator)
+}
+
+/// Starts an operator on a cluster, whatever becomes of it.
+pub fn spawn(cluster: &Cluster, cast: &Cast) -> Result<Operator> {
     let mut args: Vec<String> = [
         "run",
         "--cluster-name=test-cluster",
@@ -92,15 +99,13 @@ pub async fn operator(cluster: &Cluster, cast: &Cast) -> Result<Operator> {
     args.push(format!("--namespace={HOME}"));
     args.extend(cast.args.clone());
     let kubeconfig = cast.kubeconfig.clone();
-    let mut operator = Operator::spawn(&OperatorOptions {
+    Operator::spawn(&OperatorOptions {
         binary: binary()?,
         kubeconfig: kubeconfig.unwrap_or_else(|| cluster.plane.admin_kubeconfig()),
         args,
         env: vec![],
         log: cluster.plane.directory().join(format!("{}.log", cast.name)),
-    })?;
-    operator.wait_ready(PATIENCE).await?;
-    Ok(operator)
+    })
 }
 
 /// Runs a story on the shared cluster, on which one operator serves all stories of this binary.

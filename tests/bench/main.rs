@@ -1,0 +1,375 @@
+//! `make bench`: the operator beside a naive one, in one run, against the budgets. Prints a table in Markdown; absolute
+//! figures are this machine's, ratios are what counts. A missed budget is no error.
+//!
+//! `bench [--pods 5000,50000] [--shipbell-pods 150000] [--events 45000] [--changes 40] [--only ingest,latency,deliveries]`
+
+mod courier;
+mod ingest;
+mod plane;
+mod pods;
+mod receiver;
+mod stock;
+mod stub;
+mod subject;
+mod tls;
+
+use anyhow::{Context as _, Result, bail};
+use ingest::Ingest;
+use std::{fmt::Write as _, path::Path, time::Duration};
+use subject::Who;
+
+fn main() -> Result<()> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.first().is_some_and(|arg| arg == "stock") {
+        let value = |name: &str| args.iter().find_map(|arg| arg.strip_prefix(name));
+        let listen = value("--listen=").context("--listen")?.parse()?;
+        let ca = value("--ca=").map(Into::into);
+        return stock::run(listen, value("--post=").map(str::to_owned), ca);
+    }
+    let plan = Plan::parse(&args)?;
+    let directory = tempfile::Builder::new()
+        .prefix("shipbell-bench-")
+        .tempdir()?;
+    let table = run(&plan, directory.path());
+    if table.is_err() {
+        // For whoever looks into it.
+        eprintln!("logs are in {}", directory.keep().display());
+    }
+    println!("{}", table?);
+    Ok(())
+}
+
+struct Plan {
+    pods: Vec<usize>,
+    shipbell_pods: Vec<usize>,
+    events: usize,
+    changes: usize,
+    parts: Vec<String>,
+}
+
+impl Plan {
+    fn parse(args: &[String]) -> Result<Self> {
+        let mut plan = Self {
+            pods: vec![5_000, 50_000],
+            shipbell_pods: vec![150_000],
+            events: 45_000,
+            changes: 40,
+            parts: ["ingest", "latency", "deliveries"]
+                .map(str::to_owned)
+                .into(),
+        };
+        for pair in args.chunks(2) {
+            let [name, value] = pair else {
+                bail!("{} needs a value", pair[0])
+            };
+            let numbers = || {
+                let numbers = value.split(',').filter(|number| !number.is_empty());
+                numbers.map(str::parse).collect::<Result<Vec<_>, _>>()
+            };
+            match name.as_str() {
+                "--pods" => plan.pods = numbers()?,
+                "--shipbell-pods" => plan.shipbell_pods = numbers()?,
+                "--events" => plan.events = value.parse()?,
+                "--changes" => plan.changes = value.parse()?,
+                "--only" => plan.parts = value.split(',').map(str::to_owned).collect(),
+                _ => bail!("unknown: {name}"),
+            }
+        }
+        Ok(plan)
+    }
+
+    fn does(&self, part: &str) -> bool {
+        self.parts.iter().any(|wanted| wanted == part)
+    }
+}
+
+fn run(plan: &Plan, directory: &Path) -> Result<String> {
+    let mut table = Table::default();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    if plan.does("ingest") {
+        runtime.block_on(ingest(plan, &mut table, directory))?;
+    }
+    if plan.does("latency") {
+        runtime.block_on(latency(plan, &mut table, directory))?;
+    }
+    if plan.does("deliveries") {
+        deliveries(&mut table)?;
+    }
+    let binary = std::fs::metadata(subject::binary()?)?.len();
+    table.row("binary", megabytes(binary), String::new(), None, "12 MB");
+    Ok(table.text())
+}
+
+async fn ingest(plan: &Plan, table: &mut Table, directory: &Path) -> Result<()> {
+    for (round, pods) in plan
+        .pods
+        .iter()
+        .chain(&plan.shipbell_pods)
+        .copied()
+        .enumerate()
+    {
+        let both = round < plan.pods.len();
+        let ours = ingest::measure(Who::Shipbell, pods, 1, plan.events, directory).await?;
+        eprintln!("shipbell, {pods} pods: {ours:?}");
+        let theirs = match both {
+            true => Some(ingest::measure(Who::Stock, pods, 0, plan.events, directory).await?),
+            false => None,
+        };
+        eprintln!("stock, {pods} pods: {theirs:?}");
+        of_cluster(table, pods, &ours, theirs.as_ref());
+        if round == 0 {
+            // Environments side by side, each with its part of the namespaces.
+            let many = ingest::measure(Who::Shipbell, pods, 100, plan.events, directory).await?;
+            let what = format!("CPU an event, {} pods, 100 environments", thousands(pods));
+            let ratio = theirs.map(|theirs| theirs.event.as_secs_f64() / many.event.as_secs_f64());
+            let stock = theirs.map_or_else(String::new, |theirs| micros(theirs.event));
+            table.row(&what, micros(many.event), stock, ratio, "");
+        }
+    }
+    let stub = stub::Stub::start(2_000, 0, directory)?;
+    let (size, managed) = stub.sizes();
+    table.note(format!(
+        "Pods of {:.1} KB JSON ({:.0} % managedFields), ten a workload, 80 % of Deployments; events are those of pods that are replaced, nine each; JSON over TLS from a stub API server.",
+        kilo(size),
+        managed * 100.0
+    ));
+    Ok(())
+}
+
+fn of_cluster(table: &mut Table, pods: usize, ours: &Ingest, theirs: Option<&Ingest>) {
+    let size = thousands(pods);
+    let budget = |limits: &[(usize, &'static str)]| {
+        let limit = limits.iter().find(|(at, _)| *at == pods);
+        limit.map_or("", |(_, budget)| *budget)
+    };
+    let mut row =
+        |what: &str, of: &dyn Fn(&Ingest) -> f64, show: &dyn Fn(&Ingest) -> String, limit| {
+            let ratio = theirs.map(|theirs| of(theirs) / of(ours));
+            let stock = theirs.map_or_else(String::new, show);
+            table.row(
+                &format!("{what}, {size} pods"),
+                show(ours),
+                stock,
+                ratio,
+                limit,
+            );
+        };
+    let bytes = |bytes: u64| float(bytes);
+    row(
+        "RSS",
+        &|i| bytes(i.idle),
+        &|i| mebibytes(i.idle),
+        budget(&[(5_000, "25 MiB"), (150_000, "64 MiB")]),
+    );
+    row(
+        "RSS after the events",
+        &|i| bytes(i.after),
+        &|i| mebibytes(i.after),
+        "",
+    );
+    row(
+        "most RSS ever",
+        &|i| bytes(i.peak),
+        &|i| mebibytes(i.peak),
+        "",
+    );
+    row(
+        "start to ready",
+        &|i| i.ready.as_secs_f64(),
+        &|i| seconds(i.ready),
+        budget(&[(5_000, "1 s")]),
+    );
+    row(
+        "CPU to sync",
+        &|i| i.sync_cpu.as_secs_f64(),
+        &|i| seconds(i.sync_cpu),
+        "",
+    );
+    row(
+        "CPU an event",
+        &|i| i.event.as_secs_f64(),
+        &|i| micros(i.event),
+        "25 µs",
+    );
+    row(
+        "events a second",
+        &|i| 1.0 / i.rate,
+        &|i| format!("{:.1}k", i.rate / 1e3),
+        "",
+    );
+    if let Some(baseline) = ours.baseline {
+        let what = format!("start to first snapshot, {size} pods");
+        table.row(&what, seconds(baseline), String::new(), None, "");
+    }
+}
+
+async fn latency(plan: &Plan, table: &mut Table, directory: &Path) -> Result<()> {
+    let stage = plane::Stage::start(directory).await?;
+    let latencies = stage.latencies(plan.changes, directory).await?;
+    eprintln!("{latencies:?}");
+    let mut all = [latencies.shipbell, latencies.stock, latencies.watch];
+    for of in &mut all {
+        of.sort_unstable();
+    }
+    let [ours, theirs, watch] = all;
+    for (name, part, budget) in [("p50", 50, "15 ms + watch"), ("p99", 99, "50 ms + watch")] {
+        let at = |of: &[Duration]| {
+            let position = (of.len() * part).div_ceil(100).saturating_sub(1);
+            of.get(position).copied().unwrap_or_default()
+        };
+        let (ours, theirs) = (at(&ours), at(&theirs));
+        let ratio = theirs.as_secs_f64() / ours.as_secs_f64();
+        let what = format!("change to POST, {name}, {} changes", plan.changes);
+        table.row(&what, millis(ours), millis(theirs), Some(ratio), budget);
+        table.row(
+            &format!("of which the API server's watch, {name}"),
+            millis(at(&watch)),
+            String::new(),
+            None,
+            "",
+        );
+    }
+    let fan = stage.fan(200, 10, directory).await?;
+    eprintln!("{fan:?}");
+    let what = format!(
+        "deliveries/s of one snapshot's {} events to {} settings, statuses written",
+        fan.events, fan.settings
+    );
+    table.row(&what, format!("{:.0}", fan.rate), String::new(), None, "");
+    table.row(
+        "CPU of each, all included",
+        micros(fan.cpu),
+        String::new(),
+        None,
+        "",
+    );
+    table.note("Latency from the API server's acknowledgement of a pod's new status to the receiver's TLS request, settle times 0s, on a real control plane; shipbell writes a snapshot first, stock writes nothing.".to_owned());
+    Ok(())
+}
+
+fn deliveries(table: &mut Table) -> Result<()> {
+    let receiver = receiver::Receiver::start(courier::HOSTS, false)?;
+    let theirs = courier::stock(&receiver, 2_000, 16)?;
+    eprintln!("{theirs:?}");
+    for at_once in [16, 64] {
+        let ours = courier::courier(&receiver, 40_000, at_once)?;
+        eprintln!("{ours:?}");
+        let what = format!("deliveries/s on one core, {at_once} at once");
+        let k = |rate: f64| format!("{:.1}k", rate / 1e3);
+        table.row(
+            &what,
+            k(ours.rate),
+            k(theirs.rate),
+            Some(ours.rate / theirs.rate),
+            "20k",
+        );
+        let ratio = theirs.cpu.as_secs_f64() / ours.cpu.as_secs_f64();
+        table.row(
+            &format!("CPU of each, {at_once} at once"),
+            micros(ours.cpu),
+            micros(theirs.cpu),
+            Some(ratio),
+            "50 µs",
+        );
+    }
+    table.note(format!(
+        "Deliveries: 1,660 bytes over TLS to {} hosts, the receiver on the other core.",
+        courier::HOSTS
+    ));
+    Ok(())
+}
+
+/// The table, as Markdown.
+#[derive(Default)]
+struct Table {
+    rows: Vec<[String; 5]>,
+    notes: Vec<String>,
+}
+
+impl Table {
+    fn row(&mut self, what: &str, ours: String, stock: String, ratio: Option<f64>, budget: &str) {
+        let ratio = ratio.map_or_else(String::new, |ratio| match ratio {
+            10.0.. => format!("{ratio:.0}x"),
+            _ => format!("{ratio:.1}x"),
+        });
+        let budget = budget.to_owned();
+        self.rows
+            .push([what.to_owned(), ours, stock, ratio, budget]);
+    }
+
+    fn note(&mut self, note: String) {
+        self.notes.push(note);
+    }
+
+    fn text(&self) -> String {
+        let head = ["what", "Shipbell", "stock", "ratio", "budget"].map(str::to_owned);
+        let rule = ["---", "--:", "--:", "--:", "--:"].map(str::to_owned);
+        let lines = [head, rule];
+        let lines = lines.iter().chain(&self.rows);
+        let mut text = String::new();
+        for row in lines {
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "| {} |", row.join(" | "));
+        }
+        text.push_str("\nratio: how many times better Shipbell is.\n");
+        text.push_str(&conditions());
+        for note in &self.notes {
+            text.push_str(note);
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// The machine, as far as it matters.
+fn conditions() -> String {
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpus
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let model = model.map_or("unknown CPU", |(_, model)| model);
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load: Vec<_> = load.split(' ').take(3).collect();
+    format!("{cores} cores of {model}, load {}.\n", load.join(" "))
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn float(number: u64) -> f64 {
+    number as f64
+}
+
+fn kilo(bytes: usize) -> f64 {
+    float(bytes as u64) / 1e3
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", float(bytes) / float(1 << 20))
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", float(bytes) / 1e6)
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.2} s", time.as_secs_f64())
+}
+
+fn millis(time: Duration) -> String {
+    format!("{:.1} ms", time.as_secs_f64() * 1e3)
+}
+
+fn micros(time: Duration) -> String {
+    format!("{:.1} µs", time.as_secs_f64() * 1e6)
+}
+
+fn thousands(count: usize) -> String {
+    match count {
+        0..10_000 if !count.is_multiple_of(1_000) => count.to_string(),
+        _ => format!("{}k", count / 1_000),
+    }
+}

@@ -1,0 +1,113 @@
+//! The store is set back to an older state.
+
+use crate::{all_is_told, oracle, outage, restarts::churn, server::ready, told_all};
+use anyhow::{Result, ensure};
+use kit::{
+    Actor, deployment,
+    stage::{Cast, operator},
+};
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
+use shipbell::api::snapshot::Cause;
+
+#[test]
+fn a_store_that_is_set_back_is_noticed_and_what_happens_then_is_told() {
+    outage(async |cluster| {
+        let mut alive = operator(cluster, &Cast::default()).await?;
+        let (actor, receiver) = told_all(cluster, "back").await?;
+        let ns = actor.name.as_str();
+        actor
+            .apply(deployment(ns, "old", "r.example/old:v1", 2))
+            .await?;
+        cluster.rolled_out(ns, "old").await?;
+        all_is_told(&actor, &receiver).await?;
+        cluster.plane.stop();
+        cluster.plane.save_store("backup")?;
+        cluster.plane.start_again().await?;
+        cluster.kubelet.restart().await?;
+
+        for (name, replicas) in [("lost", 1), ("gone", 2)] {
+            let image = format!("r.example/{name}:v1");
+            actor.apply(deployment(ns, name, &image, replicas)).await?;
+            cluster.rolled_out(ns, name).await?;
+        }
+        all_is_told(&actor, &receiver).await?;
+        let head = actor.log().await?.len();
+        ensure!(head > 2, "{head} entries");
+
+        cluster.plane.stop();
+        cluster.plane.put_store_back("backup")?;
+        cluster.plane.start_again().await?;
+        cluster.kubelet.restart().await?;
+        let log = actor.log().await?;
+        ensure!(log.len() < head, "the log was not set back");
+        // What was told then is not in this log.
+        receiver.forget();
+        actor
+            .apply(deployment(ns, "new", "r.example/new:v1", 1))
+            .await?;
+        cluster.scale(ns, "old", 3).await?;
+        cluster.rolled_out(ns, "new").await?;
+        cluster.rolled_out(ns, "old").await?;
+        kit::eventually(kit::cluster::PATIENCE, "the log to go on", async || {
+            oracle::recorded(&actor).await?;
+            let told = kit::told(&receiver.heard());
+            for want in ["STARTED new:v1 0 to 1", "SCALED old:v1 2 to 3"] {
+                ensure!(told.iter().any(|told| told == want), "{told:?}");
+            }
+            ensure!(told.len() == 2, "{told:?}");
+            Ok(())
+        })
+        .await?;
+        let after = actor.log().await?;
+        ensure!(
+            after[log.len()].causes.contains(&Cause::Restored),
+            "{:?}",
+            after[log.len()].causes
+        );
+        ready(&actor, "True Recording").await?;
+        alive.still_runs()?;
+        ensure!(
+            alive.log_text().contains("was set back"),
+            "it was not noticed"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn a_cursor_ahead_of_the_log_starts_at_its_head_and_says_so() {
+    outage(async |cluster| {
+        let first = operator(cluster, &Cast::default()).await?;
+        let (actor, receiver) = told_all(cluster, "ahead").await?;
+        churn(&actor, 0).await?;
+        all_is_told(&actor, &receiver).await?;
+        first.kill_9();
+        move_cursor(&actor, 100).await?;
+        receiver.forget();
+        let second = operator(cluster, &Cast::default()).await?;
+        actor
+            .apply(deployment(&actor.name, "next", "r.example/next:v1", 1))
+            .await?;
+        kit::hears(&receiver, &["STARTED next:v1 0 to 1"]).await?;
+        let status = actor.status("all").await?;
+        let reason = status
+            .skipped_ranges
+            .first()
+            .map(|range| range.reason.as_str());
+        ensure!(reason == Some("CursorReset"), "{:?}", status.skipped_ranges);
+        drop(second);
+        Ok(())
+    });
+}
+
+async fn move_cursor(actor: &Actor, index: i64) -> Result<()> {
+    let mut cursor = actor.status("all").await?.cursors.remove(0);
+    cursor.index = index;
+    let patch = json!({"status": {"cursors": [cursor]}});
+    actor
+        .settings()
+        .patch_status("all", &PatchParams::default(), &Patch::Merge(patch))
+        .await?;
+    Ok(())
+}
