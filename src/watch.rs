@@ -24,8 +24,7 @@ use crate::{
     },
 };
 
-/// Objects a page. A page is held in memory three times over before it is read, and what the allocator once had it keeps:
-/// with 500 that was most of the memory of a small cluster.
+/// Objects a page. A page is held in memory as text, more than once, while it is read: the peak of a small cluster.
 const PAGE: u32 = 200;
 /// A page that takes longer will not come.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(60);

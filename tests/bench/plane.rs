@@ -27,15 +27,19 @@ use std::{
 /// An environment's snapshots are at least a second apart.
 const APART: Duration = Duration::from_millis(1_100);
 
-/// From the acknowledgement to the request, of each change.
+/// Of each change, in milliseconds: from the sending of the write, and from its acknowledgement. The latter may be less
+/// than nothing: the API server tells its watches while it answers, and whoever writes has to read the answer first.
+pub type Lag = (f64, f64);
+
+/// How long it took to tell of each change.
 #[derive(Debug, Default)]
 pub struct Latencies {
     /// The operator.
-    pub shipbell: Vec<Duration>,
+    pub shipbell: Vec<Lag>,
     /// The stock subject.
-    pub stock: Vec<Duration>,
+    pub stock: Vec<Lag>,
     /// A watch that does nothing: what the API server takes.
-    pub watch: Vec<Duration>,
+    pub watch: Vec<Lag>,
 }
 
 /// One change that many settings ask for.
@@ -125,8 +129,8 @@ impl Stage {
         Ok(())
     }
 
-    /// Says that a pod's containers run these digests; when the API server had acknowledged it.
-    async fn runs(&self, name: &str, digests: &[String]) -> Result<Instant> {
+    /// Says that a pod's containers run these digests; when that was sent, and when the API server had acknowledged it.
+    async fn runs(&self, name: &str, digests: &[String]) -> Result<(Instant, Instant)> {
         let pods: Api<Pod> = Api::namespaced(self.cluster.client(), &self.namespace);
         let statuses = digests.iter().enumerate().map(|(number, digest)| {
             json!({
@@ -137,9 +141,10 @@ impl Stage {
         });
         let statuses: Vec<_> = statuses.collect();
         let status = json!({"status": {"phase": "Running", "containerStatuses": statuses}});
+        let sent = Instant::now();
         pods.patch_status(name, &PatchParams::default(), &Patch::Strategic(status))
             .await?;
-        Ok(Instant::now())
+        Ok((sent, Instant::now()))
     }
 
     /// Makes `count` changes, one at a time, and looks when each subject tells of it.
@@ -193,13 +198,12 @@ impl Stage {
                 "/stock" => &mut latencies.stock,
                 _ => &mut latencies.shipbell,
             };
-            of.push(at.saturating_duration_since(*acknowledged));
+            of.push(lag(*acknowledged, at));
         }
         let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
         for (digest, at) in &acknowledged {
             if let Some(seen) = seen.get(digest) {
-                let seen: &Instant = seen;
-                latencies.watch.push(seen.saturating_duration_since(*at));
+                latencies.watch.push(lag(*at, *seen));
             }
         }
         ensure!(
@@ -251,6 +255,14 @@ impl Stage {
             cpu,
         })
     }
+}
+
+fn lag((sent, acknowledged): (Instant, Instant), at: Instant) -> Lag {
+    let since = |from: Instant| match at.checked_duration_since(from) {
+        Some(after) => after.as_secs_f64() * 1e3,
+        None => -(from - at).as_secs_f64() * 1e3,
+    };
+    (since(sent), since(acknowledged))
 }
 
 fn image(pod: &str, container: usize) -> String {
