@@ -96,6 +96,9 @@ type Written = (
     Vec<(String, Ahead)>,
 );
 
+/// The cursors of a write, and how far each lane was ahead of the one before.
+type Attempt = (Vec<Cursor>, Vec<(String, Ahead)>);
+
 /// The desk of one setting.
 pub struct Desk {
     office: Arc<Dispatcher>,
@@ -127,8 +130,8 @@ pub struct Desk {
     write_after: Instant,
     waiting: Option<Instant>,
     counts: BTreeMap<(String, i64), (usize, Timestamp)>,
-    /// The cursors of writes that may have been carried out though we never heard of it, sorted, and what they count.
-    unheard: Vec<(Vec<Cursor>, Vec<(String, Ahead)>)>,
+    /// Writes that may have been carried out though we never heard of it.
+    unheard: Vec<Attempt>,
     /// Someone else writes the status: nothing is done until then.
     stand_back: Option<Instant>,
     lanes_made: u64,

@@ -429,9 +429,7 @@ fn object(name: &str, spec: EnvironmentSnapshotSpec) -> EnvironmentSnapshot {
         .into_iter()
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .collect();
-    let bytes = serde_json::to_vec(&spec)
-        .map(|json| json.len())
-        .unwrap_or(0);
+    let bytes = serde_json::to_vec(&spec).map_or(0, |json| json.len());
     let annotations = [(SIZE_ANNOTATION.to_owned(), bytes.to_string())].into();
     let metadata = ObjectMeta {
         name: Some(name.to_owned()),

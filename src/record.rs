@@ -151,7 +151,7 @@ impl Recorder {
                 }
                 Ok(Some(watcher::Event::Apply(guarded))) => self.seen(guarded, keepers, tasks),
                 Ok(Some(watcher::Event::Delete(guarded))) => {
-                    self.gone(&guarded.name_any(), keepers)
+                    self.gone(&guarded.name_any(), keepers);
                 }
                 Ok(Some(watcher::Event::InitDone)) => {
                     let there = listed.take().unwrap_or_default();
@@ -404,7 +404,7 @@ impl Task {
             Appended::Done => {
                 self.lost = 0;
                 hub.with(|world, now| {
-                    world.appended(&self.name, &self.uid, entry.after.clone(), now)
+                    world.appended(&self.name, &self.uid, entry.after.clone(), now);
                 });
                 environments.set_head(&self.name, &self.uid, (spec.index, spec.time));
                 metrics.appended(&self.name, spec.index);
@@ -483,7 +483,7 @@ impl Task {
                 metrics.head_is(&self.name, ledger.index);
                 info!(environment = self.name, head = ledger.index, "read the log");
                 hub.with(|world, _| {
-                    world.log_is_read(&self.name, &self.uid, Arc::new(ledger), begun)
+                    world.log_is_read(&self.name, &self.uid, Arc::new(ledger), begun);
                 });
             }
             Err(why) => {
@@ -497,7 +497,7 @@ impl Task {
                 end.compliance = spec.compliance.state;
                 environments.set_head(&self.name, &self.uid, (end.index, end.time));
                 hub.with(|world, _| {
-                    world.log_is_blank(&self.name, &self.uid, Some(end), Cause::HistoryLost)
+                    world.log_is_blank(&self.name, &self.uid, Some(end), Cause::HistoryLost);
                 });
             }
         }
@@ -623,7 +623,7 @@ impl Task {
             Ok(Ok(_)) => self.status = status,
             Ok(Err(kube::Error::Api(gone))) if gone.code == 404 || gone.code == 409 => {}
             Ok(Err(error)) => {
-                warn!(environment = self.name, %error, "can't write the environment's status")
+                warn!(environment = self.name, %error, "can't write the environment's status");
             }
             Err(_) => warn!(
                 environment = self.name,

@@ -257,9 +257,9 @@ fn telemetry(flags: &flags::Run) -> anyhow::Result<()> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
     if flags.log_format == "json" {
-        layer.json().init()
+        layer.json().init();
     } else {
-        layer.with_ansi(false).init()
+        layer.with_ansi(false).init();
     }
     Ok(())
 }

@@ -91,9 +91,12 @@ fn entries_whose_answer_is_lost_or_that_are_refused_are_written_once() {
             ready(&actor, "True Recording").await?;
         }
         // The log can't be read either: for a while nothing is known of it.
-        proxy.answer_with(|asked| match asked.path.starts_with(LOG) {
-            true => Action::Answer(500, 0),
-            false => Action::Pass,
+        proxy.answer_with(|asked| {
+            if asked.path.starts_with(LOG) {
+                Action::Answer(500, 0)
+            } else {
+                Action::Pass
+            }
         });
         churn(&actor, 11).await?;
         ready(&actor, "False LogUnavailable").await?;
