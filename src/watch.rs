@@ -299,28 +299,27 @@ where
         });
         metrics.listed(feed.kind, count);
         tell(&warnings, metrics);
-        match page.metadata.next.filter(|next| !next.is_empty()) {
-            Some(next) => params = params.continue_token(&next),
-            None => {
-                let version = version(&page.metadata.resource_version);
-                let set_back = hub.with(|world, now| {
-                    let set_back = world.list_ends(feed.kind, version, begun, now);
-                    if set_back {
-                        world.set_back();
-                    }
-                    set_back
-                });
-                debug!(kind = feed.kind.as_str(), "listed");
+        if let Some(next) = page.metadata.next.filter(|next| !next.is_empty()) {
+            params = params.continue_token(&next);
+        } else {
+            let version = version(&page.metadata.resource_version);
+            let set_back = hub.with(|world, now| {
+                let set_back = world.list_ends(feed.kind, version, begun, now);
                 if set_back {
-                    warn!(
-                        kind = feed.kind.as_str(),
-                        version,
-                        "the cluster's store was set back to an older state; reading everything anew"
-                    );
-                    hub.set_back();
+                    world.set_back();
                 }
-                return End::Resume;
+                set_back
+            });
+            debug!(kind = feed.kind.as_str(), "listed");
+            if set_back {
+                warn!(
+                    kind = feed.kind.as_str(),
+                    version,
+                    "the cluster's store was set back to an older state; reading everything anew"
+                );
+                hub.set_back();
             }
+            return End::Resume;
         }
         tokio::task::yield_now().await;
     }
@@ -448,7 +447,7 @@ pub async fn check(client: Client, hub: Arc<Hub>, metrics: Arc<Metrics>, every: 
     let mut differed = false;
     loop {
         sleep(every + jitter(every / 5)).await;
-        let astray = hub.with(super::model::world::World::self_check);
+        let astray = hub.with(World::self_check);
         metrics.astray(astray);
         let here = hub.with(|world, _| world.stream(Kind::Pods).version);
         let Ok((there, pods)) = count(&client, PODS.path).await else {

@@ -207,6 +207,7 @@ fn of_cluster(table: &mut Table, pods: usize, ours: &Ingest, theirs: Option<&Ing
     }
 }
 
+#[allow(clippy::type_complexity)] // a table
 async fn latency(plan: &Plan, table: &mut Table, directory: &Path) -> Result<()> {
     let stage = plane::Stage::start(directory).await?;
     let latencies = stage.latencies(plan.changes, directory).await?;

@@ -47,12 +47,11 @@ pub fn sound(log: &[EnvironmentSnapshotSpec]) -> Result<BTreeMap<String, u32>> {
                     .map_or(0, |(_, count)| i64::from(count));
                 ensure!(change.was == was, "{index}: {change:?} was {was}");
             }
-            state = Some(match data {
-                Some(data) => ledger::Ledger::restore(entry, data, &mut fleet)?,
-                None => {
-                    before.apply(entry, Duration::from_secs(30), &mut fleet)?;
-                    before
-                }
+            state = Some(if let Some(data) = data {
+                ledger::Ledger::restore(entry, data, &mut fleet)?
+            } else {
+                before.apply(entry, Duration::from_secs(30), &mut fleet)?;
+                before
             });
         } else {
             let data = data.context("the first entry holds no checkpoint")?;

@@ -253,14 +253,14 @@ fn a_list_whose_pages_fail_half_way_is_begun_again_and_nothing_seems_to_have_sto
         }
         all_is_told(&actor, &receiver).await?;
         receiver.forget();
-        // A page holds 500: the proxy makes it four, and spoils the second page of the first lists.
+        // There are too few pods for two pages: the proxy makes them, and spoils the second page of the first lists.
         let pages = Arc::new(AtomicUsize::new(0));
         let asked_for = pages.clone();
         proxy.answer_with(move |asked| {
             if asked.watches(PODS) && asked_for.load(Ordering::Relaxed) < 3 {
                 return Action::Answer(410, 0);
             }
-            if !asked.lists(PODS) || !asked.query.contains("limit=500") {
+            if !asked.lists(PODS) || asked.query.split('&').any(|part| part == "limit=1") {
                 return Action::Pass;
             }
             if asked.query.contains("continue=") {
@@ -413,9 +413,9 @@ fn what_may_not_be_read_freezes_what_depends_on_it_and_heals_by_itself() {
         ensure!(actor.log().await?.is_empty(), "a baseline of nothing");
         let used = alive.processor_time()?;
         let _ = kit::stays(Duration::from_secs(2), "time", async || true).await;
-        let used = alive.processor_time()? - used;
+        let used = alive.processor_time()?.saturating_sub(used);
         ensure!(
-            used < Duration::from_millis(700),
+            used < Duration::from_millis(100),
             "{used:?} of 2 s to do nothing"
         );
 
@@ -462,9 +462,12 @@ fn what_may_not_be_read_freezes_what_depends_on_it_and_heals_by_itself() {
         }
 
         // To list and not to watch is no better.
-        proxy.answer_with(|asked| match asked.watches(PODS) {
-            true => Action::Answer(403, 0),
-            false => Action::Pass,
+        proxy.answer_with(|asked| {
+            if asked.watches(PODS) {
+                Action::Answer(403, 0)
+            } else {
+                Action::Pass
+            }
         });
         proxy.cut();
         ready(&actor, "False NotSynced").await?;
