@@ -137,14 +137,13 @@ impl Load {
 
     /// Entries that were still to be passed are gone from the log.
     async fn pass_hole(&mut self, index: i64, skipped: &mut Vec<Skipped>) -> Result<(), LogError> {
-        let lines = self
+        let entries = self
             .logbook
-            .lines(&self.cursor.environment, Some(&self.cursor.environment_uid))
+            .entries(&self.cursor.environment, &self.cursor.environment_uid)
             .await?;
-        let next = lines
+        let next = entries
             .iter()
-            .filter(|line| !line.chunk)
-            .map(|line| line.index)
+            .map(|entry| entry.index)
             .find(|there| *there >= index);
         let to = next.map_or(self.head, |next| next - 1);
         if to < index {

@@ -665,18 +665,15 @@ impl Desk {
         let index = if start == Start::AtHead {
             head
         } else {
-            let lines = self.office.logbook.lines(name, Some(&known.uid)).await?;
-            let entries = || lines.iter().filter(|line| !line.chunk);
+            let entries = self.office.logbook.entries(name, &known.uid).await?;
             let older = |line: &&crate::logbook::Line| {
                 is_older((line.created.as_second(), line.version), (created, version))
             };
-            let aged = entries()
-                .filter(older)
-                .map(|line| line.index)
-                .max()
+            let aged = entries
+                .iter()
+                .rfind(older)
                 .filter(|_| start == Start::AtAge);
-            aged.or_else(|| entries().map(|line| line.index).min())
-                .unwrap_or(head)
+            aged.or(entries.first()).map_or(head, |line| line.index)
         };
         Ok(Cursor {
             environment: name.to_owned(),
@@ -727,9 +724,8 @@ impl Desk {
             if found.is_some_and(|found| found.uid().as_deref() == Some(uid.as_str())) {
                 continue;
             }
-            let lines = self.office.logbook.lines(&environment, Some(&uid)).await?;
-            let entries = lines.iter().filter(|line| !line.chunk);
-            let head = entries.map(|line| line.index).max();
+            let entries = self.office.logbook.entries(&environment, &uid).await?;
+            let head = entries.last().map(|entry| entry.index);
             let Some(lane) = self.lanes.get_mut(&uid) else {
                 continue;
             };

@@ -17,8 +17,6 @@ pub struct Known {
     pub uid: String,
     /// The generation of its spec.
     pub generation: i64,
-    /// When it was created, in whole seconds.
-    pub created: Timestamp,
     /// The namespaces that may hear of it; `*` is all of them.
     pub visible_to: Vec<String>,
     /// The number and the time of its newest snapshot, once its log has been read.

@@ -51,8 +51,7 @@ impl Hub {
         let (result, touched, relist) = {
             let mut world = lock(&self.world);
             let result = work(&mut world, self.now());
-            let wanted = [Kind::Pods, Kind::Deployments, Kind::Namespaces]
-                .map(|kind| world.stream(kind).relist);
+            let wanted = Kind::ALL.map(|kind| world.stream(kind).relist);
             (result, world.take_touched(), wanted)
         };
         if !touched.is_empty() {

@@ -8,7 +8,7 @@ use std::{
 
 use jiff::Timestamp;
 use kube::{
-    Api, Client,
+    Api, Client, ResourceExt as _,
     api::{DeleteParams, ListParams, ObjectMeta, PostParams, Preconditions},
     core::PartialObjectMeta,
 };
@@ -296,55 +296,45 @@ impl Logbook {
         Ok(Some((object.spec, data)))
     }
 
-    /// All that there is of an environment's log, by number; `uid`: only of the environment with this UID.
-    pub async fn lines(&self, environment: &str, uid: Option<&str>) -> Result<Vec<Line>, LogError> {
-        let mut selector = format!("{ENVIRONMENT_LABEL}={environment}");
-        if let Some(uid) = uid {
-            selector = format!("{selector},{UID_LABEL}={uid}");
-        }
-        let mut params = ListParams::default().labels(&selector).limit(500);
-        let mut lines = vec![];
-        loop {
-            let page = within(self.snapshots.list_metadata(&params)).await?;
-            lines.extend(
-                page.items
-                    .iter()
-                    .filter_map(|object| line(environment, object)),
-            );
-            match page.metadata.continue_.filter(|next| !next.is_empty()) {
-                Some(next) => params = params.continue_token(&next),
-                None => break,
-            }
-        }
-        lines.sort_by(|a, b| (a.index, &a.name).cmp(&(b.index, &b.name)));
-        Ok(lines)
+    /// The entries of an environment's log, by number.
+    pub async fn entries(&self, environment: &str, uid: &str) -> Result<Vec<Line>, LogError> {
+        let selector =
+            format!("{ENVIRONMENT_LABEL}={environment},{UID_LABEL}={uid},!{CHUNK_LABEL}");
+        let mut entries = vec![];
+        let params = ListParams::default().labels(&selector);
+        self.each(params, |object| entries.extend(line(environment, object)))
+            .await?;
+        entries.sort_by_key(|entry| entry.index);
+        Ok(entries)
     }
 
-    /// All logs there are, also those of environments that are gone. Page by page: only little is kept of each object.
+    /// All logs there are, with their chunks, also those of environments that are gone.
     pub async fn all_lines(&self) -> Result<BTreeMap<(String, String), Vec<Line>>, LogError> {
-        let mut params = ListParams::default().limit(500);
         let mut logs: BTreeMap<_, Vec<Line>> = BTreeMap::new();
-        loop {
-            let page = within(self.snapshots.list_metadata(&params)).await?;
-            for object in &page.items {
-                let label = |label| {
-                    object
-                        .metadata
-                        .labels
-                        .as_ref()
-                        .and_then(|labels| labels.get(label))
-                        .cloned()
-                };
-                let (Some(environment), Some(uid)) = (label(ENVIRONMENT_LABEL), label(UID_LABEL))
-                else {
-                    continue;
-                };
+        self.each(ListParams::default(), |object| {
+            let label = |label| object.labels().get(label).cloned();
+            if let (Some(environment), Some(uid)) = (label(ENVIRONMENT_LABEL), label(UID_LABEL)) {
                 let line = line(&environment, object);
                 logs.entry((environment, uid)).or_default().extend(line);
             }
+        })
+        .await?;
+        Ok(logs)
+    }
+
+    /// Shows the metadata of what is listed, page by page: what isn't kept of it takes no memory for long.
+    async fn each(
+        &self,
+        params: ListParams,
+        mut show: impl FnMut(&PartialObjectMeta<EnvironmentSnapshot>),
+    ) -> Result<(), LogError> {
+        let mut params = params.limit(500);
+        loop {
+            let page = within(self.snapshots.list_metadata(&params)).await?;
+            page.items.iter().for_each(&mut show);
             match page.metadata.continue_.filter(|next| !next.is_empty()) {
                 Some(next) => params = params.continue_token(&next),
-                None => return Ok(logs),
+                None => return Ok(()),
             }
         }
     }

@@ -185,10 +185,7 @@ impl Recorder {
                 return;
             }
         };
-        let (Some(uid), Some(created)) = (environment.uid(), environment.creation_timestamp())
-        else {
-            return;
-        };
+        let Some(uid) = environment.uid() else { return };
         let visible_to = environment
             .spec
             .visible_to
@@ -197,7 +194,6 @@ impl Recorder {
         let known = Known {
             uid: uid.clone(),
             generation: environment.metadata.generation.unwrap_or(1),
-            created: created.0,
             visible_to,
             head: None,
         };
@@ -309,20 +305,20 @@ impl Task {
     async fn turn(&mut self) -> Result<bool, LogError> {
         let hub = self.recorder.hub.clone();
         let plan = hub.with(|world, now| world.plan(&self.name, now, Timestamp::now()));
-        let mut frozen = None;
-        let wait = match plan {
+        let mut well = true;
+        let (wait, owed) = match plan {
             Plan::Frozen("ReadingLog", _) => {
                 self.read_log().await?;
                 return Ok(false);
             }
             Plan::Frozen(reason, why) => {
-                frozen = Some((reason, why));
-                self.report(frozen.clone()).await;
-                Some(Instant::now() + Duration::from_secs(5))
+                well = false;
+                let owed = self.report(Some((reason, why))).await;
+                (Some(Instant::now() + Duration::from_secs(5)), owed)
             }
             Plan::Wait(until) => {
-                self.report(None).await;
-                until.map(|moment| hub.instant(moment))
+                let owed = self.report(None).await;
+                (until.map(|moment| hub.instant(moment)), owed)
             }
             Plan::Append(draft) => {
                 self.wait_for_cursors(&draft.entries).await;
@@ -343,12 +339,10 @@ impl Task {
             }
         };
         // A status that had to wait for its turn is a reason to wake up, too.
-        let status = (self.wanted_status(frozen.as_ref()).as_ref() != Some(&self.status))
-            .then_some(self.status_due);
-        let until = [wait, status].into_iter().flatten().min();
+        let until = [wait, owed].into_iter().flatten().min();
         let until = until.unwrap_or_else(|| Instant::now() + Duration::from_secs(30));
         let _ = timeout_at(until, self.bell.notified()).await;
-        Ok(frozen.is_none())
+        Ok(well)
     }
 
     /// Cursors of settings that exist already are placed before anything new is recorded, or it would be missed.
@@ -520,12 +514,8 @@ impl Task {
                 }
             }
         }
-        let lines = logbook.lines(&self.name, Some(&self.uid)).await?;
-        Ok(lines
-            .iter()
-            .filter(|line| !line.chunk)
-            .map(|line| line.index)
-            .max())
+        let entries = logbook.entries(&self.name, &self.uid).await?;
+        Ok(entries.last().map(|entry| entry.index))
     }
 
     /// The status as it should be. `None` while the environment is not known any more.
@@ -594,19 +584,20 @@ impl Task {
         Some(status)
     }
 
-    /// Writes the status if it says something new, and not too often.
-    async fn report(&mut self, frozen: Option<(&'static str, String)>) {
+    /// Writes the status if it says something new, and not too often. When it is to be tried again, if it still owes that.
+    async fn report(&mut self, frozen: Option<(&'static str, String)>) -> Option<Instant> {
         self.recorder.metrics.frozen(&self.name, frozen.is_some());
         match (&frozen, self.frozen_since) {
             (Some(_), None) => self.frozen_since = Some(Instant::now()),
             (None, Some(_)) => self.frozen_since = None,
             _ => {}
         }
-        let Some(status) = self.wanted_status(frozen.as_ref()) else {
-            return;
-        };
-        if status == self.status || Instant::now() < self.status_due {
-            return;
+        let status = self.wanted_status(frozen.as_ref())?;
+        if status == self.status {
+            return None;
+        }
+        if Instant::now() < self.status_due {
+            return Some(self.status_due);
         }
         let api: Api<Environment> = Api::all(self.recorder.client.clone());
         let patch = json!({
@@ -621,7 +612,11 @@ impl Task {
         )
         .await
         {
-            Ok(Ok(_)) => self.status = status,
+            Ok(Ok(_)) => {
+                self.status = status;
+                self.status_due = Instant::now() + STATUS_INTERVAL;
+                return None;
+            }
             Ok(Err(kube::Error::Api(gone))) if gone.code == 404 || gone.code == 409 => {}
             Ok(Err(error)) => {
                 warn!(environment = self.name, %error, "can't write the environment's status");
@@ -632,5 +627,6 @@ impl Task {
             ),
         }
         self.status_due = Instant::now() + STATUS_INTERVAL;
+        Some(self.status_due)
     }
 }

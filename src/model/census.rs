@@ -76,11 +76,6 @@ impl Census {
         self.totals.get(fingerprint).copied().unwrap_or(0)
     }
 
-    /// How many artifacts run.
-    pub fn artifacts(&self) -> usize {
-        self.totals.len()
-    }
-
     /// The other digests by which artifacts are known or called.
     pub fn aliases(&self) -> impl Iterator<Item = Fingerprint> {
         self.aliases.keys().copied()

@@ -44,6 +44,9 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All three.
+    pub const ALL: [Self; 3] = [Self::Pods, Self::Deployments, Self::Namespaces];
+
     /// The kind's name for people, in lower case.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -264,7 +267,7 @@ impl World {
         self.fleet.tidy(|workload| used.contains(workload));
         if set_back {
             // Watches from where the server was before would stay silent.
-            for other in [Kind::Pods, Kind::Deployments, Kind::Namespaces] {
+            for other in Kind::ALL {
                 if self.stream(other).version > version {
                     self.want_relist(other);
                 }
@@ -581,13 +584,6 @@ impl World {
         self.environments.get(name).map(|env| env.uid.as_str())
     }
 
-    /// The environments, with their UIDs.
-    pub fn environments(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.environments
-            .iter()
-            .map(|(name, env)| (name.as_str(), env.uid.as_str()))
-    }
-
     /// The log of an environment has no entry (`ledger` is `None`), or none that can be built on (`ledger` holds no more
     /// than its end): the next one is a baseline.
     pub fn log_is_blank(&mut self, name: &str, uid: &str, end: Option<Ledger>, cause: Cause) {
@@ -693,20 +689,16 @@ impl World {
                 Behind::Wait { until, kinds } if now < until => {
                     let waits = format!(
                         "waiting for the {} to reach what the log has seen",
-                        kinds.join(" and ")
+                        names(&kinds)
                     );
                     return Plan::Frozen("CatchingUp", waits);
                 }
                 Behind::Wait { kinds, .. } => {
-                    for kind in [Kind::Pods, Kind::Deployments, Kind::Namespaces] {
-                        if kinds.contains(&kind.as_str()) {
-                            self.want_relist(kind);
-                        }
+                    for kind in &kinds {
+                        self.want_relist(*kind);
                     }
-                    return Plan::Frozen(
-                        "CatchingUp",
-                        format!("reading the {} anew", kinds.join(" and ")),
-                    );
+                    let reads = format!("reading the {} anew", names(&kinds));
+                    return Plan::Frozen("CatchingUp", reads);
                 }
             }
         }
@@ -836,7 +828,7 @@ impl World {
             if stream.list_begun.is_some_and(|begun| begun >= head_read) {
                 set_back = true;
             } else {
-                kinds.push(kind.as_str());
+                kinds.push(kind);
             }
         }
         if kinds.is_empty() {
@@ -880,7 +872,7 @@ impl World {
 
     /// Whether all that must be known is known.
     pub fn is_ready(&self, now: Moment) -> Result<(), String> {
-        for kind in [Kind::Pods, Kind::Deployments, Kind::Namespaces] {
+        for kind in Kind::ALL {
             let stream = self.stream(kind);
             if !stream.is_good(now) {
                 let why = stream.trouble.as_deref().unwrap_or("not in sync");
@@ -904,13 +896,14 @@ impl World {
 }
 
 enum Behind {
-    No {
-        set_back: bool,
-    },
-    Wait {
-        until: Moment,
-        kinds: Vec<&'static str>,
-    },
+    No { set_back: bool },
+    Wait { until: Moment, kinds: Vec<Kind> },
+}
+
+/// The names of kinds, for people.
+fn names(kinds: &[Kind]) -> String {
+    let names: Vec<_> = kinds.iter().map(|kind| kind.as_str()).collect();
+    names.join(" and ")
 }
 
 impl Watched {

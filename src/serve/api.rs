@@ -267,11 +267,11 @@ impl Archive {
             Which::Number(number) => number,
             Which::Behind(behind) => head.saturating_sub(behind),
             Which::At(time) => {
-                let lines = self.logbook.lines(environment, Some(uid)).await?;
+                let lines = self.logbook.entries(environment, uid).await?;
                 // The second of the object's creation is close; the entry's own time decides.
                 let close = lines
                     .iter()
-                    .filter(|line| !line.chunk && line.created <= time)
+                    .filter(|line| line.created <= time)
                     .map(|line| line.index)
                     .max();
                 close.unwrap_or(0)
@@ -354,13 +354,8 @@ async fn snapshots(
     Query(slice): Query<Slice>,
 ) -> Result<Response, Refusal> {
     let (uid, _) = archive.environment(&org, &environment)?;
-    let lines = archive.logbook.lines(&environment, Some(&uid)).await?;
-    let mut entries: Vec<_> = lines
-        .iter()
-        .filter(|line| !line.chunk)
-        .map(|line| line.index)
-        .collect();
-    entries.reverse();
+    let lines = archive.logbook.entries(&environment, &uid).await?;
+    let entries: Vec<_> = lines.iter().rev().map(|line| line.index).collect();
     let newest = entries.first().copied();
     let (wanted, headers) = slice.of(entries)?;
     let now = Timestamp::now();
@@ -399,13 +394,8 @@ async fn events(
     Query(slice): Query<Slice>,
 ) -> Result<Response, Refusal> {
     let (uid, head) = archive.environment(&org, &environment)?;
-    let lines = archive.logbook.lines(&environment, Some(&uid)).await?;
-    let first = lines
-        .iter()
-        .filter(|line| !line.chunk)
-        .map(|line| line.index)
-        .min()
-        .unwrap_or(head);
+    let lines = archive.logbook.entries(&environment, &uid).await?;
+    let first = lines.first().map_or(head, |line| line.index);
     let mut all = vec![];
     for index in (first..=head).rev() {
         if let Some(spec) = archive.logbook.read(&environment, &uid, index).await? {

@@ -35,8 +35,6 @@ use crate::api::{
     snapshot::{Cause, ComplianceState},
 };
 
-const KINDS: [Kind; 3] = [Kind::Pods, Kind::Deployments, Kind::Namespaces];
-
 /// So many seconds.
 pub fn seconds(number: u64) -> Duration {
     Duration::from_secs(number)
@@ -344,7 +342,7 @@ impl Cluster {
     pub fn begin_before_reading_the_log(&mut self) {
         self.up = true;
         self.world = World::new(self.trust_generation);
-        for kind in KINDS {
+        for kind in Kind::ALL {
             self.list(kind);
         }
         self.now += seconds(1);
@@ -410,7 +408,7 @@ impl Cluster {
         }
         for rounds in 0.. {
             assert!(rounds < 100, "it never comes to rest");
-            for kind in KINDS {
+            for kind in Kind::ALL {
                 if self.world.stream(kind).relist && !self.deaf.contains(&kind) {
                     self.list(kind);
                 }
@@ -565,7 +563,7 @@ impl Cluster {
     fn bookmark(&mut self) {
         self.next_bookmark = self.now + seconds(60);
         if self.up {
-            for kind in KINDS {
+            for kind in Kind::ALL {
                 if !self.deaf.contains(&kind) && self.world.stream(kind).synced {
                     self.world.bookmark(kind, self.version, self.now);
                 }
