@@ -489,7 +489,7 @@ impl Task {
                 let mut end = Ledger::empty(crate::model::scope::Scope::default());
                 (end.index, end.time) = (spec.index, spec.time);
                 end.content_hash.clone_from(&spec.content_hash);
-                end.compliance = spec.compliance.state;
+                end.compliance = spec.compliance.clone();
                 environments.set_head(&self.name, &self.uid, (end.index, end.time));
                 hub.with(|world, _| {
                     world.log_is_blank(&self.name, &self.uid, Some(end), Cause::HistoryLost);

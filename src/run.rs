@@ -93,7 +93,7 @@ pub async fn run(flags: flags::Run) -> anyhow::Result<()> {
 
     let metrics = Arc::new(Metrics::new());
     // From 1.35 on the server counts the generation of pods, so 1 means never edited.
-    let hub = Hub::new(World::new(minor >= 35));
+    let hub = Hub::new(World::new(minor >= 35, &namespace));
     let environments = Arc::new(Environments::default());
     let logbook = Logbook::new(client.clone());
     let (cursors_ready, cursors) = channel::channel(false);

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, Span, selector::Selector};
+use super::{Condition, Span, compliance::Rules, selector::Selector};
 
 /// A named selection of the cluster's workloads. Shipbell keeps a numbered log of what runs in it and
 /// tells every NotificationSetting that asks when that changes.
@@ -56,6 +56,10 @@ pub struct EnvironmentSpec {
     /// How much of the log is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<History>,
+    /// What must hold of every image that runs here. Omitted: there are no rules, and the environment is neither Compliant
+    /// nor Non-Compliant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compliance: Option<Rules>,
 }
 
 /// Namespaces by name. `*` stands for any run of characters.

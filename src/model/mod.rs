@@ -4,14 +4,18 @@
 
 pub mod backoff;
 pub mod census;
+pub mod compliance;
 pub mod cut;
 pub mod destination;
 pub mod event;
+pub mod evidence;
 pub mod fleet;
 pub mod guard;
 pub mod image;
 pub mod intern;
+pub mod judge;
 pub mod ledger;
+pub mod names;
 pub mod outbox;
 pub mod payload;
 pub mod readout;

@@ -33,7 +33,7 @@ fn change(digest: char, name: &str, cells: &[((&str, &str, &str), i64, i64)]) ->
         now: cells.iter().map(|(_, _, now)| now).sum(),
         rollout: false,
         workloads: workloads.collect(),
-        more_workloads: 0,
+        ..Change::default()
     }
 }
 
@@ -52,11 +52,12 @@ fn snapshot(index: i64, changes: Vec<Change>) -> EnvironmentSnapshotSpec {
         compliance: Compliance {
             state: ComplianceState::Compliant,
             was: ComplianceState::Compliant,
-            reasons: vec![],
+            ..Compliance::default()
         },
         events: changes.iter().enumerate().filter_map(event).collect(),
         changes,
         identities: vec![],
+        allow_list: vec![],
         checkpoint: None,
         cut: None,
     }
@@ -146,6 +147,7 @@ fn designs() -> Vec<(&'static str, Message)> {
             state,
             was,
             reasons: reasons.iter().map(|&reason| reason.to_owned()).collect(),
+            ..Compliance::default()
         };
         snapshot
     };
