@@ -650,3 +650,59 @@ fn capped(mut lines: Vec<String>) -> Vec<String> {
     }
     lines
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn an_environment_turns_as_the_table_says() {
+        use ComplianceState::{Compliant, NonCompliant, Unknown};
+        let (red, green) = (EventType::EnvironmentNonCompliant, EventType::EnvironmentCompliant);
+        let good = Look { ruled: true, ..Look::default() };
+        let bad = Look { broken: true, ..good };
+        let waits = Look { grace_ends: Some(at(900)), ..good };
+        let doubt = Look { unknown: true, ..good };
+        let none = Look::default();
+        // Before: state, last known, raw and since when. Now is 500, the window 60 s.
+        for (row, state, last, raw, since, look, want, event, pending) in [
+            ("E0", Compliant, Some(Compliant), Compliant, 100, none, Unknown, None, None),
+            ("E0", NonCompliant, Some(NonCompliant), NonCompliant, 100, doubt, Unknown, None, None),
+            ("E1", Unknown, None, Unknown, 100, good, Compliant, None, None),
+            ("E1", Unknown, None, Unknown, 100, bad, NonCompliant, None, None),
+            ("E1", Unknown, None, Unknown, 100, waits, Unknown, None, Some(900)),
+            ("E2", Unknown, Some(Compliant), Unknown, 100, good, Compliant, None, None),
+            ("E2", Unknown, Some(NonCompliant), Unknown, 100, bad, NonCompliant, None, None),
+            ("E3", Unknown, Some(Compliant), Unknown, 100, bad, NonCompliant, Some(red), None),
+            ("E3", Unknown, Some(NonCompliant), Unknown, 100, good, Compliant, Some(green), None),
+            ("E4", Compliant, Some(Compliant), Compliant, 100, good, Compliant, None, None),
+            ("E4", NonCompliant, Some(NonCompliant), NonCompliant, 100, bad, NonCompliant, None, None),
+            ("E5", Compliant, Some(Compliant), Compliant, 100, waits, Compliant, None, Some(900)),
+            ("E6", Compliant, Some(Compliant), Compliant, 100, bad, NonCompliant, Some(red), None),
+            ("E6", Compliant, Some(Compliant), Compliant, 100, Look { broken: true, ..waits }, NonCompliant, Some(red), None),
+            ("E7", NonCompliant, Some(NonCompliant), NonCompliant, 100, good, NonCompliant, None, Some(560)),
+            ("E7", NonCompliant, Some(NonCompliant), Compliant, 441, good, NonCompliant, None, Some(501)),
+            // What waits counts as well while it recovers.
+            ("E7", NonCompliant, Some(NonCompliant), Compliant, 441, waits, NonCompliant, None, Some(501)),
+            ("E8", NonCompliant, Some(NonCompliant), Compliant, 440, good, Compliant, Some(green), None),
+            ("E8", NonCompliant, Some(NonCompliant), Compliant, 440, waits, Compliant, Some(green), Some(900)),
+        ] {
+            let before = Compliance {
+                state,
+                last_known: last,
+                raw,
+                raw_since: Some(at(since)),
+                ..Compliance::default()
+            };
+            let (after, told) = step(&before, look, Duration::from_secs(60), at(500));
+            let found = (after.state, told, after.pending_until);
+            assert_eq!(found, (want, event, pending.map(at)), "{row}");
+        }
+    }
+}

@@ -459,3 +459,6 @@ fn listed<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
         more => format!("{} and {more} more", named.join(", ")),
     }
 }
+
+#[cfg(test)]
+mod tests;
