@@ -41,6 +41,9 @@ pub const TEST_ANNOTATION: &str = "shipbell.dev/test-requested-at";
 /// The custom resource definitions, each with the name of its file in `crds/`.
 pub fn definitions() -> Vec<(&'static str, CustomResourceDefinition)> {
     [
+        ("allowedartifacts.yaml", AllowedArtifact::crd()),
+        ("artifactapprovals.yaml", ArtifactApproval::crd()),
+        ("artifactprovenances.yaml", ArtifactProvenance::crd()),
         ("environments.yaml", Environment::crd()),
         ("environmentsnapshots.yaml", EnvironmentSnapshot::crd()),
         ("notificationsettings.yaml", NotificationSetting::crd()),

@@ -202,6 +202,15 @@ pub enum ComplianceState {
 }
 
 impl ComplianceState {
+    /// Its name, in the log and in statuses.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Compliant => "Compliant",
+            Self::NonCompliant => "Non-Compliant",
+            Self::Unknown => "Unknown",
+        }
+    }
+
     /// Whether it is Unknown.
     #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
     pub fn is_unknown(&self) -> bool {

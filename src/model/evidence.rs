@@ -31,6 +31,14 @@ impl Key {
             name: object.name_any().into(),
         }
     }
+
+    /// The key of an object without a namespace.
+    pub fn of_cluster(name: &str) -> Self {
+        Self {
+            namespace: "".into(),
+            name: name.into(),
+        }
+    }
 }
 
 impl std::fmt::Display for Key {

@@ -3,6 +3,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod backoff;
+pub mod bulletin;
 pub mod census;
 pub mod compliance;
 pub mod cut;

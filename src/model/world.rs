@@ -192,6 +192,10 @@ pub struct World {
     home: String,
     /// Environments that have something new to look at.
     touched: BTreeSet<String>,
+    /// Objects whose status may be another now.
+    unanswered: BTreeSet<(Said, Key)>,
+    /// There may be more to answer than when this was last asked.
+    answers: bool,
 }
 
 /// The kinds that say something of images.
@@ -645,9 +649,13 @@ impl World {
             if rescoped {
                 env.scope = env.wanted.clone();
             }
-            if rescoped || env.trust != trust {
+            let retrusted = env.trust != trust;
+            if rescoped || retrusted {
                 env.trust = trust;
                 env.recount(&self.fleet, &self.evidence, now);
+            }
+            if retrusted {
+                self.all_unanswered();
             }
             return false;
         }
@@ -669,6 +677,7 @@ impl World {
         };
         env.recount(&self.fleet, &self.evidence, now);
         self.environments.insert(name.to_owned(), env);
+        self.all_unanswered();
         true
     }
 
@@ -680,6 +689,7 @@ impl World {
             .is_some_and(|env| env.uid == uid)
         {
             self.environments.remove(name);
+            self.all_unanswered();
         }
     }
 
@@ -718,15 +728,26 @@ impl World {
         env.scope = ledger.scope.clone();
         env.recorded = recorded_of(&ledger);
         env.docket = Docket::of(&ledger);
+        let artifacts: Vec<_> = ledger.artifacts().map(|(fingerprint, _)| *fingerprint).collect();
         env.log = Log::Read(ledger, now);
         env.recount(&self.fleet, &self.evidence, now);
         self.touched.insert(name.to_owned());
+        self.artifacts_unanswered(name, artifacts);
+        self.allowances_unanswered();
         for (name, env) in &mut self.environments {
             if env.counts_any(&renamed) {
                 env.recount(&self.fleet, &self.evidence, now);
                 self.touched.insert(name.clone());
             }
         }
+    }
+
+    /// What is known of these artifacts of an environment is other than before.
+    fn artifacts_unanswered(&mut self, name: &str, artifacts: Vec<Fingerprint>) {
+        let Some(env) = self.environments.get(name) else { return };
+        let names = self.names(env);
+        let digests: BTreeSet<_> = artifacts.into_iter().flat_map(|it| names.called(it)).collect();
+        self.records_unanswered(digests);
     }
 
     /// Someone else appended to the log: it has to be read again.
@@ -765,6 +786,17 @@ impl World {
         let recorded = recorded_of(after);
         let renamed = env.recorded != recorded;
         env.recorded = recorded;
+        let mut changed = vec![];
+        let mut listed = true;
+        if let Log::Read(before, _) = &before {
+            let is_other = |artifact: &&Fingerprint| {
+                let runs = |ledger: &Ledger| ledger.total(artifact) > 0;
+                runs(before) != runs(after) || before.facts.get(*artifact) != after.facts.get(*artifact)
+            };
+            let all: BTreeSet<_> = before.artifacts().chain(after.artifacts()).map(|(it, _)| it).collect();
+            changed.extend(all.into_iter().filter(is_other).copied());
+            listed = before.allowed != after.allowed;
+        }
         if let Log::Read(before, _) = &before
             && env.scope == after.scope
             && !renamed
@@ -781,6 +813,10 @@ impl World {
             env.recount(&self.fleet, &self.evidence, now);
         }
         self.touched.insert(name.to_owned());
+        self.artifacts_unanswered(name, changed);
+        if listed {
+            self.allowances_unanswered();
+        }
     }
 
     /// What to do about an environment now.
@@ -1111,9 +1147,58 @@ impl World {
 
     // ---- what is said of images ----
 
+    /// Whether there may be more to answer than when this was last asked.
+    pub fn take_answers(&mut self) -> bool {
+        std::mem::take(&mut self.answers)
+    }
+
+    /// Some of the objects whose status may be another now, at most `max`; none before every log has been read.
+    pub fn take_unanswered(&mut self, max: usize) -> Vec<(Said, Key)> {
+        let read = |env: &Watched| matches!(env.log, Log::Read(..));
+        if self.listed_evidence.len() < Said::ALL.len() || !self.environments.values().all(read) {
+            return vec![];
+        }
+        let taken: Vec<_> = self.unanswered.iter().take(max).cloned().collect();
+        for object in &taken {
+            self.unanswered.remove(object);
+        }
+        taken
+    }
+
+    /// The status of this object may be another now.
+    pub fn unanswered(&mut self, kind: Said, key: Key) {
+        self.answers = true;
+        self.unanswered.insert((kind, key));
+    }
+
+    /// The status of all objects may be another now.
+    fn all_unanswered(&mut self) {
+        let records = self.evidence.records().keys();
+        self.unanswered.extend(records.map(|key| (Said::Records, key.clone())));
+        let reviews = self.evidence.reviews().keys();
+        self.unanswered.extend(reviews.map(|key| (Said::Reviews, key.clone())));
+        self.allowances_unanswered();
+    }
+
+    fn allowances_unanswered(&mut self) {
+        self.answers = true;
+        let names = self.evidence.allowances().keys();
+        self.unanswered.extend(names.map(|name| (Said::Allowances, Key::of_cluster(name))));
+    }
+
+    /// The records of these images have another status now.
+    fn records_unanswered(&mut self, digests: impl IntoIterator<Item = Fingerprint>) {
+        self.answers = true;
+        for digest in digests {
+            let records = self.evidence.records_of(digest);
+            self.unanswered.extend(records.map(|record| (Said::Records, record.key.clone())));
+        }
+    }
+
     /// A kind has been listed, or can't be read: why.
     pub fn evidence_listed(&mut self, kind: Said) {
         self.listed_evidence.insert(kind);
+        self.answers = true;
         self.evidence_trouble.remove(&kind);
         self.touch_all();
     }
@@ -1146,6 +1231,8 @@ impl World {
             return;
         };
         let after = if several { called(self) } else { vec![] };
+        self.unanswered.insert((Said::Records, key.clone()));
+        self.records_unanswered(touched.digests.clone());
         let mut renamed = before.iter().zip(&after).map(|(before, after)| before != after);
         for (name, env) in &mut self.environments {
             if trusting(env) && renamed.next() == Some(true) {
@@ -1168,6 +1255,7 @@ impl World {
     /// A review was written or deleted. An error says what can't be read in it.
     pub fn review_seen(&mut self, key: &Key, object: Option<&ArtifactApproval>) -> Result<(), String> {
         if let Some(touched) = self.evidence.put_review(key, object)? {
+            self.unanswered(Said::Reviews, key.clone());
             self.evidence_touched(&touched);
         }
         Ok(())
@@ -1178,6 +1266,7 @@ impl World {
         let Some((touched, environments)) = self.evidence.put_allowance(name, allowance) else {
             return;
         };
+        self.unanswered(Said::Allowances, Key::of_cluster(name));
         for name in environments {
             if let Some(env) = self.environments.get_mut(&*name) {
                 env.docket.allow_list_changed();
