@@ -10,9 +10,10 @@ use crate::{
     model::{
         destination::{Destination, Kind},
         event,
+        installation::Installation,
+        notes::Skipped,
         outbox::{DIGEST_AFTER, DIGEST_MAX, Item, Wish, next_item},
-        payload::{self, Installation},
-        slack,
+        payload, slack,
     },
     send::{Courier, Outgoing, Receipt},
 };
@@ -39,19 +40,6 @@ pub struct Load {
     pub head: i64,
     /// Events that are older are given up: an attempt made since has failed.
     pub expired_before: Option<Timestamp>,
-}
-
-/// A stretch of the log that is not sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Skipped {
-    /// The first snapshot.
-    pub from: i64,
-    /// The last one.
-    pub to: i64,
-    /// How many events; -1 when the log no longer tells.
-    pub count: i64,
-    /// Why.
-    pub reason: &'static str,
 }
 
 /// What came of it.
@@ -226,19 +214,11 @@ impl Load {
         snapshot: &EnvironmentSnapshotSpec,
         item: Item,
     ) -> Result<(slack::Message, usize, Cursor), LogError> {
-        let links = self
-            .installation
-            .external_url
-            .as_ref()
-            .and_then(|url| slack::Links::new(&format!("{url}/{}", self.installation.org)));
-        let origin = slack::Origin {
-            cluster: &self.installation.cluster,
-            links: links.as_ref(),
-        };
+        let origin = &*self.installation;
         let first = &snapshot.events[item.events[0]];
         if first.type_.is_of_environment() {
             return Ok((
-                slack::compliance(&origin, snapshot, first),
+                slack::compliance(origin, snapshot, first),
                 1,
                 self.after(snapshot, item.done),
             ));
@@ -295,9 +275,9 @@ impl Load {
             .map(|((snapshot, ..), events)| slack::Part { snapshot, events })
             .collect();
         let message = if digest {
-            slack::digest(&origin, &parts)
+            slack::digest(origin, &parts)
         } else {
-            slack::artifacts(&origin, &parts)
+            slack::artifacts(origin, &parts)
         };
         let after = gathered.last().map_or_else(
             || self.cursor.clone(),

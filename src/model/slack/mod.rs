@@ -10,49 +10,13 @@ mod frame;
 mod net;
 mod text;
 
+use super::installation::Installation;
 use crate::api::EventType;
 use crate::api::snapshot::{EnvironmentSnapshotSpec, Event};
 use block::Block;
 pub use block::{Message, plain};
 use frame::{Frame, GREEN, MAX_LINES, NAME, RED, Style, bullets, names, place, plural, sentence};
 use text::{code, prose};
-
-/// Where the messages come from.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Origin<'a> {
-    /// The cluster's name; shown when it is not the environment's as well.
-    pub cluster: &'a str,
-    /// Where snapshots can be read, if anywhere.
-    pub links: Option<&'a Links>,
-}
-
-/// Where snapshots can be read in a browser.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Links {
-    base: String,
-}
-
-impl Links {
-    /// `base` is the URL under which `environments/...` is found; None if a browser could not follow it.
-    pub fn new(base: &str) -> Option<Self> {
-        let url = url::Url::parse(base).ok()?;
-        let is_web = matches!(url.scheme(), "http" | "https") && url.has_host();
-        let is_public = url.username().is_empty() && url.password().is_none();
-        let is_base = is_public && url.query().is_none() && url.fragment().is_none();
-        // A URL may hold a `|`, which would end it in a link of Slack's.
-        let base = url.as_str().trim_end_matches('/').replace('|', "%7C");
-        (is_web && is_base && base.len() <= 1_000 && text::is_inert(&base)).then_some(Self { base })
-    }
-
-    fn snapshot(&self, environment: &str, index: i64) -> String {
-        // The name of an environment has no other characters.
-        let name = environment
-            .chars()
-            .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.'));
-        let name: String = name.take(63).collect();
-        format!("{}/environments/{name}/snapshots/{index}", self.base)
-    }
-}
 
 /// What a message tells of one snapshot.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +28,7 @@ pub struct Part<'a> {
 }
 
 /// The message of one snapshot, or of the parts of one that was too big: its events of artifacts.
-pub fn artifacts(origin: &Origin, parts: &[Part]) -> Message {
+pub fn artifacts(origin: &Installation, parts: &[Part]) -> Message {
     let Some(frame) = Frame::new(origin, parts) else {
         return nothing();
     };
@@ -85,7 +49,7 @@ pub fn artifacts(origin: &Origin, parts: &[Part]) -> Message {
 
 /// The message of a backlog: what the events of consecutive snapshots come to. The snapshots of which no event is asked
 /// for belong to it as well: their numbers count.
-pub fn digest(origin: &Origin, parts: &[Part]) -> Message {
+pub fn digest(origin: &Installation, parts: &[Part]) -> Message {
     let Some(frame) = Frame::new(origin, parts) else {
         return nothing();
     };
@@ -95,7 +59,11 @@ pub fn digest(origin: &Origin, parts: &[Part]) -> Message {
 }
 
 /// The message of an event of the environment as a whole.
-pub fn compliance(origin: &Origin, snapshot: &EnvironmentSnapshotSpec, event: &Event) -> Message {
+pub fn compliance(
+    origin: &Installation,
+    snapshot: &EnvironmentSnapshotSpec,
+    event: &Event,
+) -> Message {
     let frame = Frame::of(origin, snapshot, snapshot);
     let was = frame::word(snapshot.compliance.was);
     // A header takes 150 units.
@@ -126,7 +94,7 @@ pub fn compliance(origin: &Origin, snapshot: &EnvironmentSnapshotSpec, event: &E
 }
 
 /// The message that shows that `setting`, as namespace/name, reaches its channel.
-pub fn test(origin: &Origin, setting: &str, environments: &[String]) -> Message {
+pub fn test(origin: &Installation, setting: &str, environments: &[String]) -> Message {
     let list = |style| {
         let all = environments.iter().map(String::as_str);
         match all.len() {
@@ -141,8 +109,8 @@ pub fn test(origin: &Origin, setting: &str, environments: &[String]) -> Message 
     ];
     let mut from = String::new();
     if !origin.cluster.is_empty() {
-        fields.push(format!("*Cluster*\n{}", code(origin.cluster, NAME)));
-        from = format!(" on cluster {}", prose(origin.cluster, NAME));
+        fields.push(format!("*Cluster*\n{}", code(&origin.cluster, NAME)));
+        from = format!(" on cluster {}", prose(&origin.cluster, NAME));
     }
     let text = format!(
         "Test message: Shipbell{from} reaches this channel. NotificationSetting {}, {} {}.",

@@ -1,7 +1,7 @@
 //! Each design has a golden message under `tests/slack/golden`, which the official Slack libraries judge as well; and
 //! whatever the names, a message stays within Slack's limits and says nothing but what it is meant to.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::LazyLock};
 
 use expect_test::{expect, expect_file};
 use proptest::prelude::*;
@@ -76,14 +76,28 @@ fn event((at, change): (usize, &Change)) -> Option<Event> {
     })
 }
 
-const ORIGIN: Origin = Origin {
-    cluster: "eks-1",
-    links: None,
-};
+static ORIGIN: LazyLock<Installation> = LazyLock::new(|| of_cluster("eks-1"));
+
+/// An installation that serves no pages.
+fn of_cluster(cluster: &str) -> Installation {
+    Installation {
+        org: "acme".to_owned(),
+        cluster: cluster.to_owned(),
+        external_url: None,
+    }
+}
+
+/// The same with pages.
+fn linked(cluster: &str) -> Installation {
+    Installation {
+        external_url: Some("https://shipbell.example.com".to_owned()),
+        ..of_cluster(cluster)
+    }
+}
 
 fn render(
-    design: fn(&Origin, &[Part]) -> Message,
-    origin: &Origin,
+    design: fn(&Installation, &[Part]) -> Message,
+    origin: &Installation,
     snapshots: &[EnvironmentSnapshotSpec],
 ) -> Message {
     let events: Vec<Vec<&Event>> = snapshots
@@ -149,11 +163,7 @@ fn designs() -> Vec<(&'static str, Message)> {
         };
         snapshot
     };
-    let links = Links::new("https://shipbell.example.com/acme").unwrap();
-    let linked = Origin {
-        cluster: "prod",
-        links: Some(&links),
-    };
+    let linked = linked("prod");
     let environment = |type_| Event {
         type_,
         change: None,
@@ -518,11 +528,7 @@ fn the_cluster_is_named_unless_the_environment_bears_its_name() {
         ("", "*prod*"),
         ("eks:eu:1", "*eks: eu:1/prod*"),
     ] {
-        let origin = Origin {
-            cluster,
-            links: None,
-        };
-        let message = render(artifacts, &origin, &changes());
+        let message = render(artifacts, &of_cluster(cluster), &changes());
         assert!(
             shown(&message).iter().any(|text| text.contains(place)),
             "{cluster}: {message:?}"
@@ -590,7 +596,7 @@ fn nothing_to_tell_is_no_reason_to_panic() {
         digest(&ORIGIN, &[]),
         render(artifacts, &ORIGIN, &[snapshot(1, vec![])]),
         render(digest, &ORIGIN, &[snapshot(1, vec![]), snapshot(2, vec![])]),
-        test(&Origin::default(), "", &[]),
+        test(&Installation::default(), "", &[]),
     ] {
         judge(&message).unwrap();
     }
@@ -625,15 +631,14 @@ fn the_fallback_is_the_text_alone() {
 }
 
 #[test]
-fn a_base_that_could_break_a_link_is_refused() {
+fn a_url_that_could_break_a_link_is_refused() {
     for good in [
         "https://x.example",
         "http://x.example:8080/acme/",
         "https://x.example/a%20b/c|d",
+        "https://x.example/environments/prod|<x>/../snapshots/7",
     ] {
-        let links = Links::new(good).unwrap();
-        let url = links.snapshot("prod|<x>/..", 7);
-        assert!(url.ends_with("/environments/prodx../snapshots/7"), "{url}");
+        let url = text::link(good).unwrap();
         assert!(!url.contains(['|', '<', '>', ' ']), "{url}");
     }
     for bad in [
@@ -645,7 +650,7 @@ fn a_base_that_could_break_a_link_is_refused() {
         "https://a:b@x.example",
         "https://x.example/a&b",
     ] {
-        assert_eq!(Links::new(bad), None, "{bad}");
+        assert_eq!(text::link(bad), None, "{bad}");
     }
 }
 
@@ -1036,10 +1041,9 @@ proptest! {
         cluster in name(),
         setting in name(),
         environments in prop::collection::vec(name(), 0..30),
-        linked in any::<bool>(),
+        has_pages in any::<bool>(),
     ) {
-        let links = Links::new("https://shipbell.example.com/acme").unwrap();
-        let origin = Origin { cluster: &cluster, links: linked.then_some(&links) };
+        let origin = if has_pages { linked(&cluster) } else { of_cluster(&cluster) };
         let mut messages = vec![
             render(artifacts, &origin, &snapshots),
             render(artifacts, &origin, &snapshots[..1]),
