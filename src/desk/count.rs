@@ -17,8 +17,14 @@ impl Desk {
         for uid in self.lanes.uids() {
             let all = self.count(&uid, &mut budget).await;
             let (count, time) = self.waiting_in(&uid).await;
-            pending += count;
-            oldest = [oldest, time].into_iter().flatten().min();
+            // A gap that is still to be told waits like an event.
+            let gap = self
+                .lanes
+                .get(&uid)
+                .and_then(|lane| lane.cursor.untold.as_ref());
+            pending += count + usize::from(gap.is_some());
+            let gap = gap.map(|gap| gap.time);
+            oldest = [oldest, time, gap].into_iter().flatten().min();
             if !all {
                 self.pen.ask(Due::Soon); // the rest is counted for the next write
             }

@@ -14,6 +14,7 @@ use crate::{
     model::{
         Moment, backoff,
         destination::Destination,
+        gap,
         lanes::Lane,
         notes::{self, Skipped, Try},
         outbox::Pulse,
@@ -98,7 +99,7 @@ impl Desk {
         if cautious && self.lanes.any_busy() {
             return; // one attempt tells whether the destination is well again
         }
-        let mut ready = self.lanes.ready(now);
+        let mut ready = self.lanes.ready(&self.pen.written().cursors, now);
         if cautious {
             let probe = self.probe.clone().filter(|probe| ready.contains(probe));
             ready = probe.into_iter().chain(ready).take(1).collect();
@@ -127,6 +128,7 @@ impl Desk {
                 logbook: self.office.logbook.clone(),
                 courier: self.office.courier.clone(),
                 installation: self.office.installation.clone(),
+                setting: (self.namespace.clone(), self.name.clone()),
                 wish: self.wish.clone(),
                 destination: destination.clone(),
                 cursor: lane.cursor.clone(),
@@ -167,6 +169,8 @@ impl Desk {
         };
         lane.busy = false;
         let environment = lane.cursor.environment.clone();
+        let noticed = outcome.cursor.untold.clone();
+        let noticed = noticed.filter(|gap| lane.cursor.untold.as_ref() != Some(gap));
         if lane.cursor != outcome.cursor {
             lane.cursor = outcome.cursor;
             self.pen.ask(Due::Lazily);
@@ -186,6 +190,23 @@ impl Desk {
         }
         if !outcome.skipped.is_empty() {
             self.note_skipped(&environment, &outcome.skipped);
+        }
+        if let Some(gap) = noticed {
+            let note = gap::description(&gap, (&self.namespace, &self.name));
+            let note = format!("environment {environment}: {note}");
+            self.publish(EventType::Warning, gap::HISTORY_TRUNCATED, note);
+        }
+        if let Some((id, snapshot)) = outcome.given_up {
+            let attempt = Try {
+                id,
+                snapshot: Some(snapshot),
+                attempts: i64::from(self.pulse.attempts),
+                time: Timestamp::now(),
+            };
+            let message = "it could not be delivered for as long as retry.maxAge says";
+            warn!(setting = %self.title(), environment, "the message about removed snapshots is given up");
+            notes::set_aside(&mut self.status, &attempt, "RetryExpired", message);
+            self.pen.ask(Due::Soon);
         }
         if self.lanes.get(uid).is_some_and(Lane::is_through) {
             self.look_again = Some(Instant::now());

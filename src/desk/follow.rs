@@ -99,6 +99,7 @@ impl Desk {
         let cursor = Cursor {
             index: index.min(head),
             ordinal: 0,
+            untold: None, // of another log
             ..lane.cursor.clone()
         };
         // Another replica may have appended and sent what ours has not heard of yet.
@@ -162,6 +163,7 @@ impl Desk {
             environment_uid: known.uid.clone(),
             index,
             ordinal: 0,
+            untold: None,
         })
     }
 

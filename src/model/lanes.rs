@@ -50,16 +50,35 @@ impl Lane {
 
     /// Its environment is gone, and nothing that we know of its log is left to send.
     pub fn is_through(&self) -> bool {
-        self.ending.is_some() && !self.busy && self.cursor.index >= self.head
+        self.ending.is_some()
+            && !self.busy
+            && self.cursor.index >= self.head
+            && self.cursor.untold.is_none()
     }
 
     /// Whether something may be left to send.
     fn waits(&self) -> bool {
-        self.seen < self.head
+        self.seen < self.head || self.cursor.untold.is_some()
     }
 
-    fn is_ready(&self, now: Moment) -> bool {
-        !self.busy && self.waits() && self.ahead.may_send(now) && self.unread.1 <= now
+    /// A gap is told only when the status knows of it: what is told follows from it alone, so that after a crash the same
+    /// is told again. A status that has passed it and doesn't hold it is of a definition that is older than this program;
+    /// that must not hold it up.
+    fn may_tell(&self, written: &[Cursor]) -> bool {
+        let here = &self.cursor;
+        let knows = |there: &&Cursor| {
+            let passed = there.untold.is_none() && there.index >= here.index;
+            there.environment_uid == here.environment_uid && (passed || there.untold == here.untold)
+        };
+        here.untold.is_none() || written.iter().any(|there| knows(&there))
+    }
+
+    fn is_ready(&self, written: &[Cursor], now: Moment) -> bool {
+        !self.busy
+            && self.waits()
+            && self.ahead.may_send(now)
+            && self.unread.1 <= now
+            && self.may_tell(written)
     }
 }
 
@@ -168,9 +187,10 @@ impl Lanes {
         }
     }
 
-    /// The lanes that have something to send and may.
-    pub fn ready(&self, now: Moment) -> Vec<String> {
-        let ready = self.lanes.iter().filter(|(_, lane)| lane.is_ready(now));
+    /// The lanes that have something to send and may. `written`: the cursors that the status has.
+    pub fn ready(&self, written: &[Cursor], now: Moment) -> Vec<String> {
+        let ready = |(_, lane): &(&String, &Lane)| lane.is_ready(written, now);
+        let ready = self.lanes.iter().filter(ready);
         ready.map(|(uid, _)| uid.clone()).collect()
     }
 
@@ -220,7 +240,10 @@ impl Lanes {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
+    use crate::api::setting::Gap;
 
     fn cursor(uid: &str, index: i64) -> Cursor {
         Cursor {
@@ -228,6 +251,7 @@ mod tests {
             environment_uid: uid.to_owned(),
             index,
             ordinal: 0,
+            untold: None,
         }
     }
 
@@ -252,9 +276,44 @@ mod tests {
             lane.head = 9;
             change(lane);
         }
-        assert_eq!(lanes.ready(at(10)), ["a", "e"]);
+        assert_eq!(lanes.ready(&[], at(10)), ["a", "e"]);
         assert_eq!(lanes.next_read(at(10)), Some(at(11)));
         assert!(lanes.any_busy() && lanes.any_full() && lanes.any_unfinished());
+    }
+
+    #[test]
+    fn a_gap_is_told_when_the_status_knows_of_it_even_at_the_head_and_keeps_a_lane_from_ending() {
+        let gap = |to| Gap {
+            from: 2,
+            to,
+            time: Timestamp::UNIX_EPOCH,
+        };
+        let with = |uid, untold| Cursor {
+            untold,
+            ..cursor(uid, 4)
+        };
+        let mut lanes = Lanes::default();
+        let lane = lanes.open(with("a", Some(gap(4))));
+        lane.ending = Some(at(1));
+        assert!(!lane.is_through());
+        assert!(lanes.any_unfinished());
+        for (written, ready) in [
+            (vec![], false),
+            (vec![cursor("a", 3)], false),
+            (vec![cursor("a", 4)], true),
+            (vec![with("a", Some(gap(3)))], false),
+            (vec![with("b", Some(gap(4)))], false),
+            (vec![with("b", None), with("a", Some(gap(4)))], true),
+        ] {
+            assert_eq!(
+                !lanes.ready(&written, at(2)).is_empty(),
+                ready,
+                "{written:?}"
+            );
+        }
+        let lane = lanes.get_mut("a").unwrap();
+        lane.cursor.untold = None;
+        assert!(lane.is_through());
     }
 
     #[test]

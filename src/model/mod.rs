@@ -8,6 +8,7 @@ pub mod cut;
 pub mod destination;
 pub mod event;
 pub mod fleet;
+pub mod gap;
 pub mod guard;
 pub mod image;
 pub mod installation;

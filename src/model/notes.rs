@@ -70,8 +70,13 @@ pub fn failed(status: &mut NotificationSettingStatus, attempt: Try, reason: &str
     });
 }
 
-/// Notes a message that the destination will never take.
-pub fn refused(status: &mut NotificationSettingStatus, attempt: Try, reason: &str, message: &str) {
+/// Notes a message that is set aside for good.
+pub fn set_aside(
+    status: &mut NotificationSettingStatus,
+    attempt: &Try,
+    reason: &str,
+    message: &str,
+) {
     let letter = DeadLetter {
         event_id: attempt.id.clone(),
         snapshot: attempt.snapshot.clone().unwrap_or_default(),
@@ -81,6 +86,11 @@ pub fn refused(status: &mut NotificationSettingStatus, attempt: Try, reason: &st
     };
     status.dead_letters.insert(0, letter);
     status.dead_letters.truncate(DEAD_LETTERS);
+}
+
+/// Notes a message that the destination will never take.
+pub fn refused(status: &mut NotificationSettingStatus, attempt: Try, reason: &str, message: &str) {
+    set_aside(status, &attempt, reason, message);
     failed(status, attempt, reason, message);
 }
 

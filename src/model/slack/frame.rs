@@ -25,10 +25,10 @@ const LINES: usize = 2_700;
 const SENTENCE: usize = 2_000;
 
 /// Where it happened: `cluster/environment`, or one name if both have the same.
-pub(super) fn place(origin: &Installation, snapshot: &EnvironmentSnapshotSpec) -> String {
-    let (cluster, environment) = (&origin.cluster, &snapshot.environment);
+pub(super) fn place(origin: &Installation, environment: &str) -> String {
+    let cluster = &origin.cluster;
     if cluster.is_empty() || cluster == environment {
-        environment.clone()
+        environment.to_owned()
     } else {
         format!("{cluster}/{environment}")
     }
@@ -60,7 +60,7 @@ impl Frame {
         last: &EnvironmentSnapshotSpec,
     ) -> Self {
         Self {
-            place: prose_before_colon(&place(origin, last), NAME),
+            place: prose_before_colon(&place(origin, &last.environment), NAME),
             url: text::link(&origin.snapshot_html_url(&last.environment, last.index)),
             compliance: last.compliance.state,
             range: (first.index, last.index),
@@ -86,11 +86,10 @@ impl Frame {
             ComplianceState::Unknown => ":white_circle:",
         };
         Block::context(format!(
-            "*{}* · {snapshots} · {emoji} {} · <!date^{}^{{date_short_pretty}} {{time_secs}}|{}>",
+            "*{}* · {snapshots} · {emoji} {} · {}",
             self.place,
             word(self.compliance),
-            self.time.as_second(),
-            self.time.strftime("%Y-%m-%d %H:%M:%S UTC"),
+            date(self.time),
         ))
     }
 
@@ -124,6 +123,15 @@ impl Frame {
             _ => format!(" within {} d", ceil(seconds, day)),
         }
     }
+}
+
+/// A moment, which Slack shows in the reader's own time zone.
+pub(super) fn date(time: Timestamp) -> String {
+    format!(
+        "<!date^{}^{{date_short_pretty}} {{time_secs}}|{}>",
+        time.as_second(),
+        time.strftime("%Y-%m-%d %H:%M:%S UTC"),
+    )
 }
 
 fn ceil(seconds: i64, unit: i64) -> i64 {

@@ -10,13 +10,15 @@ mod frame;
 mod net;
 mod text;
 
-use super::installation::Installation;
-use crate::api::EventType;
+use super::{gap, installation::Installation};
 use crate::api::snapshot::{EnvironmentSnapshotSpec, Event};
+use crate::api::{EventType, setting::Gap};
 use block::Block;
 pub use block::{Message, plain};
-use frame::{Frame, GREEN, MAX_LINES, NAME, RED, Style, bullets, names, place, plural, sentence};
-use text::{code, prose};
+use frame::{
+    AMBER, Frame, GREEN, MAX_LINES, NAME, RED, Style, bullets, names, place, plural, sentence,
+};
+use text::{code, prose, prose_before_colon};
 
 /// What a message tells of one snapshot.
 #[derive(Clone, Copy, Debug)]
@@ -67,7 +69,7 @@ pub fn compliance(
     let frame = Frame::of(origin, snapshot, snapshot);
     let was = frame::word(snapshot.compliance.was);
     // A header takes 150 units.
-    let title = text::plain(&place(origin, snapshot), 110);
+    let title = text::plain(&place(origin, &snapshot.environment), 110);
     let (title, text, color, section) = if event.type_ == EventType::EnvironmentCompliant {
         let title = format!("🟢 {title} is Compliant again");
         let text = format!("🟢 {} is Compliant again (was {was})", frame.place);
@@ -121,6 +123,36 @@ pub fn test(origin: &Installation, setting: &str, environments: &[String]) -> Me
     let headline = "*:bell: Test message* — Shipbell reaches this channel".to_owned();
     let below = vec![Block::fields(fields)];
     Message::new(text, Block::section(headline), frame::BLUE, below)
+}
+
+/// The message about snapshots that were removed before they could be delivered. `setting`: its namespace and name.
+pub fn truncated(
+    origin: &Installation,
+    environment: &str,
+    gap: &Gap,
+    setting: (&str, &str),
+) -> Message {
+    let place = prose_before_colon(&place(origin, environment), NAME);
+    let (what, why) = (gap::what(gap), gap::why());
+    let command = gap::command(setting);
+    let otherwise = "If nothing failed and nothing was suspended, raise settle times, so that less is recorded.";
+    let headline = format!("*:warning: History lost* in *{place}* — {what}");
+    let section = format!(
+        "What their events told is lost. The reason: {why}.\n{} shows why deliveries lagged behind. {otherwise}",
+        code(&command, 4 * NAME)
+    );
+    let snapshots = if gap.from == gap.to {
+        format!("snapshot #{}", gap.from)
+    } else {
+        format!("snapshots #{}–#{}", gap.from, gap.to)
+    };
+    let footer = format!("*{place}* · {snapshots} · {}", frame::date(gap.time));
+    let text = format!(
+        "History lost in {place}: {what}. The reason: {why}. {} shows why deliveries lagged behind. {otherwise}",
+        prose(&command, 4 * NAME)
+    );
+    let below = vec![Block::section(section), Block::context(footer)];
+    Message::new(text, Block::section(headline), AMBER, below)
 }
 
 /// Without a snapshot there is nothing to tell; such a message is never sent.

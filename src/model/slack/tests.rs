@@ -95,6 +95,11 @@ fn linked(cluster: &str) -> Installation {
     }
 }
 
+fn lost(from: i64, to: i64) -> Gap {
+    let time = jiff::Timestamp::from_second(1_692_616_493).unwrap();
+    Gap { from, to, time }
+}
+
 fn render(
     design: fn(&Installation, &[Part]) -> Message,
     origin: &Installation,
@@ -306,6 +311,10 @@ fn designs() -> Vec<(&'static str, Message)> {
                 &["prod".to_owned(), "staging".to_owned()],
             ),
         ),
+        (
+            "truncated",
+            truncated(&ORIGIN, "prod", &lost(12, 40), ("team-a", "chat")),
+        ),
         ("hostile", of(vec![change('b', hostile, &hostile_cell)])),
     ]
 }
@@ -514,6 +523,9 @@ fn every_design_reads_as_meant() {
         test #36C5F0
           *:bell: Test message* — Shipbell reaches this channel
           Test message: Shipbell on cluster eks-1 reaches this channel. NotificationSetting team-a/chat, environments prod, staging.
+        truncated #ECB22E
+          *:warning: History lost* in *eks-1/prod* — snapshots 12 to 40 were removed before they could be delivered
+          History lost in eks-1/prod: snapshots 12 to 40 were removed before they could be delivered. The reason: the log had grown to its limit (32 MiB for an environment, 256 MiB for all), or someone deleted entries. kubectl -n team-a describe notifset chat shows why deliveries lagged behind. If nothing failed and nothing was suspended, raise settle times, so that less is recorded.
         hostile #2EB67D
           *:arrow_forward: Started* `x &lt;!channel&gt; &lt;` in *eks-1/prod* — 1 instance started running (from 0 to 1)
           x &lt;!channel&gt; &lt; started in eks-1/prod: 1 instance (from 0 to 1). Image x &lt;!channel&gt; &lt;, fingerprint bbbbbbbbbbbb, workload x &lt;!channel&gt; &lt;@U1&gt; b i s : fire: &amp;amp; https: //e.example|/x &lt;!channel&gt; &lt;@u1&gt; b i s : fire: &amp;amp; https: //…. Snapshot #12, compliant.
@@ -904,7 +916,7 @@ fn sound(text: &str, is_mrkdwn: bool) -> Result<(), String> {
     Ok(())
 }
 
-const EMOJI: [&str; 12] = [
+const EMOJI: [&str; 13] = [
     "arrow_forward",
     "black_square_for_stop",
     "arrow_up_small",
@@ -915,6 +927,7 @@ const EMOJI: [&str; 12] = [
     "arrows_counterclockwise",
     "package",
     "bell",
+    "warning",
     "red_circle",
     "white_circle",
 ];
@@ -1049,6 +1062,7 @@ proptest! {
             render(artifacts, &origin, &snapshots[..1]),
             render(digest, &origin, &snapshots),
             test(&origin, &setting, &environments),
+            truncated(&origin, &setting, &lost(7, 7), (&setting, &cluster)),
         ];
         for type_ in [EventType::EnvironmentCompliant, EventType::EnvironmentNonCompliant] {
             messages.push(compliance(&origin, &snapshots[0], &Event { type_, change: None }));
