@@ -1,9 +1,11 @@
-//! Writes the status of a setting: on the version that it was read at, so that of two who write it one succeeds.
+//! Writes the status of a setting: on the version that it was read at, or on the cursors that it was read with, so that of two
+//! who write it one succeeds.
 
 use std::time::Duration;
 
+use http::{Method, Request, header::CONTENT_TYPE};
 use jiff::{SignedDuration, Timestamp};
-use kube::{Api, ResourceExt as _, api::PostParams};
+use kube::{Api, Resource as _, ResourceExt as _};
 use tokio::{task::JoinSet, time::timeout};
 use tracing::{debug, warn};
 
@@ -55,21 +57,42 @@ impl Desk {
             counted: self.lanes.counted(),
         };
         self.pen.begin(attempt.clone());
-        let mut object = self.setting.borrow().clone();
-        object.metadata.resource_version = self.pen.version().map(str::to_owned);
-        object.metadata.managed_fields = None;
-        object.status = Some(self.status.clone());
-        let api: Api<NotificationSetting> =
-            Api::namespaced(self.office.client.clone(), &self.namespace);
-        let name = self.name.clone();
+        let request = self.request();
+        let client = self.office.client.clone();
         tasks.spawn(async move {
-            let params = PostParams::default();
-            let write = api.replace_status(&name, &params, &object);
+            let write = client.request::<NotificationSetting>(request);
             let late = || kube::Error::Service("no answer from the API server".into());
             let result = timeout(WRITE_TIMEOUT, write).await;
             let result = result.unwrap_or_else(|_| Err(late())).map(Box::new);
             Done::Written { result, attempt }
         });
+    }
+
+    /// The request that writes the status: on the version that it was read at, or, when others change the object all the
+    /// time, as a patch that holds whatever they change.
+    fn request(&self) -> Request<Vec<u8>> {
+        let collection = NotificationSetting::url_path(&(), Some(&self.namespace));
+        let path = format!("{collection}/{}/status", self.name);
+        let (method, type_, body) = if self.pen.is_crowded() {
+            let patch = self.pen.patch(&self.uid, &self.status);
+            (
+                Method::PATCH,
+                "application/json-patch+json",
+                serde_json::to_vec(&patch),
+            )
+        } else {
+            let mut object = self.setting.borrow().clone();
+            object.metadata.resource_version = self.pen.version().map(str::to_owned);
+            object.metadata.managed_fields = None;
+            object.status = Some(self.status.clone());
+            (Method::PUT, "application/json", serde_json::to_vec(&object))
+        };
+        Request::builder()
+            .method(method)
+            .uri(path)
+            .header(CONTENT_TYPE, type_)
+            .body(body.expect("plain data"))
+            .expect("names of objects are parts of paths")
     }
 
     /// Takes in the answer to a write.
@@ -84,7 +107,17 @@ impl Desk {
                 let version = object.resource_version();
                 self.accept(object.status.unwrap_or_default(), version, &attempt);
             }
-            Err(kube::Error::Api(status)) if status.code == 409 => self.conflict().await,
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                self.conflict().await;
+            }
+            // The answer to a patch whose test failed; or to a status that is malformed, which is tried again later.
+            Err(kube::Error::Api(status)) if status.code == 422 && self.pen.is_crowded() => {
+                if self.conflict().await {
+                    warn!(setting = %self.title(), error = status.message, "can't patch the status; trying again");
+                    let now = self.now();
+                    self.pen.failed(now);
+                }
+            }
             Err(kube::Error::Api(status)) if status.code == 404 => {} // the watch will tell
             Err(error) => {
                 warn!(setting = %self.title(), %error, "can't write the status; sending stops at the window");
@@ -120,22 +153,28 @@ impl Desk {
 
     /// The object changed since it was read: its spec or metadata, and all is well; or its status, and someone else
     /// writes it: then that one is right, and this one stands back.
-    async fn conflict(&mut self) {
+    ///
+    /// True if all is well.
+    async fn conflict(&mut self) -> bool {
         debug!(setting = %self.title(), version = self.pen.version(), "the status was written on an older object than there is");
         let now = self.now();
         self.pen.conflicted(now);
         let found = match self.find().await {
             Ok(Some(found)) => found,
-            Ok(None) => return self.pen.gone(), // it is gone, or another setting of this name
+            Ok(None) => {
+                self.pen.gone(); // it is gone, or another setting of this name
+                return false;
+            }
             Err(_) => {
                 let now = self.now();
-                return self.pen.could_not_read(now);
+                self.pen.could_not_read(now);
+                return false;
             }
         };
         let version = found.resource_version();
         let status = found.status.unwrap_or_default();
         match self.pen.found(&status, version.clone()) {
-            Found::Same => {}
+            Found::Same => return true,
             Found::Ours(attempt) => {
                 self.accept(status, version, &attempt); // it was written, and only the answer was lost
                 self.pen.ask(Due::Soon);
@@ -146,6 +185,7 @@ impl Desk {
                 self.pen.stand_back(now);
             }
         }
+        false
     }
 
     /// Takes the setting up again where another one left it.

@@ -245,6 +245,8 @@ mod tests {
     use super::*;
     use crate::api::setting::Gap;
 
+    type Change = fn(&mut Lane);
+
     fn cursor(uid: &str, index: i64) -> Cursor {
         Cursor {
             environment: format!("env-{uid}"),
@@ -262,7 +264,6 @@ mod tests {
     #[test]
     fn a_lane_goes_on_when_it_is_idle_has_more_and_may() {
         let mut lanes = Lanes::default();
-        type Change = fn(&mut Lane);
         let cases: [(&str, Change); 6] = [
             ("a", |_| ()),
             ("b", |lane| lane.busy = true),

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use super::{Moment, lanes::Counted, view::version};
 use crate::api::{NotificationSettingStatus, setting::Cursor};
 
@@ -14,6 +16,8 @@ const LAZY_INTERVAL: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// After another writer of the status has shown up it is left alone for so long.
 const STAND_BACK: Duration = Duration::from_secs(60);
+/// After so many conflicts in a row the object is changed too often for a write on its version.
+const CROWDED: u32 = 4;
 /// So many writes whose answer was lost are remembered.
 const UNHEARD: usize = 16;
 /// The first write after a new spec waits so long for cursors that can't be placed yet.
@@ -180,6 +184,30 @@ impl Pen {
         self.busy = false;
     }
 
+    /// Whether someone changes the object so often that a write on the version it was read at hardly ever succeeds.
+    pub fn is_crowded(&self) -> bool {
+        self.conflicts >= CROWDED
+    }
+
+    /// The write that succeeds whatever else of the object changes meanwhile, as long as it is the same object and its
+    /// cursors are those that were written last: what a conflict would lead to in the end, in one step. A JSON patch.
+    pub fn patch(&self, uid: &str, status: &NotificationSettingStatus) -> Value {
+        let cursors = &self.written.cursors;
+        // For `test`, null means that there is nothing at that path; an empty list is not written at all.
+        let same = if self.written == NotificationSettingStatus::default() {
+            json!({"op": "test", "path": "/status", "value": null})
+        } else if cursors.is_empty() {
+            json!({"op": "test", "path": "/status/cursors", "value": null})
+        } else {
+            json!({"op": "test", "path": "/status/cursors", "value": cursors})
+        };
+        json!([
+            {"op": "test", "path": "/metadata/uid", "value": uid},
+            same,
+            {"op": "add", "path": "/status", "value": status},
+        ])
+    }
+
     /// The API server has this status.
     pub fn accepted(&mut self, status: NotificationSettingStatus, version: Option<String>) {
         self.written = status;
@@ -191,6 +219,7 @@ impl Pen {
 
     /// The write failed; whether it was carried out is not known.
     pub fn failed(&mut self, now: Moment) {
+        self.conflicts = 0;
         self.after = now + self.pause;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         self.due = Due::Soon;
@@ -202,7 +231,8 @@ impl Pen {
         self.wrote_at = None;
         // Whoever edits it all the time must not make us run in circles.
         self.conflicts += 1;
-        self.after = now + Duration::from_millis(50) * self.conflicts.saturating_sub(4).min(20);
+        self.after =
+            now + Duration::from_millis(50) * self.conflicts.saturating_sub(CROWDED).min(20);
     }
 
     /// What there is could not be read.
@@ -366,6 +396,38 @@ mod tests {
         }
         assert_eq!(pauses[..6], [0, 0, 0, 0, 50, 100]);
         assert_eq!(pauses[29], 1_000);
+    }
+
+    #[test]
+    fn an_object_that_is_changed_all_the_time_is_written_whatever_its_version_if_its_cursors_are_ours()
+     {
+        let mut pen = pen();
+        for crowded in [false, false, false, false, true, true] {
+            assert_eq!(pen.is_crowded(), crowded);
+            pen.conflicted(at(1));
+        }
+        let next = status(&[2, 1]);
+        assert_eq!(
+            pen.patch("u", &next),
+            json!([
+                {"op": "test", "path": "/metadata/uid", "value": "u"},
+                {"op": "test", "path": "/status/cursors", "value": status(&[1, 1]).cursors},
+                {"op": "add", "path": "/status", "value": next},
+            ])
+        );
+        let test = |written| Pen::new(written, None, at(0)).patch("u", &next)[1].clone();
+        for (written, path) in [
+            (NotificationSettingStatus::default(), "/status"),
+            (status(&[]), "/status/cursors"),
+        ] {
+            let want = json!({"op": "test", "path": path, "value": null});
+            assert_eq!(test(written), want);
+        }
+        pen.failed(at(2));
+        assert!(
+            !pen.is_crowded(),
+            "where it may not be patched, the other way is tried again"
+        );
     }
 
     #[test]

@@ -97,6 +97,8 @@ pub fn reach<'a>(
 mod tests {
     use super::*;
 
+    type Asked = Option<&'static [&'static str]>;
+
     fn known(visible_to: &[&str]) -> Known {
         Known {
             uid: "u".to_owned(),
@@ -119,7 +121,6 @@ mod tests {
         let many = (0..=MAX_ENVIRONMENTS)
             .map(|number| (format!("e{number:04}"), known(&["*"])))
             .collect();
-        type Asked = Option<&'static [&'static str]>;
         let cases: [(&BTreeMap<_, _>, Asked, &[&str], &str); 8] = [
             (&some, None, &["open", "ours"], ""),
             (&none, None, &[], "NoEnvironments"),
