@@ -19,6 +19,7 @@
 //! | [`assets`] | finds or builds etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubectl, helm |
 //! | [`plane`] | starts and stops them, hands out clients and kubeconfigs |
 //! | [`registry`], [`pod_run`], [`kubelet`] | what images do when run; a pod's life as a pure step; the node |
+//! | [`tls`] | the certificates and the listener of those that speak TLS
 //! | [`receiver`] | HTTP receivers that record what they hear and answer by a script |
 //! | [`operator`] | the operator as a process that can be killed, paused and asked |
 //! | [`proxy`] | a proxy before the API server that makes faults |
@@ -41,6 +42,7 @@ pub mod proxy;
 pub mod receiver;
 pub mod registry;
 pub mod stage;
+pub mod tls;
 pub mod wait;
 pub mod workloads;
 
