@@ -21,6 +21,7 @@
 //! | [`registry`], [`pod_run`], [`kubelet`] | what images do when run; a pod's life as a pure step; the node |
 //! | [`tls`] | the certificates and the listener of those that speak TLS
 //! | [`receiver`] | HTTP receivers that record what they hear and answer by a script |
+//! | [`drip`] | one that never comes to the end of its answer
 //! | [`operator`] | the operator as a process that can be killed, paused and asked |
 //! | [`proxy`] | a proxy before the API server that makes faults |
 //! | [`cluster`] | the plane, the kubelet and a runtime that all tests of a binary share |
@@ -30,6 +31,7 @@
 pub mod apply;
 pub mod assets;
 pub mod cluster;
+pub mod drip;
 pub mod http1;
 pub mod kubelet;
 pub mod operator;
@@ -48,12 +50,13 @@ pub mod workloads;
 
 pub use apply::apply;
 pub use cluster::{Cluster, story};
+pub use drip::Drip;
 pub use kubelet::FakeKubelet;
 pub use operator::{Operator, OperatorOptions};
 pub use plane::{Plane, PlaneOptions};
 pub use proxy::{Action, Asked, Line, Proxy};
 pub use receiver::{Answer, Heard, Receiver};
 pub use registry::{Image, Registry};
-pub use stage::{Actor, HOME, hears, operator_log, play, told};
+pub use stage::{Actor, HOME, hears, play, told};
 pub use wait::{eventually, stays};
 pub use workloads::{Manifest, bare_pod, daemon_set, deployment, job, stateful_set};

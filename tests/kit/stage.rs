@@ -469,13 +469,6 @@ impl Actor {
     }
 }
 
-/// All that the operator of [`play`] has logged so far.
-pub fn operator_log(cluster: &Cluster) -> Result<String> {
-    let log = format!("{}.log", Cast::default().name);
-    let log = std::fs::read(cluster.plane.directory().join(log))?;
-    Ok(String::from_utf8_lossy(&log).into_owned())
-}
-
 /// The log of an environment, oldest first, without chunks.
 pub async fn log(cluster: &Cluster, environment: &str) -> Result<Vec<EnvironmentSnapshotSpec>> {
     let api: Api<EnvironmentSnapshot> = Api::all(cluster.client());
