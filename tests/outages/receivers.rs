@@ -19,12 +19,9 @@ fn a_receiver_that_is_down_misses_nothing_not_even_when_the_operator_is_restarte
         let first = operator(cluster, &Cast::default()).await?;
         let (actor, receiver) = told_all(cluster, "down").await?;
         receiver.set_standing(503);
-        keep_churning(
-            &actor,
-            Duration::from_secs(20),
-            Duration::from_millis(1_500),
-        )
-        .await?;
+        // Down for twenty seconds, ten on each side of the restart.
+        let (half, pace) = (Duration::from_secs(10), Duration::from_millis(1_500));
+        keep_churning(&actor, half, pace).await?;
         actor
             .condition("all", "Delivered", "False ServerError")
             .await?;
@@ -37,6 +34,7 @@ fn a_receiver_that_is_down_misses_nothing_not_even_when_the_operator_is_restarte
         let attempts = receiver.heard().len();
         let second = operator(cluster, &Cast::default()).await?;
         receiver.wait_for_count(PATIENCE, attempts + 1).await?;
+        keep_churning(&actor, half, pace).await?;
         ensure!(ids(&receiver.heard()) == before, "it goes on with another");
 
         receiver.set_standing(200);
