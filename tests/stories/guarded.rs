@@ -39,13 +39,13 @@ fn a_name_that_leads_to_a_closed_address_is_denied_when_it_is_dialled_until_the_
             .condition("literal", "Ready", "False DestinationDenied")
             .await?;
         let switch = "start the operator with --allow-destination 127.0.0.0/8";
-        assert!(message.contains(switch), "{message}");
+        ensure!(message.contains(switch), "{message}");
         actor.condition("name", "Ready", "True Sound").await?;
         actor.starts("web").await?;
         let message = actor
             .condition("name", "Ready", "False DestinationDenied")
             .await?;
-        assert!(
+        ensure!(
             message.contains("is a loopback address; start the operator with --allow-destination"),
             "{message}"
         );
@@ -207,7 +207,7 @@ fn a_secret_url_is_found_nowhere_even_when_all_is_logged() {
         })
         .await?;
         let (_, metrics) = operator.get("/metrics").await?;
-        assert!(metrics.contains("shipbell_deliveries"), "{metrics}");
+        ensure!(metrics.contains("shipbell_deliveries"), "{metrics}");
         let log = operator.log_text();
         let read = all_that_can_be_read(cluster).await?;
         // And as Secrets hold them.
@@ -219,7 +219,7 @@ fn a_secret_url_is_found_nowhere_even_when_all_is_logged() {
         for (place, text) in [("log", &log), ("metrics", &metrics), ("API", &read)] {
             for secret in &secrets {
                 let found = text.find(secret).map(|at| around(text, at));
-                assert_eq!(found, None, "in the {place}");
+                ensure!(found.is_none(), "in the {place}: {found:?}");
             }
         }
         Ok(())
