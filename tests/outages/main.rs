@@ -2,6 +2,7 @@
 //! them. Each test has a control plane of its own; two run at once.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod history;
 mod oracle;
 mod receivers;
 mod replicas;

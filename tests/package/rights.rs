@@ -75,7 +75,10 @@ const EVERYWHERE: [(&str, &[&str]); 9] = [
         "shipbell.dev/notificationsettings",
         &["get", "list", "watch"],
     ),
-    ("shipbell.dev/notificationsettings/status", &["update"]),
+    (
+        "shipbell.dev/notificationsettings/status",
+        &["update", "patch"],
+    ),
     ("events.k8s.io/events", &["create", "patch"]),
 ];
 
