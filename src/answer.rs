@@ -58,7 +58,9 @@ struct Known {
 
 fn hash(status: &impl Serialize) -> u64 {
     let mut hasher = DefaultHasher::new();
-    serde_json::to_string(status).unwrap_or_default().hash(&mut hasher);
+    serde_json::to_string(status)
+        .unwrap_or_default()
+        .hash(&mut hasher);
     hasher.finish()
 }
 
@@ -77,7 +79,9 @@ impl Statuses {
             generation: metadata.generation,
             uid: metadata.uid.clone().unwrap_or_default(),
             hash: hash(status),
-            ready: conditions.find(|condition| condition.type_ == READY).cloned(),
+            ready: conditions
+                .find(|condition| condition.type_ == READY)
+                .cloned(),
         };
         self.0.insert((kind, key.clone()), known);
     }
@@ -137,7 +141,10 @@ impl Answerer {
         let now = Timestamp::now();
         let ends = |world: &World| {
             let entries = world.evidence().allowances().values();
-            entries.filter_map(|entry| entry.expires).filter(|end| *end > now).min()
+            entries
+                .filter_map(|entry| entry.expires)
+                .filter(|end| *end > now)
+                .min()
         };
         let next = self.hub.with(|world, _| ends(world));
         let wait = next.map_or(Duration::MAX, |end| end.duration_since(now).unsigned_abs());
@@ -152,7 +159,10 @@ impl Answerer {
                 let over = entry.expires.map(|end| now.duration_since(end).as_secs());
                 over.is_some_and(|seconds| (0..60).contains(&seconds))
             };
-            let ended: Vec<_> = entries.filter(recently).map(|entry| entry.name.clone()).collect();
+            let ended: Vec<_> = entries
+                .filter(recently)
+                .map(|entry| entry.name.clone())
+                .collect();
             for name in ended {
                 world.unanswered(Said::Allowances, Key::of_cluster(&name));
             }
@@ -164,13 +174,23 @@ impl Answerer {
             let record = world.evidence().records().get(key)?.clone();
             Some(record_status(world, &record))
         });
-        let Some((mut status, ready)) = status else { return Ok(false) };
+        let Some((mut status, ready)) = status else {
+            return Ok(false);
+        };
         let api: Api<ArtifactProvenance> = Api::namespaced(self.client.clone(), &key.namespace);
         let (conditions, generation) = (&mut status.conditions, &mut status.observed_generation);
         let Some(known) = self.begin(Said::Records, key, &ready, conditions, generation) else {
             return Ok(false);
         };
-        self.write(&api, Said::Records, key, known, "ArtifactProvenance", status).await
+        self.write(
+            &api,
+            Said::Records,
+            key,
+            known,
+            "ArtifactProvenance",
+            status,
+        )
+        .await
     }
 
     async fn answer_review(&self, key: &Key) -> Result<bool, String> {
@@ -178,13 +198,16 @@ impl Answerer {
             let review = world.evidence().reviews().get(key)?.clone();
             Some(review_status(world, &review))
         });
-        let Some((mut status, ready)) = status else { return Ok(false) };
+        let Some((mut status, ready)) = status else {
+            return Ok(false);
+        };
         let api: Api<ArtifactApproval> = Api::namespaced(self.client.clone(), &key.namespace);
         let (conditions, generation) = (&mut status.conditions, &mut status.observed_generation);
         let Some(known) = self.begin(Said::Reviews, key, &ready, conditions, generation) else {
             return Ok(false);
         };
-        self.write(&api, Said::Reviews, key, known, "ArtifactApproval", status).await
+        self.write(&api, Said::Reviews, key, known, "ArtifactApproval", status)
+            .await
     }
 
     async fn answer_allowance(&self, key: &Key) -> Result<bool, String> {
@@ -194,13 +217,23 @@ impl Answerer {
             let exists = |name: &str| there.contains_key(name);
             Some(allowance_status(world, &entry, exists, Timestamp::now()))
         });
-        let Some((mut status, ready)) = status else { return Ok(false) };
+        let Some((mut status, ready)) = status else {
+            return Ok(false);
+        };
         let api: Api<AllowedArtifact> = Api::all(self.client.clone());
         let (conditions, generation) = (&mut status.conditions, &mut status.observed_generation);
         let Some(known) = self.begin(Said::Allowances, key, &ready, conditions, generation) else {
             return Ok(false);
         };
-        self.write(&api, Said::Allowances, key, known, "AllowedArtifact", status).await
+        self.write(
+            &api,
+            Said::Allowances,
+            key,
+            known,
+            "AllowedArtifact",
+            status,
+        )
+        .await
     }
 
     /// Fills in what every status has. `None`: the object is gone.
@@ -242,7 +275,12 @@ impl Answerer {
             "metadata": {"name": &*key.name, "uid": known.uid}, "status": status,
         });
         let params = PatchParams::apply("shipbell").force();
-        match timeout(TIMEOUT, api.patch_status(&key.name, &params, &Patch::Apply(patch))).await {
+        match timeout(
+            TIMEOUT,
+            api.patch_status(&key.name, &params, &Patch::Apply(patch)),
+        )
+        .await
+        {
             Ok(Ok(_)) => {
                 if let Some(known) = lock(&self.statuses).0.get_mut(&(kind, key.clone())) {
                     known.hash = hash(&status);
@@ -272,12 +310,17 @@ fn record_status(world: &World, record: &Record) -> (ArtifactProvenanceStatus, S
     let namespace = &*record.key.namespace;
     let digests: Vec<_> = record.digests().collect();
     let running = world.running_in(namespace, &digests);
-    let running_in = running.into_iter().take(ENVIRONMENTS).map(|(name, runs, state)| RunningIn {
-        environment: name.to_owned(),
-        fingerprint: runs.to_string(),
-        compliance: state.as_str().to_owned(),
-    });
-    let conflict = world.evidence().conflict(record, |namespace| world.trusts(namespace));
+    let running_in = running
+        .into_iter()
+        .take(ENVIRONMENTS)
+        .map(|(name, runs, state)| RunningIn {
+            environment: name.to_owned(),
+            fingerprint: runs.to_string(),
+            compliance: state.as_str().to_owned(),
+        });
+    let conflict = world
+        .evidence()
+        .conflict(record, |namespace| world.trusts(namespace));
     let conflict = conflict.map(ToString::to_string);
     let ready = match &conflict {
         _ if !world.trusts(namespace) => not_trusted(namespace),
@@ -332,7 +375,12 @@ fn allowance_status(
     exists: impl Fn(&str) -> bool,
     now: Timestamp,
 ) -> (AllowedArtifactStatus, Statement) {
-    let missing: Vec<&str> = entry.environments.iter().map(|name| &**name).filter(|name| !exists(name)).collect();
+    let missing: Vec<&str> = entry
+        .environments
+        .iter()
+        .map(|name| &**name)
+        .filter(|name| !exists(name))
+        .collect();
     let state = if !entry.is_active(now) {
         AllowedState::Expired
     } else if missing.len() == entry.environments.len() {
@@ -341,16 +389,31 @@ fn allowance_status(
         AllowedState::Active
     };
     let (status, reason, message) = match state {
-        AllowedState::Expired => (false, "Expired", "expiresAt is over: the rules hold for these images".to_owned()),
+        AllowedState::Expired => (
+            false,
+            "Expired",
+            "expiresAt is over: the rules hold for these images".to_owned(),
+        ),
         _ if !missing.is_empty() => (
             false,
             "EnvironmentNotFound",
-            format!("there is no Environment {}; kubectl get environments lists them", missing.join(", ")),
+            format!(
+                "there is no Environment {}; kubectl get environments lists them",
+                missing.join(", ")
+            ),
         ),
         _ => (true, "Active", "These images are allowed.".to_owned()),
     };
-    let ready = Statement { type_: READY, status: Some(status), reason, message };
-    let announced = entry.environments.iter().filter(|name| world.announced(name, &entry.uid));
+    let ready = Statement {
+        type_: READY,
+        status: Some(status),
+        reason,
+        message,
+    };
+    let announced = entry
+        .environments
+        .iter()
+        .filter(|name| world.announced(name, &entry.uid));
     let status = AllowedArtifactStatus {
         state: Some(state),
         announced: announced.map(ToString::to_string).collect(),

@@ -26,7 +26,9 @@ use crate::{
 };
 
 /// A kind that says something of images.
-pub trait Saying: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static {
+pub trait Saying:
+    Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static
+{
     /// Which of them.
     const KIND: Said;
     /// Takes in the newest state of an object. An error says what can't be read in it.
@@ -107,7 +109,11 @@ impl Saying for AllowedArtifact {
 }
 
 /// Follows one kind for ever.
-pub async fn follow<K: Saying>(client: Client, hub: Arc<Hub>, statuses: Arc<std::sync::Mutex<Statuses>>) {
+pub async fn follow<K: Saying>(
+    client: Client,
+    hub: Arc<Hub>,
+    statuses: Arc<std::sync::Mutex<Statuses>>,
+) {
     let api: Api<DeserializeGuard<K>> = Api::all(client);
     let events = watcher(api, watcher::Config::default()).default_backoff();
     pin_mut!(events);
@@ -145,7 +151,9 @@ pub async fn follow<K: Saying>(client: Client, hub: Arc<Hub>, statuses: Arc<std:
                 waiting.clear();
             }
             // Reviews are numbered in the order in which they came, and lists are in another.
-            Ok(Some(Event::InitApply(guarded))) if K::KIND == Said::Reviews => waiting.push(guarded),
+            Ok(Some(Event::InitApply(guarded))) if K::KIND == Said::Reviews => {
+                waiting.push(guarded)
+            }
             Ok(Some(Event::InitApply(guarded))) => {
                 listed.insert(take_in(guarded));
             }

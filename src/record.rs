@@ -452,12 +452,20 @@ impl Task {
 
     /// Records a Kubernetes Event for each turn of the environment's compliance, without waiting for it.
     fn publish(&self, spec: &EnvironmentSnapshotSpec) {
-        for told in spec.events.iter().filter(|told| told.type_.is_of_environment()) {
+        for told in spec
+            .events
+            .iter()
+            .filter(|told| told.type_.is_of_environment())
+        {
             let (type_, reason) = match told.type_ {
                 crate::api::EventType::EnvironmentCompliant => (EventType::Normal, "Compliant"),
                 _ => (EventType::Warning, "NonCompliant"),
             };
-            let note = format!("snapshot {}: {}", spec.index, event::description(spec, told));
+            let note = format!(
+                "snapshot {}: {}",
+                spec.index,
+                event::description(spec, told)
+            );
             let event = Event {
                 type_,
                 reason: reason.to_owned(),
@@ -476,8 +484,13 @@ impl Task {
             tokio::spawn(async move {
                 match timeout(Duration::from_secs(15), events.publish(&event, &reference)).await {
                     Ok(Ok(())) => {}
-                    Ok(Err(error)) => warn!(environment = name, %error, "can't record a Kubernetes Event"),
-                    Err(_) => warn!(environment = name, "no answer when recording a Kubernetes Event"),
+                    Ok(Err(error)) => {
+                        warn!(environment = name, %error, "can't record a Kubernetes Event")
+                    }
+                    Err(_) => warn!(
+                        environment = name,
+                        "no answer when recording a Kubernetes Event"
+                    ),
                 }
             });
         }

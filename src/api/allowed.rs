@@ -21,11 +21,28 @@ use super::Condition;
     derive = "PartialEq",
     derive = "Default",
     printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
-    printcolumn(name = "Environments", type_ = "string", json_path = ".spec.environments[*]"),
-    printcolumn(name = "Artifacts", type_ = "string", json_path = ".spec.artifacts[*].name"),
+    printcolumn(
+        name = "Environments",
+        type_ = "string",
+        json_path = ".spec.environments[*]"
+    ),
+    printcolumn(
+        name = "Artifacts",
+        type_ = "string",
+        json_path = ".spec.artifacts[*].name"
+    ),
     printcolumn(name = "Expires", type_ = "string", json_path = ".spec.expiresAt"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(name = "Reason", type_ = "string", json_path = ".spec.reason", priority = 1)
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".spec.reason",
+        priority = 1
+    )
 )]
 #[x_kube(validation = Rule::new("self.reason.trim().size() > 0").message("reason must say why"))]
 #[x_kube(validation = Rule::new("!has(self.expiresAt) || self.expiresAt > timestamp('2020-01-01T00:00:00Z')").message("expiresAt lies long ago"))]

@@ -25,14 +25,43 @@ pub const DIGEST: &str = "^[0-9a-f]{64}$";
     derive = "PartialEq",
     derive = "Default",
     selectable = ".spec.fingerprint",
-    printcolumn(name = "State", type_ = "string", json_path = ".status.state", description = "Whether what the record requires is there and good"),
-    printcolumn(name = "Running In", type_ = "string", json_path = ".status.runningIn[*].environment", description = "Environments in which it runs"),
+    printcolumn(
+        name = "State",
+        type_ = "string",
+        json_path = ".status.state",
+        description = "Whether what the record requires is there and good"
+    ),
+    printcolumn(
+        name = "Running In",
+        type_ = "string",
+        json_path = ".status.runningIn[*].environment",
+        description = "Environments in which it runs"
+    ),
     printcolumn(name = "Flow", type_ = "string", json_path = ".spec.flow"),
     printcolumn(name = "Name", type_ = "string", json_path = ".spec.name"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(name = "Missing", type_ = "string", json_path = ".status.missing[*]", priority = 1),
-    printcolumn(name = "Conflict", type_ = "string", json_path = ".status.conflict", priority = 1),
-    printcolumn(name = "Fingerprint", type_ = "string", json_path = ".spec.fingerprint", priority = 1)
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    ),
+    printcolumn(
+        name = "Missing",
+        type_ = "string",
+        json_path = ".status.missing[*]",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Conflict",
+        type_ = "string",
+        json_path = ".status.conflict",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Fingerprint",
+        type_ = "string",
+        json_path = ".spec.fingerprint",
+        priority = 1
+    )
 )]
 #[x_kube(validation = Rule::new("!has(self.aliases) || !(self.fingerprint in self.aliases)").message("aliases must not hold the fingerprint itself"))]
 #[x_kube(validation = Rule::new("!has(oldSelf.repository) || (has(self.repository) && self.repository == oldSelf.repository)").message("repository can't be changed once it is set: make a new record"))]
@@ -47,7 +76,7 @@ pub struct ArtifactProvenanceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), inner(length(min = 64, max = 64), pattern("^[0-9a-f]{64}$")), extend("x-kubernetes-list-type" = "set"))]
     pub aliases: Option<Vec<String>>,
-    /// What people call it.
+    /// What people call it: the artifact's name in webhooks. Omitted: the image's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub name: Option<String>,

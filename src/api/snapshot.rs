@@ -304,6 +304,10 @@ pub struct Provenance {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 128))]
     pub flow: String,
+    /// What its record calls it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 253))]
+    pub name: String,
     /// What its records come to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<RecordState>,
@@ -312,7 +316,11 @@ pub struct Provenance {
     #[schemars(length(max = 64))]
     pub commit: String,
     /// A page that shows the commit.
-    #[serde(default, rename = "commitURL", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        default,
+        rename = "commitURL",
+        skip_serializing_if = "String::is_empty"
+    )]
     #[schemars(length(max = 2048))]
     pub commit_url: String,
     /// A page that shows the build.
@@ -499,17 +507,7 @@ pub struct Identity {
 
 /// How two digests were found to be one artifact.
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Serialize,
-    Deserialize,
-    JsonSchema,
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 pub enum IdentitySource {
     /// A runtime called one container by both at different times. Enough for counting, not for rules.

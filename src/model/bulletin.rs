@@ -47,9 +47,11 @@ pub fn statement(picture: &Picture) -> Statement {
         whole.map_or(String::new(), |end| format!(" until {end}"))
     };
     match compliance.state {
-        ComplianceState::Compliant if waiting.is_empty() => {
-            said(Some(true), "Satisfied", "Everything that runs keeps the rules.".to_owned())
-        }
+        ComplianceState::Compliant if waiting.is_empty() => said(
+            Some(true),
+            "Satisfied",
+            "Everything that runs keeps the rules.".to_owned(),
+        ),
         ComplianceState::Compliant => {
             let message = format!(
                 "What is missing may still arrive{}: {}",
@@ -67,7 +69,9 @@ pub fn statement(picture: &Picture) -> Statement {
         }
         ComplianceState::NonCompliant => {
             let unidentified = VerdictReason::Unidentified.as_str();
-            let reason = broken.first().map_or(unidentified, |it| it.verdict.reason.as_str());
+            let reason = broken
+                .first()
+                .map_or(unidentified, |it| it.verdict.reason.as_str());
             let message = match broken.len() {
                 0 => compliance.reasons.join("; "),
                 _ => listed(&broken, *more),

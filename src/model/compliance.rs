@@ -56,19 +56,23 @@ pub fn step(
         // What may still arrive counts as there, or frequent rollouts would block a recovery for ever.
         _ => Compliant,
     };
-    let raw_since = if raw == before.raw { before.raw_since } else { Some(now) };
+    let raw_since = if raw == before.raw {
+        before.raw_since
+    } else {
+        Some(now)
+    };
     let recovered = raw_since.unwrap_or(now).checked_add(recovery_window);
     let recovered = recovered.unwrap_or(Timestamp::MAX);
     let (state, pending_until) = match (before.state, raw) {
         (_, Unknown) => (Unknown, None), // E0
         // Nothing is said of an environment for the first time, or anew, while it may still turn out either way.
         (Unknown, Compliant) if look.grace_ends.is_some() => (Unknown, look.grace_ends),
-        (Unknown, raw) => (raw, None),                                      // E1, E2, E3
-        (Compliant, Compliant) => (Compliant, look.grace_ends),             // E4, E5
-        (NonCompliant, NonCompliant) => (NonCompliant, None),               // E4
-        (Compliant, NonCompliant) => (NonCompliant, None),                  // E6
+        (Unknown, raw) => (raw, None), // E1, E2, E3
+        (Compliant, Compliant) => (Compliant, look.grace_ends), // E4, E5
+        (NonCompliant, NonCompliant) => (NonCompliant, None), // E4
+        (Compliant, NonCompliant) => (NonCompliant, None), // E6
         (NonCompliant, Compliant) if now < recovered => (NonCompliant, Some(recovered)), // E7
-        (NonCompliant, Compliant) => (Compliant, look.grace_ends),          // E8
+        (NonCompliant, Compliant) => (Compliant, look.grace_ends), // E8
     };
     let known = |state: ComplianceState| (state != Unknown).then_some(state);
     let was_known = known(before.state).or(before.last_known);
@@ -80,7 +84,11 @@ pub fn step(
     let turned = state != before.state;
     let after = Compliance {
         state,
-        was: if event.is_some() { was_known.unwrap_or_default() } else { before.state },
+        was: if event.is_some() {
+            was_known.unwrap_or_default()
+        } else {
+            before.state
+        },
         since: if turned { Some(now) } else { before.since },
         was_since: before.since.filter(|_| event.is_some()),
         reasons: vec![],
@@ -173,7 +181,10 @@ impl Docket {
         ledger: &Ledger,
         evidence: &Evidence,
     ) -> Option<Timestamp> {
-        let verdicts = self.facts.values().filter_map(|facts| facts.verdict.as_ref());
+        let verdicts = self
+            .facts
+            .values()
+            .filter_map(|facts| facts.verdict.as_ref());
         let ends = verdicts.flat_map(|verdict| [verdict.grace_until, verdict.valid_until]);
         let active = evidence.allowances_in(environment).filter(|entry| {
             let known = |digest: &Fingerprint| ledger.allowed.get(&(entry.uid.clone(), *digest));
@@ -267,7 +278,9 @@ impl Assessor<'_> {
             docket.all_stale = false;
             docket.allow_list = found.more;
         }
-        docket.facts.retain(|fingerprint, _| after.total(fingerprint) > 0);
+        docket
+            .facts
+            .retain(|fingerprint, _| after.total(fingerprint) > 0);
         self.conclude(&mut found, docket, before, after, now);
         if scope == Scope::All {
             docket.policy_edited = false;
@@ -284,13 +297,19 @@ impl Assessor<'_> {
         now: Timestamp,
     ) -> BTreeMap<Fingerprint, BTreeSet<&'l str>> {
         let due = |fingerprint: &Fingerprint| {
-            let verdict = docket.facts.get(fingerprint).and_then(|facts| facts.verdict.as_ref());
+            let verdict = docket
+                .facts
+                .get(fingerprint)
+                .and_then(|facts| facts.verdict.as_ref());
             let ends = verdict.map(|verdict| [verdict.grace_until, verdict.valid_until]);
             ends.into_iter().flatten().flatten().any(|end| end <= now)
         };
         // What is stale may be called otherwise by now.
-        let stale: BTreeSet<_> =
-            docket.stale.iter().map(|digest| self.names.canonical(*digest)).collect();
+        let stale: BTreeSet<_> = docket
+            .stale
+            .iter()
+            .map(|digest| self.names.canonical(*digest))
+            .collect();
         let wanted = |fingerprint: &Fingerprint| {
             due(fingerprint)
                 || scope == Scope::All
@@ -325,7 +344,12 @@ impl Assessor<'_> {
             digests.insert(fingerprint);
         }
         let name = after.names.get(&fingerprint).map_or("", String::as_str);
-        Artifact { fingerprint, digests, name, namespaces: namespaces.clone() }
+        Artifact {
+            fingerprint,
+            digests,
+            name,
+            namespaces: namespaces.clone(),
+        }
     }
 
     /// What a judgement means for an artifact that the log knows, or is about to know.
@@ -341,7 +365,9 @@ impl Assessor<'_> {
         let was = old.and_then(|facts| facts.verdict.as_ref());
         let grace_over = judgement.reason == VerdictReason::AllowListed
             || was.is_some_and(|was| was.grace_over && was.first_seen == first_seen);
-        let ends = self.rules.and_then(|rules| first_seen.checked_add(rules.grace()).ok());
+        let ends = self
+            .rules
+            .and_then(|rules| first_seen.checked_add(rules.grace()).ok());
         let grace_until = ends.filter(|end| judgement.may_wait() && !grace_over && *end > now);
         let provenance = provenance(self.environment, &judgement);
         let mut message = judgement.words;
@@ -355,7 +381,10 @@ impl Assessor<'_> {
             valid_until: judgement.until,
             grace_over,
         });
-        Facts { verdict, provenance }
+        Facts {
+            verdict,
+            provenance,
+        }
     }
 
     /// Notes whether an artifact that was recorded before is another than the log says, and why.
@@ -384,7 +413,9 @@ impl Assessor<'_> {
         found.causes.insert(match was {
             Some(was) if ended(was.grace_until) => Cause::GraceExpired,
             Some(was) if ended(was.valid_until) => Cause::AllowanceExpired,
-            _ if docket.policy_edited || was.is_some() != new.verdict.is_some() => Cause::PolicyChanged,
+            _ if docket.policy_edited || was.is_some() != new.verdict.is_some() => {
+                Cause::PolicyChanged
+            }
             _ => Cause::EvidenceChanged,
         });
     }
@@ -398,14 +429,19 @@ impl Assessor<'_> {
         after: &Ledger,
         now: Timestamp,
     ) {
-        let mut look = Look { ruled: self.rules.is_some(), ..Look::default() };
+        let mut look = Look {
+            ruled: self.rules.is_some(),
+            ..Look::default()
+        };
         let mut grace = |end: Timestamp| {
             look.grace_ends = Some(look.grace_ends.map_or(end, |ends| ends.min(end)));
         };
         let mut broken = vec![];
         let mut unknown = false;
         for (fingerprint, facts) in &docket.facts {
-            let Some(verdict) = &facts.verdict else { continue };
+            let Some(verdict) = &facts.verdict else {
+                continue;
+            };
             match (verdict.state, verdict.grace_until) {
                 (ComplianceState::NonCompliant, Some(end)) if end > now => grace(end),
                 (ComplianceState::NonCompliant, _) => broken.push((*fingerprint, verdict)),
@@ -428,7 +464,11 @@ impl Assessor<'_> {
         let (mut compliance, event) = step(&before.compliance, look, window, now);
         compliance.unidentified_since = nameless;
         compliance.rules = self.rules.map(|rules| rules.edition.clone());
-        compliance.reasons = reasons(after, &broken, nameless_broken.then_some(after.unidentified));
+        compliance.reasons = reasons(
+            after,
+            &broken,
+            nameless_broken.then_some(after.unidentified),
+        );
         let mending = compliance.raw == ComplianceState::Compliant
             && (compliance.state == ComplianceState::NonCompliant || event.is_some());
         if mending {
@@ -439,7 +479,11 @@ impl Assessor<'_> {
             };
         }
         let told = |compliance: &Compliance| {
-            (compliance.state, compliance.raw, compliance.unidentified_since)
+            (
+                compliance.state,
+                compliance.raw,
+                compliance.unidentified_since,
+            )
         };
         if told(&compliance) != told(&before.compliance) && found.causes.is_empty() {
             let was = &before.compliance;
@@ -469,7 +513,11 @@ impl Assessor<'_> {
         let evidence: &Evidence = self.names.evidence;
         let wanted = docket.allow_list && scope == Scope::All;
         let over = |entry: &Allowance| !entry.is_active(now);
-        if !wanted && !evidence.allowances_in(self.environment).any(|entry| over(entry)) {
+        if !wanted
+            && !evidence
+                .allowances_in(self.environment)
+                .any(|entry| over(entry))
+        {
             return;
         }
         let mut news = vec![];
@@ -486,7 +534,9 @@ impl Assessor<'_> {
                     (Some(false), true) => AllowListState::Active,
                     (None | Some(false), false) | (Some(true), true) => continue,
                 };
-                let event = known.is_none().then(|| (*fingerprint, name.clone(), allowed(entry)));
+                let event = known
+                    .is_none()
+                    .then(|| (*fingerprint, name.clone(), allowed(entry)));
                 news.push((change(&entry.name, &entry.uid, *fingerprint, state), event));
             }
         }
@@ -510,7 +560,11 @@ impl Assessor<'_> {
             found.allow_list.push(change);
             found.allowed.extend(event.map(|(digest, name, allowed)| {
                 let known = self.names.canonical(digest);
-                let fingerprint = if after.total(&known) > 0 { known } else { digest };
+                let fingerprint = if after.total(&known) > 0 {
+                    known
+                } else {
+                    digest
+                };
                 let artifact = Artifact {
                     fingerprint,
                     digests: BTreeSet::from([digest]),
@@ -519,7 +573,12 @@ impl Assessor<'_> {
                 };
                 let judgement = judge(self.rules, self.environment, &artifact, &self.names, now);
                 let provenance = provenance(self.environment, &judgement);
-                Addition { fingerprint, name, allowed, provenance }
+                Addition {
+                    fingerprint,
+                    name,
+                    allowed,
+                    provenance,
+                }
             }));
         }
     }
@@ -553,18 +612,28 @@ fn provenance(environment: &str, judgement: &Judgement) -> Option<Provenance> {
         return None;
     }
     let text = |text: &Option<Box<str>>| text.as_deref().unwrap_or_default().to_owned();
-    let approvals = judgement.reviews.iter().take(NOTES).map(|review| ApprovalNote {
-        number: review.number,
-        time: review.time,
-        state: review.state,
-        reviewer: review.reviewer.to_string(),
-        comment: text(&review.comment),
-    });
+    let approvals = judgement
+        .reviews
+        .iter()
+        .take(NOTES)
+        .map(|review| ApprovalNote {
+            number: review.number,
+            time: review.time,
+            state: review.state,
+            reviewer: review.reviewer.to_string(),
+            comment: text(&review.comment),
+        });
     let approvals = approvals.collect();
     let Some(record) = &judgement.record else {
-        return Some(Provenance { approvals, ..Provenance::default() });
+        return Some(Provenance {
+            approvals,
+            ..Provenance::default()
+        });
     };
-    let here = record.deployments.iter().filter(|found| *found.environment == *environment);
+    let here = record
+        .deployments
+        .iter()
+        .filter(|found| *found.environment == *environment);
     let deployments = here.take(NOTES).map(|found| DeploymentNote {
         number: found.number,
         time: found.time,
@@ -572,6 +641,7 @@ fn provenance(environment: &str, judgement: &Judgement) -> Option<Provenance> {
     });
     Some(Provenance {
         flow: record.flow.to_string(),
+        name: text(&record.name),
         status: judgement.status,
         commit: text(&record.commit),
         commit_url: text(&record.commit_url),
@@ -595,7 +665,11 @@ fn called(ledger: &Ledger, fingerprint: Fingerprint) -> String {
 }
 
 /// Why an environment is not compliant: a line an artifact, by name.
-fn reasons(ledger: &Ledger, broken: &[(Fingerprint, &Verdict)], nameless: Option<i64>) -> Vec<String> {
+fn reasons(
+    ledger: &Ledger,
+    broken: &[(Fingerprint, &Verdict)],
+    nameless: Option<i64>,
+) -> Vec<String> {
     let mut lines: Vec<String> = broken
         .iter()
         .map(|(digest, verdict)| format!("{}: {}", called(ledger, *digest), verdict.message))
@@ -617,12 +691,20 @@ fn resolved(before: &Ledger, after: &Ledger, docket: &Docket) -> Vec<String> {
         })
     };
     let mut lines = vec![];
-    for fingerprint in before.facts.iter().filter(|(_, facts)| is_broken(facts)).map(|(f, _)| f) {
+    for fingerprint in before
+        .facts
+        .iter()
+        .filter(|(_, facts)| is_broken(facts))
+        .map(|(f, _)| f)
+    {
         let name = called(before, *fingerprint);
         let now = docket.facts.get(fingerprint);
         if after.total(fingerprint) == 0 {
             lines.push(format!("{name} stopped"));
-        } else if let Some(verdict) = now.filter(|facts| !is_broken(facts)).and_then(|f| f.verdict.as_ref()) {
+        } else if let Some(verdict) = now
+            .filter(|facts| !is_broken(facts))
+            .and_then(|f| f.verdict.as_ref())
+        {
             lines.push(match verdict.reason {
                 VerdictReason::AllowListed | VerdictReason::ExceptionApplied => {
                     format!("{name}: {}", verdict.message)
@@ -664,34 +746,234 @@ mod tests {
     #[test]
     fn an_environment_turns_as_the_table_says() {
         use ComplianceState::{Compliant, NonCompliant, Unknown};
-        let (red, green) = (EventType::EnvironmentNonCompliant, EventType::EnvironmentCompliant);
-        let good = Look { ruled: true, ..Look::default() };
-        let bad = Look { broken: true, ..good };
-        let waits = Look { grace_ends: Some(at(900)), ..good };
-        let doubt = Look { unknown: true, ..good };
+        let (red, green) = (
+            EventType::EnvironmentNonCompliant,
+            EventType::EnvironmentCompliant,
+        );
+        let good = Look {
+            ruled: true,
+            ..Look::default()
+        };
+        let bad = Look {
+            broken: true,
+            ..good
+        };
+        let waits = Look {
+            grace_ends: Some(at(900)),
+            ..good
+        };
+        let doubt = Look {
+            unknown: true,
+            ..good
+        };
         let none = Look::default();
         // Before: state, last known, raw and since when. Now is 500, the window 60 s.
         for (row, state, last, raw, since, look, want, event, pending) in [
-            ("E0", Compliant, Some(Compliant), Compliant, 100, none, Unknown, None, None),
-            ("E0", NonCompliant, Some(NonCompliant), NonCompliant, 100, doubt, Unknown, None, None),
-            ("E1", Unknown, None, Unknown, 100, good, Compliant, None, None),
-            ("E1", Unknown, None, Unknown, 100, bad, NonCompliant, None, None),
-            ("E1", Unknown, None, Unknown, 100, waits, Unknown, None, Some(900)),
-            ("E2", Unknown, Some(Compliant), Unknown, 100, good, Compliant, None, None),
-            ("E2", Unknown, Some(NonCompliant), Unknown, 100, bad, NonCompliant, None, None),
-            ("E3", Unknown, Some(Compliant), Unknown, 100, bad, NonCompliant, Some(red), None),
-            ("E3", Unknown, Some(NonCompliant), Unknown, 100, good, Compliant, Some(green), None),
-            ("E4", Compliant, Some(Compliant), Compliant, 100, good, Compliant, None, None),
-            ("E4", NonCompliant, Some(NonCompliant), NonCompliant, 100, bad, NonCompliant, None, None),
-            ("E5", Compliant, Some(Compliant), Compliant, 100, waits, Compliant, None, Some(900)),
-            ("E6", Compliant, Some(Compliant), Compliant, 100, bad, NonCompliant, Some(red), None),
-            ("E6", Compliant, Some(Compliant), Compliant, 100, Look { broken: true, ..waits }, NonCompliant, Some(red), None),
-            ("E7", NonCompliant, Some(NonCompliant), NonCompliant, 100, good, NonCompliant, None, Some(560)),
-            ("E7", NonCompliant, Some(NonCompliant), Compliant, 441, good, NonCompliant, None, Some(501)),
+            (
+                "E0",
+                Compliant,
+                Some(Compliant),
+                Compliant,
+                100,
+                none,
+                Unknown,
+                None,
+                None,
+            ),
+            (
+                "E0",
+                NonCompliant,
+                Some(NonCompliant),
+                NonCompliant,
+                100,
+                doubt,
+                Unknown,
+                None,
+                None,
+            ),
+            (
+                "E1", Unknown, None, Unknown, 100, good, Compliant, None, None,
+            ),
+            (
+                "E1",
+                Unknown,
+                None,
+                Unknown,
+                100,
+                bad,
+                NonCompliant,
+                None,
+                None,
+            ),
+            (
+                "E1",
+                Unknown,
+                None,
+                Unknown,
+                100,
+                waits,
+                Unknown,
+                None,
+                Some(900),
+            ),
+            (
+                "E2",
+                Unknown,
+                Some(Compliant),
+                Unknown,
+                100,
+                good,
+                Compliant,
+                None,
+                None,
+            ),
+            (
+                "E2",
+                Unknown,
+                Some(NonCompliant),
+                Unknown,
+                100,
+                bad,
+                NonCompliant,
+                None,
+                None,
+            ),
+            (
+                "E3",
+                Unknown,
+                Some(Compliant),
+                Unknown,
+                100,
+                bad,
+                NonCompliant,
+                Some(red),
+                None,
+            ),
+            (
+                "E3",
+                Unknown,
+                Some(NonCompliant),
+                Unknown,
+                100,
+                good,
+                Compliant,
+                Some(green),
+                None,
+            ),
+            (
+                "E4",
+                Compliant,
+                Some(Compliant),
+                Compliant,
+                100,
+                good,
+                Compliant,
+                None,
+                None,
+            ),
+            (
+                "E4",
+                NonCompliant,
+                Some(NonCompliant),
+                NonCompliant,
+                100,
+                bad,
+                NonCompliant,
+                None,
+                None,
+            ),
+            (
+                "E5",
+                Compliant,
+                Some(Compliant),
+                Compliant,
+                100,
+                waits,
+                Compliant,
+                None,
+                Some(900),
+            ),
+            (
+                "E6",
+                Compliant,
+                Some(Compliant),
+                Compliant,
+                100,
+                bad,
+                NonCompliant,
+                Some(red),
+                None,
+            ),
+            (
+                "E6",
+                Compliant,
+                Some(Compliant),
+                Compliant,
+                100,
+                Look {
+                    broken: true,
+                    ..waits
+                },
+                NonCompliant,
+                Some(red),
+                None,
+            ),
+            (
+                "E7",
+                NonCompliant,
+                Some(NonCompliant),
+                NonCompliant,
+                100,
+                good,
+                NonCompliant,
+                None,
+                Some(560),
+            ),
+            (
+                "E7",
+                NonCompliant,
+                Some(NonCompliant),
+                Compliant,
+                441,
+                good,
+                NonCompliant,
+                None,
+                Some(501),
+            ),
             // What waits counts as well while it recovers.
-            ("E7", NonCompliant, Some(NonCompliant), Compliant, 441, waits, NonCompliant, None, Some(501)),
-            ("E8", NonCompliant, Some(NonCompliant), Compliant, 440, good, Compliant, Some(green), None),
-            ("E8", NonCompliant, Some(NonCompliant), Compliant, 440, waits, Compliant, Some(green), Some(900)),
+            (
+                "E7",
+                NonCompliant,
+                Some(NonCompliant),
+                Compliant,
+                441,
+                waits,
+                NonCompliant,
+                None,
+                Some(501),
+            ),
+            (
+                "E8",
+                NonCompliant,
+                Some(NonCompliant),
+                Compliant,
+                440,
+                good,
+                Compliant,
+                Some(green),
+                None,
+            ),
+            (
+                "E8",
+                NonCompliant,
+                Some(NonCompliant),
+                Compliant,
+                440,
+                waits,
+                Compliant,
+                Some(green),
+                Some(900),
+            ),
         ] {
             let before = Compliance {
                 state,

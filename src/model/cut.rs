@@ -21,8 +21,8 @@ use super::{
 use crate::api::{
     EnvironmentSnapshotSpec, EventType,
     snapshot::{
-        AllowListChange, Cause, Change, Checkpoint, Compliance, Cut, Event, Identity, MAX_CHANGES, MAX_WORKLOADS,
-        ReadAt, WorkloadChange,
+        AllowListChange, Cause, Change, Checkpoint, Compliance, Cut, Event, Identity, MAX_CHANGES,
+        MAX_WORKLOADS, ReadAt, WorkloadChange,
     },
 };
 
@@ -121,7 +121,9 @@ impl Material<'_> {
         let aliases = before
             .into_iter()
             .flat_map(|l| l.identities.keys().copied());
-        let known = before.map(|before| before.identities.clone()).unwrap_or_default();
+        let known = before
+            .map(|before| before.identities.clone())
+            .unwrap_or_default();
         after.identities = aliases
             .chain(self.census.aliases())
             .map(|alias| {
@@ -145,7 +147,9 @@ impl Material<'_> {
         let mut compliance = after.compliance.clone();
         if matches!(cause, Cause::Baseline | Cause::HistoryLost) {
             let empty = Ledger::empty(scope.clone());
-            let found = self.assessor.assess(docket, &empty, &after, Asked::All, time);
+            let found = self
+                .assessor
+                .assess(docket, &empty, &after, Asked::All, time);
             for change in &found.allow_list {
                 if let Some(fingerprint) = Fingerprint::from_hex(&change.fingerprint) {
                     after.note_allowed(change, fingerprint);
@@ -176,7 +180,9 @@ impl Material<'_> {
         let next = |docket: &Docket| docket.next_timer(self.environment, before, names.evidence);
         while let Some(due) = next(docket).filter(|due| *due <= self.wall) {
             let at = due.max(before.time);
-            let found = self.assessor.assess(docket, before, before, Asked::Timers, at);
+            let found = self
+                .assessor
+                .assess(docket, before, before, Asked::Timers, at);
             if !found.is_nothing() {
                 return Some(self.write(before, vec![], &Identities::new(), found, at));
             }
@@ -206,7 +212,9 @@ impl Material<'_> {
             self.take_in(&mut after, change, cells, time);
         }
         after.unidentified = self.unidentified;
-        let mut found = self.assessor.assess(docket, &ledger, &after, Asked::All, time);
+        let mut found = self
+            .assessor
+            .assess(docket, &ledger, &after, Asked::All, time);
         if changes.is_empty() && identities.is_empty() && found.is_nothing() {
             return None;
         }
@@ -214,7 +222,10 @@ impl Material<'_> {
             if let Some(fingerprint) = Fingerprint::from_hex(&change.fingerprint)
                 && let Some(facts) = docket.facts(fingerprint)
             {
-                found.facts.entry(fingerprint).or_insert_with(|| facts.clone());
+                found
+                    .facts
+                    .entry(fingerprint)
+                    .or_insert_with(|| facts.clone());
             }
         }
         Some(self.write(before, changes, identities, found, time))
@@ -235,7 +246,13 @@ impl Material<'_> {
             ledger.names.insert(fingerprint, change.name.clone());
             ledger.note_seen([fingerprint].into_iter(), time);
             let (verdict, provenance) = (change.verdict.clone(), change.provenance.clone());
-            ledger.note_facts(fingerprint, Facts { verdict, provenance });
+            ledger.note_facts(
+                fingerprint,
+                Facts {
+                    verdict,
+                    provenance,
+                },
+            );
         }
     }
 
@@ -324,7 +341,9 @@ impl Material<'_> {
     fn add_what_is_known(&self, ledger: &Ledger, changes: &mut Vec<Recorded>, found: &Assessment) {
         let place = |changes: &mut Vec<Recorded>, fingerprint: Fingerprint, name: &str| {
             let hex = fingerprint.to_string();
-            let at = changes.iter().position(|(change, _)| change.fingerprint == hex);
+            let at = changes
+                .iter()
+                .position(|(change, _)| change.fingerprint == hex);
             at.unwrap_or_else(|| {
                 let total = i64::from(ledger.total(&fingerprint));
                 let change = Change {
@@ -343,7 +362,10 @@ impl Material<'_> {
             place(changes, *fingerprint, &name);
         }
         for addition in &found.allowed {
-            let name = ledger.names.get(&addition.fingerprint).map_or(&*addition.name, String::as_str);
+            let name = ledger
+                .names
+                .get(&addition.fingerprint)
+                .map_or(&*addition.name, String::as_str);
             let at = place(changes, addition.fingerprint, &name.to_owned());
             changes[at].0.allowed = Some(addition.allowed.clone());
             changes[at].0.provenance.clone_from(&addition.provenance);

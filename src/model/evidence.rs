@@ -69,6 +69,8 @@ pub struct Record {
     pub aliases: Box<[Fingerprint]>,
     /// The flow that made the image.
     pub flow: Box<str>,
+    /// What people call it.
+    pub name: Maybe,
     /// The repository that the image must come from.
     pub repository: Maybe,
     /// The commit.
@@ -168,8 +170,11 @@ impl Record {
             uid: object.uid().unwrap_or_default().into(),
             created: created(object),
             fingerprint: digest(&spec.fingerprint)?,
-            aliases: aliases.map(|alias| digest(alias)).collect::<Result<_, _>>()?,
+            aliases: aliases
+                .map(|alias| digest(alias))
+                .collect::<Result<_, _>>()?,
             flow: spec.flow.as_str().into(),
+            name: boxed(spec.name.as_ref()),
             repository: boxed(spec.repository.as_ref()),
             commit: boxed(spec.commit.as_ref().map(|commit| &commit.sha)),
             commit_url: page(spec.commit.as_ref().and_then(|commit| commit.url.as_ref())),
@@ -183,7 +188,9 @@ impl Record {
 
     /// All digests that it says are one image.
     pub fn digests(&self) -> impl Iterator<Item = Fingerprint> {
-        [self.fingerprint].into_iter().chain(self.aliases.iter().copied())
+        [self.fingerprint]
+            .into_iter()
+            .chain(self.aliases.iter().copied())
     }
 
     /// Of two records of one flow the older one counts.
@@ -267,7 +274,12 @@ impl Allowance {
         Ok(Self {
             name: object.name_any().into(),
             uid: object.uid().unwrap_or_default().into(),
-            environments: object.spec.environments.iter().map(|name| name.as_str().into()).collect(),
+            environments: object
+                .spec
+                .environments
+                .iter()
+                .map(|name| name.as_str().into())
+                .collect(),
             artifacts: artifacts.collect::<Result<_, String>>()?,
             reason: object.spec.reason.as_str().into(),
             expires: object.spec.expires_at,
@@ -329,10 +341,16 @@ impl Evidence {
         }
         let names = |record: &Option<Arc<Record>>| {
             let record = record.as_ref()?;
-            Some((record.fingerprint, record.aliases.clone(), record.flow.clone()))
+            Some((
+                record.fingerprint,
+                record.aliases.clone(),
+                record.flow.clone(),
+            ))
         };
         let several = |record: &Option<Arc<Record>>| {
-            record.as_ref().is_some_and(|record| !record.aliases.is_empty())
+            record
+                .as_ref()
+                .is_some_and(|record| !record.aliases.is_empty())
         };
         touched.identity =
             (several(&before) || several(&record)) && names(&before) != names(&record);
@@ -345,7 +363,11 @@ impl Evidence {
 
     /// Takes in a review, or takes it out. The number that it has now, if it is new or has another than before. An error
     /// says what can't be read in it.
-    pub fn put_review(&mut self, key: &Key, object: Option<&ArtifactApproval>) -> Result<Option<Touched>, String> {
+    pub fn put_review(
+        &mut self,
+        key: &Key,
+        object: Option<&ArtifactApproval>,
+    ) -> Result<Option<Touched>, String> {
         let before = self.reviews.get(key).cloned();
         let review = match object {
             Some(object) => Some(self.review_of(object, before.as_deref())?),
@@ -370,11 +392,17 @@ impl Evidence {
     }
 
     /// The review in an object: with the number of its spec, the one it was given before, or the next free one.
-    fn review_of(&self, object: &ArtifactApproval, before: Option<&Review>) -> Result<Review, String> {
+    fn review_of(
+        &self,
+        object: &ArtifactApproval,
+        before: Option<&Review>,
+    ) -> Result<Review, String> {
         let spec = &object.spec;
         let uid = object.uid().unwrap_or_default();
         let given = object.status.as_ref().and_then(|status| status.number);
-        let before = before.filter(|before| *before.uid == *uid).map(|before| before.number);
+        let before = before
+            .filter(|before| *before.uid == *uid)
+            .map(|before| before.number);
         let number = spec.number.or(given).or(before);
         Ok(Review {
             key: Key::of(object),
@@ -420,7 +448,12 @@ impl Evidence {
                 touched.digests.insert(*digest);
             }
             for environment in &allowance.environments {
-                note(&mut self.allowances_in, environment.clone(), name.clone(), add);
+                note(
+                    &mut self.allowances_in,
+                    environment.clone(),
+                    name.clone(),
+                    add,
+                );
                 environments.insert(environment.clone());
             }
         }
@@ -500,7 +533,9 @@ impl Evidence {
                 && other.age() < record.age()
                 && (other.key.namespace == record.key.namespace || trusts(&other.key.namespace))
         });
-        older.min_by_key(|other| other.age()).map(|other| &other.key)
+        older
+            .min_by_key(|other| other.age())
+            .map(|other| &other.key)
     }
 }
 
@@ -517,7 +552,12 @@ mod tests {
     fn a_record_is_judged_by_its_own_attestations() {
         let fingerprint = "a".repeat(64);
         for (number, rest, want, missing) in [
-            ("F1", "attestations: [{name: scan, compliant: false}]", RecordState::NonCompliant, &[][..]),
+            (
+                "F1",
+                "attestations: [{name: scan, compliant: false}]",
+                RecordState::NonCompliant,
+                &[][..],
+            ),
             (
                 "F1",
                 "requiredAttestations: [scan, tests]\nattestations: [{name: scan, compliant: false}]",

@@ -307,7 +307,11 @@ impl Fleet {
     /// Notes that a digest is another name of what a container was known by; the digest by which no artifact goes any
     /// more, if that was news.
     pub fn learn(&mut self, learned: Learned) -> Option<Fingerprint> {
-        let Learned { alias, known, pinned } = learned;
+        let Learned {
+            alias,
+            known,
+            pinned,
+        } = learned;
         if pinned && alias != known {
             self.pins.entry(alias).or_default().insert(known);
             self.pins.entry(known).or_default().insert(alias);
@@ -399,12 +403,7 @@ impl Fleet {
             .collect()
     }
 
-    fn pack(
-        &mut self,
-        view: &PodView,
-        before: Option<&Pod>,
-        mark: u32,
-    ) -> (Pod, Vec<Learned>) {
+    fn pack(&mut self, view: &PodView, before: Option<&Pod>, mark: u32) -> (Pod, Vec<Learned>) {
         let kin = self.kin_of(view, before.map(|pod| &pod.kin));
         let mut learned = vec![];
         let unedited = self.trust_generation && view.generation == 1;
@@ -478,7 +477,11 @@ impl Fleet {
                 self.canonical(alias) == self.canonical(known)
             };
             if !is_known {
-                learned.push(Learned { alias, known, pinned });
+                learned.push(Learned {
+                    alias,
+                    known,
+                    pinned,
+                });
             }
         };
         let mut also = None;

@@ -53,7 +53,9 @@ impl Rules {
 
     /// How long what is missing may take to arrive.
     pub fn grace(&self) -> Duration {
-        self.spec.grace.map_or(Duration::from_mins(5), |span| span.0)
+        self.spec
+            .grace
+            .map_or(Duration::from_mins(5), |span| span.0)
     }
 
     /// How long all must be well again.
@@ -131,7 +133,7 @@ impl Judgement {
     /// Whether what is missing may still arrive (the last column of table A).
     pub fn may_wait(&self) -> bool {
         use VerdictReason::{
-            ApprovalMissing, EvidenceMissing, NoProvenance, Unidentified, UnexpectedDeployment,
+            ApprovalMissing, EvidenceMissing, NoProvenance, UnexpectedDeployment, Unidentified,
             UntrustedProvenance,
         };
         matches!(
@@ -174,7 +176,14 @@ pub fn judge(
             continue;
         }
         let class = names.vouched(digest);
-        let bench = Bench { rules, environment, artifact, names, class: &class, now };
+        let bench = Bench {
+            rules,
+            environment,
+            artifact,
+            names,
+            class: &class,
+            now,
+        };
         let judgement = bench.judge();
         judged.extend(&class);
         until = [until, judgement.until].into_iter().flatten().min();
@@ -184,7 +193,12 @@ pub fn judge(
                 // What is shown of it is what is known of the digest that it goes by.
                 let (record, status) = (worst.record.take(), worst.status.take());
                 let reviews = std::mem::take(&mut worst.reviews);
-                *worst = Judgement { record, status, reviews, ..judgement };
+                *worst = Judgement {
+                    record,
+                    status,
+                    reviews,
+                    ..judgement
+                };
             }
             None => told = Some(judgement),
         }
@@ -233,22 +247,39 @@ impl Bench<'_> {
             until: None,
             record: records.first().map(|record| Arc::clone(record)),
             status: status(&records),
-            reviews: reviews.iter().rev().map(|review| Arc::clone(review)).collect(),
+            reviews: reviews
+                .iter()
+                .rev()
+                .map(|review| Arc::clone(review))
+                .collect(),
         };
         let verdict = |judgement: &mut Judgement, state, reason, words: String| {
             (judgement.state, judgement.reason, judgement.words) = (state, reason, words);
         };
         let Some(rules) = self.rules else {
-            verdict(&mut judgement, ComplianceState::Unknown, VerdictReason::NoPolicy, String::new());
+            verdict(
+                &mut judgement,
+                ComplianceState::Unknown,
+                VerdictReason::NoPolicy,
+                String::new(),
+            );
             return judgement; // A1
         };
         if let Some((reason, until)) = self.allowed() {
             let words = format!("on the allow-list: {reason}");
-            verdict(&mut judgement, ComplianceState::Compliant, VerdictReason::AllowListed, words);
+            verdict(
+                &mut judgement,
+                ComplianceState::Compliant,
+                VerdictReason::AllowListed,
+                words,
+            );
             judgement.until = until;
             return judgement; // A2
         }
-        if let Some(newest) = reviews.last().filter(|newest| newest.state == ReviewState::Rejected) {
+        if let Some(newest) = reviews
+            .last()
+            .filter(|newest| newest.state == ReviewState::Rejected)
+        {
             let words = format!("rejected by {}", newest.reviewer);
             let reason = VerdictReason::ApprovalRejected;
             verdict(&mut judgement, ComplianceState::NonCompliant, reason, words);
@@ -265,7 +296,12 @@ impl Bench<'_> {
         for (waivable, reason, words) in rows.flatten() {
             if let Some((why, end)) = self.waived(rules, waivable) {
                 let words = format!("exception: {why}");
-                verdict(&mut judgement, ComplianceState::Compliant, VerdictReason::ExceptionApplied, words);
+                verdict(
+                    &mut judgement,
+                    ComplianceState::Compliant,
+                    VerdictReason::ExceptionApplied,
+                    words,
+                );
                 until.extend(end);
                 continue;
             }
@@ -278,23 +314,33 @@ impl Bench<'_> {
 
     /// Whether it is on the allow-list: why, and until when.
     fn allowed(&self) -> Option<(Box<str>, Option<Timestamp>)> {
-        let entries = self.class.iter().flat_map(|digest| self.names.evidence.allowances_of(*digest));
+        let entries = self
+            .class
+            .iter()
+            .flat_map(|digest| self.names.evidence.allowances_of(*digest));
         let active = entries.filter(|entry| {
             entry.environments.contains(self.environment) && entry.is_active(self.now)
         });
         // The one that holds longest.
         let end = |end: Option<Timestamp>| end.unwrap_or(Timestamp::MAX);
-        let last = active.max_by_key(|entry| (end(entry.expires), std::cmp::Reverse(&entry.name)))?;
+        let last =
+            active.max_by_key(|entry| (end(entry.expires), std::cmp::Reverse(&entry.name)))?;
         Some((last.reason.clone(), last.expires))
     }
 
     /// The reviews that count, the oldest first.
     fn reviews(&self, records: &[&Arc<Record>]) -> Vec<&Arc<Review>> {
-        let reviews = self.class.iter().flat_map(|digest| self.names.evidence.reviews_of(*digest));
+        let reviews = self
+            .class
+            .iter()
+            .flat_map(|digest| self.names.evidence.reviews_of(*digest));
         let counts = |review: &&Arc<Review>| {
             let flow = review.flow.as_deref();
             self.names.trusts(&review.key.namespace)
-                && review.environment.as_deref().is_none_or(|name| name == self.environment)
+                && review
+                    .environment
+                    .as_deref()
+                    .is_none_or(|name| name == self.environment)
                 && (records.is_empty()
                     || flow.is_none_or(|flow| records.iter().any(|record| *record.flow == *flow)))
                 && self.rules.is_none_or(|rules| rules.heeds(&review.reviewer))
@@ -313,17 +359,24 @@ impl Bench<'_> {
         if !rules.provenance() || !records.is_empty() {
             return None;
         }
-        let anywhere = self.class.iter().flat_map(|digest| self.names.evidence.records_of(*digest));
+        let anywhere = self
+            .class
+            .iter()
+            .flat_map(|digest| self.names.evidence.records_of(*digest));
         let (reason, words) = if let Some(record) = trusted.first() {
             let pinned = record.repository.as_deref().unwrap_or_default();
             let words = format!("its record {} is for images from {pinned}", record.key);
             (VerdictReason::UntrustedProvenance, words)
         } else if let Some(record) = anywhere.min_by_key(|record| &record.key) {
             let namespace = &record.key.namespace;
-            let words = format!("its record is in namespace {namespace}, which is not trusted here");
+            let words =
+                format!("its record is in namespace {namespace}, which is not trusted here");
             (VerdictReason::UntrustedProvenance, words)
         } else {
-            (VerdictReason::NoProvenance, "no provenance, not on the allow-list".to_owned())
+            (
+                VerdictReason::NoProvenance,
+                "no provenance, not on the allow-list".to_owned(),
+            )
         };
         Some((Waivable::Provenance, reason, words))
     }
@@ -341,7 +394,10 @@ impl Bench<'_> {
             let words = format!("failed evidence: {}", listed(names.iter().copied()));
             (!names.is_empty()).then_some((waivable, VerdictReason::EvidenceFailed, words))
         };
-        [row(Waivable::Evidence, own), row(Waivable::Attestations, asked)]
+        [
+            row(Waivable::Evidence, own),
+            row(Waivable::Attestations, asked),
+        ]
     }
 
     /// What is not there: of what the records require, or of what the rules ask for.
@@ -361,7 +417,10 @@ impl Bench<'_> {
             (!names.is_empty()).then_some((waivable, VerdictReason::EvidenceMissing, words))
         };
         let asked = asked.iter().map(String::as_str).collect();
-        [row(Waivable::Evidence, own), row(Waivable::Attestations, asked)]
+        [
+            row(Waivable::Evidence, own),
+            row(Waivable::Attestations, asked),
+        ]
     }
 
     /// Approvals count since the newest request or rejection, one a reviewer.
@@ -372,7 +431,10 @@ impl Bench<'_> {
         until: &mut Vec<Timestamp>,
     ) -> Option<Broken> {
         let wanted = rules.approvals()?;
-        let since = reviews.iter().rev().take_while(|review| review.state == ReviewState::Approved);
+        let since = reviews
+            .iter()
+            .rev()
+            .take_while(|review| review.state == ReviewState::Approved);
         let mut by: std::collections::BTreeMap<&str, &Review> = std::collections::BTreeMap::new();
         for review in since {
             by.entry(&review.reviewer).or_insert(review); // the newest of each
@@ -402,31 +464,43 @@ impl Bench<'_> {
     fn deployment(&self, rules: &Rules, records: &[&Arc<Record>]) -> Option<Broken> {
         let here = |record: &&Arc<Record>| {
             let announced = record.deployments.iter();
-            announced.into_iter().any(|found| *found.environment == *self.environment)
+            announced
+                .into_iter()
+                .any(|found| *found.environment == *self.environment)
         };
         if !rules.deployment() || records.iter().any(here) {
             return None;
         }
         let words = format!("its deployment to {} was not announced", self.environment);
-        Some((Waivable::Deployment, VerdictReason::UnexpectedDeployment, words))
+        Some((
+            Waivable::Deployment,
+            VerdictReason::UnexpectedDeployment,
+            words,
+        ))
     }
 
     /// Whether an exception waives a rule: why, and until when.
     fn waived(&self, rules: &Rules, rule: Waivable) -> Option<(String, Option<Timestamp>)> {
         let exceptions = rules.spec.exceptions.iter().flatten();
         let applies = |exception: &&Exception| {
-            exception.rules.as_ref().is_none_or(|rules| rules.contains(&rule))
+            exception
+                .rules
+                .as_ref()
+                .is_none_or(|rules| rules.contains(&rule))
                 && exception.expires_at.is_none_or(|end| end > self.now)
                 && self.fits(exception)
         };
         let end = |end: Option<Timestamp>| end.unwrap_or(Timestamp::MAX);
-        let longest = exceptions.filter(applies).max_by_key(|exception| end(exception.expires_at))?;
+        let longest = exceptions
+            .filter(applies)
+            .max_by_key(|exception| end(exception.expires_at))?;
         Some((longest.reason.trim().to_owned(), longest.expires_at))
     }
 
     fn fits(&self, exception: &Exception) -> bool {
         let reference = self.artifact.name.parse::<Reference>();
-        let repository = reference.map_or_else(|_| self.artifact.name.to_owned(), |it| it.repository);
+        let repository =
+            reference.map_or_else(|_| self.artifact.name.to_owned(), |it| it.repository);
         let image = exception.images.as_ref();
         let place = exception.namespaces.as_ref();
         image.is_none_or(|globs| globs.iter().any(|glob| matches(glob, &repository)))

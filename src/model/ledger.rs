@@ -292,7 +292,10 @@ impl Ledger {
     pub fn forget_gone(&mut self, now: Timestamp) {
         let since = now.checked_sub(REMEMBERED).unwrap_or(Timestamp::MIN);
         let recorded = &self.totals;
-        let gone = self.seen.iter().filter(|(fingerprint, _)| !recorded.contains_key(fingerprint));
+        let gone = self
+            .seen
+            .iter()
+            .filter(|(fingerprint, _)| !recorded.contains_key(fingerprint));
         let mut times: Vec<Timestamp> = gone.map(|(_, time)| *time).collect();
         times.sort_unstable_by(|a, b| b.cmp(a));
         let since = times.get(GONE).map_or(since, |oldest| since.max(*oldest));
@@ -370,7 +373,9 @@ impl Ledger {
             allowed: self
                 .allowed
                 .iter()
-                .map(|((uid, digest), listed)| (uid.to_string(), digest.to_string(), listed.clone()))
+                .map(|((uid, digest), listed)| {
+                    (uid.to_string(), digest.to_string(), listed.clone())
+                })
                 .collect(),
         };
         let json = serde_json::to_vec(&state).expect("plain data");
@@ -428,7 +433,9 @@ impl Ledger {
             ledger.facts.insert(digest(&fingerprint)?, facts);
         }
         for (uid, fingerprint, listed) in state.allowed {
-            ledger.allowed.insert((uid.into(), digest(&fingerprint)?), listed);
+            ledger
+                .allowed
+                .insert((uid.into(), digest(&fingerprint)?), listed);
         }
         for (kind, namespace, name, until) in state.rollouts {
             ledger
@@ -484,7 +491,13 @@ impl Ledger {
             self.names.insert(fingerprint, change.name.clone());
             self.note_seen([fingerprint].into_iter(), spec.time);
             let (verdict, provenance) = (change.verdict.clone(), change.provenance.clone());
-            self.note_facts(fingerprint, Facts { verdict, provenance });
+            self.note_facts(
+                fingerprint,
+                Facts {
+                    verdict,
+                    provenance,
+                },
+            );
         }
         for change in &spec.allow_list {
             self.note_allowed(change, digest(&change.fingerprint)?);
@@ -538,7 +551,9 @@ impl Ledger {
 }
 
 fn text_keys<T: Clone>(map: &BTreeMap<Fingerprint, T>) -> BTreeMap<String, T> {
-    map.iter().map(|(key, value)| (key.to_string(), value.clone())).collect()
+    map.iter()
+        .map(|(key, value)| (key.to_string(), value.clone()))
+        .collect()
 }
 
 fn names(workload: &Workload) -> (String, String, String) {
@@ -552,16 +567,25 @@ fn names(workload: &Workload) -> (String, String, String) {
 /// About how many bytes a change takes in the log.
 pub fn size_of_change(change: &Change) -> usize {
     let workload = |w: &WorkloadChange| w.kind.len() + w.namespace.len() + w.name.len() + 80;
-    let verdict = change.verdict.as_ref().map_or(0, |verdict| 260 + verdict.message.len());
+    let verdict = change
+        .verdict
+        .as_ref()
+        .map_or(0, |verdict| 260 + verdict.message.len());
     let provenance = change.provenance.as_ref().map_or(0, size_of_provenance);
-    let allowed = change.allowed.as_ref().map_or(0, |it| 120 + it.entry.len() + it.reason.len());
+    let allowed = change
+        .allowed
+        .as_ref()
+        .map_or(0, |it| 120 + it.entry.len() + it.reason.len());
     let workloads = change.workloads.iter().map(workload).sum::<usize>();
     200 + change.name.len() + workloads + verdict + provenance + allowed
 }
 
 fn size_of_provenance(it: &Provenance) -> usize {
     let deployments = it.deployments.iter().map(|note| 80 + note.build_url.len());
-    let approvals = it.approvals.iter().map(|note| 120 + note.reviewer.len() + note.comment.len());
+    let approvals = it
+        .approvals
+        .iter()
+        .map(|note| 120 + note.reviewer.len() + note.comment.len());
     let texts = [&it.flow, &it.commit, &it.commit_url, &it.build_url].map(String::len);
     120 + texts.iter().sum::<usize>() + deployments.chain(approvals).sum::<usize>()
 }

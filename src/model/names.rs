@@ -64,11 +64,15 @@ impl Names<'_> {
             return digest; // nearly all of them
         }
         let class = self.class(digest, true);
-        let records = self.evidence.counted(class.iter().copied(), |ns| self.trusts(ns));
+        let records = self
+            .evidence
+            .counted(class.iter().copied(), |ns| self.trusts(ns));
         if let Some(record) = records.first() {
             return record.fingerprint;
         }
-        let recorded = class.iter().filter_map(|digest| self.recorded.to.get(digest));
+        let recorded = class
+            .iter()
+            .filter_map(|digest| self.recorded.to.get(digest));
         recorded.min().copied().unwrap_or(root)
     }
 
@@ -80,7 +84,11 @@ impl Names<'_> {
 
     /// How two digests were found to be one image.
     pub fn source(&self, alias: Fingerprint, fingerprint: Fingerprint) -> IdentitySource {
-        if self.fleet.pinned_with(alias).any(|other| other == fingerprint) {
+        if self
+            .fleet
+            .pinned_with(alias)
+            .any(|other| other == fingerprint)
+        {
             IdentitySource::Pin
         } else if self.fleet.canonical(alias) == self.fleet.canonical(fingerprint) {
             IdentitySource::Runtime

@@ -58,24 +58,49 @@ pub fn snapshot(
                     .and_then(|digest| after.names.get(&digest).cloned())
             };
             let name = name.or_else(recorded).unwrap_or_default();
+            let digest = Fingerprint::from_hex(&fingerprint);
+            let facts = digest.and_then(|digest| after.facts.get(&digest));
+            let (verdict, known) = match change {
+                Some(change) => (change.verdict.as_ref(), change.provenance.as_ref()),
+                None => (
+                    facts.and_then(|facts| facts.verdict.as_ref()),
+                    facts.and_then(|facts| facts.provenance.as_ref()),
+                ),
+            };
+            let state = verdict.map_or(ComplianceState::Unknown, |verdict| verdict.state);
+            let flow = known.map_or("", |known| known.flow.as_str());
+            let broken = verdict.filter(|it| it.state == ComplianceState::NonCompliant);
+            let deployments = known.map(|known| {
+                let numbers = known.deployments.iter().map(|note| note.number);
+                numbers.collect::<Vec<_>>()
+            });
+            let page = installation.artifact_html_url(flow, &fingerprint);
+            let flows = known.filter(|known| !known.flow.is_empty()).map(|known| {
+                json!({
+                    "flow_name": known.flow,
+                    "git_commit": known.commit,
+                    "commit_url": known.commit_url,
+                    "html_url": page,
+                })
+            });
             let value = json!({
                 "name": name,
                 "fingerprint": fingerprint,
-                "compliant": null,
+                "compliant": compliant(state),
                 "creationTimestamp": [],
                 "pods": {},
-                "annotation": annotation(spec, change, now),
-                "reasons_for_incompliance": [],
+                "annotation": annotation(change, now),
+                "reasons_for_incompliance": broken.iter().map(|it| &it.message).collect::<Vec<_>>(),
                 "policy_decisions": [],
-                "deployments": [],
-                "flow_name": "",
-                "git_commit": "",
-                "commit_url": "",
-                "html_url": "",
+                "deployments": deployments.unwrap_or_default(),
+                "flow_name": flow,
+                "git_commit": known.map_or("", |known| &known.commit),
+                "commit_url": known.map_or("", |known| &known.commit_url),
+                "html_url": page,
                 "flow_html_url": "",
                 "deployment_diff": null,
                 "commit_lead_time": null,
-                "flows": [],
+                "flows": flows.into_iter().collect::<Vec<_>>(),
             });
             (name, fingerprint, value)
         })
@@ -83,10 +108,12 @@ pub fn snapshot(
     artifacts.sort_by(|(name_a, digest_a, _), (name_b, digest_b, _)| {
         (name_a, digest_a).cmp(&(name_b, digest_b))
     });
-    let count = artifacts
-        .iter()
-        .filter(|(_, _, value)| value["annotation"]["now"] != 0)
-        .count();
+    let count = |compliant: Value| {
+        let counted = artifacts.iter().filter(|(_, _, value)| {
+            value["annotation"]["now"] != 0 && value["compliant"] == compliant
+        });
+        counted.count()
+    };
     json!({
         "index": spec.index,
         "is_latest": next.is_none(),
@@ -94,18 +121,23 @@ pub fn snapshot(
         "timestamp": seconds(spec.time),
         "type": "K8S",
         "compliant": compliant(spec.compliance.state),
-        "artifact_compliance_count": {"true": 0, "false": 0, "null": count},
+        "artifact_compliance_count": {
+            "true": count(true.into()), "false": count(false.into()), "null": count(Value::Null),
+        },
         "html_url": installation.snapshot_html_url(&spec.environment, spec.index),
         "applied_policies": [],
         "artifacts": artifacts.into_iter().map(|(_, _, value)| value).collect::<Vec<_>>(),
     })
 }
 
-fn annotation(spec: &EnvironmentSnapshotSpec, change: Option<&Change>, now: i64) -> Value {
+fn annotation(change: Option<&Change>, now: i64) -> Value {
     let (was, now) = change.map_or((now, now), |change| (change.was, change.now));
+    let verdict = change.and_then(|change| change.verdict.as_ref());
+    let state = verdict.map_or(ComplianceState::Unknown, |verdict| verdict.state);
     let type_ = match (was, now) {
-        (0, _) => format!("started-{}", status(spec.compliance.state)),
+        (0, _) => format!("started-{}", status(state)),
         (_, 0) => "exited".to_owned(),
+        (was, now) if was == now && change.is_some() => "changed".to_owned(),
         (was, now) if was == now => "unchanged".to_owned(),
         _ if change.is_some_and(|change| change.rollout) => "changed".to_owned(),
         _ => "scaled".to_owned(),
@@ -135,8 +167,14 @@ pub fn line(
 pub fn events(installation: &Installation, spec: &EnvironmentSnapshotSpec) -> Vec<Value> {
     let told = spec.events.iter().rev().map(|told| {
         let change = event::change(spec, told);
+        let verdict = change.and_then(|change| change.verdict.as_ref());
+        let state = verdict.map_or(ComplianceState::Unknown, |verdict| verdict.state);
+        let known = change.and_then(|change| change.provenance.as_ref());
+        let flow = known.map_or("", |known| known.flow.as_str());
+        let fingerprint = change.map_or("", |change| change.fingerprint.as_str());
+        let flows = known.filter(|_| !flow.is_empty());
         let type_ = match told.type_ {
-            EventType::ArtifactStarted => format!("started-{}", status(spec.compliance.state)),
+            EventType::ArtifactStarted => format!("started-{}", status(state)),
             EventType::ArtifactStopped => "exited".to_owned(),
             EventType::ArtifactScaled => "scaled".to_owned(),
             EventType::ArtifactAllowed => "allowed".to_owned(),
@@ -147,18 +185,21 @@ pub fn events(installation: &Installation, spec: &EnvironmentSnapshotSpec) -> Ve
             "environment_name": spec.environment,
             "snapshot_index": spec.index,
             "artifact_name": change.map_or("", |change| change.name.as_str()),
-            "sha256": change.map_or("", |change| change.fingerprint.as_str()),
+            "sha256": fingerprint,
             "description": event::description(spec, told),
             "reported_at": seconds(spec.time),
-            "pipeline": "",
+            "pipeline": flow,
             "deployments": [],
-            "flows": [],
-            "artifact_compliance": null,
+            "flows": flows.iter().map(|_| json!({"flow_name": flow, "deployments": null})).collect::<Vec<_>>(),
+            "artifact_compliance": compliant(state),
             "snapshot_compliance": compliant(spec.compliance.state),
             "type": type_,
             "code_diff": "",
             "_links": {
-                "artifact": {"self": "", "html": ""},
+                "artifact": {
+                    "self": installation.artifact_api_url(flow, fingerprint),
+                    "html": installation.artifact_html_url(flow, fingerprint),
+                },
                 "snapshot": {
                     "self": installation.snapshot_api_url(&spec.environment, spec.index),
                     "html": installation.snapshot_html_url(&spec.environment, spec.index),

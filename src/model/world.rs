@@ -541,7 +541,11 @@ impl World {
         let renamed: Vec<_> = learned
             .filter_map(|learned| self.fleet.learn(*learned))
             .collect();
-        let pinned: Vec<_> = change.learned.iter().filter(|learned| learned.pinned).collect();
+        let pinned: Vec<_> = change
+            .learned
+            .iter()
+            .filter(|learned| learned.pinned)
+            .collect();
         for (name, env) in &mut self.environments {
             for learned in &pinned {
                 // What is said of the one is now said of the other.
@@ -715,7 +719,10 @@ impl World {
             return;
         };
         let of_pods = |source| source != IdentitySource::Record;
-        let learned = ledger.identities.iter().filter(|(_, (_, source))| of_pods(*source));
+        let learned = ledger
+            .identities
+            .iter()
+            .filter(|(_, (_, source))| of_pods(*source));
         let renamed: Vec<_> = learned
             .filter_map(|(alias, (known, source))| {
                 self.fleet.learn(Learned {
@@ -728,7 +735,10 @@ impl World {
         env.scope = ledger.scope.clone();
         env.recorded = recorded_of(&ledger);
         env.docket = Docket::of(&ledger);
-        let artifacts: Vec<_> = ledger.artifacts().map(|(fingerprint, _)| *fingerprint).collect();
+        let artifacts: Vec<_> = ledger
+            .artifacts()
+            .map(|(fingerprint, _)| *fingerprint)
+            .collect();
         env.log = Log::Read(ledger, now);
         env.recount(&self.fleet, &self.evidence, now);
         self.touched.insert(name.to_owned());
@@ -744,9 +754,14 @@ impl World {
 
     /// What is known of these artifacts of an environment is other than before.
     fn artifacts_unanswered(&mut self, name: &str, artifacts: Vec<Fingerprint>) {
-        let Some(env) = self.environments.get(name) else { return };
+        let Some(env) = self.environments.get(name) else {
+            return;
+        };
         let names = self.names(env);
-        let digests: BTreeSet<_> = artifacts.into_iter().flat_map(|it| names.called(it)).collect();
+        let digests: BTreeSet<_> = artifacts
+            .into_iter()
+            .flat_map(|it| names.called(it))
+            .collect();
         self.records_unanswered(digests);
     }
 
@@ -791,9 +806,14 @@ impl World {
         if let Log::Read(before, _) = &before {
             let is_other = |artifact: &&Fingerprint| {
                 let runs = |ledger: &Ledger| ledger.total(artifact) > 0;
-                runs(before) != runs(after) || before.facts.get(*artifact) != after.facts.get(*artifact)
+                runs(before) != runs(after)
+                    || before.facts.get(*artifact) != after.facts.get(*artifact)
             };
-            let all: BTreeSet<_> = before.artifacts().chain(after.artifacts()).map(|(it, _)| it).collect();
+            let all: BTreeSet<_> = before
+                .artifacts()
+                .chain(after.artifacts())
+                .map(|(it, _)| it)
+                .collect();
             changed.extend(all.into_iter().filter(is_other).copied());
             listed = before.allowed != after.allowed;
         }
@@ -974,7 +994,12 @@ impl World {
                         let wait = at.duration_since(wall).max(SignedDuration::ZERO);
                         now + wait.unsigned_abs()
                     });
-                    return Plan::Wait([ripe.next, closing, steady, timer].into_iter().flatten().min());
+                    return Plan::Wait(
+                        [ripe.next, closing, steady, timer]
+                            .into_iter()
+                            .flatten()
+                            .min(),
+                    );
                 }
             }
         };
@@ -1097,7 +1122,9 @@ impl World {
     ) -> Vec<(&str, Fingerprint, ComplianceState)> {
         let mut found = vec![];
         for (name, env) in &self.environments {
-            let Log::Read(ledger, _) = &env.log else { continue };
+            let Log::Read(ledger, _) = &env.log else {
+                continue;
+            };
             if !env.trust.contains(namespace) {
                 continue;
             }
@@ -1106,7 +1133,10 @@ impl World {
             let Some(runs) = known.filter(|known| ledger.total(known) > 0).min() else {
                 continue;
             };
-            let verdict = ledger.facts.get(&runs).and_then(|facts| facts.verdict.as_ref());
+            let verdict = ledger
+                .facts
+                .get(&runs)
+                .and_then(|facts| facts.verdict.as_ref());
             let state = verdict.map_or(ComplianceState::Unknown, |verdict| verdict.state);
             found.push((name.as_str(), runs, state));
         }
@@ -1174,16 +1204,19 @@ impl World {
     /// The status of all objects may be another now.
     fn all_unanswered(&mut self) {
         let records = self.evidence.records().keys();
-        self.unanswered.extend(records.map(|key| (Said::Records, key.clone())));
+        self.unanswered
+            .extend(records.map(|key| (Said::Records, key.clone())));
         let reviews = self.evidence.reviews().keys();
-        self.unanswered.extend(reviews.map(|key| (Said::Reviews, key.clone())));
+        self.unanswered
+            .extend(reviews.map(|key| (Said::Reviews, key.clone())));
         self.allowances_unanswered();
     }
 
     fn allowances_unanswered(&mut self) {
         self.answers = true;
         let names = self.evidence.allowances().keys();
-        self.unanswered.extend(names.map(|name| (Said::Allowances, Key::of_cluster(name))));
+        self.unanswered
+            .extend(names.map(|name| (Said::Allowances, Key::of_cluster(name))));
     }
 
     /// The records of these images have another status now.
@@ -1191,7 +1224,8 @@ impl World {
         self.answers = true;
         for digest in digests {
             let records = self.evidence.records_of(digest);
-            self.unanswered.extend(records.map(|record| (Said::Records, record.key.clone())));
+            self.unanswered
+                .extend(records.map(|record| (Said::Records, record.key.clone())));
         }
     }
 
@@ -1221,7 +1255,10 @@ impl World {
             let environments = world.environments.values().filter(|env| trusting(env));
             let called = environments.map(|env| {
                 let names = world.names(env);
-                digests.iter().map(|digest| names.canonical(*digest)).collect()
+                digests
+                    .iter()
+                    .map(|digest| names.canonical(*digest))
+                    .collect()
             });
             called.collect()
         };
@@ -1233,7 +1270,10 @@ impl World {
         let after = if several { called(self) } else { vec![] };
         self.unanswered.insert((Said::Records, key.clone()));
         self.records_unanswered(touched.digests.clone());
-        let mut renamed = before.iter().zip(&after).map(|(before, after)| before != after);
+        let mut renamed = before
+            .iter()
+            .zip(&after)
+            .map(|(before, after)| before != after);
         for (name, env) in &mut self.environments {
             if trusting(env) && renamed.next() == Some(true) {
                 let names = Names {
@@ -1253,7 +1293,11 @@ impl World {
     }
 
     /// A review was written or deleted. An error says what can't be read in it.
-    pub fn review_seen(&mut self, key: &Key, object: Option<&ArtifactApproval>) -> Result<(), String> {
+    pub fn review_seen(
+        &mut self,
+        key: &Key,
+        object: Option<&ArtifactApproval>,
+    ) -> Result<(), String> {
         if let Some(touched) = self.evidence.put_review(key, object)? {
             self.unanswered(Said::Reviews, key.clone());
             self.evidence_touched(&touched);
@@ -1285,13 +1329,17 @@ impl World {
                 trust: &env.trust,
                 recorded: &env.recorded,
             };
-            let Log::Read(ledger, _) = &env.log else { continue };
+            let Log::Read(ledger, _) = &env.log else {
+                continue;
+            };
             let mut concerned = BTreeSet::new();
             for digest in &touched.digests {
                 let known = [*digest, names.canonical(*digest)];
-                concerned.extend(known.into_iter().filter(|known| {
-                    ledger.total(known) > 0 || env.census.total(known) > 0
-                }));
+                concerned.extend(
+                    known
+                        .into_iter()
+                        .filter(|known| ledger.total(known) > 0 || env.census.total(known) > 0),
+                );
             }
             if !concerned.is_empty() {
                 env.docket.touch(concerned);
@@ -1382,9 +1430,7 @@ impl Watched {
             }
             _ => true,
         };
-        more || self.docket.has_work()
-            || !self.unsettled.is_settled()
-            || self.scope != self.wanted
+        more || self.docket.has_work() || !self.unsettled.is_settled() || self.scope != self.wanted
     }
 
     /// What breaks the rules now or lacks something, by name.

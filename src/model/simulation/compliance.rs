@@ -2,7 +2,10 @@
 
 use super::Cluster;
 use crate::{
-    api::{EnvironmentSnapshotSpec, snapshot::{Cause, ComplianceState}},
+    api::{
+        EnvironmentSnapshotSpec,
+        snapshot::{Cause, ComplianceState},
+    },
     model::testing::digest,
 };
 
@@ -34,7 +37,10 @@ fn state(cluster: &Cluster) -> ComplianceState {
 
 fn red(image: &str, words: &str) -> String {
     let digest = digest(image).to_string();
-    format!("red: registry.example/{image}:1 ({}): {words}", &digest[..12])
+    format!(
+        "red: registry.example/{image}:1 ({}): {words}",
+        &digest[..12]
+    )
 }
 
 fn last(cluster: &Cluster) -> EnvironmentSnapshotSpec {
@@ -54,7 +60,11 @@ fn an_image_without_a_record_has_its_time_and_then_the_environment_is_red_once()
     roll(&mut cluster, "v2");
     cluster.pass(60);
     assert_eq!(cluster.told(), ["started v2 0>1, stopped v1 1>0"]);
-    assert_eq!(state(&cluster), ComplianceState::Compliant, "it has five minutes");
+    assert_eq!(
+        state(&cluster),
+        ComplianceState::Compliant,
+        "it has five minutes"
+    );
     cluster.pass(600);
     assert_eq!(cluster.told(), [red("v2", NO_PROVENANCE)]);
     cluster.pass(3_600);
@@ -125,14 +135,20 @@ fn an_allowance_that_ends_while_the_operator_is_down_is_told_as_of_its_end() {
     );
     cluster.allow("hotfix", &entry);
     cluster.pass(100);
-    assert_eq!(cluster.told(), ["allowed v2 0>0", "started v2 0>1, stopped v1 1>0"]);
+    assert_eq!(
+        cluster.told(),
+        ["allowed v2 0>0", "started v2 0>1, stopped v1 1>0"]
+    );
     cluster.stop();
     cluster.pass(5_000);
     cluster.begin();
     cluster.pass(10);
     assert_eq!(cluster.told(), [red("v2", NO_PROVENANCE)]);
     let last = last(&cluster);
-    assert_eq!((last.causes, last.time), (vec![Cause::AllowanceExpired], end));
+    assert_eq!(
+        (last.causes, last.time),
+        (vec![Cause::AllowanceExpired], end)
+    );
 }
 
 #[test]
@@ -153,7 +169,10 @@ fn evidence_that_turns_bad_and_a_rejection_are_not_waited_for() {
     roll(&mut cluster, "v2");
     cluster.pass(10);
     cluster.told();
-    let spec = format!("{{fingerprint: {}, state: rejected, reviewer: eve}}", digest("v2"));
+    let spec = format!(
+        "{{fingerprint: {}, state: rejected, reviewer: eve}}",
+        digest("v2")
+    );
     cluster.review("no", &spec);
     cluster.pass(5);
     assert_eq!(cluster.told(), [red("v2", "rejected by eve")]);
@@ -189,7 +208,10 @@ fn one_bad_old_pod_holds_an_environment_until_it_is_gone() {
     let mut cluster = vetted("");
     let old = cluster.running("Pod old", "", &["bad"]);
     cluster.pass(600);
-    assert_eq!(cluster.told(), ["started bad 0>1".to_owned(), red("bad", NO_PROVENANCE)]);
+    assert_eq!(
+        cluster.told(),
+        ["started bad 0>1".to_owned(), red("bad", NO_PROVENANCE)]
+    );
     cluster.terminate(&old);
     cluster.pass(600);
     assert_eq!(cluster.told(), Vec::<String>::new());
@@ -197,7 +219,10 @@ fn one_bad_old_pod_holds_an_environment_until_it_is_gone() {
     cluster.pass(600);
     assert_eq!(cluster.told(), ["stopped bad 1>0", "green"]);
     let digest = digest("bad").to_string();
-    let resolved = [format!("registry.example/bad:1 ({}) stopped", &digest[..12])];
+    let resolved = [format!(
+        "registry.example/bad:1 ({}) stopped",
+        &digest[..12]
+    )];
     assert_eq!(last(&cluster).compliance.resolved, resolved);
 }
 
@@ -216,8 +241,16 @@ fn frequent_rollouts_do_not_keep_an_environment_red() {
     }
     cluster.pass(60);
     let told = cluster.told();
-    assert_eq!(told.iter().filter(|told| told.starts_with("red")).count(), 0, "{told:?}");
-    assert_eq!(told.iter().filter(|told| *told == "green").count(), 1, "{told:?}");
+    assert_eq!(
+        told.iter().filter(|told| told.starts_with("red")).count(),
+        0,
+        "{told:?}"
+    );
+    assert_eq!(
+        told.iter().filter(|told| *told == "green").count(),
+        1,
+        "{told:?}"
+    );
 }
 
 #[test]
@@ -230,7 +263,10 @@ fn a_first_look_waits_for_what_may_still_arrive() {
     assert_eq!(state(&cluster), ComplianceState::Unknown);
     cluster.record("web-1", &record("v1"));
     cluster.pass(600);
-    assert_eq!(cluster.told(), ["silence: Baseline", "silence: EvidenceChanged"]);
+    assert_eq!(
+        cluster.told(),
+        ["silence: Baseline", "silence: EvidenceChanged"]
+    );
     assert_eq!(state(&cluster), ComplianceState::Compliant);
 }
 
@@ -266,21 +302,33 @@ fn a_record_in_a_namespace_that_is_not_trusted_changes_nothing() {
     roll(&mut cluster, "v2");
     cluster.pass(20);
     cluster.told();
-    let evil = format!("{{fingerprint: {}, flow: evil, aliases: [{}]}}", digest("evil"), digest("v2"));
+    let evil = format!(
+        "{{fingerprint: {}, flow: evil, aliases: [{}]}}",
+        digest("evil"),
+        digest("v2")
+    );
     cluster.record("tenant/evil", &evil);
     cluster.pass(600);
     let words = "its record is in namespace tenant, which is not trusted here";
-    assert_eq!(cluster.told(), ["silence: EvidenceChanged".to_owned(), red("v2", words)]);
+    assert_eq!(
+        cluster.told(),
+        ["silence: EvidenceChanged".to_owned(), red("v2", words)]
+    );
 }
 
 #[test]
 fn containers_that_cannot_be_identified_are_waited_for_and_then_make_it_red() {
     let mut cluster = vetted("");
     let pod = cluster.running("odd", "r", &["odd"]);
-    cluster.container(&pod, |c| (c.image_id, c.id) = (String::new(), "containerd://new".to_owned()));
+    cluster.container(&pod, |c| {
+        (c.image_id, c.id) = (String::new(), "containerd://new".to_owned())
+    });
     cluster.pass(1_000);
     let told = cluster.told();
-    assert_eq!(told.last().unwrap(), "red: 1 container whose image can't be identified");
+    assert_eq!(
+        told.last().unwrap(),
+        "red: 1 container whose image can't be identified"
+    );
     cluster.remove(&pod);
     cluster.pass(1_000);
     assert_eq!(cluster.told().last().unwrap(), "green");
@@ -296,5 +344,8 @@ fn grace_is_not_given_twice_while_the_log_remembers() {
     cluster.told();
     cluster.running("Pod odd", "", &["odd"]);
     cluster.pass(30);
-    assert_eq!(cluster.told(), ["started odd 0>1".to_owned() + ", " + &red("odd", NO_PROVENANCE)]);
+    assert_eq!(
+        cluster.told(),
+        ["started odd 0>1".to_owned() + ", " + &red("odd", NO_PROVENANCE)]
+    );
 }

@@ -48,7 +48,11 @@ impl Cluster {
     /// Writes a record, `namespace/name` or a name in `ci` (YAML).
     pub fn record(&mut self, name: &str, spec: &str) {
         let key = key(name);
-        let old = self.said.records.get(&key).map(|object| object.metadata.clone());
+        let old = self
+            .said
+            .records
+            .get(&key)
+            .map(|object| object.metadata.clone());
         let metadata = self.metadata(&key, old);
         let object = ArtifactProvenance {
             metadata,
@@ -95,7 +99,11 @@ impl Cluster {
             namespace: "".into(),
             name: name.into(),
         };
-        let old = self.said.allowances.get(name).map(|object| object.metadata.clone());
+        let old = self
+            .said
+            .allowances
+            .get(name)
+            .map(|object| object.metadata.clone());
         let metadata = self.metadata(&key, old);
         let object = AllowedArtifact {
             metadata,

@@ -32,10 +32,7 @@ use super::{
     view::{Seen, View},
     world::{Kind, Plan, Said, World},
 };
-use crate::api::{
-    EnvironmentSnapshotSpec, EnvironmentSpec, EventType,
-    snapshot::Cause,
-};
+use crate::api::{EnvironmentSnapshotSpec, EnvironmentSpec, EventType, snapshot::Cause};
 
 /// The operator's own namespace.
 const HOME: &str = "shipbell";
