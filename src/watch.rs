@@ -2,7 +2,7 @@
 //! lists and bookmarks, and because one object that can't be read must not stop the others. Nothing slow happens here: the
 //! API server closes the watch of a slow reader without a word.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{error::Error, io, sync::Arc, time::Duration};
 
 use futures::{AsyncBufReadExt as _, pin_mut};
 use http::{HeaderValue, header::ACCEPT_ENCODING};
@@ -389,7 +389,8 @@ where
         Ok(Err(error)) => return (End::Failed(failed(&error)), told),
         Ok(Ok(stream)) => stream,
     };
-    pin_mut!(stream);
+    let relist = sleep_until(relist_at);
+    pin_mut!(stream, relist);
     let mut line = vec![];
     let end = loop {
         // What was read of a line stays in it when another branch is taken.
@@ -402,7 +403,7 @@ where
                 }
                 continue;
             }
-            () = sleep_until(relist_at) => break End::Relist("it is time"),
+            () = &mut relist => break End::Relist("it is time"),
         };
         match read {
             // Nobody knows what happened meanwhile.
@@ -460,16 +461,17 @@ fn unreadable(error: &serde_json::Error) -> Failure {
 
 /// Whether the connection ended in the midst of an answer: so a watch ends when the server stops.
 fn is_cut(error: &io::Error) -> bool {
-    let mut causes = std::iter::successors(error.get_ref().map(|cause| cause as &Cause), |cause| {
-        cause.source()
-    });
-    causes.any(|cause| {
-        let cause = cause.downcast_ref::<io::Error>();
-        cause.is_some_and(|cause| cause.kind() == io::ErrorKind::UnexpectedEof)
-    })
+    let mut next: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(cause) = next {
+        next = match cause.downcast_ref::<io::Error>() {
+            Some(error) if error.kind() == io::ErrorKind::UnexpectedEof => return true,
+            // Its `source` is not what it holds, but the source of that.
+            Some(error) => error.get_ref().map(|cause| cause as _),
+            None => cause.source(),
+        };
+    }
+    false
 }
-
-type Cause = dyn std::error::Error + 'static;
 
 fn failed(error: &kube::Error) -> Failure {
     match error {
@@ -731,10 +733,10 @@ mod tests {
     #[test]
     fn a_connection_that_ends_in_an_answer_is_a_cut_and_nothing_else_is() {
         let wrapped = |kind: io::ErrorKind| {
-            let inner = io::Error::new(kind, "x");
             [
-                io::Error::other(inner),
-                io::Error::other(io::Error::other(io::Error::from(kind))),
+                io::Error::from(kind),
+                io::Error::other(io::Error::new(kind, "x")),
+                io::Error::other(anyhow::Error::from(io::Error::from(kind)).context("a body")),
             ]
         };
         assert!(wrapped(io::ErrorKind::UnexpectedEof).iter().all(is_cut));

@@ -12,7 +12,7 @@ use super::{
 };
 
 /// What pods belong to: the unit of rollouts and of scaling.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Workload {
     /// Its namespace.
     pub namespace: Arc<str>,
@@ -23,7 +23,7 @@ pub struct Workload {
 }
 
 /// Labels as one text: a tenth of what a map of them takes, and few ask for them.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LabelSet(Box<str>);
 
 impl LabelSet {
@@ -57,7 +57,7 @@ impl LabelSet {
 }
 
 /// What the pods of one revision of a workload have in common.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Kin {
     /// The workload that they belong to; its namespace is theirs.
     pub workload: Arc<Workload>,
@@ -104,7 +104,7 @@ struct Seat {
 }
 
 /// What the spec says of a container: the same for all pods of a revision.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct SeatSpec {
     name: Arc<str>,
     /// The image that the spec asks for.
@@ -172,6 +172,8 @@ pub struct WorkloadState {
     revisions: BTreeMap<Arc<str>, u32>,
     terminating: u32,
     starting: u32,
+    /// What its Deployment tells, if it has one.
+    deployment: Signals,
     /// The last change of any of this or of what its pods run.
     pub changed: Moment,
     /// When it last began or ceased to roll, by those signals.
@@ -196,12 +198,15 @@ pub struct PodChange {
     pub unidentified: Vec<String>,
 }
 
+/// By namespace and name.
+type Deployments = BTreeMap<(Arc<str>, Arc<str>), (u32, DeploymentView)>;
+
 /// All pods, with what is needed to group them into workloads and environments.
 #[derive(Debug, Default)]
 pub struct Fleet {
     pods: BTreeMap<u128, Pod>,
     workloads: BTreeMap<Arc<Workload>, WorkloadState>,
-    deployments: BTreeMap<(Arc<str>, Arc<str>), (u32, DeploymentView)>,
+    deployments: Deployments,
     namespaces: BTreeMap<Arc<str>, (u32, Arc<Labels>)>,
     /// Other digest -> the digest that the artifact goes by.
     aliases: BTreeMap<Fingerprint, Fingerprint>,
@@ -496,21 +501,6 @@ impl Fleet {
     }
 
     fn recount(&mut self, before: Option<&Pod>, now_: Option<&Pod>, now: Moment) {
-        let mut touched = vec![];
-        // The new state first: a pod that stays in its revision must not look like one that opens it.
-        for (pod, add) in [(now_, true), (before, false)] {
-            let Some(pod) = pod else { continue };
-            if pod.finished {
-                touched.push(pod.workload.clone());
-                continue;
-            }
-            let state = self
-                .workloads
-                .entry(pod.workload.clone())
-                .or_insert_with(|| WorkloadState::new(now));
-            state.count(pod, add, now);
-            touched.push(pod.workload.clone());
-        }
         // Only what matters to settling: a change of labels alone doesn't make a workload busy.
         let busy = match (before, now_) {
             (Some(before), Some(pod)) => {
@@ -521,30 +511,37 @@ impl Fleet {
             }
             _ => true,
         };
-        for workload in touched {
-            let deployment = self.deployment_of(&workload);
-            let Some(state) = self.workloads.get_mut(&*workload) else {
+        let new = now_.map(|pod| &pod.workload);
+        let old = before.map(|pod| &pod.workload);
+        for workload in new.into_iter().chain(old.filter(|old| Some(*old) != new)) {
+            // The new state first: a pod that stays in its revision must not look like one that opens it.
+            let counted = [(now_, true), (before, false)].into_iter();
+            let counted = counted.filter_map(|(pod, add)| {
+                let pod = pod.filter(|pod| !pod.finished && pod.workload == *workload);
+                pod.map(|pod| (pod, add))
+            });
+            // Looked up once: there are many, and to find one is to follow many names.
+            let state = if counted.clone().next().is_some() {
+                self.workloads.entry(workload.clone()).or_insert_with(|| {
+                    WorkloadState::new(deployment_of(&self.deployments, workload), now)
+                })
+            } else if let Some(state) = self.workloads.get_mut(workload) {
+                state
+            } else {
                 continue;
             };
+            for (pod, add) in counted {
+                state.count(pod, add, now);
+            }
             if busy {
                 state.changed = now;
             }
-            state.signal(deployment, now);
+            state.signal(now);
             if state.revisions.is_empty() && state.rolling_since.is_none() && now_.is_none() {
                 // Its last pod is gone. When it was last busy still matters to what is not yet recorded of it.
                 state.changed = now;
             }
         }
-    }
-
-    fn deployment_of(&self, workload: &Workload) -> Signals {
-        if &*workload.kind != "Deployment" {
-            return Signals::default();
-        }
-        let key = (workload.namespace.clone(), workload.name.clone());
-        self.deployments
-            .get(&key)
-            .map_or(Signals::default(), |(_, view)| Signals::of(view))
     }
 
     /// Takes in the newest state of a Deployment; the workload, if what is known of it changed.
@@ -563,8 +560,8 @@ impl Fleet {
         }
         self.workloads
             .entry(workload.clone())
-            .or_insert_with(|| WorkloadState::new(now))
-            .signal(told, now);
+            .or_insert_with(|| WorkloadState::new(told, now))
+            .told(told, now);
         Some(workload)
     }
 
@@ -579,7 +576,7 @@ impl Fleet {
             .remove(&(Arc::from(namespace), Arc::from(name)))?;
         let workload = self.intern_workload("Deployment", namespace, name);
         if let Some(state) = self.workloads.get_mut(&*workload) {
-            state.signal(Signals::default(), now);
+            state.told(Signals::default(), now);
         }
         Some(workload)
     }
@@ -665,9 +662,19 @@ impl Signals {
     }
 }
 
+fn deployment_of(deployments: &Deployments, workload: &Workload) -> Signals {
+    if &*workload.kind != "Deployment" {
+        return Signals::default();
+    }
+    let key = (workload.namespace.clone(), workload.name.clone());
+    let deployment = deployments.get(&key);
+    deployment.map_or(Signals::default(), |(_, view)| Signals::of(view))
+}
+
 impl WorkloadState {
-    fn new(now: Moment) -> Self {
+    fn new(deployment: Signals, now: Moment) -> Self {
         Self {
+            deployment,
             revisions: BTreeMap::new(),
             terminating: 0,
             starting: 0,
@@ -704,12 +711,17 @@ impl WorkloadState {
         self.starting > 0
     }
 
-    fn signal(&mut self, deployment: Signals, now: Moment) {
+    fn told(&mut self, deployment: Signals, now: Moment) {
+        self.deployment = deployment;
+        self.signal(now);
+    }
+
+    fn signal(&mut self, now: Moment) {
         let Signals {
             unseen,
             progressing,
             halted,
-        } = deployment;
+        } = self.deployment;
         let rolling = (progressing || self.revisions.len() > 1) && !halted;
         if rolling != self.rolling_since.is_some() {
             self.signalled = now;
