@@ -104,26 +104,43 @@ struct List<T> {
 
 impl<T: View> List<Seen<T>> {
     /// Reads a page in one pass; one that holds what can't be read is read once more, object by object.
-    fn read(text: &str) -> serde_json::Result<Self> {
-        match serde_json::from_str::<List<T>>(text) {
+    fn read(text: &[u8]) -> serde_json::Result<Self> {
+        match serde_json::from_slice::<List<T>>(text) {
             Ok(List { metadata, items }) => Ok(Self {
                 metadata,
                 items: items.into_iter().map(Seen::Good).collect(),
             }),
-            Err(_) => serde_json::from_str(text),
+            Err(_) => serde_json::from_slice(text),
         }
     }
 }
 
+/// A line of a watch that tells of an object: all but a few.
+#[derive(Deserialize)]
+struct Line<T> {
+    #[serde(rename = "type")]
+    change: Change,
+    object: T,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+enum Change {
+    Added,
+    Modified,
+    Deleted,
+}
+
 /// Reads a line of a watch, in the same way.
 fn event<T: View>(line: &[u8]) -> serde_json::Result<WatchEvent<Seen<T>>> {
-    Ok(match serde_json::from_slice::<WatchEvent<T>>(line) {
-        Ok(WatchEvent::Added(view)) => WatchEvent::Added(Seen::Good(view)),
-        Ok(WatchEvent::Modified(view)) => WatchEvent::Modified(Seen::Good(view)),
-        Ok(WatchEvent::Deleted(view)) => WatchEvent::Deleted(Seen::Good(view)),
-        Ok(WatchEvent::Bookmark(bookmark)) => WatchEvent::Bookmark(bookmark),
-        Ok(WatchEvent::Error(status)) => WatchEvent::Error(status),
-        Err(_) => serde_json::from_slice(line)?,
+    let Ok(Line { change, object }) = serde_json::from_slice::<Line<T>>(line) else {
+        return serde_json::from_slice(line);
+    };
+    let seen = Seen::Good(object);
+    Ok(match change {
+        Change::Added => WatchEvent::Added(seen),
+        Change::Modified => WatchEvent::Modified(seen),
+        Change::Deleted => WatchEvent::Deleted(seen),
     })
 }
 
@@ -315,7 +332,7 @@ where
                 return End::Relist("the list's continue token has expired");
             }
             Ok(Err(error)) => return fails(failed(&error)),
-            Ok(Ok(text)) => match List::<Seen<T>>::read(&text) {
+            Ok(Ok(text)) => match List::<Seen<T>>::read(text.as_bytes()) {
                 Ok(page) => page,
                 Err(error) => return fails(unreadable(&error)),
             },
@@ -648,7 +665,7 @@ mod tests {
         let list =
             json!({"kind": "List", "metadata": {"resourceVersion": "9", "continue": "c"}, "items": objects})
                 .to_string();
-        let quick = List::<Seen<T>>::read(&list).unwrap();
+        let quick = List::<Seen<T>>::read(list.as_bytes()).unwrap();
         let tolerant: List<Seen<T>> = serde_json::from_str(&list).unwrap();
         prop_assert_eq!(&quick.items, &tolerant.items);
         prop_assert_eq!(quick.items.len(), objects.len());
@@ -700,7 +717,7 @@ mod tests {
             let items = [pod("1"), bad.clone(), pod("3")];
             agree::<PodView>(&items).unwrap();
             let list = json!({"metadata": {}, "items": items}).to_string();
-            let page = List::<Seen<PodView>>::read(&list).unwrap();
+            let page = List::<Seen<PodView>>::read(list.as_bytes()).unwrap();
             let told: Vec<_> = page
                 .items
                 .iter()
