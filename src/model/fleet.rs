@@ -96,10 +96,12 @@ struct Seat {
     spec: Arc<SeatSpec>,
     /// The runtime's id of the container; `None` before it is created.
     container: Option<NonZeroU64>,
-    /// The digest by which this very container is known, and whether only its node knows it by that.
-    digest: Option<(Arc<Fingerprint>, bool)>,
+    /// The digest by which this very container is known.
+    digest: Option<Arc<Fingerprint>>,
     /// Another digest that this very container is or was called by.
     also: Option<Arc<Fingerprint>>,
+    /// Only its node knows it by its digest. In a pair with that it would cost eight bytes a container.
+    local: bool,
     active: bool,
 }
 
@@ -119,7 +121,7 @@ impl Pod {
         active.filter_map(|seat| {
             seat.digest
                 .as_ref()
-                .map(|(digest, _)| (**digest, &seat.spec.image))
+                .map(|digest| (**digest, &seat.spec.image))
         })
     }
 
@@ -127,8 +129,8 @@ impl Pod {
     pub fn digests(&self) -> impl Iterator<Item = Fingerprint> {
         let active = self.seats.iter().filter(|seat| seat.active);
         active.flat_map(|seat| {
-            let known = seat.digest.as_ref().map(|(digest, _)| digest);
-            known.into_iter().chain(&seat.also).map(|digest| **digest)
+            let known = seat.digest.iter();
+            known.chain(&seat.also).map(|digest| **digest)
         })
     }
 
@@ -435,7 +437,8 @@ impl Fleet {
             }
         };
         let mut also = None;
-        let digest = match (same.and_then(|seat| seat.digest.as_ref()), found) {
+        let known = same.and_then(|seat| Some((seat.digest.clone()?, seat.local)));
+        let digest = match (known.as_ref(), found) {
             (Some((known, true)), ImageId::Repo(repo)) => {
                 learn(**known, repo); // the registry's name of what only the node knew: better for everyone
                 also = Some(**known);
@@ -487,13 +490,13 @@ impl Fleet {
                     self.seat_specs.intern_owned(spec)
                 }
             };
-        let known = same.and_then(|seat| seat.digest.clone());
         Seat {
             spec,
             container,
-            digest: digest.map(|(digest, local)| match known {
-                Some((known, _)) if *known == digest => (known, local),
-                _ => (self.digests.intern_owned(digest), local),
+            local: digest.is_some_and(|(_, local)| local),
+            digest: digest.map(|(digest, _)| match known {
+                Some((known, _)) if *known == digest => known,
+                _ => self.digests.intern_owned(digest),
             }),
             also,
             active: view.active,
