@@ -5,14 +5,19 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::{
-    api::{EnvironmentSnapshotSpec, setting::Cursor, snapshot::Event},
+    api::{
+        EnvironmentSnapshotSpec,
+        setting::{Cursor, Gap},
+        snapshot::Event,
+    },
     logbook::{self, LogError, Logbook},
     model::{
         destination::{Destination, Kind},
-        event,
+        event, gap,
+        installation::Installation,
+        notes::Skipped,
         outbox::{DIGEST_AFTER, DIGEST_MAX, Item, Wish, next_item},
-        payload::{self, Installation},
-        slack,
+        payload, slack,
     },
     send::{Courier, Outgoing, Receipt},
 };
@@ -29,6 +34,8 @@ pub struct Load {
     pub courier: Courier,
     /// What each payload says of the installation.
     pub installation: Arc<Installation>,
+    /// The namespace and the name of the setting.
+    pub setting: (String, String),
     /// What the setting asks for.
     pub wish: Wish,
     /// Where it wants it.
@@ -41,19 +48,6 @@ pub struct Load {
     pub expired_before: Option<Timestamp>,
 }
 
-/// A stretch of the log that is not sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Skipped {
-    /// The first snapshot.
-    pub from: i64,
-    /// The last one.
-    pub to: i64,
-    /// How many events; -1 when the log no longer tells.
-    pub count: i64,
-    /// Why.
-    pub reason: &'static str,
-}
-
 /// What came of it.
 #[derive(Debug)]
 pub struct Outcome {
@@ -61,6 +55,8 @@ pub struct Outcome {
     pub cursor: Cursor,
     /// What was not sent, and why.
     pub skipped: Vec<Skipped>,
+    /// The message about removed snapshots if it is given up: its id, and the last of those snapshots.
+    pub given_up: Option<(String, String)>,
     /// What was sent, if there was anything.
     pub sent: Result<Option<Sent>, LogError>,
 }
@@ -80,20 +76,42 @@ pub struct Sent {
     pub receipt: Receipt,
 }
 
+/// What is sent next.
+enum Next {
+    /// Events of a snapshot.
+    Events(Arc<EnvironmentSnapshotSpec>, Item),
+    /// That snapshots were removed before they could be delivered.
+    Gap(Gap),
+}
+
 impl Load {
     /// Finds the next message and sends it.
     pub async fn carry(mut self) -> Outcome {
         let mut skipped = vec![];
-        let sent = match self.find(&mut skipped).await {
-            Ok(Some((snapshot, item))) => self.send(&snapshot, item).await.map(Some),
+        let found = self.find(&mut skipped).await;
+        let mut given_up = None;
+        let sent = match found {
+            Ok(Some(Next::Events(snapshot, item))) => self.send(&snapshot, item).await.map(Some),
+            Ok(Some(Next::Gap(gap))) if self.is_expired(gap.time) => {
+                self.cursor.untold = None;
+                given_up = Some((self.gap_id(&gap), self.last_of(&gap)));
+                Ok(None)
+            }
+            Ok(Some(Next::Gap(gap))) => Ok(Some(self.tell(&gap).await)),
             Ok(None) => Ok(None),
             Err(error) => Err(error),
         };
         Outcome {
             cursor: self.cursor,
             skipped,
+            given_up,
             sent,
         }
+    }
+
+    /// Whether what happened then is given up.
+    fn is_expired(&self, time: Timestamp) -> bool {
+        self.expired_before.is_some_and(|limit| time < limit)
     }
 
     async fn read(&self, index: i64) -> Result<Option<Arc<EnvironmentSnapshotSpec>>, LogError> {
@@ -107,32 +125,28 @@ impl Load {
     }
 
     /// The next thing to send; the cursor is moved over what is not asked for.
-    async fn find(
-        &mut self,
-        skipped: &mut Vec<Skipped>,
-    ) -> Result<Option<(Arc<EnvironmentSnapshotSpec>, Item)>, LogError> {
+    async fn find(&mut self, skipped: &mut Vec<Skipped>) -> Result<Option<Next>, LogError> {
         let mut passed = 0;
         while self.cursor.index < self.head && passed < PASSED {
             passed += 1;
             let index = self.cursor.index + 1;
             let Some(snapshot) = self.read(index).await? else {
                 self.pass_hole(index, skipped).await?;
-                continue;
+                return Ok(None); // it is told when the status knows of it
             };
+            if self.cursor.untold.is_some() {
+                break; // before any later event, and only now: the gap might have grown
+            }
             let done = usize::try_from(self.cursor.ordinal).unwrap_or(0);
             let wanted = self.wish.count(&snapshot, done);
-            if wanted > 0
-                && self
-                    .expired_before
-                    .is_some_and(|limit| snapshot.time < limit)
-            {
+            if wanted > 0 && self.is_expired(snapshot.time) {
                 skip(skipped, index, i64::try_from(wanted).unwrap_or(i64::MAX));
             } else if let Some(item) = next_item(&self.wish, &snapshot, done) {
-                return Ok(Some((snapshot, item)));
+                return Ok(Some(Next::Events(snapshot, item)));
             }
             (self.cursor.index, self.cursor.ordinal) = (index, 0);
         }
-        Ok(None)
+        Ok(self.cursor.untold.clone().map(Next::Gap))
     }
 
     /// Entries that were still to be passed are gone from the log.
@@ -154,8 +168,10 @@ impl Load {
             from: index,
             to,
             count: -1,
-            reason: "HistoryTruncated",
+            reason: gap::HISTORY_TRUNCATED,
         });
+        let gap = gap::widened(self.cursor.untold.as_ref(), index, to, Timestamp::now());
+        self.cursor.untold = Some(gap);
         (self.cursor.index, self.cursor.ordinal) = (to, 0);
         Ok(())
     }
@@ -183,21 +199,7 @@ impl Load {
                 )
             }
         };
-        let outgoing = |body: Vec<u8>| Outgoing {
-            id: id.clone(),
-            body: body.into(),
-            timestamp: Timestamp::now(),
-        };
-        let mut receipt = self
-            .courier
-            .deliver(&self.destination, &outgoing(body))
-            .await;
-        if let Some(plain) = plain.filter(|_| receipt.verdict.is_payload_problem()) {
-            receipt = self
-                .courier
-                .deliver(&self.destination, &outgoing(plain))
-                .await;
-        }
+        let receipt = self.deliver(&id, body, plain).await;
         let snapshot = logbook::name(&snapshot.environment, snapshot.index);
         Ok(Sent {
             after,
@@ -206,6 +208,63 @@ impl Load {
             snapshot,
             receipt,
         })
+    }
+
+    /// Makes one attempt, and another without what Slack may have refused of the message. `plain`: the message without it.
+    async fn deliver(&self, id: &str, body: Vec<u8>, plain: Option<Vec<u8>>) -> Receipt {
+        let outgoing = |body: Vec<u8>| Outgoing {
+            id: id.to_owned(),
+            body: body.into(),
+            timestamp: Timestamp::now(),
+        };
+        let to = &self.destination;
+        let receipt = self.courier.deliver(to, &outgoing(body)).await;
+        match plain.filter(|_| receipt.verdict.is_payload_problem()) {
+            Some(plain) => self.courier.deliver(to, &outgoing(plain)).await,
+            None => receipt,
+        }
+    }
+
+    /// Tells of a gap.
+    async fn tell(&self, gap: &Gap) -> Sent {
+        let Self {
+            installation,
+            cursor,
+            ..
+        } = self;
+        let setting = (self.setting.0.as_str(), self.setting.1.as_str());
+        let environment = &cursor.environment;
+        let (body, plain) = match self.wish.kind {
+            Kind::Webhook => {
+                let body = payload::truncated_body(installation, environment, gap, setting);
+                (body, None)
+            }
+            Kind::Slack => {
+                let message = slack::truncated(installation, environment, gap, setting);
+                (message.to_body(), Some(slack::plain(&message)))
+            }
+        };
+        let id = self.gap_id(gap);
+        let receipt = self.deliver(&id, body, plain).await;
+        Sent {
+            after: Cursor {
+                untold: None,
+                ..cursor.clone()
+            },
+            events: 1,
+            id,
+            snapshot: self.last_of(gap),
+            receipt,
+        }
+    }
+
+    fn gap_id(&self, gap: &Gap) -> String {
+        gap::id(&self.cursor.environment_uid, gap)
+    }
+
+    /// The name that the last of the removed snapshots had.
+    fn last_of(&self, gap: &Gap) -> String {
+        logbook::name(&self.cursor.environment, gap.to)
     }
 
     /// The cursor when so many events of a snapshot are done.
@@ -226,19 +285,11 @@ impl Load {
         snapshot: &EnvironmentSnapshotSpec,
         item: Item,
     ) -> Result<(slack::Message, usize, Cursor), LogError> {
-        let links = self
-            .installation
-            .external_url
-            .as_ref()
-            .and_then(|url| slack::Links::new(&format!("{url}/{}", self.installation.org)));
-        let origin = slack::Origin {
-            cluster: &self.installation.cluster,
-            links: links.as_ref(),
-        };
+        let origin = &*self.installation;
         let first = &snapshot.events[item.events[0]];
         if first.type_.is_of_environment() {
             return Ok((
-                slack::compliance(&origin, snapshot, first),
+                slack::compliance(origin, snapshot, first),
                 1,
                 self.after(snapshot, item.done),
             ));
@@ -295,9 +346,9 @@ impl Load {
             .map(|((snapshot, ..), events)| slack::Part { snapshot, events })
             .collect();
         let message = if digest {
-            slack::digest(&origin, &parts)
+            slack::digest(origin, &parts)
         } else {
-            slack::artifacts(&origin, &parts)
+            slack::artifacts(origin, &parts)
         };
         let after = gathered.last().map_or_else(
             || self.cursor.clone(),

@@ -31,7 +31,7 @@ use crate::{
     hub::{Hub, lock},
     logbook::Logbook,
     metrics::Metrics,
-    model::payload::Installation,
+    model::installation::Installation,
     send::Courier,
 };
 

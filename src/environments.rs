@@ -9,28 +9,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::hub::lock;
-
-/// An environment, as delivery sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Known {
-    /// Its UID.
-    pub uid: String,
-    /// The generation of its spec.
-    pub generation: i64,
-    /// The namespaces that may hear of it; `*` is all of them.
-    pub visible_to: Vec<String>,
-    /// The number and the time of its newest snapshot, once its log has been read.
-    pub head: Option<(i64, Timestamp)>,
-}
-
-impl Known {
-    /// Whether settings of a namespace may hear of it.
-    pub fn is_visible_to(&self, namespace: &str) -> bool {
-        self.visible_to
-            .iter()
-            .any(|visible| visible == "*" || visible == namespace)
-    }
-}
+pub use crate::model::reach::Known;
 
 /// All environments.
 #[derive(Debug)]

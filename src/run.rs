@@ -29,7 +29,7 @@ use crate::{
     hub::Hub,
     logbook::Logbook,
     metrics::Metrics,
-    model::{guard::Guard, payload::Installation, world::World},
+    model::{guard::Guard, installation::Installation, world::World},
     prune::Pruner,
     record::Recorder,
     send::{self, Courier, ProxyConfig},

@@ -259,7 +259,8 @@ pub struct NotificationSettingStatus {
     /// The newest attempt that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<Failure>,
-    /// Events that the destination refused for good, newest first, at most 10.
+    /// Events that the destination refused for good, newest first, at most 10; so is the message that tells of removed
+    /// snapshots, if it could not be delivered for `retry.maxAge`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "atomic"))]
     pub dead_letters: Vec<DeadLetter>,
@@ -288,6 +289,22 @@ pub struct Cursor {
     pub index: i64,
     /// So many events of the next snapshot are done.
     pub ordinal: i64,
+    /// Snapshots that were removed from the log before they could be delivered, as long as the destination has not been
+    /// told so: that message comes before any later event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub untold: Option<Gap>,
+}
+
+/// Snapshots that were removed from a log before they could be delivered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Gap {
+    /// The first one.
+    pub from: i64,
+    /// The last one.
+    pub to: i64,
+    /// When that was noticed.
+    pub time: Timestamp,
 }
 
 /// A delivery that succeeded.

@@ -3,9 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::event;
+use super::{event, gap, installation::Installation};
 use crate::api::{
     EnvironmentSnapshotSpec,
+    setting::Gap,
     snapshot::{Change, ComplianceState, Event},
 };
 
@@ -112,37 +113,6 @@ pub struct Approval {
     pub api_url: String,
 }
 
-/// What an installation adds to each payload.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Installation {
-    /// The organisation.
-    pub org: String,
-    /// The cluster's name.
-    pub cluster: String,
-    /// Where this installation's read API is reached, without a slash at the end; `None` where it is not served.
-    pub external_url: Option<String>,
-}
-
-impl Installation {
-    /// The JSON of a snapshot.
-    pub fn snapshot_api_url(&self, environment: &str, index: i64) -> String {
-        let of =
-            |base: &String| format!("{base}/api/v2/snapshots/{}/{environment}/{index}", self.org);
-        self.external_url.as_ref().map(of).unwrap_or_default()
-    }
-
-    /// The page of a snapshot.
-    pub fn snapshot_html_url(&self, environment: &str, index: i64) -> String {
-        let of = |base: &String| {
-            format!(
-                "{base}/{}/environments/{environment}/snapshots/{index}",
-                self.org
-            )
-        };
-        self.external_url.as_ref().map(of).unwrap_or_default()
-    }
-}
-
 /// The document for one event of a snapshot.
 pub fn payload(
     installation: &Installation,
@@ -196,6 +166,32 @@ pub fn test_body(installation: &Installation, environment: &str, now: jiff::Time
         artifact: None,
     };
     serde_json::to_vec(&test).expect("plain data")
+}
+
+/// The document that tells of removed snapshots: of the environment as a whole, so without an artifact; and without
+/// links, as what they would lead to is gone. The same bytes at every attempt. `setting`: its namespace and name.
+pub fn truncated_body(
+    installation: &Installation,
+    environment: &str,
+    gap: &Gap,
+    setting: (&str, &str),
+) -> Vec<u8> {
+    let told = Payload {
+        version: "1.0".to_owned(),
+        timestamp: gap.time.as_second().to_string(),
+        org: installation.org.clone(),
+        environment: environment.to_owned(),
+        event_type: gap::EVENT_TYPE.to_owned(),
+        description: gap::description(gap, setting),
+        snapshot: Snapshot {
+            index: gap.to.to_string(),
+            status: status(ComplianceState::Unknown).to_owned(),
+            html_url: String::new(),
+            api_url: String::new(),
+        },
+        artifact: None,
+    };
+    serde_json::to_vec(&told).expect("plain data")
 }
 
 /// Compliance as the wire spells it.
@@ -287,6 +283,35 @@ mod tests {
             keys.take(12).map(str::to_owned).collect::<Vec<_>>()
         };
         assert_eq!(order(std::str::from_utf8(&body).unwrap()), order(EXAMPLE));
+    }
+
+    #[test]
+    fn removed_snapshots_are_told_in_the_same_document_without_an_artifact() {
+        let installation = Installation {
+            org: "cyber-dojo".to_owned(),
+            cluster: "aws".to_owned(),
+            external_url: Some("https://shipbell.example.com".to_owned()),
+        };
+        let gap = Gap {
+            from: 1_000,
+            to: 1_034,
+            time: jiff::Timestamp::from_second(1_692_616_493).unwrap(),
+        };
+        let body = truncated_body(&installation, "aws-prod", &gap, ("team", "hook"));
+        let want = json!({
+            "version": "1.0",
+            "timestamp": "1692616493",
+            "org": "cyber-dojo",
+            "environment": "aws-prod",
+            "event_type": "HISTORY_TRUNCATED",
+            "description": gap::description(&gap, ("team", "hook")),
+            "snapshot": {"index": "1034", "status": "unknown", "html_url": "", "api_url": ""},
+        });
+        assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), want);
+        assert_eq!(
+            body,
+            truncated_body(&installation, "aws-prod", &gap, ("team", "hook"))
+        );
     }
 
     #[test]

@@ -7,10 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{
-    event,
-    image::Fingerprint,
-    ledger::Ledger,
-    payload::{Installation, status},
+    event, image::Fingerprint, installation::Installation, ledger::Ledger, payload::status,
 };
 use crate::api::{
     EnvironmentSnapshotSpec, EventType,

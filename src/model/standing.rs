@@ -213,6 +213,14 @@ fn delivered(status: &NotificationSettingStatus, facts: &Facts<'_>) -> Statement
     }
 }
 
+/// At most so many characters: a status holds no text of any length.
+pub fn shorten(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    text.chars().take(most - 1).chain(['…']).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

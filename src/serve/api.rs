@@ -35,7 +35,7 @@ use crate::{
     logbook::{LogError, Logbook},
     model::{
         fleet::Fleet,
-        payload::Installation,
+        installation::Installation,
         readout::{self, Which, which},
     },
 };

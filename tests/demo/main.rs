@@ -268,16 +268,7 @@ async fn shortened(cluster: &Cluster) -> Result<()> {
 
 async fn baseline(cluster: &Cluster) -> Result<()> {
     eventually(PATIENCE, "the baseline", async || {
-        let told = cluster
-            .plane
-            .kubectl(&[
-                "get",
-                "shipenv",
-                "demo",
-                "-o",
-                "jsonpath={.status.instances}",
-            ])
-            .await?;
+        let told = field(cluster, "shipenv/demo", "{.status.instances}").await?;
         ensure!(told == "5", "{told} instances");
         let log = cluster
             .plane
@@ -352,25 +343,33 @@ fn localize(value: &mut Value, receiver: &Receiver) {
     }
 }
 
+/// What kubectl prints of an object: an Environment, or a setting of the shop's.
+async fn field(cluster: &Cluster, object: &str, path: &str) -> Result<String> {
+    let path = format!("jsonpath={path}");
+    let args = ["-n", SHOP, "get", object, "-o", &path];
+    cluster.plane.kubectl(&args).await
+}
+
 async fn handled(cluster: &Cluster, setting: &str) -> Result<()> {
-    eventually(PATIENCE, &format!("setting {setting} to be ready"), async || {
-        let jsonpath = "jsonpath={.status.conditions[?(@.type=='Ready')].status} {.status.cursors[*].environment}";
-        let told = cluster.plane.kubectl(&["-n", SHOP, "get", "notifset", setting, "-o", jsonpath]).await?;
-        ensure!(told.starts_with("True") && told.contains("demo"), "{told}");
-        anyhow::Ok(())
-    })
+    eventually(
+        PATIENCE,
+        &format!("setting {setting} to be ready"),
+        async || {
+            let path =
+                "{.status.conditions[?(@.type=='Ready')].status} {.status.cursors[*].environment}";
+            let told = field(cluster, &format!("notifset/{setting}"), path).await?;
+            ensure!(told.starts_with("True") && told.contains("demo"), "{told}");
+            anyhow::Ok(())
+        },
+    )
     .await
 }
 
 /// Waits until the webhook's setting says that it can't deliver.
 async fn failing(cluster: &Cluster) -> Result<()> {
     eventually(PATIENCE, "Delivered=False", async || {
-        let jsonpath =
-            "jsonpath={.status.conditions[?(@.type=='Delivered')].status} {.status.pending}";
-        let told = cluster
-            .plane
-            .kubectl(&["-n", SHOP, "get", "notifset", "hook", "-o", jsonpath])
-            .await?;
+        let path = "{.status.conditions[?(@.type=='Delivered')].status} {.status.pending}";
+        let told = field(cluster, "notifset/hook", path).await?;
         ensure!(told.starts_with("False") && !told.ends_with(" 0"), "{told}");
         anyhow::Ok(())
     })
@@ -381,21 +380,9 @@ async fn failing(cluster: &Cluster) -> Result<()> {
 /// the same id: that is the bound on duplicates, and not what this demo is about.
 async fn acknowledged(cluster: &Cluster) -> Result<()> {
     eventually(PATIENCE, "everything to be acknowledged", async || {
-        let head = cluster
-            .plane
-            .kubectl(&[
-                "get",
-                "shipenv",
-                "demo",
-                "-o",
-                "jsonpath={.status.head.index}",
-            ])
-            .await?;
-        let jsonpath = "jsonpath={.status.cursors[?(@.environment=='demo')].index}";
-        let cursor = cluster
-            .plane
-            .kubectl(&["-n", SHOP, "get", "notifset", "hook", "-o", jsonpath])
-            .await?;
+        let head = field(cluster, "shipenv/demo", "{.status.head.index}").await?;
+        let cursor = "{.status.cursors[?(@.environment=='demo')].index}";
+        let cursor = field(cluster, "notifset/hook", cursor).await?;
         ensure!(head == cursor, "the head is {head}, the cursor {cursor}");
         anyhow::Ok(())
     })

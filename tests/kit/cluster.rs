@@ -9,27 +9,35 @@ use crate::{
     plane::{Plane, PlaneOptions},
     wait::eventually,
 };
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::{Namespace, Pod, ServiceAccount},
 };
 use kube::{
-    Api, Client,
+    Api, Client, ResourceExt as _,
     api::{ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 use std::{
+    path::Path,
     sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
 };
-use tokio::runtime::Runtime;
+use tokio::{
+    runtime::Runtime,
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
 
 /// Long enough for a machine under load, and never waited out when all is well.
 pub const PATIENCE: Duration = Duration::from_mins(1);
+
+/// No test that has a control plane of its own may take longer.
+const AT_MOST: Duration = Duration::from_mins(3);
 
 /// A plane with a fake node.
 #[derive(Debug)]
@@ -90,22 +98,7 @@ impl Cluster {
         eventually(
             PATIENCE,
             &format!("the rollout of {namespace}/{name}"),
-            async || {
-                let deployment = deployments.get(name).await?;
-                let wanted = deployment.spec.replicas.unwrap_or(1);
-                let status = deployment.status.unwrap_or_default();
-                let counts = [
-                    status.replicas,
-                    status.updated_replicas,
-                    status.available_replicas,
-                ];
-                ensure!(
-                    status.observed_generation == deployment.metadata.generation
-                        && counts.into_iter().all(|count| count.unwrap_or(0) == wanted),
-                    "replicas, updated, available: {counts:?} of {wanted}"
-                );
-                Ok(())
-            },
+            async || rolled_out(&deployments.get(name).await?),
         )
         .await
     }
@@ -168,6 +161,24 @@ impl Cluster {
     }
 }
 
+/// Whether a Deployment has rolled out: all replicas updated and available, and no others.
+pub fn rolled_out(deployment: &Deployment) -> Result<()> {
+    let wanted = deployment.spec.replicas.unwrap_or(1);
+    let status = deployment.status.clone().unwrap_or_default();
+    let counts = [
+        status.replicas,
+        status.updated_replicas,
+        status.available_replicas,
+    ];
+    ensure!(
+        status.observed_generation == deployment.metadata.generation
+            && counts.into_iter().all(|count| count.unwrap_or(0) == wanted),
+        "{}: replicas, updated, available: {counts:?} of {wanted}",
+        deployment.name_any()
+    );
+    Ok(())
+}
+
 /// The runtime that outlives every test.
 pub fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
@@ -201,4 +212,43 @@ pub fn story(test: impl AsyncFnOnce(&'static Cluster) -> Result<()>) {
     if let Err(error) = runtime().block_on(test(cluster)) {
         panic!("{error:#}");
     }
+}
+
+/// Runs a test on a control plane of its own, which takes some seconds to start: at most two at once.
+pub fn alone(test: impl AsyncFnOnce(&'static Cluster) -> Result<()>) {
+    static PLANES: Semaphore = Semaphore::const_new(2);
+    let outcome = runtime().block_on(async {
+        let _place = PLANES.acquire().await?;
+        let cluster = Cluster::start(PlaneOptions::default()).await?;
+        // Actors live as long as the program; what runs is stopped below.
+        let cluster: &'static Cluster = Box::leak(Box::new(cluster));
+        let began = Instant::now();
+        let outcome = timeout(AT_MOST, test(cluster)).await;
+        println!("took {:?}", began.elapsed());
+        cluster.kubelet.stop();
+        let outcome = outcome
+            .context("it took too long")
+            .and_then(|outcome| outcome);
+        let outcome = outcome.with_context(|| logs(cluster.plane.directory()));
+        cluster.plane.discard();
+        outcome
+    });
+    if let Err(error) = outcome {
+        panic!("{error:#}");
+    }
+}
+
+/// The ends of what the operators wrote.
+fn logs(directory: &Path) -> String {
+    let mut text = "the operators' logs end".to_owned();
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("operator") {
+            let log = std::fs::read_to_string(entry.path()).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            let end = lines[lines.len().saturating_sub(40)..].join("\n");
+            text = format!("{text}\n--- {name}\n{end}\n");
+        }
+    }
+    text
 }

@@ -19,7 +19,9 @@
 //! | [`assets`] | finds or builds etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubectl, helm |
 //! | [`plane`] | starts and stops them, hands out clients and kubeconfigs |
 //! | [`registry`], [`pod_run`], [`kubelet`] | what images do when run; a pod's life as a pure step; the node |
+//! | [`tls`] | the certificates and the listener of those that speak TLS
 //! | [`receiver`] | HTTP receivers that record what they hear and answer by a script |
+//! | [`drip`] | one that never comes to the end of its answer
 //! | [`operator`] | the operator as a process that can be killed, paused and asked |
 //! | [`proxy`] | a proxy before the API server that makes faults |
 //! | [`cluster`] | the plane, the kubelet and a runtime that all tests of a binary share |
@@ -29,6 +31,7 @@
 pub mod apply;
 pub mod assets;
 pub mod cluster;
+pub mod drip;
 pub mod http1;
 pub mod kubelet;
 pub mod operator;
@@ -41,17 +44,19 @@ pub mod proxy;
 pub mod receiver;
 pub mod registry;
 pub mod stage;
+pub mod tls;
 pub mod wait;
 pub mod workloads;
 
 pub use apply::apply;
 pub use cluster::{Cluster, story};
+pub use drip::Drip;
 pub use kubelet::FakeKubelet;
 pub use operator::{Operator, OperatorOptions};
 pub use plane::{Plane, PlaneOptions};
 pub use proxy::{Action, Asked, Line, Proxy};
 pub use receiver::{Answer, Heard, Receiver};
 pub use registry::{Image, Registry};
-pub use stage::{Actor, HOME, hears, operator_log, play, told};
+pub use stage::{Actor, HOME, hears, play, told};
 pub use wait::{eventually, stays};
 pub use workloads::{Manifest, bare_pod, daemon_set, deployment, job, stateful_set};

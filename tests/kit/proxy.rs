@@ -5,9 +5,9 @@
 //! that came with the request, or else as the administrator.
 
 use crate::{
-    pki::Pki,
     plane::{Plane, client},
     ports::Port,
+    tls::Tls,
 };
 use anyhow::{Context as _, Result, anyhow};
 use axum::body::Bytes;
@@ -17,7 +17,6 @@ use http_body_util::{BodyExt, BodyStream, StreamBody, combinators::UnsyncBoxBody
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use kube::Client;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
 use std::{
     fmt, fs,
@@ -142,24 +141,14 @@ impl Drop for Proxy {
 impl Proxy {
     /// Starts a proxy that lets everything through.
     pub fn start(plane: &Plane) -> Result<Self> {
-        let pki = Pki::new("shipbell-test-proxy-ca")?;
-        let identity = pki.server(&["127.0.0.1"])?;
-        let config = rustls::ServerConfig::builder_with_provider(Arc::new(
-            rustls::crypto::ring::default_provider(),
-        ))
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(
-            vec![CertificateDer::from(identity.cert_der)],
-            PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.key_der)),
-        )?;
+        let Tls { acceptor, ca_pem } = Tls::new("shipbell-test-proxy-ca", &["127.0.0.1"])?;
         let port = Port::reserve()?;
         let listener = std::net::TcpListener::bind(port.address())?;
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
         let directory = plane.directory().join(format!("proxy-{}", port.number()));
         fs::create_dir_all(&directory)?;
-        fs::write(directory.join("ca.crt"), pki.ca_pem())?;
+        fs::write(directory.join("ca.crt"), ca_pem)?;
         let shared = Arc::new(Shared {
             admin: client(&plane.admin_kubeconfig_json(), false)?,
             anybody: client(&plane.kubeconfig(&json!({})), false)?,
@@ -167,7 +156,6 @@ impl Proxy {
             asked: Mutex::default(),
             cuts: watch::Sender::new(0),
         });
-        let acceptor = TlsAcceptor::from(Arc::new(config));
         let accept = tokio::spawn(accept(listener, acceptor, shared.clone())).abort_handle();
         Ok(Proxy {
             port,

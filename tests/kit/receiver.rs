@@ -3,29 +3,27 @@
 //! Each has a thread and a runtime of its own: stopping one cuts every connection at once, as a crash would,
 //! and the port stays its own, so connecting is refused until it is started again.
 
-use crate::{pki::Pki, ports::Port};
+use crate::{
+    ports::Port,
+    tls::{Tls, TlsListener},
+};
 use anyhow::{Context, Result, bail};
 use axum::{
     body::{Body, to_bytes},
     extract::{Request, State},
     http::{HeaderMap, Response},
-    serve::Listener,
 };
 use jiff::Timestamp;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use std::{
     collections::VecDeque,
     fmt,
-    net::{SocketAddr, TcpListener},
+    net::TcpListener,
     sync::{Arc, Mutex, MutexGuard},
     thread::JoinHandle,
     time::Duration,
 };
-use tokio::{
-    net::TcpStream,
-    sync::{mpsc, oneshot, watch},
-};
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio::sync::{oneshot, watch};
+use tokio_rustls::TlsAcceptor;
 
 /// More than anybody sends.
 const LARGEST_BODY: usize = 64 << 20;
@@ -166,11 +164,6 @@ impl fmt::Debug for Receiver {
     }
 }
 
-struct Tls {
-    acceptor: TlsAcceptor,
-    ca_pem: String,
-}
-
 impl Receiver {
     /// Starts a receiver that answers 200, `ok`. Panics when there is no port to be had.
     pub fn start() -> Self {
@@ -179,7 +172,7 @@ impl Receiver {
 
     /// Starts one that speaks TLS, with a certificate of the authority [`Receiver::ca_pem`].
     pub fn start_tls() -> Self {
-        Tls::new()
+        Tls::new("shipbell-test-receiver-ca", &["localhost", "127.0.0.1"])
             .and_then(|tls| Self::start_on(Some(tls)))
             .expect("a TLS receiver can be started")
     }
@@ -299,26 +292,6 @@ impl Receiver {
     }
 }
 
-impl Tls {
-    fn new() -> Result<Self> {
-        let pki = Pki::new("shipbell-test-receiver-ca")?;
-        let identity = pki.server(&["localhost", "127.0.0.1"])?;
-        let config = rustls::ServerConfig::builder_with_provider(Arc::new(
-            rustls::crypto::ring::default_provider(),
-        ))
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(
-            vec![CertificateDer::from(identity.cert_der)],
-            PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.key_der)),
-        )?;
-        Ok(Tls {
-            acceptor: TlsAcceptor::from(Arc::new(config)),
-            ca_pem: pki.ca_pem().to_owned(),
-        })
-    }
-}
-
 /// A thread that serves until dropped.
 struct Server {
     stop: Option<oneshot::Sender<()>>,
@@ -411,45 +384,4 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     response
         .body(Body::from(answer.body))
         .expect("a test's status and headers are valid")
-}
-
-/// Hands out connections whose handshake is done; a slow one does not hold up the others.
-struct TlsListener {
-    address: SocketAddr,
-    ready: mpsc::UnboundedReceiver<(TlsStream<TcpStream>, SocketAddr)>,
-}
-
-impl TlsListener {
-    fn new(mut listener: tokio::net::TcpListener, acceptor: TlsAcceptor) -> Result<Self> {
-        let address = listener.local_addr()?;
-        let (done, ready) = mpsc::unbounded_channel();
-        tokio::spawn(async move {
-            loop {
-                let (stream, peer) = Listener::accept(&mut listener).await;
-                let (acceptor, done) = (acceptor.clone(), done.clone());
-                tokio::spawn(async move {
-                    if let Ok(stream) = acceptor.accept(stream).await {
-                        let _ = done.send((stream, peer));
-                    }
-                });
-            }
-        });
-        Ok(TlsListener { address, ready })
-    }
-}
-
-impl Listener for TlsListener {
-    type Io = TlsStream<TcpStream>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        match self.ready.recv().await {
-            Some(connection) => connection,
-            None => std::future::pending().await,
-        }
-    }
-
-    fn local_addr(&self) -> std::io::Result<SocketAddr> {
-        Ok(self.address)
-    }
 }

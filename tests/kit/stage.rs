@@ -3,13 +3,13 @@
 
 use crate::{
     apply,
-    cluster::{Cluster, PATIENCE, story},
+    cluster::{self, Cluster, PATIENCE, story},
     operator::{Operator, OperatorOptions, binary},
     receiver::{Heard, Receiver},
     wait::{eventually, stays},
     workloads::deployment,
 };
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::{core::v1::Pod, events::v1::Event};
 use kube::{
     Api,
@@ -21,10 +21,10 @@ use shipbell::{
         Environment, EnvironmentSnapshot, EnvironmentSnapshotSpec, NotificationSetting,
         NotificationSettingStatus,
     },
-    model::ledger::content_hash,
+    model::{event, ledger::content_hash},
 };
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 use tokio::sync::OnceCell;
@@ -65,6 +65,10 @@ pub struct Cast {
     pub args: Vec<String>,
     /// Where it reaches the API server, if not directly as an admin.
     pub kubeconfig: Option<std::path::PathBuf>,
+    /// Which destinations are open that are closed by default.
+    pub open: &'static str,
+    /// Which log lines it writes.
+    pub log: &'static str,
 }
 
 impl Default for Cast {
@@ -73,6 +77,8 @@ impl Default for Cast {
             name: "operator".to_owned(),
             args: vec![],
             kubeconfig: None,
+            open: "127.0.0.1",
+            log: "shipbell=debug,info",
         }
     }
 }
@@ -91,12 +97,14 @@ pub fn spawn(cluster: &Cluster, cast: &Cast) -> Result<Operator> {
         "--cluster-name=test-cluster",
         "--org=acme",
         "--default-environment=false",
-        "--allow-destination=127.0.0.1",
-        "--log=shipbell=debug,info",
     ]
     .map(str::to_owned)
     .into();
     args.push(format!("--namespace={HOME}"));
+    args.push(format!("--log={}", cast.log));
+    if !cast.open.is_empty() {
+        args.push(format!("--allow-destination={}", cast.open));
+    }
     args.extend(cast.args.clone());
     let kubeconfig = cast.kubeconfig.clone();
     Operator::spawn(&OperatorOptions {
@@ -117,6 +125,15 @@ pub fn play(test: impl AsyncFnOnce(&'static Cluster) -> Result<()>) {
             operator(cluster, &Cast::default()).await
         });
         started.await?;
+        test(cluster).await
+    });
+}
+
+/// Runs a story on a control plane of its own, on which nobody plays yet: for operators that are killed, or started in
+/// another way than that of [`play`].
+pub fn alone(test: impl AsyncFnOnce(&'static Cluster) -> Result<()>) {
+    cluster::alone(async |cluster| {
+        install(cluster).await?;
         test(cluster).await
     });
 }
@@ -452,13 +469,6 @@ impl Actor {
     }
 }
 
-/// All that the operator of [`play`] has logged so far.
-pub fn operator_log(cluster: &Cluster) -> Result<String> {
-    let log = format!("{}.log", Cast::default().name);
-    let log = std::fs::read(cluster.plane.directory().join(log))?;
-    Ok(String::from_utf8_lossy(&log).into_owned())
-}
-
 /// The log of an environment, oldest first, without chunks.
 pub async fn log(cluster: &Cluster, environment: &str) -> Result<Vec<EnvironmentSnapshotSpec>> {
     let api: Api<EnvironmentSnapshot> = Api::all(cluster.client());
@@ -544,6 +554,47 @@ pub fn together(heard: &[Heard]) -> Result<()> {
         told(heard)
     );
     Ok(())
+}
+
+/// Checks that all events of the log were told: each with its own id, all in order, the same bytes whenever it was told
+/// again. How many were taken by the receiver more than once.
+pub fn all_told(log: &[EnvironmentSnapshotSpec], heard: &[Heard]) -> Result<usize> {
+    let mut expected = vec![];
+    for entry in log {
+        for ordinal in 0..entry.events.len() {
+            expected.push(event::id(entry, ordinal));
+        }
+    }
+    let places: HashMap<&str, usize> = expected
+        .iter()
+        .enumerate()
+        .map(|(place, id)| (id.as_str(), place))
+        .collect();
+    ensure!(places.len() == expected.len(), "two events have one id");
+    let mut bodies: HashMap<&str, &[u8]> = HashMap::new();
+    let (mut next, mut twice) = (0, 0);
+    for request in heard {
+        let id = request.header("webhook-id").context("no webhook-id")?;
+        let Some(place) = places.get(id) else {
+            bail!("told what the log doesn't say: {}", request.text());
+        };
+        let body = bodies.entry(id).or_insert(&request.body);
+        ensure!(*body == request.body, "{id} was told in other words");
+        ensure!(*place <= next, "event {place} was told before event {next}");
+        if (200..300).contains(&request.answered) {
+            if *place == next {
+                next += 1;
+            } else {
+                twice += 1;
+            }
+        }
+    }
+    ensure!(
+        next == expected.len(),
+        "{next} of {} events were told",
+        expected.len()
+    );
+    Ok(twice)
 }
 
 /// What was heard, in short: event type, image name without registry and tag, and the description's counts.

@@ -1,17 +1,14 @@
-//! What must be true whatever broke: the log has no gaps and adds up to what runs; what was told is what the log says.
+//! What must be true of a log whatever broke: it has no gaps and adds up to what runs.
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
-use kit::{Actor, Heard};
+use kit::{Actor, cluster::rolled_out};
 use kube::{Api, ResourceExt as _, api::ListParams};
 use shipbell::{
     api::EnvironmentSnapshotSpec,
-    model::{event, fleet::Fleet, ledger},
+    model::{fleet::Fleet, ledger},
 };
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 /// Checks a log: numbered without gaps, each entry chained to the one before, its hash its own. What it adds up to.
 pub fn sound(log: &[EnvironmentSnapshotSpec]) -> Result<BTreeMap<String, u32>> {
@@ -79,19 +76,7 @@ async fn at_rest(actor: &Actor) -> Result<()> {
     let client = actor.cluster.client();
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), &actor.name);
     for deployment in deployments.list(&ListParams::default()).await? {
-        let name = deployment.name_any();
-        let wanted = deployment.spec.replicas.unwrap_or(1);
-        let status = deployment.status.unwrap_or_default();
-        let counts = [
-            status.replicas,
-            status.updated_replicas,
-            status.available_replicas,
-        ];
-        ensure!(
-            status.observed_generation == deployment.metadata.generation
-                && counts.into_iter().all(|count| count.unwrap_or(0) == wanted),
-            "{name}: {counts:?} of {wanted}"
-        );
+        rolled_out(&deployment)?;
     }
     let pods: Api<Pod> = Api::namespaced(client, &actor.name);
     for pod in pods.list(&ListParams::default()).await? {
@@ -124,45 +109,4 @@ pub async fn running(actor: &Actor) -> Result<BTreeMap<String, u32>> {
         }
     }
     Ok(running)
-}
-
-/// Checks that all events of the log were told: each with its own id, all in order, the same bytes whenever it was told
-/// again. How many were taken by the receiver more than once.
-pub fn told(log: &[EnvironmentSnapshotSpec], heard: &[Heard]) -> Result<usize> {
-    let mut expected = vec![];
-    for entry in log {
-        for ordinal in 0..entry.events.len() {
-            expected.push(event::id(entry, ordinal));
-        }
-    }
-    let places: HashMap<&str, usize> = expected
-        .iter()
-        .enumerate()
-        .map(|(place, id)| (id.as_str(), place))
-        .collect();
-    ensure!(places.len() == expected.len(), "two events have one id");
-    let mut bodies: HashMap<&str, &[u8]> = HashMap::new();
-    let (mut next, mut twice) = (0, 0);
-    for request in heard {
-        let id = request.header("webhook-id").context("no webhook-id")?;
-        let Some(place) = places.get(id) else {
-            bail!("told what the log doesn't say: {}", request.text());
-        };
-        let body = bodies.entry(id).or_insert(&request.body);
-        ensure!(*body == request.body, "{id} was told in other words");
-        ensure!(*place <= next, "event {place} was told before event {next}");
-        if (200..300).contains(&request.answered) {
-            if *place == next {
-                next += 1;
-            } else {
-                twice += 1;
-            }
-        }
-    }
-    ensure!(
-        next == expected.len(),
-        "{next} of {} events were told",
-        expected.len()
-    );
-    Ok(twice)
 }

@@ -1,16 +1,17 @@
 //! The receiver is down.
 
-use crate::{all_is_told, outage, restarts::churn, told_all};
+use crate::{
+    all_is_told, outage,
+    restarts::{churn, keep_churning},
+    told_all,
+};
 use anyhow::ensure;
 use kit::{
     Heard,
     cluster::PATIENCE,
     stage::{Cast, operator},
 };
-use std::{
-    collections::BTreeSet,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, time::Duration};
 
 #[test]
 fn a_receiver_that_is_down_misses_nothing_not_even_when_the_operator_is_restarted_meanwhile() {
@@ -18,17 +19,9 @@ fn a_receiver_that_is_down_misses_nothing_not_even_when_the_operator_is_restarte
         let first = operator(cluster, &Cast::default()).await?;
         let (actor, receiver) = told_all(cluster, "down").await?;
         receiver.set_standing(503);
-        let began = Instant::now();
-        let mut number = 0;
-        while began.elapsed() < Duration::from_secs(10) {
-            churn(&actor, number).await?;
-            number += 1;
-            let entries = actor.log().await?.len() + 1;
-            let _ = kit::eventually(Duration::from_millis(1_500), "a snapshot", async || {
-                actor.log().await.map(|log| log.len() >= entries)
-            })
-            .await;
-        }
+        // Down for twenty seconds, ten on each side of the restart.
+        let (half, pace) = (Duration::from_secs(10), Duration::from_millis(1_500));
+        keep_churning(&actor, half, pace).await?;
         actor
             .condition("all", "Delivered", "False ServerError")
             .await?;
@@ -41,6 +34,7 @@ fn a_receiver_that_is_down_misses_nothing_not_even_when_the_operator_is_restarte
         let attempts = receiver.heard().len();
         let second = operator(cluster, &Cast::default()).await?;
         receiver.wait_for_count(PATIENCE, attempts + 1).await?;
+        keep_churning(&actor, half, pace).await?;
         ensure!(ids(&receiver.heard()) == before, "it goes on with another");
 
         receiver.set_standing(200);

@@ -1,9 +1,13 @@
 //! Two operators on one cluster: whatever a lease is worth, the log must not depend on it.
 
-use crate::{all_is_told, outage, restarts::churn, told_all};
+use crate::{
+    all_is_told, outage,
+    restarts::{churn, keep_churning},
+    told_all,
+};
 use anyhow::ensure;
 use kit::stage::{Cast, operator};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 #[test]
 fn two_operators_at_once_keep_one_log_and_lose_nothing() {
@@ -15,17 +19,8 @@ fn two_operators_at_once_keep_one_log_and_lose_nothing() {
             ..Cast::default()
         };
         let two = operator(cluster, &cast).await?;
-        let began = Instant::now();
-        let mut number = 0;
-        while began.elapsed() < Duration::from_secs(10) {
-            churn(&actor, number).await?;
-            number += 1;
-            let entries = actor.log().await?.len() + 1;
-            let _ = kit::eventually(Duration::from_millis(900), "a snapshot", async || {
-                actor.log().await.map(|log| log.len() >= entries)
-            })
-            .await;
-        }
+        let number =
+            keep_churning(&actor, Duration::from_secs(10), Duration::from_millis(900)).await?;
         all_is_told(&actor, &receiver).await?;
         ensure!(actor.log().await?.len() > 5, "too few snapshots: no test");
         // The one who was left out goes on when the other is gone.

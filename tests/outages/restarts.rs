@@ -134,6 +134,23 @@ pub async fn churn(actor: &Actor, number: usize) -> Result<()> {
     Ok(())
 }
 
+/// Changes something again and again for so long, each time as soon as the last change is recorded, or after `pace`. How
+/// often it was.
+pub async fn keep_churning(actor: &Actor, time: Duration, pace: Duration) -> Result<usize> {
+    let began = Instant::now();
+    let mut number = 0;
+    while began.elapsed() < time {
+        churn(actor, number).await?;
+        number += 1;
+        let entries = actor.log().await?.len() + 1;
+        let _ = kit::eventually(pace, "a snapshot", async || {
+            actor.log().await.map(|log| log.len() >= entries)
+        })
+        .await;
+    }
+    Ok(number)
+}
+
 #[test]
 fn a_never_handled_setting_and_an_unread_log_survive_a_kill() {
     outage(async |cluster| {

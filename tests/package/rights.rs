@@ -4,12 +4,17 @@ use crate::{
     helm::{REQUIRED, rendered, template},
     story,
 };
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
-use kit::{Cluster, apply, cluster::PATIENCE, eventually};
+use kit::{
+    Actor, Cluster, HOME, Receiver, apply,
+    cluster::PATIENCE,
+    eventually, hears,
+    stage::{Cast, alone, operator},
+};
 use kube::{Api, Client, api::PostParams};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 const VERBS: [&str; 8] = [
     "get",
@@ -70,7 +75,10 @@ const EVERYWHERE: [(&str, &[&str]); 9] = [
         "shipbell.dev/notificationsettings",
         &["get", "list", "watch"],
     ),
-    ("shipbell.dev/notificationsettings/status", &["update"]),
+    (
+        "shipbell.dev/notificationsettings/status",
+        &["update", "patch"],
+    ),
     ("events.k8s.io/events", &["create", "patch"]),
 ];
 
@@ -261,6 +269,52 @@ fn a_binding_made_by_hand_as_the_operator_advises_opens_a_namespace_and_does_not
         let yaml = given(&[&settings])?;
         ensure!(yaml.contains("name: advised-shipbell-settings"), "{yaml}");
         ensure!(!yaml.contains("name: shipbell-secrets\n"), "{yaml}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_secret_that_may_not_be_read_shows_on_the_setting_with_the_line_that_mends_it() {
+    alone(async |cluster| {
+        let given = [
+            "shipbell",
+            REQUIRED[0],
+            REQUIRED[1],
+            "-n",
+            HOME,
+            "--set=crds.enabled=false",
+        ];
+        apply(&cluster.client(), template(&given)?.as_str()).await?;
+        let kubeconfig = cluster
+            .plane
+            .service_account_kubeconfig(HOME, "shipbell")
+            .await?;
+        let cast = Cast {
+            kubeconfig: Some(kubeconfig),
+            ..Cast::default()
+        };
+        let _operator = operator(cluster, &cast).await?;
+        let actor = Actor::new(cluster, "unbound").await?;
+        let receiver = Receiver::start();
+        actor.secret("hook", &receiver.url("/hook")).await?;
+        actor
+            .setting("hook", "webhook: {urlFrom: {secretKeyRef: {name: hook}}}")
+            .await?;
+        let message = actor
+            .condition("hook", "Ready", "False SecretForbidden")
+            .await?;
+        actor.starts("web").await?;
+        actor
+            .status_when("hook", "one event waits", |it| it.pending == Some(1))
+            .await?;
+
+        // To the letter. It heals by itself, within seconds.
+        let (_, line) = message.split_once("or kubectl ").context(message.clone())?;
+        let line: Vec<_> = line.split_whitespace().collect();
+        cluster.plane.kubectl(&line).await?;
+        receiver.wait_for_count(Duration::from_secs(20), 1).await?;
+        hears(&receiver, &["STARTED web:v1 0 to 1"]).await?;
+        actor.condition("hook", "Ready", "True Sound").await?;
         Ok(())
     });
 }

@@ -248,6 +248,14 @@ fn an_environment_that_makes_no_sense_is_refused_with_the_field_that_is_wrong() 
                 ["spec.visibleTo[0]", "should match"],
             ),
             (
+                format!("{{visibleTo: [{}]}}", globs.join(", ")),
+                ["spec.visibleTo", "at most 256"],
+            ),
+            (
+                "{visibleTo: all}".to_owned(),
+                ["spec.visibleTo", "expected list"],
+            ),
+            (
                 requirement("key: app, operator: Equals, values: [a]"),
                 ["spec.podSelector.matchExpressions[0].operator", "NotIn"],
             ),
@@ -302,6 +310,17 @@ fn an_environment_that_makes_no_sense_is_refused_with_the_field_that_is_wrong() 
                 ["spec.podSelector.matchExpressions[0].values", "at most 64"],
             ),
             (
+                "{namespaceSelector: {matchExpressions: [{key: team, operator: In}]}}".to_owned(),
+                [
+                    "spec.namespaceSelector.matchExpressions[0]",
+                    "must be given with In",
+                ],
+            ),
+            (
+                "{namespaceSelector: {team: gold}}".to_owned(),
+                ["spec.namespaceSelector.team", "not declared in schema"],
+            ),
+            (
                 "{namespaceSelector: {matchLabels: {team: 'two words'}}}".to_owned(),
                 ["spec.namespaceSelector.matchLabels.team", "should match"],
             ),
@@ -324,6 +343,14 @@ fn an_environment_that_makes_no_sense_is_refused_with_the_field_that_is_wrong() 
             (
                 "{settle: {max: 1s500}}".to_owned(),
                 ["spec.settle.max", "should match"],
+            ),
+            (
+                "{settle: {rollout: 15}}".to_owned(),
+                ["spec.settle.rollout", "string"],
+            ),
+            (
+                "{settle: {scaling: -30s}}".to_owned(),
+                ["spec.settle.scaling", "should match"],
             ),
             (
                 "{history: {maxAge: 30d}}".to_owned(),

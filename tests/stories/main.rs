@@ -1,9 +1,10 @@
-//! What the operator does, told as stories on a real control plane. One operator serves them all; each has a namespace
-//! and an Environment of its own.
+//! What the operator does, told as stories on a real control plane. One operator serves all but a few; each has a
+//! namespace and an Environment of its own.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod bad_input;
 mod environments;
+mod guarded;
 mod settings;
 mod slack;
 mod workloads;

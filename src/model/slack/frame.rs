@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::block::Block;
 use super::text::{self, code, prose, prose_before_colon};
-use super::{Origin, Part};
+use super::{Installation, Part};
 use crate::api::snapshot::{ComplianceState, EnvironmentSnapshotSpec};
 
 pub(super) const GREEN: &str = "#2EB67D";
@@ -25,11 +25,12 @@ const LINES: usize = 2_700;
 const SENTENCE: usize = 2_000;
 
 /// Where it happened: `cluster/environment`, or one name if both have the same.
-pub(super) fn place(origin: &Origin, snapshot: &EnvironmentSnapshotSpec) -> String {
-    let environment = &snapshot.environment;
-    match origin.cluster {
-        cluster if cluster.is_empty() || cluster == environment => environment.clone(),
-        cluster => format!("{cluster}/{environment}"),
+pub(super) fn place(origin: &Installation, environment: &str) -> String {
+    let cluster = &origin.cluster;
+    if cluster.is_empty() || cluster == environment {
+        environment.to_owned()
+    } else {
+        format!("{cluster}/{environment}")
     }
 }
 
@@ -48,21 +49,19 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    pub(super) fn new(origin: &Origin, parts: &[Part]) -> Option<Self> {
+    pub(super) fn new(origin: &Installation, parts: &[Part]) -> Option<Self> {
         let (first, last) = (parts.first()?, parts.last()?);
         Some(Self::of(origin, first.snapshot, last.snapshot))
     }
 
     pub(super) fn of(
-        origin: &Origin,
+        origin: &Installation,
         first: &EnvironmentSnapshotSpec,
         last: &EnvironmentSnapshotSpec,
     ) -> Self {
         Self {
-            place: prose_before_colon(&place(origin, last), NAME),
-            url: origin
-                .links
-                .map(|links| links.snapshot(&last.environment, last.index)),
+            place: prose_before_colon(&place(origin, &last.environment), NAME),
+            url: text::link(&origin.snapshot_html_url(&last.environment, last.index)),
             compliance: last.compliance.state,
             range: (first.index, last.index),
             time: last.time,
@@ -87,11 +86,10 @@ impl Frame {
             ComplianceState::Unknown => ":white_circle:",
         };
         Block::context(format!(
-            "*{}* · {snapshots} · {emoji} {} · <!date^{}^{{date_short_pretty}} {{time_secs}}|{}>",
+            "*{}* · {snapshots} · {emoji} {} · {}",
             self.place,
             word(self.compliance),
-            self.time.as_second(),
-            self.time.strftime("%Y-%m-%d %H:%M:%S UTC"),
+            date(self.time),
         ))
     }
 
@@ -125,6 +123,15 @@ impl Frame {
             _ => format!(" within {} d", ceil(seconds, day)),
         }
     }
+}
+
+/// A moment, which Slack shows in the reader's own time zone.
+pub(super) fn date(time: Timestamp) -> String {
+    format!(
+        "<!date^{}^{{date_short_pretty}} {{time_secs}}|{}>",
+        time.as_second(),
+        time.strftime("%Y-%m-%d %H:%M:%S UTC"),
+    )
 }
 
 fn ceil(seconds: i64, unit: i64) -> i64 {

@@ -10,49 +10,15 @@ mod frame;
 mod net;
 mod text;
 
-use crate::api::EventType;
+use super::{gap, installation::Installation};
 use crate::api::snapshot::{EnvironmentSnapshotSpec, Event};
+use crate::api::{EventType, setting::Gap};
 use block::Block;
 pub use block::{Message, plain};
-use frame::{Frame, GREEN, MAX_LINES, NAME, RED, Style, bullets, names, place, plural, sentence};
-use text::{code, prose};
-
-/// Where the messages come from.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Origin<'a> {
-    /// The cluster's name; shown when it is not the environment's as well.
-    pub cluster: &'a str,
-    /// Where snapshots can be read, if anywhere.
-    pub links: Option<&'a Links>,
-}
-
-/// Where snapshots can be read in a browser.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Links {
-    base: String,
-}
-
-impl Links {
-    /// `base` is the URL under which `environments/...` is found; None if a browser could not follow it.
-    pub fn new(base: &str) -> Option<Self> {
-        let url = url::Url::parse(base).ok()?;
-        let is_web = matches!(url.scheme(), "http" | "https") && url.has_host();
-        let is_public = url.username().is_empty() && url.password().is_none();
-        let is_base = is_public && url.query().is_none() && url.fragment().is_none();
-        // A URL may hold a `|`, which would end it in a link of Slack's.
-        let base = url.as_str().trim_end_matches('/').replace('|', "%7C");
-        (is_web && is_base && base.len() <= 1_000 && text::is_inert(&base)).then_some(Self { base })
-    }
-
-    fn snapshot(&self, environment: &str, index: i64) -> String {
-        // The name of an environment has no other characters.
-        let name = environment
-            .chars()
-            .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.'));
-        let name: String = name.take(63).collect();
-        format!("{}/environments/{name}/snapshots/{index}", self.base)
-    }
-}
+use frame::{
+    AMBER, Frame, GREEN, MAX_LINES, NAME, RED, Style, bullets, names, place, plural, sentence,
+};
+use text::{code, prose, prose_before_colon};
 
 /// What a message tells of one snapshot.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +30,7 @@ pub struct Part<'a> {
 }
 
 /// The message of one snapshot, or of the parts of one that was too big: its events of artifacts.
-pub fn artifacts(origin: &Origin, parts: &[Part]) -> Message {
+pub fn artifacts(origin: &Installation, parts: &[Part]) -> Message {
     let Some(frame) = Frame::new(origin, parts) else {
         return nothing();
     };
@@ -85,7 +51,7 @@ pub fn artifacts(origin: &Origin, parts: &[Part]) -> Message {
 
 /// The message of a backlog: what the events of consecutive snapshots come to. The snapshots of which no event is asked
 /// for belong to it as well: their numbers count.
-pub fn digest(origin: &Origin, parts: &[Part]) -> Message {
+pub fn digest(origin: &Installation, parts: &[Part]) -> Message {
     let Some(frame) = Frame::new(origin, parts) else {
         return nothing();
     };
@@ -95,11 +61,15 @@ pub fn digest(origin: &Origin, parts: &[Part]) -> Message {
 }
 
 /// The message of an event of the environment as a whole.
-pub fn compliance(origin: &Origin, snapshot: &EnvironmentSnapshotSpec, event: &Event) -> Message {
+pub fn compliance(
+    origin: &Installation,
+    snapshot: &EnvironmentSnapshotSpec,
+    event: &Event,
+) -> Message {
     let frame = Frame::of(origin, snapshot, snapshot);
     let was = frame::word(snapshot.compliance.was);
     // A header takes 150 units.
-    let title = text::plain(&place(origin, snapshot), 110);
+    let title = text::plain(&place(origin, &snapshot.environment), 110);
     let (title, text, color, section) = if event.type_ == EventType::EnvironmentCompliant {
         let title = format!("🟢 {title} is Compliant again");
         let text = format!("🟢 {} is Compliant again (was {was})", frame.place);
@@ -126,7 +96,7 @@ pub fn compliance(origin: &Origin, snapshot: &EnvironmentSnapshotSpec, event: &E
 }
 
 /// The message that shows that `setting`, as namespace/name, reaches its channel.
-pub fn test(origin: &Origin, setting: &str, environments: &[String]) -> Message {
+pub fn test(origin: &Installation, setting: &str, environments: &[String]) -> Message {
     let list = |style| {
         let all = environments.iter().map(String::as_str);
         match all.len() {
@@ -141,8 +111,8 @@ pub fn test(origin: &Origin, setting: &str, environments: &[String]) -> Message 
     ];
     let mut from = String::new();
     if !origin.cluster.is_empty() {
-        fields.push(format!("*Cluster*\n{}", code(origin.cluster, NAME)));
-        from = format!(" on cluster {}", prose(origin.cluster, NAME));
+        fields.push(format!("*Cluster*\n{}", code(&origin.cluster, NAME)));
+        from = format!(" on cluster {}", prose(&origin.cluster, NAME));
     }
     let text = format!(
         "Test message: Shipbell{from} reaches this channel. NotificationSetting {}, {} {}.",
@@ -153,6 +123,36 @@ pub fn test(origin: &Origin, setting: &str, environments: &[String]) -> Message 
     let headline = "*:bell: Test message* — Shipbell reaches this channel".to_owned();
     let below = vec![Block::fields(fields)];
     Message::new(text, Block::section(headline), frame::BLUE, below)
+}
+
+/// The message about snapshots that were removed before they could be delivered. `setting`: its namespace and name.
+pub fn truncated(
+    origin: &Installation,
+    environment: &str,
+    gap: &Gap,
+    setting: (&str, &str),
+) -> Message {
+    let place = prose_before_colon(&place(origin, environment), NAME);
+    let (what, why) = (gap::what(gap), gap::why());
+    let command = gap::command(setting);
+    let otherwise = "If nothing failed and nothing was suspended, raise settle times, so that less is recorded.";
+    let headline = format!("*:warning: History lost* in *{place}* — {what}");
+    let section = format!(
+        "What their events told is lost. The reason: {why}.\n{} shows why deliveries lagged behind. {otherwise}",
+        code(&command, 4 * NAME)
+    );
+    let snapshots = if gap.from == gap.to {
+        format!("snapshot #{}", gap.from)
+    } else {
+        format!("snapshots #{}–#{}", gap.from, gap.to)
+    };
+    let footer = format!("*{place}* · {snapshots} · {}", frame::date(gap.time));
+    let text = format!(
+        "History lost in {place}: {what}. The reason: {why}. {} shows why deliveries lagged behind. {otherwise}",
+        prose(&command, 4 * NAME)
+    );
+    let below = vec![Block::section(section), Block::context(footer)];
+    Message::new(text, Block::section(headline), AMBER, below)
 }
 
 /// Without a snapshot there is nothing to tell; such a message is never sent.

@@ -1,7 +1,7 @@
 //! Each design has a golden message under `tests/slack/golden`, which the official Slack libraries judge as well; and
 //! whatever the names, a message stays within Slack's limits and says nothing but what it is meant to.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::LazyLock};
 
 use expect_test::{expect, expect_file};
 use proptest::prelude::*;
@@ -76,14 +76,33 @@ fn event((at, change): (usize, &Change)) -> Option<Event> {
     })
 }
 
-const ORIGIN: Origin = Origin {
-    cluster: "eks-1",
-    links: None,
-};
+static ORIGIN: LazyLock<Installation> = LazyLock::new(|| of_cluster("eks-1"));
+
+/// An installation that serves no pages.
+fn of_cluster(cluster: &str) -> Installation {
+    Installation {
+        org: "acme".to_owned(),
+        cluster: cluster.to_owned(),
+        external_url: None,
+    }
+}
+
+/// The same with pages.
+fn linked(cluster: &str) -> Installation {
+    Installation {
+        external_url: Some("https://shipbell.example.com".to_owned()),
+        ..of_cluster(cluster)
+    }
+}
+
+fn lost(from: i64, to: i64) -> Gap {
+    let time = jiff::Timestamp::from_second(1_692_616_493).unwrap();
+    Gap { from, to, time }
+}
 
 fn render(
-    design: fn(&Origin, &[Part]) -> Message,
-    origin: &Origin,
+    design: fn(&Installation, &[Part]) -> Message,
+    origin: &Installation,
     snapshots: &[EnvironmentSnapshotSpec],
 ) -> Message {
     let events: Vec<Vec<&Event>> = snapshots
@@ -149,11 +168,7 @@ fn designs() -> Vec<(&'static str, Message)> {
         };
         snapshot
     };
-    let links = Links::new("https://shipbell.example.com/acme").unwrap();
-    let linked = Origin {
-        cluster: "prod",
-        links: Some(&links),
-    };
+    let linked = linked("prod");
     let environment = |type_| Event {
         type_,
         change: None,
@@ -295,6 +310,10 @@ fn designs() -> Vec<(&'static str, Message)> {
                 "team-a/chat",
                 &["prod".to_owned(), "staging".to_owned()],
             ),
+        ),
+        (
+            "truncated",
+            truncated(&ORIGIN, "prod", &lost(12, 40), ("team-a", "chat")),
         ),
         ("hostile", of(vec![change('b', hostile, &hostile_cell)])),
     ]
@@ -504,6 +523,9 @@ fn every_design_reads_as_meant() {
         test #36C5F0
           *:bell: Test message* — Shipbell reaches this channel
           Test message: Shipbell on cluster eks-1 reaches this channel. NotificationSetting team-a/chat, environments prod, staging.
+        truncated #ECB22E
+          *:warning: History lost* in *eks-1/prod* — snapshots 12 to 40 were removed before they could be delivered
+          History lost in eks-1/prod: snapshots 12 to 40 were removed before they could be delivered. The reason: the log had grown to its limit (32 MiB for an environment, 256 MiB for all), or someone deleted entries. kubectl -n team-a describe notifset chat shows why deliveries lagged behind. If nothing failed and nothing was suspended, raise settle times, so that less is recorded.
         hostile #2EB67D
           *:arrow_forward: Started* `x &lt;!channel&gt; &lt;` in *eks-1/prod* — 1 instance started running (from 0 to 1)
           x &lt;!channel&gt; &lt; started in eks-1/prod: 1 instance (from 0 to 1). Image x &lt;!channel&gt; &lt;, fingerprint bbbbbbbbbbbb, workload x &lt;!channel&gt; &lt;@U1&gt; b i s : fire: &amp;amp; https: //e.example|/x &lt;!channel&gt; &lt;@u1&gt; b i s : fire: &amp;amp; https: //…. Snapshot #12, compliant.
@@ -518,11 +540,7 @@ fn the_cluster_is_named_unless_the_environment_bears_its_name() {
         ("", "*prod*"),
         ("eks:eu:1", "*eks: eu:1/prod*"),
     ] {
-        let origin = Origin {
-            cluster,
-            links: None,
-        };
-        let message = render(artifacts, &origin, &changes());
+        let message = render(artifacts, &of_cluster(cluster), &changes());
         assert!(
             shown(&message).iter().any(|text| text.contains(place)),
             "{cluster}: {message:?}"
@@ -590,7 +608,7 @@ fn nothing_to_tell_is_no_reason_to_panic() {
         digest(&ORIGIN, &[]),
         render(artifacts, &ORIGIN, &[snapshot(1, vec![])]),
         render(digest, &ORIGIN, &[snapshot(1, vec![]), snapshot(2, vec![])]),
-        test(&Origin::default(), "", &[]),
+        test(&Installation::default(), "", &[]),
     ] {
         judge(&message).unwrap();
     }
@@ -625,15 +643,14 @@ fn the_fallback_is_the_text_alone() {
 }
 
 #[test]
-fn a_base_that_could_break_a_link_is_refused() {
+fn a_url_that_could_break_a_link_is_refused() {
     for good in [
         "https://x.example",
         "http://x.example:8080/acme/",
         "https://x.example/a%20b/c|d",
+        "https://x.example/environments/prod|<x>/../snapshots/7",
     ] {
-        let links = Links::new(good).unwrap();
-        let url = links.snapshot("prod|<x>/..", 7);
-        assert!(url.ends_with("/environments/prodx../snapshots/7"), "{url}");
+        let url = text::link(good).unwrap();
         assert!(!url.contains(['|', '<', '>', ' ']), "{url}");
     }
     for bad in [
@@ -645,7 +662,7 @@ fn a_base_that_could_break_a_link_is_refused() {
         "https://a:b@x.example",
         "https://x.example/a&b",
     ] {
-        assert_eq!(Links::new(bad), None, "{bad}");
+        assert_eq!(text::link(bad), None, "{bad}");
     }
 }
 
@@ -899,7 +916,7 @@ fn sound(text: &str, is_mrkdwn: bool) -> Result<(), String> {
     Ok(())
 }
 
-const EMOJI: [&str; 12] = [
+const EMOJI: [&str; 13] = [
     "arrow_forward",
     "black_square_for_stop",
     "arrow_up_small",
@@ -910,6 +927,7 @@ const EMOJI: [&str; 12] = [
     "arrows_counterclockwise",
     "package",
     "bell",
+    "warning",
     "red_circle",
     "white_circle",
 ];
@@ -1036,15 +1054,15 @@ proptest! {
         cluster in name(),
         setting in name(),
         environments in prop::collection::vec(name(), 0..30),
-        linked in any::<bool>(),
+        has_pages in any::<bool>(),
     ) {
-        let links = Links::new("https://shipbell.example.com/acme").unwrap();
-        let origin = Origin { cluster: &cluster, links: linked.then_some(&links) };
+        let origin = if has_pages { linked(&cluster) } else { of_cluster(&cluster) };
         let mut messages = vec![
             render(artifacts, &origin, &snapshots),
             render(artifacts, &origin, &snapshots[..1]),
             render(digest, &origin, &snapshots),
             test(&origin, &setting, &environments),
+            truncated(&origin, &setting, &lost(7, 7), (&setting, &cluster)),
         ];
         for type_ in [EventType::EnvironmentCompliant, EventType::EnvironmentNonCompliant] {
             messages.push(compliance(&origin, &snapshots[0], &Event { type_, change: None }));

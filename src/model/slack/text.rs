@@ -41,9 +41,20 @@ pub(super) fn units(text: &str) -> usize {
 }
 
 /// Whether it holds nothing that has to be escaped or could be drawn in a strange way: ASCII that can be seen.
-pub(super) fn is_inert(text: &str) -> bool {
+fn is_inert(text: &str) -> bool {
     text.chars()
         .all(|c| c.is_ascii_graphic() && !matches!(c, '&' | '<' | '>' | '"' | '\\' | '`'))
+}
+
+/// A URL that a browser can follow and that can stand in a link of Slack's; None if there is none.
+pub(super) fn link(url: &str) -> Option<String> {
+    let url = url::Url::parse(url).ok()?;
+    let is_web = matches!(url.scheme(), "http" | "https") && url.has_host();
+    let is_public = url.username().is_empty() && url.password().is_none();
+    let is_page = is_public && url.query().is_none() && url.fragment().is_none();
+    // A URL may hold a `|`, which would end it in a link of Slack's.
+    let url = url.as_str().replace('|', "%7C");
+    (is_web && is_page && url.len() <= 1_200 && is_inert(&url)).then_some(url)
 }
 
 /// `&`, `<` and `>`, exactly these: what could begin a mention, a link or a date.
