@@ -253,6 +253,8 @@ pub struct Allowance {
     pub name: Arc<str>,
     /// The object's UID.
     pub uid: Box<str>,
+    /// When the object was created.
+    pub created: Timestamp,
     /// The environments.
     pub environments: BTreeSet<Box<str>>,
     /// The images: digest and name.
@@ -274,6 +276,7 @@ impl Allowance {
         Ok(Self {
             name: object.name_any().into(),
             uid: object.uid().unwrap_or_default().into(),
+            created: created(object),
             environments: object
                 .spec
                 .environments

@@ -1,17 +1,24 @@
 //! The log as JSON, in the shapes of Kosli's read API: what the log holds, and nothing that it doesn't. Here numbers are
 //! numbers; only the webhook payload is all strings.
 
+pub mod origin;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{
-    event, image::Fingerprint, installation::Installation, ledger::Ledger, payload::status,
+    event,
+    evidence::{Allowance, Evidence},
+    image::Fingerprint,
+    installation::Installation,
+    ledger::Ledger,
+    world::Picture,
 };
 use crate::api::{
     EnvironmentSnapshotSpec, EventType,
-    snapshot::{Change, ComplianceState},
+    snapshot::{Change, ComplianceState, Provenance, Verdict},
 };
 
 /// Unix seconds with fractions.
@@ -25,6 +32,101 @@ fn compliant(state: ComplianceState) -> Value {
         ComplianceState::NonCompliant => false.into(),
         ComplianceState::Unknown => Value::Null,
     }
+}
+
+/// Whether an artifact keeps the rules, and why.
+fn verdict(verdict: Option<&Verdict>) -> [(&'static str, Value); 4] {
+    let state = verdict.map_or(ComplianceState::Unknown, |verdict| verdict.state);
+    let grace = verdict.and_then(|verdict| verdict.grace_until);
+    [
+        ("compliant", compliant(state)),
+        (
+            "reason",
+            verdict.map_or("", |verdict| verdict.reason.as_str()).into(),
+        ),
+        (
+            "message",
+            verdict
+                .map_or("", |verdict| verdict.message.as_str())
+                .into(),
+        ),
+        ("grace_until", grace.map(seconds).into()),
+    ]
+}
+
+/// An environment. `picture`: what is known of it, once its log has been read.
+pub fn environment(installation: &Installation, name: &str, picture: Option<&Picture>) -> Value {
+    let compliance = picture.map(|picture| &picture.compliance);
+    let state = compliance.map_or(ComplianceState::Unknown, |compliance| compliance.state);
+    let head = picture.and_then(|picture| picture.head);
+    let (troubles, more) = picture.map_or((&[][..], 0), |picture| {
+        (&picture.troubles.0[..], picture.troubles.1)
+    });
+    let reasons = troubles.iter().map(|trouble| {
+        let mut value = json!({
+            "artifact_name": trouble.name,
+            "fingerprint": trouble.fingerprint.to_string(),
+        });
+        for (key, told) in verdict(Some(&trouble.verdict)) {
+            value[key] = told;
+        }
+        value
+    });
+    let index = head.map(|(index, _)| index);
+    let totals = picture.map(|picture| picture.totals);
+    json!({
+        "org": installation.org,
+        "name": name,
+        "type": "K8S",
+        "state": compliant(state),
+        "has_rules": picture.is_some_and(|picture| picture.ruled),
+        "last_changed_at": head.map(|(_, time)| seconds(time)),
+        "state_since": compliance.and_then(|it| it.since).map(seconds),
+        "pending_until": compliance.and_then(|it| it.pending_until).map(seconds),
+        "reasons_for_incompliance": compliance.map_or(&[][..], |it| &it.reasons[..]),
+        "reasons": reasons.collect::<Vec<_>>(),
+        "more_reasons": more,
+        "snapshot_index": index,
+        "artifacts": totals.map(|totals| totals.artifacts),
+        "instances": totals.map(|totals| totals.instances),
+        "unidentified": picture.map(|picture| picture.unidentified),
+        "html_url": installation.environment_html_url(name),
+        "api_url": installation.environment_api_url(name),
+        "_links": {"snapshot": {
+            "self": index.map_or(String::new(), |index| installation.snapshot_api_url(name, index)),
+            "html": index.map_or(String::new(), |index| installation.snapshot_html_url(name, index)),
+        }},
+    })
+}
+
+/// The allow-list of an environment, or of all: the newest entries first.
+pub fn allow_list(evidence: &Evidence, environment: Option<&str>, now: Timestamp) -> Vec<Value> {
+    let mut entries: Vec<&Allowance> = match environment {
+        Some(name) => evidence.allowances_in(name).map(|entry| &**entry).collect(),
+        None => evidence.allowances().values().map(|it| &**it).collect(),
+    };
+    entries.sort_by(|a, b| (b.created, &a.name).cmp(&(a.created, &b.name)));
+    let items = entries.into_iter().flat_map(|entry| {
+        let environments = entry.environments.iter();
+        let environments =
+            environments.filter(move |name| environment.is_none_or(|wanted| wanted == &***name));
+        environments.flat_map(move |environment| {
+            entry.artifacts.iter().map(move |(fingerprint, name)| {
+                json!({
+                    "artifact_name": name,
+                    "fingerprint": fingerprint.to_string(),
+                    "environment_name": environment,
+                    "timestamp": seconds(entry.created),
+                    "user_name": "",
+                    "description": entry.reason.trim(),
+                    "expires_at": entry.expires.map(seconds),
+                    "active": entry.is_active(now),
+                    "entry": &*entry.name,
+                })
+            })
+        })
+    });
+    items.collect()
 }
 
 /// One snapshot with all that runs after it; artifacts that it saw leave are in it with `now` 0. `next`: when the one
@@ -43,10 +145,11 @@ pub fn snapshot(
     let running = after
         .artifacts()
         .map(|(fingerprint, total)| (fingerprint.to_string(), i64::from(total)));
+    // What was only put on the allow-list never was here.
     let left = spec
         .changes
         .iter()
-        .filter(|change| change.now == 0)
+        .filter(|change| change.now == 0 && change.was > 0)
         .map(|change| (change.fingerprint.clone(), 0));
     let mut artifacts: Vec<(String, String, Value)> = running
         .chain(left)
@@ -70,10 +173,7 @@ pub fn snapshot(
             let state = verdict.map_or(ComplianceState::Unknown, |verdict| verdict.state);
             let flow = known.map_or("", |known| known.flow.as_str());
             let broken = verdict.filter(|it| it.state == ComplianceState::NonCompliant);
-            let deployments = known.map(|known| {
-                let numbers = known.deployments.iter().map(|note| note.number);
-                numbers.collect::<Vec<_>>()
-            });
+            let deployments = known.map(deployments);
             let page = installation.artifact_html_url(flow, &fingerprint);
             let flows = known.filter(|known| !known.flow.is_empty()).map(|known| {
                 json!({
@@ -130,12 +230,17 @@ pub fn snapshot(
     })
 }
 
+/// The numbers of the deployments that were announced.
+fn deployments(known: &Provenance) -> Vec<i64> {
+    known.deployments.iter().map(|note| note.number).collect()
+}
+
 fn annotation(change: Option<&Change>, now: i64) -> Value {
     let (was, now) = change.map_or((now, now), |change| (change.was, change.now));
     let verdict = change.and_then(|change| change.verdict.as_ref());
     let state = verdict.map_or(ComplianceState::Unknown, |verdict| verdict.state);
     let type_ = match (was, now) {
-        (0, _) => format!("started-{}", status(state)),
+        (0, _) => format!("started-{}", state.word()),
         (_, 0) => "exited".to_owned(),
         (was, now) if was == now && change.is_some() => "changed".to_owned(),
         (was, now) if was == now => "unchanged".to_owned(),
@@ -173,8 +278,9 @@ pub fn events(installation: &Installation, spec: &EnvironmentSnapshotSpec) -> Ve
         let flow = known.map_or("", |known| known.flow.as_str());
         let fingerprint = change.map_or("", |change| change.fingerprint.as_str());
         let flows = known.filter(|_| !flow.is_empty());
+        let deployments = known.map(deployments);
         let type_ = match told.type_ {
-            EventType::ArtifactStarted => format!("started-{}", status(state)),
+            EventType::ArtifactStarted => format!("started-{}", state.word()),
             EventType::ArtifactStopped => "exited".to_owned(),
             EventType::ArtifactScaled => "scaled".to_owned(),
             EventType::ArtifactAllowed => "allowed".to_owned(),
@@ -189,7 +295,7 @@ pub fn events(installation: &Installation, spec: &EnvironmentSnapshotSpec) -> Ve
             "description": event::description(spec, told),
             "reported_at": seconds(spec.time),
             "pipeline": flow,
-            "deployments": [],
+            "deployments": deployments.unwrap_or_default(),
             "flows": flows.iter().map(|_| json!({"flow_name": flow, "deployments": null})).collect::<Vec<_>>(),
             "artifact_compliance": compliant(state),
             "snapshot_compliance": compliant(spec.compliance.state),
