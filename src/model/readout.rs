@@ -382,6 +382,140 @@ fn at(moment: &str, now: Timestamp) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{simulation::Cluster, testing::digest};
+
+    fn installation() -> Installation {
+        Installation {
+            org: "acme".to_owned(),
+            cluster: "c".to_owned(),
+            external_url: Some("https://s.example".to_owned()),
+        }
+    }
+
+    /// `web` runs an image of which nothing is known; one that doesn't run is on the allow-list.
+    fn red() -> Cluster {
+        let mut cluster = Cluster::bare(true);
+        cluster.environment(
+            "prod",
+            "compliance: {provenance: {required: true}, grace: 60s, recoveryWindow: 1s}",
+        );
+        cluster.begin();
+        cluster.pass(60);
+        cluster.start("web", &["v1"], 2);
+        cluster.pass(600);
+        let entry = format!(
+            "{{environments: [prod, test], artifacts: [{{fingerprint: {}, name: soon}}], reason: ' next week ', expiresAt: '2027-12-01T00:00:00Z'}}",
+            digest("v9")
+        );
+        cluster.allow("soon", &entry);
+        cluster.pass(60);
+        cluster
+    }
+
+    #[test]
+    fn an_environment_tells_whether_it_keeps_its_rules_and_why_not() {
+        let mut cluster = red();
+        let told = |cluster: &Cluster| {
+            let picture = cluster.world.picture("prod");
+            environment(&installation(), "prod", picture.as_ref())
+        };
+        let found = told(&cluster);
+        let index = cluster.recorded("prod").index;
+        assert_eq!(found["state"], false);
+        assert_eq!(found["snapshot_index"], index);
+        let last = seconds(cluster.recorded("prod").time);
+        assert_eq!(found["last_changed_at"], last);
+        let reasons = found["reasons_for_incompliance"].as_array().unwrap();
+        assert_eq!(reasons.len(), 1, "{found}");
+        assert_eq!(
+            found["reasons"],
+            json!([{
+                "artifact_name": "registry.example/v1:1", "fingerprint": digest("v1").to_string(), "compliant": false,
+                "reason": "NoProvenance", "message": "no provenance, not on the allow-list", "grace_until": null,
+            }])
+        );
+        assert_eq!(
+            (&found["artifacts"], &found["instances"]),
+            (&1.into(), &2.into())
+        );
+        assert_eq!(
+            found["_links"]["snapshot"]["html"],
+            format!("https://s.example/acme/environments/prod/snapshots/{index}")
+        );
+        let entry = format!(
+            "{{environments: [prod], artifacts: [{{fingerprint: {}, name: web}}], reason: fine}}",
+            digest("v1")
+        );
+        cluster.allow("fine", &entry);
+        cluster.pass(60);
+        let found = told(&cluster);
+        assert_eq!(found["state"], true);
+        assert_eq!(found["reasons"], json!([]));
+        let unread = environment(&installation(), "prod", None);
+        assert_eq!(unread["state"], Value::Null);
+        assert_eq!(unread["last_changed_at"], Value::Null);
+        assert_eq!(unread["_links"]["snapshot"]["self"], "");
+    }
+
+    #[test]
+    fn the_allow_list_has_the_shape_of_the_contract_and_what_it_needs_more() {
+        let cluster = red();
+        let evidence = cluster.world.evidence();
+        let now = "2027-11-30T23:59:59Z".parse().unwrap();
+        let found = allow_list(evidence, Some("prod"), now);
+        let want = json!([{
+            "artifact_name": "soon", "fingerprint": digest("v9").to_string(), "environment_name": "prod",
+            "timestamp": found[0]["timestamp"], "user_name": "", "description": "next week",
+            "expires_at": 1_827_619_200.0, "active": true, "entry": "soon",
+        }]);
+        assert_eq!(Value::from(found), want);
+        assert!(want[0]["timestamp"].is_f64());
+        let over = "2027-12-01T00:00:00Z".parse().unwrap();
+        assert_eq!(allow_list(evidence, Some("prod"), over)[0]["active"], false);
+        assert_eq!(allow_list(evidence, Some("dev"), now), Vec::<Value>::new());
+        assert_eq!(allow_list(evidence, None, now).len(), 2);
+    }
+
+    #[test]
+    fn the_events_of_environment_and_allow_list_link_only_what_there_is() {
+        let cluster = red();
+        let log = cluster.log("prod");
+        let told: Vec<Value> = log
+            .iter()
+            .flat_map(|entry| events(&installation(), &entry.spec))
+            .collect();
+        let types: Vec<_> = told.iter().map(|event| &event["type"]).collect();
+        assert_eq!(
+            types,
+            ["started-non-compliant", "became-non-compliant", "allowed"]
+        );
+        let (red, allowed) = (&told[1], &told[2]);
+        assert_eq!(red["artifact_name"], "");
+        assert_eq!(red["artifact_compliance"], Value::Null);
+        assert_eq!(red["snapshot_compliance"], false);
+        assert_eq!(allowed["artifact_name"], "soon");
+        assert_eq!(allowed["sha256"], digest("v9").to_string());
+        for event in [red, allowed] {
+            assert_eq!(event["_links"]["artifact"], json!({"self": "", "html": ""}));
+            let page = event["_links"]["snapshot"]["html"].as_str().unwrap();
+            assert!(page.starts_with("https://s.example/acme/environments/prod/snapshots/"));
+        }
+        let last = &log.last().unwrap().spec;
+        let found = snapshot(&installation(), last, cluster.recorded("prod"), None);
+        let names: Vec<_> = found["artifacts"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|artifact| &artifact["name"])
+            .collect();
+        assert_eq!(
+            names,
+            ["registry.example/v1:1"],
+            "what never ran is not among them"
+        );
+        assert_eq!(found["compliant"], false);
+        assert_eq!(found["artifact_compliance_count"]["false"], 1);
+    }
 
     #[test]
     fn a_snapshot_is_named_in_all_the_ways_that_kosli_knows() {

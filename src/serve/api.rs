@@ -109,10 +109,7 @@ pub fn router(archive: Archive) -> Router {
             get(artifact),
         )
         .route("/{org}/{flow}/{fingerprint}", get(artifact_page))
-        .route(
-            "/api/v2/deployments/{org}/{flow}/{number}",
-            get(deployment),
-        )
+        .route("/api/v2/deployments/{org}/{flow}/{number}", get(deployment))
         .route(
             "/{org}/flows/{flow}/deployments/{number}",
             get(deployment_page),
@@ -274,18 +271,13 @@ impl Archive {
     }
 
     fn allow_list(&self, environment: Option<&str>) -> Vec<Value> {
-        self.hub.with(|world, _| {
-            readout::allow_list(world.evidence(), environment, Timestamp::now())
-        })
+        self.hub
+            .with(|world, _| readout::allow_list(world.evidence(), environment, Timestamp::now()))
     }
 
     /// What is known of an artifact, a deployment or a review of a flow. When what said it is gone, and with it what the
     /// newest state of the environments tells, the logs still hold what was told once.
-    async fn answer(
-        &self,
-        kind: Kind,
-        Path((org, flow, name)): OfFlow,
-    ) -> Result<Value, Refusal> {
+    async fn answer(&self, kind: Kind, Path((org, flow, name)): OfFlow) -> Result<Value, Refusal> {
         self.is_here(&org)?;
         let wanted = wanted(kind, &name)?;
         let question = Question { flow, wanted };
@@ -310,9 +302,8 @@ impl Archive {
             while let Some(Some(spec)) = entries.try_next().await? {
                 let mut told = Told::in_entry(&spec);
                 if let Some(told) = told.find(|told| question.is_answered_by(told)) {
-                    let answer = |world: &mut World, _| {
-                        question.answer_by(installation, world, &told)
-                    };
+                    let answer =
+                        |world: &mut World, _| question.answer_by(installation, world, &told);
                     return Ok(self.hub.with(answer));
                 }
             }
@@ -517,7 +508,9 @@ async fn snapshot_page(
 ) -> Result<Response, Refusal> {
     let (uid, head) = archive.environment(&org, &environment)?;
     let index = archive.find(&environment, &uid, head, &expression).await?;
-    let snapshot = archive.whole(&org, &environment, &index.to_string()).await?;
+    let snapshot = archive
+        .whole(&org, &environment, &index.to_string())
+        .await?;
     let spec = archive.entry(&environment, &uid, index).await?;
     let events = readout::events(&archive.installation, &spec);
     Ok(page::snapshot(&environment, &snapshot, &events))
@@ -556,8 +549,7 @@ async fn environment_page(
     }
     archive.known(&org, &environment)?;
     let (described, allowed) = archive.hub.with(|world, _| {
-        let allowed =
-            readout::allow_list(world.evidence(), Some(&environment), Timestamp::now());
+        let allowed = readout::allow_list(world.evidence(), Some(&environment), Timestamp::now());
         (archive.describe(world, &environment), allowed)
     });
     Ok(page::environment(&described, &allowed))

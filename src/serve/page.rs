@@ -173,7 +173,14 @@ pub fn snapshot(environment: &str, snapshot: &Value, events: &[Value]) -> Respon
             list(&artifact["reasons_for_incompliance"]),
         ]
     });
-    let columns = ["Image", "Fingerprint", "Change", "Instances", "Compliance", "Why"];
+    let columns = [
+        "Image",
+        "Fingerprint",
+        "Change",
+        "Instances",
+        "Compliance",
+        "Why",
+    ];
     page.table("Artifacts", columns, artifacts.collect());
     page.show()
 }
@@ -187,7 +194,10 @@ pub fn environment(environment: &Value, allowed: &[Value]) -> Response {
         ("Since", time(&environment["state_since"])),
         ("Decided by", time(&environment["pending_until"])),
         ("Why", list(&environment["reasons_for_incompliance"])),
-        ("Newest snapshot", link(newest, &environment["snapshot_index"])),
+        (
+            "Newest snapshot",
+            link(newest, &environment["snapshot_index"]),
+        ),
         ("Recorded", time(&environment["last_changed_at"])),
         ("Artifacts", text(&environment["artifacts"])),
         ("Instances", text(&environment["instances"])),
@@ -205,7 +215,11 @@ pub fn environment(environment: &Value, allowed: &[Value]) -> Response {
     let columns = ["Image", "Fingerprint", "Reason", "Why", "May arrive until"];
     page.table("What breaks the rules now", columns, reasons.collect());
     let allowed = allowed.iter().map(|item| {
-        let state = if item["active"] == true { "active" } else { "expired" };
+        let state = if item["active"] == true {
+            "active"
+        } else {
+            "expired"
+        };
         [
             text(&item["artifact_name"]),
             code(&item["fingerprint"]),
@@ -226,7 +240,11 @@ fn source(told: &Value) -> Markup {
     if source["record"].is_string() {
         return code(&source["record"]);
     }
-    let snapshot = format!("{} #{}", plain(&source["environment_name"]), source["snapshot_index"]);
+    let snapshot = format!(
+        "{} #{}",
+        plain(&source["environment_name"]),
+        source["snapshot_index"]
+    );
     let Markup(link) = link(&source["html_url"], &snapshot.into());
     Markup(format!("what snapshot {link} tells: what said it is gone"))
 }
@@ -243,8 +261,14 @@ pub fn artifact(artifact: &Value) -> Response {
         ("Also known as", list(&artifact["aliases"])),
         ("Record", compliance(&artifact["compliant"])),
         ("Missing", list(&artifact["missing"])),
-        ("Commit", link(&artifact["commit_url"], &artifact["git_commit"])),
-        ("Build", link(&artifact["build_url"], &artifact["build_url"])),
+        (
+            "Commit",
+            link(&artifact["commit_url"], &artifact["git_commit"]),
+        ),
+        (
+            "Build",
+            link(&artifact["build_url"], &artifact["build_url"]),
+        ),
         ("Recorded", time(&artifact["created_at"])),
         ("Told by", source(artifact)),
     ]);
@@ -323,7 +347,10 @@ pub fn deployment(deployment: &Value) -> Response {
     let (mut page, facts) = note("Deployment", deployment);
     page.facts(facts.into_iter().chain([
         ("Announced", time(&deployment["timestamp"])),
-        ("Build", link(&deployment["build_url"], &deployment["build_url"])),
+        (
+            "Build",
+            link(&deployment["build_url"], &deployment["build_url"]),
+        ),
     ]));
     page.show()
 }
@@ -392,16 +419,39 @@ mod tests {
             Value::Object(pairs.collect())
         };
         let mut all = item(&[
-            "artifact_name", "fingerprint", "message", "reason", "name", "type", "description", "environment_name", "state",
-            "latest_reviewer", "latest_review_comment", "build_url", "commit_url", "git_commit", "html_url", "filename",
-            "flow_name", "number", "index",
+            "artifact_name",
+            "fingerprint",
+            "message",
+            "reason",
+            "name",
+            "type",
+            "description",
+            "environment_name",
+            "state",
+            "latest_reviewer",
+            "latest_review_comment",
+            "build_url",
+            "commit_url",
+            "git_commit",
+            "html_url",
+            "filename",
+            "flow_name",
+            "number",
+            "index",
         ]);
         all["_links"] = json!({"artifact": {"html": HOSTILE}, "snapshot": {"html": HOSTILE}});
         all["annotation"] = json!({"type": HOSTILE, "was": HOSTILE, "now": HOSTILE});
         all["source"] = json!({"record": null, "environment_name": HOSTILE, "html_url": HOSTILE, "snapshot_index": HOSTILE});
         let inner = all.clone();
         for list in [
-            "artifacts", "running", "reasons", "attestations", "deployments", "approvals", "missing", "aliases",
+            "artifacts",
+            "running",
+            "reasons",
+            "attestations",
+            "deployments",
+            "approvals",
+            "missing",
+            "aliases",
             "reasons_for_incompliance",
         ] {
             all[list] = json!([inner, HOSTILE]);
@@ -415,7 +465,9 @@ mod tests {
         ] {
             let policy = response.headers()[header::CONTENT_SECURITY_POLICY].clone();
             assert!(policy.to_str().unwrap().starts_with("default-src 'none'"));
-            let body = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+            let body = axum::body::to_bytes(response.into_body(), 1 << 20)
+                .await
+                .unwrap();
             let body = String::from_utf8(body.to_vec()).unwrap();
             assert!(body.contains("&lt;script&gt;"), "{body}");
             assert!(!body.contains("<script"), "{body}");

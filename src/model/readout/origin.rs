@@ -176,7 +176,8 @@ impl Question {
         let class = world.vouched(digest);
         let records = counted(world, &class);
         let record = records.iter().find(|record| *record.flow == *self.flow)?;
-        let digests: BTreeSet<Fingerprint> = class.iter().copied().chain(record.digests()).collect();
+        let digests: BTreeSet<Fingerprint> =
+            class.iter().copied().chain(record.digests()).collect();
         let running = world.running(&digests.iter().copied().collect::<Vec<_>>());
         let mut reviews: Vec<_> = digests
             .iter()
@@ -212,12 +213,7 @@ impl Question {
         Some(answer)
     }
 
-    fn deployment(
-        &self,
-        installation: &Installation,
-        world: &World,
-        number: i64,
-    ) -> Option<Value> {
+    fn deployment(&self, installation: &Installation, world: &World, number: i64) -> Option<Value> {
         let records = world.evidence().records().values();
         let records = records
             .filter(|record| *record.flow == *self.flow && world.trusts(&record.key.namespace));
@@ -242,8 +238,8 @@ impl Question {
     /// A review stands under the flow that it names, and under those of its image's records: payloads link it there.
     fn approval(&self, installation: &Installation, world: &World, number: i64) -> Option<Value> {
         let reviews = world.evidence().reviews().values();
-        let reviews = reviews
-            .filter(|review| review.number == number && world.trusts(&review.key.namespace));
+        let reviews =
+            reviews.filter(|review| review.number == number && world.trusts(&review.key.namespace));
         let of_flow = reviews.filter_map(|review| {
             let records = counted(world, &world.vouched(review.fingerprint));
             let record = records.into_iter().find(|it| *it.flow == *self.flow);
