@@ -186,7 +186,10 @@ fn what_is_deleted_is_told_by_the_log_that_used_it() {
             assert_eq!(found["git_commit"], "abcdef0");
             assert_eq!(found["deployments"][0]["number"], 44);
             assert_eq!(found["approvals"][0]["latest_reviewer"], "mary");
-            assert_eq!(found["running"][0]["reason"], "NoProvenance");
+            assert_eq!(
+                found["running"][0]["reason"], "UntrustedProvenance",
+                "of the other record"
+            );
         }
     }
 }
