@@ -457,8 +457,8 @@ mod tests {
             all[list] = json!([inner, HOSTILE]);
         }
         for response in [
-            snapshot(HOSTILE, &all, &[inner.clone()]),
-            environment(&all, &[inner.clone()]),
+            snapshot(HOSTILE, &all, std::slice::from_ref(&inner)),
+            environment(&all, std::slice::from_ref(&inner)),
             artifact(&all),
             deployment(&all),
             approval(&all),

@@ -495,6 +495,78 @@ impl Crawler {
         Ok(serde_json::from_str(&self.told(path, 200).await?)?)
     }
 
+    /// JSON is of what its path names.
+    fn is_of(&self, path: &str, value: &Value) -> Result<()> {
+        if let Some(own) = value["api_url"].as_str() {
+            ensure!(
+                own == format!("http://{}{path}", self.address),
+                "{path}: {value:#}"
+            );
+        }
+        let snapshot = path.strip_prefix("/api/v2/snapshots/");
+        let index = snapshot.and_then(|path| path.rsplit('/').next()?.parse::<i64>().ok());
+        if let Some(index) = index.filter(|index| *index > 0) {
+            ensure!(value["index"] == index, "{path}: {value:#}");
+        }
+        Ok(())
+    }
+
+    /// What the links of a payload lead to says the same as the payload.
+    async fn agrees(&self, provenance: &Value, base: &str) -> Result<()> {
+        let at = async |told: &Value| -> Result<Option<Value>> {
+            let link = told["api_url"]
+                .as_str()
+                .and_then(|link| link.strip_prefix(base));
+            match link {
+                Some(path) => Ok(Some(self.json(path).await?)),
+                None => Ok(None),
+            }
+        };
+        if let Some(artifact) = at(provenance).await? {
+            for (theirs, ours) in [
+                ("flow", "flow_name"),
+                ("commit", "git_commit"),
+                ("commit_url", "commit_url"),
+                ("build_url", "build_url"),
+                ("html_url", "html_url"),
+            ] {
+                ensure!(
+                    provenance[theirs] == artifact[ours],
+                    "{provenance:#} {artifact:#}"
+                );
+            }
+        }
+        for (list, words) in [
+            ("deployments", &["build_url", "html_url"][..]),
+            (
+                "approvals",
+                &[
+                    "state",
+                    "latest_reviewer",
+                    "latest_review_comment",
+                    "html_url",
+                ][..],
+            ),
+        ] {
+            for told in provenance[list].as_array().into_iter().flatten() {
+                let found = at(told).await?.context("a note without a link")?;
+                ensure!(
+                    words.iter().all(|word| told[word] == found[word]),
+                    "{told:#} {found:#}"
+                );
+                let is_same = |key: &str| {
+                    let number = found[key].as_f64().map(|number| number.to_string());
+                    told[key].as_str() == number.as_deref()
+                };
+                ensure!(
+                    is_same("number") && is_same("timestamp"),
+                    "{told:#} {found:#}"
+                );
+            }
+        }
+        Ok(())
+    }
+
     /// Follows every link of what was heard, and every link of ours that stands at what they lead to, and so on.
     async fn follow(&self, heard: &[Heard], roots: &[String]) -> Result<()> {
         let base = format!("http://{}", self.address);
@@ -520,9 +592,17 @@ impl Crawler {
                     "{path}: {body}"
                 );
                 open.extend(links_of(&value));
+                self.is_of(&path, &value)?;
                 *kinds.entry("json").or_default() += 1;
             } else {
-                ensure!(body.starts_with("<!doctype html>"), "{path}: {body}");
+                let last = path.rsplit('/').next().unwrap_or_default();
+                let title = body.split("</h1>").next().unwrap_or_default();
+                let is_of_it =
+                    title.contains(last) || body.contains(&format!("<code>{last}</code>"));
+                ensure!(
+                    body.starts_with("<!doctype html>") && is_of_it,
+                    "{path}: {body}"
+                );
                 let links = body
                     .split("href=\"")
                     .skip(1)
@@ -530,6 +610,11 @@ impl Crawler {
                 open.extend(links.map(str::to_owned));
                 *kinds.entry("page").or_default() += 1;
             }
+        }
+        for request in heard {
+            let payload = request.json();
+            self.agrees(&payload["artifact"]["provenance"], &base)
+                .await?;
         }
         println!("followed {} links: {kinds:?}", seen.len());
         Ok(())
