@@ -925,7 +925,7 @@ impl World {
             .map(|last| last + CUT_INTERVAL)
             .filter(|at| *at > now)
         {
-            return if env.has_work(&self.fleet, &self.evidence) {
+            return if env.has_work(name, &self.fleet, &self.evidence) {
                 Plan::Wait(Some(last))
             } else {
                 Plan::Wait(None)
@@ -1476,8 +1476,8 @@ impl Watched {
         digests.iter().any(|digest| self.census.mentions(digest))
     }
 
-    /// Whether there is anything to record, ripe or not.
-    fn has_work(&self, fleet: &Fleet, evidence: &Evidence) -> bool {
+    /// Whether there is anything to record, ripe or not, or will be when a timer runs out.
+    fn has_work(&self, name: &str, fleet: &Fleet, evidence: &Evidence) -> bool {
         let names = Names {
             fleet,
             evidence,
@@ -1487,7 +1487,8 @@ impl Watched {
         let more = match &self.log {
             Log::Read(ledger, _) => {
                 let (identities, _) = identities(ledger, &self.census, &names, &BTreeSet::new());
-                !identities.is_empty() || !ledger.rollouts.is_empty()
+                let timer = self.docket.next_timer(name, ledger, evidence);
+                !identities.is_empty() || !ledger.rollouts.is_empty() || timer.is_some()
             }
             _ => true,
         };

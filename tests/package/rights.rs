@@ -28,7 +28,7 @@ const VERBS: [&str; 8] = [
 ];
 
 /// What is asked for, as `group/resource`: what the operator needs, and what an attacker would like.
-const RESOURCES: [&str; 26] = [
+const RESOURCES: [&str; 32] = [
     "/pods",
     "/pods/exec",
     "/pods/log",
@@ -48,6 +48,12 @@ const RESOURCES: [&str; 26] = [
     "shipbell.dev/environmentsnapshots",
     "shipbell.dev/notificationsettings",
     "shipbell.dev/notificationsettings/status",
+    "shipbell.dev/artifactprovenances",
+    "shipbell.dev/artifactprovenances/status",
+    "shipbell.dev/artifactapprovals",
+    "shipbell.dev/artifactapprovals/status",
+    "shipbell.dev/allowedartifacts",
+    "shipbell.dev/allowedartifacts/status",
     "events.k8s.io/events",
     "authentication.k8s.io/tokenreviews",
     "authorization.k8s.io/subjectaccessreviews",
@@ -58,7 +64,7 @@ const RESOURCES: [&str; 26] = [
 ];
 
 /// What the operator may do in every namespace.
-const EVERYWHERE: [(&str, &[&str]); 9] = [
+const EVERYWHERE: [(&str, &[&str]); 15] = [
     ("/pods", &["list", "watch"]),
     ("/namespaces", &["list", "watch"]),
     ("apps/deployments", &["list", "watch"]),
@@ -79,6 +85,12 @@ const EVERYWHERE: [(&str, &[&str]); 9] = [
         "shipbell.dev/notificationsettings/status",
         &["update", "patch"],
     ),
+    ("shipbell.dev/artifactprovenances", &["list", "watch"]),
+    ("shipbell.dev/artifactprovenances/status", &["patch"]),
+    ("shipbell.dev/artifactapprovals", &["list", "watch"]),
+    ("shipbell.dev/artifactapprovals/status", &["patch"]),
+    ("shipbell.dev/allowedartifacts", &["list", "watch"]),
+    ("shipbell.dev/allowedartifacts/status", &["patch"]),
     ("events.k8s.io/events", &["create", "patch"]),
 ];
 

@@ -1,9 +1,11 @@
 //! Rules, and what becomes of environments that have some.
 
+use proptest::prelude::*;
+
 use super::Cluster;
 use crate::{
     api::{
-        EnvironmentSnapshotSpec,
+        EnvironmentSnapshotSpec, EventType,
         snapshot::{Cause, ComplianceState},
     },
     model::testing::digest,
@@ -348,4 +350,251 @@ fn grace_is_not_given_twice_while_the_log_remembers() {
         cluster.told(),
         ["started odd 0>1".to_owned() + ", " + &red("odd", NO_PROVENANCE)]
     );
+}
+
+// ---- what holds whatever happens ----
+
+/// Something that happens in a cluster with rules. Numbers choose among what there is.
+#[derive(Clone, Debug)]
+enum Act {
+    Run(usize),
+    Stop(usize),
+    Record(usize, usize),
+    Unrecord(usize),
+    Review(usize, usize),
+    Allow(usize, u64),
+    Disallow(usize),
+    Rules(usize),
+    Pass(u64),
+}
+
+const IMAGES: [&str; 4] = ["v1", "v2", "v3", "v4"];
+const RULES: [&str; 4] = [
+    "",
+    ", evidence: {required: true}",
+    ", approval: {required: true}, grace: 2m",
+    ", recoveryWindow: 0s",
+];
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let act = prop_oneof![
+        4 => (0..4_usize).prop_map(Act::Run),
+        2 => (0..4_usize).prop_map(Act::Stop),
+        4 => (0..4_usize, 0..4_usize).prop_map(|(image, how)| Act::Record(image, how)),
+        2 => (0..4_usize).prop_map(Act::Unrecord),
+        3 => (0..4_usize, 0..3_usize).prop_map(|(image, how)| Act::Review(image, how)),
+        2 => (0..4_usize, 0..900_u64).prop_map(|(image, end)| Act::Allow(image, end)),
+        1 => (0..4_usize).prop_map(Act::Disallow),
+        1 => (0..5_usize).prop_map(Act::Rules),
+        8 => prop_oneof![2..20_u64, 30..400_u64].prop_map(Act::Pass),
+    ];
+    prop::collection::vec(act, 1..40)
+}
+
+/// An environment that records at once, so that a restart changes nothing about when.
+fn at_once() -> Cluster {
+    let mut cluster = Cluster::bare(true);
+    cluster.environment("prod", &at_once_with(RULES[0]));
+    cluster.begin();
+    cluster.pass(10);
+    cluster
+}
+
+fn at_once_with(more: &str) -> String {
+    let zero = "settle: {quiet: 0s, max: 0s, rollout: 0s, scaling: 0s}";
+    format!("{{{zero}, {}}}", ruled(more))
+}
+
+fn act(cluster: &mut Cluster, act: &Act) {
+    let pod = |image: &usize| format!("pod-{image}");
+    match act {
+        Act::Run(image) if !cluster.pods.contains_key(&pod(image)) => {
+            cluster.running(&format!("Pod {}", pod(image)), "", &[IMAGES[*image]]);
+        }
+        Act::Stop(image) if cluster.pods.contains_key(&pod(image)) => {
+            cluster.remove(&pod(image));
+        }
+        Act::Record(image, how) => {
+            let more = match how {
+                0 => "requiredAttestations: [scan]",
+                1 => "attestations: [{name: scan, compliant: false}]",
+                2 => "requiredAttestations: [scan], attestations: [{name: scan, compliant: true}]",
+                _ => "name: web",
+            };
+            let spec = format!(
+                "{{fingerprint: {}, flow: web, {more}}}",
+                digest(IMAGES[*image])
+            );
+            cluster.record(&format!("r{image}"), &spec);
+        }
+        Act::Unrecord(image) if cluster.has_record(&format!("r{image}")) => {
+            cluster.unrecord(&format!("r{image}"));
+        }
+        Act::Review(image, how) => {
+            let state = ["requested", "approved", "rejected"][*how];
+            let spec = format!(
+                "{{fingerprint: {}, state: {state}, reviewer: eve}}",
+                digest(IMAGES[*image])
+            );
+            let name = format!("review-{}", cluster.reviews());
+            cluster.review(&name, &spec);
+        }
+        Act::Allow(image, end) => {
+            let end =
+                cluster.wall() + jiff::SignedDuration::from_secs(i64::try_from(*end).unwrap());
+            let spec = format!(
+                "{{environments: [prod], artifacts: [{{fingerprint: {}, name: web}}], reason: r, expiresAt: '{end}'}}",
+                digest(IMAGES[*image])
+            );
+            cluster.allow(&format!("a{image}"), &spec);
+        }
+        Act::Disallow(image) if cluster.has_allowance(&format!("a{image}")) => {
+            cluster.disallow(&format!("a{image}"));
+        }
+        Act::Rules(number) => match RULES.get(*number) {
+            Some(more) => cluster.environment("prod", &at_once_with(more)),
+            None => cluster.environment(
+                "prod",
+                "settle: {quiet: 0s, max: 0s, rollout: 0s, scaling: 0s}",
+            ),
+        },
+        Act::Pass(number) => cluster.pass(*number),
+        _ => {}
+    }
+}
+
+/// The events of the environment as a whole, and of the allow-list.
+fn turns(cluster: &Cluster) -> Vec<EventType> {
+    let entries = cluster.log("prod").iter();
+    let events = entries.flat_map(|written| &written.spec.events);
+    let types = events.map(|event| event.type_);
+    types
+        .filter(|type_| type_.is_of_environment() || *type_ == EventType::ArtifactAllowed)
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// An event of the environment tells of a change from one known state to the other, every such change is told, and
+    /// so they alternate, across Unknown as well.
+    #[test]
+    fn every_turn_is_told_once_and_nothing_else_is(acts in acts()) {
+        let mut cluster = at_once();
+        for step in &acts {
+            act(&mut cluster, step);
+        }
+        cluster.pass(2_000);
+        let mut known = None;
+        for written in cluster.log("prod") {
+            let compliance = &written.spec.compliance;
+            let told: Vec<_> = written.spec.events.iter().filter(|e| e.type_.is_of_environment()).collect();
+            let state = Some(compliance.state).filter(|state| *state != ComplianceState::Unknown);
+            let turned = state.is_some() && known.is_some() && state != known;
+            prop_assert_eq!(told.len(), usize::from(turned), "{:?}", &written.spec);
+            if turned {
+                prop_assert_eq!(Some(compliance.was), known);
+            }
+            known = state.or(known);
+            prop_assert_eq!(compliance.last_known, known);
+        }
+        // What the log says in the end is what a look at everything says.
+        let recorded = cluster.recorded("prod").clone();
+        cluster.restart();
+        cluster.pass(10);
+        prop_assert_eq!(&cluster.recorded("prod").facts, &recorded.facts);
+        prop_assert_eq!(cluster.recorded("prod").compliance.state, recorded.compliance.state);
+    }
+
+    /// An operator that is killed at any point tells the same.
+    #[test]
+    fn kills_change_nothing_of_what_is_told(acts in acts(), kills in prop::collection::vec(any::<bool>(), 40)) {
+        let mut told = vec![];
+        for killed in [false, true] {
+            let mut cluster = at_once();
+            for (step, kill) in acts.iter().zip(&kills) {
+                act(&mut cluster, step);
+                // Whatever is to be recorded may wait for a second for its turn.
+                cluster.pass(2);
+                if killed && *kill {
+                    cluster.restart();
+                }
+            }
+            cluster.pass(2_000);
+            told.push((turns(&cluster), state(&cluster)));
+        }
+        prop_assert_eq!(&told[0], &told[1]);
+    }
+
+    /// What is said in whatever order comes to the same.
+    #[test]
+    fn the_order_in_which_it_is_said_does_not_matter(acts in acts(), seed in any::<u64>()) {
+        let mut cluster = at_once();
+        for step in acts.iter().filter(|step| !matches!(step, Act::Pass(_))) {
+            act(&mut cluster, step);
+        }
+        cluster.pass(1_000); // what ends has ended
+        cluster.shuffle(seed);
+        let before = cluster.recorded("prod").clone();
+        cluster.restart();
+        cluster.pass(10);
+        prop_assert_eq!(&cluster.recorded("prod").facts, &before.facts);
+        prop_assert_eq!(&cluster.recorded("prod").compliance.state, &before.compliance.state);
+    }
+
+    /// From one compliant image to the next: nothing if the record comes in time, red and green if it doesn't.
+    #[test]
+    fn a_late_record_turns_the_environment_twice_and_one_in_time_never(lag in 0..900_u64) {
+        let mut cluster = vetted("");
+        cluster.running("web", "v2", &["v2"]);
+        cluster.pass(40);
+        let first = cluster.log("prod").last().unwrap().at;
+        cluster.pass(lag);
+        let waited = (cluster.now - first).as_secs();
+        cluster.record("web-2", &record("v2"));
+        cluster.pass(2_000);
+        if waited != 300 {
+            prop_assert_eq!(turns(&cluster).len(), if waited < 300 { 0 } else { 2 }, "{}", waited);
+        }
+    }
+
+    /// A runtime that calls containers by the other digests of their image rings nothing.
+    #[test]
+    fn digests_of_one_image_that_change_ring_nothing(flips in prop::collection::vec((0..3_usize, 0..3_usize), 1..20)) {
+        let mut cluster = Cluster::bare(true);
+        let names = ["v1", "v1-amd64", "v1-arm64"];
+        let spec = format!(
+            "{{fingerprint: {}, flow: web, aliases: [{}, {}]}}",
+            digest(names[0]), digest(names[1]), digest(names[2])
+        );
+        cluster.record("web-1", &spec);
+        cluster.start("web", &["v1"], 3);
+        cluster.environment("prod", &ruled(""));
+        cluster.begin();
+        cluster.pass(100);
+        let pods: Vec<String> = cluster.pods.keys().cloned().collect();
+        for (pod, name) in flips {
+            cluster.container(&pods[pod], |c| c.image_id = super::image_id(names[name]));
+            cluster.pass(20);
+        }
+        cluster.restart();
+        cluster.pass(1_000);
+        let events: Vec<_> = cluster.log("prod").iter().flat_map(|w| w.spec.events.clone()).collect();
+        prop_assert_eq!(events, vec![]);
+        prop_assert_eq!(state(&cluster), ComplianceState::Compliant);
+    }
+
+    /// A rejection is not waited for, however fresh the image.
+    #[test]
+    fn a_rejection_rings_at_once(after in 0..290_u64) {
+        let mut cluster = vetted("");
+        cluster.running("web", "v2", &["v2"]);
+        cluster.pass(40);
+        cluster.pass(after.min(250));
+        cluster.told();
+        let spec = format!("{{fingerprint: {}, state: rejected, reviewer: eve}}", digest("v2"));
+        cluster.review("no", &spec);
+        cluster.pass(2);
+        prop_assert_eq!(cluster.told(), [red("v2", "rejected by eve")]);
+    }
 }

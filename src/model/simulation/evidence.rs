@@ -10,6 +10,7 @@ use crate::{
     api::{AllowedArtifact, ArtifactApproval, ArtifactProvenance},
     model::{
         evidence::{Allowance, Key, Record},
+        testing::digest,
         world::Said,
     },
 };
@@ -20,6 +21,7 @@ pub struct SaidObjects {
     records: BTreeMap<Key, ArtifactProvenance>,
     reviews: BTreeMap<Key, ArtifactApproval>,
     allowances: BTreeMap<String, AllowedArtifact>,
+    seed: u64,
 }
 
 fn key(name: &str) -> Key {
@@ -127,14 +129,45 @@ impl Cluster {
         }
     }
 
+    /// Whether there is such a record.
+    pub fn has_record(&self, name: &str) -> bool {
+        self.said.records.contains_key(&key(name))
+    }
+
+    /// Whether there is such an entry of the allow-list.
+    pub fn has_allowance(&self, name: &str) -> bool {
+        self.said.allowances.contains_key(name)
+    }
+
+    /// How many reviews there are.
+    pub fn reviews(&self) -> usize {
+        self.said.reviews.len()
+    }
+
+    /// Lists come in another order from now on.
+    pub fn shuffle(&mut self, seed: u64) {
+        self.said.seed = seed;
+    }
+
     /// Lists all of it.
     pub(super) fn list_evidence(&mut self) {
-        for (key, object) in &self.said.records {
+        let mut records: Vec<_> = self.said.records.iter().collect();
+        let seed = self.said.seed;
+        records.sort_by_key(|(key, _)| digest(&format!("{key} {seed}")).0);
+        for (key, object) in records {
             let record = Record::of(object).unwrap();
             self.world.record_seen(key, Some(record), self.now);
         }
         let mut reviews: Vec<_> = self.said.reviews.iter().collect();
-        reviews.sort_by_key(|(_, object)| object.metadata.creation_timestamp.clone());
+        // As the operator sorts them: those of one second by the version of the object.
+        reviews.sort_by_key(|(_, object)| {
+            let serial = object
+                .metadata
+                .uid
+                .as_ref()
+                .and_then(|uid| uid[5..].parse::<u64>().ok());
+            (object.metadata.creation_timestamp.clone(), serial)
+        });
         for (key, object) in reviews {
             self.world.review_seen(key, Some(object)).unwrap();
         }
