@@ -1302,7 +1302,7 @@ impl World {
         let old = self.evidence.records().get(key).cloned();
         let mut digests: BTreeSet<Fingerprint> = BTreeSet::new();
         digests.extend(old.iter().flat_map(|record| record.digests()));
-        digests.extend(record.iter().flat_map(|record| record.digests()));
+        digests.extend(record.iter().flat_map(Record::digests));
         let trusting = |env: &Watched| env.trust.contains(&*key.namespace);
         let called = |world: &Self| -> Vec<Vec<Fingerprint>> {
             let environments = world.environments.values().filter(|env| trusting(env));

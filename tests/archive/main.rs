@@ -222,17 +222,17 @@ async fn origins(cluster: &'static Cluster, crawler: &Crawler) -> Result<()> {
         });
         apply(
             &client,
-            of_shipbell("ArtifactProvenance", flow, Some("ci"), spec),
+            of_shipbell("ArtifactProvenance", flow, Some("ci"), &spec),
         )
         .await?;
     }
     let forged = json!({"fingerprint": digest, "flow": "forged"});
-    let forged = of_shipbell("ArtifactProvenance", "forged", Some(&environment), forged);
+    let forged = of_shipbell("ArtifactProvenance", "forged", Some(&environment), &forged);
     apply(&client, forged).await?;
     let review = json!({"fingerprint": digest, "number": 42, "state": "approved", "reviewer": "username", "comment": "lgtm"});
     apply(
         &client,
-        of_shipbell("ArtifactApproval", "r42", Some("ci"), review),
+        of_shipbell("ArtifactApproval", "r42", Some("ci"), &review),
     )
     .await?;
     crawler
@@ -277,7 +277,7 @@ async fn origins(cluster: &'static Cluster, crawler: &Crawler) -> Result<()> {
     });
     apply(
         &client,
-        of_shipbell("AllowedArtifact", "nginx", None, listed),
+        of_shipbell("AllowedArtifact", "nginx", None, &listed),
     )
     .await?;
     let told = [
@@ -425,7 +425,7 @@ async fn origins(cluster: &'static Cluster, crawler: &Crawler) -> Result<()> {
 }
 
 /// An object of a kind of ours.
-fn of_shipbell(kind: &str, name: &str, namespace: Option<&str>, spec: Value) -> Value {
+fn of_shipbell(kind: &str, name: &str, namespace: Option<&str>, spec: &Value) -> Value {
     let mut object = json!({
         "apiVersion": "shipbell.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec,
     });
