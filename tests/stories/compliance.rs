@@ -500,6 +500,7 @@ fn a_record_in_a_namespace_that_is_not_trusted_changes_nothing() {
 fn two_flows_may_claim_one_image_and_of_one_flow_the_older_record_counts() {
     play(async |cluster| {
         let vetted = Vetted::new(cluster, "flows", ", evidence: {required: true}").await?;
+        vetted.grace_is_over().await?; // objects know their age by the second
         let ci = vetted.ci.clone();
         vetted
             .record_in(
