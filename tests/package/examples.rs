@@ -471,3 +471,99 @@ fn a_reviewer_who_is_somebody_else_is_refused_within_seconds_with_the_cure() {
         Ok(())
     });
 }
+
+#[test]
+fn the_page_about_compliance_can_be_followed() {
+    story(async |cluster| {
+        trusted(cluster).await?;
+        let page = file("docs/compliance.md");
+        let yaml = page.split("```yaml\n").skip(1);
+        let yaml = yaml.map(|part| part.split_once("```").unwrap().0);
+        let all: Vec<_> = yaml.flat_map(objects).collect();
+        ensure!(all.len() == 5);
+        for (at, object) in all.iter().enumerate() {
+            let manager = format!("--field-manager=page-{at}");
+            let how = match object["metadata"]["generateName"].as_str() {
+                Some(_) => vec!["create"],
+                None => vec!["apply", "--server-side", "--force-conflicts"],
+            };
+            let args = [&how[..], &["--validate=strict", &manager, "-f", "-"]].concat();
+            let text = object.to_string();
+            let applied = cluster.plane.kubectl_with_input(&args, &text).await;
+            applied.with_context(|| text)?;
+        }
+        // The second step has added to the first one's record.
+        let path = "-o=jsonpath={.spec.attestations[*].name}";
+        let args = ["get", "shipprov", "web-4f2a9c1", "-n", CI, path];
+        let attested = cluster.plane.kubectl(&args).await?;
+        ensure!(attested == "unit-tests scan", "{attested}");
+        // The line that says why is one that kubectl understands.
+        let line = page.split_once("jsonpath='").unwrap().1;
+        let path = format!("-o=jsonpath={}", line.split_once('\'').unwrap().0);
+        let status = json!({"status": {"reasons": [{
+            "fingerprint": "a".repeat(64), "name": "web", "reason": "NoProvenance", "message": "says",
+        }]}});
+        let (name, status) = (
+            all[0]["metadata"]["name"].as_str().unwrap(),
+            status.to_string(),
+        );
+        let patch = [
+            "patch",
+            "shipenv",
+            name,
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            &status,
+        ];
+        cluster.plane.kubectl(&patch).await?;
+        let why = cluster
+            .plane
+            .kubectl(&["get", "shipenv", name, &path])
+            .await?;
+        let wanted = format!("NoProvenance\tweb\tsays\t{}\n", "a".repeat(64));
+        ensure!(why == wanted, "{why}");
+        Ok(())
+    });
+}
+
+#[test]
+fn the_page_about_compliance_names_what_there_is() {
+    let page = file("docs/compliance.md");
+    let roles = page.split("--clusterrole=").skip(1);
+    let roles: Vec<_> = roles
+        .map(|rest| rest.split_whitespace().next().unwrap())
+        .collect();
+    assert_eq!(
+        roles,
+        ["shipbell-ci", "shipbell-approver", "shipbell-security"]
+    );
+    let chart = crate::helm::rendered(&[]);
+    for role in roles {
+        find(&chart, "ClusterRole", role);
+    }
+    for link in page.split("](").skip(1) {
+        let path = link.split_once(')').unwrap().0;
+        assert!(root().join("docs").join(path).exists(), "{path}");
+    }
+    // Every reason for which an image is not compliant is explained, and whether it may wait.
+    use shipbell::api::snapshot::VerdictReason::*;
+    for reason in [
+        NoProvenance,
+        UntrustedProvenance,
+        EvidenceMissing,
+        EvidenceFailed,
+        ApprovalMissing,
+        ApprovalExpired,
+        ApprovalRejected,
+        UnexpectedDeployment,
+        Unidentified,
+    ] {
+        let word = format!("`{}`", reason.as_str());
+        let row = page
+            .lines()
+            .find(|line| line.starts_with('|') && line.contains(&word));
+        let row = row.unwrap_or_else(|| panic!("{word} is not explained"));
+        assert!(row.ends_with("| yes |") || row.ends_with("| no |"), "{row}");
+    }
+}

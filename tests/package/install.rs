@@ -175,6 +175,16 @@ fn an_installation_can_be_used_upgraded_and_removed_without_losing_what_users_ma
             .kubectl_with_input(&apply, &environment)
             .await?;
         let uids = site.uids().await?;
+        // So can the rules that they propose.
+        let (_, rules) = notes.split_once("-p '").context("no rules in the notes")?;
+        let rules = rules.split_once('\'').context("no end of the rules")?.0;
+        let patch = ["patch", "shipenv", "prod", "--type=merge", "-p", rules];
+        site.kubectl(&patch).await?;
+        let role = "--clusterrole=shipbell-ci ";
+        ensure!(
+            notes.contains(role) && notes.contains("docs/compliance.md"),
+            "{notes}"
+        );
 
         // Upgrade, to a release that adds to a definition.
         let newer = newer_chart()?;
