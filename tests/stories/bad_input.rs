@@ -671,6 +671,23 @@ fn a_record_that_makes_no_sense_is_refused_with_the_field_that_is_wrong() {
                 ["spec.repository", "should match"],
             ),
             (with("repository: ''"), ["spec.repository", "at least 1"]),
+            // Neither would ever be the name of what runs.
+            (
+                with("repository: acme/web"),
+                ["spec.repository", "with its registry and without a tag"],
+            ),
+            (
+                with("repository: nginx"),
+                ["spec.repository", "with its registry and without a tag"],
+            ),
+            (
+                with("repository: 'registry.example.com:5000/web:v1'"),
+                ["spec.repository", "with its registry and without a tag"],
+            ),
+            (
+                with("repository: 'ghcr.io/acme/web@sha256:1'"),
+                ["spec.repository", "should match"],
+            ),
             (
                 with("commit: {url: 'https://a.example/'}"),
                 ["spec.commit.sha", "Required value"],
@@ -971,6 +988,19 @@ fn what_was_said_of_an_image_can_be_added_to_but_not_turned_into_something_else(
         let kind = "ArtifactProvenance";
         let metadata = format!("{{name: web, namespace: {namespace}}}");
         let pinned = format!("{{fingerprint: {a}, flow: web, repository: ghcr.io/acme/web}}");
+        for host in [
+            "localhost",
+            "localhost:5000",
+            "registry:5000",
+            "Registry",
+            "docker.io",
+        ] {
+            let name = host.replace(':', "-").to_lowercase();
+            let metadata = format!("{{name: {name}, namespace: {namespace}}}");
+            let spec =
+                format!("{{fingerprint: {a}, flow: hosts, repository: '{host}/library/web'}}");
+            made(kind, &metadata, &spec).await?;
+        }
         // The pin can be set later, but only once.
         made(kind, &metadata, &format!("{{fingerprint: {a}, flow: web}}")).await?;
         made(kind, &metadata, &pinned).await?;
