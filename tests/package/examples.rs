@@ -8,7 +8,7 @@ use crate::{
 use anyhow::{Context, Result, ensure};
 use kit::{Cluster, apply, cluster::PATIENCE, eventually};
 use serde_json::{Value, json};
-use shipbell::api::EventType;
+use shipbell::api::{EventType, snapshot::VerdictReason};
 use std::{fs, time::Duration};
 
 fn examples() -> Vec<String> {
@@ -547,17 +547,16 @@ fn the_page_about_compliance_names_what_there_is() {
         assert!(root().join("docs").join(path).exists(), "{path}");
     }
     // Every reason for which an image is not compliant is explained, and whether it may wait.
-    use shipbell::api::snapshot::VerdictReason::*;
     for reason in [
-        NoProvenance,
-        UntrustedProvenance,
-        EvidenceMissing,
-        EvidenceFailed,
-        ApprovalMissing,
-        ApprovalExpired,
-        ApprovalRejected,
-        UnexpectedDeployment,
-        Unidentified,
+        VerdictReason::NoProvenance,
+        VerdictReason::UntrustedProvenance,
+        VerdictReason::EvidenceMissing,
+        VerdictReason::EvidenceFailed,
+        VerdictReason::ApprovalMissing,
+        VerdictReason::ApprovalExpired,
+        VerdictReason::ApprovalRejected,
+        VerdictReason::UnexpectedDeployment,
+        VerdictReason::Unidentified,
     ] {
         let word = format!("`{}`", reason.as_str());
         let row = page
