@@ -17,7 +17,7 @@ use super::{
 };
 
 /// What pods belong to: the unit of rollouts and of scaling.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Workload {
     /// Its namespace.
     pub namespace: Arc<str>,
@@ -28,7 +28,7 @@ pub struct Workload {
 }
 
 /// Labels as one text: a tenth of what a map of them takes, and few ask for them.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LabelSet(Box<str>);
 
 impl LabelSet {
@@ -62,7 +62,7 @@ impl LabelSet {
 }
 
 /// What the pods of one revision of a workload have in common.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Kin {
     /// The workload that they belong to; its namespace is theirs.
     pub workload: Arc<Workload>,
@@ -101,15 +101,17 @@ struct Seat {
     spec: Arc<SeatSpec>,
     /// The runtime's id of the container; `None` before it is created.
     container: Option<NonZeroU64>,
-    /// The digest by which this very container is known, and whether only its node knows it by that.
-    digest: Option<(Arc<Fingerprint>, bool)>,
+    /// The digest by which this very container is known.
+    digest: Option<Arc<Fingerprint>>,
     /// Another digest that this very container is or was called by.
     also: Option<Arc<Fingerprint>>,
+    /// Only its node knows it by its digest. In a pair with that it would cost eight bytes a container.
+    local: bool,
     active: bool,
 }
 
 /// What the spec says of a container: the same for all pods of a revision.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct SeatSpec {
     name: Arc<str>,
     /// The image that the spec asks for.
@@ -124,7 +126,7 @@ impl Pod {
         active.filter_map(|seat| {
             seat.digest
                 .as_ref()
-                .map(|(digest, _)| (**digest, &seat.spec.image))
+                .map(|digest| (**digest, &seat.spec.image))
         })
     }
 
@@ -132,8 +134,8 @@ impl Pod {
     pub fn digests(&self) -> impl Iterator<Item = Fingerprint> {
         let active = self.seats.iter().filter(|seat| seat.active);
         active.flat_map(|seat| {
-            let known = seat.digest.as_ref().map(|(digest, _)| digest);
-            known.into_iter().chain(&seat.also).map(|digest| **digest)
+            let known = seat.digest.iter();
+            known.chain(&seat.also).map(|digest| **digest)
         })
     }
 
@@ -177,6 +179,8 @@ pub struct WorkloadState {
     revisions: BTreeMap<Arc<str>, u32>,
     terminating: u32,
     starting: u32,
+    /// What its Deployment tells, if it has one.
+    deployment: Signals,
     /// The last change of any of this or of what its pods run.
     pub changed: Moment,
     /// When it last began or ceased to roll, by those signals.
@@ -213,12 +217,15 @@ pub struct PodChange {
     pub unidentified: Vec<String>,
 }
 
+/// By namespace and name.
+type Deployments = BTreeMap<(Arc<str>, Arc<str>), (u32, DeploymentView)>;
+
 /// All pods, with what is needed to group them into workloads and environments.
 #[derive(Debug, Default)]
 pub struct Fleet {
     pods: BTreeMap<u128, Pod>,
     workloads: BTreeMap<Arc<Workload>, WorkloadState>,
-    deployments: BTreeMap<(Arc<str>, Arc<str>), (u32, DeploymentView)>,
+    deployments: Deployments,
     namespaces: BTreeMap<Arc<str>, (u32, Arc<Labels>)>,
     /// Other digest -> the digest that the artifact goes by.
     aliases: BTreeMap<Fingerprint, Fingerprint>,
@@ -485,7 +492,8 @@ impl Fleet {
             }
         };
         let mut also = None;
-        let digest = match (same.and_then(|seat| seat.digest.as_ref()), found) {
+        let known = same.and_then(|seat| Some((seat.digest.clone()?, seat.local)));
+        let digest = match (known.as_ref(), found) {
             (Some((known, true)), ImageId::Repo(repo)) => {
                 learn(**known, repo, false); // the registry's name of what only the node knew: better for everyone
                 also = Some(**known);
@@ -537,13 +545,13 @@ impl Fleet {
                     self.seat_specs.intern_owned(spec)
                 }
             };
-        let known = same.and_then(|seat| seat.digest.clone());
         Seat {
             spec,
             container,
-            digest: digest.map(|(digest, local)| match known {
-                Some((known, _)) if *known == digest => (known, local),
-                _ => (self.digests.intern_owned(digest), local),
+            local: digest.is_some_and(|(_, local)| local),
+            digest: digest.map(|(digest, _)| match known {
+                Some((known, _)) if *known == digest => known,
+                _ => self.digests.intern_owned(digest),
             }),
             also,
             active: view.active,
@@ -551,21 +559,6 @@ impl Fleet {
     }
 
     fn recount(&mut self, before: Option<&Pod>, now_: Option<&Pod>, now: Moment) {
-        let mut touched = vec![];
-        // The new state first: a pod that stays in its revision must not look like one that opens it.
-        for (pod, add) in [(now_, true), (before, false)] {
-            let Some(pod) = pod else { continue };
-            if pod.finished {
-                touched.push(pod.workload.clone());
-                continue;
-            }
-            let state = self
-                .workloads
-                .entry(pod.workload.clone())
-                .or_insert_with(|| WorkloadState::new(now));
-            state.count(pod, add, now);
-            touched.push(pod.workload.clone());
-        }
         // Only what matters to settling: a change of labels alone doesn't make a workload busy.
         let busy = match (before, now_) {
             (Some(before), Some(pod)) => {
@@ -576,30 +569,37 @@ impl Fleet {
             }
             _ => true,
         };
-        for workload in touched {
-            let deployment = self.deployment_of(&workload);
-            let Some(state) = self.workloads.get_mut(&*workload) else {
+        let new = now_.map(|pod| &pod.workload);
+        let old = before.map(|pod| &pod.workload);
+        for workload in new.into_iter().chain(old.filter(|old| Some(*old) != new)) {
+            // The new state first: a pod that stays in its revision must not look like one that opens it.
+            let counted = [(now_, true), (before, false)].into_iter();
+            let counted = counted.filter_map(|(pod, add)| {
+                let pod = pod.filter(|pod| !pod.finished && pod.workload == *workload);
+                pod.map(|pod| (pod, add))
+            });
+            // Looked up once: there are many, and to find one is to follow many names.
+            let state = if counted.clone().next().is_some() {
+                self.workloads.entry(workload.clone()).or_insert_with(|| {
+                    WorkloadState::new(deployment_of(&self.deployments, workload), now)
+                })
+            } else if let Some(state) = self.workloads.get_mut(workload) {
+                state
+            } else {
                 continue;
             };
+            for (pod, add) in counted {
+                state.count(pod, add, now);
+            }
             if busy {
                 state.changed = now;
             }
-            state.signal(deployment, now);
+            state.signal(now);
             if state.revisions.is_empty() && state.rolling_since.is_none() && now_.is_none() {
                 // Its last pod is gone. When it was last busy still matters to what is not yet recorded of it.
                 state.changed = now;
             }
         }
-    }
-
-    fn deployment_of(&self, workload: &Workload) -> Signals {
-        if &*workload.kind != "Deployment" {
-            return Signals::default();
-        }
-        let key = (workload.namespace.clone(), workload.name.clone());
-        self.deployments
-            .get(&key)
-            .map_or(Signals::default(), |(_, view)| Signals::of(view))
     }
 
     /// Takes in the newest state of a Deployment; the workload, if what is known of it changed.
@@ -618,8 +618,8 @@ impl Fleet {
         }
         self.workloads
             .entry(workload.clone())
-            .or_insert_with(|| WorkloadState::new(now))
-            .signal(told, now);
+            .or_insert_with(|| WorkloadState::new(told, now))
+            .told(told, now);
         Some(workload)
     }
 
@@ -634,7 +634,7 @@ impl Fleet {
             .remove(&(Arc::from(namespace), Arc::from(name)))?;
         let workload = self.intern_workload("Deployment", namespace, name);
         if let Some(state) = self.workloads.get_mut(&*workload) {
-            state.signal(Signals::default(), now);
+            state.told(Signals::default(), now);
         }
         Some(workload)
     }
@@ -720,9 +720,19 @@ impl Signals {
     }
 }
 
+fn deployment_of(deployments: &Deployments, workload: &Workload) -> Signals {
+    if &*workload.kind != "Deployment" {
+        return Signals::default();
+    }
+    let key = (workload.namespace.clone(), workload.name.clone());
+    let deployment = deployments.get(&key);
+    deployment.map_or(Signals::default(), |(_, view)| Signals::of(view))
+}
+
 impl WorkloadState {
-    fn new(now: Moment) -> Self {
+    fn new(deployment: Signals, now: Moment) -> Self {
         Self {
+            deployment,
             revisions: BTreeMap::new(),
             terminating: 0,
             starting: 0,
@@ -759,12 +769,17 @@ impl WorkloadState {
         self.starting > 0
     }
 
-    fn signal(&mut self, deployment: Signals, now: Moment) {
+    fn told(&mut self, deployment: Signals, now: Moment) {
+        self.deployment = deployment;
+        self.signal(now);
+    }
+
+    fn signal(&mut self, now: Moment) {
         let Signals {
             unseen,
             progressing,
             halted,
-        } = deployment;
+        } = self.deployment;
         let rolling = (progressing || self.revisions.len() > 1) && !halted;
         if rolling != self.rolling_since.is_some() {
             self.signalled = now;

@@ -1,54 +1,65 @@
 //! One copy of each value: a hundred thousand pods share a few thousand names, images and label sets.
 
-use std::{borrow::Borrow, collections::BTreeSet, sync::Arc};
+use std::{
+    borrow::Borrow,
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash, Hasher as _},
+    sync::Arc,
+};
 
 /// A set of shared values. Values that nobody else holds any more are dropped when the set has doubled.
+///
+/// They are found by their hashes, which lie side by side: to compare with a value is to fetch it from memory, a dozen
+/// times on the way through a tree of them. Of two values with one hash the second is not shared.
 #[derive(Debug)]
-pub struct Interner<T: ?Sized + Ord> {
-    values: BTreeSet<Arc<T>>,
+pub struct Interner<T: ?Sized> {
+    values: BTreeMap<u64, Arc<T>>,
     sweep_at: usize,
 }
 
-impl<T: ?Sized + Ord> Default for Interner<T> {
+impl<T: ?Sized> Default for Interner<T> {
     fn default() -> Self {
         Self {
-            values: BTreeSet::new(),
+            values: BTreeMap::new(),
             sweep_at: 1_024,
         }
     }
 }
 
-impl<T: ?Sized + Ord> Interner<T> {
+impl<T: ?Sized + Hash + Eq> Interner<T> {
     /// The one copy of `value`.
-    pub fn intern<Q: ?Sized + Ord>(&mut self, value: &Q) -> Arc<T>
+    pub fn intern<Q: ?Sized + Hash + Eq>(&mut self, value: &Q) -> Arc<T>
     where
         Arc<T>: Borrow<Q>,
         for<'a> &'a Q: Into<Arc<T>>,
     {
-        if let Some(shared) = self.values.get(value) {
-            return shared.clone();
+        let hash = hash(value);
+        match self.values.get(&hash) {
+            Some(shared) if Borrow::<Q>::borrow(shared) == value => shared.clone(),
+            Some(_) => value.into(),
+            None => self.insert(hash, value.into()),
         }
-        self.insert(value.into())
     }
 
     /// The one copy of `value`, which is already owned.
     pub fn intern_owned(&mut self, value: T) -> Arc<T>
     where
         T: Sized,
-        Arc<T>: Borrow<T>,
     {
-        if let Some(shared) = self.values.get(&value) {
-            return shared.clone();
+        let hash = hash(&value);
+        match self.values.get(&hash) {
+            Some(shared) if **shared == value => shared.clone(),
+            Some(_) => Arc::new(value),
+            None => self.insert(hash, Arc::new(value)),
         }
-        self.insert(Arc::new(value))
     }
 
-    fn insert(&mut self, shared: Arc<T>) -> Arc<T> {
+    fn insert(&mut self, hash: u64, shared: Arc<T>) -> Arc<T> {
         if self.values.len() >= self.sweep_at {
-            self.values.retain(|value| Arc::strong_count(value) > 1);
+            self.values.retain(|_, value| Arc::strong_count(value) > 1);
             self.sweep_at = (self.values.len() * 2).max(1_024);
         }
-        self.values.insert(shared.clone());
+        self.values.insert(hash, shared.clone());
         shared
     }
 
@@ -61,6 +72,12 @@ impl<T: ?Sized + Ord> Interner<T> {
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
     }
+}
+
+fn hash<Q: ?Sized + Hash>(value: &Q) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! The slim views of Pods, Deployments and Namespaces: what of them matters here, read straight from the JSON that the
 //! API server sends. Reading never fails: an object that can't be read is named and reported, and stops nothing else.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, ops::Deref};
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
@@ -21,7 +21,7 @@ pub struct Meta {
 }
 
 /// An object as it came from the API server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seen<T> {
     /// It could be read.
     Good(T),
@@ -29,10 +29,8 @@ pub enum Seen<T> {
     Bad(Meta, String),
 }
 
-/// An object that has a slim view.
-pub trait View: Sized {
-    /// Reads the view from the object's JSON.
-    fn read(json: &str) -> serde_json::Result<Self>;
+/// An object that has a slim view, which is read in one pass from the object's JSON.
+pub trait View: DeserializeOwned {
     /// Its metadata.
     fn meta(&self) -> &Meta;
 }
@@ -47,10 +45,13 @@ impl<T: View> Seen<T> {
     }
 }
 
+/// The tolerant way, which never fails on an object whatever it holds. It looks at each text twice, first for its end and
+/// then for what is in it: what holds objects is better read as `T` alone, and so again only if that fails.
 impl<'de, T: View> Deserialize<'de> for Seen<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = <&'de RawValue>::deserialize(deserializer)?.get();
-        Ok(match T::read(raw) {
+        // Bytes, as in the quick way: all of this is compiled once for each sort of input.
+        Ok(match serde_json::from_slice(raw.as_bytes()) {
             Ok(view) => Self::Good(view),
             Err(error) => Self::Bad(salvage(raw), error.to_string()),
         })
@@ -76,10 +77,12 @@ fn salvage(raw: &str) -> Meta {
 
 /// A UID as a number: UUIDs as they are, anything else by its hash.
 pub fn uid(text: &str) -> u128 {
-    let hex: String = text.chars().filter(|c| *c != '-').collect();
-    if hex.len() == 32
-        && text.len() == 36
-        && let Ok(number) = u128::from_str_radix(&hex, 16)
+    let digits = text.chars().filter(|c| *c != '-').map(|c| c.to_digit(16));
+    if text.len() == 36
+        && digits.clone().count() == 32
+        && let Some(number) = digits
+            .into_iter()
+            .try_fold(0, |number, digit| Some(number << 4 | u128::from(digit?)))
     {
         return number;
     }
@@ -94,6 +97,19 @@ pub fn version(text: &str) -> u64 {
     text.parse().unwrap_or(0)
 }
 
+/// A text that is borrowed unless it has escapes; `Option<Cow<str>>` would be a copy.
+#[derive(PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl Deref for Text<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
 /// `null` means the same as leaving a field out, as everywhere in the Kubernetes API.
 fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     deserializer: D,
@@ -105,17 +121,17 @@ fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
 #[serde(rename_all = "camelCase")]
 struct RawMeta<'a> {
     #[serde(default, borrow)]
-    namespace: Option<Cow<'a, str>>,
+    namespace: Option<Text<'a>>,
     #[serde(borrow)]
-    name: Cow<'a, str>,
+    name: Text<'a>,
     #[serde(borrow)]
-    uid: Cow<'a, str>,
+    uid: Text<'a>,
     #[serde(borrow)]
-    resource_version: Cow<'a, str>,
+    resource_version: Text<'a>,
     #[serde(default)]
     generation: Option<i64>,
     #[serde(default, borrow)]
-    deletion_timestamp: Option<Cow<'a, str>>,
+    deletion_timestamp: Option<Text<'a>>,
     #[serde(default)]
     labels: Option<BTreeMap<String, String>>,
     #[serde(default, borrow, deserialize_with = "nullable")]
@@ -126,7 +142,7 @@ impl RawMeta<'_> {
     fn meta(&self) -> Meta {
         Meta {
             namespace: self.namespace.as_deref().unwrap_or_default().to_owned(),
-            name: self.name.clone().into_owned(),
+            name: self.name.to_string(),
             uid: uid(&self.uid),
             version: version(&self.resource_version),
         }
@@ -137,11 +153,11 @@ impl RawMeta<'_> {
 #[serde(rename_all = "camelCase")]
 struct RawOwner<'a> {
     #[serde(borrow)]
-    api_version: Cow<'a, str>,
+    api_version: Text<'a>,
     #[serde(borrow)]
-    kind: Cow<'a, str>,
+    kind: Text<'a>,
     #[serde(borrow)]
-    name: Cow<'a, str>,
+    name: Text<'a>,
     #[serde(default)]
     controller: Option<bool>,
 }
@@ -205,7 +221,7 @@ struct RawPod<'a> {
 #[serde(rename_all = "camelCase")]
 struct RawPodSpec<'a> {
     #[serde(default, borrow)]
-    restart_policy: Option<Cow<'a, str>>,
+    restart_policy: Option<Text<'a>>,
     #[serde(borrow)]
     containers: Vec<RawContainer<'a>>,
     #[serde(default, borrow, deserialize_with = "nullable")]
@@ -218,18 +234,18 @@ struct RawPodSpec<'a> {
 #[serde(rename_all = "camelCase")]
 struct RawContainer<'a> {
     #[serde(borrow)]
-    name: Cow<'a, str>,
+    name: Text<'a>,
     #[serde(default, borrow)]
-    image: Option<Cow<'a, str>>,
+    image: Option<Text<'a>>,
     #[serde(default, borrow)]
-    restart_policy: Option<Cow<'a, str>>,
+    restart_policy: Option<Text<'a>>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawPodStatus<'a> {
     #[serde(default, borrow)]
-    phase: Option<Cow<'a, str>>,
+    phase: Option<Text<'a>>,
     #[serde(default, borrow, deserialize_with = "nullable")]
     container_statuses: Vec<RawStatus<'a>>,
     #[serde(default, borrow, deserialize_with = "nullable")]
@@ -242,11 +258,11 @@ struct RawPodStatus<'a> {
 #[serde(rename_all = "camelCase")]
 struct RawStatus<'a> {
     #[serde(borrow)]
-    name: Cow<'a, str>,
+    name: Text<'a>,
     #[serde(default, rename = "imageID", borrow)]
-    image_id: Option<Cow<'a, str>>,
+    image_id: Option<Text<'a>>,
     #[serde(default, rename = "containerID", borrow)]
-    container_id: Option<Cow<'a, str>>,
+    container_id: Option<Text<'a>>,
     #[serde(default)]
     restart_count: Option<i64>,
     #[serde(default, deserialize_with = "nullable")]
@@ -291,9 +307,9 @@ impl RawStatus<'_> {
     }
 }
 
-impl View for PodView {
-    fn read(json: &str) -> serde_json::Result<Self> {
-        let raw: RawPod<'_> = serde_json::from_str(json)?;
+impl<'de> Deserialize<'de> for PodView {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = RawPod::deserialize(deserializer)?;
         let meta = raw.metadata.meta();
         let terminating = raw.metadata.deletion_timestamp.is_some();
         let finished = matches!(raw.status.phase.as_deref(), Some("Succeeded" | "Failed"));
@@ -317,8 +333,7 @@ impl View for PodView {
         )
         .map(|(spec, statuses, policy)| {
             let status = statuses.iter().find(|status| status.name == spec.name);
-            let text =
-                |field: Option<&Cow<'_, str>>| field.map(ToString::to_string).unwrap_or_default();
+            let text = |field: Option<&Text<'_>>| field.map_or_else(String::new, |f| f.to_string());
             ContainerView {
                 name: spec.name.to_string(),
                 image: text(spec.image.as_ref()),
@@ -336,7 +351,7 @@ impl View for PodView {
             .find(|owner| owner.controller == Some(true))
             .map(|owner| Owner {
                 kind: match owner.api_version.split_once('/') {
-                    Some((group, _)) => format!("{}.{group}", owner.kind),
+                    Some((group, _)) => format!("{}.{group}", &*owner.kind),
                     None => owner.kind.to_string(),
                 },
                 name: owner.name.to_string(),
@@ -352,7 +367,9 @@ impl View for PodView {
             containers,
         })
     }
+}
 
+impl View for PodView {
     fn meta(&self) -> &Meta {
         &self.meta
     }
@@ -399,33 +416,35 @@ struct RawDeploymentStatus<'a> {
 #[derive(Deserialize)]
 struct RawCondition<'a> {
     #[serde(rename = "type", borrow)]
-    type_: Cow<'a, str>,
+    type_: Text<'a>,
     #[serde(borrow)]
-    status: Cow<'a, str>,
+    status: Text<'a>,
     #[serde(default, borrow)]
-    reason: Option<Cow<'a, str>>,
+    reason: Option<Text<'a>>,
 }
 
-impl View for DeploymentView {
-    fn read(json: &str) -> serde_json::Result<Self> {
-        let raw: RawDeployment<'_> = serde_json::from_str(json)?;
+impl<'de> Deserialize<'de> for DeploymentView {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = RawDeployment::deserialize(deserializer)?;
         let progressing = raw
             .status
             .conditions
             .iter()
-            .find(|condition| condition.type_ == "Progressing");
+            .find(|condition| &*condition.type_ == "Progressing");
         let reason = progressing.and_then(|condition| condition.reason.as_deref());
         let unseen = raw.metadata.generation > raw.status.observed_generation;
         let missed = reason == Some("ProgressDeadlineExceeded") && !unseen;
         Ok(Self {
             meta: raw.metadata.meta(),
             unseen,
-            progressing: progressing.is_some_and(|c| c.status == "True")
+            progressing: progressing.is_some_and(|c| &*c.status == "True")
                 && reason != Some("NewReplicaSetAvailable"),
             halted: raw.spec.paused == Some(true) || missed,
         })
     }
+}
 
+impl View for DeploymentView {
     fn meta(&self) -> &Meta {
         &self.meta
     }
@@ -446,15 +465,17 @@ struct RawNamespace<'a> {
     metadata: RawMeta<'a>,
 }
 
-impl View for NamespaceView {
-    fn read(json: &str) -> serde_json::Result<Self> {
-        let raw: RawNamespace<'_> = serde_json::from_str(json)?;
+impl<'de> Deserialize<'de> for NamespaceView {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = RawNamespace::deserialize(deserializer)?;
         Ok(Self {
             meta: raw.metadata.meta(),
             labels: raw.metadata.labels.unwrap_or_default(),
         })
     }
+}
 
+impl View for NamespaceView {
     fn meta(&self) -> &Meta {
         &self.meta
     }
@@ -479,7 +500,7 @@ mod tests {
             ]},
         });
         change(&mut pod);
-        PodView::read(&pod.to_string()).unwrap()
+        serde_json::from_str(&pod.to_string()).unwrap()
     }
 
     fn active(change: impl FnOnce(&mut Value)) -> Vec<bool> {
@@ -596,7 +617,7 @@ mod tests {
     #[test]
     fn a_deployment_rolls_until_its_controller_says_that_it_is_done_or_given_up() {
         let told = |generation: i64, seen: i64, status: &str, reason: &str, paused: bool| {
-            let view = DeploymentView::read(
+            let view: DeploymentView = serde_json::from_str(
                 &json!({
                     "metadata": {"name": "web", "namespace": "shop", "uid": "u", "resourceVersion": "1", "generation": generation},
                     "spec": {"paused": paused},
