@@ -108,12 +108,13 @@ pub struct Answerer {
 impl Answerer {
     /// Answers for ever.
     pub async fn run(self) {
+        let mut looked = Timestamp::now();
         loop {
             let taken = self.hub.with(|world, _| world.take_unanswered(BATCH));
             if taken.is_empty() {
                 let until = Instant::now() + self.until_an_end();
                 let _ = timeout_at(until, self.hub.unanswered().notified()).await;
-                self.look_at_ends();
+                looked = self.look_at_ends(looked);
                 continue;
             }
             for (kind, key) in taken {
@@ -151,22 +152,22 @@ impl Answerer {
         wait.min(Duration::from_secs(30)) + Duration::from_millis(10)
     }
 
-    fn look_at_ends(&self) {
+    /// Entries of the allow-list that ended after `since` have another status now. Until when was looked.
+    fn look_at_ends(&self, since: Timestamp) -> Timestamp {
         let now = Timestamp::now();
+        let ended =
+            |entry: &&Arc<Allowance>| entry.expires.is_some_and(|end| end > since && end <= now);
         self.hub.with(|world, _| {
             let entries = world.evidence().allowances().values();
-            let recently = |entry: &&Arc<Allowance>| {
-                let over = entry.expires.map(|end| now.duration_since(end).as_secs());
-                over.is_some_and(|seconds| (0..60).contains(&seconds))
-            };
             let ended: Vec<_> = entries
-                .filter(recently)
+                .filter(ended)
                 .map(|entry| entry.name.clone())
                 .collect();
             for name in ended {
                 world.unanswered(Said::Allowances, Key::of_cluster(&name));
             }
         });
+        now
     }
 
     async fn answer_record(&self, key: &Key) -> Result<bool, String> {
