@@ -20,6 +20,7 @@ pub struct Hub {
     world: Mutex<World>,
     bells: Mutex<BTreeMap<String, Arc<Notify>>>,
     relist: [Notify; 3],
+    unanswered: Notify,
     set_back: watch::Sender<u64>,
 }
 
@@ -32,6 +33,7 @@ impl Hub {
             world: Mutex::new(world),
             bells: Mutex::default(),
             relist,
+            unanswered: Notify::new(),
             set_back: watch::Sender::new(0),
         })
     }
@@ -48,11 +50,11 @@ impl Hub {
 
     /// Reads or changes the world; environments that are touched by it are woken.
     pub fn with<T>(&self, work: impl FnOnce(&mut World, Moment) -> T) -> T {
-        let (result, touched, relist) = {
+        let (result, touched, relist, unanswered) = {
             let mut world = lock(&self.world);
             let result = work(&mut world, self.now());
             let wanted = Kind::ALL.map(|kind| world.stream(kind).relist);
-            (result, world.take_touched(), wanted)
+            (result, world.take_touched(), wanted, world.take_answers())
         };
         if !touched.is_empty() {
             let bells = lock(&self.bells);
@@ -61,6 +63,9 @@ impl Hub {
                     bell.notify_one();
                 }
             }
+        }
+        if unanswered {
+            self.unanswered.notify_one();
         }
         for (wanted, bell) in relist.into_iter().zip(&self.relist) {
             if wanted {
@@ -76,6 +81,11 @@ impl Hub {
             .entry(environment.to_owned())
             .or_default()
             .clone()
+    }
+
+    /// Rings when the status of something that is said of images may be another.
+    pub fn unanswered(&self) -> &Notify {
+        &self.unanswered
     }
 
     /// Tells all that the cluster's store was set back to an older state.

@@ -4,26 +4,28 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::{TryStreamExt as _, pin_mut};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Api, Client, ResourceExt as _,
     api::{Patch, PatchParams},
     core::DeserializeGuard,
     runtime::{
         WatchStreamExt as _,
+        events::{Event, EventType, Recorder as Events},
         watcher::{self, watcher},
     },
 };
 use serde_json::json;
 use tokio::{
     sync::{Mutex, Notify},
-    time::{Instant, sleep, sleep_until, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
 use crate::{
     api::{
-        Environment, EnvironmentStatus,
+        Environment, EnvironmentSnapshotSpec, EnvironmentStatus,
         condition::{self, READY, RECONCILING, Statement},
         environment::Head,
         snapshot::Cause,
@@ -32,7 +34,7 @@ use crate::{
     hub::Hub,
     logbook::{self, Appended, LogError, Logbook, within},
     metrics::Metrics,
-    model::{cut::Entry, ledger::Ledger, settle::Settle, world::Plan},
+    model::{bulletin, cut::Entry, event, ledger::Ledger, settle::Settle, world::Plan},
     watch::jitter,
 };
 
@@ -67,6 +69,8 @@ pub struct Recorder {
     pub cursors_ready: tokio::sync::watch::Receiver<bool>,
     /// Spreads appends over time.
     pub bucket: Arc<Bucket>,
+    /// Kubernetes Events on environments.
+    pub events: Events,
     /// Ends recording.
     pub stop: CancellationToken,
 }
@@ -409,6 +413,7 @@ impl Task {
                     .map(|event| event.type_.as_str())
                     .collect();
                 info!(environment = self.name, index = spec.index, causes = ?spec.causes, ?events, "appended");
+                self.publish(spec);
                 Ok(true)
             }
             Appended::Taken(uid) if uid == self.uid => {
@@ -442,6 +447,52 @@ impl Task {
                 }
                 Ok(false)
             }
+        }
+    }
+
+    /// Records a Kubernetes Event for each turn of the environment's compliance, without waiting for it.
+    fn publish(&self, spec: &EnvironmentSnapshotSpec) {
+        for told in spec
+            .events
+            .iter()
+            .filter(|told| told.type_.is_of_environment())
+        {
+            let (type_, reason) = match told.type_ {
+                crate::api::EventType::EnvironmentCompliant => (EventType::Normal, "Compliant"),
+                _ => (EventType::Warning, "NonCompliant"),
+            };
+            let note = format!(
+                "snapshot {}: {}",
+                spec.index,
+                event::description(spec, told)
+            );
+            let event = Event {
+                type_,
+                reason: reason.to_owned(),
+                note: Some(note.chars().take(1_000).collect()),
+                action: "Assess".to_owned(),
+                secondary: None,
+            };
+            let reference = ObjectReference {
+                api_version: Some("shipbell.dev/v1alpha1".to_owned()),
+                kind: Some("Environment".to_owned()),
+                name: Some(self.name.clone()),
+                uid: Some(self.uid.clone()),
+                ..ObjectReference::default()
+            };
+            let (events, name) = (self.recorder.events.clone(), self.name.clone());
+            tokio::spawn(async move {
+                match timeout(Duration::from_secs(15), events.publish(&event, &reference)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => {
+                        warn!(environment = name, %error, "can't record a Kubernetes Event");
+                    }
+                    Err(_) => warn!(
+                        environment = name,
+                        "no answer when recording a Kubernetes Event"
+                    ),
+                }
+            });
         }
     }
 
@@ -489,7 +540,7 @@ impl Task {
                 let mut end = Ledger::empty(crate::model::scope::Scope::default());
                 (end.index, end.time) = (spec.index, spec.time);
                 end.content_hash.clone_from(&spec.content_hash);
-                end.compliance = spec.compliance.state;
+                end.compliance = spec.compliance.clone();
                 environments.set_head(&self.name, &self.uid, (end.index, end.time));
                 hub.with(|world, _| {
                     world.log_is_blank(&self.name, &self.uid, Some(end), Cause::HistoryLost);
@@ -545,7 +596,11 @@ impl Task {
             status.artifacts = Some(picture.totals.artifacts);
             status.instances = Some(picture.totals.instances);
             status.unidentified = Some(count(picture.unidentified));
-            status.compliance = Some("Unknown".to_owned());
+            status.compliance = Some(picture.compliance.state.as_str().to_owned());
+            status.pending_until = picture.compliance.pending_until;
+            status.reasons = bulletin::reasons(&picture);
+            let compliant = bulletin::statement(&picture);
+            condition::set(&mut status.conditions, &compliant, generation, now);
         }
         let ready = match frozen {
             Some((reason, why)) => Statement {

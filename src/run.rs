@@ -21,11 +21,15 @@ use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    api::{Environment, EnvironmentSpec, environment::Namespaces},
+    answer::Answerer,
+    api::{
+        AllowedArtifact, ArtifactApproval, ArtifactProvenance, Environment, EnvironmentSpec,
+        environment::Namespaces,
+    },
     destination::Names,
     dispatch::{Dispatcher, Passed},
     environments::Environments,
-    flags,
+    flags, gather,
     hub::Hub,
     logbook::Logbook,
     metrics::Metrics,
@@ -93,7 +97,7 @@ pub async fn run(flags: flags::Run) -> anyhow::Result<()> {
 
     let metrics = Arc::new(Metrics::new());
     // From 1.35 on the server counts the generation of pods, so 1 means never edited.
-    let hub = Hub::new(World::new(minor >= 35));
+    let hub = Hub::new(World::new(minor >= 35, &namespace));
     let environments = Arc::new(Environments::default());
     let logbook = Logbook::new(client.clone());
     let (cursors_ready, cursors) = channel::channel(false);
@@ -118,6 +122,11 @@ pub async fn run(flags: flags::Run) -> anyhow::Result<()> {
     tasks.spawn(watch::follow(c(), watch::NAMESPACES, h(), m(), patience));
     tasks.spawn(watch::check(c(), h(), m(), flags.tuning.check_interval.0));
     tasks.spawn(tick(hub.clone()));
+    let reporter = Reporter {
+        controller: "shipbell".to_owned(),
+        instance: flags.pod_name(),
+    };
+    let events = Events::new(client.clone(), reporter);
     let recorder = Recorder {
         client: client.clone(),
         hub: hub.clone(),
@@ -127,9 +136,22 @@ pub async fn run(flags: flags::Run) -> anyhow::Result<()> {
         namespace: namespace.clone(),
         cursors_ready: cursors,
         bucket: Arc::default(),
+        events: events.clone(),
         stop: stop.clone(),
     };
     tasks.spawn(recorder.run());
+    let statuses = Arc::default();
+    let s = || Arc::clone(&statuses);
+    tasks.spawn(gather::follow::<ArtifactProvenance>(c(), h(), s()));
+    tasks.spawn(gather::follow::<ArtifactApproval>(c(), h(), s()));
+    tasks.spawn(gather::follow::<AllowedArtifact>(c(), h(), s()));
+    let answerer = Answerer {
+        client: client.clone(),
+        hub: hub.clone(),
+        environments: environments.clone(),
+        statuses: s(),
+    };
+    tasks.spawn(answerer.run());
     if flags.default_environment {
         tokio::spawn(default_environment(
             client.clone(),
@@ -158,6 +180,7 @@ pub async fn run(flags: flags::Run) -> anyhow::Result<()> {
     if flags.external_url.is_some() {
         let archive = Archive {
             client: client.clone(),
+            hub: hub.clone(),
             logbook: logbook.clone(),
             environments: environments.clone(),
             installation: installation.clone(),
@@ -167,10 +190,6 @@ pub async fn run(flags: flags::Run) -> anyhow::Result<()> {
         let listener = serve::bind(flags.api_listen, "--api-listen").await?;
         tokio::spawn(axum::serve(listener, serve::api::router(archive)).into_future());
     }
-    let reporter = Reporter {
-        controller: "shipbell".to_owned(),
-        instance: flags.pod_name(),
-    };
     let dispatcher = Dispatcher {
         client: client.clone(),
         hub: hub.clone(),
@@ -179,7 +198,7 @@ pub async fn run(flags: flags::Run) -> anyhow::Result<()> {
         courier,
         installation: installation.clone(),
         metrics: metrics.clone(),
-        events: Events::new(client.clone(), reporter),
+        events,
         names: Names {
             secrets_role: flags.secrets_role.clone(),
             service_account: (flags.service_account.clone(), namespace.clone()),

@@ -14,6 +14,9 @@ pub const STALLED: &str = "Stalled";
 /// Whether everything that is due has arrived at the destination.
 pub const DELIVERED: &str = "Delivered";
 
+/// Whether all that runs in an environment keeps its rules.
+pub const COMPLIANT: &str = "Compliant";
+
 /// What a condition says, apart from its times.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statement {

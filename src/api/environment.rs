@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, Span, selector::Selector};
+use super::{Condition, Span, compliance::Rules, selector::Selector};
 
 /// A named selection of the cluster's workloads. Shipbell keeps a numbered log of what runs in it and
 /// tells every NotificationSetting that asks when that changes.
@@ -24,9 +24,11 @@ use super::{Condition, Span, selector::Selector};
     printcolumn(name = "Artifacts", type_ = "integer", json_path = ".status.artifacts", description = "Different images that run"),
     printcolumn(name = "Instances", type_ = "integer", json_path = ".status.instances", description = "Pods that run them"),
     printcolumn(name = "Compliance", type_ = "string", json_path = ".status.compliance"),
+    printcolumn(name = "Why", type_ = "string", json_path = ".status.conditions[?(@.type=='Compliant')].reason", description = "Why it is compliant or not"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason", priority = 1),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].message", priority = 1),
+    printcolumn(name = "Because", type_ = "string", json_path = ".status.conditions[?(@.type=='Compliant')].message", priority = 1),
     validation = Rule::new("size(self.metadata.name) <= 63").message("metadata.name must be at most 63 characters: it is used as a label value")
 )]
 #[serde(rename_all = "camelCase")]
@@ -56,6 +58,10 @@ pub struct EnvironmentSpec {
     /// How much of the log is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<History>,
+    /// What must hold of every image that runs here. Omitted: there are no rules, and the environment is neither Compliant
+    /// nor Non-Compliant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compliance: Option<Rules>,
 }
 
 /// Namespaces by name. `*` stands for any run of characters.
@@ -110,7 +116,7 @@ pub struct EnvironmentStatus {
     /// The generation of the spec that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`: what runs in the environment is known and recorded.
+    /// `Ready`: what runs in the environment is known and recorded. `Compliant`: it keeps the rules in `spec.compliance`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -129,6 +135,34 @@ pub struct EnvironmentStatus {
     /// `Compliant`, `Non-Compliant` or `Unknown`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compliance: Option<String>,
+    /// Until when that waits: for what is missing to arrive, or for all to have been well for long enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending_until: Option<Timestamp>,
+    /// What breaks the rules, or lacks something that may still arrive; at most 20 images.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20), extend("x-kubernetes-list-type" = "atomic"))]
+    pub reasons: Vec<Finding>,
+}
+
+/// Why an image breaks the rules.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Finding {
+    /// The image's digest.
+    #[schemars(length(max = 64))]
+    pub fingerprint: String,
+    /// The image's name.
+    #[schemars(length(max = 1024))]
+    pub name: String,
+    /// Why, as one word of a closed list; the README explains each.
+    #[schemars(length(max = 64))]
+    pub reason: String,
+    /// Why, in a few words.
+    #[schemars(length(max = 512))]
+    pub message: String,
+    /// Until when what is missing may arrive without harm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace_until: Option<Timestamp>,
 }
 
 /// The newest snapshot of an environment.

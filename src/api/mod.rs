@@ -1,8 +1,12 @@
 //! The kinds of `shipbell.dev/v1alpha1`: data only, no I/O. Doc comments on their fields are what
 //! `kubectl explain` prints, so they are written for that reader.
 
+pub mod allowed;
+pub mod approval;
+pub mod compliance;
 pub mod condition;
 pub mod environment;
+pub mod provenance;
 pub mod selector;
 pub mod setting;
 pub mod snapshot;
@@ -11,8 +15,11 @@ pub mod span;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
 
+pub use allowed::{AllowedArtifact, AllowedArtifactSpec};
+pub use approval::{ArtifactApproval, ArtifactApprovalSpec};
 pub use condition::Condition;
 pub use environment::{Environment, EnvironmentSpec, EnvironmentStatus};
+pub use provenance::{ArtifactProvenance, ArtifactProvenanceSpec};
 pub use setting::{
     EventType, NotificationSetting, NotificationSettingSpec, NotificationSettingStatus,
 };
@@ -34,6 +41,9 @@ pub const TEST_ANNOTATION: &str = "shipbell.dev/test-requested-at";
 /// The custom resource definitions, each with the name of its file in `crds/`.
 pub fn definitions() -> Vec<(&'static str, CustomResourceDefinition)> {
     [
+        ("allowedartifacts.yaml", AllowedArtifact::crd()),
+        ("artifactapprovals.yaml", ArtifactApproval::crd()),
+        ("artifactprovenances.yaml", ArtifactProvenance::crd()),
         ("environments.yaml", Environment::crd()),
         ("environmentsnapshots.yaml", EnvironmentSnapshot::crd()),
         ("notificationsettings.yaml", NotificationSetting::crd()),

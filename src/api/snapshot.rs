@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::EventType;
+use super::{EventType, approval::ReviewState, provenance::RecordState};
 
 /// At most so many changed artifacts in one snapshot; a bigger cut is split into parts.
 pub const MAX_CHANGES: usize = 1_000;
@@ -76,6 +76,10 @@ pub struct EnvironmentSnapshotSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000), extend("x-kubernetes-list-type" = "atomic"))]
     pub identities: Vec<Identity>,
+    /// What changed on the environment's allow-list.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1000), extend("x-kubernetes-list-type" = "atomic"))]
+    pub allow_list: Vec<AllowListChange>,
     /// The whole state after this entry; entries without one are read from the nearest earlier one on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<Checkpoint>,
@@ -103,6 +107,18 @@ pub enum Cause {
     HistoryLost,
     /// The log was continued on a cluster whose store had been set back.
     Restored,
+    /// The environment's allow-list changed.
+    AllowListChanged,
+    /// What was missing had its time to arrive.
+    GraceExpired,
+    /// All was well again for long enough.
+    RecoveryElapsed,
+    /// An entry of the allow-list, an exception or an approval expired.
+    AllowanceExpired,
+    /// The environment's rules were edited.
+    PolicyChanged,
+    /// A record or a review was written, edited or deleted.
+    EvidenceChanged,
 }
 
 /// How far each kind had been read, as resource versions.
@@ -135,12 +151,41 @@ pub struct Totals {
 pub struct Compliance {
     /// After this entry.
     pub state: ComplianceState,
-    /// Before it.
+    /// Before it; if that was Unknown and this entry tells of a change, what was known last.
     pub was: ComplianceState,
+    /// Since when it is what `state` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+    /// In an entry that tells of a change: since when it had been what `was` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub was_since: Option<Timestamp>,
     /// Why it is not compliant.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20), inner(length(max = 512)), extend("x-kubernetes-list-type" = "atomic"))]
     pub reasons: Vec<String>,
+    /// What mended it, from the moment on that nothing breaks the rules any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20), inner(length(max = 512)), extend("x-kubernetes-list-type" = "atomic"))]
+    pub resolved: Vec<String>,
+    /// What the artifacts come to, without the recovery window; what may still arrive counts as there.
+    #[serde(default, skip_serializing_if = "ComplianceState::is_unknown")]
+    pub raw: ComplianceState,
+    /// Since when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub raw_since: Option<Timestamp>,
+    /// The last state that was not Unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_known: Option<ComplianceState>,
+    /// Until when `state` waits for what is missing, or for the recovery window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending_until: Option<Timestamp>,
+    /// The edition of the rules: the beginning of a hash of them. Absent: there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub rules: Option<String>,
+    /// Since when containers run that can't be identified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unidentified_since: Option<Timestamp>,
 }
 
 /// Whether an environment keeps its rules; Unknown when it has none.
@@ -156,8 +201,232 @@ pub enum ComplianceState {
     Unknown,
 }
 
-/// What became of one artifact.
+impl ComplianceState {
+    /// Its name, in the log and in statuses.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Compliant => "Compliant",
+            Self::NonCompliant => "Non-Compliant",
+            Self::Unknown => "Unknown",
+        }
+    }
+
+    /// Its name on the wire, and in sentences.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Compliant => "compliant",
+            Self::NonCompliant => "non-compliant",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Whether it is Unknown.
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub fn is_unknown(&self) -> bool {
+        *self == Self::Unknown
+    }
+}
+
+/// Whether one artifact keeps the rules of the environment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Verdict {
+    /// Whether it does.
+    pub state: ComplianceState,
+    /// Why, as one word of a closed list.
+    pub reason: VerdictReason,
+    /// Why, in a few words.
+    #[schemars(length(max = 512))]
+    pub message: String,
+    /// When it first appeared in the log.
+    pub first_seen: Timestamp,
+    /// Until when what is missing may arrive; absent when there is no such time, or it is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace_until: Option<Timestamp>,
+    /// When something that this rests on expires.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_until: Option<Timestamp>,
+    /// It was on the allow-list, so nothing is waited for when it no longer is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub grace_over: bool,
+}
+
+/// Why an artifact keeps the rules, or doesn't.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+pub enum VerdictReason {
+    /// The environment has no rules.
+    NoPolicy,
+    /// It is on the allow-list.
+    AllowListed,
+    /// Its image can't be identified by a digest.
+    Unidentified,
+    /// The newest review rejects it.
+    ApprovalRejected,
+    /// Its record lies in a namespace that is not trusted, or is for images from another repository.
+    UntrustedProvenance,
+    /// There is no record of it.
+    NoProvenance,
+    /// An attestation says that something is wrong with it.
+    EvidenceFailed,
+    /// An attestation is missing.
+    EvidenceMissing,
+    /// Its approval expired.
+    ApprovalExpired,
+    /// It is not approved, or not by enough reviewers.
+    ApprovalMissing,
+    /// No record says that it was to be deployed here.
+    UnexpectedDeployment,
+    /// It keeps all rules.
+    Satisfied,
+    /// It keeps all rules that no exception waives.
+    ExceptionApplied,
+}
+
+impl VerdictReason {
+    /// Its name, for conditions.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoPolicy => "NoPolicy",
+            Self::AllowListed => "AllowListed",
+            Self::Unidentified => "Unidentified",
+            Self::ApprovalRejected => "ApprovalRejected",
+            Self::UntrustedProvenance => "UntrustedProvenance",
+            Self::NoProvenance => "NoProvenance",
+            Self::EvidenceFailed => "EvidenceFailed",
+            Self::EvidenceMissing => "EvidenceMissing",
+            Self::ApprovalExpired => "ApprovalExpired",
+            Self::ApprovalMissing => "ApprovalMissing",
+            Self::UnexpectedDeployment => "UnexpectedDeployment",
+            Self::Satisfied => "Satisfied",
+            Self::ExceptionApplied => "ExceptionApplied",
+        }
+    }
+}
+
+/// Where an artifact comes from, as it was known when this was recorded: a later edit changes nothing here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Provenance {
+    /// The flow that made it; empty when only reviews are known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 128))]
+    pub flow: String,
+    /// What its record calls it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// What its records come to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<RecordState>,
+    /// The commit that it was built from.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 64))]
+    pub commit: String,
+    /// A page that shows the commit.
+    #[serde(
+        default,
+        rename = "commitURL",
+        skip_serializing_if = "String::is_empty"
+    )]
+    #[schemars(length(max = 2048))]
+    pub commit_url: String,
+    /// A page that shows the build.
+    #[serde(default, rename = "buildURL", skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 2048))]
+    pub build_url: String,
+    /// Deployments to this environment that were announced, newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "atomic"))]
+    pub deployments: Vec<DeploymentNote>,
+    /// Reviews that count here, newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "atomic"))]
+    pub approvals: Vec<ApprovalNote>,
+}
+
+/// A deployment that was announced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeploymentNote {
+    /// Its number in the flow.
+    pub number: i64,
+    /// When.
+    pub time: Timestamp,
+    /// A page that shows the build.
+    #[serde(default, rename = "buildURL", skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 2048))]
+    pub build_url: String,
+}
+
+/// A review.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ApprovalNote {
+    /// Its number.
+    pub number: i64,
+    /// When.
+    pub time: Timestamp,
+    /// What the reviewer says.
+    pub state: ReviewState,
+    /// Who.
+    #[schemars(length(max = 253))]
+    pub reviewer: String,
+    /// Why.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 1024))]
+    pub comment: String,
+}
+
+/// What changed on an environment's allow-list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AllowListChange {
+    /// The AllowedArtifact.
+    #[schemars(length(max = 253))]
+    pub entry: String,
+    /// Its UID.
+    #[serde(rename = "entryUID")]
+    #[schemars(length(max = 64))]
+    pub entry_uid: String,
+    /// The digest.
+    #[schemars(length(max = 64))]
+    pub fingerprint: String,
+    /// What it is now.
+    pub state: AllowListState,
+}
+
+/// Whether an entry of the allow-list is in force.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+pub enum AllowListState {
+    /// It is.
+    Active,
+    /// It has expired.
+    Expired,
+    /// It was taken off the list.
+    Removed,
+}
+
+/// Why an artifact was allowed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Allowed {
+    /// The AllowedArtifact.
+    #[schemars(length(max = 253))]
+    pub entry: String,
+    /// Its reason.
+    #[schemars(length(max = 1024))]
+    pub reason: String,
+    /// Until when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+}
+
+/// What became of one artifact.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Change {
     /// The SHA-256 digest of the image, 64 hex digits without a prefix.
@@ -179,6 +448,15 @@ pub struct Change {
     /// How many more workloads there are than `workloads` lists; the checkpoint of this entry holds them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub more_workloads: i64,
+    /// It was added to the allow-list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed: Option<Allowed>,
+    /// Whether it keeps the rules now; absent when it no longer runs or never was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
+    /// Where it comes from, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provenance: Option<Provenance>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
@@ -231,6 +509,30 @@ pub struct Identity {
     /// The digest that the artifact goes by.
     #[schemars(length(max = 64))]
     pub fingerprint: String,
+    /// How that was found out.
+    #[serde(default, skip_serializing_if = "IdentitySource::is_runtime")]
+    pub source: IdentitySource,
+}
+
+/// How two digests were found to be one artifact.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+pub enum IdentitySource {
+    /// A runtime called one container by both at different times. Enough for counting, not for rules.
+    #[default]
+    Runtime,
+    /// A pod was pinned to one, and its container known by the other.
+    Pin,
+    /// An ArtifactProvenance said so.
+    Record,
+}
+
+impl IdentitySource {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    fn is_runtime(&self) -> bool {
+        *self == Self::Runtime
+    }
 }
 
 /// The whole state of an environment: JSON, compressed with zstd, in base64.

@@ -6,6 +6,7 @@ use super::{
     fleet::{Fleet, Pod, Workload},
     image::Fingerprint,
     ledger::{Cell, Cells},
+    names::Names,
     scope::Scope,
 };
 
@@ -18,25 +19,45 @@ pub struct Census {
     images: BTreeMap<(Fingerprint, Arc<str>), u32>,
     /// Other digests by which containers are known or called: whoever knows them knows the artifacts after a restart.
     aliases: BTreeMap<Fingerprint, u32>,
+    /// The digests by which the containers of each artifact are known.
+    known: BTreeMap<(Fingerprint, Fingerprint), u32>,
     unidentified: usize,
+}
+
+/// What counting a pod changed.
+#[derive(Clone, Debug, Default)]
+pub struct Counted {
+    /// The cells that changed.
+    pub cells: Vec<Cell>,
+    /// Artifacts that run before and after, and whose containers are known by other digests now.
+    pub known_otherwise: Vec<Fingerprint>,
 }
 
 impl Census {
     /// Counts all pods of a scope.
-    pub fn of(scope: &Scope, fleet: &Fleet) -> Self {
+    pub fn of(scope: &Scope, names: &Names) -> Self {
         let mut census = Self::default();
+        let fleet = names.fleet;
         for pod in fleet.pods().filter(|pod| admits(scope, fleet, pod)) {
-            census.count(pod, fleet, true);
+            census.count(pod, names, true);
         }
         census
     }
 
-    /// Adds a pod, or takes it out; the cells that changed.
-    pub fn count(&mut self, pod: &Pod, fleet: &Fleet, add: bool) -> Vec<Cell> {
+    /// Adds a pod, or takes it out.
+    pub fn count(&mut self, pod: &Pod, names: &Names, add: bool) -> Counted {
+        let mut known_otherwise = vec![];
         let mut runs: BTreeMap<Fingerprint, &Arc<str>> = BTreeMap::new();
         for (digest, image) in pod.runs() {
-            let named = runs.entry(fleet.canonical(digest)).or_insert(image);
+            let fingerprint = names.canonical(digest);
+            let named = runs.entry(fingerprint).or_insert(image);
             *named = (*named).min(image);
+            let pair = (fingerprint, digest);
+            let was = self.known.contains_key(&pair);
+            step(&mut self.known, pair, add);
+            if was != self.known.contains_key(&pair) && self.total(&fingerprint) > 0 {
+                known_otherwise.push(fingerprint);
+            }
         }
         if add {
             self.unidentified += pod.unidentified();
@@ -44,7 +65,7 @@ impl Census {
             self.unidentified -= pod.unidentified();
         }
         for digest in pod.digests() {
-            if fleet.canonical(digest) != digest {
+            if names.canonical(digest) != digest {
                 step(&mut self.aliases, digest, add);
             }
         }
@@ -58,7 +79,12 @@ impl Census {
             step(&mut self.images, (fingerprint, image.clone()), add);
             cell
         });
-        cells.collect()
+        let cells = cells.collect();
+        known_otherwise.retain(|fingerprint| self.total(fingerprint) > 0);
+        Counted {
+            cells,
+            known_otherwise,
+        }
     }
 
     /// All cells.
@@ -79,6 +105,17 @@ impl Census {
     /// The other digests by which artifacts are known or called.
     pub fn aliases(&self) -> impl Iterator<Item = Fingerprint> {
         self.aliases.keys().copied()
+    }
+
+    /// The digests by which the containers of an artifact are known.
+    pub fn known_by(&self, fingerprint: Fingerprint) -> impl Iterator<Item = Fingerprint> {
+        let range = (fingerprint, Fingerprint([0; 32]))..=(fingerprint, Fingerprint([0xff; 32]));
+        self.known.range(range).map(|((_, digest), _)| *digest)
+    }
+
+    /// Whether any container is known or called by this digest.
+    pub fn mentions(&self, digest: &Fingerprint) -> bool {
+        self.totals.contains_key(digest) || self.aliases.contains_key(digest)
     }
 
     /// How many running containers can't be identified.

@@ -10,17 +10,19 @@ use jiff::Timestamp;
 use super::{
     Moment,
     census::{Census, cells_of},
+    compliance::{Assessment, Assessor, Docket, Scope as Asked},
     fleet::{Fleet, Workload},
     image::Fingerprint,
-    ledger::{CENSUS_VERSION, Cell, Ledger, content_hash, size_of_change},
+    ledger::{CENSUS_VERSION, Cell, Facts, Identities, Ledger, content_hash, size_of_change},
+    names::Names,
     scope::Scope,
     settle::{Settle, Unsettled, restless_until, rests_at, rolling_until},
 };
 use crate::api::{
     EnvironmentSnapshotSpec, EventType,
     snapshot::{
-        Cause, Change, Checkpoint, Compliance, Cut, Event, Identity, MAX_CHANGES, MAX_WORKLOADS,
-        ReadAt, WorkloadChange,
+        AllowListChange, Cause, Change, Checkpoint, Compliance, Cut, Event, Identity, MAX_CHANGES,
+        MAX_WORKLOADS, ReadAt, WorkloadChange,
     },
 };
 
@@ -66,6 +68,10 @@ pub struct Material<'a> {
     pub census: &'a Census,
     /// The pods behind it.
     pub fleet: &'a Fleet,
+    /// What tells whether it keeps the rules.
+    pub assessor: Assessor<'a>,
+    /// Containers that can't be identified, as many as are to be recorded.
+    pub unidentified: i64,
     /// The settle times.
     pub settle: &'a Settle,
     /// How far the cluster has been read.
@@ -79,8 +85,19 @@ pub struct Material<'a> {
 }
 
 impl Material<'_> {
-    /// A baseline: everything that runs counts as known.
-    pub fn baseline(&self, before: Option<&Ledger>, scope: &Scope, cause: Cause) -> Draft {
+    fn names(&self) -> &Names<'_> {
+        &self.assessor.names
+    }
+
+    /// A baseline: everything that runs counts as known, and everything on the allow-list. The first one says at once
+    /// whether the rules are kept; a later one leaves that to the next entry, which may have to tell of it.
+    pub fn baseline(
+        &self,
+        before: Option<&Ledger>,
+        scope: &Scope,
+        cause: Cause,
+        docket: &mut Docket,
+    ) -> Draft {
         let mut after = Ledger::empty(scope.clone());
         for (cell, count) in self.census.cells() {
             after.set(cell.clone(), *count);
@@ -90,21 +107,33 @@ impl Material<'_> {
             .map(|(fingerprint, _)| *fingerprint)
             .collect();
         after.names = named
-            .into_iter()
-            .map(|fingerprint| (fingerprint, self.name(fingerprint, before)))
+            .iter()
+            .map(|fingerprint| (*fingerprint, self.name(*fingerprint, before)))
             .collect();
         if let Some(before) = before {
             (after.index, after.time) = (before.index, before.time);
             after.content_hash.clone_from(&before.content_hash);
-            after.compliance = before.compliance;
+            after.compliance = carried(&before.compliance);
+            after.seen.clone_from(&before.seen);
+            after.facts.clone_from(&before.facts);
+            after.allowed.clone_from(&before.allowed);
         }
         let aliases = before
             .into_iter()
             .flat_map(|l| l.identities.keys().copied());
+        let known = before
+            .map(|before| before.identities.clone())
+            .unwrap_or_default();
         after.identities = aliases
             .chain(self.census.aliases())
-            .map(|alias| (alias, self.fleet.canonical(alias)))
-            .filter(|(alias, known)| alias != known)
+            .map(|alias| {
+                let fingerprint = self.names().canonical(alias);
+                let recorded = known.get(&alias).filter(|(known, _)| *known == fingerprint);
+                let source = recorded.map(|(_, source)| *source);
+                let source = source.unwrap_or_else(|| self.names().source(alias, fingerprint));
+                (alias, (fingerprint, source))
+            })
+            .filter(|(alias, (known, _))| alias != known)
             .collect();
         let time = self.wall.max(after.time);
         for workload in after.workloads() {
@@ -112,66 +141,183 @@ impl Material<'_> {
                 after.note_rollout(&workload, true, time, self.settle.rollout);
             }
         }
+        after.note_seen(named.into_iter(), time);
+        after.unidentified = self.unidentified;
         after.tidy();
-        let entry = self.entry(after, vec![], vec![], vec![cause], true, None);
+        let mut compliance = after.compliance.clone();
+        if matches!(cause, Cause::Baseline | Cause::HistoryLost) {
+            let empty = Ledger::empty(scope.clone());
+            let found = self
+                .assessor
+                .assess(docket, &empty, &after, Asked::All, time);
+            for change in &found.allow_list {
+                if let Some(fingerprint) = Fingerprint::from_hex(&change.fingerprint) {
+                    after.note_allowed(change, fingerprint);
+                }
+            }
+            if cause == Cause::Baseline {
+                for (fingerprint, facts) in found.facts {
+                    after.note_facts(fingerprint, facts);
+                }
+                compliance = found.compliance;
+            }
+        }
+        let page = Page {
+            time,
+            causes: vec![cause],
+            compliance,
+            ..Page::default()
+        };
         Draft {
             uid: self.uid.to_owned(),
-            entries: vec![entry],
+            entries: vec![self.entry(after, page, true)],
         }
     }
 
-    /// The entries that record `ripe` cells and new `identities`.
+    /// The entry that tells what timers mean that have run out, each at its own instant. `None`: nothing to tell.
+    pub fn timers(&self, before: &Ledger, docket: &mut Docket) -> Option<Draft> {
+        let names = self.names();
+        let next = |docket: &Docket| docket.next_timer(self.environment, before, names.evidence);
+        while let Some(due) = next(docket).filter(|due| *due <= self.wall) {
+            let at = due.max(before.time);
+            let found = self
+                .assessor
+                .assess(docket, before, before, Asked::Timers, at);
+            if !found.is_nothing() {
+                return Some(self.write(before, vec![], &Identities::new(), &found, at));
+            }
+            if next(docket).is_some_and(|next| next <= due) {
+                return None; // nothing more comes of it: the next assessment of everything tells
+            }
+        }
+        None
+    }
+
+    /// The entries that record `ripe` cells, new `identities`, and what is otherwise than before about the artifacts.
+    /// `None`: there is nothing to record.
     pub fn record(
         &self,
         before: &Ledger,
         unsettled: &Unsettled,
         ripe: &BTreeSet<Cell>,
-        identities: &BTreeMap<Fingerprint, Fingerprint>,
-    ) -> Draft {
-        let mut causes = vec![];
+        identities: &Identities,
+        docket: &mut Docket,
+    ) -> Option<Draft> {
+        let time = self.wall.max(before.time);
         let mut ledger = before.clone();
+        ledger.identify(identities);
+        let changes = self.changes(&ledger, unsettled, ripe);
+        let mut after = ledger.clone();
+        for (change, cells) in &changes {
+            self.take_in(&mut after, change, cells, time);
+        }
+        after.unidentified = self.unidentified;
+        let mut found = self
+            .assessor
+            .assess(docket, &ledger, &after, Asked::All, time);
+        if changes.is_empty() && identities.is_empty() && found.is_nothing() {
+            return None;
+        }
+        for (change, _) in &changes {
+            if let Some(fingerprint) = Fingerprint::from_hex(&change.fingerprint)
+                && let Some(facts) = docket.facts(fingerprint)
+            {
+                found
+                    .facts
+                    .entry(fingerprint)
+                    .or_insert_with(|| facts.clone());
+            }
+        }
+        Some(self.write(before, changes, identities, &found, time))
+    }
+
+    fn take_in(
+        &self,
+        ledger: &mut Ledger,
+        change: &Change,
+        cells: &[(Cell, u32, bool)],
+        time: Timestamp,
+    ) {
+        for (cell, count, rolling) in cells {
+            ledger.note_rollout(&cell.workload, *rolling, time, self.settle.rollout);
+            ledger.set(cell.clone(), *count);
+        }
+        if let Some(fingerprint) = Fingerprint::from_hex(&change.fingerprint) {
+            ledger.names.insert(fingerprint, change.name.clone());
+            ledger.note_seen([fingerprint].into_iter(), time);
+            let (verdict, provenance) = (change.verdict.clone(), change.provenance.clone());
+            ledger.note_facts(
+                fingerprint,
+                Facts {
+                    verdict,
+                    provenance,
+                },
+            );
+        }
+    }
+
+    /// Writes down what is recorded: as many entries as it takes.
+    fn write(
+        &self,
+        before: &Ledger,
+        mut changes: Vec<Recorded>,
+        identities: &Identities,
+        found: &Assessment,
+        time: Timestamp,
+    ) -> Draft {
+        let mut ledger = before.clone();
+        let mut causes: Vec<Cause> = found.causes.iter().copied().collect();
+        if !changes.is_empty() {
+            causes.push(Cause::WorkloadsChanged);
+        }
         if !identities.is_empty() {
             causes.push(Cause::IdentityLearned);
             ledger.identify(identities);
         }
+        Self::add_what_is_known(&ledger, &mut changes, found);
         let mut identities = identities.clone();
         let mut with: BTreeMap<Fingerprint, usize> = BTreeMap::new();
-        for known in identities.values() {
+        for (known, _) in identities.values() {
             *with.entry(*known).or_default() += SIZE_OF_IDENTITY;
         }
-        let parts = split(self.changes(&ledger, unsettled, ripe), &with);
-        if parts.iter().any(|part| !part.is_empty()) {
-            causes.push(Cause::WorkloadsChanged);
-        }
+        let parts = split(changes, &with);
         let of = i64::try_from(parts.len()).unwrap_or(i64::MAX);
         let first = before.index + 1;
         let mut entries = vec![];
         for (part, changes) in (1..).zip(parts) {
             let cut = (of > 1).then_some(Cut { first, part, of });
             for (change, cells) in &changes {
-                for (cell, count, rolling) in cells {
-                    ledger.note_rollout(
-                        &cell.workload,
-                        *rolling,
-                        self.wall.max(before.time),
-                        self.settle.rollout,
-                    );
-                    ledger.set(cell.clone(), *count);
-                }
-                if let Some(fingerprint) = Fingerprint::from_hex(&change.fingerprint) {
-                    ledger.names.insert(fingerprint, change.name.clone());
-                }
+                self.take_in(&mut ledger, change, cells, time);
             }
             // Each other digest is told with its artifact, or it would be forgotten as one of nothing.
-            let told: BTreeMap<_, _> = identities
+            let told: Identities = identities
                 .iter()
-                .filter(|(alias, known)| {
+                .filter(|(alias, (known, _))| {
                     ledger.total(known) > 0 || (part == 1 && before.total(alias) > 0)
                 })
                 .map(|(alias, known)| (*alias, *known))
                 .collect();
             identities.retain(|alias, _| !told.contains_key(alias));
             ledger.identities.extend(&told);
+            let mut page = Page {
+                time,
+                causes: causes.clone(),
+                compliance: carried(&ledger.compliance),
+                identities: identities_of(&told),
+                cut,
+                ..Page::default()
+            };
+            if part == of {
+                page.compliance = found.compliance.clone();
+                page.event = found.event;
+                page.allow_list.clone_from(&found.allow_list);
+                for change in &page.allow_list {
+                    if let Some(fingerprint) = Fingerprint::from_hex(&change.fingerprint) {
+                        ledger.note_allowed(change, fingerprint);
+                    }
+                }
+            }
+            ledger.unidentified = self.unidentified;
             ledger.tidy();
             let size: usize = changes
                 .iter()
@@ -180,9 +326,8 @@ impl Material<'_> {
             let whole = changes.iter().any(|(change, _)| change.more_workloads > 0)
                 || ledger.since_checkpoint.0 >= ENTRIES_PER_CHECKPOINT
                 || ledger.since_checkpoint.1 + size > ledger.checkpoint_size.max(64_000);
-            let changes = changes.into_iter().map(|(change, _)| change).collect();
-            let told = identities_of(&told);
-            let entry = self.entry(ledger, changes, told, causes.clone(), whole, cut);
+            page.changes = changes.into_iter().map(|(change, _)| change).collect();
+            let entry = self.entry(ledger, page, whole);
             ledger = (*entry.after).clone();
             entries.push(entry);
         }
@@ -192,7 +337,54 @@ impl Material<'_> {
         }
     }
 
-    /// One change for each artifact with a ripe cell, by name and digest.
+    /// Adds what is known of each changed artifact, and artifacts of which nothing but that changed.
+    fn add_what_is_known(ledger: &Ledger, changes: &mut Vec<Recorded>, found: &Assessment) {
+        let place = |changes: &mut Vec<Recorded>, fingerprint: Fingerprint, name: &str| {
+            let hex = fingerprint.to_string();
+            let at = changes
+                .iter()
+                .position(|(change, _)| change.fingerprint == hex);
+            at.unwrap_or_else(|| {
+                let total = i64::from(ledger.total(&fingerprint));
+                let change = Change {
+                    fingerprint: hex,
+                    name: name.to_owned(),
+                    was: total,
+                    now: total,
+                    ..Change::default()
+                };
+                changes.push((change, vec![]));
+                changes.len() - 1
+            })
+        };
+        for fingerprint in &found.differs {
+            let name = ledger.names.get(fingerprint).cloned().unwrap_or_default();
+            place(changes, *fingerprint, &name);
+        }
+        for addition in &found.allowed {
+            let name = ledger
+                .names
+                .get(&addition.fingerprint)
+                .map_or(&*addition.name, String::as_str);
+            let at = place(changes, addition.fingerprint, name);
+            changes[at].0.allowed = Some(addition.allowed.clone());
+            changes[at].0.provenance.clone_from(&addition.provenance);
+        }
+        for (change, _) in changes.iter_mut() {
+            let fingerprint = Fingerprint::from_hex(&change.fingerprint);
+            let facts = fingerprint.and_then(|fingerprint| {
+                let recorded = || ledger.facts.get(&fingerprint);
+                found.facts.get(&fingerprint).or_else(recorded)
+            });
+            if let Some(facts) = facts {
+                change.verdict = facts.verdict.clone().filter(|_| change.now > 0);
+                change.provenance.clone_from(&facts.provenance);
+            }
+        }
+        changes.sort_by(|(a, _), (b, _)| (&a.name, &a.fingerprint).cmp(&(&b.name, &b.fingerprint)));
+    }
+
+    /// One change for each artifact with a ripe cell.
     fn changes(
         &self,
         ledger: &Ledger,
@@ -244,13 +436,12 @@ impl Material<'_> {
                     rollout,
                     workloads,
                     more_workloads,
+                    ..Change::default()
                 },
                 recorded,
             )
         });
-        let mut changes: Vec<_> = changes.collect();
-        changes.sort_by(|(a, _), (b, _)| (&a.name, &a.fingerprint).cmp(&(&b.name, &b.fingerprint)));
-        changes
+        changes.collect()
     }
 
     fn is_rolling(&self, workload: &Workload) -> bool {
@@ -300,46 +491,50 @@ impl Material<'_> {
             .unwrap_or_else(|| fingerprint.to_string())
     }
 
-    fn entry(
-        &self,
-        mut after: Ledger,
-        changes: Vec<Change>,
-        identities: Vec<Identity>,
-        causes: Vec<Cause>,
-        whole: bool,
-        cut: Option<Cut>,
-    ) -> Entry {
+    fn entry(&self, mut after: Ledger, page: Page, whole: bool) -> Entry {
+        let Page {
+            time,
+            causes,
+            changes,
+            identities,
+            allow_list,
+            compliance,
+            event,
+            cut,
+        } = page;
         let mut causes: Vec<Cause> = causes
             .into_iter()
             .chain(self.causes.iter().copied())
             .collect();
         causes.sort_unstable();
         causes.dedup();
-        after.unidentified = i64::try_from(self.census.unidentified()).unwrap_or(i64::MAX);
         let (checkpoint, chunks) = if whole {
+            after.forget_gone(time);
             checkpoint(&after)
         } else {
             (None, vec![])
         };
+        let told = event.map(|type_| Event {
+            type_,
+            change: None,
+        });
         let mut spec = EnvironmentSnapshotSpec {
             environment: self.environment.to_owned(),
             environment_uid: self.uid.to_owned(),
             index: after.index + 1,
-            time: self.wall.max(after.time),
+            time,
             causes,
             census_version: CENSUS_VERSION,
             previous: (after.index > 0).then(|| after.content_hash.clone()),
             content_hash: String::new(),
             read_at: self.read_at.clone(),
             totals: after.totals(),
-            compliance: Compliance {
-                state: after.compliance,
-                was: after.compliance,
-                reasons: vec![],
-            },
-            events: events(&changes),
+            compliance,
+            // What is told of the environment as a whole comes last.
+            events: events(&changes).into_iter().chain(told).collect(),
             changes,
             identities,
+            allow_list,
             checkpoint,
             cut,
         };
@@ -353,6 +548,28 @@ impl Material<'_> {
             chunks,
             after: Arc::new(after),
         }
+    }
+}
+
+/// What an entry says, apart from what follows from the ledger.
+#[derive(Default)]
+struct Page {
+    time: Timestamp,
+    causes: Vec<Cause>,
+    changes: Vec<Change>,
+    identities: Vec<Identity>,
+    allow_list: Vec<AllowListChange>,
+    compliance: Compliance,
+    event: Option<EventType>,
+    cut: Option<Cut>,
+}
+
+/// The compliance of an entry that leaves it as it was.
+fn carried(before: &Compliance) -> Compliance {
+    Compliance {
+        was: before.state,
+        was_since: None,
+        ..before.clone()
     }
 }
 
@@ -413,32 +630,32 @@ fn checkpoint(ledger: &Ledger) -> (Option<Checkpoint>, Vec<String>) {
     )
 }
 
-fn identities_of(identities: &BTreeMap<Fingerprint, Fingerprint>) -> Vec<Identity> {
-    let identity = |(alias, known): (&Fingerprint, &Fingerprint)| Identity {
+fn identities_of(identities: &Identities) -> Vec<Identity> {
+    let identity = |(alias, (known, source)): (&Fingerprint, &(Fingerprint, _))| Identity {
         alias: alias.to_string(),
         fingerprint: known.to_string(),
+        source: *source,
     };
     identities.iter().map(identity).collect()
 }
 
 /// What the changes mean, in the order in which it is told: by type, then by change.
 pub(super) fn events(changes: &[Change]) -> Vec<Event> {
-    let mut events: Vec<Event> = (0..)
-        .zip(changes)
-        .filter_map(|(position, change)| {
-            let type_ = match (change.was, change.now) {
-                (0, 0) => return None,
-                (0, _) => EventType::ArtifactStarted,
-                (_, 0) => EventType::ArtifactStopped,
-                (was, now) if was != now && !change.rollout => EventType::ArtifactScaled,
-                _ => return None,
-            };
-            Some(Event {
-                type_,
-                change: Some(position),
-            })
-        })
-        .collect();
+    let mut events = vec![];
+    for (position, change) in (0..).zip(changes) {
+        let counted = match (change.was, change.now) {
+            (0, 0) => None,
+            (0, _) => Some(EventType::ArtifactStarted),
+            (_, 0) => Some(EventType::ArtifactStopped),
+            (was, now) if was != now && !change.rollout => Some(EventType::ArtifactScaled),
+            _ => None,
+        };
+        let allowed = change.allowed.as_ref().map(|_| EventType::ArtifactAllowed);
+        events.extend([counted, allowed].into_iter().flatten().map(|type_| Event {
+            type_,
+            change: Some(position),
+        }));
+    }
     events.sort_by_key(|event| (event.type_, event.change));
     events
 }

@@ -42,6 +42,9 @@ pub fn change<'a>(snapshot: &'a EnvironmentSnapshotSpec, event: &Event) -> Optio
     snapshot.changes.get(usize::try_from(event.change?).ok()?)
 }
 
+/// At most so many reasons are told with an event of the environment.
+const REASONS: usize = 3;
+
 /// The event in words. Those for starts and stops are the contract's; it says nothing of the others.
 pub fn description(snapshot: &EnvironmentSnapshotSpec, event: &Event) -> String {
     let counts = |change: &Change| {
@@ -61,10 +64,36 @@ pub fn description(snapshot: &EnvironmentSnapshotSpec, event: &Event) -> String 
         EventType::ArtifactStarted | EventType::ArtifactStopped | EventType::ArtifactScaled => {
             change(snapshot, event).map(counts).unwrap_or_default()
         }
-        EventType::ArtifactAllowed => "artifact was added to the allow-list".to_owned(),
-        EventType::EnvironmentNonCompliant => "environment became non-compliant".to_owned(),
-        EventType::EnvironmentCompliant => "environment became compliant".to_owned(),
+        EventType::ArtifactAllowed => {
+            let allowed = change(snapshot, event).and_then(|change| change.allowed.as_ref());
+            let why = allowed.map(|allowed| format!(": {}", allowed.reason));
+            format!(
+                "artifact was added to the allow-list{}",
+                why.unwrap_or_default()
+            )
+        }
+        EventType::EnvironmentNonCompliant => {
+            let reasons = because(&snapshot.compliance.reasons);
+            format!("environment became non-compliant{reasons}")
+        }
+        EventType::EnvironmentCompliant => {
+            let resolved = because(&snapshot.compliance.resolved);
+            format!("environment became compliant{resolved}")
+        }
     }
+}
+
+/// The first few of several reasons.
+fn because(reasons: &[String]) -> String {
+    let more = reasons.len().saturating_sub(REASONS);
+    let mut told: Vec<String> = reasons.iter().take(REASONS).cloned().collect();
+    if more > 0 {
+        told.push(format!("and {more} more"));
+    }
+    if told.is_empty() {
+        return String::new();
+    }
+    format!(": {}", told.join("; "))
 }
 
 #[cfg(test)]

@@ -1,7 +1,12 @@
 //! All pods of the cluster, packed: what each runs, and to which workload it belongs. Level-based: the fleet is a function
 //! of the last state seen of each object, whatever the order in which the events came.
 
-use std::{collections::BTreeMap, num::NonZeroU64, ops::Deref, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU64,
+    ops::Deref,
+    sync::Arc,
+};
 
 use super::{
     Moment,
@@ -187,6 +192,18 @@ pub struct WorkloadState {
     pub restless_since: Option<Moment>,
 }
 
+/// A digest found to be another name of one that a container was known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Learned {
+    /// The other name.
+    pub alias: Fingerprint,
+    /// What the container was known by.
+    pub known: Fingerprint,
+    /// The container was pinned to one and known by the other when it was created. Else a runtime called one container
+    /// by both at different times: good enough for counting, not for rules.
+    pub pinned: bool,
+}
+
 /// What a changed pod means.
 #[derive(Debug, Default)]
 pub struct PodChange {
@@ -194,8 +211,8 @@ pub struct PodChange {
     pub before: Option<Pod>,
     /// The pod now.
     pub now: Option<Pod>,
-    /// Digests found to be other names of one that a container was known by: (other name, known by).
-    pub learned: Vec<(Fingerprint, Fingerprint)>,
+    /// Digests found to be other names of one that a container was known by.
+    pub learned: Vec<Learned>,
     /// Running containers that can't be identified now, and could be or were not there before.
     pub unidentified: Vec<String>,
 }
@@ -212,6 +229,10 @@ pub struct Fleet {
     namespaces: BTreeMap<Arc<str>, (u32, Arc<Labels>)>,
     /// Other digest -> the digest that the artifact goes by.
     aliases: BTreeMap<Fingerprint, Fingerprint>,
+    /// The digest that an artifact goes by -> all its others.
+    others: BTreeMap<Fingerprint, Vec<Fingerprint>>,
+    /// Digests that a container was pinned to and known by at once, both ways: these are surely one image.
+    pins: BTreeMap<Fingerprint, BTreeSet<Fingerprint>>,
     /// The server counts a pod's generation, so a pod of generation 1 was never edited.
     pub trust_generation: bool,
     texts: Interner<str>,
@@ -273,10 +294,36 @@ impl Fleet {
         digest
     }
 
-    /// Notes that `alias` is another name of `fingerprint`; the digest by which no artifact goes any more, if that was
-    /// news.
-    pub fn learn(&mut self, alias: Fingerprint, fingerprint: Fingerprint) -> Option<Fingerprint> {
-        let (root, known) = (self.canonical(alias), self.canonical(fingerprint));
+    /// Whether an artifact that goes by this digest, or by another, has others.
+    pub fn has_other_names(&self, digest: Fingerprint) -> bool {
+        self.others.contains_key(&digest) || self.pins.contains_key(&digest)
+    }
+
+    /// All digests by which pods know the same artifact.
+    pub fn called(&self, digest: Fingerprint) -> impl Iterator<Item = Fingerprint> {
+        let root = self.canonical(digest);
+        let others = self.others.get(&root).into_iter().flatten().copied();
+        [root].into_iter().chain(others)
+    }
+
+    /// The digests that are surely the same image, because a container was pinned to one and known by the other.
+    pub fn pinned_with(&self, digest: Fingerprint) -> impl Iterator<Item = Fingerprint> {
+        self.pins.get(&digest).into_iter().flatten().copied()
+    }
+
+    /// Notes that a digest is another name of what a container was known by; the digest by which no artifact goes any
+    /// more, if that was news.
+    pub fn learn(&mut self, learned: Learned) -> Option<Fingerprint> {
+        let Learned {
+            alias,
+            known,
+            pinned,
+        } = learned;
+        if pinned && alias != known {
+            self.pins.entry(alias).or_default().insert(known);
+            self.pins.entry(known).or_default().insert(alias);
+        }
+        let (root, known) = (self.canonical(alias), self.canonical(known));
         if root == known {
             return None;
         }
@@ -287,6 +334,10 @@ impl Fleet {
             (known, root)
         };
         self.aliases.insert(other, stays);
+        let moved = self.others.remove(&other).unwrap_or_default();
+        let others = self.others.entry(stays).or_default();
+        others.push(other);
+        others.extend(moved);
         Some(other)
     }
 
@@ -359,12 +410,7 @@ impl Fleet {
             .collect()
     }
 
-    fn pack(
-        &mut self,
-        view: &PodView,
-        before: Option<&Pod>,
-        mark: u32,
-    ) -> (Pod, Vec<(Fingerprint, Fingerprint)>) {
+    fn pack(&mut self, view: &PodView, before: Option<&Pod>, mark: u32) -> (Pod, Vec<Learned>) {
         let kin = self.kin_of(view, before.map(|pod| &pod.kin));
         let mut learned = vec![];
         let unedited = self.trust_generation && view.generation == 1;
@@ -425,28 +471,37 @@ impl Fleet {
         view: &ContainerView,
         before: Option<&Seat>,
         unedited: bool,
-        learned: &mut Vec<(Fingerprint, Fingerprint)>,
+        learned: &mut Vec<Learned>,
     ) -> Seat {
         let container = NonZeroU64::new(short_hash(&view.container_id))
             .filter(|_| !view.container_id.is_empty());
         let found = ImageId::parse(&view.image_id);
         let same = before.filter(|seat| container.is_some() && seat.container == container);
-        let mut learn = |alias: Fingerprint, fingerprint: Fingerprint| {
-            if self.canonical(alias) != self.canonical(fingerprint) {
-                learned.push((alias, fingerprint));
+        let mut learn = |alias: Fingerprint, known: Fingerprint, pinned: bool| {
+            let is_known = if pinned {
+                alias == known || self.pinned_with(alias).any(|other| other == known)
+            } else {
+                self.canonical(alias) == self.canonical(known)
+            };
+            if !is_known {
+                learned.push(Learned {
+                    alias,
+                    known,
+                    pinned,
+                });
             }
         };
         let mut also = None;
         let known = same.and_then(|seat| Some((seat.digest.clone()?, seat.local)));
         let digest = match (known.as_ref(), found) {
             (Some((known, true)), ImageId::Repo(repo)) => {
-                learn(**known, repo); // the registry's name of what only the node knew: better for everyone
+                learn(**known, repo, false); // the registry's name of what only the node knew: better for everyone
                 also = Some(**known);
                 Some((repo, false))
             }
             (Some((known, local)), other) => {
                 if let Some(other) = other.fingerprint() {
-                    learn(other, **known);
+                    learn(other, **known, false);
                     also = Some(other);
                 }
                 Some((**known, *local))
@@ -463,7 +518,7 @@ impl Fleet {
                     .flatten();
                 let pin = pin.filter(|_| container.is_some() && (unedited || created_after));
                 if let (Some(pin), Some(found)) = (pin, found.fingerprint()) {
-                    learn(found, pin);
+                    learn(found, pin, true);
                     also = Some(found);
                 }
                 pin.map(|pin| (pin, false)).or(match found {

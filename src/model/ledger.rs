@@ -8,7 +8,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -19,11 +19,20 @@ use super::{
 };
 use crate::api::{
     EnvironmentSnapshotSpec,
-    snapshot::{Change, ComplianceState, ReadAt, Totals, WorkloadChange},
+    snapshot::{
+        AllowListChange, AllowListState, Change, Compliance, IdentitySource, Provenance, ReadAt,
+        Totals, Verdict, WorkloadChange,
+    },
 };
 
 /// The rules by which instances are counted. Raise it when the same cluster would give other counts than before.
 pub const CENSUS_VERSION: i32 = 1;
+
+/// So long is remembered when an artifact that is gone was first seen. The log itself is pruned after this time unless it
+/// says otherwise.
+const REMEMBERED: SignedDuration = SignedDuration::from_hours(720);
+/// Of so many artifacts that are gone, at most.
+const GONE: usize = 5_000;
 
 /// The largest checkpoint that is read: 64 MiB of JSON. A larger one can't be ours.
 const MAX_STATE: u64 = 64 << 20;
@@ -39,6 +48,36 @@ pub struct Cell {
 
 /// Instances by cell. No entry is zero.
 pub type Cells = BTreeMap<Cell, u32>;
+
+/// What the log says of an artifact besides its counts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Facts {
+    /// Whether it keeps the rules, if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
+    /// Where it comes from, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provenance: Option<Provenance>,
+}
+
+impl Facts {
+    /// Whether there is nothing to say.
+    pub fn is_nothing(&self) -> bool {
+        self.verdict.is_none() && self.provenance.is_none()
+    }
+}
+
+/// What the log says of an artifact on the allow-list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    /// The AllowedArtifact's name.
+    pub entry: String,
+    /// Whether it is in force.
+    pub active: bool,
+}
+
+/// Another digest of an artifact: what that goes by, and how it was found out.
+pub type Identities = BTreeMap<Fingerprint, (Fingerprint, IdentitySource)>;
 
 /// What the log says after one of its entries.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,11 +103,17 @@ pub struct Ledger {
     /// Workloads that were recorded in the midst of a rollout, and until when what follows counts as its tail.
     pub rollouts: BTreeMap<Arc<Workload>, Timestamp>,
     /// Other digests of recorded artifacts.
-    pub identities: BTreeMap<Fingerprint, Fingerprint>,
+    pub identities: Identities,
+    /// When artifacts first appeared: those that are recorded, and those that are gone and not forgotten yet.
+    pub seen: BTreeMap<Fingerprint, Timestamp>,
+    /// What is known of recorded artifacts.
+    pub facts: BTreeMap<Fingerprint, Facts>,
+    /// The allow-list, by the entry's UID and the digest.
+    pub allowed: BTreeMap<(Box<str>, Fingerprint), Listed>,
     /// Running containers that could not be identified.
     pub unidentified: i64,
     /// Whether the environment is compliant.
-    pub compliance: ComplianceState,
+    pub compliance: Compliance,
     /// Entries since the checkpoint, and their size in bytes.
     pub since_checkpoint: (u32, usize),
     /// The size of that checkpoint in bytes.
@@ -100,6 +145,16 @@ struct State {
     rollouts: Vec<(String, String, String, Timestamp)>,
     #[serde(default)]
     identities: BTreeMap<String, String>,
+    /// Of the keys of `identities`, those that are not from runtimes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    sources: BTreeMap<String, IdentitySource>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    seen: BTreeMap<String, Timestamp>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    facts: BTreeMap<String, Facts>,
+    /// UID of the entry, digest, what is known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    allowed: Vec<(String, String, Listed)>,
 }
 
 impl Ledger {
@@ -117,8 +172,11 @@ impl Ledger {
             names: BTreeMap::new(),
             rollouts: BTreeMap::new(),
             identities: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            facts: BTreeMap::new(),
+            allowed: BTreeMap::new(),
             unidentified: 0,
-            compliance: ComplianceState::Unknown,
+            compliance: Compliance::default(),
             since_checkpoint: (0, 0),
             checkpoint_size: 0,
         }
@@ -162,8 +220,8 @@ impl Ledger {
     }
 
     /// Renames artifacts that turned out to be others.
-    pub fn identify(&mut self, identities: &BTreeMap<Fingerprint, Fingerprint>) {
-        for (alias, fingerprint) in identities {
+    pub fn identify(&mut self, identities: &Identities) {
+        for (alias, (fingerprint, source)) in identities {
             let counted = self.total(alias) > 0;
             let cells = self.cells.keys().filter(|_| counted);
             let renamed: Vec<_> = cells
@@ -182,13 +240,67 @@ impl Ledger {
             if let Some(name) = self.names.remove(alias) {
                 self.names.entry(*fingerprint).or_insert(name);
             }
-            for known in self.identities.values_mut().filter(|known| *known == alias) {
-                *known = *fingerprint;
+            if let Some(facts) = self.facts.remove(alias) {
+                self.facts.entry(*fingerprint).or_insert(facts);
             }
-            self.identities.insert(*alias, *fingerprint);
+            if let Some(seen) = self.seen.remove(alias) {
+                let first = self.seen.entry(*fingerprint).or_insert(seen);
+                *first = seen.min(*first);
+            }
+            for (known, _) in self.identities.values_mut() {
+                if known == alias {
+                    *known = *fingerprint;
+                }
+            }
+            self.identities.insert(*alias, (*fingerprint, *source));
         }
         // What was learned in the opposite direction before.
-        self.identities.retain(|alias, known| alias != known);
+        self.identities.retain(|alias, (known, _)| alias != known);
+    }
+
+    /// Notes that recorded artifacts were there at `time`.
+    pub fn note_seen(&mut self, fingerprints: impl Iterator<Item = Fingerprint>, time: Timestamp) {
+        for fingerprint in fingerprints {
+            if self.total(&fingerprint) > 0 {
+                self.seen.entry(fingerprint).or_insert(time);
+            }
+        }
+    }
+
+    /// Notes what is known of an artifact.
+    pub fn note_facts(&mut self, fingerprint: Fingerprint, facts: Facts) {
+        if facts.is_nothing() {
+            self.facts.remove(&fingerprint);
+        } else {
+            self.facts.insert(fingerprint, facts);
+        }
+    }
+
+    /// Notes a change of the allow-list.
+    pub fn note_allowed(&mut self, change: &AllowListChange, fingerprint: Fingerprint) {
+        let key = (change.entry_uid.as_str().into(), fingerprint);
+        let active = change.state == AllowListState::Active;
+        let entry = change.entry.clone();
+        match change.state {
+            AllowListState::Removed => self.allowed.remove(&key),
+            _ => self.allowed.insert(key, Listed { entry, active }),
+        };
+    }
+
+    /// Forgets when artifacts that are gone were first seen, if that is long ago. Only right before a checkpoint is taken:
+    /// whoever reads the log begins with one.
+    pub fn forget_gone(&mut self, now: Timestamp) {
+        let since = now.checked_sub(REMEMBERED).unwrap_or(Timestamp::MIN);
+        let recorded = &self.totals;
+        let gone = self
+            .seen
+            .iter()
+            .filter(|(fingerprint, _)| !recorded.contains_key(fingerprint));
+        let mut times: Vec<Timestamp> = gone.map(|(_, time)| *time).collect();
+        times.sort_unstable_by(|a, b| b.cmp(a));
+        let since = times.get(GONE).map_or(since, |oldest| since.max(*oldest));
+        self.seen
+            .retain(|fingerprint, time| recorded.contains_key(fingerprint) || *time > since);
     }
 
     /// Sets the count of a cell.
@@ -213,7 +325,9 @@ impl Ledger {
         self.names
             .retain(|fingerprint, _| recorded.contains_key(fingerprint));
         self.identities
-            .retain(|_, fingerprint| recorded.contains_key(fingerprint));
+            .retain(|_, (fingerprint, _)| recorded.contains_key(fingerprint));
+        self.facts
+            .retain(|fingerprint, _| recorded.contains_key(fingerprint));
     }
 
     /// The state as text: JSON, compressed, in base64.
@@ -246,7 +360,22 @@ impl Ledger {
             identities: self
                 .identities
                 .iter()
-                .map(|(alias, known)| (alias.to_string(), known.to_string()))
+                .map(|(alias, (known, _))| (alias.to_string(), known.to_string()))
+                .collect(),
+            sources: self
+                .identities
+                .iter()
+                .filter(|(_, (_, source))| *source != IdentitySource::Runtime)
+                .map(|(alias, (_, source))| (alias.to_string(), *source))
+                .collect(),
+            seen: text_keys(&self.seen),
+            facts: text_keys(&self.facts),
+            allowed: self
+                .allowed
+                .iter()
+                .map(|((uid, digest), listed)| {
+                    (uid.to_string(), digest.to_string(), listed.clone())
+                })
                 .collect(),
         };
         let json = serde_json::to_vec(&state).expect("plain data");
@@ -289,9 +418,24 @@ impl Ledger {
             ledger.names.insert(digest(&fingerprint)?, name);
         }
         for (alias, fingerprint) in state.identities {
+            let source = state.sources.get(&alias).copied().unwrap_or_default();
             ledger
                 .identities
-                .insert(digest(&alias)?, digest(&fingerprint)?);
+                .insert(digest(&alias)?, (digest(&fingerprint)?, source));
+        }
+        for (fingerprint, time) in state.seen {
+            ledger.seen.insert(digest(&fingerprint)?, time);
+        }
+        // A checkpoint of a release that didn't keep this.
+        let recorded: Vec<_> = ledger.totals.keys().copied().collect();
+        ledger.note_seen(recorded.into_iter(), spec.time);
+        for (fingerprint, facts) in state.facts {
+            ledger.facts.insert(digest(&fingerprint)?, facts);
+        }
+        for (uid, fingerprint, listed) in state.allowed {
+            ledger
+                .allowed
+                .insert((uid.into(), digest(&fingerprint)?), listed);
         }
         for (kind, namespace, name, until) in state.rollouts {
             ledger
@@ -321,7 +465,8 @@ impl Ledger {
             |text: &str| Fingerprint::from_hex(text).ok_or_else(|| broken("a digest is malformed"));
         let mut identities = BTreeMap::new();
         for identity in &spec.identities {
-            identities.insert(digest(&identity.alias)?, digest(&identity.fingerprint)?);
+            let known = (digest(&identity.fingerprint)?, identity.source);
+            identities.insert(digest(&identity.alias)?, known);
         }
         self.identify(&identities);
         for change in &spec.changes {
@@ -344,6 +489,18 @@ impl Ledger {
                 );
             }
             self.names.insert(fingerprint, change.name.clone());
+            self.note_seen([fingerprint].into_iter(), spec.time);
+            let (verdict, provenance) = (change.verdict.clone(), change.provenance.clone());
+            self.note_facts(
+                fingerprint,
+                Facts {
+                    verdict,
+                    provenance,
+                },
+            );
+        }
+        for change in &spec.allow_list {
+            self.note_allowed(change, digest(&change.fingerprint)?);
         }
         self.tidy();
         self.advance(spec);
@@ -374,7 +531,7 @@ impl Ledger {
         self.read_at = spec.read_at.clone();
         self.census_version = spec.census_version;
         self.unidentified = spec.totals.unidentified;
-        self.compliance = spec.compliance.state;
+        self.compliance = spec.compliance.clone();
         match spec
             .checkpoint
             .as_ref()
@@ -393,6 +550,12 @@ impl Ledger {
     }
 }
 
+fn text_keys<T: Clone>(map: &BTreeMap<Fingerprint, T>) -> BTreeMap<String, T> {
+    map.iter()
+        .map(|(key, value)| (key.to_string(), value.clone()))
+        .collect()
+}
+
 fn names(workload: &Workload) -> (String, String, String) {
     (
         workload.kind.to_string(),
@@ -404,7 +567,27 @@ fn names(workload: &Workload) -> (String, String, String) {
 /// About how many bytes a change takes in the log.
 pub fn size_of_change(change: &Change) -> usize {
     let workload = |w: &WorkloadChange| w.kind.len() + w.namespace.len() + w.name.len() + 80;
-    200 + change.name.len() + change.workloads.iter().map(workload).sum::<usize>()
+    let verdict = change
+        .verdict
+        .as_ref()
+        .map_or(0, |verdict| 260 + verdict.message.len());
+    let provenance = change.provenance.as_ref().map_or(0, size_of_provenance);
+    let allowed = change
+        .allowed
+        .as_ref()
+        .map_or(0, |it| 120 + it.entry.len() + it.reason.len());
+    let workloads = change.workloads.iter().map(workload).sum::<usize>();
+    200 + change.name.len() + workloads + verdict + provenance + allowed
+}
+
+fn size_of_provenance(it: &Provenance) -> usize {
+    let deployments = it.deployments.iter().map(|note| 80 + note.build_url.len());
+    let approvals = it
+        .approvals
+        .iter()
+        .map(|note| 120 + note.reviewer.len() + note.comment.len());
+    let texts = [&it.flow, &it.commit, &it.commit_url, &it.build_url].map(String::len);
+    120 + texts.iter().sum::<usize>() + deployments.chain(approvals).sum::<usize>()
 }
 
 /// The content hash of an entry: SHA-256 over its JSON without the hash itself.

@@ -3,18 +3,23 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod backoff;
+pub mod bulletin;
 pub mod census;
+pub mod compliance;
 pub mod cut;
 pub mod destination;
 pub mod event;
+pub mod evidence;
 pub mod fleet;
 pub mod gap;
 pub mod guard;
 pub mod image;
 pub mod installation;
 pub mod intern;
+pub mod judge;
 pub mod lanes;
 pub mod ledger;
+pub mod names;
 pub mod notes;
 pub mod outbox;
 pub mod payload;

@@ -7,7 +7,7 @@ use super::{event, gap, installation::Installation};
 use crate::api::{
     EnvironmentSnapshotSpec,
     setting::Gap,
-    snapshot::{Change, ComplianceState, Event},
+    snapshot::{self, Change, ComplianceState, Event},
 };
 
 /// The whole document.
@@ -131,11 +131,11 @@ pub fn payload(
         description: event::description(snapshot, event),
         snapshot: Snapshot {
             index: index.to_string(),
-            status: status(snapshot.compliance.state).to_owned(),
+            status: snapshot.compliance.state.word().to_owned(),
             html_url: installation.snapshot_html_url(environment, *index),
             api_url: installation.snapshot_api_url(environment, *index),
         },
-        artifact: event::change(snapshot, event).map(artifact),
+        artifact: event::change(snapshot, event).map(|change| artifact(installation, change)),
     }
 }
 
@@ -185,7 +185,7 @@ pub fn truncated_body(
         description: gap::description(gap, setting),
         snapshot: Snapshot {
             index: gap.to.to_string(),
-            status: status(ComplianceState::Unknown).to_owned(),
+            status: ComplianceState::Unknown.word().to_owned(),
             html_url: String::new(),
             api_url: String::new(),
         },
@@ -194,20 +194,53 @@ pub fn truncated_body(
     serde_json::to_vec(&told).expect("plain data")
 }
 
-/// Compliance as the wire spells it.
-pub fn status(state: ComplianceState) -> &'static str {
-    match state {
-        ComplianceState::Compliant => "compliant",
-        ComplianceState::NonCompliant => "non-compliant",
-        ComplianceState::Unknown => "unknown",
+fn artifact(installation: &Installation, change: &Change) -> Artifact {
+    let known = change.provenance.as_ref();
+    let named = known
+        .map(|known| &known.name)
+        .filter(|name| !name.is_empty());
+    Artifact {
+        name: named.unwrap_or(&change.name).clone(),
+        fingerprint: change.fingerprint.clone(),
+        provenance: known.map_or_else(Provenance::default, |known| {
+            provenance(installation, &change.fingerprint, known)
+        }),
     }
 }
 
-fn artifact(change: &Change) -> Artifact {
-    Artifact {
-        name: change.name.clone(),
-        fingerprint: change.fingerprint.clone(),
-        provenance: Provenance::default(),
+fn provenance(
+    installation: &Installation,
+    fingerprint: &str,
+    known: &snapshot::Provenance,
+) -> Provenance {
+    let flow = &known.flow;
+    let status = known.status.map(|state| state.compliance().word());
+    let deployments = known.deployments.iter().map(|note| Deployment {
+        number: note.number.to_string(),
+        timestamp: note.time.as_second().to_string(),
+        build_url: note.build_url.clone(),
+        html_url: installation.note_html_url("deployments", flow, note.number),
+        api_url: installation.note_api_url("deployments", flow, note.number),
+    });
+    let approvals = known.approvals.iter().map(|note| Approval {
+        number: note.number.to_string(),
+        timestamp: note.time.as_second().to_string(),
+        state: note.state.as_str().to_owned(),
+        latest_reviewer: note.reviewer.clone(),
+        latest_review_comment: note.comment.clone(),
+        html_url: installation.note_html_url("approvals", flow, note.number),
+        api_url: installation.note_api_url("approvals", flow, note.number),
+    });
+    Provenance {
+        flow: flow.clone(),
+        status: status.unwrap_or_default().to_owned(),
+        commit: known.commit.clone(),
+        commit_url: known.commit_url.clone(),
+        html_url: installation.artifact_html_url(flow, fingerprint),
+        api_url: installation.artifact_api_url(flow, fingerprint),
+        build_url: known.build_url.clone(),
+        deployments: deployments.collect(),
+        approvals: approvals.collect(),
     }
 }
 
@@ -216,7 +249,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::model::testing;
+    use crate::{api::provenance::RecordState, model::testing};
 
     /// The published example, letter for letter in its values.
     const EXAMPLE: &str = include_str!("testdata/kosli-v1.0.json");
@@ -226,6 +259,46 @@ mod tests {
         let payload: Payload = serde_json::from_str(EXAMPLE).unwrap();
         let written: Value = serde_json::to_value(&payload).unwrap();
         assert_eq!(written, serde_json::from_str::<Value>(EXAMPLE).unwrap());
+    }
+
+    #[test]
+    fn what_is_known_of_an_artifact_makes_the_published_example() {
+        let at = |second| jiff::Timestamp::from_second(second).unwrap();
+        let build = "https://github.com/cyber-dojo/runner/actions/runs/5891969166";
+        let commit = "1ac157003dd6fb9ec764daa47726b7bfed65c312";
+        let mut snapshot = testing::snapshot(1035, &[("docker.io/library/runner:latest", 0, 1)]);
+        snapshot.compliance.state = ComplianceState::Compliant;
+        let change = &mut snapshot.changes[0];
+        change.fingerprint =
+            "719defb995c86ad7c406ad74258fe98b9ebd71dfa80cd786870c967cb6c1f08d".to_owned();
+        change.provenance = Some(snapshot::Provenance {
+            flow: "runner".to_owned(),
+            name: "runner".to_owned(),
+            status: Some(RecordState::Compliant),
+            commit: commit.to_owned(),
+            commit_url: format!("https://github.com/cyber-dojo/runner/commit/{commit}"),
+            build_url: build.to_owned(),
+            deployments: vec![snapshot::DeploymentNote {
+                number: 44,
+                time: at(1_692_618_644),
+                build_url: build.to_owned(),
+            }],
+            approvals: vec![snapshot::ApprovalNote {
+                number: 42,
+                time: at(1_692_617_329),
+                state: crate::api::approval::ReviewState::Approved,
+                reviewer: "username".to_owned(),
+                comment: "lgtm".to_owned(),
+            }],
+        });
+        let installation = Installation {
+            org: "cyber-dojo".to_owned(),
+            cluster: "aws".to_owned(),
+            external_url: Some("https://app.kosli.com".to_owned()),
+        };
+        let told: Value =
+            serde_json::from_slice(&body(&installation, &snapshot, &snapshot.events[0])).unwrap();
+        assert_eq!(told, serde_json::from_str::<Value>(EXAMPLE).unwrap());
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub fn snapshot(index: i64, changes: &[(&str, i64, i64)]) -> EnvironmentSnapshot
                 now: *now,
                 rolling: false,
             }],
-            more_workloads: 0,
+            ..Change::default()
         })
         .collect();
     let mut spec = EnvironmentSnapshotSpec {
@@ -50,6 +50,7 @@ pub fn snapshot(index: i64, changes: &[(&str, i64, i64)]) -> EnvironmentSnapshot
         events: cut::events(&changes),
         changes,
         identities: vec![],
+        allow_list: vec![],
         checkpoint: None,
         cut: None,
     };

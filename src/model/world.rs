@@ -6,22 +6,28 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{
     Moment,
     census::{Census, admits},
+    compliance::{Assessor, Docket},
     cut::{Draft, Material},
-    fleet::{Fleet, PodChange, Workload},
+    evidence::{Allowance, Evidence, Key, Record, Touched},
+    fleet::{Fleet, Learned, PodChange, Workload},
     image::Fingerprint,
-    ledger::{CENSUS_VERSION, Cell, Ledger},
+    judge::Rules,
+    ledger::{CENSUS_VERSION, Cell, Facts, Identities, Ledger},
+    names::{Names, Recorded, Trust},
     scope::Scope,
     settle::{Settle, Unsettled, restless_until, rests_at, rolling_until},
     view::{DeploymentView, NamespaceView, PodView, Seen, version},
 };
 use crate::api::{
-    EnvironmentSpec,
-    snapshot::{Cause, MAX_IDENTITIES, ReadAt, Totals},
+    ArtifactApproval, EnvironmentSpec,
+    snapshot::{
+        Cause, Compliance, ComplianceState, IdentitySource, MAX_IDENTITIES, ReadAt, Totals, Verdict,
+    },
 };
 
 /// A stream that was silent for so long may have died: the server sends a bookmark about every minute.
@@ -101,6 +107,17 @@ struct Watched {
     census: Census,
     unsettled: Unsettled,
     log: Log,
+    /// The rules, if there are any.
+    rules: Option<Rules>,
+    /// Whose records count.
+    trust: Trust,
+    /// What the log knows to be one image because a record said so.
+    recorded: Recorded,
+    /// What is known of the artifacts by now.
+    docket: Docket,
+    /// Since when there are containers that can't be identified and the log says that there are none, or the other way
+    /// round.
+    nameless_since: Option<Moment>,
     last_cut: Option<Moment>,
     restored: bool,
 }
@@ -136,6 +153,59 @@ pub struct Picture {
     pub totals: Totals,
     /// Containers that run now and can't be identified.
     pub unidentified: usize,
+    /// Whether it keeps its rules, as the log says.
+    pub compliance: Compliance,
+    /// What breaks the rules now or lacks something: name, digest, reason, words. At most 20, and how many more.
+    pub troubles: (Vec<Trouble>, usize),
+    /// There are rules.
+    pub ruled: bool,
+}
+
+/// What is wrong with an artifact.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trouble {
+    /// Its name.
+    pub name: String,
+    /// Its digest.
+    pub fingerprint: Fingerprint,
+    /// Why, and until when what is missing may arrive.
+    pub verdict: Verdict,
+}
+
+/// An artifact that is recorded in an environment.
+#[derive(Clone, Copy, Debug)]
+pub struct Held<'a> {
+    /// The environment.
+    pub environment: &'a str,
+    /// The newest entry of its log.
+    pub index: i64,
+    /// The digest that it goes by there.
+    pub fingerprint: Fingerprint,
+    /// Its name there.
+    pub name: &'a str,
+    /// How many instances of it are recorded.
+    pub instances: u32,
+    /// What the log knows of it.
+    pub facts: Option<&'a Facts>,
+}
+
+impl<'a> Held<'a> {
+    fn of(environment: &'a str, ledger: &'a Ledger, fingerprint: Fingerprint) -> Self {
+        let name = ledger.names.get(&fingerprint);
+        Self {
+            environment,
+            index: ledger.index,
+            fingerprint,
+            name: name.map(String::as_str).unwrap_or_default(),
+            instances: ledger.total(&fingerprint),
+            facts: ledger.facts.get(&fingerprint),
+        }
+    }
+
+    /// Whether it keeps the rules there, if there are any.
+    pub fn verdict(&self) -> Option<&'a Verdict> {
+        self.facts?.verdict.as_ref()
+    }
 }
 
 /// All that is known.
@@ -148,16 +218,62 @@ pub struct World {
     /// Namespaces of a list that is not complete: taken in as a whole, or pods would be counted by labels of two times.
     listed: Vec<NamespaceView>,
     environments: BTreeMap<String, Watched>,
+    /// What is said of images.
+    evidence: Evidence,
+    /// Which kinds of it have been listed.
+    listed_evidence: BTreeSet<Said>,
+    /// What is wrong with reading them.
+    evidence_trouble: BTreeMap<Said, String>,
+    /// The operator's own namespace: whose records count where nothing else is said.
+    home: String,
     /// Environments that have something new to look at.
     touched: BTreeSet<String>,
+    /// Objects whose status may be another now.
+    unanswered: BTreeSet<(Said, Key)>,
+    /// There may be more to answer than when this was last asked.
+    answers: bool,
+}
+
+/// The kinds that say something of images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Said {
+    /// ArtifactProvenances.
+    Records,
+    /// ArtifactApprovals.
+    Reviews,
+    /// AllowedArtifacts.
+    Allowances,
+}
+
+impl Said {
+    /// All three.
+    pub const ALL: [Self; 3] = [Self::Records, Self::Reviews, Self::Allowances];
+
+    /// The kind's name for people, in lower case.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Records => "artifactprovenances",
+            Self::Reviews => "artifactapprovals",
+            Self::Allowances => "allowedartifacts",
+        }
+    }
 }
 
 impl World {
-    /// `trust_generation`: the server counts the generation of pods (1.35 and later do).
-    pub fn new(trust_generation: bool) -> Self {
-        let mut world = Self::default();
+    /// `trust_generation`: the server counts the generation of pods (1.35 and later do). `home`: the operator's own
+    /// namespace.
+    pub fn new(trust_generation: bool, home: &str) -> Self {
+        let mut world = Self {
+            home: home.to_owned(),
+            ..Self::default()
+        };
         world.fleet.trust_generation = trust_generation;
         world
+    }
+
+    /// What is said of images.
+    pub fn evidence(&self) -> &Evidence {
+        &self.evidence
     }
 
     /// The pods.
@@ -459,14 +575,30 @@ impl World {
     fn pod_changed(&mut self, change: &PodChange, now: Moment) {
         let learned = change.learned.iter();
         let renamed: Vec<_> = learned
-            .filter_map(|(alias, known)| self.fleet.learn(*alias, *known))
+            .filter_map(|learned| self.fleet.learn(*learned))
+            .collect();
+        let pinned: Vec<_> = change
+            .learned
+            .iter()
+            .filter(|learned| learned.pinned)
             .collect();
         for (name, env) in &mut self.environments {
+            for learned in &pinned {
+                // What is said of the one is now said of the other.
+                env.docket.touch([learned.alias, learned.known]);
+            }
             if env.counts_any(&renamed) {
-                env.recount(&self.fleet, now); // rare: it has counted one artifact as two
+                // Rare: it has counted one artifact as two.
+                env.recount(&self.fleet, &self.evidence, now);
                 self.touched.insert(name.clone());
                 continue;
             }
+            let names = Names {
+                fleet: &self.fleet,
+                evidence: &self.evidence,
+                trust: &env.trust,
+                recorded: &env.recorded,
+            };
             let mut cells = vec![];
             let unidentified = env.census.unidentified();
             for (pod, add) in [(&change.before, false), (&change.now, true)] {
@@ -474,7 +606,9 @@ impl World {
                     .as_ref()
                     .filter(|pod| admits(&env.scope, &self.fleet, pod))
                 {
-                    cells.extend(env.census.count(pod, &self.fleet, add));
+                    let counted = env.census.count(pod, &names, add);
+                    cells.extend(counted.cells);
+                    env.docket.touch(counted.known_otherwise);
                 }
             }
             let Log::Read(ledger, _) = &env.log else {
@@ -485,7 +619,7 @@ impl World {
                     .observe(cell, &env.census, ledger, &self.fleet, &env.settle, now);
             }
             // The status tells of them.
-            let mut waiting = env.census.unidentified() != unidentified;
+            let mut waiting = env.census.unidentified() != unidentified || env.docket.has_work();
             for pod in [&change.before, &change.now].into_iter().flatten() {
                 waiting |=
                     env.unsettled
@@ -517,7 +651,7 @@ impl World {
     fn recount_by_namespaces(&mut self, now: Moment) {
         for (name, env) in &mut self.environments {
             if env.scope.needs_namespaces() {
-                env.recount(&self.fleet, now);
+                env.recount(&self.fleet, &self.evidence, now);
                 self.touched.insert(name.clone());
             }
         }
@@ -526,7 +660,7 @@ impl World {
     /// Counts every environment anew.
     fn recount(&mut self, now: Moment) {
         for env in self.environments.values_mut() {
-            env.recount(&self.fleet, now);
+            env.recount(&self.fleet, &self.evidence, now);
         }
         self.touch_all();
     }
@@ -542,13 +676,26 @@ impl World {
         now: Moment,
     ) -> bool {
         let (wanted, settle) = (Scope::of(spec), Settle::of(spec.settle.as_ref()));
+        let (rules, trust) = (Rules::of(spec), Rules::trust(spec, &self.home));
         self.touched.insert(name.to_owned());
         if let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid) {
             env.settle = settle;
             env.wanted = wanted;
-            if !matches!(env.log, Log::Read(..)) && env.scope != env.wanted {
+            if (&env.rules, &env.trust) != (&rules, &trust) {
+                env.docket.rules_edited();
+                env.rules = rules;
+            }
+            let rescoped = !matches!(env.log, Log::Read(..)) && env.scope != env.wanted;
+            if rescoped {
                 env.scope = env.wanted.clone();
-                env.recount(&self.fleet, now);
+            }
+            let retrusted = env.trust != trust;
+            if rescoped || retrusted {
+                env.trust = trust;
+                env.recount(&self.fleet, &self.evidence, now);
+            }
+            if retrusted {
+                self.all_unanswered();
             }
             return false;
         }
@@ -560,11 +707,17 @@ impl World {
             census: Census::default(),
             unsettled: Unsettled::default(),
             log: Log::Unread,
+            rules,
+            trust,
+            recorded: Recorded::default(),
+            docket: Docket::default(),
+            nameless_since: None,
             last_cut: None,
             restored: false,
         };
-        env.recount(&self.fleet, now);
+        env.recount(&self.fleet, &self.evidence, now);
         self.environments.insert(name.to_owned(), env);
+        self.all_unanswered();
         true
     }
 
@@ -576,6 +729,7 @@ impl World {
             .is_some_and(|env| env.uid == uid)
         {
             self.environments.remove(name);
+            self.all_unanswered();
         }
     }
 
@@ -589,6 +743,8 @@ impl World {
     pub fn log_is_blank(&mut self, name: &str, uid: &str, end: Option<Ledger>, cause: Cause) {
         if let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid) {
             env.log = Log::Blank(end.map(Box::new), cause);
+            let empty = Ledger::empty(Scope::default());
+            env.docket = Docket::of(&empty);
             self.touched.insert(name.to_owned());
         }
     }
@@ -598,20 +754,51 @@ impl World {
         let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid) else {
             return;
         };
-        let learned = ledger.identities.iter();
+        let of_pods = |source| source != IdentitySource::Record;
+        let learned = ledger
+            .identities
+            .iter()
+            .filter(|(_, (_, source))| of_pods(*source));
         let renamed: Vec<_> = learned
-            .filter_map(|(alias, known)| self.fleet.learn(*alias, *known))
+            .filter_map(|(alias, (known, source))| {
+                self.fleet.learn(Learned {
+                    alias: *alias,
+                    known: *known,
+                    pinned: *source == IdentitySource::Pin,
+                })
+            })
             .collect();
         env.scope = ledger.scope.clone();
+        env.recorded = recorded_of(&ledger);
+        env.docket = Docket::of(&ledger);
+        let artifacts: Vec<_> = ledger
+            .artifacts()
+            .map(|(fingerprint, _)| *fingerprint)
+            .collect();
         env.log = Log::Read(ledger, now);
-        env.recount(&self.fleet, now);
+        env.recount(&self.fleet, &self.evidence, now);
         self.touched.insert(name.to_owned());
+        self.artifacts_unanswered(name, artifacts);
+        self.allowances_unanswered();
         for (name, env) in &mut self.environments {
             if env.counts_any(&renamed) {
-                env.recount(&self.fleet, now);
+                env.recount(&self.fleet, &self.evidence, now);
                 self.touched.insert(name.clone());
             }
         }
+    }
+
+    /// What is known of these artifacts of an environment is other than before.
+    fn artifacts_unanswered(&mut self, name: &str, artifacts: Vec<Fingerprint>) {
+        let Some(env) = self.environments.get(name) else {
+            return;
+        };
+        let names = self.names(env);
+        let digests: BTreeSet<_> = artifacts
+            .into_iter()
+            .flat_map(|it| names.called(it))
+            .collect();
+        self.records_unanswered(digests);
     }
 
     /// Someone else appended to the log: it has to be read again.
@@ -647,18 +834,45 @@ impl World {
         let Log::Read(after, _) = &env.log else {
             return;
         };
+        let recorded = recorded_of(after);
+        let renamed = env.recorded != recorded;
+        env.recorded = recorded;
+        let mut changed = vec![];
+        let mut listed = true;
+        if let Log::Read(before, _) = &before {
+            let is_other = |artifact: &&Fingerprint| {
+                let runs = |ledger: &Ledger| ledger.total(artifact) > 0;
+                runs(before) != runs(after)
+                    || before.facts.get(*artifact) != after.facts.get(*artifact)
+            };
+            let all: BTreeSet<_> = before
+                .artifacts()
+                .chain(after.artifacts())
+                .map(|(it, _)| it)
+                .collect();
+            changed.extend(all.into_iter().filter(is_other).copied());
+            listed = before.allowed != after.allowed;
+        }
         if let Log::Read(before, _) = &before
             && env.scope == after.scope
+            && !renamed
         {
             // The running counts are right as they are: only what is recorded is other than before.
             env.unsettled
                 .follow(before, &env.census, after, &self.fleet, &env.settle, now);
         } else {
             // What is wanted may be another scope by now; that is for the next plan.
+            if env.scope != after.scope {
+                env.docket.touch_all();
+            }
             env.scope.clone_from(&after.scope);
-            env.recount(&self.fleet, now);
+            env.recount(&self.fleet, &self.evidence, now);
         }
         self.touched.insert(name.to_owned());
+        self.artifacts_unanswered(name, changed);
+        if listed {
+            self.allowances_unanswered();
+        }
     }
 
     /// What to do about an environment now.
@@ -711,7 +925,7 @@ impl World {
             .map(|last| last + CUT_INTERVAL)
             .filter(|at| *at > now)
         {
-            return if env.has_work(&self.fleet) {
+            return if env.has_work(name, &self.fleet, &self.evidence) {
                 Plan::Wait(Some(last))
             } else {
                 Plan::Wait(None)
@@ -722,23 +936,54 @@ impl World {
         } else {
             &[]
         };
-        let material = Material {
+        let names = Names {
+            fleet: &self.fleet,
+            evidence: &self.evidence,
+            trust: &env.trust,
+            recorded: &env.recorded,
+        };
+        let assessor = Assessor {
+            environment: name,
+            rules: env.rules.as_ref(),
+            names,
+            census: &env.census,
+        };
+        let mut material = Material {
             environment: name,
             uid: &env.uid,
             census: &env.census,
             fleet: &self.fleet,
+            assessor,
+            unidentified: i64::try_from(env.census.unidentified()).unwrap_or(i64::MAX),
             settle: &env.settle,
             read_at: &read_at,
             causes,
             now,
             wall,
         };
+        let docket = &mut env.docket;
         let draft = match &mut env.log {
             Log::Unread => return Plan::Wait(None),
-            Log::Blank(end, cause) => material.baseline(end.as_deref(), &env.scope, *cause),
+            Log::Blank(end, cause) => material.baseline(end.as_deref(), &env.scope, *cause, docket),
             Log::Read(ledger, _) => {
                 if ledger.census_version != CENSUS_VERSION {
-                    let draft = material.baseline(Some(ledger), &env.scope, Cause::RulesChanged);
+                    let cause = Cause::RulesChanged;
+                    let draft = material.baseline(Some(ledger), &env.scope, cause, docket);
+                    return Plan::Append(Box::new(draft));
+                }
+                let nameless = (material.unidentified > 0, ledger.unidentified > 0);
+                let mut steady = None;
+                if env.rules.is_some() && nameless.0 != nameless.1 {
+                    // It may pass: a container that has just started is often known by its image a moment later.
+                    let since = *env.nameless_since.get_or_insert(now);
+                    if now < since + env.settle.max {
+                        steady = Some(since + env.settle.max);
+                        material.unidentified = ledger.unidentified;
+                    }
+                } else {
+                    env.nameless_since = None;
+                }
+                if let Some(draft) = material.timers(ledger, docket) {
                     return Plan::Append(Box::new(draft));
                 }
                 let closing =
@@ -752,18 +997,25 @@ impl World {
                     // What changed under the old scope is told before the new scope counts as known.
                     cells = env.unsettled.dirty().keys().cloned().collect();
                 }
-                let (identities, more) = identities(ledger, &env.census, &self.fleet, &cells);
+                let (identities, more) = identities(ledger, &env.census, &names, &cells);
                 if more {
                     cells.clear(); // what is renamed later would look as if it had stopped
                 }
-                let record = || material.record(ledger, &env.unsettled, &cells, &identities);
-                let draft = (!cells.is_empty() || !identities.is_empty()).then(record);
+                let draft = material.record(ledger, &env.unsettled, &cells, &identities, docket);
                 if rescoped {
-                    let census = &Census::of(&env.wanted, &self.fleet);
+                    let census = &Census::of(&env.wanted, &names);
                     let end = draft.as_ref().and_then(|draft| draft.entries.last());
                     let end = end.map_or(&**ledger, |entry| &entry.after);
-                    let scoped = Material { census, ..material };
-                    let baseline = scoped.baseline(Some(end), &env.wanted, Cause::ScopeChanged);
+                    let assessor = Assessor { census, ..assessor };
+                    let unidentified = i64::try_from(census.unidentified()).unwrap_or(i64::MAX);
+                    let scoped = Material {
+                        census,
+                        assessor,
+                        unidentified,
+                        ..material
+                    };
+                    let cause = Cause::ScopeChanged;
+                    let baseline = scoped.baseline(Some(end), &env.wanted, cause, docket);
                     let mut entries = draft.map(|draft| draft.entries).unwrap_or_default();
                     entries.extend(baseline.entries);
                     Draft {
@@ -773,7 +1025,17 @@ impl World {
                 } else if let Some(draft) = draft {
                     draft
                 } else {
-                    return Plan::Wait([ripe.next, closing].into_iter().flatten().min());
+                    let timer = docket.next_timer(name, ledger, &self.evidence);
+                    let timer = timer.map(|at| {
+                        let wait = at.duration_since(wall).max(SignedDuration::ZERO);
+                        now + wait.unsigned_abs()
+                    });
+                    return Plan::Wait(
+                        [ripe.next, closing, steady, timer]
+                            .into_iter()
+                            .flatten()
+                            .min(),
+                    );
                 }
             }
         };
@@ -786,7 +1048,10 @@ impl World {
         if env.wanted.needs_namespaces() || env.scope.needs_namespaces() {
             needed.push(Kind::Namespaces);
         }
-        needed.into_iter().find_map(|kind| {
+        let unlisted = Said::ALL
+            .into_iter()
+            .find(|kind| !self.listed_evidence.contains(kind));
+        let watched = needed.into_iter().find_map(|kind| {
             let stream = self.stream(kind);
             let name = kind.as_str();
             let why = stream.trouble.clone();
@@ -804,6 +1069,13 @@ impl World {
                     why.unwrap_or_else(|| format!("the {name} are being listed")),
                 )),
             }
+        });
+        watched.or_else(|| {
+            // Without them everything would look as if nobody knew where it comes from.
+            let kind = unlisted?;
+            let why = self.evidence_trouble.get(&kind).cloned();
+            let why = why.unwrap_or_else(|| format!("the {} are being listed", kind.as_str()));
+            Some(("NotSynced", why))
         })
     }
 
@@ -859,15 +1131,274 @@ impl World {
     /// What an environment looks like.
     pub fn picture(&self, name: &str) -> Option<Picture> {
         let env = self.environments.get(name)?;
-        let (head, totals) = match &env.log {
-            Log::Read(ledger, _) => (Some((ledger.index, ledger.time)), ledger.totals()),
-            _ => (None, Totals::default()),
+        let (head, totals, compliance) = match &env.log {
+            Log::Read(ledger, _) => (
+                Some((ledger.index, ledger.time)),
+                ledger.totals(),
+                ledger.compliance.clone(),
+            ),
+            _ => (None, Totals::default(), Compliance::default()),
         };
         Some(Picture {
             head,
             totals,
             unidentified: env.census.unidentified(),
+            compliance,
+            troubles: env.troubles(),
+            ruled: env.rules.is_some(),
         })
+    }
+
+    /// What the logs of all environments hold.
+    pub fn held(&self) -> impl Iterator<Item = Held<'_>> {
+        let logs = self.environments.iter();
+        let logs = logs.filter_map(|(name, env)| Some((name, env.ledger()?)));
+        logs.flat_map(|(name, ledger)| {
+            let artifacts = ledger.artifacts();
+            artifacts.map(|(fingerprint, _)| Held::of(name, ledger, *fingerprint))
+        })
+    }
+
+    /// The environments in which an image runs that is known by these digests.
+    pub fn running(&self, digests: &[Fingerprint]) -> Vec<Held<'_>> {
+        self.running_where(digests, |_| true)
+    }
+
+    fn running_where(
+        &self,
+        digests: &[Fingerprint],
+        counts: impl Fn(&Watched) -> bool,
+    ) -> Vec<Held<'_>> {
+        let mut found = vec![];
+        for (name, env) in self.environments.iter().filter(|(_, env)| counts(env)) {
+            let Some(ledger) = env.ledger() else {
+                continue;
+            };
+            let names = self.names(env);
+            let known = digests.iter().map(|digest| names.canonical(*digest));
+            let runs = known.filter(|known| ledger.total(known) > 0).min();
+            found.extend(runs.map(|runs| Held::of(name, ledger, runs)));
+        }
+        found
+    }
+
+    /// The environments in which an image runs that is known by these digests and where records of this namespace count:
+    /// name, the digest that it goes by there, and what it is there.
+    pub fn running_in(
+        &self,
+        namespace: &str,
+        digests: &[Fingerprint],
+    ) -> Vec<(&str, Fingerprint, ComplianceState)> {
+        let found = self.running_where(digests, |env| env.trust.contains(namespace));
+        let told = found.into_iter().map(|held| {
+            let verdict = held.verdict();
+            let state = verdict.map_or(ComplianceState::Unknown, |verdict| verdict.state);
+            (held.environment, held.fingerprint, state)
+        });
+        told.collect()
+    }
+
+    /// All digests that are this one for the rules of any environment.
+    pub fn vouched(&self, digest: Fingerprint) -> BTreeSet<Fingerprint> {
+        let environments = self.environments.values();
+        let all = environments.flat_map(|env| self.names(env).vouched(digest));
+        all.chain([digest]).collect()
+    }
+
+    /// Whether records of a namespace count in any environment.
+    pub fn trusts(&self, namespace: &str) -> bool {
+        let mut all = self.environments.values();
+        all.any(|env| env.trust.contains(namespace))
+    }
+
+    /// What the log of an environment knows of its allow-list: UIDs of entries.
+    pub fn announced(&self, name: &str, uid: &str) -> bool {
+        let Some(Log::Read(ledger, _)) = self.environments.get(name).map(|env| &env.log) else {
+            return false;
+        };
+        ledger.allowed.keys().any(|(known, _)| **known == *uid)
+    }
+
+    fn names<'a>(&'a self, env: &'a Watched) -> Names<'a> {
+        Names {
+            fleet: &self.fleet,
+            evidence: &self.evidence,
+            trust: &env.trust,
+            recorded: &env.recorded,
+        }
+    }
+
+    // ---- what is said of images ----
+
+    /// Whether there may be more to answer than when this was last asked.
+    pub fn take_answers(&mut self) -> bool {
+        std::mem::take(&mut self.answers)
+    }
+
+    /// Some of the objects whose status may be another now, at most `max`; none before every log has been read.
+    pub fn take_unanswered(&mut self, max: usize) -> Vec<(Said, Key)> {
+        let read = |env: &Watched| matches!(env.log, Log::Read(..));
+        if self.listed_evidence.len() < Said::ALL.len() || !self.environments.values().all(read) {
+            return vec![];
+        }
+        let taken: Vec<_> = self.unanswered.iter().take(max).cloned().collect();
+        for object in &taken {
+            self.unanswered.remove(object);
+        }
+        taken
+    }
+
+    /// The status of this object may be another now.
+    pub fn unanswered(&mut self, kind: Said, key: Key) {
+        self.answers = true;
+        self.unanswered.insert((kind, key));
+    }
+
+    /// The status of all objects may be another now.
+    fn all_unanswered(&mut self) {
+        let records = self.evidence.records().keys();
+        self.unanswered
+            .extend(records.map(|key| (Said::Records, key.clone())));
+        let reviews = self.evidence.reviews().keys();
+        self.unanswered
+            .extend(reviews.map(|key| (Said::Reviews, key.clone())));
+        self.allowances_unanswered();
+    }
+
+    fn allowances_unanswered(&mut self) {
+        self.answers = true;
+        let names = self.evidence.allowances().keys();
+        self.unanswered
+            .extend(names.map(|name| (Said::Allowances, Key::of_cluster(name))));
+    }
+
+    /// The records of these images have another status now.
+    fn records_unanswered(&mut self, digests: impl IntoIterator<Item = Fingerprint>) {
+        self.answers = true;
+        for digest in digests {
+            let records = self.evidence.records_of(digest);
+            self.unanswered
+                .extend(records.map(|record| (Said::Records, record.key.clone())));
+        }
+    }
+
+    /// A kind has been listed, or can't be read: why.
+    pub fn evidence_listed(&mut self, kind: Said) {
+        self.listed_evidence.insert(kind);
+        self.answers = true;
+        self.evidence_trouble.remove(&kind);
+        self.touch_all();
+    }
+
+    /// A kind can't be read.
+    pub fn evidence_fails(&mut self, kind: Said, why: String) {
+        self.evidence_trouble.insert(kind, why);
+        self.touch_all();
+    }
+
+    /// A record was written, edited or deleted.
+    pub fn record_seen(&mut self, key: &Key, record: Option<Record>, now: Moment) {
+        // What the image was called where this record counts, before and after.
+        let old = self.evidence.records().get(key).cloned();
+        let mut digests: BTreeSet<Fingerprint> = BTreeSet::new();
+        digests.extend(old.iter().flat_map(|record| record.digests()));
+        digests.extend(record.iter().flat_map(Record::digests));
+        let trusting = |env: &Watched| env.trust.contains(&*key.namespace);
+        let called = |world: &Self| -> Vec<Vec<Fingerprint>> {
+            let environments = world.environments.values().filter(|env| trusting(env));
+            let called = environments.map(|env| {
+                let names = world.names(env);
+                digests
+                    .iter()
+                    .map(|digest| names.canonical(*digest))
+                    .collect()
+            });
+            called.collect()
+        };
+        let several = digests.len() > 1;
+        let before = if several { called(self) } else { vec![] };
+        let Some(touched) = self.evidence.put_record(key, record) else {
+            return;
+        };
+        let after = if several { called(self) } else { vec![] };
+        self.unanswered.insert((Said::Records, key.clone()));
+        self.records_unanswered(touched.digests.clone());
+        let mut renamed = before
+            .iter()
+            .zip(&after)
+            .map(|(before, after)| before != after);
+        for (name, env) in &mut self.environments {
+            if trusting(env) && renamed.next() == Some(true) {
+                let names = Names {
+                    fleet: &self.fleet,
+                    evidence: &self.evidence,
+                    trust: &env.trust,
+                    recorded: &env.recorded,
+                };
+                let all: BTreeSet<_> = digests.iter().flat_map(|d| names.called(*d)).collect();
+                if all.iter().any(|digest| env.census.mentions(digest)) {
+                    env.recount(&self.fleet, &self.evidence, now);
+                    self.touched.insert(name.clone());
+                }
+            }
+        }
+        self.evidence_touched(&touched);
+    }
+
+    /// A review was written or deleted. An error says what can't be read in it.
+    pub fn review_seen(
+        &mut self,
+        key: &Key,
+        object: Option<&ArtifactApproval>,
+    ) -> Result<(), String> {
+        if let Some(touched) = self.evidence.put_review(key, object)? {
+            self.unanswered(Said::Reviews, key.clone());
+            self.evidence_touched(&touched);
+        }
+        Ok(())
+    }
+
+    /// An entry of the allow-list was written, edited or deleted.
+    pub fn allowance_seen(&mut self, name: &str, allowance: Option<Allowance>) {
+        let Some((touched, environments)) = self.evidence.put_allowance(name, allowance) else {
+            return;
+        };
+        self.unanswered(Said::Allowances, Key::of_cluster(name));
+        for name in environments {
+            if let Some(env) = self.environments.get_mut(&*name) {
+                env.docket.allow_list_changed();
+                self.touched.insert(name.into());
+            }
+        }
+        self.evidence_touched(&touched);
+    }
+
+    /// Those environments have something to judge anew in which an image runs that was spoken of.
+    fn evidence_touched(&mut self, touched: &Touched) {
+        for (name, env) in &mut self.environments {
+            let names = Names {
+                fleet: &self.fleet,
+                evidence: &self.evidence,
+                trust: &env.trust,
+                recorded: &env.recorded,
+            };
+            let Log::Read(ledger, _) = &env.log else {
+                continue;
+            };
+            let mut concerned = BTreeSet::new();
+            for digest in &touched.digests {
+                let known = [*digest, names.canonical(*digest)];
+                concerned.extend(
+                    known
+                        .into_iter()
+                        .filter(|known| ledger.total(known) > 0 || env.census.total(known) > 0),
+                );
+            }
+            if !concerned.is_empty() {
+                env.docket.touch(concerned);
+                self.touched.insert(name.clone());
+            }
+        }
     }
 
     /// Whether all that must be known is known.
@@ -886,9 +1417,15 @@ impl World {
     pub fn self_check(&mut self, now: Moment) -> usize {
         let mut astray = 0;
         for env in self.environments.values_mut() {
-            if Census::of(&env.scope, &self.fleet) != env.census {
+            let names = Names {
+                fleet: &self.fleet,
+                evidence: &self.evidence,
+                trust: &env.trust,
+                recorded: &env.recorded,
+            };
+            if Census::of(&env.scope, &names) != env.census {
                 astray += 1;
-                env.recount(&self.fleet, now);
+                env.recount(&self.fleet, &self.evidence, now);
             }
         }
         astray
@@ -907,8 +1444,24 @@ fn names(kinds: &[Kind]) -> String {
 }
 
 impl Watched {
-    fn recount(&mut self, fleet: &Fleet, now: Moment) {
-        self.census = Census::of(&self.scope, fleet);
+    /// What its log says, if that has been read.
+    fn ledger(&self) -> Option<&Ledger> {
+        match &self.log {
+            Log::Read(ledger, _) => Some(ledger),
+            _ => None,
+        }
+    }
+
+    fn recount(&mut self, fleet: &Fleet, evidence: &Evidence, now: Moment) {
+        let names = Names {
+            fleet,
+            evidence,
+            trust: &self.trust,
+            recorded: &self.recorded,
+        };
+        self.census = Census::of(&self.scope, &names);
+        // Artifacts may be known by other digests than before.
+        self.docket.touch_all();
         match &self.log {
             Log::Read(ledger, _) => {
                 self.unsettled
@@ -920,20 +1473,63 @@ impl Watched {
 
     /// Whether it counts an artifact by one of these digests.
     fn counts_any(&self, digests: &[Fingerprint]) -> bool {
-        digests.iter().any(|digest| self.census.total(digest) > 0)
+        digests.iter().any(|digest| self.census.mentions(digest))
     }
 
-    /// Whether there is anything to record, ripe or not.
-    fn has_work(&self, fleet: &Fleet) -> bool {
+    /// Whether there is anything to record, ripe or not, or will be when a timer runs out.
+    fn has_work(&self, name: &str, fleet: &Fleet, evidence: &Evidence) -> bool {
+        let names = Names {
+            fleet,
+            evidence,
+            trust: &self.trust,
+            recorded: &self.recorded,
+        };
         let more = match &self.log {
             Log::Read(ledger, _) => {
-                let (identities, _) = identities(ledger, &self.census, fleet, &BTreeSet::new());
-                !identities.is_empty() || !ledger.rollouts.is_empty()
+                let (identities, _) = identities(ledger, &self.census, &names, &BTreeSet::new());
+                let timer = self.docket.next_timer(name, ledger, evidence);
+                !identities.is_empty() || !ledger.rollouts.is_empty() || timer.is_some()
             }
             _ => true,
         };
-        more || !self.unsettled.is_settled() || self.scope != self.wanted
+        more || self.docket.has_work() || !self.unsettled.is_settled() || self.scope != self.wanted
     }
+
+    /// What breaks the rules now or lacks something, by name.
+    fn troubles(&self) -> (Vec<Trouble>, usize) {
+        const LISTED: usize = 20;
+        let Log::Read(ledger, _) = &self.log else {
+            return (vec![], 0);
+        };
+        let mut troubles: Vec<Trouble> = ledger
+            .artifacts()
+            .filter_map(|(fingerprint, _)| {
+                let recorded = || ledger.facts.get(fingerprint);
+                let facts = self.docket.facts(*fingerprint).or_else(recorded)?;
+                let verdict = facts.verdict.clone()?;
+                let name = ledger.names.get(fingerprint).cloned().unwrap_or_default();
+                (verdict.state == ComplianceState::NonCompliant).then_some(Trouble {
+                    name,
+                    fingerprint: *fingerprint,
+                    verdict,
+                })
+            })
+            .collect();
+        troubles.sort_by(|a, b| (&a.name, a.fingerprint).cmp(&(&b.name, b.fingerprint)));
+        let more = troubles.len().saturating_sub(LISTED);
+        troubles.truncate(LISTED);
+        (troubles, more)
+    }
+}
+
+/// What a log knows to be one image because a record said so.
+fn recorded_of(ledger: &Ledger) -> Recorded {
+    let known = ledger.identities.iter();
+    Recorded::of(
+        known
+            .filter(|(_, (_, source))| *source == IdentitySource::Record)
+            .map(|(alias, (known, _))| (*alias, *known)),
+    )
 }
 
 /// Other digests that the log doesn't know of yet, of what is recorded or is to be recorded now: as many as an entry can
@@ -941,13 +1537,14 @@ impl Watched {
 fn identities(
     ledger: &Ledger,
     census: &Census,
-    fleet: &Fleet,
+    names: &Names,
     cells: &BTreeSet<Cell>,
-) -> (BTreeMap<Fingerprint, Fingerprint>, bool) {
-    let pair = |digest| (digest, fleet.canonical(digest));
+) -> (Identities, bool) {
+    let pair = |digest| (digest, names.canonical(digest));
+    let sourced = |(digest, known)| (digest, (known, names.source(digest, known)));
     let recorded = || ledger.artifacts().map(|(digest, _)| pair(*digest));
     let mut renamed = recorded().filter(|(digest, known)| digest != known);
-    let mut found: BTreeMap<_, _> = renamed.by_ref().take(MAX_IDENTITIES).collect();
+    let mut found: BTreeMap<_, _> = renamed.by_ref().take(MAX_IDENTITIES).map(sourced).collect();
     if renamed.next().is_some() {
         return (found, true);
     }
@@ -957,7 +1554,8 @@ fn identities(
         .aliases()
         .filter(|alias| !ledger.identities.contains_key(alias))
         .map(pair)
-        .filter(|(_, known)| told.contains(known) && census.total(known) > 0);
+        .filter(|(_, known)| told.contains(known) && census.total(known) > 0)
+        .map(sourced);
     let room = MAX_IDENTITIES - found.len();
     found.extend(unknown.take(room));
     (found, false)

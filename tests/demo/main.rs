@@ -155,6 +155,8 @@ async fn demo() -> Result<()> {
     webhook.set_standing(200);
     expected.all(&webhook, 2).await?;
 
+    vetting(&tell, &cluster, &webhook, &mut expected).await?;
+
     tell.step("What Slack was sent for the rollout of v1 to v2")
         .await;
     let heard = slack.wait_for(PATIENCE, |heard| heard.len() >= 3).await?;
@@ -189,6 +191,89 @@ async fn demo() -> Result<()> {
     }
     operator.terminate(PATIENCE).await?;
     Ok(())
+}
+
+/// Rules, an image that breaks them, why, and how it turns green.
+async fn vetting(
+    tell: &Narrator,
+    cluster: &Cluster,
+    webhook: &Receiver,
+    expected: &mut Expected,
+) -> Result<()> {
+    let client = cluster.client();
+    tell.step("CI records where the running images come from, and the environment asks for that from now on")
+        .await;
+    apply(&client, namespace("ci")).await?;
+    for (name, image) in [
+        ("web", "web:v3"),
+        ("worker", "worker:v9"),
+        ("cron", "cron:v1"),
+    ] {
+        let digest = cluster
+            .kubelet
+            .digest_of(&format!("registry.example.com/shop/{image}"));
+        let record = json!({
+            "apiVersion": "shipbell.dev/v1alpha1", "kind": "ArtifactProvenance",
+            "metadata": {"name": image.replace(':', "-"), "namespace": "ci"},
+            "spec": {
+                "fingerprint": digest, "flow": name,
+                "commit": {"sha": "1ac157003dd6fb9ec764daa47726b7bfed65c312"},
+                "build": {"url": "https://ci.example.com/runs/42"},
+            },
+        });
+        apply(&client, record).await?;
+    }
+    let rules = r#"{"spec": {"compliance": {"provenance": {"required": true, "trustedNamespaces": ["ci"]}, "grace": "3s", "recoveryWindow": "2s"}}}"#;
+    let patch = ["patch", "shipenv", "demo", "--type=merge", "-p", rules];
+    cluster.plane.kubectl(&patch).await?;
+    compliance(cluster, "Compliant").await?;
+    show(
+        &cluster
+            .plane
+            .kubectl(&["-n", "ci", "get", "shipprov"])
+            .await?,
+    );
+
+    tell.step("`web` is rolled to v4, of which CI knows nothing: it has its grace, 3 s here")
+        .await;
+    let image = "registry.example.com/shop/web:v4";
+    cluster.set_image(SHOP, "web", image).await?;
+    expected.all(webhook, 3).await?;
+    compliance(cluster, "Non-Compliant").await?;
+    show(
+        &cluster
+            .plane
+            .kubectl(&["get", "shipenv", "demo", "-o", "wide"])
+            .await?,
+    );
+
+    tell.step(
+        "Security allows it, with a reason: told once, and green again after the recovery window",
+    )
+    .await;
+    let entry = json!({
+        "apiVersion": "shipbell.dev/v1alpha1", "kind": "AllowedArtifact", "metadata": {"name": "hotfix"},
+        "spec": {
+            "environments": ["demo"], "reason": "hotfix INC-42",
+            "artifacts": [{"fingerprint": cluster.kubelet.digest_of(image), "name": image}],
+        },
+    });
+    apply(&client, entry).await?;
+    expected.all(webhook, 2).await?;
+    compliance(cluster, "Compliant").await
+}
+
+async fn compliance(cluster: &Cluster, wanted: &str) -> Result<()> {
+    eventually(
+        PATIENCE,
+        &format!("the environment to be {wanted}"),
+        async || {
+            let told = field(cluster, "shipenv/demo", "{.status.compliance}").await?;
+            ensure!(told == wanted, "{told}");
+            anyhow::Ok(())
+        },
+    )
+    .await
 }
 
 fn namespace(name: &str) -> Value {
@@ -289,7 +374,7 @@ async fn settings(cluster: &Cluster, webhook: &Receiver, slack: &Receiver) -> Re
     let yaml = format!(
         "apiVersion: v1\nkind: Secret\nmetadata: {{name: slack-hook, namespace: {SHOP}}}\nstringData: {{url: '{}'}}\n---\n\
          apiVersion: shipbell.dev/v1alpha1\nkind: NotificationSetting\nmetadata: {{name: team-chat, namespace: {SHOP}}}\nspec: {{slack: {{urlFrom: {{secretKeyRef: {{name: slack-hook}}}}}}}}\n---\n\
-         apiVersion: shipbell.dev/v1alpha1\nkind: NotificationSetting\nmetadata: {{name: hook, namespace: {SHOP}}}\nspec:\n  webhook: {{url: '{}'}}\n  eventTypes: [ARTIFACT_STARTED, ARTIFACT_STOPPED, ARTIFACT_SCALED]\n",
+         apiVersion: shipbell.dev/v1alpha1\nkind: NotificationSetting\nmetadata: {{name: hook, namespace: {SHOP}}}\nspec:\n  webhook: {{url: '{}'}}\n  eventTypes: [ARTIFACT_STARTED, ARTIFACT_STOPPED, ARTIFACT_SCALED, ARTIFACT_ALLOWED, ENVIRONMENT_NON_COMPLIANT, ENVIRONMENT_COMPLIANT]\n",
         slack.url("/services/T0/B0/demo"),
         webhook.url("/hook"),
     );

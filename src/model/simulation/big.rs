@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::seconds;
+use super::{empty_world, seconds};
 use crate::{
     api::{
         EnvironmentSnapshotSpec, EnvironmentSpec,
@@ -32,7 +32,7 @@ struct Big {
 
 impl Big {
     fn new(pods: &[PodView]) -> (Self, Entry) {
-        let mut world = World::new(true);
+        let mut world = empty_world(true);
         let now = seconds(1_000);
         world.environment_seen("big", "uid", &EnvironmentSpec::default(), now);
         world.list_begins(Kind::Pods);

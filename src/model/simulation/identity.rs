@@ -2,8 +2,8 @@
 
 use super::{Cluster, Container, Pod, State, image_id};
 use crate::{
-    api::snapshot::Cause,
-    model::{image::Fingerprint, testing::digest},
+    api::snapshot::{Cause, IdentitySource},
+    model::{fleet::Learned, image::Fingerprint, testing::digest},
 };
 
 /// A cluster in which `web` runs one instance of what its runtime calls so.
@@ -388,18 +388,19 @@ fn environments_that_learned_the_same_in_opposite_directions_agree() {
     assert_eq!(learned.len(), 1);
     let mut fleet = crate::model::fleet::Fleet::default();
     assert_eq!(
-        fleet.learn(digest("index"), digest("other")),
+        fleet.learn(learned_of("index", "other")),
         Some(digest("index"))
     );
-    assert_eq!(fleet.learn(digest("other"), digest("index")), None);
+    assert_eq!(fleet.learn(learned_of("other", "index")), None);
     let mut ledger = cluster.recorded("prod").clone();
-    ledger.identify(&[(digest("index"), digest("other"))].into());
-    ledger.identify(&[(digest("other"), digest("index"))].into());
+    let runtime = IdentitySource::Runtime;
+    ledger.identify(&[(digest("index"), (digest("other"), runtime))].into());
+    ledger.identify(&[(digest("other"), (digest("index"), runtime))].into());
     assert!(
         ledger
             .identities
             .iter()
-            .all(|(alias, known)| alias != known),
+            .all(|(alias, (known, _))| alias != known),
         "{:?}",
         ledger.identities
     );
@@ -440,4 +441,12 @@ fn names_of_an_artifact_are_the_smallest_and_stay() {
     cluster.container(&pod, |c| c.image = "A.example/x:1".to_owned());
     cluster.pass(60);
     assert_eq!(name(&cluster), "a.example/x:2");
+}
+
+fn learned_of(alias: &str, known: &str) -> Learned {
+    Learned {
+        alias: digest(alias),
+        known: digest(known),
+        pinned: false,
+    }
 }

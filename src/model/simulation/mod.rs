@@ -5,6 +5,8 @@
 
 mod behaviour;
 mod big;
+mod compliance;
+mod evidence;
 mod identity;
 mod properties;
 mod trouble;
@@ -28,12 +30,12 @@ use super::{
     settle::Settle,
     testing::digest,
     view::{Seen, View},
-    world::{Kind, Plan, World},
+    world::{Kind, Plan, Said, World},
 };
-use crate::api::{
-    EnvironmentSnapshotSpec, EnvironmentSpec, EventType,
-    snapshot::{Cause, ComplianceState},
-};
+use crate::api::{EnvironmentSnapshotSpec, EnvironmentSpec, EventType, snapshot::Cause};
+
+/// The operator's own namespace.
+const HOME: &str = "shipbell";
 
 /// So many seconds.
 pub fn seconds(number: u64) -> Duration {
@@ -227,6 +229,7 @@ pub struct Cluster {
     pub warnings: Vec<String>,
     /// How far the wall clock was set back.
     pub set_back: Duration,
+    said: evidence::SaidObjects,
 }
 
 impl Cluster {
@@ -249,7 +252,7 @@ impl Cluster {
     /// A cluster without environments, before the operator runs.
     pub fn bare(trust_generation: bool) -> Self {
         let mut cluster = Self {
-            world: World::new(trust_generation),
+            world: empty_world(trust_generation),
             now: seconds(1_000),
             trust_generation,
             version: 1_000,
@@ -267,6 +270,7 @@ impl Cluster {
             reader: Fleet::default(),
             warnings: vec![],
             set_back: Duration::ZERO,
+            said: evidence::SaidObjects::default(),
         };
         for namespace in ["shop", "blog"] {
             cluster.namespace(namespace, &[]);
@@ -327,7 +331,8 @@ impl Cluster {
     /// The operator starts, with nothing but the log and fresh lists.
     pub fn begin(&mut self) {
         self.up = true;
-        self.world = World::new(self.trust_generation);
+        self.world = empty_world(self.trust_generation);
+        self.list_evidence();
         for (name, env) in &mut self.environments {
             self.world
                 .environment_seen(name, &env.uid, &env.spec, self.now);
@@ -341,7 +346,8 @@ impl Cluster {
     /// The operator starts and has listed everything before it reads the log.
     pub fn begin_before_reading_the_log(&mut self) {
         self.up = true;
-        self.world = World::new(self.trust_generation);
+        self.world = empty_world(self.trust_generation);
+        self.list_evidence();
         for kind in Kind::ALL {
             self.list(kind);
         }
@@ -478,7 +484,8 @@ impl Cluster {
             before.map(|before| before.content_hash.clone())
         );
         assert!(before.is_none_or(|before| before.time <= spec.time));
-        assert_eq!(spec.events, cut::events(&spec.changes));
+        let of_artifacts = spec.events.iter().filter(|event| event.change.is_some());
+        assert!(of_artifacts.eq(&cut::events(&spec.changes)));
         let rollout = Settle::of(env.spec.settle.as_ref()).rollout;
         let written = Written {
             at: self.now,
@@ -986,6 +993,15 @@ impl Cluster {
     }
 }
 
+/// A world that knows that nothing is said of images.
+pub fn empty_world(trust_generation: bool) -> World {
+    let mut world = World::new(trust_generation, HOME);
+    for kind in Said::ALL {
+        world.evidence_listed(kind);
+    }
+    world
+}
+
 fn seen<T: View>(object: &str) -> Seen<T> {
     serde_json::from_str::<Seen<T>>(object).unwrap()
 }
@@ -1012,12 +1028,17 @@ pub fn story(spec: &EnvironmentSnapshotSpec, names: &BTreeMap<Fingerprint, Strin
         .events
         .iter()
         .map(|told| {
-            let change = event::change(spec, told).unwrap();
+            let Some(change) = event::change(spec, told) else {
+                return match told.type_ {
+                    EventType::EnvironmentCompliant => "green".to_owned(),
+                    _ => format!("red: {}", spec.compliance.reasons.join("; ")),
+                };
+            };
             let verb = match told.type_ {
                 EventType::ArtifactStarted => "started",
                 EventType::ArtifactStopped => "stopped",
                 EventType::ArtifactScaled => "scaled",
-                _ => "other",
+                _ => "allowed",
             };
             let name = Fingerprint::from_hex(&change.fingerprint)
                 .and_then(|fingerprint| names.get(&fingerprint))
@@ -1047,14 +1068,13 @@ fn assert_same(read: &Ledger, after: &Ledger, how: &str) {
         "{how}"
     );
     assert_eq!(
-        (read.census_version, read.unidentified, read.compliance),
-        (
-            after.census_version,
-            after.unidentified,
-            ComplianceState::Unknown
-        ),
+        (read.census_version, read.unidentified, &read.compliance),
+        (after.census_version, after.unidentified, &after.compliance),
         "{how}"
     );
+    assert_eq!(read.seen, after.seen, "{how}");
+    assert_eq!(read.facts, after.facts, "{how}");
+    assert_eq!(read.allowed, after.allowed, "{how}");
     assert_eq!(read.totals(), after.totals(), "{how}");
     assert_eq!(
         (read.since_checkpoint, read.checkpoint_size),

@@ -302,7 +302,7 @@ proptest! {
         }
         let mut states = vec![];
         for shuffled in [false, true] {
-            let mut world = crate::model::world::World::new(true);
+            let mut world = super::empty_world(true);
             world.environment_seen("all", "uid", &crate::api::EnvironmentSpec::default(), cluster.now);
             let mut pods: Vec<_> = cluster.pods.values().zip(&order).collect();
             if shuffled {

@@ -3,7 +3,7 @@
 use super::Part;
 use super::block::{Block, Message};
 use super::frame::{
-    AMBER, BLUE, Frame, GREEN, GREY, MAX_LINES, MAX_NAMED, NAME, RED, Style, bullets, names,
+    AMBER, BLUE, Frame, GREEN, GREY, MAX_LINES, MAX_NAMED, NAME, RED, Style, bullets, date, names,
     plural, sentence,
 };
 use super::net::{self, Artifact, Count, Group, Move, What, Workload};
@@ -45,6 +45,13 @@ pub(super) fn one(frame: &Frame, artifact: &Artifact, parts: &[Part]) -> Message
             Style::Plain.fingerprint(fingerprint),
             prose(name, NAME)
         ));
+    }
+    if let Some(allowance) = artifact.allowance.filter(|_| what == What::Allowed) {
+        let ends = allowance.expires_at.map_or("never".to_owned(), date);
+        fields.push(format!("*Reason*\n{}", prose(&allowance.reason, 500)));
+        fields.push(format!("*Entry*\n{}", code(&allowance.entry, NAME)));
+        fields.push(format!("*Expires*\n{ends}"));
+        facts.push(format!("because “{}”", prose(&allowance.reason, 500)));
     }
     let workloads = artifact.workloads();
     if !workloads.is_empty() {

@@ -88,7 +88,7 @@ impl Frame {
         Block::context(format!(
             "*{}* · {snapshots} · {emoji} {} · {}",
             self.place,
-            word(self.compliance),
+            self.compliance.as_str(),
             date(self.time),
         ))
     }
@@ -104,25 +104,31 @@ impl Frame {
     /// The last sentence of a `text`.
     pub(super) fn tail(&self) -> String {
         let compliance = match self.compliance {
-            ComplianceState::Compliant => "compliant",
-            ComplianceState::NonCompliant => "non-compliant",
             ComplianceState::Unknown => "compliance unknown",
+            known => known.word(),
         };
         format!("{}, {compliance}.", self.snapshots())
     }
 
     /// How long a backlog took to build up.
     pub(super) fn within(&self) -> String {
-        let (minute, hour, day) = (60, 60 * 60, 24 * 60 * 60);
-        let seconds = self.span.as_secs();
-        match seconds {
-            ..=0 => String::new(),
-            1..=59 => format!(" within {seconds} s"),
-            _ if seconds <= 59 * minute => format!(" within {} min", ceil(seconds, minute)),
-            _ if seconds <= 47 * hour => format!(" within {} h", ceil(seconds, hour)),
-            _ => format!(" within {} d", ceil(seconds, day)),
-        }
+        let long = long(self.span);
+        long.map(|long| format!(" within {long}"))
+            .unwrap_or_default()
     }
+}
+
+/// A length of time, rounded up; `None` for none.
+pub(super) fn long(span: SignedDuration) -> Option<String> {
+    let (minute, hour, day) = (60, 60 * 60, 24 * 60 * 60);
+    let seconds = span.as_secs();
+    Some(match seconds {
+        ..=0 => return None,
+        1..=59 => format!("{seconds} s"),
+        _ if seconds <= 59 * minute => format!("{} min", ceil(seconds, minute)),
+        _ if seconds <= 47 * hour => format!("{} h", ceil(seconds, hour)),
+        _ => format!("{} d", ceil(seconds, day)),
+    })
 }
 
 /// A moment, which Slack shows in the reader's own time zone.
@@ -136,14 +142,6 @@ pub(super) fn date(time: Timestamp) -> String {
 
 fn ceil(seconds: i64, unit: i64) -> i64 {
     seconds / unit + i64::from(seconds % unit != 0)
-}
-
-pub(super) fn word(state: ComplianceState) -> &'static str {
-    match state {
-        ComplianceState::Compliant => "Compliant",
-        ComplianceState::NonCompliant => "Non-Compliant",
-        ComplianceState::Unknown => "Unknown",
-    }
 }
 
 /// Whether names stand as inline code, for the eye, or as words.

@@ -67,26 +67,45 @@ pub fn compliance(
     event: &Event,
 ) -> Message {
     let frame = Frame::of(origin, snapshot, snapshot);
-    let was = frame::word(snapshot.compliance.was);
+    let compliance = &snapshot.compliance;
+    let since = compliance
+        .was_since
+        .map(|since| snapshot.time.duration_since(since));
+    let long = since
+        .and_then(frame::long)
+        .map(|long| format!(" for {long}"));
+    let was = format!(
+        "was {}{}",
+        compliance.was.as_str(),
+        long.unwrap_or_default()
+    );
     // A header takes 150 units.
     let title = text::plain(&place(origin, &snapshot.environment), 110);
-    let (title, text, color, section) = if event.type_ == EventType::EnvironmentCompliant {
-        let title = format!("🟢 {title} is Compliant again");
-        let text = format!("🟢 {} is Compliant again (was {was})", frame.place);
-        (title, text, GREEN, format!("Was {was}."))
-    } else {
-        let reasons = &snapshot.compliance.reasons;
-        let reasons: Vec<_> = reasons.iter().map(|text| (prose(text, 250), 1)).collect();
-        let title = format!("🔴 {title} is Non-Compliant");
-        let mut text = format!("🔴 {} is now Non-Compliant (was {was})", frame.place);
-        let mut section = format!("Was {was}.");
-        if !reasons.is_empty() {
-            let (number, label) = (reasons.len(), plural("reason", reasons.len()));
-            text = format!("{text}: {}", sentence(&reasons, 0));
-            section = format!("{section} *{number} {label}:*\n{}", bullets(&reasons, 0));
-        }
-        (title, text, RED, section)
+    let listed = |reasons: &[String]| -> Vec<_> {
+        reasons.iter().map(|text| (prose(text, 250), 1)).collect()
     };
+    let (title, mut text, color, lines, label) = if event.type_ == EventType::EnvironmentCompliant {
+        let title = format!("🟢 {title} is Compliant again");
+        let text = format!("🟢 {} is Compliant again ({was})", frame.place);
+        (
+            title,
+            text,
+            GREEN,
+            listed(&compliance.resolved),
+            "Resolved by:".to_owned(),
+        )
+    } else {
+        let lines = listed(&compliance.reasons);
+        let title = format!("🔴 {title} is Non-Compliant");
+        let text = format!("🔴 {} is now Non-Compliant ({was})", frame.place);
+        let label = format!("{} {}:", lines.len(), plural("reason", lines.len()));
+        (title, text, RED, lines, label)
+    };
+    let mut section = format!("W{}.", &was[1..]);
+    if !lines.is_empty() {
+        text = format!("{text}: {}", sentence(&lines, 0));
+        section = format!("{section} *{label}*\n{}", bullets(&lines, 0));
+    }
     let text = format!("{text}. {}.", frame.snapshots());
     let mut below = vec![Block::section(section), frame.footer()];
     if let Some(url) = &frame.url {

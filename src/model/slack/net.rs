@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Part;
 use crate::api::EventType;
-use crate::api::snapshot::WorkloadChange;
+use crate::api::snapshot::{Allowed, WorkloadChange};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Workload<'a> {
@@ -62,6 +62,8 @@ pub(super) struct Artifact<'a> {
     pub(super) counted: bool,
     /// An event tells that it was allow-listed.
     pub(super) allowed: bool,
+    /// Why.
+    pub(super) allowance: Option<&'a Allowed>,
     cells: BTreeMap<Workload<'a>, Cell>,
     /// Workloads that the snapshot doesn't list.
     pub(super) more: i64,
@@ -184,10 +186,12 @@ pub(super) fn artifacts<'a>(parts: &[Part<'a>]) -> Vec<Artifact<'a>> {
                     .iter()
                     .any(|type_| *type_ != EventType::ArtifactAllowed),
                 allowed: types.contains(&EventType::ArtifactAllowed),
+                allowance: None,
                 cells: BTreeMap::new(),
                 more: 0,
             });
         artifact.name = &change.name;
+        artifact.allowance = change.allowed.as_ref().or(artifact.allowance);
         artifact.count.now = change.now.max(0);
         artifact.more = artifact.more.max(change.more_workloads);
         for workload in &change.workloads {

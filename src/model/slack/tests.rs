@@ -33,7 +33,7 @@ fn change(digest: char, name: &str, cells: &[((&str, &str, &str), i64, i64)]) ->
         now: cells.iter().map(|(_, _, now)| now).sum(),
         rollout: false,
         workloads: workloads.collect(),
-        more_workloads: 0,
+        ..Change::default()
     }
 }
 
@@ -52,11 +52,12 @@ fn snapshot(index: i64, changes: Vec<Change>) -> EnvironmentSnapshotSpec {
         compliance: Compliance {
             state: ComplianceState::Compliant,
             was: ComplianceState::Compliant,
-            reasons: vec![],
+            ..Compliance::default()
         },
         events: changes.iter().enumerate().filter_map(event).collect(),
         changes,
         identities: vec![],
+        allow_list: vec![],
         checkpoint: None,
         cut: None,
     }
@@ -165,6 +166,7 @@ fn designs() -> Vec<(&'static str, Message)> {
             state,
             was,
             reasons: reasons.iter().map(|&reason| reason.to_owned()).collect(),
+            ..Compliance::default()
         };
         snapshot
     };
@@ -182,11 +184,14 @@ fn designs() -> Vec<(&'static str, Message)> {
         ComplianceState::Compliant,
         &reasons,
     );
-    let mended = with_compliance(
+    let mut mended = with_compliance(
         ComplianceState::Compliant,
         ComplianceState::NonCompliant,
         &[],
     );
+    let minutes = jiff::SignedDuration::from_mins(14);
+    mended.compliance.was_since = Some(mended.time - minutes);
+    mended.compliance.resolved = vec!["creator (a1b2c3d4e5f6) stopped".to_owned()];
     let mut non_compliant = snapshot(40, vec![change('b', NEW, &[(WEB, 0, 1)])]);
     non_compliant.compliance.state = ComplianceState::NonCompliant;
     let hostile = "x` <!channel> <@U1> *b* _i_ ~s~ :fire: &amp; \u{202e}\u{200b}https://e.example|";
@@ -235,7 +240,17 @@ fn designs() -> Vec<(&'static str, Message)> {
             "scaled-evenly",
             of(vec![change('b', NEW, &[(WEB, 5, 4), (API, 1, 2)])]),
         ),
-        ("allow-listed", of(vec![change('b', NEW, &[])])),
+        (
+            "allow-listed",
+            of(vec![Change {
+                allowed: Some(crate::api::snapshot::Allowed {
+                    entry: "hotfix".to_owned(),
+                    reason: "hotfix INC-42 <!channel> & co".to_owned(),
+                    expires_at: None,
+                }),
+                ..change('b', NEW, &[])
+            }]),
+        ),
         ("rollout", of(rollout())),
         (
             "rollout-with-sidecar",
@@ -486,7 +501,7 @@ fn every_design_reads_as_meant() {
           nginx scaled in eks-1/prod: 6 instances as before, spread differently. Image nginx:1.27, fingerprint bbbbbbbbbbbb, workloads shop/statefulset/api, shop/deployment/web. Snapshot #12, compliant.
         allow-listed #36C5F0
           *:ballot_box_with_check: Allow-listed* `nginx` in *eks-1/prod*
-          nginx was added to the allow-list of eks-1/prod. Image nginx:1.27, fingerprint bbbbbbbbbbbb. Snapshot #12, compliant.
+          nginx was added to the allow-list of eks-1/prod. Image nginx:1.27, fingerprint bbbbbbbbbbbb, because “hotfix INC-42 &lt;!channel&gt; &amp; co”. Snapshot #12, compliant.
         rollout #2EB67D
           *:white_check_mark: Rolled out* `web` in *eks-1/prod*
           web rolled out in eks-1/prod: bbbbbbbbbbbb (nginx:1.27) runs with 3 instances; aaaaaaaaaaaa (nginx:1.26) stopped (from 3 to 0); workload shop/deployment/web. Snapshot #12, compliant.
@@ -519,7 +534,7 @@ fn every_design_reads_as_meant() {
           🔴 prod is now Non-Compliant (was Compliant): image-1: no provenance; image-2: no provenance; image-3: no provenance; image-4: no provenance; image-5: no provenance; image-6: no provenance; image-7: no provenance; image-8: no provenance; image-9: no provenance; image-10: no provenance; and 2 more. Snapshot #39.
         compliant #2EB67D
           🟢 eks-1/prod is Compliant again
-          🟢 eks-1/prod is Compliant again (was Non-Compliant). Snapshot #39.
+          🟢 eks-1/prod is Compliant again (was Non-Compliant for 14 min): creator (a1b2c3d4e5f6) stopped. Snapshot #39.
         test #36C5F0
           *:bell: Test message* — Shipbell reaches this channel
           Test message: Shipbell on cluster eks-1 reaches this channel. NotificationSetting team-a/chat, environments prod, staging.

@@ -1,0 +1,109 @@
+//! `AllowedArtifact`: images that are allowed in environments, whatever the rules say, with a reason.
+
+use jiff::Timestamp;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Condition;
+
+/// Images that are allowed in environments whatever their rules say: an entry of the allow-list. Each image is told once
+/// as `ARTIFACT_ALLOWED`. Meant for images that nobody here builds.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "shipbell.dev",
+    version = "v1alpha1",
+    kind = "AllowedArtifact",
+    doc = "Images that are allowed in environments whatever their rules say: an entry of the allow-list. Each image is told once as ARTIFACT_ALLOWED. Meant for images that nobody here builds.",
+    status = "AllowedArtifactStatus",
+    shortname = "shipallow",
+    category = "shipbell",
+    derive = "PartialEq",
+    derive = "Default",
+    printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
+    printcolumn(
+        name = "Environments",
+        type_ = "string",
+        json_path = ".spec.environments[*]"
+    ),
+    printcolumn(
+        name = "Artifacts",
+        type_ = "string",
+        json_path = ".spec.artifacts[*].name"
+    ),
+    printcolumn(name = "Expires", type_ = "string", json_path = ".spec.expiresAt"),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".spec.reason",
+        priority = 1
+    )
+)]
+#[x_kube(validation = Rule::new("self.reason.trim().size() > 0").message("reason must say why"))]
+#[x_kube(validation = Rule::new("!has(self.expiresAt) || self.expiresAt > timestamp('2020-01-01T00:00:00Z')").message("expiresAt lies long ago"))]
+#[serde(rename_all = "camelCase")]
+pub struct AllowedArtifactSpec {
+    /// The environments, by name.
+    #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 63), pattern("^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")), extend("x-kubernetes-list-type" = "set"))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("environments can't be changed: make a new entry"))]
+    pub environments: Vec<String>,
+    /// The images.
+    #[schemars(length(min = 1, max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["fingerprint"]))]
+    pub artifacts: Vec<AllowedImage>,
+    /// Why they are allowed.
+    #[schemars(length(min = 1, max = 1024))]
+    pub reason: String,
+    /// Until when. From that instant on the rules hold for them, without grace. Omitted: until the entry is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+}
+
+/// An image that is allowed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AllowedImage {
+    /// The SHA-256 digest of the image: 64 hex digits without `sha256:`.
+    #[schemars(length(min = 64, max = 64), pattern("^[0-9a-f]{64}$"))]
+    pub fingerprint: String,
+    /// What people call it: `docker.io/library/nginx:1.27`.
+    #[schemars(length(min = 1, max = 512))]
+    pub name: String,
+}
+
+/// Whether an entry of the allow-list is in force.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+pub enum AllowedState {
+    /// It is in force.
+    Active,
+    /// `expiresAt` is over.
+    Expired,
+    /// None of its environments exists.
+    EnvironmentNotFound,
+}
+
+/// What Shipbell makes of the entry.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AllowedArtifactStatus {
+    /// The generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Ready`: the entry is in force in all its environments.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// Whether the entry is in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<AllowedState>,
+    /// The environments whose log holds the entry.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(max = 63)), extend("x-kubernetes-list-type" = "set"))]
+    pub announced: Vec<String>,
+}

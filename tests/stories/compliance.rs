@@ -1,0 +1,640 @@
+//! Rules, records, reviews and the allow-list, and what becomes of environments.
+
+use anyhow::{Context as _, Result, ensure};
+use kit::{
+    Actor, Cluster, Heard, Image, Receiver, bare_pod,
+    cluster::PATIENCE,
+    deployment, eventually, play,
+    stage::{Cast, alone, operator, together},
+    stays,
+};
+use serde_json::{Value, json};
+use shipbell::api::{
+    Environment, EnvironmentSnapshotSpec, NotificationSettingStatus, snapshot::Cause,
+};
+use std::time::Duration;
+
+/// All that can be asked for but scalings.
+const EVENTS: &str = "eventTypes: [ARTIFACT_STARTED, ARTIFACT_STOPPED, ARTIFACT_ALLOWED, ENVIRONMENT_NON_COMPLIANT, ENVIRONMENT_COMPLIANT]";
+
+/// An environment with rules, the namespace that CI writes to, and a receiver that hears of everything.
+struct Vetted {
+    actor: Actor,
+    ci: String,
+    receiver: Receiver,
+}
+
+impl Vetted {
+    /// `web` runs `v1`, which is recorded; `more` are further rules (YAML).
+    async fn new(cluster: &'static Cluster, name: &str, more: &str) -> Result<Vetted> {
+        let ci = cluster.namespace("ci").await?;
+        let name = cluster.namespace(name).await?;
+        let actor = Actor { cluster, name };
+        let vetted = Vetted {
+            actor,
+            ci,
+            receiver: Receiver::start(),
+        };
+        let image = vetted.image("v1");
+        let web = deployment(&vetted.actor.name, "web", &image, 1).rolling(1, 0);
+        vetted.actor.apply(web).await?;
+        cluster.rolled_out(&vetted.actor.name, "web").await?;
+        vetted.record("v1", json!({})).await?;
+        vetted.rules(more).await?;
+        vetted.actor.recorded(1).await?;
+        vetted.is("Compliant", "Satisfied").await?;
+        vetted
+            .actor
+            .webhook("all", &vetted.receiver, EVENTS)
+            .await?;
+        Ok(vetted)
+    }
+
+    /// Edits the rules.
+    async fn rules(&self, more: &str) -> Result<()> {
+        let ci = &self.ci;
+        let fields = format!(
+            "settle: {{quiet: 300ms, max: 2s, rollout: 20s, scaling: 1s}}\n\
+             compliance: {{provenance: {{required: true, trustedNamespaces: [{ci}]}}, grace: 4s, recoveryWindow: 1s{more}}}"
+        );
+        self.actor.environment(&fields).await
+    }
+
+    fn image(&self, tag: &str) -> String {
+        format!("r.example/{}:{tag}", self.actor.name)
+    }
+
+    fn digest(&self, tag: &str) -> String {
+        self.actor.cluster.kubelet.digest_of(&self.image(tag))
+    }
+
+    /// CI records an image, with these further fields.
+    async fn record(&self, tag: &str, more: Value) -> Result<()> {
+        self.record_in(&self.ci, tag, tag, more).await
+    }
+
+    async fn record_in(&self, namespace: &str, name: &str, tag: &str, more: Value) -> Result<()> {
+        let mut spec = json!({"fingerprint": self.digest(tag), "flow": "web"});
+        for (field, value) in more.as_object().into_iter().flatten() {
+            spec[field] = value.clone();
+        }
+        let record = json!({
+            "apiVersion": "shipbell.dev/v1alpha1", "kind": "ArtifactProvenance",
+            "metadata": {"name": name, "namespace": namespace}, "spec": spec,
+        });
+        self.actor.apply(record).await
+    }
+
+    /// Someone reviews an image.
+    async fn review(&self, name: &str, tag: &str, state: &str) -> Result<()> {
+        let review = json!({
+            "apiVersion": "shipbell.dev/v1alpha1", "kind": "ArtifactApproval",
+            "metadata": {"name": name, "namespace": self.ci},
+            "spec": {"fingerprint": self.digest(tag), "state": state, "reviewer": "eve"},
+        });
+        self.actor.apply(review).await
+    }
+
+    /// Security allows an image; the entry is called like the environment.
+    async fn allow(&self, tag: &str, more: Value) -> Result<()> {
+        let mut entry = json!({
+            "apiVersion": "shipbell.dev/v1alpha1", "kind": "AllowedArtifact",
+            "metadata": {"name": self.actor.name},
+            "spec": {
+                "environments": [self.actor.name], "reason": "hotfix INC-42",
+                "artifacts": [{"fingerprint": self.digest(tag), "name": self.image(tag)}],
+            },
+        });
+        for (field, value) in more.as_object().into_iter().flatten() {
+            entry["spec"][field] = value.clone();
+        }
+        self.actor.apply(entry).await
+    }
+
+    async fn roll(&self, tag: &str) -> Result<()> {
+        self.actor
+            .cluster
+            .set_image(&self.actor.name, "web", &self.image(tag))
+            .await
+    }
+
+    /// Waits until the environment's status says so: compliance and the reason of its condition.
+    async fn is(&self, compliance: &str, reason: &str) -> Result<()> {
+        let what = format!("{} to be {compliance} {reason}", self.actor.name);
+        eventually(PATIENCE, &what, async || {
+            let status = self.actor.environment_status().await?;
+            let condition = status.conditions.iter().find(|c| c.type_ == "Compliant");
+            let found = condition.map_or("", |condition| condition.reason.as_str());
+            let told = status.compliance.as_deref().unwrap_or_default();
+            ensure!((told, found) == (compliance, reason), "{told} {found}");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits until exactly these types were heard, in this order, and nothing follows for a while.
+    async fn hears(&self, want: &[&str]) -> Result<Vec<Heard>> {
+        let types = || -> Vec<String> { self.receiver.heard().iter().map(type_of).collect() };
+        self.receiver
+            .wait_for(PATIENCE, |heard| heard.len() >= want.len())
+            .await
+            .with_context(|| format!("heard {:?}, waited for {want:?}", types()))?;
+        let same = async || {
+            let heard = types();
+            ensure!(heard == want, "heard {heard:?}, not {want:?}");
+            Ok(())
+        };
+        stays(Duration::from_millis(1_500), "what was heard", same).await?;
+        Ok(self.receiver.heard())
+    }
+
+    /// Waits until the grace of what ran at first is over.
+    async fn grace_is_over(&self) -> Result<()> {
+        let end = self.actor.log().await?[0].time + jiff::SignedDuration::from_secs(4);
+        eventually(PATIENCE, "the end of the grace", async || {
+            ensure!(jiff::Timestamp::now() > end, "until {end}");
+            Ok(())
+        })
+        .await
+    }
+
+    async fn last(&self) -> Result<EnvironmentSnapshotSpec> {
+        self.actor.sound_log().await?.pop().context("no snapshot")
+    }
+
+    /// Waits until a field of an object reads so.
+    async fn reads(&self, object: &[&str], path: &str, want: &str) -> Result<()> {
+        let path = format!("jsonpath={path}");
+        let args: Vec<&str> = ["get"]
+            .into_iter()
+            .chain(object.iter().copied())
+            .chain(["-o", &path])
+            .collect();
+        eventually(
+            PATIENCE,
+            &format!("{object:?} {path} to read {want:?}"),
+            async || {
+                let told = self.actor.cluster.plane.kubectl(&args).await?;
+                ensure!(told == want, "{told:?}");
+                Ok(())
+            },
+        )
+        .await
+    }
+}
+
+fn type_of(heard: &Heard) -> String {
+    heard.json()["event_type"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+fn description(heard: &Heard) -> String {
+    heard.json()["description"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+const ROLLED: [&str; 2] = ["ARTIFACT_STARTED", "ARTIFACT_STOPPED"];
+const RED: &str = "ENVIRONMENT_NON_COMPLIANT";
+const GREEN: &str = "ENVIRONMENT_COMPLIANT";
+
+#[test]
+fn an_unvetted_image_has_its_grace_and_then_the_environment_is_red_once() {
+    play(async |cluster| {
+        let vetted = Vetted::new(cluster, "unvetted", "").await?;
+        vetted.roll("v2").await?;
+        vetted.is("Compliant", "WaitingForEvidence").await?;
+        vetted.is("Non-Compliant", "NoProvenance").await?;
+        let heard = vetted.hears(&[ROLLED[0], ROLLED[1], RED]).await?;
+        together(&heard[..2])?;
+        let told = description(&heard[2]);
+        let image = vetted.image("v2");
+        let why = format!(
+            "environment became non-compliant: {image} ({}): no provenance, not on the allow-list",
+            &vetted.digest("v2")[..12]
+        );
+        assert_eq!(told, why);
+        assert_eq!(heard[2].json()["snapshot"]["status"], "non-compliant");
+        assert_eq!(heard[2].json().get("artifact"), None);
+        assert_eq!(vetted.last().await?.causes, [Cause::GraceExpired]);
+
+        let status = vetted.actor.environment_status().await?;
+        let reason = &status.reasons[0];
+        assert_eq!((&*reason.name, &*reason.reason), (&*image, "NoProvenance"));
+        let table = cluster
+            .plane
+            .kubectl(&["get", "shipenv", &vetted.actor.name])
+            .await?;
+        assert!(
+            table.contains("Non-Compliant") && table.contains("NoProvenance"),
+            "{table}"
+        );
+        let name = &vetted.actor.name;
+        let field = format!("regarding.kind=Environment,regarding.name={name}");
+        let events = [
+            "get",
+            "events.events.k8s.io",
+            "-A",
+            "--field-selector",
+            &field,
+            "-o",
+            "jsonpath={.items[*].reason}",
+        ];
+        eventually(PATIENCE, "a Kubernetes Event", async || {
+            let told = cluster.plane.kubectl(&events).await?;
+            ensure!(told.contains("NonCompliant"), "{told}");
+            Ok(())
+        })
+        .await
+    });
+}
+
+#[test]
+fn a_record_that_arrives_within_the_grace_rings_nothing() {
+    play(async |cluster| {
+        let vetted = Vetted::new(cluster, "late", "").await?;
+        vetted.roll("v2").await?;
+        vetted.is("Compliant", "WaitingForEvidence").await?;
+        vetted.record("v2", json!({})).await?;
+        vetted.is("Compliant", "Satisfied").await?;
+        vetted.hears(&ROLLED).await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn what_security_allows_is_told_and_the_environment_is_green_after_the_window() {
+    play(async |cluster| {
+        let vetted = Vetted::new(cluster, "allowed", "").await?;
+        vetted.roll("v2").await?;
+        vetted.hears(&[ROLLED[0], ROLLED[1], RED]).await?;
+        vetted.allow("v2", json!({})).await?;
+        let heard = vetted
+            .hears(&[ROLLED[0], ROLLED[1], RED, "ARTIFACT_ALLOWED", GREEN])
+            .await?;
+        assert_eq!(
+            description(&heard[3]),
+            "artifact was added to the allow-list: hotfix INC-42"
+        );
+        assert_eq!(
+            heard[3].json()["artifact"]["fingerprint"],
+            vetted.digest("v2")
+        );
+        assert!(
+            description(&heard[4]).ends_with("on the allow-list: hotfix INC-42"),
+            "{}",
+            description(&heard[4])
+        );
+        let name = vetted.actor.name.clone();
+        let entry = ["allowedartifact", name.as_str()];
+        vetted
+            .reads(
+                &entry,
+                "{.status.state} {.status.announced[*]}",
+                &format!("Active {name}"),
+            )
+            .await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn an_allowance_that_ends_while_the_operator_is_down_is_told_as_of_its_end() {
+    alone(async |cluster| {
+        let running = operator(cluster, &Cast::default()).await?;
+        let vetted = Vetted::new(cluster, "expires", "").await?;
+        let end = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(15);
+        vetted
+            .allow("v2", json!({"expiresAt": end.to_string()}))
+            .await?;
+        let allowed = |heard: &[Heard]| !heard.is_empty();
+        vetted.receiver.wait_for(PATIENCE, allowed).await?;
+        vetted.roll("v2").await?;
+        let rolled = |heard: &[Heard]| heard.len() >= 3;
+        vetted.receiver.wait_for(PATIENCE, rolled).await?;
+        // A crash before they are acknowledged would send them again.
+        let head = vetted.last().await?.index;
+        let done = "everything to be acknowledged";
+        let status = |status: &NotificationSettingStatus| status.cursors[0].index >= head;
+        vetted.actor.status_when("all", done, status).await?;
+        running.kill_9();
+        eventually(PATIENCE, "the end of the allowance", async || {
+            ensure!(jiff::Timestamp::now() > end, "it is still in force");
+            Ok(())
+        })
+        .await?;
+        let _running = operator(
+            cluster,
+            &Cast {
+                name: "again".to_owned(),
+                ..Cast::default()
+            },
+        )
+        .await?;
+        vetted.is("Non-Compliant", "NoProvenance").await?;
+        let mut heard = vetted
+            .hears(&["ARTIFACT_ALLOWED", ROLLED[0], ROLLED[1], RED])
+            .await?;
+        let red = heard.pop().context("nothing heard")?;
+        assert_eq!(
+            red.json()["timestamp"],
+            end.as_second().to_string(),
+            "as of its end"
+        );
+        let last = vetted.last().await?;
+        assert_eq!(last.causes, [Cause::AllowanceExpired]);
+        let name = vetted.actor.name.clone();
+        vetted
+            .reads(&["allowedartifact", &name], "{.status.state}", "Expired")
+            .await
+    });
+}
+
+#[test]
+fn evidence_that_turns_bad_on_a_running_image_is_told_at_once() {
+    play(async |cluster| {
+        let vetted = Vetted::new(cluster, "scan", ", evidence: {required: true}").await?;
+        vetted
+            .record(
+                "v1",
+                json!({"attestations": [{"name": "scan", "compliant": false}]}),
+            )
+            .await?;
+        let heard = vetted.hears(&[RED]).await?;
+        assert!(
+            description(&heard[0]).ends_with("failed evidence: scan"),
+            "{}",
+            description(&heard[0])
+        );
+        let ci = vetted.ci.clone();
+        let record = ["-n", &ci, "artifactprovenance", "v1"];
+        let running = format!("Non-Compliant {} Non-Compliant", vetted.actor.name);
+        let path =
+            "{.status.state} {.status.runningIn[0].environment} {.status.runningIn[0].compliance}";
+        vetted.reads(&record, path, &running).await?;
+        vetted
+            .record(
+                "v1",
+                json!({"attestations": [{"name": "scan", "compliant": true}]}),
+            )
+            .await?;
+        vetted.hears(&[RED, GREEN]).await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_rejection_is_not_waited_for() {
+    play(async |cluster| {
+        let vetted = Vetted::new(cluster, "rejected", "").await?;
+        vetted.review("no", "v1", "rejected").await?;
+        let heard = vetted.hears(&[RED]).await?;
+        assert!(
+            description(&heard[0]).ends_with("rejected by eve"),
+            "{}",
+            description(&heard[0])
+        );
+        vetted.review("yes", "v1", "approved").await?;
+        vetted.hears(&[RED, GREEN]).await?;
+        let ci = vetted.ci.clone();
+        let number = async |name: &str| -> Result<i64> {
+            let args = [
+                "-n",
+                &ci,
+                "get",
+                "shipappr",
+                name,
+                "-o",
+                "jsonpath={.status.number}",
+            ];
+            Ok(cluster.plane.kubectl(&args).await?.parse()?)
+        };
+        let (no, yes) = (number("no").await?, number("yes").await?);
+        assert!(no < yes, "{no} {yes}");
+        Ok(())
+    });
+}
+
+#[test]
+fn edited_rules_and_a_deleted_record_turn_an_environment() {
+    play(async |cluster| {
+        let vetted = Vetted::new(cluster, "edited", "").await?;
+        vetted.grace_is_over().await?;
+        vetted.rules(", approval: {required: true}").await?;
+        vetted.hears(&[RED]).await?;
+        assert_eq!(vetted.last().await?.causes, [Cause::PolicyChanged]);
+        vetted.rules("").await?;
+        vetted.hears(&[RED, GREEN]).await?;
+        let ci = vetted.ci.clone();
+        cluster
+            .plane
+            .kubectl(&["-n", &ci, "delete", "artifactprovenance", "v1"])
+            .await?;
+        vetted.hears(&[RED, GREEN, RED]).await?;
+        assert_eq!(vetted.last().await?.causes, [Cause::EvidenceChanged]);
+        Ok(())
+    });
+}
+
+#[test]
+fn one_bad_old_pod_holds_an_environment() {
+    play(async |cluster| {
+        let vetted = Vetted::new(cluster, "oldpod", "").await?;
+        let name = vetted.actor.name.clone();
+        vetted
+            .actor
+            .apply(bare_pod(&name, "old", &vetted.image("bad")))
+            .await?;
+        vetted.hears(&["ARTIFACT_STARTED", RED]).await?;
+        cluster
+            .plane
+            .kubectl(&["-n", &name, "delete", "pod", "old"])
+            .await?;
+        let heard = vetted
+            .hears(&["ARTIFACT_STARTED", RED, "ARTIFACT_STOPPED", GREEN])
+            .await?;
+        assert!(
+            description(&heard[3]).ends_with("stopped"),
+            "{}",
+            description(&heard[3])
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn a_record_in_a_namespace_that_is_not_trusted_changes_nothing() {
+    play(async |cluster| {
+        let vetted = Vetted::new(cluster, "untrusted", "").await?;
+        let tenant = cluster.namespace("tenant").await?;
+        let more =
+            json!({"flow": "evil", "aliases": [vetted.digest("v1")], "commit": {"sha": "1ac1570"}});
+        vetted.record_in(&tenant, "evil", "v2", more).await?;
+        vetted.roll("v2").await?;
+        let heard = vetted.hears(&[ROLLED[0], ROLLED[1], RED]).await?;
+        assert_eq!(
+            heard[0].json()["artifact"]["fingerprint"],
+            vetted.digest("v2")
+        );
+        assert_eq!(heard[0].json()["artifact"]["provenance"]["commit"], "");
+        assert!(
+            description(&heard[2]).contains("which is not trusted here"),
+            "{}",
+            description(&heard[2])
+        );
+        let record = ["-n", &tenant, "artifactprovenance", "evil"];
+        vetted
+            .reads(
+                &record,
+                "{.status.conditions[0].reason}",
+                "NamespaceNotTrusted",
+            )
+            .await
+    });
+}
+
+#[test]
+fn two_flows_may_claim_one_image_and_of_one_flow_the_older_record_counts() {
+    play(async |cluster| {
+        let vetted = Vetted::new(cluster, "flows", ", evidence: {required: true}").await?;
+        vetted.grace_is_over().await?; // objects know their age by the second
+        let ci = vetted.ci.clone();
+        vetted
+            .record_in(
+                &ci,
+                "again",
+                "v1",
+                json!({"requiredAttestations": ["tests"]}),
+            )
+            .await?;
+        let again = ["-n", &ci, "artifactprovenance", "again"];
+        vetted
+            .reads(
+                &again,
+                "{.status.conflict} {.status.state} {.status.missing[*]}",
+                &format!("{ci}/v1 Incomplete tests"),
+            )
+            .await?;
+        vetted.hears(&[]).await?;
+        let bad =
+            json!({"flow": "another", "attestations": [{"name": "scan", "compliant": false}]});
+        vetted.record_in(&ci, "another", "v1", bad).await?;
+        vetted.hears(&[RED]).await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn an_index_and_its_manifest_on_two_nodes_are_one_artifact_when_ci_lists_them() {
+    play(async |cluster| {
+        let vetted = Vetted::new(cluster, "index", "").await?;
+        let (index, manifest) = (vetted.digest("v1"), "3".repeat(64));
+        vetted.record("v1", json!({"aliases": [manifest]})).await?;
+        // The same image, known by the manifest of its platform on another node.
+        let other = Image {
+            digest: Some(manifest.clone()),
+            ..Image::default()
+        };
+        cluster.kubelet.image(&vetted.image("v1"), other);
+        cluster.scale(&vetted.actor.name, "web", 2).await?;
+        vetted.actor.settled(1, 2).await?;
+        vetted.hears(&[]).await?;
+        let api: kube::Api<Environment> = kube::Api::all(cluster.client());
+        let status = api
+            .get(&vetted.actor.name)
+            .await?
+            .status
+            .context("no status")?;
+        assert_eq!(status.compliance.as_deref(), Some("Compliant"));
+        let log = vetted.actor.sound_log().await?;
+        let identities: Vec<_> = log.iter().flat_map(|entry| &entry.identities).collect();
+        assert_eq!(identities.len(), 1);
+        assert_eq!(
+            (&identities[0].alias, &identities[0].fingerprint),
+            (&manifest, &index)
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn what_waits_says_what_was_known_when_it_happened() {
+    play(async |cluster| {
+        let vetted = Vetted::new(cluster, "embedded", "").await?;
+        let commit = "1ac157003dd6fb9ec764daa47726b7bfed65c312";
+        vetted
+            .record("v2", json!({"commit": {"sha": commit}, "name": "runner"}))
+            .await?;
+        vetted.receiver.set_standing(503);
+        vetted.roll("v2").await?;
+        vetted
+            .receiver
+            .wait_for(PATIENCE, |heard| !heard.is_empty())
+            .await?;
+        let ci = vetted.ci.clone();
+        cluster
+            .plane
+            .kubectl(&["-n", &ci, "delete", "artifactprovenance", "v2"])
+            .await?;
+        vetted.is("Non-Compliant", "NoProvenance").await?;
+        vetted.receiver.set_standing(200);
+        vetted
+            .receiver
+            .wait_for(PATIENCE, |heard| {
+                heard.iter().any(|heard| type_of(heard) == RED)
+            })
+            .await?;
+        let heard = vetted.receiver.heard();
+        let taken = heard
+            .iter()
+            .find(|heard| heard.answered == 200)
+            .context("nothing was taken")?;
+        let artifact = &taken.json()["artifact"];
+        assert_eq!(
+            (&artifact["name"], &artifact["provenance"]["commit"]),
+            (&json!("runner"), &json!(commit))
+        );
+        assert_eq!(artifact["provenance"]["status"], "compliant");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_status_that_says_nothing_new_is_not_written() {
+    play(async |cluster| {
+        let vetted = Vetted::new(cluster, "quiet", "").await?;
+        let ci = vetted.ci.clone();
+        let record = ["-n", &ci, "artifactprovenance", "v1"];
+        vetted
+            .reads(
+                &record,
+                "{.status.runningIn[*].environment}",
+                &vetted.actor.name.clone(),
+            )
+            .await?;
+        let version = async || {
+            let args = [
+                "-n",
+                &ci,
+                "get",
+                "artifactprovenance",
+                "v1",
+                "-o",
+                "jsonpath={.metadata.resourceVersion}",
+            ];
+            cluster.plane.kubectl(&args).await
+        };
+        let before = version().await?;
+        cluster.scale(&vetted.actor.name, "web", 3).await?;
+        vetted.actor.settled(1, 3).await?;
+        stays(Duration::from_secs(2), "the record's version", async || {
+            let now = version().await?;
+            ensure!(now == before, "{now}, not {before}");
+            Ok(())
+        })
+        .await
+    });
+}
