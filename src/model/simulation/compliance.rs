@@ -299,6 +299,33 @@ fn the_index_and_the_manifests_of_an_image_are_one_artifact_when_ci_says_so() {
 }
 
 #[test]
+fn a_record_of_one_platform_that_comes_and_goes_renames_and_rings_nothing() {
+    let mut cluster = vetted("");
+    cluster.running("web", "v1", &["v1-arm64"]);
+    let both = format!(
+        "{{fingerprint: {}, flow: web, aliases: [{}]}}",
+        digest("v1"),
+        digest("v1-arm64")
+    );
+    cluster.record("web-1", &both);
+    cluster.pass(100);
+    cluster.told();
+    // Its flow comes first, so the image goes by its digest for as long as it is there.
+    let one = format!("{{fingerprint: {}, flow: alpha}}", digest("v1-arm64"));
+    cluster.record("arm64", &one);
+    cluster.pass(100);
+    assert_eq!(cluster.recorded("prod").total(&digest("v1-arm64")), 2);
+    cluster.scale("web", 3);
+    cluster.pass(100);
+    cluster.unrecord("arm64");
+    cluster.pass(100);
+    let told = cluster.told();
+    assert_eq!(told.last().unwrap(), "silence: IdentityLearned", "{told:?}");
+    assert_eq!(cluster.recorded("prod").total(&digest("v1")), 3);
+    cluster.assert_at_rest();
+}
+
+#[test]
 fn a_record_in_a_namespace_that_is_not_trusted_changes_nothing() {
     let mut cluster = vetted("");
     roll(&mut cluster, "v2");
