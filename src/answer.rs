@@ -113,7 +113,8 @@ impl Answerer {
             if taken.is_empty() {
                 let until = Instant::now() + self.until_an_end();
                 let _ = timeout_at(until, self.hub.unanswered().notified()).await;
-                self.look_at_ends();
+                self.hub
+                    .with(|world, _| world.look_at_ends(Timestamp::now()));
                 continue;
             }
             for (kind, key) in taken {
@@ -139,34 +140,9 @@ impl Answerer {
     /// How long until an entry of the allow-list ends.
     fn until_an_end(&self) -> Duration {
         let now = Timestamp::now();
-        let ends = |world: &World| {
-            let entries = world.evidence().allowances().values();
-            entries
-                .filter_map(|entry| entry.expires)
-                .filter(|end| *end > now)
-                .min()
-        };
-        let next = self.hub.with(|world, _| ends(world));
+        let next = self.hub.with(|world, _| world.next_end(now));
         let wait = next.map_or(Duration::MAX, |end| end.duration_since(now).unsigned_abs());
         wait.min(Duration::from_secs(30)) + Duration::from_millis(10)
-    }
-
-    fn look_at_ends(&self) {
-        let now = Timestamp::now();
-        self.hub.with(|world, _| {
-            let entries = world.evidence().allowances().values();
-            let recently = |entry: &&Arc<Allowance>| {
-                let over = entry.expires.map(|end| now.duration_since(end).as_secs());
-                over.is_some_and(|seconds| (0..60).contains(&seconds))
-            };
-            let ended: Vec<_> = entries
-                .filter(recently)
-                .map(|entry| entry.name.clone())
-                .collect();
-            for name in ended {
-                world.unanswered(Said::Allowances, Key::of_cluster(&name));
-            }
-        });
     }
 
     async fn answer_record(&self, key: &Key) -> Result<bool, String> {

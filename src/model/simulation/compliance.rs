@@ -154,6 +154,33 @@ fn an_allowance_that_ends_while_the_operator_is_down_is_told_as_of_its_end() {
 }
 
 #[test]
+fn the_end_of_an_allowance_gives_its_entry_another_status_once() {
+    let mut cluster = vetted("");
+    let end = cluster.wall() + jiff::SignedDuration::from_secs(1_000);
+    let entry = format!(
+        "{{environments: [prod], artifacts: [{{fingerprint: {}, name: web}}], reason: hotfix, expiresAt: '{end}'}}",
+        digest("v2")
+    );
+    cluster.allow("hotfix", &entry);
+    cluster.pass(10);
+    let look = |cluster: &mut Cluster| {
+        let now = cluster.wall();
+        cluster.world.look_at_ends(now);
+        let rings = cluster.world.take_answers();
+        (rings, cluster.world.take_unanswered(100).len())
+    };
+    look(&mut cluster);
+    assert_eq!(look(&mut cluster), (false, 0));
+    cluster.pass(1_000);
+    // What the cut that tells of it brings up.
+    cluster.world.take_answers();
+    cluster.world.take_unanswered(100);
+    assert_eq!(look(&mut cluster), (true, 1));
+    // Or it would ring for itself, for ever.
+    assert_eq!(look(&mut cluster), (false, 0));
+}
+
+#[test]
 fn evidence_that_turns_bad_and_a_rejection_are_not_waited_for() {
     let mut cluster = vetted(", evidence: {required: true}");
     let spec = format!(
