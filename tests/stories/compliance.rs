@@ -17,6 +17,9 @@ use std::time::Duration;
 /// All that can be asked for but scalings.
 const EVENTS: &str = "eventTypes: [ARTIFACT_STARTED, ARTIFACT_STOPPED, ARTIFACT_ALLOWED, ENVIRONMENT_NON_COMPLIANT, ENVIRONMENT_COMPLIANT]";
 
+/// How long what is missing may take to arrive: long enough for a slow machine to bring it, short enough to wait for.
+const GRACE: &str = "4s";
+
 /// An environment with rules, the namespace that CI writes to, and a receiver that hears of everything.
 struct Vetted {
     actor: Actor,
@@ -27,6 +30,16 @@ struct Vetted {
 impl Vetted {
     /// `web` runs `v1`, which is recorded; `more` are further rules (YAML).
     async fn new(cluster: &'static Cluster, name: &str, more: &str) -> Result<Vetted> {
+        Self::with(cluster, name, GRACE, more).await
+    }
+
+    /// The same with another grace.
+    async fn with(
+        cluster: &'static Cluster,
+        name: &str,
+        grace: &str,
+        more: &str,
+    ) -> Result<Vetted> {
         let ci = cluster.namespace("ci").await?;
         let name = cluster.namespace(name).await?;
         let actor = Actor { cluster, name };
@@ -40,7 +53,7 @@ impl Vetted {
         vetted.actor.apply(web).await?;
         cluster.rolled_out(&vetted.actor.name, "web").await?;
         vetted.record("v1", json!({})).await?;
-        vetted.rules(more).await?;
+        vetted.rules(grace, more).await?;
         vetted.actor.recorded(1).await?;
         vetted.is("Compliant", "Satisfied").await?;
         vetted
@@ -51,11 +64,11 @@ impl Vetted {
     }
 
     /// Edits the rules.
-    async fn rules(&self, more: &str) -> Result<()> {
+    async fn rules(&self, grace: &str, more: &str) -> Result<()> {
         let ci = &self.ci;
         let fields = format!(
             "settle: {{quiet: 300ms, max: 2s, rollout: 20s, scaling: 1s}}\n\
-             compliance: {{provenance: {{required: true, trustedNamespaces: [{ci}]}}, grace: 4s, recoveryWindow: 1s{more}}}"
+             compliance: {{provenance: {{required: true, trustedNamespaces: [{ci}]}}, grace: {grace}, recoveryWindow: 1s{more}}}"
         );
         self.actor.environment(&fields).await
     }
@@ -158,6 +171,65 @@ impl Vetted {
         .await
     }
 
+    /// The message of the condition `Compliant`, and whether it is the newest spec's.
+    async fn because(&self) -> Result<String> {
+        let status = self.actor.environment_status().await?;
+        let condition = status.conditions.iter().find(|c| c.type_ == "Compliant");
+        Ok(condition.context("no condition")?.message.clone())
+    }
+
+    /// What `kubectl get shipenv` prints under COMPLIANCE and WHY.
+    async fn columns(&self) -> Result<(String, String)> {
+        let args = ["get", "shipenv", &self.actor.name];
+        let table = self.actor.cluster.plane.kubectl(&args).await?;
+        let (titles, values) = table.split_once('\n').context("no table")?;
+        let words = |line: &str| -> Vec<String> {
+            line.split_whitespace().map(ToOwned::to_owned).collect()
+        };
+        let (titles, values) = (words(titles), words(values));
+        let under = |title: &str| {
+            let at = titles.iter().position(|found| found == title);
+            let value = at.and_then(|at| values.get(at));
+            value
+                .cloned()
+                .with_context(|| format!("no {title}: {table}"))
+        };
+        Ok((under("COMPLIANCE")?, under("WHY")?))
+    }
+
+    /// Waits for so many Kubernetes Events on the environment: type, reason and note of each, the oldest first.
+    async fn happened(&self, count: usize) -> Result<Vec<(String, String, String)>> {
+        let api: kube::Api<k8s_openapi::api::events::v1::Event> =
+            kube::Api::all(self.actor.cluster.client());
+        let uid = self.actor.uid().await?;
+        let what = format!("{count} Kubernetes Events on {}", self.actor.name);
+        eventually(PATIENCE, &what, async || {
+            let field = format!("regarding.kind=Environment,regarding.uid={uid}");
+            let list = kube::api::ListParams::default().fields(&field);
+            let mut found = api.list(&list).await?.items;
+            found.sort_by_key(|event| event.event_time.as_ref().map(|time| time.0));
+            let told: Vec<_> = found
+                .into_iter()
+                .map(|event| {
+                    (
+                        event.type_.unwrap_or_default(),
+                        event.reason.unwrap_or_default(),
+                        event.note.unwrap_or_default(),
+                    )
+                })
+                .collect();
+            ensure!(told.len() == count, "{told:?}");
+            Ok(Some(told))
+        })
+        .await
+    }
+
+    /// CI's record is deleted.
+    async fn unrecord(&self, name: &str) -> Result<()> {
+        let args = ["-n", &self.ci, "delete", "artifactprovenance", name];
+        self.actor.cluster.plane.kubectl(&args).await.map(drop)
+    }
+
     async fn last(&self) -> Result<EnvironmentSnapshotSpec> {
         self.actor.sound_log().await?.pop().context("no snapshot")
     }
@@ -224,31 +296,66 @@ fn an_unvetted_image_has_its_grace_and_then_the_environment_is_red_once() {
         let status = vetted.actor.environment_status().await?;
         let reason = &status.reasons[0];
         assert_eq!((&*reason.name, &*reason.reason), (&*image, "NoProvenance"));
-        let table = cluster
-            .plane
-            .kubectl(&["get", "shipenv", &vetted.actor.name])
-            .await?;
-        assert!(
-            table.contains("Non-Compliant") && table.contains("NoProvenance"),
-            "{table}"
+        assert_eq!(reason.message, "no provenance, not on the allow-list");
+        assert_eq!((reason.grace_until, status.pending_until), (None, None));
+        assert_eq!(reason.fingerprint, vetted.digest("v2"));
+        Ok(())
+    });
+}
+
+#[test]
+fn an_environment_says_whether_it_is_compliant_and_why() {
+    play(async |cluster| {
+        let vetted = Vetted::new(cluster, "why", "").await?;
+        let pair = |compliance: &str, why: &str| (compliance.to_owned(), why.to_owned());
+        assert_eq!(vetted.columns().await?, pair("Compliant", "Satisfied"));
+        assert_eq!(
+            vetted.because().await?,
+            "Everything that runs keeps the rules."
         );
-        let name = &vetted.actor.name;
-        let field = format!("regarding.kind=Environment,regarding.name={name}");
-        let events = [
-            "get",
-            "events.events.k8s.io",
-            "-A",
-            "--field-selector",
-            &field,
-            "-o",
-            "jsonpath={.items[*].reason}",
-        ];
-        eventually(PATIENCE, "a Kubernetes Event", async || {
-            let told = cluster.plane.kubectl(&events).await?;
-            ensure!(told.contains("NonCompliant"), "{told}");
-            Ok(())
-        })
-        .await
+
+        vetted.roll("v2").await?;
+        vetted.is("Compliant", "WaitingForEvidence").await?;
+        let status = vetted.actor.environment_status().await?;
+        let waits = vetted.because().await?;
+        let start = "What is missing may still arrive until ";
+        let image = vetted.image("v2");
+        let end = format!(": {image}: no provenance, not on the allow-list");
+        ensure!(waits.starts_with(start) && waits.ends_with(&end), "{waits}");
+        assert_eq!(status.reasons.len(), 1);
+        assert_eq!(status.reasons[0].grace_until, status.pending_until);
+        assert!(status.pending_until.is_some());
+
+        vetted.is("Non-Compliant", "NoProvenance").await?;
+        assert_eq!(
+            vetted.columns().await?,
+            pair("Non-Compliant", "NoProvenance")
+        );
+        assert_eq!(
+            vetted.because().await?,
+            format!("{image}: no provenance, not on the allow-list")
+        );
+        let told = vetted.happened(1).await?;
+        assert_eq!((&*told[0].0, &*told[0].1), ("Warning", "NonCompliant"));
+        let note = &told[0].2;
+        ensure!(note.contains(&image), "{note}");
+        ensure!(note.contains("no provenance"), "{note}");
+
+        vetted.record("v2", json!({})).await?;
+        vetted.is("Compliant", "Satisfied").await?;
+        let status = vetted.actor.environment_status().await?;
+        assert_eq!((status.reasons, status.pending_until), (vec![], None));
+        let told = vetted.happened(2).await?;
+        assert_eq!((&*told[1].0, &*told[1].1), ("Normal", "Compliant"));
+        ensure!(told[1].2.contains(&image), "{}", told[1].2);
+
+        // Without rules it is neither.
+        let settle = "settle: {quiet: 300ms, max: 2s, rollout: 20s, scaling: 1s}";
+        vetted.actor.environment(settle).await?;
+        vetted.is("Unknown", "NoPolicy").await?;
+        assert_eq!(vetted.columns().await?, pair("Unknown", "NoPolicy"));
+        vetted.happened(2).await?;
+        Ok(())
     });
 }
 
@@ -354,6 +461,64 @@ fn an_allowance_that_ends_while_the_operator_is_down_is_told_as_of_its_end() {
 }
 
 #[test]
+fn an_allowance_that_ends_is_told_at_once_and_without_grace() {
+    play(async |cluster| {
+        let vetted = Vetted::with(cluster, "ends", "1h", "").await?;
+        vetted.roll("v2").await?;
+        vetted.hears(&ROLLED).await?;
+        let end = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(6);
+        vetted
+            .allow("v2", json!({"expiresAt": end.to_string()}))
+            .await?;
+        let heard = vetted
+            .hears(&[ROLLED[0], ROLLED[1], "ARTIFACT_ALLOWED", RED])
+            .await?;
+        let late = heard[3].at.duration_since(end);
+        ensure!(!late.is_negative(), "{late:#} before its end");
+        assert_eq!(vetted.last().await?.causes, [Cause::AllowanceExpired]);
+        vetted.is("Non-Compliant", "NoProvenance").await?;
+        let name = vetted.actor.name.clone();
+        let entry = ["allowedartifact", name.as_str()];
+        let path = "{.status.state} {.status.conditions[0].status} {.status.conditions[0].reason}";
+        vetted.reads(&entry, path, "Expired False Expired").await
+    });
+}
+
+#[test]
+fn an_entry_for_an_environment_that_does_not_exist_says_so_until_it_does() {
+    play(async |cluster| {
+        let vetted = Vetted::new(cluster, "nowhere", "").await?;
+        let name = vetted.actor.name.clone();
+        let missing = format!("{name}-eu");
+        vetted
+            .allow("v2", json!({"environments": [missing]}))
+            .await?;
+        let entry = ["allowedartifact", name.as_str()];
+        let path = "{.status.state} {.status.conditions[0].reason} {.status.announced[*]}";
+        let absent = "EnvironmentNotFound EnvironmentNotFound ";
+        vetted.reads(&entry, path, absent).await?;
+        let message = [
+            "get",
+            "allowedartifact",
+            &name,
+            "-o",
+            "jsonpath={.status.conditions[0].message}",
+        ];
+        let told = cluster.plane.kubectl(&message).await?;
+        assert!(told.contains(&missing), "{told}");
+        vetted
+            .actor
+            .further_environment(&missing, "namespaces: {include: [nowhere]}")
+            .await?;
+        let there = format!("Active Active {missing}");
+        vetted.reads(&entry, path, &there).await?;
+        // The other environment never heard of it.
+        vetted.hears(&[]).await?;
+        Ok(())
+    });
+}
+
+#[test]
 fn evidence_that_turns_bad_on_a_running_image_is_told_at_once() {
     play(async |cluster| {
         let vetted = Vetted::new(cluster, "scan", ", evidence: {required: true}").await?;
@@ -389,52 +554,117 @@ fn evidence_that_turns_bad_on_a_running_image_is_told_at_once() {
 #[test]
 fn a_rejection_is_not_waited_for() {
     play(async |cluster| {
-        let vetted = Vetted::new(cluster, "rejected", "").await?;
-        vetted.review("no", "v1", "rejected").await?;
-        let heard = vetted.hears(&[RED]).await?;
-        assert!(
-            description(&heard[0]).ends_with("rejected by eve"),
-            "{}",
-            description(&heard[0])
-        );
-        vetted.review("yes", "v1", "approved").await?;
-        vetted.hears(&[RED, GREEN]).await?;
-        let ci = vetted.ci.clone();
-        let number = async |name: &str| -> Result<i64> {
-            let args = [
-                "-n",
-                &ci,
-                "get",
-                "shipappr",
-                name,
-                "-o",
-                "jsonpath={.status.number}",
-            ];
-            Ok(cluster.plane.kubectl(&args).await?.parse()?)
-        };
-        let (no, yes) = (number("no").await?, number("yes").await?);
-        assert!(no < yes, "{no} {yes}");
+        // So long that nothing can come of its end.
+        let vetted = Vetted::with(cluster, "rejected", "1h", "").await?;
+        vetted.roll("v2").await?;
+        vetted.is("Compliant", "WaitingForEvidence").await?;
+        vetted.review("no", "v2", "rejected").await?;
+        let heard = vetted.hears(&[ROLLED[0], ROLLED[1], RED]).await?;
+        let told = description(&heard[2]);
+        assert!(told.ends_with("rejected by eve"), "{told}");
+        vetted.is("Non-Compliant", "ApprovalRejected").await?;
+        assert_eq!(vetted.last().await?.causes, [Cause::EvidenceChanged]);
+        // The newest review counts; the record is waited for again.
+        vetted.review("yes", "v2", "approved").await?;
+        vetted.is("Compliant", "WaitingForEvidence").await?;
+        vetted.hears(&[ROLLED[0], ROLLED[1], RED, GREEN]).await?;
         Ok(())
     });
 }
 
 #[test]
-fn edited_rules_and_a_deleted_record_turn_an_environment() {
+fn reviews_are_numbered_in_the_order_in_which_they_come() {
+    play(async |cluster| {
+        let vetted = Vetted::new(cluster, "numbers", "").await?;
+        let (number, reason) = ("{.status.number}", "{.status.conditions[0].reason}");
+        let ci = vetted.ci.clone();
+        let of = |name: &'static str| {
+            [
+                "-n".to_owned(),
+                ci.clone(),
+                "shipappr".to_owned(),
+                name.to_owned(),
+            ]
+        };
+        let numbered = async |name: &'static str| -> Result<i64> {
+            let object = of(name);
+            let object: Vec<&str> = object.iter().map(String::as_str).collect();
+            vetted.reads(&object, reason, "Numbered").await?;
+            let path = format!("jsonpath={number}");
+            let args: Vec<&str> = ["get"]
+                .into_iter()
+                .chain(object)
+                .chain(["-o", &path])
+                .collect();
+            Ok(cluster.plane.kubectl(&args).await?.parse()?)
+        };
+        // By name the other way round.
+        vetted.review("z", "v1", "requested").await?;
+        let first = numbered("z").await?;
+        vetted.review("y", "v1", "approved").await?;
+        let second = numbered("y").await?;
+        vetted.review("x", "v1", "approved").await?;
+        let third = numbered("x").await?;
+        ensure!(first < second && second < third, "{first} {second} {third}");
+        // A number that another system gave is kept.
+        let given = json!({
+            "apiVersion": "shipbell.dev/v1alpha1", "kind": "ArtifactApproval",
+            "metadata": {"name": "given", "namespace": ci},
+            "spec": {"fingerprint": vetted.digest("v1"), "state": "approved", "reviewer": "eve", "number": 4711},
+        });
+        vetted.actor.apply(given).await?;
+        assert_eq!(numbered("given").await?, 4_711);
+        // It is never edited.
+        let patch = [
+            "-n",
+            &ci,
+            "patch",
+            "shipappr",
+            "z",
+            "--type=merge",
+            "-p",
+            r#"{"spec":{"state":"approved"}}"#,
+        ];
+        let told = cluster.plane.kubectl_fails(&patch, "").await?;
+        assert!(told.contains("a review is never edited"), "{told}");
+        Ok(())
+    });
+}
+
+#[test]
+fn edited_rules_turn_an_environment_there_and_back() {
     play(async |cluster| {
         let vetted = Vetted::new(cluster, "edited", "").await?;
         vetted.grace_is_over().await?;
-        vetted.rules(", approval: {required: true}").await?;
-        vetted.hears(&[RED]).await?;
+        vetted.rules(GRACE, ", approval: {required: true}").await?;
+        let heard = vetted.hears(&[RED]).await?;
+        let told = description(&heard[0]);
+        assert!(told.ends_with("no approval"), "{told}");
         assert_eq!(vetted.last().await?.causes, [Cause::PolicyChanged]);
-        vetted.rules("").await?;
+        vetted.is("Non-Compliant", "ApprovalMissing").await?;
+        vetted.rules(GRACE, "").await?;
         vetted.hears(&[RED, GREEN]).await?;
-        let ci = vetted.ci.clone();
-        cluster
-            .plane
-            .kubectl(&["-n", &ci, "delete", "artifactprovenance", "v1"])
-            .await?;
-        vetted.hears(&[RED, GREEN, RED]).await?;
+        assert_eq!(vetted.last().await?.causes, [Cause::RecoveryElapsed]);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_deleted_record_turns_an_environment() {
+    play(async |cluster| {
+        let vetted = Vetted::new(cluster, "deleted", "").await?;
+        vetted.grace_is_over().await?;
+        vetted.unrecord("v1").await?;
+        let heard = vetted.hears(&[RED]).await?;
+        let told = description(&heard[0]);
+        assert!(told.contains("no provenance"), "{told}");
         assert_eq!(vetted.last().await?.causes, [Cause::EvidenceChanged]);
+        vetted.is("Non-Compliant", "NoProvenance").await?;
+        // It comes back, under another name.
+        vetted
+            .record_in(&vetted.ci, "again", "v1", json!({}))
+            .await?;
+        vetted.hears(&[RED, GREEN]).await?;
         Ok(())
     });
 }
@@ -605,35 +835,81 @@ fn what_waits_says_what_was_known_when_it_happened() {
 fn a_status_that_says_nothing_new_is_not_written() {
     play(async |cluster| {
         let vetted = Vetted::new(cluster, "quiet", "").await?;
-        let ci = vetted.ci.clone();
-        let record = ["-n", &ci, "artifactprovenance", "v1"];
+        let (ci, name) = (vetted.ci.clone(), vetted.actor.name.clone());
+        vetted.review("good", "v1", "approved").await?;
+        vetted.allow("v9", json!({})).await?;
+        vetted.hears(&["ARTIFACT_ALLOWED"]).await?;
+        let objects: [&[&str]; 4] = [
+            &["-n", &ci, "artifactprovenance", "v1"],
+            &["-n", &ci, "artifactapproval", "good"],
+            &["allowedartifact", &name],
+            &["environment", &name],
+        ];
+        vetted
+            .reads(objects[0], "{.status.runningIn[*].environment}", &name)
+            .await?;
+        vetted
+            .reads(objects[1], "{.status.conditions[0].reason}", "Numbered")
+            .await?;
+        vetted
+            .reads(objects[2], "{.status.announced[*]}", &name)
+            .await?;
+        let versions = async |objects: &[&[&str]]| -> Result<Vec<String>> {
+            let mut versions = vec![];
+            for object in objects {
+                let path = "jsonpath={.metadata.resourceVersion}";
+                let args: Vec<&str> = ["get"]
+                    .iter()
+                    .chain(*object)
+                    .chain(&["-o", path])
+                    .copied()
+                    .collect();
+                versions.push(cluster.plane.kubectl(&args).await?);
+            }
+            Ok(versions)
+        };
+        let stand_still = async |what: &str, objects: &[&[&str]], before: &[String]| {
+            stays(Duration::from_secs(2), what, async || {
+                let now = versions(objects).await?;
+                ensure!(now == before, "{now:?}, not {before:?}");
+                Ok(())
+            })
+            .await
+        };
+        let before = versions(&objects).await?;
+        // Said of an image that doesn't run.
+        vetted.record("v8", json!({})).await?;
+        vetted.review("other", "v8", "rejected").await?;
         vetted
             .reads(
-                &record,
-                "{.status.runningIn[*].environment}",
-                &vetted.actor.name.clone(),
+                &["-n", &ci, "shipappr", "other"],
+                "{.status.conditions[0].reason}",
+                "Numbered",
             )
             .await?;
-        let version = async || {
-            let args = [
-                "-n",
-                &ci,
-                "get",
-                "artifactprovenance",
-                "v1",
-                "-o",
-                "jsonpath={.metadata.resourceVersion}",
-            ];
-            cluster.plane.kubectl(&args).await
-        };
-        let before = version().await?;
-        cluster.scale(&vetted.actor.name, "web", 3).await?;
+        stand_still("what other images have to do with it", &objects, &before).await?;
+        let entries = vetted.actor.log().await?.len();
+        // A scaling is the environment's alone.
+        cluster.scale(&name, "web", 3).await?;
         vetted.actor.settled(1, 3).await?;
-        stays(Duration::from_secs(2), "the record's version", async || {
-            let now = version().await?;
-            ensure!(now == before, "{now}, not {before}");
-            Ok(())
-        })
-        .await
+        stand_still("what a scaling says of images", &objects[..3], &before[..3]).await?;
+        // A new link on a record changes no verdict, so nothing is recorded; its status speaks of the new generation.
+        vetted
+            .record(
+                "v1",
+                json!({"commit": {"sha": "1ac1570", "url": "https://example.com/1ac1570"}}),
+            )
+            .await?;
+        vetted
+            .reads(objects[0], "{.status.observedGeneration}", "2")
+            .await?;
+        let before = versions(&objects).await?;
+        stand_still("what a link says", &objects, &before).await?;
+        assert_eq!(
+            vetted.actor.log().await?.len(),
+            entries + 1,
+            "the scaling alone"
+        );
+        Ok(())
     });
 }
