@@ -152,7 +152,7 @@ pub async fn follow<K: Saying>(
             }
             // Reviews are numbered in the order in which they came, and lists are in another.
             Ok(Some(Event::InitApply(guarded))) if K::KIND == Said::Reviews => {
-                waiting.push(guarded)
+                waiting.push(guarded);
             }
             Ok(Some(Event::InitApply(guarded))) => {
                 listed.insert(take_in(guarded));

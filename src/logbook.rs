@@ -226,18 +226,27 @@ impl Logbook {
         uid: &str,
         index: i64,
     ) -> Result<Option<Arc<EnvironmentSnapshotSpec>>, LogError> {
-        let key = (uid.to_owned(), index);
-        if let Some(found) = lock(&self.cache).entries.get(&key) {
-            return Ok(Some(found.clone()));
-        }
-        let found = within(self.snapshots.get_opt(&name(environment, index))).await?;
-        let spec = found
-            .map(|object| Arc::new(object.spec))
-            .filter(|spec| spec.environment_uid == uid);
+        let spec = self.glance(environment, uid, index).await?;
         if let Some(spec) = &spec {
             self.remember(spec.clone());
         }
         Ok(spec)
+    }
+
+    /// The same without remembering it: for long searches.
+    pub async fn glance(
+        &self,
+        environment: &str,
+        uid: &str,
+        index: i64,
+    ) -> Result<Option<Arc<EnvironmentSnapshotSpec>>, LogError> {
+        if let Some(found) = lock(&self.cache).entries.get(&(uid.to_owned(), index)) {
+            return Ok(Some(found.clone()));
+        }
+        let found = within(self.snapshots.get_opt(&name(environment, index))).await?;
+        Ok(found
+            .map(|object| Arc::new(object.spec))
+            .filter(|spec| spec.environment_uid == uid))
     }
 
     /// The content hash of the entry of this number, from the API server whatever is remembered.

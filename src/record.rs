@@ -485,7 +485,7 @@ impl Task {
                 match timeout(Duration::from_secs(15), events.publish(&event, &reference)).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => {
-                        warn!(environment = name, %error, "can't record a Kubernetes Event")
+                        warn!(environment = name, %error, "can't record a Kubernetes Event");
                     }
                     Err(_) => warn!(
                         environment = name,

@@ -180,6 +180,7 @@ pub async fn run(flags: flags::Run) -> anyhow::Result<()> {
     if flags.external_url.is_some() {
         let archive = Archive {
             client: client.clone(),
+            hub: hub.clone(),
             logbook: logbook.clone(),
             environments: environments.clone(),
             installation: installation.clone(),

@@ -1,6 +1,7 @@
 //! `/livez`, `/readyz` and `/metrics`; the read API is on a port of its own.
 
 pub mod api;
+mod page;
 
 use std::{net::SocketAddr, sync::Arc};
 

@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Condition;
+use super::{Condition, snapshot::ComplianceState};
 
 /// A digest in a spec: 64 lower-case hex digits.
 pub const DIGEST: &str = "^[0-9a-f]{64}$";
@@ -185,6 +185,25 @@ pub enum RecordState {
     /// An attestation says `compliant: false`.
     #[serde(rename = "Non-Compliant")]
     NonCompliant,
+}
+
+impl RecordState {
+    /// Its name, as in statuses.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Compliant => "Compliant",
+            Self::Incomplete => "Incomplete",
+            Self::NonCompliant => "Non-Compliant",
+        }
+    }
+
+    /// What it comes to: what is incomplete is not compliant.
+    pub const fn compliance(self) -> ComplianceState {
+        match self {
+            Self::Compliant => ComplianceState::Compliant,
+            Self::Incomplete | Self::NonCompliant => ComplianceState::NonCompliant,
+        }
+    }
 }
 
 /// What Shipbell makes of the record.

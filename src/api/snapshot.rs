@@ -211,6 +211,15 @@ impl ComplianceState {
         }
     }
 
+    /// Its name on the wire, and in sentences.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Compliant => "compliant",
+            Self::NonCompliant => "non-compliant",
+            Self::Unknown => "unknown",
+        }
+    }
+
     /// Whether it is Unknown.
     #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
     pub fn is_unknown(&self) -> bool {

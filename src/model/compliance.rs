@@ -63,6 +63,7 @@ pub fn step(
     };
     let recovered = raw_since.unwrap_or(now).checked_add(recovery_window);
     let recovered = recovered.unwrap_or(Timestamp::MAX);
+    #[allow(clippy::match_same_arms, reason = "one arm a row of the table")]
     let (state, pending_until) = match (before.state, raw) {
         (_, Unknown) => (Unknown, None), // E0
         // Nothing is said of an environment for the first time, or anew, while it may still turn out either way.
@@ -266,7 +267,7 @@ impl Assessor<'_> {
             let old = before.facts.get(fingerprint);
             let facts = self.facts(*fingerprint, judgement, old, after, now);
             if after.total(fingerprint) > 0 && before.total(fingerprint) > 0 {
-                self.compare(&mut found, docket, *fingerprint, old, &facts, now);
+                Self::compare(&mut found, docket, *fingerprint, old, &facts, now);
             }
             found.facts.insert(*fingerprint, facts);
         }
@@ -389,7 +390,6 @@ impl Assessor<'_> {
 
     /// Notes whether an artifact that was recorded before is another than the log says, and why.
     fn compare(
-        &self,
         found: &mut Assessment,
         docket: &Docket,
         fingerprint: Fingerprint,
@@ -529,9 +529,8 @@ impl Assessor<'_> {
                 let known = after.allowed.get(&key);
                 let active = entry.is_active(now);
                 let state = match (known.map(|known| known.active), active) {
-                    (None, true) => AllowListState::Active,
+                    (None | Some(false), true) => AllowListState::Active,
                     (Some(true), false) => AllowListState::Expired,
-                    (Some(false), true) => AllowListState::Active,
                     (None | Some(false), false) | (Some(true), true) => continue,
                 };
                 let event = known

@@ -184,7 +184,7 @@ impl Material<'_> {
                 .assessor
                 .assess(docket, before, before, Asked::Timers, at);
             if !found.is_nothing() {
-                return Some(self.write(before, vec![], &Identities::new(), found, at));
+                return Some(self.write(before, vec![], &Identities::new(), &found, at));
             }
             if next(docket).is_some_and(|next| next <= due) {
                 return None; // nothing more comes of it: the next assessment of everything tells
@@ -228,7 +228,7 @@ impl Material<'_> {
                     .or_insert_with(|| facts.clone());
             }
         }
-        Some(self.write(before, changes, identities, found, time))
+        Some(self.write(before, changes, identities, &found, time))
     }
 
     fn take_in(
@@ -262,7 +262,7 @@ impl Material<'_> {
         before: &Ledger,
         mut changes: Vec<Recorded>,
         identities: &Identities,
-        found: Assessment,
+        found: &Assessment,
         time: Timestamp,
     ) -> Draft {
         let mut ledger = before.clone();
@@ -274,7 +274,7 @@ impl Material<'_> {
             causes.push(Cause::IdentityLearned);
             ledger.identify(identities);
         }
-        self.add_what_is_known(&ledger, &mut changes, &found);
+        Self::add_what_is_known(&ledger, &mut changes, found);
         let mut identities = identities.clone();
         let mut with: BTreeMap<Fingerprint, usize> = BTreeMap::new();
         for (known, _) in identities.values() {
@@ -338,7 +338,7 @@ impl Material<'_> {
     }
 
     /// Adds what is known of each changed artifact, and artifacts of which nothing but that changed.
-    fn add_what_is_known(&self, ledger: &Ledger, changes: &mut Vec<Recorded>, found: &Assessment) {
+    fn add_what_is_known(ledger: &Ledger, changes: &mut Vec<Recorded>, found: &Assessment) {
         let place = |changes: &mut Vec<Recorded>, fingerprint: Fingerprint, name: &str| {
             let hex = fingerprint.to_string();
             let at = changes
@@ -366,7 +366,7 @@ impl Material<'_> {
                 .names
                 .get(&addition.fingerprint)
                 .map_or(&*addition.name, String::as_str);
-            let at = place(changes, addition.fingerprint, &name.to_owned());
+            let at = place(changes, addition.fingerprint, name);
             changes[at].0.allowed = Some(addition.allowed.clone());
             changes[at].0.provenance.clone_from(&addition.provenance);
         }

@@ -253,6 +253,8 @@ pub struct Allowance {
     pub name: Arc<str>,
     /// The object's UID.
     pub uid: Box<str>,
+    /// When the object was created.
+    pub created: Timestamp,
     /// The environments.
     pub environments: BTreeSet<Box<str>>,
     /// The images: digest and name.
@@ -274,6 +276,7 @@ impl Allowance {
         Ok(Self {
             name: object.name_any().into(),
             uid: object.uid().unwrap_or_default().into(),
+            created: created(object),
             environments: object
                 .spec
                 .environments
@@ -505,11 +508,11 @@ impl Evidence {
 
     /// The records of some digests that count: those of trusted namespaces, and of each flow the oldest. By flow and
     /// namespace, so that the first one is what is shown.
-    pub fn counted<'a>(
-        &'a self,
+    pub fn counted(
+        &self,
         digests: impl IntoIterator<Item = Fingerprint>,
         trusts: impl Fn(&str) -> bool,
-    ) -> Vec<&'a Arc<Record>> {
+    ) -> Vec<&Arc<Record>> {
         let mut flows: BTreeMap<&str, &Arc<Record>> = BTreeMap::new();
         for digest in digests {
             for record in self.records_of(digest) {

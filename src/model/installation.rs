@@ -30,6 +30,18 @@ impl Installation {
         self.external_url.as_ref().map(of).unwrap_or_default()
     }
 
+    /// The JSON of an environment; empty where nothing serves it.
+    pub fn environment_api_url(&self, environment: &str) -> String {
+        let of = |base: &String| format!("{base}/api/v2/environments/{}/{environment}", self.org);
+        self.external_url.as_ref().map(of).unwrap_or_default()
+    }
+
+    /// The page of an environment; empty where nothing serves it.
+    pub fn environment_html_url(&self, environment: &str) -> String {
+        let of = |base: &String| format!("{base}/{}/environments/{environment}", self.org);
+        self.external_url.as_ref().map(of).unwrap_or_default()
+    }
+
     /// The JSON of an artifact that a flow made; empty where nothing serves it.
     pub fn artifact_api_url(&self, flow: &str, fingerprint: &str) -> String {
         self.flow_url(flow, |base, org| {

@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 use super::{event, gap, installation::Installation};
 use crate::api::{
     EnvironmentSnapshotSpec,
-    provenance::RecordState,
     setting::Gap,
     snapshot::{self, Change, ComplianceState, Event},
 };
@@ -132,7 +131,7 @@ pub fn payload(
         description: event::description(snapshot, event),
         snapshot: Snapshot {
             index: index.to_string(),
-            status: status(snapshot.compliance.state).to_owned(),
+            status: snapshot.compliance.state.word().to_owned(),
             html_url: installation.snapshot_html_url(environment, *index),
             api_url: installation.snapshot_api_url(environment, *index),
         },
@@ -186,31 +185,13 @@ pub fn truncated_body(
         description: gap::description(gap, setting),
         snapshot: Snapshot {
             index: gap.to.to_string(),
-            status: status(ComplianceState::Unknown).to_owned(),
+            status: ComplianceState::Unknown.word().to_owned(),
             html_url: String::new(),
             api_url: String::new(),
         },
         artifact: None,
     };
     serde_json::to_vec(&told).expect("plain data")
-}
-
-/// Compliance as the wire spells it.
-pub fn status(state: ComplianceState) -> &'static str {
-    match state {
-        ComplianceState::Compliant => "compliant",
-        ComplianceState::NonCompliant => "non-compliant",
-        ComplianceState::Unknown => "unknown",
-    }
-}
-
-/// What records come to, as the wire spells it: what is incomplete is not compliant.
-pub fn record_status(state: Option<RecordState>) -> &'static str {
-    match state {
-        Some(RecordState::Compliant) => "compliant",
-        Some(RecordState::Incomplete | RecordState::NonCompliant) => "non-compliant",
-        None => "",
-    }
 }
 
 fn artifact(installation: &Installation, change: &Change) -> Artifact {
@@ -233,6 +214,7 @@ fn provenance(
     known: &snapshot::Provenance,
 ) -> Provenance {
     let flow = &known.flow;
+    let status = known.status.map(|state| state.compliance().word());
     let deployments = known.deployments.iter().map(|note| Deployment {
         number: note.number.to_string(),
         timestamp: note.time.as_second().to_string(),
@@ -251,7 +233,7 @@ fn provenance(
     });
     Provenance {
         flow: flow.clone(),
-        status: record_status(known.status).to_owned(),
+        status: status.unwrap_or_default().to_owned(),
         commit: known.commit.clone(),
         commit_url: known.commit_url.clone(),
         html_url: installation.artifact_html_url(flow, fingerprint),
@@ -267,7 +249,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::model::testing;
+    use crate::{api::provenance::RecordState, model::testing};
 
     /// The published example, letter for letter in its values.
     const EXAMPLE: &str = include_str!("testdata/kosli-v1.0.json");

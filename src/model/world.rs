@@ -172,6 +172,42 @@ pub struct Trouble {
     pub verdict: Verdict,
 }
 
+/// An artifact that is recorded in an environment.
+#[derive(Clone, Copy, Debug)]
+pub struct Held<'a> {
+    /// The environment.
+    pub environment: &'a str,
+    /// The newest entry of its log.
+    pub index: i64,
+    /// The digest that it goes by there.
+    pub fingerprint: Fingerprint,
+    /// Its name there.
+    pub name: &'a str,
+    /// How many instances of it are recorded.
+    pub instances: u32,
+    /// What the log knows of it.
+    pub facts: Option<&'a Facts>,
+}
+
+impl<'a> Held<'a> {
+    fn of(environment: &'a str, ledger: &'a Ledger, fingerprint: Fingerprint) -> Self {
+        let name = ledger.names.get(&fingerprint);
+        Self {
+            environment,
+            index: ledger.index,
+            fingerprint,
+            name: name.map(String::as_str).unwrap_or_default(),
+            instances: ledger.total(&fingerprint),
+            facts: ledger.facts.get(&fingerprint),
+        }
+    }
+
+    /// Whether it keeps the rules there, if there are any.
+    pub fn verdict(&self) -> Option<&'a Verdict> {
+        self.facts?.verdict.as_ref()
+    }
+}
+
 /// All that is known.
 #[derive(Debug, Default)]
 pub struct World {
@@ -1115,6 +1151,39 @@ impl World {
         })
     }
 
+    /// What the logs of all environments hold.
+    pub fn held(&self) -> impl Iterator<Item = Held<'_>> {
+        let logs = self.environments.iter();
+        let logs = logs.filter_map(|(name, env)| Some((name, env.ledger()?)));
+        logs.flat_map(|(name, ledger)| {
+            let artifacts = ledger.artifacts();
+            artifacts.map(|(fingerprint, _)| Held::of(name, ledger, *fingerprint))
+        })
+    }
+
+    /// The environments in which an image runs that is known by these digests.
+    pub fn running(&self, digests: &[Fingerprint]) -> Vec<Held<'_>> {
+        self.running_where(digests, |_| true)
+    }
+
+    fn running_where(
+        &self,
+        digests: &[Fingerprint],
+        counts: impl Fn(&Watched) -> bool,
+    ) -> Vec<Held<'_>> {
+        let mut found = vec![];
+        for (name, env) in self.environments.iter().filter(|(_, env)| counts(env)) {
+            let Some(ledger) = env.ledger() else {
+                continue;
+            };
+            let names = self.names(env);
+            let known = digests.iter().map(|digest| names.canonical(*digest));
+            let runs = known.filter(|known| ledger.total(known) > 0).min();
+            found.extend(runs.map(|runs| Held::of(name, ledger, runs)));
+        }
+        found
+    }
+
     /// The environments in which an image runs that is known by these digests and where records of this namespace count:
     /// name, the digest that it goes by there, and what it is there.
     pub fn running_in(
@@ -1122,27 +1191,20 @@ impl World {
         namespace: &str,
         digests: &[Fingerprint],
     ) -> Vec<(&str, Fingerprint, ComplianceState)> {
-        let mut found = vec![];
-        for (name, env) in &self.environments {
-            let Log::Read(ledger, _) = &env.log else {
-                continue;
-            };
-            if !env.trust.contains(namespace) {
-                continue;
-            }
-            let names = self.names(env);
-            let known = digests.iter().map(|digest| names.canonical(*digest));
-            let Some(runs) = known.filter(|known| ledger.total(known) > 0).min() else {
-                continue;
-            };
-            let verdict = ledger
-                .facts
-                .get(&runs)
-                .and_then(|facts| facts.verdict.as_ref());
+        let found = self.running_where(digests, |env| env.trust.contains(namespace));
+        let told = found.into_iter().map(|held| {
+            let verdict = held.verdict();
             let state = verdict.map_or(ComplianceState::Unknown, |verdict| verdict.state);
-            found.push((name.as_str(), runs, state));
-        }
-        found
+            (held.environment, held.fingerprint, state)
+        });
+        told.collect()
+    }
+
+    /// All digests that are this one for the rules of any environment.
+    pub fn vouched(&self, digest: Fingerprint) -> BTreeSet<Fingerprint> {
+        let environments = self.environments.values();
+        let all = environments.flat_map(|env| self.names(env).vouched(digest));
+        all.chain([digest]).collect()
     }
 
     /// Whether records of a namespace count in any environment.
@@ -1157,15 +1219,6 @@ impl World {
             return false;
         };
         ledger.allowed.keys().any(|(known, _)| **known == *uid)
-    }
-
-    /// What is known of an artifact in an environment: its name and the facts that the log holds.
-    pub fn facts(&self, name: &str, fingerprint: Fingerprint) -> Option<(&str, Option<&Facts>)> {
-        let Log::Read(ledger, _) = &self.environments.get(name)?.log else {
-            return None;
-        };
-        let called = ledger.names.get(&fingerprint)?;
-        Some((called, ledger.facts.get(&fingerprint)))
     }
 
     fn names<'a>(&'a self, env: &'a Watched) -> Names<'a> {
@@ -1274,7 +1327,7 @@ impl World {
         let old = self.evidence.records().get(key).cloned();
         let mut digests: BTreeSet<Fingerprint> = BTreeSet::new();
         digests.extend(old.iter().flat_map(|record| record.digests()));
-        digests.extend(record.iter().flat_map(|record| record.digests()));
+        digests.extend(record.iter().flat_map(Record::digests));
         let trusting = |env: &Watched| env.trust.contains(&*key.namespace);
         let called = |world: &Self| -> Vec<Vec<Fingerprint>> {
             let environments = world.environments.values().filter(|env| trusting(env));
@@ -1416,6 +1469,14 @@ fn names(kinds: &[Kind]) -> String {
 }
 
 impl Watched {
+    /// What its log says, if that has been read.
+    fn ledger(&self) -> Option<&Ledger> {
+        match &self.log {
+            Log::Read(ledger, _) => Some(ledger),
+            _ => None,
+        }
+    }
+
     fn recount(&mut self, fleet: &Fleet, evidence: &Evidence, now: Moment) {
         let names = Names {
             fleet,

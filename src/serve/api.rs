@@ -1,9 +1,9 @@
-//! The read API of the log, in the path forms and shapes of Kosli's, so that the links in payloads resolve; and the page
-//! of a snapshot for people.
+//! The read API of the log and of what is known of images, in the path forms and shapes of Kosli's, so that the links in
+//! payloads resolve: as JSON, and as pages for people.
 
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
+    pin::pin,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -13,9 +13,10 @@ use axum::{
     extract::{Path, Query, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::{Next, from_fn_with_state},
-    response::{Html, IntoResponse, Response},
+    response::{IntoResponse, Response},
     routing::get,
 };
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::{
     authentication::v1::{TokenReview, TokenReviewSpec},
@@ -28,15 +29,22 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
 use tracing::warn;
 
+use super::page;
 use crate::{
     api::EnvironmentSnapshotSpec,
-    environments::Environments,
-    hub::lock,
+    environments::{Environments, Known},
+    hub::{Hub, lock},
     logbook::{LogError, Logbook},
     model::{
         fleet::Fleet,
+        image::Fingerprint,
         installation::Installation,
-        readout::{self, Which, which},
+        readout::{
+            self, Which,
+            origin::{Question, Told, Wanted},
+            which,
+        },
+        world::World,
     },
 };
 
@@ -48,12 +56,18 @@ const TOKENS: usize = 1_024;
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Items of a page, by default and at most.
 const PER_PAGE: (usize, usize) = (15, 100);
+/// Snapshots that are searched for what no object tells any more, over all environments, the newest first.
+const SEARCHED: i64 = 2_000;
+/// So many of them are asked for at once.
+const AT_ONCE: usize = 8;
 
 /// What the read API is made from.
 #[derive(Clone)]
 pub struct Archive {
     /// For asking what a token may do.
     pub client: Client,
+    /// The world.
+    pub hub: Arc<Hub>,
     /// The log.
     pub logbook: Logbook,
     /// The environments.
@@ -83,8 +97,25 @@ pub fn router(archive: Archive) -> Router {
         )
         .route(
             "/{org}/environments/{environment}/snapshots/{snapshot}",
-            get(page),
+            get(snapshot_page),
         )
+        .route("/api/v2/environments/{org}", get(environments))
+        .route("/api/v2/environments/{org}/{environment}", get(environment))
+        .route("/{org}/environments/{environment}", get(environment_page))
+        .route("/api/v2/allowlists/{org}", get(allow_lists))
+        .route("/api/v2/allowlists/{org}/{environment}", get(allow_list))
+        .route(
+            "/api/v2/artifacts/{org}/{flow}/fingerprint/{fingerprint}",
+            get(artifact),
+        )
+        .route("/{org}/{flow}/{fingerprint}", get(artifact_page))
+        .route("/api/v2/deployments/{org}/{flow}/{number}", get(deployment))
+        .route(
+            "/{org}/flows/{flow}/deployments/{number}",
+            get(deployment_page),
+        )
+        .route("/api/v2/approvals/{org}/{flow}/{number}", get(approval))
+        .route("/{org}/flows/{flow}/approvals/{number}", get(approval_page))
         .fallback(async || Refusal::new(StatusCode::NOT_FOUND, "there is nothing at this path"))
         .layer(from_fn_with_state(archive.clone(), guard))
         .with_state(archive)
@@ -215,21 +246,86 @@ impl Archive {
         Ok(review.status.is_some_and(|status| status.allowed))
     }
 
-    /// The UID and the head of an environment of this organisation.
-    fn environment(&self, org: &str, name: &str) -> Result<(String, i64), Refusal> {
-        if org != self.installation.org {
-            return Err(Refusal::new(
-                StatusCode::NOT_FOUND,
-                format!("the organisation here is {}", self.installation.org),
-            ));
+    fn is_here(&self, org: &str) -> Result<(), Refusal> {
+        if org == self.installation.org {
+            return Ok(());
         }
-        let known = self.environments.get(name);
-        let known = known.ok_or_else(|| {
+        Err(Refusal::new(
+            StatusCode::NOT_FOUND,
+            format!("the organisation here is {}", self.installation.org),
+        ))
+    }
+
+    fn known(&self, org: &str, name: &str) -> Result<Known, Refusal> {
+        self.is_here(org)?;
+        self.environments.get(name).ok_or_else(|| {
             Refusal::new(
                 StatusCode::NOT_FOUND,
                 format!("there is no Environment {name:?}"),
             )
-        })?;
+        })
+    }
+
+    fn describe(&self, world: &World, name: &str) -> Value {
+        readout::environment(&self.installation, name, world.picture(name).as_ref())
+    }
+
+    fn allow_list(&self, environment: Option<&str>) -> Vec<Value> {
+        self.hub
+            .with(|world, _| readout::allow_list(world.evidence(), environment, Timestamp::now()))
+    }
+
+    /// What is known of an artifact, a deployment or a review of a flow. When what said it is gone, and with it what the
+    /// newest state of the environments tells, the logs still hold what was told once.
+    async fn answer(&self, kind: Kind, Path((org, flow, name)): OfFlow) -> Result<Value, Refusal> {
+        self.is_here(&org)?;
+        let wanted = wanted(kind, &name)?;
+        let question = Question { flow, wanted };
+        let installation = &self.installation;
+        if let Some(answer) = self
+            .hub
+            .with(|world, _| question.answer(installation, world))
+        {
+            return Ok(answer);
+        }
+        let known = self.environments.all();
+        let depth = (SEARCHED / i64::try_from(known.len()).unwrap_or(SEARCHED).max(1)).max(1);
+        for (environment, known) in known.iter() {
+            let Some((head, _)) = known.head else {
+                continue;
+            };
+            let numbers = (1..=head).rev().take(usize::try_from(depth).unwrap_or(1));
+            let entries = stream::iter(numbers)
+                .map(|index| self.logbook.glance(environment, &known.uid, index))
+                .buffered(AT_ONCE);
+            let mut entries = pin!(entries);
+            while let Some(Some(spec)) = entries.try_next().await? {
+                let mut told = Told::in_entry(&spec);
+                if let Some(told) = told.find(|told| question.is_answered_by(told)) {
+                    let answer =
+                        |world: &mut World, _| question.answer_by(installation, world, &told);
+                    return Ok(self.hub.with(answer));
+                }
+            }
+        }
+        let what = match kind {
+            Kind::Artifact => format!("artifact {name}"),
+            Kind::Deployment => format!("deployment {name}"),
+            Kind::Approval => format!("approval {name}"),
+        };
+        Err(Refusal::new(
+            StatusCode::NOT_FOUND,
+            format!(
+                "nothing is known of {what} of flow {}: no object in a namespace that an Environment trusts tells of it, \
+                 nor do the newest {depth} snapshots of each environment",
+                question.flow
+            ),
+        ))
+    }
+
+    /// The UID and the head of an environment of this organisation.
+    fn environment(&self, org: &str, name: &str) -> Result<(String, i64), Refusal> {
+        let known = self.known(org, name)?;
         let head = known.head.ok_or_else(|| {
             Refusal::new(StatusCode::NOT_FOUND, "the environment has no snapshot yet")
         })?;
@@ -406,72 +502,131 @@ async fn events(
     Ok((headers, Json(items)).into_response())
 }
 
-/// The page of a snapshot: what changed, and what runs.
-async fn page(
+async fn snapshot_page(
     State(archive): State<Archive>,
     Path((org, environment, expression)): Path<(String, String, String)>,
 ) -> Result<Response, Refusal> {
-    let snapshot = archive.whole(&org, &environment, &expression).await?;
-    let mut rows = String::new();
-    for artifact in snapshot["artifacts"].as_array().into_iter().flatten() {
-        let text = |value: &Value| escape(value.as_str().unwrap_or_default());
-        let annotation = &artifact["annotation"];
-        // Writing to a string does not fail.
-        let _ = writeln!(
-            rows,
-            "<tr><td>{}</td><td><code>{}</code></td><td>{}</td><td>{} &rarr; {}</td></tr>",
-            text(&artifact["name"]),
-            text(&artifact["fingerprint"]),
-            text(&annotation["type"]),
-            annotation["was"],
-            annotation["now"],
-        );
-    }
-    let (environment, index) = (escape(&environment), &snapshot["index"]);
-    let seconds = snapshot["timestamp"].as_f64().unwrap_or_default();
-    #[allow(
-        clippy::cast_possible_truncation,
-        reason = "whole seconds are what is shown"
-    )]
-    let time = Timestamp::from_second(seconds as i64)
-        .map(|time| time.to_string())
-        .unwrap_or_default();
-    let page = format!(
-        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\n\
-         <title>{environment} #{index}</title>\n\
-         <style>body{{font:16px/1.5 system-ui,sans-serif;margin:2rem;max-width:70rem}}td,th{{text-align:left;padding:.2rem 1rem .2rem 0}}code{{font-size:.8em}}</style>\n\
-         <h1>{environment} <small>snapshot #{index}</small></h1>\n<p>Recorded <time>{time}</time></p>\n\
-         <table><tr><th>Image<th>Fingerprint<th>Change<th>Instances</tr>\n{rows}</table>\n</html>\n"
-    );
-    let policy = HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'");
-    Ok(([(header::CONTENT_SECURITY_POLICY, policy)], Html(page)).into_response())
+    let (uid, head) = archive.environment(&org, &environment)?;
+    let index = archive.find(&environment, &uid, head, &expression).await?;
+    let snapshot = archive
+        .whole(&org, &environment, &index.to_string())
+        .await?;
+    let spec = archive.entry(&environment, &uid, index).await?;
+    let events = readout::events(&archive.installation, &spec);
+    Ok(page::snapshot(&environment, &snapshot, &events))
 }
 
-/// Text as HTML.
-fn escape(text: &str) -> String {
-    text.chars().fold(String::new(), |mut html, c| {
-        match c {
-            '&' => html.push_str("&amp;"),
-            '<' => html.push_str("&lt;"),
-            '>' => html.push_str("&gt;"),
-            '"' => html.push_str("&quot;"),
-            '\'' => html.push_str("&#39;"),
-            c if c.is_control() => {}
-            c => html.push(c),
-        }
-        html
-    })
+async fn environments(
+    State(archive): State<Archive>,
+    Path(org): Path<String>,
+) -> Result<Json<Vec<Value>>, Refusal> {
+    archive.is_here(&org)?;
+    let known = archive.environments.all();
+    let all = archive.hub.with(|world, _| {
+        let one = |name: &String| archive.describe(world, name);
+        known.keys().map(one).collect()
+    });
+    Ok(Json(all))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::escape;
+async fn environment(
+    State(archive): State<Archive>,
+    Path((org, environment)): Path<(String, String)>,
+) -> Result<Json<Value>, Refusal> {
+    archive.known(&org, &environment)?;
+    let described = |world: &mut World, _| archive.describe(world, &environment);
+    Ok(Json(archive.hub.with(described)))
+}
 
-    #[test]
-    fn names_cannot_be_markup() {
-        assert_eq!(
-            escape("<script>alert('x' & \"y\")\u{7}</script>"),
-            "&lt;script&gt;alert(&#39;x&#39; &amp; &quot;y&quot;)&lt;/script&gt;"
-        );
+async fn environment_page(
+    State(archive): State<Archive>,
+    Path((org, environment)): Path<(String, String)>,
+) -> Result<Response, Refusal> {
+    if Fingerprint::from_hex(&environment).is_some() {
+        // No name of an Environment is that long: it is the page of an artifact whose flow is called like this path.
+        let flow = "environments".to_owned();
+        return artifact_page(State(archive), Path((org, flow, environment))).await;
     }
+    archive.known(&org, &environment)?;
+    let (described, allowed) = archive.hub.with(|world, _| {
+        let allowed = readout::allow_list(world.evidence(), Some(&environment), Timestamp::now());
+        (archive.describe(world, &environment), allowed)
+    });
+    Ok(page::environment(&described, &allowed))
+}
+
+async fn allow_lists(
+    State(archive): State<Archive>,
+    Path(org): Path<String>,
+) -> Result<Json<Vec<Value>>, Refusal> {
+    archive.is_here(&org)?;
+    Ok(Json(archive.allow_list(None)))
+}
+
+async fn allow_list(
+    State(archive): State<Archive>,
+    Path((org, environment)): Path<(String, String)>,
+) -> Result<Json<Vec<Value>>, Refusal> {
+    archive.known(&org, &environment)?;
+    Ok(Json(archive.allow_list(Some(&environment))))
+}
+
+/// What is asked for of a flow, by the kind of thing and what the path calls it.
+fn wanted(kind: Kind, text: &str) -> Result<Wanted, Refusal> {
+    let number = || text.parse().ok().filter(|number| *number > 0);
+    let (wanted, how) = match kind {
+        Kind::Artifact => (
+            Fingerprint::from_hex(text).map(Wanted::Artifact),
+            "an artifact is named by its SHA-256 digest: 64 lower-case hex digits",
+        ),
+        Kind::Deployment => (
+            number().map(Wanted::Deployment),
+            "a deployment is named by its number",
+        ),
+        Kind::Approval => (
+            number().map(Wanted::Approval),
+            "an approval is named by its number",
+        ),
+    };
+    wanted.ok_or_else(|| Refusal::new(StatusCode::BAD_REQUEST, how))
+}
+
+/// What a flow has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Artifact,
+    Deployment,
+    Approval,
+}
+
+type OfFlow = Path<(String, String, String)>;
+
+async fn artifact(State(archive): State<Archive>, path: OfFlow) -> Result<Json<Value>, Refusal> {
+    archive.answer(Kind::Artifact, path).await.map(Json)
+}
+
+async fn artifact_page(State(archive): State<Archive>, path: OfFlow) -> Result<Response, Refusal> {
+    let found = archive.answer(Kind::Artifact, path).await?;
+    Ok(page::artifact(&found))
+}
+
+async fn deployment(State(archive): State<Archive>, path: OfFlow) -> Result<Json<Value>, Refusal> {
+    archive.answer(Kind::Deployment, path).await.map(Json)
+}
+
+async fn deployment_page(
+    State(archive): State<Archive>,
+    path: OfFlow,
+) -> Result<Response, Refusal> {
+    let found = archive.answer(Kind::Deployment, path).await?;
+    Ok(page::deployment(&found))
+}
+
+async fn approval(State(archive): State<Archive>, path: OfFlow) -> Result<Json<Value>, Refusal> {
+    archive.answer(Kind::Approval, path).await.map(Json)
+}
+
+async fn approval_page(State(archive): State<Archive>, path: OfFlow) -> Result<Response, Refusal> {
+    let found = archive.answer(Kind::Approval, path).await?;
+    Ok(page::approval(&found))
 }

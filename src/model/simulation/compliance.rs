@@ -350,7 +350,7 @@ fn containers_that_cannot_be_identified_are_waited_for_and_then_make_it_red() {
     let mut cluster = vetted("");
     let pod = cluster.running("odd", "r", &["odd"]);
     cluster.container(&pod, |c| {
-        (c.image_id, c.id) = (String::new(), "containerd://new".to_owned())
+        (c.image_id, c.id) = (String::new(), "containerd://new".to_owned());
     });
     cluster.pass(1_000);
     let told = cluster.told();

@@ -104,9 +104,8 @@ impl Frame {
     /// The last sentence of a `text`.
     pub(super) fn tail(&self) -> String {
         let compliance = match self.compliance {
-            ComplianceState::Compliant => "compliant",
-            ComplianceState::NonCompliant => "non-compliant",
             ComplianceState::Unknown => "compliance unknown",
+            known => known.word(),
         };
         format!("{}, {compliance}.", self.snapshots())
     }
