@@ -2,9 +2,9 @@
 
 use anyhow::{Context as _, Result, ensure};
 use kit::{
-    Actor, Cluster, Heard, Image, Receiver, bare_pod,
+    Actor, Answer, Cluster, FakeKubelet, Heard, Image, Receiver, Registry, bare_pod,
     cluster::PATIENCE,
-    deployment, eventually, play,
+    daemon_set, deployment, eventually, play,
     stage::{Cast, alone, operator, together},
     stays,
 };
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use shipbell::api::{
     Environment, EnvironmentSnapshotSpec, NotificationSettingStatus, snapshot::Cause,
 };
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 /// All that can be asked for but scalings.
 const EVENTS: &str = "eventTypes: [ARTIFACT_STARTED, ARTIFACT_STOPPED, ARTIFACT_ALLOWED, ENVIRONMENT_NON_COMPLIANT, ENVIRONMENT_COMPLIANT]";
@@ -727,6 +727,46 @@ fn a_record_in_a_namespace_that_is_not_trusted_changes_nothing() {
 }
 
 #[test]
+fn what_a_tenant_says_of_a_good_image_is_not_heard() {
+    play(async |cluster| {
+        let vetted = Vetted::new(cluster, "slander", ", evidence: {required: true}").await?;
+        let tenant = cluster.namespace("tenant").await?;
+        let before = vetted.actor.log().await?.len();
+        // Of the same flow and another, and a review.
+        let bad = json!({"attestations": [{"name": "scan", "compliant": false}]});
+        vetted.record_in(&tenant, "bad", "v1", bad.clone()).await?;
+        let mut evil = bad;
+        evil["flow"] = json!("evil");
+        vetted.record_in(&tenant, "evil", "v1", evil).await?;
+        let review = json!({
+            "apiVersion": "shipbell.dev/v1alpha1", "kind": "ArtifactApproval",
+            "metadata": {"name": "no", "namespace": tenant},
+            "spec": {"fingerprint": vetted.digest("v1"), "state": "rejected", "reviewer": "mallory"},
+        });
+        vetted.actor.apply(review).await?;
+        let reason = "{.status.conditions[0].reason} {.status.runningIn}";
+        for object in [
+            ["artifactprovenance", "bad"],
+            ["artifactprovenance", "evil"],
+            ["artifactapproval", "no"],
+        ] {
+            let object = ["-n", &tenant, object[0], object[1]];
+            vetted
+                .reads(&object, reason, "NamespaceNotTrusted ")
+                .await?;
+        }
+        let ours = ["-n", &vetted.ci, "artifactprovenance", "v1"];
+        vetted
+            .reads(&ours, "{.status.state}{.status.conflict}", "Compliant")
+            .await?;
+        vetted.hears(&[]).await?;
+        vetted.is("Compliant", "Satisfied").await?;
+        assert_eq!(vetted.actor.log().await?.len(), before);
+        Ok(())
+    });
+}
+
+#[test]
 fn two_flows_may_claim_one_image_and_of_one_flow_the_older_record_counts() {
     play(async |cluster| {
         let vetted = Vetted::new(cluster, "flows", ", evidence: {required: true}").await?;
@@ -786,6 +826,150 @@ fn an_index_and_its_manifest_on_two_nodes_are_one_artifact_when_ci_lists_them() 
             (&manifest, &index)
         );
         Ok(())
+    });
+}
+
+#[test]
+fn two_nodes_that_call_an_image_differently_run_one_artifact_when_ci_lists_its_names() {
+    alone(async |cluster| {
+        let _operator = operator(cluster, &Cast::default()).await?;
+        let other = Registry::default();
+        let _second = FakeKubelet::start_with(cluster.client(), "node-2", other.clone()).await?;
+        let name = cluster.namespace("nodes").await?;
+        let vetted = Vetted {
+            ci: cluster.namespace("ci").await?,
+            actor: Actor { cluster, name },
+            receiver: Receiver::start(),
+        };
+        // The first node knows the index, the second the manifest of its platform.
+        let manifest = |tag: &str| {
+            if tag == "v1" {
+                "1".repeat(64)
+            } else {
+                "2".repeat(64)
+            }
+        };
+        for tag in ["v1", "v2"] {
+            let digest = Some(manifest(tag));
+            let image = Image {
+                digest,
+                ..Image::default()
+            };
+            other.set(&vetted.image(tag), image);
+        }
+        vetted
+            .record("v1", json!({"aliases": [manifest("v1")]}))
+            .await?;
+        let name = vetted.actor.name.clone();
+        vetted
+            .actor
+            .apply(daemon_set(&name, "agent", &vetted.image("v1")))
+            .await?;
+        vetted.actor.running("agent", 2).await?;
+        vetted.rules(GRACE, "").await?;
+        vetted.actor.recorded(1).await?;
+        vetted.actor.settled(1, 2).await?;
+        vetted.is("Compliant", "Satisfied").await?;
+        vetted
+            .actor
+            .webhook("all", &vetted.receiver, EVENTS)
+            .await?;
+
+        // The record of the next one lacks the manifest: that is an image of its own, of which nothing is known.
+        vetted.record("v2", json!({})).await?;
+        vetted
+            .actor
+            .apply(daemon_set(&name, "agent", &vetted.image("v2")))
+            .await?;
+        let is_red = |heard: &[Heard]| heard.iter().any(|heard| type_of(heard) == RED);
+        let heard = vetted.receiver.wait_for(PATIENCE, is_red).await?;
+        let started: BTreeSet<String> = heard
+            .iter()
+            .filter(|heard| type_of(heard) == ROLLED[0])
+            .filter_map(|heard| Some(heard.json()["artifact"]["fingerprint"].as_str()?.to_owned()))
+            .collect();
+        assert_eq!(
+            started,
+            BTreeSet::from([vetted.digest("v2"), manifest("v2")])
+        );
+        let types: Vec<_> = heard.iter().map(type_of).collect();
+        assert_eq!(
+            types.iter().filter(|it| *it == ROLLED[1]).count(),
+            1,
+            "{types:?}"
+        );
+        let told = description(heard.last().context("nothing heard")?);
+        assert!(told.contains(&manifest("v2")[..12]), "{told}");
+        assert!(!told.contains(&vetted.digest("v2")[..12]), "{told}");
+
+        // CI lists it.
+        vetted
+            .record("v2", json!({"aliases": [manifest("v2")]}))
+            .await?;
+        vetted.actor.settled(1, 2).await?;
+        vetted.is("Compliant", "Satisfied").await?;
+        let mut want: Vec<&str> = types.iter().map(String::as_str).collect();
+        want.push(GREEN);
+        vetted.hears(&want).await?;
+        let record = ["-n", &vetted.ci, "artifactprovenance", "v2"];
+        let path = "{.status.runningIn[*].fingerprint} {.status.runningIn[*].compliance}";
+        let there = format!("{} Compliant", vetted.digest("v2"));
+        vetted.reads(&record, path, &there).await
+    });
+}
+
+#[test]
+fn slack_is_told_why_an_environment_is_red_and_what_made_it_green() {
+    play(async |cluster| {
+        let vetted = Vetted::new(cluster, "slack", "").await?;
+        let slack = Receiver::start();
+        slack.set_standing(Answer::from(200).body("ok"));
+        let url = slack.url("/services/T0/B0/x");
+        vetted.actor.secret("chat", &url).await?;
+        let hook = format!("slack: {{urlFrom: {{secretKeyRef: {{name: chat}}}}}}\n{EVENTS}");
+        vetted.actor.setting("chat", &hook).await?;
+        vetted.actor.handled("chat").await?;
+        let text = |heard: &Heard| heard.json()["text"].as_str().unwrap_or_default().to_owned();
+        let title = |heard: &Heard| {
+            let title = heard.json()["blocks"][0]["text"]["text"].clone();
+            title.as_str().unwrap_or_default().to_owned()
+        };
+        vetted.roll("v2").await?;
+        let heard = slack.wait_for_count(PATIENCE, 2).await?;
+        let name = &vetted.actor.name;
+        let (digest, image) = (vetted.digest("v2"), vetted.image("v2"));
+        let red = title(&heard[1]);
+        ensure!(
+            red.contains(name) && red.ends_with("is Non-Compliant"),
+            "{red}"
+        );
+        let red = text(&heard[1]);
+        for part in [
+            "is now Non-Compliant (was Compliant",
+            &image,
+            &digest[..12],
+            "no provenance",
+        ] {
+            ensure!(red.contains(part), "no {part}: {red}");
+        }
+        vetted.allow("v2", json!({})).await?;
+        let heard = slack.wait_for_count(PATIENCE, 4).await?;
+        let allowed = text(&heard[2]);
+        for part in ["allow-list", "hotfix INC-42", &digest[..12]] {
+            ensure!(allowed.contains(part), "no {part}: {allowed}");
+        }
+        let green = title(&heard[3]);
+        ensure!(green.ends_with("is Compliant again"), "{green}");
+        let green = text(&heard[3]);
+        for part in ["was Non-Compliant", &image, "hotfix INC-42"] {
+            ensure!(green.contains(part), "no {part}: {green}");
+        }
+        stays(Duration::from_millis(1_500), "four messages", async || {
+            let texts: Vec<_> = slack.heard().iter().map(text).collect();
+            ensure!(texts.len() == 4, "{texts:#?}");
+            Ok(())
+        })
+        .await
     });
 }
 
