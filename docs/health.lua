@@ -1,5 +1,6 @@
--- How Argo CD shows an Environment or a NotificationSetting of shipbell.dev.
+-- How Argo CD shows the kinds of shipbell.dev.
 -- Whether messages arrive (the condition Delivered) is left out on purpose: no application turns red because Slack is down.
+-- Nor because of what runs: an Environment that is Non-Compliant is told as such, and is healthy.
 local status = obj.status or {}
 if status.observedGeneration ~= obj.metadata.generation then
   return {status = "Progressing", message = "Shipbell has not seen this generation yet"}
@@ -25,9 +26,15 @@ if is("Reconciling", "True") then
   return {status = "Progressing", message = say(found.Ready and "Ready" or "Reconciling")}
 end
 if is("Ready", "True") then
-  return {status = "Healthy", message = say("Ready")}
+  local message = say("Ready")
+  if status.compliance and status.compliance ~= "Unknown" then
+    message = status.compliance .. "; " .. message
+  end
+  return {status = "Healthy", message = message}
 end
 if is("Ready", "False") then
-  return {status = "Degraded", message = say("Ready")}
+  -- An entry of the allow-list whose time is over is as it was asked to be.
+  local over = found.Ready.reason == "Expired"
+  return {status = over and "Healthy" or "Degraded", message = say("Ready")}
 end
 return {status = "Progressing", message = "Shipbell has not said yet whether it is ready"}

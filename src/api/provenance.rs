@@ -80,9 +80,11 @@ pub struct ArtifactProvenanceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub name: Option<String>,
-    /// The record counts only where the image is pulled from here: `ghcr.io/acme/runner`. Omitted: from anywhere.
+    /// The record counts only where the image is pulled from here: the whole name, with its registry and without a tag:
+    /// `ghcr.io/acme/runner`, `docker.io/library/nginx`. Omitted: from anywhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512), pattern("^[a-z0-9A-Z._:/-]+$"))]
+    #[x_kube(validation = Rule::new("self.matches('^(localhost|[^/]*[.:A-Z][^/]*)/[^:]+$')").message("repository must be the whole name, with its registry and without a tag: docker.io/acme/web"))]
     pub repository: Option<String>,
     /// The flow (pipeline) that made the image. Two records of one flow for one image conflict: the older one counts.
     #[schemars(length(min = 1, max = 128), pattern("^[a-zA-Z0-9][a-zA-Z0-9._~-]*$"))]

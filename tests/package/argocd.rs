@@ -154,6 +154,98 @@ fn health_of_an_object_that_nobody_has_touched_is_progressing() {
 }
 
 #[test]
+fn health_is_not_red_for_what_runs_or_for_what_was_said_of_an_image() {
+    let health_of = |kind: &str, ready: (&str, &str), more: Value| {
+        let (status, reason) = ready;
+        let mut object = json!({
+            "apiVersion": "shipbell.dev/v1alpha1", "kind": kind, "metadata": {"name": "a", "generation": 2},
+            "status": {"observedGeneration": 2, "conditions": [
+                {"type": "Compliant", "status": "False", "reason": "NoProvenance", "message": "web: unknown"},
+                {"type": "Ready", "status": status, "reason": reason, "message": "says"},
+            ]},
+        });
+        let fields = more.as_object().unwrap().clone();
+        object["status"].as_object_mut().unwrap().extend(fields);
+        health(&object).unwrap()
+    };
+    let (sound, unsound) = (("True", "Fine"), "False");
+    for (kind, ready, more, status, message) in [
+        (
+            "Environment",
+            sound,
+            json!({"compliance": "Non-Compliant"}),
+            "Healthy",
+            "Non-Compliant; Fine: says",
+        ),
+        (
+            "Environment",
+            sound,
+            json!({"compliance": "Compliant"}),
+            "Healthy",
+            "Compliant; Fine: says",
+        ),
+        // Without rules there is nothing to tell.
+        (
+            "Environment",
+            sound,
+            json!({"compliance": "Unknown"}),
+            "Healthy",
+            "Fine: says",
+        ),
+        (
+            "Environment",
+            (unsound, "LogForbidden"),
+            json!({"compliance": "Compliant"}),
+            "Degraded",
+            "LogForbidden: says",
+        ),
+        (
+            "ArtifactProvenance",
+            sound,
+            json!({"state": "Non-Compliant", "missing": ["snyk-scan"]}),
+            "Healthy",
+            "Fine: says",
+        ),
+        (
+            "ArtifactProvenance",
+            (unsound, "Conflict"),
+            json!({"conflict": "ci/other"}),
+            "Degraded",
+            "Conflict: says",
+        ),
+        (
+            "ArtifactApproval",
+            (unsound, "NamespaceNotTrusted"),
+            json!({"number": 1}),
+            "Degraded",
+            "NamespaceNotTrusted: says",
+        ),
+        (
+            "AllowedArtifact",
+            (unsound, "EnvironmentNotFound"),
+            json!({"state": "EnvironmentNotFound"}),
+            "Degraded",
+            "EnvironmentNotFound: says",
+        ),
+        // Nobody has done anything; its time has come.
+        (
+            "AllowedArtifact",
+            (unsound, "Expired"),
+            json!({"state": "Expired"}),
+            "Healthy",
+            "Expired: says",
+        ),
+    ] {
+        let (found, says) = health_of(kind, ready, more);
+        assert_eq!(
+            (&*found, &*says),
+            (status, message),
+            "{kind} {ready:?}: {found} {says}"
+        );
+    }
+}
+
+#[test]
 fn health_reads_the_conditions_that_the_operator_writes() {
     use shipbell::api::condition::{READY, RECONCILING, STALLED};
     let script = file("docs/health.lua");
@@ -164,7 +256,9 @@ fn health_reads_the_conditions_that_the_operator_writes() {
     for name in [READY, RECONCILING, STALLED] {
         assert!(code.contains(&format!("{name:?}")), "{name}");
     }
-    assert!(!code.contains("Delivered") && !code.contains("string."));
+    for left_out in ["Delivered", "Compliant", "string."] {
+        assert!(!code.contains(left_out), "{left_out}");
+    }
 }
 
 /// The YAML blocks of the page.
@@ -183,10 +277,16 @@ fn block(kind: &str) -> Value {
 }
 
 #[test]
-fn the_page_has_the_health_script_for_both_kinds() {
+fn the_page_has_the_health_script_for_every_kind_but_snapshots() {
     let data = block("ConfigMap")["data"].clone();
     let script = file("docs/health.lua");
-    for kind in ["Environment", "NotificationSetting"] {
+    for kind in [
+        "Environment",
+        "NotificationSetting",
+        "ArtifactProvenance",
+        "ArtifactApproval",
+        "AllowedArtifact",
+    ] {
         let key = format!("resource.customizations.health.shipbell.dev_{kind}");
         let there = data[&key].as_str().unwrap();
         assert!(there == script, "{key} is not docs/health.lua");
@@ -217,7 +317,7 @@ fn the_objects_on_the_page_are_ones_that_the_api_server_takes() {
             .into_iter()
             .filter(|object| object["apiVersion"] == "shipbell.dev/v1alpha1")
             .collect();
-        assert_eq!(ours.len(), 2);
+        assert_eq!(ours.len(), 3);
         let namespace = cluster.namespace("argocd").await?;
         for mut object in ours {
             if object["kind"] == "NotificationSetting" {

@@ -20,7 +20,7 @@ fn variable<'a>(objects: &'a [Value], name: &str) -> &'a Value {
 }
 
 /// Everything that can be turned on.
-const EVERYTHING: [&str; 26] = [
+const EVERYTHING: [&str; 28] = [
     "--set=org=acme",
     "--set=image.digest=sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
     "--set=imagePullSecrets[0].name=registry",
@@ -33,6 +33,8 @@ const EVERYTHING: [&str; 26] = [
     "--set=extraCA.configMap=authorities",
     "--set=externalUrl=https://shipbell.example.com",
     "--set=api.behindAuthenticatingProxy=true",
+    "--set=approvals.tieReviewerToUser=true",
+    "--set=approvals.bots={shipbell:approval-bots,the \"other\" bots}",
     "--set=log.level=shipbell=debug\\,info",
     "--set=log.format=json",
     "--set=podAnnotations.note=x",
@@ -149,6 +151,16 @@ fn values_that_make_no_sense_are_refused_by_name() {
             "externalUrl is not",
         ),
         ("--set=replicas=2", "'replicas' not allowed"),
+        (
+            "--set-string=approvals.tieReviewerToUser=yes",
+            "/approvals/tieReviewerToUser",
+        ),
+        ("--set=approvals.bots={a,}", "/approvals/bots/1"),
+        (
+            "--set=approvals.bots={a}",
+            "approvals.tieReviewerToUser is not",
+        ),
+        ("--set-string=rbac.roles=yes", "/rbac/roles"),
     ] {
         let error = template(&[REQUIRED[0], REQUIRED[1], value]).expect_err(value);
         assert!(error.to_string().contains(words), "{value}: {error}");
@@ -372,10 +384,10 @@ fn the_definitions_are_left_out_or_not_kept_when_the_values_say_so() {
             |object: &Value| object["metadata"]["annotations"]["helm.sh/resource-policy"].clone();
         objects.iter().map(of).collect()
     };
-    assert_eq!(kept(&definitions(&[])), ["keep", "keep", "keep"]);
+    assert_eq!(kept(&definitions(&[])), ["keep"; 6]);
     assert_eq!(
         kept(&definitions(&["--set=crds.keep=false"])),
-        [Value::Null, Value::Null, Value::Null]
+        vec![Value::Null; 6]
     );
     assert!(definitions(&["--set=crds.enabled=false"]).is_empty());
     // But for labels and annotations of the chart they are those in crds/.
@@ -411,4 +423,71 @@ fn names_follow_the_release() {
     assert_eq!(name("my", &["--set=fullnameOverride=bell"]), "bell");
     let long = "a-release-of-shipbell-with-a-name-that-is-much-longer";
     assert!(name(long, &[]).len() <= 52);
+}
+
+#[test]
+fn the_roles_for_those_who_write_and_those_added_to_kubernetes_own_can_be_left_out() {
+    let roles = |args: &[&str]| -> BTreeSet<String> {
+        let objects = rendered(args);
+        let roles = objects.iter().filter(|it| it["kind"] == "ClusterRole");
+        roles
+            .map(|it| it["metadata"]["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let all = roles(&[]);
+    let without = |args: &[&str]| -> Vec<String> {
+        let left = roles(args);
+        all.difference(&left).cloned().collect()
+    };
+    assert_eq!(
+        without(&["--set=rbac.roles=false"]),
+        [
+            "shipbell-approver",
+            "shipbell-ci",
+            "shipbell-platform",
+            "shipbell-security"
+        ]
+    );
+    assert_eq!(
+        without(&["--set=rbac.aggregate=false"]),
+        ["shipbell-edit", "shipbell-view"]
+    );
+    // Nobody gets one of them by the chart.
+    for object in rendered(&[]) {
+        if object["kind"].as_str().unwrap().ends_with("RoleBinding") {
+            let role = object["roleRef"]["name"].as_str().unwrap();
+            assert!(["shipbell", "shipbell-secrets"].contains(&role), "{object}");
+        }
+    }
+}
+
+#[test]
+fn a_reviewer_is_tied_to_the_user_only_on_request() {
+    let policies = |args: &[&str]| -> Vec<Value> {
+        let mut objects = rendered(args);
+        objects.retain(|it| it["kind"].as_str().unwrap().starts_with("Validating"));
+        objects
+    };
+    assert!(policies(&[]).is_empty());
+    let tie = "--set=approvals.tieReviewerToUser=true";
+    let expression = |args: &[&str]| {
+        let objects = policies(args);
+        assert_eq!(objects.len(), 2);
+        objects[0]["spec"]["validations"][0]["expression"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let only = "object.spec.reviewer == request.userInfo.username";
+    assert_eq!(expression(&[tie]), only);
+    let bots = "--set=approvals.bots={it's,a \"b\"}";
+    let groups = r#"exists(g, g in ["it's", "a \"b\""])"#;
+    let with_bots = expression(&[tie, bots]);
+    assert!(
+        with_bots.starts_with(only) && with_bots.contains(groups),
+        "{with_bots}"
+    );
+    let given = [REQUIRED[0], REQUIRED[1], tie, "--kube-version", "1.29.8"];
+    let error = template(&given).unwrap_err().to_string();
+    assert!(error.contains("1.30 does"), "{error}");
 }

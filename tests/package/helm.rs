@@ -72,7 +72,9 @@ pub fn template(args: &[&str]) -> Result<String> {
     all.extend(args);
     all.push(&chart);
     let version = kit::assets::KUBERNETES_VERSION.trim_start_matches('v');
-    all.extend(["--kube-version", version]);
+    if !args.contains(&"--kube-version") {
+        all.extend(["--kube-version", version]);
+    }
     if !args.contains(&"-n") {
         all.extend(["-n", "shipbell"]);
     }

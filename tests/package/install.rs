@@ -14,10 +14,13 @@ use serde_json::Value;
 use std::{fs, path::Path};
 
 const RESTRICTED: (&str, &str) = ("pod-security.kubernetes.io/enforce", "restricted");
-const KINDS: [&str; 3] = [
+const KINDS: [&str; 6] = [
     "environments.shipbell.dev",
     "environmentsnapshots.shipbell.dev",
     "notificationsettings.shipbell.dev",
+    "artifactprovenances.shipbell.dev",
+    "artifactapprovals.shipbell.dev",
+    "allowedartifacts.shipbell.dev",
 ];
 
 #[test]
@@ -117,7 +120,7 @@ impl Site {
 
     /// What else carries the release's label.
     async fn leavings(&self) -> Result<String> {
-        let kinds = "deployments,services,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings,configmaps";
+        let kinds = "deployments,services,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings,configmaps,validatingadmissionpolicies,validatingadmissionpolicybindings";
         let label = "-l=app.kubernetes.io/name=shipbell";
         self.kubectl(&["get", kinds, "-A", "-o=name", label]).await
     }
@@ -172,10 +175,26 @@ fn an_installation_can_be_used_upgraded_and_removed_without_losing_what_users_ma
             .kubectl_with_input(&apply, &environment)
             .await?;
         let uids = site.uids().await?;
+        // So can the rules that they propose.
+        let (_, rules) = notes.split_once("-p '").context("no rules in the notes")?;
+        let rules = rules.split_once('\'').context("no end of the rules")?.0;
+        let patch = ["patch", "shipenv", "prod", "--type=merge", "-p", rules];
+        site.kubectl(&patch).await?;
+        let role = "--clusterrole=shipbell-ci ";
+        ensure!(
+            notes.contains(role) && notes.contains("docs/compliance.md"),
+            "{notes}"
+        );
 
         // Upgrade, to a release that adds to a definition.
         let newer = newer_chart()?;
-        site.put("upgrade", "shipbell", newer.path().to_str().unwrap(), &[])?;
+        let tied = "--set=approvals.tieReviewerToUser=true";
+        site.put(
+            "upgrade",
+            "shipbell",
+            newer.path().to_str().unwrap(),
+            &[tied],
+        )?;
         let columns = site
             .kubectl(&[
                 "get",
@@ -189,7 +208,7 @@ fn an_installation_can_be_used_upgraded_and_removed_without_losing_what_users_ma
 
         // Uninstall: the definitions stay, and what users made with them; nothing else does.
         site.helm(&["uninstall", "shipbell", "--wait"])?;
-        ensure!(site.definitions().await? == 3);
+        ensure!(site.definitions().await? == KINDS.len());
         ensure!(site.uids().await? == uids);
         let leavings = site.leavings().await?;
         ensure!(leavings.is_empty(), "{leavings}");
@@ -340,7 +359,7 @@ fn the_static_operator_works_with_the_rights_and_variables_of_its_chart() {
 }
 
 /// How much somebody has asked of the API server, and what it refused.
-fn asked(cluster: &Cluster, user: &str) -> Result<(usize, Vec<String>)> {
+pub fn asked(cluster: &Cluster, user: &str) -> Result<(usize, Vec<String>)> {
     let log = fs::read_to_string(cluster.plane.audit_log())?;
     let lines = log.lines().filter(|line| line.contains(user));
     let (forbidden, all): (Vec<_>, Vec<_>) = lines

@@ -1,20 +1,22 @@
 //! What the operator may do with the rights that the chart gives it, and no more; and what those rights add to Kubernetes' own roles.
 
 use crate::{
-    helm::{REQUIRED, rendered, template},
-    story,
+    file,
+    helm::{REQUIRED, objects, rendered, template},
+    install::asked,
+    start, story,
 };
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use kit::{
     Actor, Cluster, HOME, Receiver, apply,
-    cluster::PATIENCE,
+    cluster::{PATIENCE, runtime},
     eventually, hears,
     stage::{Cast, alone, operator},
 };
 use kube::{Api, Client, api::PostParams};
 use serde_json::{Value, json};
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, fs, time::Duration};
 
 const VERBS: [&str; 8] = [
     "get",
@@ -99,6 +101,10 @@ const FOR_THE_API: [(&str, &[&str]); 2] = [
     ("authentication.k8s.io/tokenreviews", &["create"]),
     ("authorization.k8s.io/subjectaccessreviews", &["create"]),
 ];
+
+const RECORDS: &str = "shipbell.dev/artifactprovenances";
+const REVIEWS: &str = "shipbell.dev/artifactapprovals";
+const ALLOWED: &str = "shipbell.dev/allowedartifacts";
 
 type Rights = BTreeSet<(String, String)>;
 
@@ -370,12 +376,13 @@ fn those_who_may_view_or_edit_a_namespace_may_view_or_edit_its_settings() {
         let bindings = vec![
             bind("RoleBinding", "view", "viewer"),
             bind("RoleBinding", "edit", "editor"),
+            bind("RoleBinding", "admin", "owner"),
             bind("ClusterRoleBinding", "view", "onlooker"),
         ];
         apply(&cluster.client(), bindings).await?;
         let settings = "shipbell.dev/notificationsettings";
-        let [viewer, editor, onlooker] =
-            ["viewer", "editor", "onlooker"].map(|name| Who::user(cluster, name));
+        let [viewer, editor, admin, onlooker] =
+            ["viewer", "editor", "owner", "onlooker"].map(|name| Who::user(cluster, name));
         let cases = [
             (&viewer, "list", settings, &*team, true),
             (&viewer, "create", settings, &*team, false),
@@ -400,6 +407,22 @@ fn those_who_may_view_or_edit_a_namespace_may_view_or_edit_its_settings() {
                 "",
                 false,
             ),
+            // What makes an environment compliant may be read by everybody, and is written by those who were given that.
+            (&viewer, "list", RECORDS, &*team, true),
+            (&viewer, "list", REVIEWS, &*team, true),
+            (&viewer, "create", REVIEWS, &*team, false),
+            (&editor, "create", RECORDS, &*team, false),
+            (&editor, "patch", RECORDS, &*team, false),
+            (&editor, "delete", RECORDS, &*team, false),
+            (&editor, "create", REVIEWS, &*team, false),
+            (&editor, "delete", REVIEWS, &*team, false),
+            (&admin, "list", REVIEWS, &*team, true),
+            (&admin, "create", RECORDS, &*team, false),
+            (&admin, "create", REVIEWS, &*team, false),
+            (&admin, "create", ALLOWED, "", false),
+            (&onlooker, "list", ALLOWED, "", true),
+            (&onlooker, "list", RECORDS, &*home, true),
+            (&onlooker, "create", ALLOWED, "", false),
             (&onlooker, "list", "shipbell.dev/environments", "", true),
             (
                 &onlooker,
@@ -427,6 +450,193 @@ fn those_who_may_view_or_edit_a_namespace_may_view_or_edit_its_settings() {
             })
             .await?;
         }
+        // Nor can a namespace's owner take the role of CI.
+        let bind = [
+            "create",
+            "rolebinding",
+            "mine",
+            "--clusterrole=aggregate-shipbell-ci",
+            "--user=owner",
+            "--as=owner",
+            "-n",
+            &team,
+        ];
+        let refused = cluster.plane.kubectl_fails(&bind, "").await?;
+        ensure!(
+            refused.contains("attempting to grant RBAC permissions not currently held"),
+            "{refused}"
+        );
         Ok(())
     });
+}
+
+#[test]
+fn each_who_writes_a_kind_may_write_that_kind_and_no_other() {
+    const WRITE: &[&str] = &[
+        "get", "list", "watch", "create", "update", "patch", "delete",
+    ];
+    story(async |cluster| {
+        let home = cluster.namespace("writers").await?;
+        let trusted = cluster.namespace("writers-ci").await?;
+        let yaml = template(&[
+            "writers",
+            REQUIRED[0],
+            REQUIRED[1],
+            "-n",
+            &home,
+            "--set=crds.enabled=false",
+        ])?;
+        apply(&cluster.client(), yaml.as_str()).await?;
+        for (role, clusterwide, wanted) in [
+            (
+                "ci",
+                false,
+                &[(RECORDS, &["get", "create", "patch"][..])][..],
+            ),
+            (
+                "approver",
+                false,
+                &[(REVIEWS, &["get", "list", "create"][..])],
+            ),
+            ("security", true, &[(ALLOWED, WRITE)]),
+            (
+                "platform",
+                true,
+                &[
+                    ("shipbell.dev/environments", WRITE),
+                    ("shipbell.dev/notificationsettings", WRITE),
+                ],
+            ),
+        ] {
+            let user = format!("writer-{role}");
+            let by = [
+                format!("--clusterrole=writers-shipbell-{role}"),
+                format!("--user={user}"),
+            ];
+            let kind = if clusterwide {
+                "clusterrolebinding"
+            } else {
+                "rolebinding"
+            };
+            let mut bind = vec!["create", kind, &user, &by[0], &by[1]];
+            if !clusterwide {
+                bind.extend(["-n", &trusted]);
+            }
+            cluster.plane.kubectl(&bind).await?;
+            let who = Who::user(cluster, &user);
+            let elsewhere = if clusterwide {
+                rights(wanted)
+            } else {
+                Rights::new()
+            };
+            for (namespace, wanted) in [(&trusted, rights(wanted)), (&home, elsewhere)] {
+                eventually(PATIENCE, &format!("{user} in {namespace}"), async || {
+                    let found = who.all(namespace).await?;
+                    ensure!(found == wanted, "{found:?}, not {wanted:?}");
+                    Ok(())
+                })
+                .await?;
+            }
+        }
+        Ok(())
+    });
+}
+
+/// What the API server's audit log says that somebody has asked of these kinds.
+fn used(cluster: &Cluster, user: &str, resources: &[&str]) -> Result<Rights> {
+    let log = fs::read_to_string(cluster.plane.audit_log())?;
+    let mut used = Rights::new();
+    for line in log.lines().filter(|line| line.contains(user)) {
+        let entry: Value = serde_json::from_str(line)?;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let object = &entry["objectRef"];
+        let mut resource = format!(
+            "{}/{}",
+            text(&object["apiGroup"]),
+            text(&object["resource"])
+        );
+        if !resources.contains(&resource.as_str()) || entry["user"]["username"] != user {
+            continue;
+        }
+        if let Some(part) = object["subresource"].as_str() {
+            resource = format!("{resource}/{part}");
+        }
+        used.insert((resource, text(&entry["verb"])));
+    }
+    Ok(used)
+}
+
+#[test]
+fn the_operator_uses_every_right_that_it_has_on_what_is_said_of_images_and_is_refused_none() {
+    let life = async {
+        let cluster = start().await?;
+        kit::stage::install(&cluster).await?;
+        let client = cluster.client();
+        let given = [
+            "shipbell",
+            REQUIRED[0],
+            REQUIRED[1],
+            "-n",
+            HOME,
+            "--set=crds.enabled=false",
+        ];
+        apply(&client, template(&given)?.as_str()).await?;
+        let kubeconfig = cluster
+            .plane
+            .service_account_kubeconfig(HOME, "shipbell")
+            .await?;
+        let cast = Cast {
+            kubeconfig: Some(kubeconfig),
+            ..Cast::default()
+        };
+        let operator = operator(&cluster, &cast).await?;
+        let trusted = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ci"}});
+        apply(&client, trusted).await?;
+        for example in [
+            "environment-compliance",
+            "provenance",
+            "approval",
+            "allowed-artifact",
+        ] {
+            let object = objects(&file(&format!("examples/{example}.yaml")));
+            apply(&client, object).await?;
+        }
+        let ready = "{.status.conditions[?(@.type=='Ready')].reason}";
+        for (object, path, wanted) in [
+            ("shipprov/runner-1ac1570", ready, "Recorded"),
+            ("shipprov/runner-1ac1570", "{.status.state}", "Compliant"),
+            ("shipappr/runner-42", ready, "Numbered"),
+            ("shipappr/runner-42", "{.status.number}", "42"),
+            ("shipallow/nginx-1.27", ready, "Active"),
+            ("shipallow/nginx-1.27", "{.status.announced[*]}", "aws-prod"),
+            // Nothing runs there.
+            ("shipenv/aws-prod", "{.status.compliance}", "Compliant"),
+        ] {
+            eventually(PATIENCE, &format!("{object} {path}"), async || {
+                let path = format!("-o=jsonpath={path}");
+                let args = ["get", object, "-n", "ci", &path];
+                let found = cluster.plane.kubectl(&args).await?;
+                ensure!(found == wanted, "{found:?}, not {wanted}");
+                Ok(())
+            })
+            .await
+            .with_context(|| operator.log_text())?;
+        }
+        operator.terminate(PATIENCE).await?;
+
+        let user = format!("system:serviceaccount:{HOME}:shipbell");
+        let (count, refused) = asked(&cluster, &user)?;
+        ensure!(count > 10 && refused.is_empty(), "{count}: {refused:?}");
+        let kinds = [RECORDS, REVIEWS, ALLOWED];
+        let given = rights(&EVERYWHERE);
+        let given = given
+            .into_iter()
+            .filter(|(resource, _)| kinds.iter().any(|kind| resource.starts_with(kind)));
+        let (given, used) = (given.collect::<Rights>(), used(&cluster, &user, &kinds)?);
+        ensure!(used == given, "it used {used:?} of {given:?}");
+        anyhow::Ok(())
+    };
+    if let Err(error) = runtime().block_on(life) {
+        panic!("{error:#}");
+    }
 }

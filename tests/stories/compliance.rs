@@ -770,6 +770,7 @@ fn what_a_tenant_says_of_a_good_image_is_not_heard() {
 fn two_flows_may_claim_one_image_and_of_one_flow_the_older_record_counts() {
     play(async |cluster| {
         let vetted = Vetted::new(cluster, "flows", ", evidence: {required: true}").await?;
+        vetted.grace_is_over().await?; // objects know their age by the second
         let ci = vetted.ci.clone();
         vetted
             .record_in(
