@@ -5,7 +5,7 @@ use kit::{
     Actor, Answer, Cluster, FakeKubelet, Heard, Image, Receiver, Registry, bare_pod,
     cluster::PATIENCE,
     daemon_set, deployment, eventually, play,
-    stage::{Cast, alone, operator, together},
+    stage::{Cast, all_told, alone, operator, together},
     stays,
 };
 use serde_json::{Value, json};
@@ -481,6 +481,70 @@ fn an_allowance_that_ends_is_told_at_once_and_without_grace() {
         let entry = ["allowedartifact", name.as_str()];
         let path = "{.status.state} {.status.conditions[0].status} {.status.conditions[0].reason}";
         vetted.reads(&entry, path, "Expired False Expired").await
+    });
+}
+
+#[test]
+fn an_entry_that_is_deleted_is_told_by_what_it_leaves_behind() {
+    play(async |cluster| {
+        let vetted = Vetted::with(cluster, "revoked", "1h", "").await?;
+        vetted.roll("v2").await?;
+        vetted.hears(&ROLLED).await?;
+        vetted.allow("v2", json!({})).await?;
+        vetted.is("Compliant", "Satisfied").await?;
+        vetted
+            .hears(&[ROLLED[0], ROLLED[1], "ARTIFACT_ALLOWED"])
+            .await?;
+        let name = vetted.actor.name.clone();
+        cluster
+            .plane
+            .kubectl(&["delete", "allowedartifact", &name])
+            .await?;
+        // No grace: there was time enough.
+        vetted
+            .hears(&[ROLLED[0], ROLLED[1], "ARTIFACT_ALLOWED", RED])
+            .await?;
+        assert_eq!(vetted.last().await?.causes, [Cause::AllowListChanged]);
+        Ok(())
+    });
+}
+
+#[test]
+fn what_is_said_while_the_operator_is_down_is_told_once_when_it_is_back() {
+    alone(async |cluster| {
+        let started = async |name: &str| {
+            let name = name.to_owned();
+            operator(
+                cluster,
+                &Cast {
+                    name,
+                    ..Cast::default()
+                },
+            )
+            .await
+        };
+        let running = started("operator").await?;
+        let vetted = Vetted::new(cluster, "down", "").await?;
+        vetted.grace_is_over().await?;
+        running.kill_9();
+        vetted.unrecord("v1").await?;
+        let running = started("operator-2").await?;
+        vetted.hears(&[RED]).await?;
+        running.kill_9();
+        // Both ways, which comes to nothing.
+        vetted
+            .record_in(&vetted.ci, "again", "v1", json!({}))
+            .await?;
+        vetted.unrecord("again").await?;
+        let running = started("operator-3").await?;
+        vetted.is("Non-Compliant", "NoProvenance").await?;
+        vetted.hears(&[RED]).await?;
+        running.kill_9();
+        vetted.record("v1", json!({})).await?;
+        let _running = started("operator-4").await?;
+        vetted.is("Compliant", "Satisfied").await?;
+        vetted.hears(&[RED, GREEN]).await?;
+        Ok(())
     });
 }
 
@@ -979,8 +1043,21 @@ fn what_waits_says_what_was_known_when_it_happened() {
     play(async |cluster| {
         let vetted = Vetted::new(cluster, "embedded", "").await?;
         let commit = "1ac157003dd6fb9ec764daa47726b7bfed65c312";
+        let known = json!({
+            "name": "runner",
+            "commit": {"sha": commit, "url": "https://example.com/commit/1ac1570"},
+            "build": {"url": "https://example.com/builds/42"},
+            "deployments": [
+                {"number": 7, "environment": vetted.actor.name, "time": "2026-01-02T03:04:05Z", "buildURL": "https://example.com/builds/43"},
+                {"number": 6, "environment": "another", "time": "2026-01-02T03:04:05Z"},
+            ],
+        });
+        vetted.record("v2", known).await?;
+        vetted.review("good", "v2", "approved").await?;
+        let ci = vetted.ci.clone();
+        let review = ["-n", &ci, "artifactapproval", "good"];
         vetted
-            .record("v2", json!({"commit": {"sha": commit}, "name": "runner"}))
+            .reads(&review, "{.status.conditions[0].reason}", "Numbered")
             .await?;
         vetted.receiver.set_standing(503);
         vetted.roll("v2").await?;
@@ -988,30 +1065,45 @@ fn what_waits_says_what_was_known_when_it_happened() {
             .receiver
             .wait_for(PATIENCE, |heard| !heard.is_empty())
             .await?;
-        let ci = vetted.ci.clone();
-        cluster
-            .plane
-            .kubectl(&["-n", &ci, "delete", "artifactprovenance", "v2"])
-            .await?;
+        vetted.receiver.stop();
+        vetted.unrecord("v2").await?;
+        let gone = ["-n", &ci, "delete", "artifactapproval", "good"];
+        cluster.plane.kubectl(&gone).await?;
         vetted.is("Non-Compliant", "NoProvenance").await?;
         vetted.receiver.set_standing(200);
+        vetted.receiver.restart()?;
+        let is_red = |heard: &Heard| type_of(heard) == RED && heard.answered == 200;
         vetted
             .receiver
-            .wait_for(PATIENCE, |heard| {
-                heard.iter().any(|heard| type_of(heard) == RED)
-            })
+            .wait_for(PATIENCE, |heard| heard.iter().any(is_red))
             .await?;
         let heard = vetted.receiver.heard();
-        let taken = heard
-            .iter()
-            .find(|heard| heard.answered == 200)
-            .context("nothing was taken")?;
+        // The same bytes under the same ids, whenever they were sent.
+        all_told(&vetted.actor.sound_log().await?, &heard)?;
+        let started =
+            |heard: &&Heard| type_of(heard) == "ARTIFACT_STARTED" && heard.answered == 200;
+        let taken = heard.iter().find(started).context("no start was taken")?;
         let artifact = &taken.json()["artifact"];
-        assert_eq!(
-            (&artifact["name"], &artifact["provenance"]["commit"]),
-            (&json!("runner"), &json!(commit))
-        );
-        assert_eq!(artifact["provenance"]["status"], "compliant");
+        assert_eq!(artifact["name"], "runner");
+        assert_eq!(artifact["fingerprint"], vetted.digest("v2"));
+        let told = &artifact["provenance"];
+        for (field, want) in [
+            ("flow", "web"),
+            ("status", "compliant"),
+            ("commit", commit),
+            ("commit_url", "https://example.com/commit/1ac1570"),
+            ("build_url", "https://example.com/builds/42"),
+        ] {
+            assert_eq!(told[field], want, "{field}");
+        }
+        let deployments = told["deployments"].as_array().context("no deployments")?;
+        assert_eq!(deployments.len(), 1, "those to this environment");
+        assert_eq!(deployments[0]["number"], "7");
+        assert_eq!(deployments[0]["build_url"], "https://example.com/builds/43");
+        let approvals = told["approvals"].as_array().context("no approvals")?;
+        assert_eq!(approvals.len(), 1);
+        assert_eq!(approvals[0]["state"], "approved");
+        assert_eq!(approvals[0]["latest_reviewer"], "eve");
         Ok(())
     });
 }
