@@ -365,10 +365,11 @@ fn allowance_status(
         AllowedState::Active
     };
     let (status, reason, message) = match state {
+        // What was said is over, not wrong: nobody waits for it to heal.
         AllowedState::Expired => (
-            false,
+            true,
             "Expired",
-            "expiresAt is over: the rules hold for these images".to_owned(),
+            "expiresAt is over: the rules hold for these images.".to_owned(),
         ),
         _ if !missing.is_empty() => (
             false,
