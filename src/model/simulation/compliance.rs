@@ -99,15 +99,20 @@ fn what_is_allow_listed_is_told_and_the_environment_is_green_after_the_window() 
     cluster.allow("hotfix", &entry);
     cluster.pass(30);
     assert_eq!(cluster.told(), ["allowed v2 1>1"]);
+    assert_eq!(last(&cluster).causes, [Cause::AllowListChanged]);
     cluster.pass(60);
     assert_eq!(cluster.told(), ["green"]);
-    let last = last(&cluster);
-    assert_eq!(last.causes, [Cause::RecoveryElapsed]);
-    assert_eq!(last.compliance.resolved.len(), 1, "{:?}", last.compliance);
-    assert!(last.compliance.resolved[0].ends_with("on the allow-list: hotfix"));
+    let green = last(&cluster);
+    assert_eq!(green.causes, [Cause::RecoveryElapsed]);
+    assert_eq!(green.compliance.resolved.len(), 1, "{:?}", green.compliance);
+    assert!(green.compliance.resolved[0].ends_with("on the allow-list: hotfix"));
     cluster.restart();
     cluster.pass(600);
     assert_eq!(cluster.told(), Vec::<String>::new(), "it is told once");
+    cluster.disallow("hotfix");
+    cluster.pass(5);
+    assert_eq!(cluster.told(), [red("v2", NO_PROVENANCE)], "without grace");
+    assert_eq!(last(&cluster).causes, [Cause::AllowListChanged]);
 }
 
 #[test]
