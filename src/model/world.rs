@@ -232,6 +232,8 @@ pub struct World {
     unanswered: BTreeSet<(Said, Key)>,
     /// There may be more to answer than when this was last asked.
     answers: bool,
+    /// Until when the ends of allowances have been looked at.
+    ends_seen: Option<Timestamp>,
 }
 
 /// The kinds that say something of images.
@@ -1252,6 +1254,29 @@ impl World {
     pub fn unanswered(&mut self, kind: Said, key: Key) {
         self.answers = true;
         self.unanswered.insert((kind, key));
+    }
+
+    /// When the next entry of the allow-list ends.
+    pub fn next_end(&self, now: Timestamp) -> Option<Timestamp> {
+        let entries = self.evidence.allowances().values();
+        entries
+            .filter_map(|entry| entry.expires)
+            .filter(|end| *end > now)
+            .min()
+    }
+
+    /// Entries of the allow-list that ended since this was last asked have another status now.
+    pub fn look_at_ends(&mut self, now: Timestamp) {
+        let since = self.ends_seen.replace(now);
+        let is_news = |end: Timestamp| end <= now && since.is_none_or(|since| end > since);
+        let entries = self.evidence.allowances().values();
+        let ended: Vec<_> = entries
+            .filter(|entry| entry.expires.is_some_and(is_news))
+            .map(|entry| Key::of_cluster(&entry.name))
+            .collect();
+        for key in ended {
+            self.unanswered(Said::Allowances, key);
+        }
     }
 
     /// The status of all objects may be another now.
