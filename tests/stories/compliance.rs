@@ -480,7 +480,7 @@ fn an_allowance_that_ends_is_told_at_once_and_without_grace() {
         let name = vetted.actor.name.clone();
         let entry = ["allowedartifact", name.as_str()];
         let path = "{.status.state} {.status.conditions[0].status} {.status.conditions[0].reason}";
-        vetted.reads(&entry, path, "Expired False Expired").await
+        vetted.reads(&entry, path, "Expired True Expired").await
     });
 }
 
