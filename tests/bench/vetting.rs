@@ -9,6 +9,7 @@ use shipbell::{
     api::{ArtifactProvenance, EnvironmentSpec},
     model::{
         evidence::{Key, Record},
+        image::Fingerprint,
         view::{PodView, Seen},
         world::{Kind, Plan, Said, World},
     },
@@ -174,8 +175,7 @@ fn environment_name(number: usize) -> String {
 }
 
 fn digest(number: usize) -> String {
-    let hash = Sha256::digest(format!("artifact {number}"));
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+    Fingerprint(Sha256::digest(format!("artifact {number}")).into()).to_string()
 }
 
 fn pod(number: usize) -> Value {
