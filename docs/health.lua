@@ -33,8 +33,6 @@ if is("Ready", "True") then
   return {status = "Healthy", message = message}
 end
 if is("Ready", "False") then
-  -- An entry of the allow-list whose time is over is as it was asked to be.
-  local over = found.Ready.reason == "Expired"
-  return {status = over and "Healthy" or "Degraded", message = say("Ready")}
+  return {status = "Degraded", message = say("Ready")}
 end
 return {status = "Progressing", message = "Shipbell has not said yet whether it is ready"}

@@ -108,13 +108,13 @@ pub struct Answerer {
 impl Answerer {
     /// Answers for ever.
     pub async fn run(self) {
-        let mut looked = Timestamp::now();
         loop {
             let taken = self.hub.with(|world, _| world.take_unanswered(BATCH));
             if taken.is_empty() {
                 let until = Instant::now() + self.until_an_end();
                 let _ = timeout_at(until, self.hub.unanswered().notified()).await;
-                looked = self.look_at_ends(looked);
+                self.hub
+                    .with(|world, _| world.look_at_ends(Timestamp::now()));
                 continue;
             }
             for (kind, key) in taken {
@@ -140,34 +140,9 @@ impl Answerer {
     /// How long until an entry of the allow-list ends.
     fn until_an_end(&self) -> Duration {
         let now = Timestamp::now();
-        let ends = |world: &World| {
-            let entries = world.evidence().allowances().values();
-            entries
-                .filter_map(|entry| entry.expires)
-                .filter(|end| *end > now)
-                .min()
-        };
-        let next = self.hub.with(|world, _| ends(world));
+        let next = self.hub.with(|world, _| world.next_end(now));
         let wait = next.map_or(Duration::MAX, |end| end.duration_since(now).unsigned_abs());
         wait.min(Duration::from_secs(30)) + Duration::from_millis(10)
-    }
-
-    /// Entries of the allow-list that ended after `since` have another status now. Until when was looked.
-    fn look_at_ends(&self, since: Timestamp) -> Timestamp {
-        let now = Timestamp::now();
-        let ended =
-            |entry: &&Arc<Allowance>| entry.expires.is_some_and(|end| end > since && end <= now);
-        self.hub.with(|world, _| {
-            let entries = world.evidence().allowances().values();
-            let ended: Vec<_> = entries
-                .filter(ended)
-                .map(|entry| entry.name.clone())
-                .collect();
-            for name in ended {
-                world.unanswered(Said::Allowances, Key::of_cluster(&name));
-            }
-        });
-        now
     }
 
     async fn answer_record(&self, key: &Key) -> Result<bool, String> {
@@ -390,10 +365,11 @@ fn allowance_status(
         AllowedState::Active
     };
     let (status, reason, message) = match state {
+        // What was said is over, not wrong: nobody waits for it to heal.
         AllowedState::Expired => (
-            false,
+            true,
             "Expired",
-            "expiresAt is over: the rules hold for these images".to_owned(),
+            "expiresAt is over: the rules hold for these images.".to_owned(),
         ),
         _ if !missing.is_empty() => (
             false,

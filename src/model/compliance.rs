@@ -410,11 +410,18 @@ impl Assessor<'_> {
         found.differs.insert(fingerprint);
         let was = old.verdict.as_ref();
         let ended = |end: Option<Timestamp>| end.is_some_and(|end| end <= now);
+        let listed = |facts: &Facts| {
+            let verdict = facts.verdict.as_ref();
+            verdict.is_some_and(|verdict| verdict.reason == VerdictReason::AllowListed)
+        };
         found.causes.insert(match was {
             Some(was) if ended(was.grace_until) => Cause::GraceExpired,
             Some(was) if ended(was.valid_until) => Cause::AllowanceExpired,
             _ if docket.policy_edited || was.is_some() != new.verdict.is_some() => {
                 Cause::PolicyChanged
+            }
+            _ if listed(old) != listed(new) && !found.allow_list.is_empty() => {
+                Cause::AllowListChanged
             }
             _ => Cause::EvidenceChanged,
         });

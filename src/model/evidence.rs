@@ -295,15 +295,6 @@ impl Allowance {
     }
 }
 
-/// What changed, as far as environments are concerned.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Touched {
-    /// The digests that it is about, before or now.
-    pub digests: BTreeSet<Fingerprint>,
-    /// What is one image changed, so counts may have to be taken anew.
-    pub identity: bool,
-}
-
 /// All that is said.
 #[derive(Debug, Default)]
 pub struct Evidence {
@@ -328,49 +319,38 @@ fn note<K: Ord, V: Ord>(index: &mut BTreeMap<K, BTreeSet<V>>, key: K, value: V, 
 }
 
 impl Evidence {
-    /// Takes in a record, or takes it out. `None`: nothing changed that matters.
-    pub fn put_record(&mut self, key: &Key, record: Option<Record>) -> Option<Touched> {
+    /// Takes in a record, or takes it out; the digests that it is about, before or now. `None`: nothing changed that matters.
+    pub fn put_record(
+        &mut self,
+        key: &Key,
+        record: Option<Record>,
+    ) -> Option<BTreeSet<Fingerprint>> {
         let before = self.records.get(key).cloned();
         if before.as_deref() == record.as_ref() {
             return None;
         }
         let record = record.map(Arc::new);
-        let mut touched = Touched::default();
+        let mut digests = BTreeSet::new();
         for (record, add) in [(&before, false), (&record, true)] {
             for digest in record.iter().flat_map(|record| record.digests()) {
                 note(&mut self.records_of, digest, key.clone(), add);
-                touched.digests.insert(digest);
+                digests.insert(digest);
             }
         }
-        let names = |record: &Option<Arc<Record>>| {
-            let record = record.as_ref()?;
-            Some((
-                record.fingerprint,
-                record.aliases.clone(),
-                record.flow.clone(),
-            ))
-        };
-        let several = |record: &Option<Arc<Record>>| {
-            record
-                .as_ref()
-                .is_some_and(|record| !record.aliases.is_empty())
-        };
-        touched.identity =
-            (several(&before) || several(&record)) && names(&before) != names(&record);
         match record {
             Some(record) => self.records.insert(key.clone(), record),
             None => self.records.remove(key),
         };
-        Some(touched)
+        Some(digests)
     }
 
-    /// Takes in a review, or takes it out. The number that it has now, if it is new or has another than before. An error
-    /// says what can't be read in it.
+    /// Takes in a review, or takes it out; the digests that it is about, before or now. `None`: nothing changed that matters.
+    /// An error says what can't be read in it.
     pub fn put_review(
         &mut self,
         key: &Key,
         object: Option<&ArtifactApproval>,
-    ) -> Result<Option<Touched>, String> {
+    ) -> Result<Option<BTreeSet<Fingerprint>>, String> {
         let before = self.reviews.get(key).cloned();
         let review = match object {
             Some(object) => Some(self.review_of(object, before.as_deref())?),
@@ -380,18 +360,18 @@ impl Evidence {
             return Ok(None);
         }
         let review = review.map(Arc::new);
-        let mut touched = Touched::default();
+        let mut digests = BTreeSet::new();
         for (review, add) in [(&before, false), (&review, true)] {
             if let Some(review) = review {
                 note(&mut self.reviews_of, review.fingerprint, key.clone(), add);
-                touched.digests.insert(review.fingerprint);
+                digests.insert(review.fingerprint);
             }
         }
         match review {
             Some(review) => self.reviews.insert(key.clone(), review),
             None => self.reviews.remove(key),
         };
-        Ok(Some(touched))
+        Ok(Some(digests))
     }
 
     /// The review in an object: with the number of its spec, the one it was given before, or the next free one.
@@ -435,20 +415,20 @@ impl Evidence {
         &mut self,
         name: &str,
         allowance: Option<Allowance>,
-    ) -> Option<(Touched, BTreeSet<Box<str>>)> {
+    ) -> Option<(BTreeSet<Fingerprint>, BTreeSet<Box<str>>)> {
         let name: Arc<str> = name.into();
         let before = self.allowances.get(&name).cloned();
         if before.as_deref() == allowance.as_ref() {
             return None;
         }
         let allowance = allowance.map(Arc::new);
-        let mut touched = Touched::default();
+        let mut digests = BTreeSet::new();
         let mut environments = BTreeSet::new();
         for (allowance, add) in [(&before, false), (&allowance, true)] {
             let Some(allowance) = allowance else { continue };
             for digest in allowance.artifacts.keys() {
                 note(&mut self.allowances_of, *digest, name.clone(), add);
-                touched.digests.insert(*digest);
+                digests.insert(*digest);
             }
             for environment in &allowance.environments {
                 note(
@@ -464,7 +444,7 @@ impl Evidence {
             Some(allowance) => self.allowances.insert(name, allowance),
             None => self.allowances.remove(&name),
         };
-        Some((touched, environments))
+        Some((digests, environments))
     }
 
     /// All records.

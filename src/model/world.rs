@@ -13,7 +13,7 @@ use super::{
     census::{Census, admits},
     compliance::{Assessor, Docket},
     cut::{Draft, Material},
-    evidence::{Allowance, Evidence, Key, Record, Touched},
+    evidence::{Allowance, Evidence, Key, Record},
     fleet::{Fleet, Learned, PodChange, Workload},
     image::Fingerprint,
     judge::Rules,
@@ -232,6 +232,8 @@ pub struct World {
     unanswered: BTreeSet<(Said, Key)>,
     /// There may be more to answer than when this was last asked.
     answers: bool,
+    /// Until when the ends of allowances have been looked at.
+    ends_seen: Option<Timestamp>,
 }
 
 /// The kinds that say something of images.
@@ -1254,6 +1256,29 @@ impl World {
         self.unanswered.insert((kind, key));
     }
 
+    /// When the next entry of the allow-list ends.
+    pub fn next_end(&self, now: Timestamp) -> Option<Timestamp> {
+        let entries = self.evidence.allowances().values();
+        entries
+            .filter_map(|entry| entry.expires)
+            .filter(|end| *end > now)
+            .min()
+    }
+
+    /// Entries of the allow-list that ended since this was last asked have another status now.
+    pub fn look_at_ends(&mut self, now: Timestamp) {
+        let since = self.ends_seen.replace(now);
+        let is_news = |end: Timestamp| end <= now && since.is_none_or(|since| end > since);
+        let entries = self.evidence.allowances().values();
+        let ended: Vec<_> = entries
+            .filter(|entry| entry.expires.is_some_and(is_news))
+            .map(|entry| Key::of_cluster(&entry.name))
+            .collect();
+        for key in ended {
+            self.unanswered(Said::Allowances, key);
+        }
+    }
+
     /// The status of all objects may be another now.
     fn all_unanswered(&mut self) {
         let records = self.evidence.records().keys();
@@ -1298,51 +1323,49 @@ impl World {
 
     /// A record was written, edited or deleted.
     pub fn record_seen(&mut self, key: &Key, record: Option<Record>, now: Moment) {
-        // What the image was called where this record counts, before and after.
         let old = self.evidence.records().get(key).cloned();
-        let mut digests: BTreeSet<Fingerprint> = BTreeSet::new();
-        digests.extend(old.iter().flat_map(|record| record.digests()));
-        digests.extend(record.iter().flat_map(Record::digests));
-        let trusting = |env: &Watched| env.trust.contains(&*key.namespace);
-        let called = |world: &Self| -> Vec<Vec<Fingerprint>> {
-            let environments = world.environments.values().filter(|env| trusting(env));
-            let called = environments.map(|env| {
+        let digests = old.iter().flat_map(|record| record.digests());
+        let digests: BTreeSet<_> = digests
+            .chain(record.iter().flat_map(Record::digests))
+            .collect();
+        let images = self.images(&digests);
+        // What is counted must be called the same when it is taken out as when it was put in.
+        let counts = |env: &Watched| {
+            let mut images = images.iter();
+            env.trust.contains(&*key.namespace) && images.any(|it| env.census.mentions(it))
+        };
+        let called = |world: &Self| -> BTreeMap<String, Vec<Fingerprint>> {
+            let counting = world.environments.iter().filter(|(_, env)| counts(env));
+            let called = counting.map(|(name, env)| {
                 let names = world.names(env);
-                digests
-                    .iter()
-                    .map(|digest| names.canonical(*digest))
-                    .collect()
+                let called = images.iter().map(|digest| names.canonical(*digest));
+                (name.clone(), called.collect())
             });
             called.collect()
         };
-        let several = digests.len() > 1;
-        let before = if several { called(self) } else { vec![] };
-        let Some(touched) = self.evidence.put_record(key, record) else {
-            return;
+        let several = images.len() > 1;
+        let before = if several {
+            called(self)
+        } else {
+            BTreeMap::new()
         };
-        let after = if several { called(self) } else { vec![] };
-        self.unanswered.insert((Said::Records, key.clone()));
-        self.records_unanswered(touched.digests.clone());
-        let mut renamed = before
-            .iter()
-            .zip(&after)
-            .map(|(before, after)| before != after);
-        for (name, env) in &mut self.environments {
-            if trusting(env) && renamed.next() == Some(true) {
-                let names = Names {
-                    fleet: &self.fleet,
-                    evidence: &self.evidence,
-                    trust: &env.trust,
-                    recorded: &env.recorded,
+        if self.evidence.put_record(key, record).is_none() {
+            return;
+        }
+        self.unanswered(Said::Records, key.clone());
+        self.records_unanswered(digests);
+        if several {
+            for (name, called) in called(self) {
+                let Some(env) = self.environments.get_mut(&name) else {
+                    continue;
                 };
-                let all: BTreeSet<_> = digests.iter().flat_map(|d| names.called(*d)).collect();
-                if all.iter().any(|digest| env.census.mentions(digest)) {
+                if before.get(&name) != Some(&called) {
                     env.recount(&self.fleet, &self.evidence, now);
-                    self.touched.insert(name.clone());
+                    self.touched.insert(name);
                 }
             }
         }
-        self.evidence_touched(&touched);
+        self.said_of(&images);
     }
 
     /// A review was written or deleted. An error says what can't be read in it.
@@ -1353,7 +1376,7 @@ impl World {
     ) -> Result<(), String> {
         if let Some(touched) = self.evidence.put_review(key, object)? {
             self.unanswered(Said::Reviews, key.clone());
-            self.evidence_touched(&touched);
+            self.said_of(&self.images(&touched));
         }
         Ok(())
     }
@@ -1370,30 +1393,35 @@ impl World {
                 self.touched.insert(name.into());
             }
         }
-        self.evidence_touched(&touched);
+        self.said_of(&self.images(&touched));
+    }
+
+    /// All digests that anybody says are one image with one of these, whether they are believed or not.
+    fn images(&self, digests: &BTreeSet<Fingerprint>) -> BTreeSet<Fingerprint> {
+        let mut images = digests.clone();
+        let mut open: Vec<Fingerprint> = digests.iter().copied().collect();
+        while let Some(digest) = open.pop() {
+            let recorded = self.evidence.records_of(digest).flat_map(|it| it.digests());
+            let others = recorded.chain(self.fleet.called(digest));
+            let others = others.chain(self.fleet.pinned_with(digest));
+            for other in others.collect::<Vec<_>>() {
+                if images.insert(other) {
+                    open.push(other);
+                }
+            }
+        }
+        images
     }
 
     /// Those environments have something to judge anew in which an image runs that was spoken of.
-    fn evidence_touched(&mut self, touched: &Touched) {
+    fn said_of(&mut self, images: &BTreeSet<Fingerprint>) {
         for (name, env) in &mut self.environments {
-            let names = Names {
-                fleet: &self.fleet,
-                evidence: &self.evidence,
-                trust: &env.trust,
-                recorded: &env.recorded,
-            };
             let Log::Read(ledger, _) = &env.log else {
                 continue;
             };
-            let mut concerned = BTreeSet::new();
-            for digest in &touched.digests {
-                let known = [*digest, names.canonical(*digest)];
-                concerned.extend(
-                    known
-                        .into_iter()
-                        .filter(|known| ledger.total(known) > 0 || env.census.total(known) > 0),
-                );
-            }
+            let runs =
+                |digest: &&Fingerprint| ledger.total(digest) > 0 || env.census.total(digest) > 0;
+            let concerned: Vec<_> = images.iter().filter(runs).copied().collect();
             if !concerned.is_empty() {
                 env.docket.touch(concerned);
                 self.touched.insert(name.clone());

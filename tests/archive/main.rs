@@ -1,6 +1,8 @@
 //! The read API of the log, and its links in payloads, on a control plane of its own.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod example;
+
 use anyhow::{Context as _, Result, ensure};
 use kit::{
     Actor, Cluster, Heard, PlaneOptions, Receiver, apply,

@@ -160,6 +160,9 @@ fn kind_of(resource: &str) -> Option<&'static str> {
         "environments" => "Environment",
         "notificationsettings" => "NotificationSetting",
         "environmentsnapshots" => "EnvironmentSnapshot",
+        "artifactprovenances" => "ArtifactProvenance",
+        "artifactapprovals" => "ArtifactApproval",
+        "allowedartifacts" => "AllowedArtifact",
         _ => return None,
     })
 }

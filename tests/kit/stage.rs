@@ -61,6 +61,8 @@ pub async fn install(cluster: &Cluster) -> Result<()> {
 pub struct Cast {
     /// Its name, for its log file.
     pub name: String,
+    /// The organisation.
+    pub org: &'static str,
     /// Further arguments.
     pub args: Vec<String>,
     /// Where it reaches the API server, if not directly as an admin.
@@ -75,6 +77,7 @@ impl Default for Cast {
     fn default() -> Self {
         Cast {
             name: "operator".to_owned(),
+            org: "acme",
             args: vec![],
             kubeconfig: None,
             open: "127.0.0.1",
@@ -95,11 +98,11 @@ pub fn spawn(cluster: &Cluster, cast: &Cast) -> Result<Operator> {
     let mut args: Vec<String> = [
         "run",
         "--cluster-name=test-cluster",
-        "--org=acme",
         "--default-environment=false",
     ]
     .map(str::to_owned)
     .into();
+    args.push(format!("--org={}", cast.org));
     args.push(format!("--namespace={HOME}"));
     args.push(format!("--log={}", cast.log));
     if !cast.open.is_empty() {

@@ -230,7 +230,7 @@ fn health_is_not_red_for_what_runs_or_for_what_was_said_of_an_image() {
         // Nobody has done anything; its time has come.
         (
             "AllowedArtifact",
-            (unsound, "Expired"),
+            ("True", "Expired"),
             json!({"state": "Expired"}),
             "Healthy",
             "Expired: says",

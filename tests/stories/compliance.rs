@@ -2,20 +2,23 @@
 
 use anyhow::{Context as _, Result, ensure};
 use kit::{
-    Actor, Cluster, Heard, Image, Receiver, bare_pod,
+    Actor, Answer, Cluster, FakeKubelet, Heard, Image, Receiver, Registry, bare_pod,
     cluster::PATIENCE,
-    deployment, eventually, play,
-    stage::{Cast, alone, operator, together},
+    daemon_set, deployment, eventually, play,
+    stage::{Cast, all_told, alone, operator, together},
     stays,
 };
 use serde_json::{Value, json};
 use shipbell::api::{
     Environment, EnvironmentSnapshotSpec, NotificationSettingStatus, snapshot::Cause,
 };
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 /// All that can be asked for but scalings.
 const EVENTS: &str = "eventTypes: [ARTIFACT_STARTED, ARTIFACT_STOPPED, ARTIFACT_ALLOWED, ENVIRONMENT_NON_COMPLIANT, ENVIRONMENT_COMPLIANT]";
+
+/// How long what is missing may take to arrive: long enough for a slow machine to bring it, short enough to wait for.
+const GRACE: &str = "4s";
 
 /// An environment with rules, the namespace that CI writes to, and a receiver that hears of everything.
 struct Vetted {
@@ -27,6 +30,16 @@ struct Vetted {
 impl Vetted {
     /// `web` runs `v1`, which is recorded; `more` are further rules (YAML).
     async fn new(cluster: &'static Cluster, name: &str, more: &str) -> Result<Vetted> {
+        Self::with(cluster, name, GRACE, more).await
+    }
+
+    /// The same with another grace.
+    async fn with(
+        cluster: &'static Cluster,
+        name: &str,
+        grace: &str,
+        more: &str,
+    ) -> Result<Vetted> {
         let ci = cluster.namespace("ci").await?;
         let name = cluster.namespace(name).await?;
         let actor = Actor { cluster, name };
@@ -40,7 +53,7 @@ impl Vetted {
         vetted.actor.apply(web).await?;
         cluster.rolled_out(&vetted.actor.name, "web").await?;
         vetted.record("v1", json!({})).await?;
-        vetted.rules(more).await?;
+        vetted.rules(grace, more).await?;
         vetted.actor.recorded(1).await?;
         vetted.is("Compliant", "Satisfied").await?;
         vetted
@@ -51,11 +64,11 @@ impl Vetted {
     }
 
     /// Edits the rules.
-    async fn rules(&self, more: &str) -> Result<()> {
+    async fn rules(&self, grace: &str, more: &str) -> Result<()> {
         let ci = &self.ci;
         let fields = format!(
             "settle: {{quiet: 300ms, max: 2s, rollout: 20s, scaling: 1s}}\n\
-             compliance: {{provenance: {{required: true, trustedNamespaces: [{ci}]}}, grace: 4s, recoveryWindow: 1s{more}}}"
+             compliance: {{provenance: {{required: true, trustedNamespaces: [{ci}]}}, grace: {grace}, recoveryWindow: 1s{more}}}"
         );
         self.actor.environment(&fields).await
     }
@@ -158,6 +171,65 @@ impl Vetted {
         .await
     }
 
+    /// The message of the condition `Compliant`, and whether it is the newest spec's.
+    async fn because(&self) -> Result<String> {
+        let status = self.actor.environment_status().await?;
+        let condition = status.conditions.iter().find(|c| c.type_ == "Compliant");
+        Ok(condition.context("no condition")?.message.clone())
+    }
+
+    /// What `kubectl get shipenv` prints under COMPLIANCE and WHY.
+    async fn columns(&self) -> Result<(String, String)> {
+        let args = ["get", "shipenv", &self.actor.name];
+        let table = self.actor.cluster.plane.kubectl(&args).await?;
+        let (titles, values) = table.split_once('\n').context("no table")?;
+        let words = |line: &str| -> Vec<String> {
+            line.split_whitespace().map(ToOwned::to_owned).collect()
+        };
+        let (titles, values) = (words(titles), words(values));
+        let under = |title: &str| {
+            let at = titles.iter().position(|found| found == title);
+            let value = at.and_then(|at| values.get(at));
+            value
+                .cloned()
+                .with_context(|| format!("no {title}: {table}"))
+        };
+        Ok((under("COMPLIANCE")?, under("WHY")?))
+    }
+
+    /// Waits for so many Kubernetes Events on the environment: type, reason and note of each, the oldest first.
+    async fn happened(&self, count: usize) -> Result<Vec<(String, String, String)>> {
+        let api: kube::Api<k8s_openapi::api::events::v1::Event> =
+            kube::Api::all(self.actor.cluster.client());
+        let uid = self.actor.uid().await?;
+        let what = format!("{count} Kubernetes Events on {}", self.actor.name);
+        eventually(PATIENCE, &what, async || {
+            let field = format!("regarding.kind=Environment,regarding.uid={uid}");
+            let list = kube::api::ListParams::default().fields(&field);
+            let mut found = api.list(&list).await?.items;
+            found.sort_by_key(|event| event.event_time.as_ref().map(|time| time.0));
+            let told: Vec<_> = found
+                .into_iter()
+                .map(|event| {
+                    (
+                        event.type_.unwrap_or_default(),
+                        event.reason.unwrap_or_default(),
+                        event.note.unwrap_or_default(),
+                    )
+                })
+                .collect();
+            ensure!(told.len() == count, "{told:?}");
+            Ok(Some(told))
+        })
+        .await
+    }
+
+    /// CI's record is deleted.
+    async fn unrecord(&self, name: &str) -> Result<()> {
+        let args = ["-n", &self.ci, "delete", "artifactprovenance", name];
+        self.actor.cluster.plane.kubectl(&args).await.map(drop)
+    }
+
     async fn last(&self) -> Result<EnvironmentSnapshotSpec> {
         self.actor.sound_log().await?.pop().context("no snapshot")
     }
@@ -224,31 +296,66 @@ fn an_unvetted_image_has_its_grace_and_then_the_environment_is_red_once() {
         let status = vetted.actor.environment_status().await?;
         let reason = &status.reasons[0];
         assert_eq!((&*reason.name, &*reason.reason), (&*image, "NoProvenance"));
-        let table = cluster
-            .plane
-            .kubectl(&["get", "shipenv", &vetted.actor.name])
-            .await?;
-        assert!(
-            table.contains("Non-Compliant") && table.contains("NoProvenance"),
-            "{table}"
+        assert_eq!(reason.message, "no provenance, not on the allow-list");
+        assert_eq!((reason.grace_until, status.pending_until), (None, None));
+        assert_eq!(reason.fingerprint, vetted.digest("v2"));
+        Ok(())
+    });
+}
+
+#[test]
+fn an_environment_says_whether_it_is_compliant_and_why() {
+    play(async |cluster| {
+        let vetted = Vetted::new(cluster, "why", "").await?;
+        let pair = |compliance: &str, why: &str| (compliance.to_owned(), why.to_owned());
+        assert_eq!(vetted.columns().await?, pair("Compliant", "Satisfied"));
+        assert_eq!(
+            vetted.because().await?,
+            "Everything that runs keeps the rules."
         );
-        let name = &vetted.actor.name;
-        let field = format!("regarding.kind=Environment,regarding.name={name}");
-        let events = [
-            "get",
-            "events.events.k8s.io",
-            "-A",
-            "--field-selector",
-            &field,
-            "-o",
-            "jsonpath={.items[*].reason}",
-        ];
-        eventually(PATIENCE, "a Kubernetes Event", async || {
-            let told = cluster.plane.kubectl(&events).await?;
-            ensure!(told.contains("NonCompliant"), "{told}");
-            Ok(())
-        })
-        .await
+
+        vetted.roll("v2").await?;
+        vetted.is("Compliant", "WaitingForEvidence").await?;
+        let status = vetted.actor.environment_status().await?;
+        let waits = vetted.because().await?;
+        let start = "What is missing may still arrive until ";
+        let image = vetted.image("v2");
+        let end = format!(": {image}: no provenance, not on the allow-list");
+        ensure!(waits.starts_with(start) && waits.ends_with(&end), "{waits}");
+        assert_eq!(status.reasons.len(), 1);
+        assert_eq!(status.reasons[0].grace_until, status.pending_until);
+        assert!(status.pending_until.is_some());
+
+        vetted.is("Non-Compliant", "NoProvenance").await?;
+        assert_eq!(
+            vetted.columns().await?,
+            pair("Non-Compliant", "NoProvenance")
+        );
+        assert_eq!(
+            vetted.because().await?,
+            format!("{image}: no provenance, not on the allow-list")
+        );
+        let told = vetted.happened(1).await?;
+        assert_eq!((&*told[0].0, &*told[0].1), ("Warning", "NonCompliant"));
+        let note = &told[0].2;
+        ensure!(note.contains(&image), "{note}");
+        ensure!(note.contains("no provenance"), "{note}");
+
+        vetted.record("v2", json!({})).await?;
+        vetted.is("Compliant", "Satisfied").await?;
+        let status = vetted.actor.environment_status().await?;
+        assert_eq!((status.reasons, status.pending_until), (vec![], None));
+        let told = vetted.happened(2).await?;
+        assert_eq!((&*told[1].0, &*told[1].1), ("Normal", "Compliant"));
+        ensure!(told[1].2.contains(&image), "{}", told[1].2);
+
+        // Without rules it is neither.
+        let settle = "settle: {quiet: 300ms, max: 2s, rollout: 20s, scaling: 1s}";
+        vetted.actor.environment(settle).await?;
+        vetted.is("Unknown", "NoPolicy").await?;
+        assert_eq!(vetted.columns().await?, pair("Unknown", "NoPolicy"));
+        vetted.happened(2).await?;
+        Ok(())
     });
 }
 
@@ -354,6 +461,128 @@ fn an_allowance_that_ends_while_the_operator_is_down_is_told_as_of_its_end() {
 }
 
 #[test]
+fn an_allowance_that_ends_is_told_at_once_and_without_grace() {
+    play(async |cluster| {
+        let vetted = Vetted::with(cluster, "ends", "1h", "").await?;
+        vetted.roll("v2").await?;
+        vetted.hears(&ROLLED).await?;
+        let end = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(6);
+        vetted
+            .allow("v2", json!({"expiresAt": end.to_string()}))
+            .await?;
+        let heard = vetted
+            .hears(&[ROLLED[0], ROLLED[1], "ARTIFACT_ALLOWED", RED])
+            .await?;
+        let late = heard[3].at.duration_since(end);
+        ensure!(!late.is_negative(), "{late:#} before its end");
+        assert_eq!(vetted.last().await?.causes, [Cause::AllowanceExpired]);
+        vetted.is("Non-Compliant", "NoProvenance").await?;
+        let name = vetted.actor.name.clone();
+        let entry = ["allowedartifact", name.as_str()];
+        let path = "{.status.state} {.status.conditions[0].status} {.status.conditions[0].reason}";
+        vetted.reads(&entry, path, "Expired True Expired").await
+    });
+}
+
+#[test]
+fn an_entry_that_is_deleted_is_told_by_what_it_leaves_behind() {
+    play(async |cluster| {
+        let vetted = Vetted::with(cluster, "revoked", "1h", "").await?;
+        vetted.roll("v2").await?;
+        vetted.hears(&ROLLED).await?;
+        vetted.allow("v2", json!({})).await?;
+        vetted.is("Compliant", "Satisfied").await?;
+        vetted
+            .hears(&[ROLLED[0], ROLLED[1], "ARTIFACT_ALLOWED"])
+            .await?;
+        let name = vetted.actor.name.clone();
+        cluster
+            .plane
+            .kubectl(&["delete", "allowedartifact", &name])
+            .await?;
+        // No grace: there was time enough.
+        vetted
+            .hears(&[ROLLED[0], ROLLED[1], "ARTIFACT_ALLOWED", RED])
+            .await?;
+        assert_eq!(vetted.last().await?.causes, [Cause::AllowListChanged]);
+        Ok(())
+    });
+}
+
+#[test]
+fn what_is_said_while_the_operator_is_down_is_told_once_when_it_is_back() {
+    alone(async |cluster| {
+        let started = async |name: &str| {
+            let name = name.to_owned();
+            operator(
+                cluster,
+                &Cast {
+                    name,
+                    ..Cast::default()
+                },
+            )
+            .await
+        };
+        let running = started("operator").await?;
+        let vetted = Vetted::new(cluster, "down", "").await?;
+        vetted.grace_is_over().await?;
+        running.kill_9();
+        vetted.unrecord("v1").await?;
+        let running = started("operator-2").await?;
+        vetted.hears(&[RED]).await?;
+        running.kill_9();
+        // Both ways, which comes to nothing.
+        vetted
+            .record_in(&vetted.ci, "again", "v1", json!({}))
+            .await?;
+        vetted.unrecord("again").await?;
+        let running = started("operator-3").await?;
+        vetted.is("Non-Compliant", "NoProvenance").await?;
+        vetted.hears(&[RED]).await?;
+        running.kill_9();
+        vetted.record("v1", json!({})).await?;
+        let _running = started("operator-4").await?;
+        vetted.is("Compliant", "Satisfied").await?;
+        vetted.hears(&[RED, GREEN]).await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn an_entry_for_an_environment_that_does_not_exist_says_so_until_it_does() {
+    play(async |cluster| {
+        let vetted = Vetted::new(cluster, "nowhere", "").await?;
+        let name = vetted.actor.name.clone();
+        let missing = format!("{name}-eu");
+        vetted
+            .allow("v2", json!({"environments": [missing]}))
+            .await?;
+        let entry = ["allowedartifact", name.as_str()];
+        let path = "{.status.state} {.status.conditions[0].reason} {.status.announced[*]}";
+        let absent = "EnvironmentNotFound EnvironmentNotFound ";
+        vetted.reads(&entry, path, absent).await?;
+        let message = [
+            "get",
+            "allowedartifact",
+            &name,
+            "-o",
+            "jsonpath={.status.conditions[0].message}",
+        ];
+        let told = cluster.plane.kubectl(&message).await?;
+        assert!(told.contains(&missing), "{told}");
+        vetted
+            .actor
+            .further_environment(&missing, "namespaces: {include: [nowhere]}")
+            .await?;
+        let there = format!("Active Active {missing}");
+        vetted.reads(&entry, path, &there).await?;
+        // The other environment never heard of it.
+        vetted.hears(&[]).await?;
+        Ok(())
+    });
+}
+
+#[test]
 fn evidence_that_turns_bad_on_a_running_image_is_told_at_once() {
     play(async |cluster| {
         let vetted = Vetted::new(cluster, "scan", ", evidence: {required: true}").await?;
@@ -389,52 +618,117 @@ fn evidence_that_turns_bad_on_a_running_image_is_told_at_once() {
 #[test]
 fn a_rejection_is_not_waited_for() {
     play(async |cluster| {
-        let vetted = Vetted::new(cluster, "rejected", "").await?;
-        vetted.review("no", "v1", "rejected").await?;
-        let heard = vetted.hears(&[RED]).await?;
-        assert!(
-            description(&heard[0]).ends_with("rejected by eve"),
-            "{}",
-            description(&heard[0])
-        );
-        vetted.review("yes", "v1", "approved").await?;
-        vetted.hears(&[RED, GREEN]).await?;
-        let ci = vetted.ci.clone();
-        let number = async |name: &str| -> Result<i64> {
-            let args = [
-                "-n",
-                &ci,
-                "get",
-                "shipappr",
-                name,
-                "-o",
-                "jsonpath={.status.number}",
-            ];
-            Ok(cluster.plane.kubectl(&args).await?.parse()?)
-        };
-        let (no, yes) = (number("no").await?, number("yes").await?);
-        assert!(no < yes, "{no} {yes}");
+        // So long that nothing can come of its end.
+        let vetted = Vetted::with(cluster, "rejected", "1h", "").await?;
+        vetted.roll("v2").await?;
+        vetted.is("Compliant", "WaitingForEvidence").await?;
+        vetted.review("no", "v2", "rejected").await?;
+        let heard = vetted.hears(&[ROLLED[0], ROLLED[1], RED]).await?;
+        let told = description(&heard[2]);
+        assert!(told.ends_with("rejected by eve"), "{told}");
+        vetted.is("Non-Compliant", "ApprovalRejected").await?;
+        assert_eq!(vetted.last().await?.causes, [Cause::EvidenceChanged]);
+        // The newest review counts; the record is waited for again.
+        vetted.review("yes", "v2", "approved").await?;
+        vetted.is("Compliant", "WaitingForEvidence").await?;
+        vetted.hears(&[ROLLED[0], ROLLED[1], RED, GREEN]).await?;
         Ok(())
     });
 }
 
 #[test]
-fn edited_rules_and_a_deleted_record_turn_an_environment() {
+fn reviews_are_numbered_in_the_order_in_which_they_come() {
+    play(async |cluster| {
+        let vetted = Vetted::new(cluster, "numbers", "").await?;
+        let (number, reason) = ("{.status.number}", "{.status.conditions[0].reason}");
+        let ci = vetted.ci.clone();
+        let of = |name: &'static str| {
+            [
+                "-n".to_owned(),
+                ci.clone(),
+                "shipappr".to_owned(),
+                name.to_owned(),
+            ]
+        };
+        let numbered = async |name: &'static str| -> Result<i64> {
+            let object = of(name);
+            let object: Vec<&str> = object.iter().map(String::as_str).collect();
+            vetted.reads(&object, reason, "Numbered").await?;
+            let path = format!("jsonpath={number}");
+            let args: Vec<&str> = ["get"]
+                .into_iter()
+                .chain(object)
+                .chain(["-o", &path])
+                .collect();
+            Ok(cluster.plane.kubectl(&args).await?.parse()?)
+        };
+        // By name the other way round.
+        vetted.review("z", "v1", "requested").await?;
+        let first = numbered("z").await?;
+        vetted.review("y", "v1", "approved").await?;
+        let second = numbered("y").await?;
+        vetted.review("x", "v1", "approved").await?;
+        let third = numbered("x").await?;
+        ensure!(first < second && second < third, "{first} {second} {third}");
+        // A number that another system gave is kept.
+        let given = json!({
+            "apiVersion": "shipbell.dev/v1alpha1", "kind": "ArtifactApproval",
+            "metadata": {"name": "given", "namespace": ci},
+            "spec": {"fingerprint": vetted.digest("v1"), "state": "approved", "reviewer": "eve", "number": 4711},
+        });
+        vetted.actor.apply(given).await?;
+        assert_eq!(numbered("given").await?, 4_711);
+        // It is never edited.
+        let patch = [
+            "-n",
+            &ci,
+            "patch",
+            "shipappr",
+            "z",
+            "--type=merge",
+            "-p",
+            r#"{"spec":{"state":"approved"}}"#,
+        ];
+        let told = cluster.plane.kubectl_fails(&patch, "").await?;
+        assert!(told.contains("a review is never edited"), "{told}");
+        Ok(())
+    });
+}
+
+#[test]
+fn edited_rules_turn_an_environment_there_and_back() {
     play(async |cluster| {
         let vetted = Vetted::new(cluster, "edited", "").await?;
         vetted.grace_is_over().await?;
-        vetted.rules(", approval: {required: true}").await?;
-        vetted.hears(&[RED]).await?;
+        vetted.rules(GRACE, ", approval: {required: true}").await?;
+        let heard = vetted.hears(&[RED]).await?;
+        let told = description(&heard[0]);
+        assert!(told.ends_with("no approval"), "{told}");
         assert_eq!(vetted.last().await?.causes, [Cause::PolicyChanged]);
-        vetted.rules("").await?;
+        vetted.is("Non-Compliant", "ApprovalMissing").await?;
+        vetted.rules(GRACE, "").await?;
         vetted.hears(&[RED, GREEN]).await?;
-        let ci = vetted.ci.clone();
-        cluster
-            .plane
-            .kubectl(&["-n", &ci, "delete", "artifactprovenance", "v1"])
-            .await?;
-        vetted.hears(&[RED, GREEN, RED]).await?;
+        assert_eq!(vetted.last().await?.causes, [Cause::RecoveryElapsed]);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_deleted_record_turns_an_environment() {
+    play(async |cluster| {
+        let vetted = Vetted::new(cluster, "deleted", "").await?;
+        vetted.grace_is_over().await?;
+        vetted.unrecord("v1").await?;
+        let heard = vetted.hears(&[RED]).await?;
+        let told = description(&heard[0]);
+        assert!(told.contains("no provenance"), "{told}");
         assert_eq!(vetted.last().await?.causes, [Cause::EvidenceChanged]);
+        vetted.is("Non-Compliant", "NoProvenance").await?;
+        // It comes back, under another name.
+        vetted
+            .record_in(&vetted.ci, "again", "v1", json!({}))
+            .await?;
+        vetted.hears(&[RED, GREEN]).await?;
         Ok(())
     });
 }
@@ -493,6 +787,46 @@ fn a_record_in_a_namespace_that_is_not_trusted_changes_nothing() {
                 "NamespaceNotTrusted",
             )
             .await
+    });
+}
+
+#[test]
+fn what_a_tenant_says_of_a_good_image_is_not_heard() {
+    play(async |cluster| {
+        let vetted = Vetted::new(cluster, "slander", ", evidence: {required: true}").await?;
+        let tenant = cluster.namespace("tenant").await?;
+        let before = vetted.actor.log().await?.len();
+        // Of the same flow and another, and a review.
+        let bad = json!({"attestations": [{"name": "scan", "compliant": false}]});
+        vetted.record_in(&tenant, "bad", "v1", bad.clone()).await?;
+        let mut evil = bad;
+        evil["flow"] = json!("evil");
+        vetted.record_in(&tenant, "evil", "v1", evil).await?;
+        let review = json!({
+            "apiVersion": "shipbell.dev/v1alpha1", "kind": "ArtifactApproval",
+            "metadata": {"name": "no", "namespace": tenant},
+            "spec": {"fingerprint": vetted.digest("v1"), "state": "rejected", "reviewer": "mallory"},
+        });
+        vetted.actor.apply(review).await?;
+        let reason = "{.status.conditions[0].reason} {.status.runningIn}";
+        for object in [
+            ["artifactprovenance", "bad"],
+            ["artifactprovenance", "evil"],
+            ["artifactapproval", "no"],
+        ] {
+            let object = ["-n", &tenant, object[0], object[1]];
+            vetted
+                .reads(&object, reason, "NamespaceNotTrusted ")
+                .await?;
+        }
+        let ours = ["-n", &vetted.ci, "artifactprovenance", "v1"];
+        vetted
+            .reads(&ours, "{.status.state}{.status.conflict}", "Compliant")
+            .await?;
+        vetted.hears(&[]).await?;
+        vetted.is("Compliant", "Satisfied").await?;
+        assert_eq!(vetted.actor.log().await?.len(), before);
+        Ok(())
     });
 }
 
@@ -561,12 +895,169 @@ fn an_index_and_its_manifest_on_two_nodes_are_one_artifact_when_ci_lists_them() 
 }
 
 #[test]
+fn two_nodes_that_call_an_image_differently_run_one_artifact_when_ci_lists_its_names() {
+    alone(async |cluster| {
+        let _operator = operator(cluster, &Cast::default()).await?;
+        let other = Registry::default();
+        let _second = FakeKubelet::start_with(cluster.client(), "node-2", other.clone()).await?;
+        let name = cluster.namespace("nodes").await?;
+        let vetted = Vetted {
+            ci: cluster.namespace("ci").await?,
+            actor: Actor { cluster, name },
+            receiver: Receiver::start(),
+        };
+        // The first node knows the index, the second the manifest of its platform.
+        let manifest = |tag: &str| {
+            if tag == "v1" {
+                "1".repeat(64)
+            } else {
+                "2".repeat(64)
+            }
+        };
+        for tag in ["v1", "v2"] {
+            let digest = Some(manifest(tag));
+            let image = Image {
+                digest,
+                ..Image::default()
+            };
+            other.set(&vetted.image(tag), image);
+        }
+        vetted
+            .record("v1", json!({"aliases": [manifest("v1")]}))
+            .await?;
+        let name = vetted.actor.name.clone();
+        vetted
+            .actor
+            .apply(daemon_set(&name, "agent", &vetted.image("v1")))
+            .await?;
+        vetted.actor.running("agent", 2).await?;
+        vetted.rules(GRACE, "").await?;
+        vetted.actor.recorded(1).await?;
+        vetted.actor.settled(1, 2).await?;
+        vetted.is("Compliant", "Satisfied").await?;
+        vetted
+            .actor
+            .webhook("all", &vetted.receiver, EVENTS)
+            .await?;
+
+        // The record of the next one lacks the manifest: that is an image of its own, of which nothing is known.
+        vetted.record("v2", json!({})).await?;
+        vetted
+            .actor
+            .apply(daemon_set(&name, "agent", &vetted.image("v2")))
+            .await?;
+        let is_red = |heard: &[Heard]| heard.iter().any(|heard| type_of(heard) == RED);
+        let heard = vetted.receiver.wait_for(PATIENCE, is_red).await?;
+        let started: BTreeSet<String> = heard
+            .iter()
+            .filter(|heard| type_of(heard) == ROLLED[0])
+            .filter_map(|heard| Some(heard.json()["artifact"]["fingerprint"].as_str()?.to_owned()))
+            .collect();
+        assert_eq!(
+            started,
+            BTreeSet::from([vetted.digest("v2"), manifest("v2")])
+        );
+        let types: Vec<_> = heard.iter().map(type_of).collect();
+        assert_eq!(
+            types.iter().filter(|it| *it == ROLLED[1]).count(),
+            1,
+            "{types:?}"
+        );
+        let told = description(heard.last().context("nothing heard")?);
+        assert!(told.contains(&manifest("v2")[..12]), "{told}");
+        assert!(!told.contains(&vetted.digest("v2")[..12]), "{told}");
+
+        // CI lists it.
+        vetted
+            .record("v2", json!({"aliases": [manifest("v2")]}))
+            .await?;
+        vetted.actor.settled(1, 2).await?;
+        vetted.is("Compliant", "Satisfied").await?;
+        let mut want: Vec<&str> = types.iter().map(String::as_str).collect();
+        want.push(GREEN);
+        vetted.hears(&want).await?;
+        let record = ["-n", &vetted.ci, "artifactprovenance", "v2"];
+        let path = "{.status.runningIn[*].fingerprint} {.status.runningIn[*].compliance}";
+        let there = format!("{} Compliant", vetted.digest("v2"));
+        vetted.reads(&record, path, &there).await
+    });
+}
+
+#[test]
+fn slack_is_told_why_an_environment_is_red_and_what_made_it_green() {
+    play(async |cluster| {
+        let vetted = Vetted::new(cluster, "slack", "").await?;
+        let slack = Receiver::start();
+        slack.set_standing(Answer::from(200).body("ok"));
+        let url = slack.url("/services/T0/B0/x");
+        vetted.actor.secret("chat", &url).await?;
+        let hook = format!("slack: {{urlFrom: {{secretKeyRef: {{name: chat}}}}}}\n{EVENTS}");
+        vetted.actor.setting("chat", &hook).await?;
+        vetted.actor.handled("chat").await?;
+        let text = |heard: &Heard| heard.json()["text"].as_str().unwrap_or_default().to_owned();
+        let title = |heard: &Heard| {
+            let title = heard.json()["blocks"][0]["text"]["text"].clone();
+            title.as_str().unwrap_or_default().to_owned()
+        };
+        vetted.roll("v2").await?;
+        let heard = slack.wait_for_count(PATIENCE, 2).await?;
+        let name = &vetted.actor.name;
+        let (digest, image) = (vetted.digest("v2"), vetted.image("v2"));
+        let red = title(&heard[1]);
+        ensure!(
+            red.contains(name) && red.ends_with("is Non-Compliant"),
+            "{red}"
+        );
+        let red = text(&heard[1]);
+        for part in [
+            "is now Non-Compliant (was Compliant",
+            &image,
+            &digest[..12],
+            "no provenance",
+        ] {
+            ensure!(red.contains(part), "no {part}: {red}");
+        }
+        vetted.allow("v2", json!({})).await?;
+        let heard = slack.wait_for_count(PATIENCE, 4).await?;
+        let allowed = text(&heard[2]);
+        for part in ["allow-list", "hotfix INC-42", &digest[..12]] {
+            ensure!(allowed.contains(part), "no {part}: {allowed}");
+        }
+        let green = title(&heard[3]);
+        ensure!(green.ends_with("is Compliant again"), "{green}");
+        let green = text(&heard[3]);
+        for part in ["was Non-Compliant", &image, "hotfix INC-42"] {
+            ensure!(green.contains(part), "no {part}: {green}");
+        }
+        stays(Duration::from_millis(1_500), "four messages", async || {
+            let texts: Vec<_> = slack.heard().iter().map(text).collect();
+            ensure!(texts.len() == 4, "{texts:#?}");
+            Ok(())
+        })
+        .await
+    });
+}
+
+#[test]
 fn what_waits_says_what_was_known_when_it_happened() {
     play(async |cluster| {
         let vetted = Vetted::new(cluster, "embedded", "").await?;
         let commit = "1ac157003dd6fb9ec764daa47726b7bfed65c312";
+        let known = json!({
+            "name": "runner",
+            "commit": {"sha": commit, "url": "https://example.com/commit/1ac1570"},
+            "build": {"url": "https://example.com/builds/42"},
+            "deployments": [
+                {"number": 7, "environment": vetted.actor.name, "time": "2026-01-02T03:04:05Z", "buildURL": "https://example.com/builds/43"},
+                {"number": 6, "environment": "another", "time": "2026-01-02T03:04:05Z"},
+            ],
+        });
+        vetted.record("v2", known).await?;
+        vetted.review("good", "v2", "approved").await?;
+        let ci = vetted.ci.clone();
+        let review = ["-n", &ci, "artifactapproval", "good"];
         vetted
-            .record("v2", json!({"commit": {"sha": commit}, "name": "runner"}))
+            .reads(&review, "{.status.conditions[0].reason}", "Numbered")
             .await?;
         vetted.receiver.set_standing(503);
         vetted.roll("v2").await?;
@@ -574,30 +1065,45 @@ fn what_waits_says_what_was_known_when_it_happened() {
             .receiver
             .wait_for(PATIENCE, |heard| !heard.is_empty())
             .await?;
-        let ci = vetted.ci.clone();
-        cluster
-            .plane
-            .kubectl(&["-n", &ci, "delete", "artifactprovenance", "v2"])
-            .await?;
+        vetted.receiver.stop();
+        vetted.unrecord("v2").await?;
+        let gone = ["-n", &ci, "delete", "artifactapproval", "good"];
+        cluster.plane.kubectl(&gone).await?;
         vetted.is("Non-Compliant", "NoProvenance").await?;
         vetted.receiver.set_standing(200);
+        vetted.receiver.restart()?;
+        let is_red = |heard: &Heard| type_of(heard) == RED && heard.answered == 200;
         vetted
             .receiver
-            .wait_for(PATIENCE, |heard| {
-                heard.iter().any(|heard| type_of(heard) == RED)
-            })
+            .wait_for(PATIENCE, |heard| heard.iter().any(is_red))
             .await?;
         let heard = vetted.receiver.heard();
-        let taken = heard
-            .iter()
-            .find(|heard| heard.answered == 200)
-            .context("nothing was taken")?;
+        // The same bytes under the same ids, whenever they were sent.
+        all_told(&vetted.actor.sound_log().await?, &heard)?;
+        let started =
+            |heard: &&Heard| type_of(heard) == "ARTIFACT_STARTED" && heard.answered == 200;
+        let taken = heard.iter().find(started).context("no start was taken")?;
         let artifact = &taken.json()["artifact"];
-        assert_eq!(
-            (&artifact["name"], &artifact["provenance"]["commit"]),
-            (&json!("runner"), &json!(commit))
-        );
-        assert_eq!(artifact["provenance"]["status"], "compliant");
+        assert_eq!(artifact["name"], "runner");
+        assert_eq!(artifact["fingerprint"], vetted.digest("v2"));
+        let told = &artifact["provenance"];
+        for (field, want) in [
+            ("flow", "web"),
+            ("status", "compliant"),
+            ("commit", commit),
+            ("commit_url", "https://example.com/commit/1ac1570"),
+            ("build_url", "https://example.com/builds/42"),
+        ] {
+            assert_eq!(told[field], want, "{field}");
+        }
+        let deployments = told["deployments"].as_array().context("no deployments")?;
+        assert_eq!(deployments.len(), 1, "those to this environment");
+        assert_eq!(deployments[0]["number"], "7");
+        assert_eq!(deployments[0]["build_url"], "https://example.com/builds/43");
+        let approvals = told["approvals"].as_array().context("no approvals")?;
+        assert_eq!(approvals.len(), 1);
+        assert_eq!(approvals[0]["state"], "approved");
+        assert_eq!(approvals[0]["latest_reviewer"], "eve");
         Ok(())
     });
 }
@@ -606,35 +1112,81 @@ fn what_waits_says_what_was_known_when_it_happened() {
 fn a_status_that_says_nothing_new_is_not_written() {
     play(async |cluster| {
         let vetted = Vetted::new(cluster, "quiet", "").await?;
-        let ci = vetted.ci.clone();
-        let record = ["-n", &ci, "artifactprovenance", "v1"];
+        let (ci, name) = (vetted.ci.clone(), vetted.actor.name.clone());
+        vetted.review("good", "v1", "approved").await?;
+        vetted.allow("v9", json!({})).await?;
+        vetted.hears(&["ARTIFACT_ALLOWED"]).await?;
+        let objects: [&[&str]; 4] = [
+            &["-n", &ci, "artifactprovenance", "v1"],
+            &["-n", &ci, "artifactapproval", "good"],
+            &["allowedartifact", &name],
+            &["environment", &name],
+        ];
+        vetted
+            .reads(objects[0], "{.status.runningIn[*].environment}", &name)
+            .await?;
+        vetted
+            .reads(objects[1], "{.status.conditions[0].reason}", "Numbered")
+            .await?;
+        vetted
+            .reads(objects[2], "{.status.announced[*]}", &name)
+            .await?;
+        let versions = async |objects: &[&[&str]]| -> Result<Vec<String>> {
+            let mut versions = vec![];
+            for object in objects {
+                let path = "jsonpath={.metadata.resourceVersion}";
+                let args: Vec<&str> = ["get"]
+                    .iter()
+                    .chain(*object)
+                    .chain(&["-o", path])
+                    .copied()
+                    .collect();
+                versions.push(cluster.plane.kubectl(&args).await?);
+            }
+            Ok(versions)
+        };
+        let stand_still = async |what: &str, objects: &[&[&str]], before: &[String]| {
+            stays(Duration::from_secs(2), what, async || {
+                let now = versions(objects).await?;
+                ensure!(now == before, "{now:?}, not {before:?}");
+                Ok(())
+            })
+            .await
+        };
+        let before = versions(&objects).await?;
+        // Said of an image that doesn't run.
+        vetted.record("v8", json!({})).await?;
+        vetted.review("other", "v8", "rejected").await?;
         vetted
             .reads(
-                &record,
-                "{.status.runningIn[*].environment}",
-                &vetted.actor.name.clone(),
+                &["-n", &ci, "shipappr", "other"],
+                "{.status.conditions[0].reason}",
+                "Numbered",
             )
             .await?;
-        let version = async || {
-            let args = [
-                "-n",
-                &ci,
-                "get",
-                "artifactprovenance",
-                "v1",
-                "-o",
-                "jsonpath={.metadata.resourceVersion}",
-            ];
-            cluster.plane.kubectl(&args).await
-        };
-        let before = version().await?;
-        cluster.scale(&vetted.actor.name, "web", 3).await?;
+        stand_still("what other images have to do with it", &objects, &before).await?;
+        let entries = vetted.actor.log().await?.len();
+        // A scaling is the environment's alone.
+        cluster.scale(&name, "web", 3).await?;
         vetted.actor.settled(1, 3).await?;
-        stays(Duration::from_secs(2), "the record's version", async || {
-            let now = version().await?;
-            ensure!(now == before, "{now}, not {before}");
-            Ok(())
-        })
-        .await
+        stand_still("what a scaling says of images", &objects[..3], &before[..3]).await?;
+        // A new link on a record changes no verdict, so nothing is recorded; its status speaks of the new generation.
+        vetted
+            .record(
+                "v1",
+                json!({"commit": {"sha": "1ac1570", "url": "https://example.com/1ac1570"}}),
+            )
+            .await?;
+        vetted
+            .reads(objects[0], "{.status.observedGeneration}", "2")
+            .await?;
+        let before = versions(&objects).await?;
+        stand_still("what a link says", &objects, &before).await?;
+        assert_eq!(
+            vetted.actor.log().await?.len(),
+            entries + 1,
+            "the scaling alone"
+        );
+        Ok(())
     });
 }

@@ -406,7 +406,11 @@ fn kubectl_shows_that_an_environment_is_alive_and_what_is_in_it() {
             .iter()
             .map(|it| (it.type_.as_str(), it.status.as_str(), it.reason.as_str()))
             .collect();
-        assert_eq!(conditions, [("Ready", "True", "Recording")]);
+        let want = [
+            ("Compliant", "Unknown", "NoPolicy"),
+            ("Ready", "True", "Recording"),
+        ];
+        assert_eq!(conditions, want);
 
         let printed = actor.kubectl(&["get", "shipenv", &actor.name]).await?;
         let lines: Vec<Vec<_>> = printed
@@ -420,6 +424,7 @@ fn kubectl_shows_that_an_environment_is_alive_and_what_is_in_it() {
             "ARTIFACTS",
             "INSTANCES",
             "COMPLIANCE",
+            "WHY",
             "AGE",
         ];
         assert_eq!(lines[0], columns);

@@ -99,15 +99,20 @@ fn what_is_allow_listed_is_told_and_the_environment_is_green_after_the_window() 
     cluster.allow("hotfix", &entry);
     cluster.pass(30);
     assert_eq!(cluster.told(), ["allowed v2 1>1"]);
+    assert_eq!(last(&cluster).causes, [Cause::AllowListChanged]);
     cluster.pass(60);
     assert_eq!(cluster.told(), ["green"]);
-    let last = last(&cluster);
-    assert_eq!(last.causes, [Cause::RecoveryElapsed]);
-    assert_eq!(last.compliance.resolved.len(), 1, "{:?}", last.compliance);
-    assert!(last.compliance.resolved[0].ends_with("on the allow-list: hotfix"));
+    let green = last(&cluster);
+    assert_eq!(green.causes, [Cause::RecoveryElapsed]);
+    assert_eq!(green.compliance.resolved.len(), 1, "{:?}", green.compliance);
+    assert!(green.compliance.resolved[0].ends_with("on the allow-list: hotfix"));
     cluster.restart();
     cluster.pass(600);
     assert_eq!(cluster.told(), Vec::<String>::new(), "it is told once");
+    cluster.disallow("hotfix");
+    cluster.pass(5);
+    assert_eq!(cluster.told(), [red("v2", NO_PROVENANCE)], "without grace");
+    assert_eq!(last(&cluster).causes, [Cause::AllowListChanged]);
 }
 
 #[test]
@@ -151,6 +156,33 @@ fn an_allowance_that_ends_while_the_operator_is_down_is_told_as_of_its_end() {
         (last.causes, last.time),
         (vec![Cause::AllowanceExpired], end)
     );
+}
+
+#[test]
+fn the_end_of_an_allowance_gives_its_entry_another_status_once() {
+    let mut cluster = vetted("");
+    let end = cluster.wall() + jiff::SignedDuration::from_secs(1_000);
+    let entry = format!(
+        "{{environments: [prod], artifacts: [{{fingerprint: {}, name: web}}], reason: hotfix, expiresAt: '{end}'}}",
+        digest("v2")
+    );
+    cluster.allow("hotfix", &entry);
+    cluster.pass(10);
+    let look = |cluster: &mut Cluster| {
+        let now = cluster.wall();
+        cluster.world.look_at_ends(now);
+        let rings = cluster.world.take_answers();
+        (rings, cluster.world.take_unanswered(100).len())
+    };
+    look(&mut cluster);
+    assert_eq!(look(&mut cluster), (false, 0));
+    cluster.pass(1_000);
+    // What the cut that tells of it brings up.
+    cluster.world.take_answers();
+    cluster.world.take_unanswered(100);
+    assert_eq!(look(&mut cluster), (true, 1));
+    // Or it would ring for itself, for ever.
+    assert_eq!(look(&mut cluster), (false, 0));
 }
 
 #[test]
@@ -295,6 +327,33 @@ fn the_index_and_the_manifests_of_an_image_are_one_artifact_when_ci_says_so() {
     cluster.pass(1_000);
     assert_eq!(cluster.told(), Vec::<String>::new());
     assert_eq!(cluster.recorded("prod").total(&digest("v1")), 2);
+    cluster.assert_at_rest();
+}
+
+#[test]
+fn a_record_of_one_platform_that_comes_and_goes_renames_and_rings_nothing() {
+    let mut cluster = vetted("");
+    cluster.running("web", "v1", &["v1-arm64"]);
+    let both = format!(
+        "{{fingerprint: {}, flow: web, aliases: [{}]}}",
+        digest("v1"),
+        digest("v1-arm64")
+    );
+    cluster.record("web-1", &both);
+    cluster.pass(100);
+    cluster.told();
+    // Its flow comes first, so the image goes by its digest for as long as it is there.
+    let one = format!("{{fingerprint: {}, flow: alpha}}", digest("v1-arm64"));
+    cluster.record("arm64", &one);
+    cluster.pass(100);
+    assert_eq!(cluster.recorded("prod").total(&digest("v1-arm64")), 2);
+    cluster.scale("web", 3);
+    cluster.pass(100);
+    cluster.unrecord("arm64");
+    cluster.pass(100);
+    let told = cluster.told();
+    assert_eq!(told.last().unwrap(), "silence: IdentityLearned", "{told:?}");
+    assert_eq!(cluster.recorded("prod").total(&digest("v1")), 3);
     cluster.assert_at_rest();
 }
 
