@@ -16,8 +16,8 @@ use watched::recorded_of;
 
 use super::{
     Moment,
+    assess::Docket,
     census::{Census, admits},
-    compliance::Docket,
     cut::Draft,
     evidence::{Evidence, Key},
     fleet::{Fleet, Learned, PodChange, Workload},

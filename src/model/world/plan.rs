@@ -13,8 +13,8 @@ use crate::{
     api::snapshot::{Cause, MAX_IDENTITIES, ReadAt},
     model::{
         Moment,
+        assess::Assessor,
         census::Census,
-        compliance::Assessor,
         cut::{Draft, Material},
         fleet::Fleet,
         ledger::{CENSUS_VERSION, Cell, Identities, Ledger},
