@@ -179,12 +179,14 @@ impl World {
         self.said_of(&self.images(&touched));
     }
 
-    /// All digests that anybody says are one image with one of these, whether they are believed or not.
+    /// All digests that anybody who is trusted anywhere says are one image with one of these.
     fn images(&self, digests: &BTreeSet<Fingerprint>) -> BTreeSet<Fingerprint> {
         let mut images = digests.clone();
         let mut open: Vec<Fingerprint> = digests.iter().copied().collect();
         while let Some(digest) = open.pop() {
-            let recorded = self.evidence.records_of(digest).flat_map(|it| it.digests());
+            let recorded = self.evidence.records_of(digest);
+            let recorded = recorded.filter(|it| self.trusts(&it.key.namespace));
+            let recorded = recorded.flat_map(|it| it.digests());
             let others = recorded.chain(self.fleet.called(digest));
             let others = others.chain(self.fleet.pinned_with(digest));
             for other in others.collect::<Vec<_>>() {
