@@ -116,6 +116,8 @@ struct Watched {
     /// Since when there are containers that can't be identified and the log says that there are none, or the other way
     /// round.
     nameless_since: Option<Moment>,
+    /// What the log said before it had to be read again.
+    before: Option<Arc<Ledger>>,
     last_cut: Option<Moment>,
     restored: bool,
 }
@@ -396,7 +398,7 @@ impl World {
     /// The cluster's store was set back to an older state, and the logs with it: all that is known of them is doubtful.
     pub fn set_back(&mut self) {
         for env in self.environments.values_mut() {
-            env.log = Log::Unread;
+            (env.log, env.before) = (Log::Unread, None);
             env.restored = true;
         }
         self.touch_all();
@@ -712,6 +714,7 @@ impl World {
             recorded: Recorded::default(),
             docket: Docket::default(),
             nameless_since: None,
+            before: None,
             last_cut: None,
             restored: false,
         };
@@ -775,7 +778,7 @@ impl World {
             .artifacts()
             .map(|(fingerprint, _)| *fingerprint)
             .collect();
-        env.log = Log::Read(ledger, now);
+        (env.log, env.before) = (Log::Read(ledger, now), None);
         env.recount(&self.fleet, &self.evidence, now);
         self.touched.insert(name.to_owned());
         self.artifacts_unanswered(name, artifacts);
@@ -790,8 +793,10 @@ impl World {
 
     /// Someone else appended to the log: it has to be read again.
     pub fn log_is_stale(&mut self, name: &str, uid: &str) {
-        if let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid) {
-            env.log = Log::Unread;
+        if let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid)
+            && let Log::Read(ledger, _) = std::mem::replace(&mut env.log, Log::Unread)
+        {
+            env.before = Some(ledger);
         }
     }
 

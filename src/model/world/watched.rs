@@ -18,11 +18,11 @@ use crate::{
 };
 
 impl Watched {
-    /// What its log says, if that has been read.
+    /// What its log says, or said before it had to be read again.
     pub(super) fn ledger(&self) -> Option<&Ledger> {
         match &self.log {
             Log::Read(ledger, _) => Some(ledger),
-            _ => None,
+            _ => self.before.as_deref(),
         }
     }
 
