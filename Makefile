@@ -25,7 +25,7 @@ assets: ## Finds or builds the control plane for tests (5 minutes the first time
 	$(BUILT)/kube-assets
 
 demo: ## Tells the whole story on a control plane of its own; KEEP=1 keeps it up
-	@echo "Shipbell's demo: half a minute once all is built; the first build takes about 10 minutes."
+	@echo "Shipbell's demo: 40 seconds once all is built; the first build takes about 10 minutes."
 	cargo build --workspace
 	$(BUILT)/kube-assets
 	@KEEP="$(KEEP)" $(BUILT)/demo

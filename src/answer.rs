@@ -109,7 +109,9 @@ impl Answerer {
     /// Answers for ever.
     pub async fn run(self) {
         loop {
-            let taken = self.hub.with(|world, _| world.take_unanswered(BATCH));
+            let taken = self
+                .hub
+                .with(|world, now| world.take_unanswered(BATCH, now));
             if taken.is_empty() {
                 let until = Instant::now() + self.until_an_end();
                 let _ = timeout_at(until, self.hub.unanswered().notified()).await;

@@ -9,8 +9,8 @@ use jiff::Timestamp;
 
 use super::{
     Moment,
+    assess::{Assessment, Assessor, Docket, Scope as Asked},
     census::{Census, cells_of},
-    compliance::{Assessment, Assessor, Docket, Scope as Asked},
     fleet::{Fleet, Workload},
     image::Fingerprint,
     ledger::{CENSUS_VERSION, Cell, Facts, Identities, Ledger, content_hash, size_of_change},

@@ -2,7 +2,9 @@
 //! checked by clippy (`clippy.toml` says what it keeps out).
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod assess;
 pub mod backoff;
+pub mod because;
 pub mod bulletin;
 pub mod census;
 pub mod compliance;

@@ -1,43 +1,41 @@
 //! The fleet, the environments that watch over it, and how far each stream has been read. Events go in, plans come out.
 
+mod picture;
+mod plan;
+mod said;
+mod watched;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
+use watched::recorded_of;
 
 use super::{
     Moment,
+    assess::Docket,
     census::{Census, admits},
-    compliance::{Assessor, Docket},
-    cut::{Draft, Material},
-    evidence::{Allowance, Evidence, Key, Record},
+    cut::Draft,
+    evidence::{Evidence, Key},
     fleet::{Fleet, Learned, PodChange, Workload},
     image::Fingerprint,
     judge::Rules,
-    ledger::{CENSUS_VERSION, Cell, Facts, Identities, Ledger},
+    ledger::{Facts, Ledger},
     names::{Names, Recorded, Trust},
     scope::Scope,
-    settle::{Settle, Unsettled, restless_until, rests_at, rolling_until},
-    view::{DeploymentView, NamespaceView, PodView, Seen, version},
+    settle::{Settle, Unsettled},
+    view::{DeploymentView, NamespaceView, PodView, Seen},
 };
 use crate::api::{
-    ArtifactApproval, EnvironmentSpec,
-    snapshot::{
-        Cause, Compliance, ComplianceState, IdentitySource, MAX_IDENTITIES, ReadAt, Totals, Verdict,
-    },
+    EnvironmentSpec,
+    snapshot::{Cause, Compliance, IdentitySource, Totals, Verdict},
 };
 
 /// A stream that was silent for so long may have died: the server sends a bookmark about every minute.
 const STALE: Duration = Duration::from_secs(150);
-/// So long we wait for a stream to reach what the log has seen; then a new list settles it. A bookmark may take a minute:
-/// not to record anything for that long, after each change of the one who writes, would be worse than a list.
-const BEHIND: Duration = Duration::from_secs(10);
-/// At most one cut of an environment in this time.
-const CUT_INTERVAL: Duration = Duration::from_secs(1);
-
 /// The kinds that are watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -118,6 +116,8 @@ struct Watched {
     /// Since when there are containers that can't be identified and the log says that there are none, or the other way
     /// round.
     nameless_since: Option<Moment>,
+    /// What the log said before it had to be read again.
+    before: Option<Arc<Ledger>>,
     last_cut: Option<Moment>,
     restored: bool,
 }
@@ -398,7 +398,7 @@ impl World {
     /// The cluster's store was set back to an older state, and the logs with it: all that is known of them is doubtful.
     pub fn set_back(&mut self) {
         for env in self.environments.values_mut() {
-            env.log = Log::Unread;
+            (env.log, env.before) = (Log::Unread, None);
             env.restored = true;
         }
         self.touch_all();
@@ -714,6 +714,7 @@ impl World {
             recorded: Recorded::default(),
             docket: Docket::default(),
             nameless_since: None,
+            before: None,
             last_cut: None,
             restored: false,
         };
@@ -777,7 +778,7 @@ impl World {
             .artifacts()
             .map(|(fingerprint, _)| *fingerprint)
             .collect();
-        env.log = Log::Read(ledger, now);
+        (env.log, env.before) = (Log::Read(ledger, now), None);
         env.recount(&self.fleet, &self.evidence, now);
         self.touched.insert(name.to_owned());
         self.artifacts_unanswered(name, artifacts);
@@ -790,23 +791,12 @@ impl World {
         }
     }
 
-    /// What is known of these artifacts of an environment is other than before.
-    fn artifacts_unanswered(&mut self, name: &str, artifacts: Vec<Fingerprint>) {
-        let Some(env) = self.environments.get(name) else {
-            return;
-        };
-        let names = self.names(env);
-        let digests: BTreeSet<_> = artifacts
-            .into_iter()
-            .flat_map(|it| names.called(it))
-            .collect();
-        self.records_unanswered(digests);
-    }
-
     /// Someone else appended to the log: it has to be read again.
     pub fn log_is_stale(&mut self, name: &str, uid: &str) {
-        if let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid) {
-            env.log = Log::Unread;
+        if let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid)
+            && let Log::Read(ledger, _) = std::mem::replace(&mut env.log, Log::Unread)
+        {
+            env.before = Some(ledger);
         }
     }
 
@@ -877,558 +867,6 @@ impl World {
         }
     }
 
-    /// What to do about an environment now.
-    pub fn plan(&mut self, name: &str, now: Moment, wall: Timestamp) -> Plan {
-        let Some(env) = self.environments.get(name) else {
-            return Plan::Wait(None);
-        };
-        if let Some((reason, message)) = self.frozen(env, now) {
-            return Plan::Frozen(reason, message);
-        }
-        let behind = match &env.log {
-            Log::Unread => {
-                return Plan::Frozen(
-                    "ReadingLog",
-                    "the environment's log is being read".to_owned(),
-                );
-            }
-            Log::Blank(..) => None,
-            Log::Read(ledger, read) => Some(self.behind(ledger, *read, now)),
-        };
-        if let Some(behind) = behind {
-            match behind {
-                Behind::No { set_back } => {
-                    if let Some(env) = self.environments.get_mut(name) {
-                        env.restored |= set_back;
-                    }
-                }
-                Behind::Wait { until, kinds } if now < until => {
-                    let waits = format!(
-                        "waiting for the {} to reach what the log has seen",
-                        names(&kinds)
-                    );
-                    return Plan::Frozen("CatchingUp", waits);
-                }
-                Behind::Wait { kinds, .. } => {
-                    for kind in &kinds {
-                        self.want_relist(*kind);
-                    }
-                    let reads = format!("reading the {} anew", names(&kinds));
-                    return Plan::Frozen("CatchingUp", reads);
-                }
-            }
-        }
-        let read_at = self.read_at(now);
-        let Some(env) = self.environments.get_mut(name) else {
-            return Plan::Wait(None);
-        };
-        if let Some(last) = env
-            .last_cut
-            .map(|last| last + CUT_INTERVAL)
-            .filter(|at| *at > now)
-        {
-            return if env.has_work(name, &self.fleet, &self.evidence) {
-                Plan::Wait(Some(last))
-            } else {
-                Plan::Wait(None)
-            };
-        }
-        let causes: &[Cause] = if env.restored {
-            &[Cause::Restored]
-        } else {
-            &[]
-        };
-        let names = Names {
-            fleet: &self.fleet,
-            evidence: &self.evidence,
-            trust: &env.trust,
-            recorded: &env.recorded,
-        };
-        let assessor = Assessor {
-            environment: name,
-            rules: env.rules.as_ref(),
-            names,
-            census: &env.census,
-        };
-        let mut material = Material {
-            environment: name,
-            uid: &env.uid,
-            census: &env.census,
-            fleet: &self.fleet,
-            assessor,
-            unidentified: i64::try_from(env.census.unidentified()).unwrap_or(i64::MAX),
-            settle: &env.settle,
-            read_at: &read_at,
-            causes,
-            now,
-            wall,
-        };
-        let docket = &mut env.docket;
-        let draft = match &mut env.log {
-            Log::Unread => return Plan::Wait(None),
-            Log::Blank(end, cause) => material.baseline(end.as_deref(), &env.scope, *cause, docket),
-            Log::Read(ledger, _) => {
-                if ledger.census_version != CENSUS_VERSION {
-                    let cause = Cause::RulesChanged;
-                    let draft = material.baseline(Some(ledger), &env.scope, cause, docket);
-                    return Plan::Append(Box::new(draft));
-                }
-                let nameless = (material.unidentified > 0, ledger.unidentified > 0);
-                let mut steady = None;
-                if env.rules.is_some() && nameless.0 != nameless.1 {
-                    // It may pass: a container that has just started is often known by its image a moment later.
-                    let since = *env.nameless_since.get_or_insert(now);
-                    if now < since + env.settle.max {
-                        steady = Some(since + env.settle.max);
-                        material.unidentified = ledger.unidentified;
-                    }
-                } else {
-                    env.nameless_since = None;
-                }
-                if let Some(draft) = material.timers(ledger, docket) {
-                    return Plan::Append(Box::new(draft));
-                }
-                let closing =
-                    close_rollouts(ledger, &env.unsettled, &self.fleet, &env.settle, now, wall);
-                let rescoped = env.scope != env.wanted;
-                let ripe = env
-                    .unsettled
-                    .ripe(&env.census, ledger, &self.fleet, &env.settle, now);
-                let mut cells = ripe.cells;
-                if rescoped {
-                    // What changed under the old scope is told before the new scope counts as known.
-                    cells = env.unsettled.dirty().keys().cloned().collect();
-                }
-                let (identities, more) = identities(ledger, &env.census, &names, &cells);
-                if more {
-                    cells.clear(); // what is renamed later would look as if it had stopped
-                }
-                let draft = material.record(ledger, &env.unsettled, &cells, &identities, docket);
-                if rescoped {
-                    let census = &Census::of(&env.wanted, &names);
-                    let end = draft.as_ref().and_then(|draft| draft.entries.last());
-                    let end = end.map_or(&**ledger, |entry| &entry.after);
-                    let assessor = Assessor { census, ..assessor };
-                    let unidentified = i64::try_from(census.unidentified()).unwrap_or(i64::MAX);
-                    let scoped = Material {
-                        census,
-                        assessor,
-                        unidentified,
-                        ..material
-                    };
-                    let cause = Cause::ScopeChanged;
-                    let baseline = scoped.baseline(Some(end), &env.wanted, cause, docket);
-                    let mut entries = draft.map(|draft| draft.entries).unwrap_or_default();
-                    entries.extend(baseline.entries);
-                    Draft {
-                        entries,
-                        ..baseline
-                    }
-                } else if let Some(draft) = draft {
-                    draft
-                } else {
-                    let timer = docket.next_timer(name, ledger, &self.evidence);
-                    let timer = timer.map(|at| {
-                        let wait = at.duration_since(wall).max(SignedDuration::ZERO);
-                        now + wait.unsigned_abs()
-                    });
-                    return Plan::Wait(
-                        [ripe.next, closing, steady, timer]
-                            .into_iter()
-                            .flatten()
-                            .min(),
-                    );
-                }
-            }
-        };
-        Plan::Append(Box::new(draft))
-    }
-
-    /// Why nothing can be said of an environment now. It must never look as if everything had stopped.
-    fn frozen(&self, env: &Watched, now: Moment) -> Option<(&'static str, String)> {
-        let mut needed = vec![Kind::Pods];
-        if env.wanted.needs_namespaces() || env.scope.needs_namespaces() {
-            needed.push(Kind::Namespaces);
-        }
-        let unlisted = Said::ALL
-            .into_iter()
-            .find(|kind| !self.listed_evidence.contains(kind));
-        let watched = needed.into_iter().find_map(|kind| {
-            let stream = self.stream(kind);
-            let name = kind.as_str();
-            let why = stream.trouble.clone();
-            match (stream.synced, stream.is_good(now)) {
-                (true, true) => None,
-                (true, false) => Some((
-                    "WatchStale",
-                    format!(
-                        "the watch of {name} has been silent for too long: {}",
-                        why.unwrap_or_else(|| "reconnecting".to_owned())
-                    ),
-                )),
-                (false, _) => Some((
-                    "NotSynced",
-                    why.unwrap_or_else(|| format!("the {name} are being listed")),
-                )),
-            }
-        });
-        watched.or_else(|| {
-            // Without them everything would look as if nobody knew where it comes from.
-            let kind = unlisted?;
-            let why = self.evidence_trouble.get(&kind).cloned();
-            let why = why.unwrap_or_else(|| format!("the {} are being listed", kind.as_str()));
-            Some(("NotSynced", why))
-        })
-    }
-
-    /// Whether what has been read is older than what the log has seen.
-    fn behind(&self, ledger: &Ledger, head_read: Moment, now: Moment) -> Behind {
-        let mut set_back = false;
-        let mut kinds = vec![];
-        let seen = [
-            (Kind::Pods, &ledger.read_at.pods),
-            (Kind::Deployments, &ledger.read_at.deployments),
-            (Kind::Namespaces, &ledger.read_at.namespaces),
-        ];
-        for (kind, seen) in seen {
-            let stream = self.stream(kind);
-            if seen.is_empty() || !stream.is_good(now) || stream.version >= version(seen) {
-                continue;
-            }
-            if kind == Kind::Namespaces && !ledger.scope.needs_namespaces() {
-                continue;
-            }
-            // A quorum list that began after the head was read is new enough, whatever its number.
-            if stream.list_begun.is_some_and(|begun| begun >= head_read) {
-                set_back = true;
-            } else {
-                kinds.push(kind);
-            }
-        }
-        if kinds.is_empty() {
-            Behind::No { set_back }
-        } else {
-            Behind::Wait {
-                until: head_read + BEHIND,
-                kinds,
-            }
-        }
-    }
-
-    fn read_at(&self, now: Moment) -> ReadAt {
-        let of = |stream: &Stream| {
-            if stream.is_good(now) {
-                stream.version.to_string()
-            } else {
-                String::new()
-            }
-        };
-        ReadAt {
-            pods: of(&self.pods),
-            deployments: of(&self.deployments),
-            namespaces: of(&self.namespaces),
-        }
-    }
-
-    /// What an environment looks like.
-    pub fn picture(&self, name: &str) -> Option<Picture> {
-        let env = self.environments.get(name)?;
-        let (head, totals, compliance) = match &env.log {
-            Log::Read(ledger, _) => (
-                Some((ledger.index, ledger.time)),
-                ledger.totals(),
-                ledger.compliance.clone(),
-            ),
-            _ => (None, Totals::default(), Compliance::default()),
-        };
-        Some(Picture {
-            head,
-            totals,
-            unidentified: env.census.unidentified(),
-            compliance,
-            troubles: env.troubles(),
-            ruled: env.rules.is_some(),
-        })
-    }
-
-    /// What the logs of all environments hold.
-    pub fn held(&self) -> impl Iterator<Item = Held<'_>> {
-        let logs = self.environments.iter();
-        let logs = logs.filter_map(|(name, env)| Some((name, env.ledger()?)));
-        logs.flat_map(|(name, ledger)| {
-            let artifacts = ledger.artifacts();
-            artifacts.map(|(fingerprint, _)| Held::of(name, ledger, *fingerprint))
-        })
-    }
-
-    /// The environments in which an image runs that is known by these digests.
-    pub fn running(&self, digests: &[Fingerprint]) -> Vec<Held<'_>> {
-        self.running_where(digests, |_| true)
-    }
-
-    fn running_where(
-        &self,
-        digests: &[Fingerprint],
-        counts: impl Fn(&Watched) -> bool,
-    ) -> Vec<Held<'_>> {
-        let mut found = vec![];
-        for (name, env) in self.environments.iter().filter(|(_, env)| counts(env)) {
-            let Some(ledger) = env.ledger() else {
-                continue;
-            };
-            let names = self.names(env);
-            let known = digests.iter().map(|digest| names.canonical(*digest));
-            let runs = known.filter(|known| ledger.total(known) > 0).min();
-            found.extend(runs.map(|runs| Held::of(name, ledger, runs)));
-        }
-        found
-    }
-
-    /// The environments in which an image runs that is known by these digests and where records of this namespace count:
-    /// name, the digest that it goes by there, and what it is there.
-    pub fn running_in(
-        &self,
-        namespace: &str,
-        digests: &[Fingerprint],
-    ) -> Vec<(&str, Fingerprint, ComplianceState)> {
-        let found = self.running_where(digests, |env| env.trust.contains(namespace));
-        let told = found.into_iter().map(|held| {
-            let verdict = held.verdict();
-            let state = verdict.map_or(ComplianceState::Unknown, |verdict| verdict.state);
-            (held.environment, held.fingerprint, state)
-        });
-        told.collect()
-    }
-
-    /// All digests that are this one for the rules of any environment.
-    pub fn vouched(&self, digest: Fingerprint) -> BTreeSet<Fingerprint> {
-        let environments = self.environments.values();
-        let all = environments.flat_map(|env| self.names(env).vouched(digest));
-        all.chain([digest]).collect()
-    }
-
-    /// Whether records of a namespace count in any environment.
-    pub fn trusts(&self, namespace: &str) -> bool {
-        let mut all = self.environments.values();
-        all.any(|env| env.trust.contains(namespace))
-    }
-
-    /// What the log of an environment knows of its allow-list: UIDs of entries.
-    pub fn announced(&self, name: &str, uid: &str) -> bool {
-        let Some(Log::Read(ledger, _)) = self.environments.get(name).map(|env| &env.log) else {
-            return false;
-        };
-        ledger.allowed.keys().any(|(known, _)| **known == *uid)
-    }
-
-    fn names<'a>(&'a self, env: &'a Watched) -> Names<'a> {
-        Names {
-            fleet: &self.fleet,
-            evidence: &self.evidence,
-            trust: &env.trust,
-            recorded: &env.recorded,
-        }
-    }
-
-    // ---- what is said of images ----
-
-    /// Whether there may be more to answer than when this was last asked.
-    pub fn take_answers(&mut self) -> bool {
-        std::mem::take(&mut self.answers)
-    }
-
-    /// Some of the objects whose status may be another now, at most `max`; none before every log has been read.
-    pub fn take_unanswered(&mut self, max: usize) -> Vec<(Said, Key)> {
-        let read = |env: &Watched| matches!(env.log, Log::Read(..));
-        if self.listed_evidence.len() < Said::ALL.len() || !self.environments.values().all(read) {
-            return vec![];
-        }
-        let taken: Vec<_> = self.unanswered.iter().take(max).cloned().collect();
-        for object in &taken {
-            self.unanswered.remove(object);
-        }
-        taken
-    }
-
-    /// The status of this object may be another now.
-    pub fn unanswered(&mut self, kind: Said, key: Key) {
-        self.answers = true;
-        self.unanswered.insert((kind, key));
-    }
-
-    /// When the next entry of the allow-list ends.
-    pub fn next_end(&self, now: Timestamp) -> Option<Timestamp> {
-        let entries = self.evidence.allowances().values();
-        entries
-            .filter_map(|entry| entry.expires)
-            .filter(|end| *end > now)
-            .min()
-    }
-
-    /// Entries of the allow-list that ended since this was last asked have another status now.
-    pub fn look_at_ends(&mut self, now: Timestamp) {
-        let since = self.ends_seen.replace(now);
-        let is_news = |end: Timestamp| end <= now && since.is_none_or(|since| end > since);
-        let entries = self.evidence.allowances().values();
-        let ended: Vec<_> = entries
-            .filter(|entry| entry.expires.is_some_and(is_news))
-            .map(|entry| Key::of_cluster(&entry.name))
-            .collect();
-        for key in ended {
-            self.unanswered(Said::Allowances, key);
-        }
-    }
-
-    /// The status of all objects may be another now.
-    fn all_unanswered(&mut self) {
-        let records = self.evidence.records().keys();
-        self.unanswered
-            .extend(records.map(|key| (Said::Records, key.clone())));
-        let reviews = self.evidence.reviews().keys();
-        self.unanswered
-            .extend(reviews.map(|key| (Said::Reviews, key.clone())));
-        self.allowances_unanswered();
-    }
-
-    fn allowances_unanswered(&mut self) {
-        self.answers = true;
-        let names = self.evidence.allowances().keys();
-        self.unanswered
-            .extend(names.map(|name| (Said::Allowances, Key::of_cluster(name))));
-    }
-
-    /// The records of these images have another status now.
-    fn records_unanswered(&mut self, digests: impl IntoIterator<Item = Fingerprint>) {
-        self.answers = true;
-        for digest in digests {
-            let records = self.evidence.records_of(digest);
-            self.unanswered
-                .extend(records.map(|record| (Said::Records, record.key.clone())));
-        }
-    }
-
-    /// A kind has been listed, or can't be read: why.
-    pub fn evidence_listed(&mut self, kind: Said) {
-        self.listed_evidence.insert(kind);
-        self.answers = true;
-        self.evidence_trouble.remove(&kind);
-        self.touch_all();
-    }
-
-    /// A kind can't be read.
-    pub fn evidence_fails(&mut self, kind: Said, why: String) {
-        self.evidence_trouble.insert(kind, why);
-        self.touch_all();
-    }
-
-    /// A record was written, edited or deleted.
-    pub fn record_seen(&mut self, key: &Key, record: Option<Record>, now: Moment) {
-        let old = self.evidence.records().get(key).cloned();
-        let digests = old.iter().flat_map(|record| record.digests());
-        let digests: BTreeSet<_> = digests
-            .chain(record.iter().flat_map(Record::digests))
-            .collect();
-        let images = self.images(&digests);
-        // What is counted must be called the same when it is taken out as when it was put in.
-        let counts = |env: &Watched| {
-            let mut images = images.iter();
-            env.trust.contains(&*key.namespace) && images.any(|it| env.census.mentions(it))
-        };
-        let called = |world: &Self| -> BTreeMap<String, Vec<Fingerprint>> {
-            let counting = world.environments.iter().filter(|(_, env)| counts(env));
-            let called = counting.map(|(name, env)| {
-                let names = world.names(env);
-                let called = images.iter().map(|digest| names.canonical(*digest));
-                (name.clone(), called.collect())
-            });
-            called.collect()
-        };
-        let several = images.len() > 1;
-        let before = if several {
-            called(self)
-        } else {
-            BTreeMap::new()
-        };
-        if self.evidence.put_record(key, record).is_none() {
-            return;
-        }
-        self.unanswered(Said::Records, key.clone());
-        self.records_unanswered(digests);
-        if several {
-            for (name, called) in called(self) {
-                let Some(env) = self.environments.get_mut(&name) else {
-                    continue;
-                };
-                if before.get(&name) != Some(&called) {
-                    env.recount(&self.fleet, &self.evidence, now);
-                    self.touched.insert(name);
-                }
-            }
-        }
-        self.said_of(&images);
-    }
-
-    /// A review was written or deleted. An error says what can't be read in it.
-    pub fn review_seen(
-        &mut self,
-        key: &Key,
-        object: Option<&ArtifactApproval>,
-    ) -> Result<(), String> {
-        if let Some(touched) = self.evidence.put_review(key, object)? {
-            self.unanswered(Said::Reviews, key.clone());
-            self.said_of(&self.images(&touched));
-        }
-        Ok(())
-    }
-
-    /// An entry of the allow-list was written, edited or deleted.
-    pub fn allowance_seen(&mut self, name: &str, allowance: Option<Allowance>) {
-        let Some((touched, environments)) = self.evidence.put_allowance(name, allowance) else {
-            return;
-        };
-        self.unanswered(Said::Allowances, Key::of_cluster(name));
-        for name in environments {
-            if let Some(env) = self.environments.get_mut(&*name) {
-                env.docket.allow_list_changed();
-                self.touched.insert(name.into());
-            }
-        }
-        self.said_of(&self.images(&touched));
-    }
-
-    /// All digests that anybody says are one image with one of these, whether they are believed or not.
-    fn images(&self, digests: &BTreeSet<Fingerprint>) -> BTreeSet<Fingerprint> {
-        let mut images = digests.clone();
-        let mut open: Vec<Fingerprint> = digests.iter().copied().collect();
-        while let Some(digest) = open.pop() {
-            let recorded = self.evidence.records_of(digest).flat_map(|it| it.digests());
-            let others = recorded.chain(self.fleet.called(digest));
-            let others = others.chain(self.fleet.pinned_with(digest));
-            for other in others.collect::<Vec<_>>() {
-                if images.insert(other) {
-                    open.push(other);
-                }
-            }
-        }
-        images
-    }
-
-    /// Those environments have something to judge anew in which an image runs that was spoken of.
-    fn said_of(&mut self, images: &BTreeSet<Fingerprint>) {
-        for (name, env) in &mut self.environments {
-            let Log::Read(ledger, _) = &env.log else {
-                continue;
-            };
-            let runs =
-                |digest: &&Fingerprint| ledger.total(digest) > 0 || env.census.total(digest) > 0;
-            let concerned: Vec<_> = images.iter().filter(runs).copied().collect();
-            if !concerned.is_empty() {
-                env.docket.touch(concerned);
-                self.touched.insert(name.clone());
-            }
-        }
-    }
-
     /// Whether all that must be known is known.
     pub fn is_ready(&self, now: Moment) -> Result<(), String> {
         for kind in Kind::ALL {
@@ -1458,166 +896,6 @@ impl World {
         }
         astray
     }
-}
-
-enum Behind {
-    No { set_back: bool },
-    Wait { until: Moment, kinds: Vec<Kind> },
-}
-
-/// The names of kinds, for people.
-fn names(kinds: &[Kind]) -> String {
-    let names: Vec<_> = kinds.iter().map(|kind| kind.as_str()).collect();
-    names.join(" and ")
-}
-
-impl Watched {
-    /// What its log says, if that has been read.
-    fn ledger(&self) -> Option<&Ledger> {
-        match &self.log {
-            Log::Read(ledger, _) => Some(ledger),
-            _ => None,
-        }
-    }
-
-    fn recount(&mut self, fleet: &Fleet, evidence: &Evidence, now: Moment) {
-        let names = Names {
-            fleet,
-            evidence,
-            trust: &self.trust,
-            recorded: &self.recorded,
-        };
-        self.census = Census::of(&self.scope, &names);
-        // Artifacts may be known by other digests than before.
-        self.docket.touch_all();
-        match &self.log {
-            Log::Read(ledger, _) => {
-                self.unsettled
-                    .rebuild(&self.census, ledger, fleet, &self.settle, now);
-            }
-            _ => self.unsettled = Unsettled::default(),
-        }
-    }
-
-    /// Whether it counts an artifact by one of these digests.
-    fn counts_any(&self, digests: &[Fingerprint]) -> bool {
-        digests.iter().any(|digest| self.census.mentions(digest))
-    }
-
-    /// Whether there is anything to record, ripe or not, or will be when a timer runs out.
-    fn has_work(&self, name: &str, fleet: &Fleet, evidence: &Evidence) -> bool {
-        let names = Names {
-            fleet,
-            evidence,
-            trust: &self.trust,
-            recorded: &self.recorded,
-        };
-        let more = match &self.log {
-            Log::Read(ledger, _) => {
-                let (identities, _) = identities(ledger, &self.census, &names, &BTreeSet::new());
-                let timer = self.docket.next_timer(name, ledger, evidence);
-                !identities.is_empty() || !ledger.rollouts.is_empty() || timer.is_some()
-            }
-            _ => true,
-        };
-        more || self.docket.has_work() || !self.unsettled.is_settled() || self.scope != self.wanted
-    }
-
-    /// What breaks the rules now or lacks something, by name.
-    fn troubles(&self) -> (Vec<Trouble>, usize) {
-        const LISTED: usize = 20;
-        let Log::Read(ledger, _) = &self.log else {
-            return (vec![], 0);
-        };
-        let mut troubles: Vec<Trouble> = ledger
-            .artifacts()
-            .filter_map(|(fingerprint, _)| {
-                let recorded = || ledger.facts.get(fingerprint);
-                let facts = self.docket.facts(*fingerprint).or_else(recorded)?;
-                let verdict = facts.verdict.clone()?;
-                let name = ledger.names.get(fingerprint).cloned().unwrap_or_default();
-                (verdict.state == ComplianceState::NonCompliant).then_some(Trouble {
-                    name,
-                    fingerprint: *fingerprint,
-                    verdict,
-                })
-            })
-            .collect();
-        troubles.sort_by(|a, b| (&a.name, a.fingerprint).cmp(&(&b.name, b.fingerprint)));
-        let more = troubles.len().saturating_sub(LISTED);
-        troubles.truncate(LISTED);
-        (troubles, more)
-    }
-}
-
-/// What a log knows to be one image because a record said so.
-fn recorded_of(ledger: &Ledger) -> Recorded {
-    let known = ledger.identities.iter();
-    Recorded::of(
-        known
-            .filter(|(_, (_, source))| *source == IdentitySource::Record)
-            .map(|(alias, (known, _))| (*alias, *known)),
-    )
-}
-
-/// Other digests that the log doesn't know of yet, of what is recorded or is to be recorded now: as many as an entry can
-/// hold, and whether more of what is recorded goes by another digest.
-fn identities(
-    ledger: &Ledger,
-    census: &Census,
-    names: &Names,
-    cells: &BTreeSet<Cell>,
-) -> (Identities, bool) {
-    let pair = |digest| (digest, names.canonical(digest));
-    let sourced = |(digest, known)| (digest, (known, names.source(digest, known)));
-    let recorded = || ledger.artifacts().map(|(digest, _)| pair(*digest));
-    let mut renamed = recorded().filter(|(digest, known)| digest != known);
-    let mut found: BTreeMap<_, _> = renamed.by_ref().take(MAX_IDENTITIES).map(sourced).collect();
-    if renamed.next().is_some() {
-        return (found, true);
-    }
-    let soon = cells.iter().map(|cell| cell.fingerprint);
-    let told: BTreeSet<_> = recorded().map(|(_, known)| known).chain(soon).collect();
-    let unknown = census
-        .aliases()
-        .filter(|alias| !ledger.identities.contains_key(alias))
-        .map(pair)
-        .filter(|(_, known)| told.contains(known) && census.total(known) > 0)
-        .map(sourced);
-    let room = MAX_IDENTITIES - found.len();
-    found.extend(unknown.take(room));
-    (found, false)
-}
-
-/// Forgets rollouts that were recorded half-way and are over: what their workloads do now is news. When the next may be.
-fn close_rollouts(
-    ledger: &mut Arc<Ledger>,
-    unsettled: &Unsettled,
-    fleet: &Fleet,
-    settle: &Settle,
-    now: Moment,
-    wall: Timestamp,
-) -> Option<Moment> {
-    let mut closed = vec![];
-    let mut next: Option<Moment> = None;
-    for (workload, until) in &ledger.rollouts {
-        let over = fleet.workload(workload).map_or(now, |state| {
-            let held = rolling_until(state, settle).max(restless_until(state, settle));
-            rests_at(state, settle).max(held.unwrap_or_default())
-        });
-        if wall >= *until || (over <= now && !unsettled.has(workload)) {
-            closed.push(workload.clone());
-        } else if over > now {
-            next = Some(next.map_or(over, |next| next.min(over)));
-        }
-    }
-    if !closed.is_empty() {
-        let ledger = Arc::make_mut(ledger);
-        ledger
-            .rollouts
-            .retain(|workload, _| !closed.contains(workload));
-    }
-    next
 }
 
 fn unreadable(stream: &mut Stream, kind: &str, meta: &super::view::Meta, why: &str) -> Vec<String> {

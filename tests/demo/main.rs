@@ -47,7 +47,7 @@ fn main() -> ExitCode {
 async fn demo() -> Result<()> {
     let tell = Narrator::new();
     title(
-        "Shipbell rings when what runs in your cluster changes. This takes about half a minute, once all is built.",
+        "Shipbell rings when what runs in your cluster changes. This takes about 40 seconds, once all is built.",
     );
     let (found, helm) = tokio::task::spawn_blocking(|| (assets::find(), assets::helm())).await?;
     found?;

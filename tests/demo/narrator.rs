@@ -90,8 +90,10 @@ fn line(heard: &Heard) -> String {
     let name = name.rsplit('/').next().unwrap_or_default();
     let id = heard.header("webhook-id").unwrap_or_default();
     format!(
-        "{} {name}: {} (snapshot {}, id {}…{})",
-        text(&body["event_type"]),
+        "{}: {} (snapshot {}, id {}…{})",
+        [text(&body["event_type"]).as_str(), name]
+            .join(" ")
+            .trim_end(),
         text(&body["description"]),
         text(&body["snapshot"]["index"]),
         id.get(..8).unwrap_or_default(),

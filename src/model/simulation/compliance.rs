@@ -172,14 +172,14 @@ fn the_end_of_an_allowance_gives_its_entry_another_status_once() {
         let now = cluster.wall();
         cluster.world.look_at_ends(now);
         let rings = cluster.world.take_answers();
-        (rings, cluster.world.take_unanswered(100).len())
+        (rings, cluster.world.take_unanswered(100, cluster.now).len())
     };
     look(&mut cluster);
     assert_eq!(look(&mut cluster), (false, 0));
     cluster.pass(1_000);
     // What the cut that tells of it brings up.
     cluster.world.take_answers();
-    cluster.world.take_unanswered(100);
+    cluster.world.take_unanswered(100, cluster.now);
     assert_eq!(look(&mut cluster), (true, 1));
     // Or it would ring for itself, for ever.
     assert_eq!(look(&mut cluster), (false, 0));
