@@ -157,7 +157,12 @@ impl World {
                 if more {
                     cells.clear(); // what is renamed later would look as if it had stopped
                 }
-                let draft = material.record(ledger, &env.unsettled, &cells, &identities, docket);
+                // Looked at only if there may be something: it takes a copy of all that is recorded.
+                let nameless = env.rules.is_some() && material.unidentified != ledger.unidentified;
+                let looks = !cells.is_empty() || !identities.is_empty() || docket.has_work();
+                let draft = (looks || nameless)
+                    .then(|| material.record(ledger, &env.unsettled, &cells, &identities, docket))
+                    .flatten();
                 if rescoped {
                     let census = &Census::of(&env.wanted, &names);
                     let end = draft.as_ref().and_then(|draft| draft.entries.last());
