@@ -184,7 +184,7 @@ impl Assessor<'_> {
     ) -> Assessment {
         let mut found = Assessment::default();
         self.read_allow_list(&mut found, docket, after, scope, now);
-        let places = self.judged(docket, after, scope, now);
+        let places = self.judged(docket, before, after, scope, now);
         for (fingerprint, namespaces) in &places {
             let artifact = self.artifact(*fingerprint, after, namespaces);
             let judgement = judge(self.rules, self.environment, &artifact, &self.names, now);
@@ -196,7 +196,12 @@ impl Assessor<'_> {
             found.facts.insert(*fingerprint, facts);
         }
         for (fingerprint, facts) in &found.facts {
-            docket.facts.insert(*fingerprint, facts.clone());
+            // Most artifacts of environments without rules have none: not worth their room.
+            if facts.is_nothing() {
+                docket.facts.remove(fingerprint);
+            } else {
+                docket.facts.insert(*fingerprint, facts.clone());
+            }
         }
         if scope == Scope::All {
             docket.stale.clear();
@@ -217,6 +222,7 @@ impl Assessor<'_> {
     fn judged<'l>(
         &self,
         docket: &Docket,
+        before: &Ledger,
         after: &'l Ledger,
         scope: Scope,
         now: Timestamp,
@@ -241,7 +247,7 @@ impl Assessor<'_> {
                     && (docket.all_stale
                         || stale.contains(fingerprint)
                         || docket.stale.contains(fingerprint)
-                        || !docket.facts.contains_key(fingerprint))
+                        || before.total(fingerprint) == 0)
         };
         let mut places: BTreeMap<Fingerprint, BTreeSet<&str>> = after
             .artifacts()

@@ -162,6 +162,9 @@ impl Material<'_> {
                 compliance = found.compliance;
             }
         }
+        if cause != Cause::Baseline {
+            docket.touch_all(); // the next entry judges what this one takes for known
+        }
         let page = Page {
             time,
             causes: vec![cause],

@@ -8,7 +8,7 @@ use crate::{
         EnvironmentSnapshotSpec, EventType,
         snapshot::{Cause, ComplianceState},
     },
-    model::testing::digest,
+    model::{ledger::Ledger, scope::Scope, testing::digest},
 };
 
 /// A cluster whose environment `prod` asks for provenance, in which `web` runs `v1`, whose record is there.
@@ -328,6 +328,38 @@ fn the_index_and_the_manifests_of_an_image_are_one_artifact_when_ci_says_so() {
     assert_eq!(cluster.told(), Vec::<String>::new());
     assert_eq!(cluster.recorded("prod").total(&digest("v1")), 2);
     cluster.assert_at_rest();
+}
+
+#[test]
+fn a_log_that_cannot_be_built_on_keeps_what_was_known_of_the_environment() {
+    let mut cluster = vetted("");
+    cluster.allow("a", &entry_for("v7"));
+    cluster.pass(10);
+    cluster.told();
+    let end = cluster.recorded("prod").clone();
+    let mut blank = Ledger::empty(Scope::default());
+    (blank.index, blank.time) = (end.index, end.time);
+    blank.content_hash.clone_from(&end.content_hash);
+    blank.compliance = end.compliance;
+    let uid = cluster.world.uid("prod").unwrap().to_owned();
+    let lost = Cause::HistoryLost;
+    cluster.world.log_is_blank("prod", &uid, Some(blank), lost);
+    cluster.unrecord("web-1");
+    cluster.pass(5);
+    // What was allowed is known, and what is missing has its time anew: when it began is lost.
+    assert_eq!(
+        cluster.told(),
+        ["silence: HistoryLost", "silence: PolicyChanged"]
+    );
+    cluster.pass(600);
+    assert_eq!(cluster.told(), [red("v1", NO_PROVENANCE)]);
+}
+
+fn entry_for(image: &str) -> String {
+    format!(
+        "{{environments: [prod], artifacts: [{{fingerprint: {}, name: web}}], reason: hotfix}}",
+        digest(image)
+    )
 }
 
 #[test]
