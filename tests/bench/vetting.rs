@@ -108,15 +108,19 @@ impl Bench {
         Ok(())
     }
 
-    fn environment(&mut self, number: usize, deployment: bool) -> Result<()> {
-        let spec = json!({
+    /// Edits an environment; `strict`: it asks for what no record has.
+    fn environment(&mut self, number: usize, strict: bool) -> Result<()> {
+        let mut spec = json!({
             "namespaces": {"include": [format!("ns-{number}")]},
             "settle": {"quiet": "0s", "max": "0s", "rollout": "0s", "scaling": "0s"},
             "compliance": {
                 "provenance": {"required": true, "trustedNamespaces": ["ci"]}, "evidence": {"required": true},
-                "deployment": {"expected": deployment}, "grace": "0s", "recoveryWindow": "0s",
+                "deployment": {"expected": true}, "grace": "0s", "recoveryWindow": "0s",
             },
         });
+        if strict {
+            spec["compliance"]["attestations"] = json!([{"name": "pen-test"}]);
+        }
         let spec: EnvironmentSpec = serde_json::from_value(spec)?;
         let name = environment_name(number);
         self.world.environment_seen(&name, &name, &spec, self.now);
