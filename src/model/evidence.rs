@@ -319,29 +319,23 @@ fn note<K: Ord, V: Ord>(index: &mut BTreeMap<K, BTreeSet<V>>, key: K, value: V, 
 }
 
 impl Evidence {
-    /// Takes in a record, or takes it out; the digests that it is about, before or now. `None`: nothing changed that matters.
-    pub fn put_record(
-        &mut self,
-        key: &Key,
-        record: Option<Record>,
-    ) -> Option<BTreeSet<Fingerprint>> {
+    /// Takes in a record, or takes it out; whether that changed anything that matters.
+    pub fn put_record(&mut self, key: &Key, record: Option<Record>) -> bool {
         let before = self.records.get(key).cloned();
         if before.as_deref() == record.as_ref() {
-            return None;
+            return false;
         }
         let record = record.map(Arc::new);
-        let mut digests = BTreeSet::new();
         for (record, add) in [(&before, false), (&record, true)] {
             for digest in record.iter().flat_map(|record| record.digests()) {
                 note(&mut self.records_of, digest, key.clone(), add);
-                digests.insert(digest);
             }
         }
         match record {
             Some(record) => self.records.insert(key.clone(), record),
             None => self.records.remove(key),
         };
-        Some(digests)
+        true
     }
 
     /// Takes in a review, or takes it out; the digests that it is about, before or now. `None`: nothing changed that matters.

@@ -883,12 +883,7 @@ impl World {
     pub fn self_check(&mut self, now: Moment) -> usize {
         let mut astray = 0;
         for env in self.environments.values_mut() {
-            let names = Names {
-                fleet: &self.fleet,
-                evidence: &self.evidence,
-                trust: &env.trust,
-                recorded: &env.recorded,
-            };
+            let names = env.names(&self.fleet, &self.evidence);
             if Census::of(&env.scope, &names) != env.census {
                 astray += 1;
                 env.recount(&self.fleet, &self.evidence, now);

@@ -101,11 +101,6 @@ impl World {
     }
 
     pub(super) fn names<'a>(&'a self, env: &'a Watched) -> Names<'a> {
-        Names {
-            fleet: &self.fleet,
-            evidence: &self.evidence,
-            trust: &env.trust,
-            recorded: &env.recorded,
-        }
+        env.names(&self.fleet, &self.evidence)
     }
 }

@@ -135,7 +135,7 @@ impl World {
         } else {
             BTreeMap::new()
         };
-        if self.evidence.put_record(key, record).is_none() {
+        if !self.evidence.put_record(key, record) {
             return;
         }
         self.unanswered(Said::Records, key.clone());

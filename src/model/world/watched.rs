@@ -26,14 +26,18 @@ impl Watched {
         }
     }
 
-    pub(super) fn recount(&mut self, fleet: &Fleet, evidence: &Evidence, now: Moment) {
-        let names = Names {
+    /// How it calls images.
+    pub(super) fn names<'a>(&'a self, fleet: &'a Fleet, evidence: &'a Evidence) -> Names<'a> {
+        Names {
             fleet,
             evidence,
             trust: &self.trust,
             recorded: &self.recorded,
-        };
-        self.census = Census::of(&self.scope, &names);
+        }
+    }
+
+    pub(super) fn recount(&mut self, fleet: &Fleet, evidence: &Evidence, now: Moment) {
+        self.census = Census::of(&self.scope, &self.names(fleet, evidence));
         // Artifacts may be known by other digests than before.
         self.docket.touch_all();
         match &self.log {
@@ -52,12 +56,7 @@ impl Watched {
 
     /// Whether there is anything to record, ripe or not, or will be when a timer runs out.
     pub(super) fn has_work(&self, name: &str, fleet: &Fleet, evidence: &Evidence) -> bool {
-        let names = Names {
-            fleet,
-            evidence,
-            trust: &self.trust,
-            recorded: &self.recorded,
-        };
+        let names = self.names(fleet, evidence);
         let more = match &self.log {
             Log::Read(ledger, _) => {
                 let (identities, _) = identities(ledger, &self.census, &names, &BTreeSet::new());
