@@ -1,7 +1,10 @@
 //! Looks at what an environment records: which artifacts keep its rules, what changed on its allow-list, and what that
 //! makes of the environment.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 
@@ -111,14 +114,23 @@ impl Docket {
             .values()
             .filter_map(|facts| facts.verdict.as_ref());
         let ends = verdicts.flat_map(|verdict| [verdict.grace_until, verdict.valid_until]);
-        let active = evidence.allowances_in(environment).filter(|entry| {
-            let known = |digest: &Fingerprint| ledger.allowed.get(&(entry.uid.clone(), *digest));
-            let digests = entry.artifacts.keys();
-            digests.filter_map(known).any(|known| known.active)
-        });
-        let expiries = active.map(|entry| entry.expires);
+        let expiries = in_force(environment, ledger, evidence).map(|entry| entry.expires);
         ends.chain([self.pending]).chain(expiries).flatten().min()
     }
+}
+
+/// The entries of an environment's allow-list that its log holds to be in force.
+fn in_force<'e>(
+    environment: &str,
+    ledger: &Ledger,
+    evidence: &'e Evidence,
+) -> impl Iterator<Item = &'e Arc<Allowance>> {
+    let entries = evidence.allowances_in(environment);
+    entries.filter(|entry| {
+        let known = |digest: &Fingerprint| ledger.allowed.get(&(entry.uid.clone(), *digest));
+        let mut known = entry.artifacts.keys().filter_map(known);
+        known.any(|known| known.active)
+    })
 }
 
 /// What an assessment found: what is to be recorded, if anything.
@@ -449,12 +461,8 @@ impl Assessor<'_> {
     ) {
         let evidence: &Evidence = self.names.evidence;
         let wanted = docket.allow_list && scope == Scope::All;
-        let over = |entry: &Allowance| !entry.is_active(now);
-        if !wanted
-            && !evidence
-                .allowances_in(self.environment)
-                .any(|entry| over(entry))
-        {
+        let mut held = in_force(self.environment, after, evidence);
+        if !wanted && !held.any(|entry| !entry.is_active(now)) {
             return;
         }
         let mut news = vec![];
