@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use shipbell::flags::{Command, Flags};
+use shipbell::config::{Command, Flags};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {

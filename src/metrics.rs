@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::model::world::Kind;
+use crate::snapshot::state::Kind;
 
 /// All metrics of the program.
 #[derive(Debug)]

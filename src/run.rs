@@ -1,3 +1,9 @@
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "talks to the API server"
+)]
+
 //! The composition root: everything is made here and handed to what needs it.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
@@ -21,24 +27,31 @@ use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    answer::Answerer,
     api::{
         AllowedArtifact, ArtifactApproval, ArtifactProvenance, Environment, EnvironmentSpec,
         environment::Namespaces,
     },
-    destination::Names,
-    dispatch::{Dispatcher, Passed},
-    environments::Environments,
-    flags, gather,
-    hub::Hub,
-    logbook::Logbook,
+    cluster::watch::{self, Patience},
+    compliance::{evidence_status::Answerer, evidence_watch},
+    config,
+    delivery::{
+        dispatcher::{Dispatcher, Passed},
+        secret::Names,
+    },
+    http::{
+        guard::Guard,
+        sender::{self, Courier, ProxyConfig},
+    },
+    message::installation::Installation,
     metrics::Metrics,
-    model::{guard::Guard, installation::Installation, world::World},
-    prune::Pruner,
-    record::Recorder,
-    send::{self, Courier, ProxyConfig},
-    serve::{self, Health, api::Archive},
-    watch::{self, Patience},
+    snapshot::{
+        environments::Environments, log::Logbook, pruning::Pruner, recorder::Recorder, shared::Hub,
+        state::World,
+    },
+    web::{
+        health::{self, Health},
+        read_api::{self, Archive},
+    },
 };
 
 /// The log is pruned this often.
@@ -57,7 +70,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_se
 const MARKER: &str = "shipbell-default-environment";
 
 /// Runs the operator until it is told to stop.
-pub async fn run(flags: flags::Run) -> anyhow::Result<()> {
+pub async fn run(flags: config::Run) -> anyhow::Result<()> {
     telemetry(&flags)?;
     // First of all: to the first process of a container a signal that it doesn't ask for is no signal.
     let mut terminate = signal(SignalKind::terminate())?;
@@ -107,7 +120,7 @@ pub async fn run(flags: flags::Run) -> anyhow::Result<()> {
         environments: environments.clone(),
         metrics: metrics.clone(),
     };
-    let listener = serve::bind(flags.listen, "--listen").await?;
+    let listener = health::bind(flags.listen, "--listen").await?;
 
     let stop = CancellationToken::new();
     let patience = Patience {
@@ -142,9 +155,9 @@ pub async fn run(flags: flags::Run) -> anyhow::Result<()> {
     tasks.spawn(recorder.run());
     let statuses = Arc::default();
     let s = || Arc::clone(&statuses);
-    tasks.spawn(gather::follow::<ArtifactProvenance>(c(), h(), s()));
-    tasks.spawn(gather::follow::<ArtifactApproval>(c(), h(), s()));
-    tasks.spawn(gather::follow::<AllowedArtifact>(c(), h(), s()));
+    tasks.spawn(evidence_watch::follow::<ArtifactProvenance>(c(), h(), s()));
+    tasks.spawn(evidence_watch::follow::<ArtifactApproval>(c(), h(), s()));
+    tasks.spawn(evidence_watch::follow::<AllowedArtifact>(c(), h(), s()));
     let answerer = Answerer {
         client: client.clone(),
         hub: hub.clone(),
@@ -187,8 +200,8 @@ pub async fn run(flags: flags::Run) -> anyhow::Result<()> {
             open: flags.api_behind_authenticating_proxy,
             tokens: Arc::default(),
         };
-        let listener = serve::bind(flags.api_listen, "--api-listen").await?;
-        tokio::spawn(axum::serve(listener, serve::api::router(archive)).into_future());
+        let listener = health::bind(flags.api_listen, "--api-listen").await?;
+        tokio::spawn(axum::serve(listener, read_api::router(archive)).into_future());
     }
     let dispatcher = Dispatcher {
         client: client.clone(),
@@ -208,7 +221,7 @@ pub async fn run(flags: flags::Run) -> anyhow::Result<()> {
     };
     let mut sending = tokio::spawn(dispatcher.run(cursors_ready));
 
-    let app = serve::health(health);
+    let app = health::health(health);
     let mut server = tokio::spawn(axum::serve(listener, app).into_future());
     tokio::select! {
         result = &mut server => result?.context("the health port failed")?,
@@ -228,7 +241,7 @@ pub async fn run(flags: flags::Run) -> anyhow::Result<()> {
 }
 
 /// The outbound client, as the flags and the cluster want it.
-fn courier(flags: &flags::Run, config: &Config) -> anyhow::Result<Courier> {
+fn courier(flags: &config::Run, config: &Config) -> anyhow::Result<Courier> {
     // The API server is never a destination, by whatever name; nor are we.
     let server = config
         .cluster_url
@@ -243,7 +256,7 @@ fn courier(flags: &flags::Run, config: &Config) -> anyhow::Result<Courier> {
         .filter(|ip: &IpAddr| !ip.is_loopback())
         .collect();
     let guard = Guard::new(&flags.allow_destination, closed).context("--allow-destination")?;
-    let mut settings = send::Config::new(guard);
+    let mut settings = sender::Config::new(guard);
     if let Some(file) = &flags.extra_ca_file {
         let pem =
             std::fs::read(file).with_context(|| format!("--extra-ca-file {}", file.display()))?;
@@ -265,7 +278,7 @@ fn courier(flags: &flags::Run, config: &Config) -> anyhow::Result<Courier> {
     Courier::new(&settings).context("can't make the outbound client")
 }
 
-fn telemetry(flags: &flags::Run) -> anyhow::Result<()> {
+fn telemetry(flags: &config::Run) -> anyhow::Result<()> {
     let filter =
         EnvFilter::try_new(&flags.log).with_context(|| format!("--log {:?}", flags.log))?;
     // The client writes whole bodies at this place, which may hold a Secret.

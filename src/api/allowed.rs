@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Condition;
+use crate::api::Condition;
 
 /// Images that are allowed in environments whatever their rules say: an entry of the allow-list. Each image is told once
 /// as `ARTIFACT_ALLOWED`. Meant for images that nobody here builds.

@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Condition;
+use crate::api::Condition;
 
 /// One review of an image: a request, an approval or a rejection. It is never edited: a new review is a new object, and
 /// the newest one counts.

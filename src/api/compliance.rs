@@ -5,7 +5,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Span;
+use crate::api::Span;
 
 /// What must hold of every image that runs in the environment. An image on the allow-list (AllowedArtifact) keeps every
 /// rule; one whose newest review is a rejection keeps none.

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, Span, compliance::Rules, selector::Selector};
+use crate::api::{Condition, Span, compliance::Rules, selector::Selector};
 
 /// A named selection of the cluster's workloads. Shipbell keeps a numbered log of what runs in it and
 /// tells every NotificationSetting that asks when that changes.

@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, snapshot::ComplianceState};
+use crate::api::{Condition, snapshot::ComplianceState};
 
 /// A digest in a spec: 64 lower-case hex digits.
 pub const DIGEST: &str = "^[0-9a-f]{64}$";

@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, Span};
+use crate::api::{Condition, Span};
 
 /// The six events; the values are the contract's, here, in the payload and in the metrics alike.
 #[derive(

@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{EventType, approval::ReviewState, provenance::RecordState};
+use crate::api::{EventType, approval::ReviewState, provenance::RecordState};
 
 /// At most so many changed artifacts in one snapshot; a bigger cut is split into parts.
 pub const MAX_CHANGES: usize = 1_000;

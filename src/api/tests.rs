@@ -4,7 +4,7 @@ use std::{fmt::Write as _, fs, path::Path};
 
 use serde_json::Value;
 
-use super::definitions;
+use crate::api::definitions;
 
 /// A file that is generated from the types. `UPDATE_EXPECT=1` rewrites it.
 fn assert_generated(path: &str, want: &str) {
@@ -181,7 +181,7 @@ fn the_committed_list_of_fields_is_that_of_the_types() {
                         schema["items"]["type"].as_str().unwrap_or("object")
                     ),
                     (Some("string"), Some("date-time")) => "time".to_owned(),
-                    (Some("string"), _) if schema["pattern"] == super::span::PATTERN => {
+                    (Some("string"), _) if schema["pattern"] == crate::api::span::PATTERN => {
                         "length of time".to_owned()
                     }
                     (kind, _) => kind.unwrap_or("object").to_owned(),

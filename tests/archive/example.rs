@@ -8,9 +8,9 @@ use kit::{
     stage::{Cast, install, log, operator},
 };
 use serde_json::json;
-use shipbell::model::payload::Payload;
+use shipbell::message::kosli::Payload;
 
-const EXAMPLE: &str = include_str!("../../src/model/testdata/kosli-v1.0.json");
+const EXAMPLE: &str = include_str!("../../src/message/testdata/kosli-v1.0.json");
 const IMAGE: &str = "ghcr.io/cyber-dojo/runner:1ac1570";
 
 #[test]

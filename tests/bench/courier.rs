@@ -4,13 +4,11 @@ use crate::receiver::Receiver;
 use anyhow::{Context as _, Result, ensure};
 use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
-use shipbell::{
-    model::{
-        destination::{Destination, Kind},
-        guard::Guard,
-        verdict::Verdict,
-    },
-    send::{Config, Courier, Outgoing},
+use shipbell::http::{
+    destination::{Destination, Kind},
+    guard::Guard,
+    outcome::Verdict,
+    sender::{Config, Courier, Outgoing},
 };
 use std::time::{Duration, Instant};
 

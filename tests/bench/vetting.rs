@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use shipbell::{
     api::{ArtifactProvenance, EnvironmentSpec},
-    model::{
-        evidence::{Key, Record},
+    cluster::{
         image::Fingerprint,
-        view::{PodView, Seen},
-        world::{Kind, Plan, Said, World},
+        pod_view::{PodView, Seen},
     },
+    compliance::evidence::{Key, Record},
+    snapshot::state::{Kind, Plan, Said, World},
 };
 use std::{
     fs,

@@ -21,7 +21,7 @@ use shipbell::{
         Environment, EnvironmentSnapshot, EnvironmentSnapshotSpec, NotificationSetting,
         NotificationSettingStatus,
     },
-    model::{event, ledger::content_hash},
+    snapshot::{event, ledger::content_hash},
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

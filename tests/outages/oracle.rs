@@ -4,10 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kit::{Actor, cluster::rolled_out};
 use kube::{Api, ResourceExt as _, api::ListParams};
-use shipbell::{
-    api::EnvironmentSnapshotSpec,
-    model::{fleet::Fleet, ledger},
-};
+use shipbell::{api::EnvironmentSnapshotSpec, cluster::fleet::Fleet, snapshot::ledger};
 use std::{collections::BTreeMap, time::Duration};
 
 /// Checks a log: numbered without gaps, each entry chained to the one before, its hash its own. What it adds up to.

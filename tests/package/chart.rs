@@ -250,7 +250,7 @@ fn a_digest_wins_over_a_tag() {
 
 #[test]
 fn the_operator_understands_every_variable_that_the_chart_sets() {
-    let command = shipbell::flags::Flags::command();
+    let command = shipbell::config::Flags::command();
     let run = command.find_subcommand("run").unwrap();
     for values in [&[][..], &EVERYTHING[..]] {
         let objects = rendered(values);
@@ -269,7 +269,7 @@ fn the_operator_understands_every_variable_that_the_chart_sets() {
             };
             line.push(format!("--{}={value}", flag.get_long().unwrap()));
         }
-        let read = shipbell::flags::Flags::try_parse_from(&line);
+        let read = shipbell::config::Flags::try_parse_from(&line);
         assert!(read.is_ok(), "{line:?}: {}", read.unwrap_err());
     }
 }

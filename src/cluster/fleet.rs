@@ -1,0 +1,822 @@
+//! All pods of the cluster, packed: what each runs, and to which workload it belongs. Level-based: the fleet is a function
+//! of the last state seen of each object, whatever the order in which the events came.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU64,
+    ops::Deref,
+    sync::Arc,
+};
+
+use crate::{
+    cluster::{
+        image::{Fingerprint, ImageId, Reference, display_name},
+        intern::Interner,
+        pod_view::{ContainerView, DeploymentView, NamespaceView, PodView},
+        scope::Labels,
+    },
+    time::Moment,
+};
+
+/// What pods belong to: the unit of rollouts and of scaling.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Workload {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its kind, without the group.
+    pub kind: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+/// Labels as one text: a tenth of what a map of them takes, and few ask for them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LabelSet(Box<str>);
+
+impl LabelSet {
+    fn of(labels: &Labels) -> Self {
+        // No label holds a NUL.
+        let parts = labels
+            .iter()
+            .flat_map(|(key, value)| [&**key, "\0", value, "\0"]);
+        Self(parts.collect::<String>().into())
+    }
+
+    fn is(&self, labels: &Labels) -> bool {
+        let mut rest = &*self.0;
+        for part in labels.iter().flat_map(|(key, value)| [key, value]) {
+            match rest
+                .strip_prefix(&**part)
+                .and_then(|rest| rest.strip_prefix('\0'))
+            {
+                Some(more) => rest = more,
+                None => return false,
+            }
+        }
+        rest.is_empty()
+    }
+
+    /// The labels as a map.
+    pub fn unpack(&self) -> Labels {
+        let mut parts = self.0.split_terminator('\0').map(str::to_owned);
+        std::iter::from_fn(|| Some((parts.next()?, parts.next()?))).collect()
+    }
+}
+
+/// What the pods of one revision of a workload have in common.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Kin {
+    /// The workload that they belong to; its namespace is theirs.
+    pub workload: Arc<Workload>,
+    /// The revision of the workload that made them; empty when the workload has no revisions.
+    revision: Arc<str>,
+    /// The kind of what owns them, as `Kind.group`; `Pod` for nothing.
+    pub owner: Arc<str>,
+    /// Their labels.
+    pub labels: LabelSet,
+}
+
+/// A pod, as far as it matters: packed, for there are many.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    kin: Arc<Kin>,
+    seats: Box<[Seat]>,
+    /// The list that it was last seen in, or after; older ones are swept after a list.
+    mark: u32,
+    terminating: bool,
+    starting: bool,
+    /// It has run to its end.
+    finished: bool,
+}
+
+impl Deref for Pod {
+    type Target = Kin;
+
+    fn deref(&self) -> &Kin {
+        &self.kin
+    }
+}
+
+/// A container of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Seat {
+    spec: Arc<SeatSpec>,
+    /// The runtime's id of the container; `None` before it is created.
+    container: Option<NonZeroU64>,
+    /// The digest by which this very container is known.
+    digest: Option<Arc<Fingerprint>>,
+    /// Another digest that this very container is or was called by.
+    also: Option<Arc<Fingerprint>>,
+    /// Only its node knows it by its digest. In a pair with that it would cost eight bytes a container.
+    local: bool,
+    active: bool,
+}
+
+/// What the spec says of a container: the same for all pods of a revision.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct SeatSpec {
+    name: Arc<str>,
+    /// The image that the spec asks for.
+    image: Arc<str>,
+}
+
+impl Pod {
+    /// The digests that the pod runs, each once, as they were when the containers were first seen; with the images
+    /// that the spec asks for. One pod is one instance of an artifact, however many of its containers run it.
+    pub fn runs(&self) -> impl Iterator<Item = (Fingerprint, &Arc<str>)> {
+        let active = self.seats.iter().filter(|seat| seat.active);
+        active.filter_map(|seat| {
+            seat.digest
+                .as_ref()
+                .map(|digest| (**digest, &seat.spec.image))
+        })
+    }
+
+    /// All digests by which the pod's containers are known or called, the same one more than once.
+    pub fn digests(&self) -> impl Iterator<Item = Fingerprint> {
+        let active = self.seats.iter().filter(|seat| seat.active);
+        active.flat_map(|seat| {
+            let known = seat.digest.iter();
+            known.chain(&seat.also).map(|digest| **digest)
+        })
+    }
+
+    /// How many running containers can't be identified.
+    pub fn unidentified(&self) -> usize {
+        self.seats
+            .iter()
+            .filter(|seat| seat.active && seat.digest.is_none())
+            .count()
+    }
+
+    /// The kinds of what owns the pod, the nearest first.
+    pub fn owners(&self) -> [&str; 2] {
+        let above = if &*self.workload.kind == "Deployment" {
+            "Deployment.apps"
+        } else {
+            &*self.owner
+        };
+        [&*self.owner, above]
+    }
+
+    fn same_but_mark(&self, other: &Self) -> bool {
+        let Self {
+            kin,
+            seats,
+            mark: _,
+            terminating,
+            starting,
+            finished,
+        } = self;
+        (terminating, starting, finished) == (&other.terminating, &other.starting, &other.finished)
+            && (Arc::ptr_eq(kin, &other.kin) || *kin == other.kin)
+            && *seats == other.seats
+    }
+}
+
+/// What is known of a workload as a whole.
+#[derive(Clone, Debug)]
+pub struct WorkloadState {
+    /// How many pods there are of each revision, terminating ones included, finished ones not.
+    revisions: BTreeMap<Arc<str>, u32>,
+    terminating: u32,
+    starting: u32,
+    /// What its Deployment tells, if it has one.
+    deployment: Signals,
+    /// The last change of any of this or of what its pods run.
+    pub changed: Moment,
+    /// When it last began or ceased to roll, by those signals.
+    pub signalled: Moment,
+    /// Since when it rolls, by the signals of pods and Deployment; a new revision begins anew.
+    pub rolling_since: Option<Moment>,
+    /// Since when more is to be expected of it, rolling or not: pods that start or terminate, or a spec that its controller
+    /// has not seen.
+    pub restless_since: Option<Moment>,
+}
+
+/// A digest found to be another name of one that a container was known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Learned {
+    /// The other name.
+    pub alias: Fingerprint,
+    /// What the container was known by.
+    pub known: Fingerprint,
+    /// The container was pinned to one and known by the other when it was created. Else a runtime called one container
+    /// by both at different times: good enough for counting, not for rules.
+    pub pinned: bool,
+}
+
+/// What a changed pod means.
+#[derive(Debug, Default)]
+pub struct PodChange {
+    /// The pod before.
+    pub before: Option<Pod>,
+    /// The pod now.
+    pub now: Option<Pod>,
+    /// Digests found to be other names of one that a container was known by.
+    pub learned: Vec<Learned>,
+    /// Running containers that can't be identified now, and could be or were not there before.
+    pub unidentified: Vec<String>,
+}
+
+/// By namespace and name.
+type Deployments = BTreeMap<(Arc<str>, Arc<str>), (u32, DeploymentView)>;
+
+/// All pods, with what is needed to group them into workloads and environments.
+#[derive(Debug, Default)]
+pub struct Fleet {
+    pods: BTreeMap<u128, Pod>,
+    workloads: BTreeMap<Arc<Workload>, WorkloadState>,
+    deployments: Deployments,
+    namespaces: BTreeMap<Arc<str>, (u32, Arc<Labels>)>,
+    /// Other digest -> the digest that the artifact goes by.
+    aliases: BTreeMap<Fingerprint, Fingerprint>,
+    /// The digest that an artifact goes by -> all its others.
+    others: BTreeMap<Fingerprint, Vec<Fingerprint>>,
+    /// Digests that a container was pinned to and known by at once, both ways: these are surely one image.
+    pins: BTreeMap<Fingerprint, BTreeSet<Fingerprint>>,
+    /// The server counts a pod's generation, so a pod of generation 1 was never edited.
+    pub trust_generation: bool,
+    texts: Interner<str>,
+    digests: Interner<Fingerprint>,
+    label_sets: Interner<Labels>,
+    kin: Interner<Kin>,
+    seat_specs: Interner<SeatSpec>,
+    workload_names: Interner<Workload>,
+}
+
+impl Fleet {
+    /// All pods.
+    pub fn pods(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.values()
+    }
+
+    /// How many pods there are.
+    pub fn len(&self) -> usize {
+        self.pods.len()
+    }
+
+    /// Whether a pod of this UID is known.
+    pub fn has_pod(&self, uid: u128) -> bool {
+        self.pods.contains_key(&uid)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.pods.is_empty()
+    }
+
+    /// The labels of a namespace.
+    pub fn namespace_labels(&self, namespace: &str) -> Option<&Labels> {
+        self.namespaces.get(namespace).map(|(_, labels)| &**labels)
+    }
+
+    /// What is known of a workload that has pods or is being rolled.
+    pub fn workload(&self, workload: &Workload) -> Option<&WorkloadState> {
+        self.workloads.get(workload)
+    }
+
+    /// The one copy of a workload's name.
+    pub fn intern_workload(&mut self, kind: &str, namespace: &str, name: &str) -> Arc<Workload> {
+        let workload = Workload {
+            namespace: self.texts.intern(namespace),
+            kind: self.texts.intern(kind),
+            name: self.texts.intern(name),
+        };
+        self.workload_names.intern_owned(workload)
+    }
+
+    /// The digest that an artifact goes by.
+    pub fn canonical(&self, digest: Fingerprint) -> Fingerprint {
+        let mut digest = digest;
+        // Chains are short and acyclic: `learn` only ever points a root at another root.
+        while let Some(next) = self.aliases.get(&digest) {
+            digest = *next;
+        }
+        digest
+    }
+
+    /// Whether an artifact that goes by this digest, or by another, has others.
+    pub fn has_other_names(&self, digest: Fingerprint) -> bool {
+        self.others.contains_key(&digest) || self.pins.contains_key(&digest)
+    }
+
+    /// All digests by which pods know the same artifact.
+    pub fn called(&self, digest: Fingerprint) -> impl Iterator<Item = Fingerprint> {
+        let root = self.canonical(digest);
+        let others = self.others.get(&root).into_iter().flatten().copied();
+        [root].into_iter().chain(others)
+    }
+
+    /// The digests that are surely the same image, because a container was pinned to one and known by the other.
+    pub fn pinned_with(&self, digest: Fingerprint) -> impl Iterator<Item = Fingerprint> {
+        self.pins.get(&digest).into_iter().flatten().copied()
+    }
+
+    /// Notes that a digest is another name of what a container was known by; the digest by which no artifact goes any
+    /// more, if that was news.
+    pub fn learn(&mut self, learned: Learned) -> Option<Fingerprint> {
+        let Learned {
+            alias,
+            known,
+            pinned,
+        } = learned;
+        if pinned && alias != known {
+            self.pins.entry(alias).or_default().insert(known);
+            self.pins.entry(known).or_default().insert(alias);
+        }
+        let (root, known) = (self.canonical(alias), self.canonical(known));
+        if root == known {
+            return None;
+        }
+        // If the alias has a name already, that stays: what it is now known by as well is the newcomer.
+        let (other, stays) = if root == alias {
+            (root, known)
+        } else {
+            (known, root)
+        };
+        self.aliases.insert(other, stays);
+        let moved = self.others.remove(&other).unwrap_or_default();
+        let others = self.others.entry(stays).or_default();
+        others.push(other);
+        others.extend(moved);
+        Some(other)
+    }
+
+    /// The name to show for an artifact by the images that pods ask for: the first in text order, so that it
+    /// doesn't flap between nodes.
+    pub fn name_of(images: impl Iterator<Item = Arc<str>>) -> Option<String> {
+        images.map(|image| display_name(&image)).min()
+    }
+
+    /// Takes in the newest state of a pod. `None`: nothing changed that matters.
+    pub fn apply_pod(&mut self, view: &PodView, mark: u32, now: Moment) -> Option<PodChange> {
+        let before = self.pods.get(&view.meta.uid).cloned();
+        let (pod, learned) = self.pack(view, before.as_ref(), mark);
+        if learned.is_empty()
+            && before
+                .as_ref()
+                .is_some_and(|before| before.same_but_mark(&pod))
+        {
+            self.keep_pod(view.meta.uid, mark);
+            return None;
+        }
+        self.pods.insert(view.meta.uid, pod.clone());
+        let unknown = |pod: &Pod| {
+            pod.seats
+                .iter()
+                .filter(|s| s.active && s.digest.is_none())
+                .map(|s| s.spec.name.clone())
+                .collect()
+        };
+        let unknown_before: Vec<_> = before.as_ref().map(unknown).unwrap_or_default();
+        let unidentified = unknown(&pod)
+            .into_iter()
+            .filter(|name| !unknown_before.contains(name))
+            .map(|container: Arc<str>| {
+                format!("{}/{}/{container}", view.meta.namespace, view.meta.name)
+            })
+            .collect();
+        self.recount(before.as_ref(), Some(&pod), now);
+        Some(PodChange {
+            before,
+            now: Some(pod),
+            learned,
+            unidentified,
+        })
+    }
+
+    /// Takes out a pod. `None`: it was not there.
+    pub fn remove_pod(&mut self, uid: u128, now: Moment) -> Option<PodChange> {
+        let before = self.pods.remove(&uid)?;
+        self.recount(Some(&before), None, now);
+        Some(PodChange {
+            before: Some(before),
+            ..PodChange::default()
+        })
+    }
+
+    /// Keeps a pod as it is though its newest state could not be read.
+    pub fn keep_pod(&mut self, uid: u128, mark: u32) {
+        if let Some(pod) = self.pods.get_mut(&uid) {
+            pod.mark = mark;
+        }
+    }
+
+    /// The pods that a complete list did not hold.
+    pub fn unmarked_pods(&self, mark: u32) -> Vec<u128> {
+        self.pods
+            .iter()
+            .filter(|(_, pod)| pod.mark != mark)
+            .map(|(uid, _)| *uid)
+            .collect()
+    }
+
+    fn pack(&mut self, view: &PodView, before: Option<&Pod>, mark: u32) -> (Pod, Vec<Learned>) {
+        let kin = self.kin_of(view, before.map(|pod| &pod.kin));
+        let mut learned = vec![];
+        let unedited = self.trust_generation && view.generation == 1;
+        let seats = view.containers.iter().map(|container| {
+            let seated = before.and_then(|pod| {
+                pod.seats
+                    .iter()
+                    .find(|seat| *seat.spec.name == *container.name)
+            });
+            self.seat(container, seated, unedited, &mut learned)
+        });
+        let seats = seats.collect();
+        let (terminating, starting, finished) = (view.terminating, view.starting, view.finished);
+        (
+            Pod {
+                kin,
+                seats,
+                mark,
+                terminating,
+                starting,
+                finished,
+            },
+            learned,
+        )
+    }
+
+    /// What a pod has in common with others, shared with them; seldom other than before.
+    fn kin_of(&mut self, view: &PodView, before: Option<&Arc<Kin>>) -> Arc<Kin> {
+        let revision = ["pod-template-hash", "controller-revision-hash"]
+            .iter()
+            .find_map(|label| view.labels.get(*label))
+            .map_or("", String::as_str);
+        let owner = view.owner.as_ref().map_or("Pod", |owner| &owner.kind);
+        let namespace = view.meta.namespace.as_str();
+        let (kind, name) = workload_of(view);
+        let same = before.filter(|kin| {
+            let workload = &kin.workload;
+            (&*workload.namespace, &*workload.kind, &*workload.name) == (namespace, kind, name)
+                && (&*kin.owner, &*kin.revision) == (owner, revision)
+                && kin.labels.is(&view.labels)
+        });
+        if let Some(kin) = same {
+            return kin.clone();
+        }
+        let kin = Kin {
+            workload: self.intern_workload(kind, namespace, name),
+            revision: self.texts.intern(revision),
+            owner: self.texts.intern(owner),
+            labels: LabelSet::of(&view.labels),
+        };
+        self.kin.intern_owned(kin)
+    }
+
+    /// What a container is. A container keeps the digest that it was first known by for as long as it lives: the
+    /// runtime may call the same image by other names later, and the spec may be edited while the old one runs.
+    fn seat(
+        &mut self,
+        view: &ContainerView,
+        before: Option<&Seat>,
+        unedited: bool,
+        learned: &mut Vec<Learned>,
+    ) -> Seat {
+        let container = NonZeroU64::new(short_hash(&view.container_id))
+            .filter(|_| !view.container_id.is_empty());
+        let found = ImageId::parse(&view.image_id);
+        let same = before.filter(|seat| container.is_some() && seat.container == container);
+        let mut learn = |alias: Fingerprint, known: Fingerprint, pinned: bool| {
+            let is_known = if pinned {
+                alias == known || self.pinned_with(alias).any(|other| other == known)
+            } else {
+                self.canonical(alias) == self.canonical(known)
+            };
+            if !is_known {
+                learned.push(Learned {
+                    alias,
+                    known,
+                    pinned,
+                });
+            }
+        };
+        let mut also = None;
+        let known = same.and_then(|seat| Some((seat.digest.clone()?, seat.local)));
+        let digest = match (known.as_ref(), found) {
+            (Some((known, true)), ImageId::Repo(repo)) => {
+                learn(**known, repo, false); // the registry's name of what only the node knew: better for everyone
+                also = Some(**known);
+                Some((repo, false))
+            }
+            (Some((known, local)), other) => {
+                if let Some(other) = other.fingerprint() {
+                    learn(other, **known, false);
+                    also = Some(other);
+                }
+                Some((**known, *local))
+            }
+            (None, found) => {
+                // The pin of the spec is of this container only if the spec can't have been edited since it was
+                // created: else whoever may edit pods could borrow the name of a good image for a bad one.
+                let created_after =
+                    same.is_none() && before.is_some_and(|seat| *seat.spec.image == *view.image);
+                let pin = view
+                    .image
+                    .contains("@sha256:")
+                    .then(|| view.image.parse::<Reference>().ok()?.pin)
+                    .flatten();
+                let pin = pin.filter(|_| container.is_some() && (unedited || created_after));
+                if let (Some(pin), Some(found)) = (pin, found.fingerprint()) {
+                    learn(found, pin, true);
+                    also = Some(found);
+                }
+                pin.map(|pin| (pin, false)).or(match found {
+                    ImageId::Repo(digest) => Some((digest, false)),
+                    ImageId::Local(digest) => Some((digest, true)),
+                    ImageId::Unresolved => None,
+                })
+            }
+        };
+        let also = also.filter(|also| digest.is_some_and(|(digest, _)| digest != *also));
+        let also = match also {
+            Some(also) => Some(self.digests.intern_owned(also)),
+            None => same.and_then(|seat| seat.also.clone()),
+        };
+        let spec = before.map(|seat| &seat.spec);
+        let spec =
+            match spec.filter(|spec| (&*spec.name, &*spec.image) == (&view.name, &view.image)) {
+                Some(spec) => spec.clone(),
+                None => {
+                    let spec = SeatSpec {
+                        name: self.texts.intern(view.name.as_str()),
+                        image: self.texts.intern(view.image.as_str()),
+                    };
+                    self.seat_specs.intern_owned(spec)
+                }
+            };
+        Seat {
+            spec,
+            container,
+            local: digest.is_some_and(|(_, local)| local),
+            digest: digest.map(|(digest, _)| match known {
+                Some((known, _)) if *known == digest => known,
+                _ => self.digests.intern_owned(digest),
+            }),
+            also,
+            active: view.active,
+        }
+    }
+
+    fn recount(&mut self, before: Option<&Pod>, now_: Option<&Pod>, now: Moment) {
+        // Only what matters to settling: a change of labels alone doesn't make a workload busy.
+        let busy = match (before, now_) {
+            (Some(before), Some(pod)) => {
+                before.workload != pod.workload
+                    || before.revision != pod.revision
+                    || (before.terminating, before.finished) != (pod.terminating, pod.finished)
+                    || !before.runs().eq(pod.runs())
+            }
+            _ => true,
+        };
+        let new = now_.map(|pod| &pod.workload);
+        let old = before.map(|pod| &pod.workload);
+        for workload in new.into_iter().chain(old.filter(|old| Some(*old) != new)) {
+            // The new state first: a pod that stays in its revision must not look like one that opens it.
+            let counted = [(now_, true), (before, false)].into_iter();
+            let counted = counted.filter_map(|(pod, add)| {
+                let pod = pod.filter(|pod| !pod.finished && pod.workload == *workload);
+                pod.map(|pod| (pod, add))
+            });
+            // Looked up once: there are many, and to find one is to follow many names.
+            let state = if counted.clone().next().is_some() {
+                self.workloads.entry(workload.clone()).or_insert_with(|| {
+                    WorkloadState::new(deployment_of(&self.deployments, workload), now)
+                })
+            } else if let Some(state) = self.workloads.get_mut(workload) {
+                state
+            } else {
+                continue;
+            };
+            for (pod, add) in counted {
+                state.count(pod, add, now);
+            }
+            if busy {
+                state.changed = now;
+            }
+            state.signal(now);
+            if state.revisions.is_empty() && state.rolling_since.is_none() && now_.is_none() {
+                // Its last pod is gone. When it was last busy still matters to what is not yet recorded of it.
+                state.changed = now;
+            }
+        }
+    }
+
+    /// Takes in the newest state of a Deployment; the workload, if what is known of it changed.
+    pub fn apply_deployment(
+        &mut self,
+        view: DeploymentView,
+        mark: u32,
+        now: Moment,
+    ) -> Option<Arc<Workload>> {
+        let workload = self.intern_workload("Deployment", &view.meta.namespace, &view.meta.name);
+        let key = (workload.namespace.clone(), workload.name.clone());
+        let told = Signals::of(&view);
+        let before = self.deployments.insert(key, (mark, view));
+        if before.is_some_and(|(_, view)| Signals::of(&view) == told) {
+            return None;
+        }
+        self.workloads
+            .entry(workload.clone())
+            .or_insert_with(|| WorkloadState::new(told, now))
+            .told(told, now);
+        Some(workload)
+    }
+
+    /// Takes out a Deployment.
+    pub fn remove_deployment(
+        &mut self,
+        namespace: &str,
+        name: &str,
+        now: Moment,
+    ) -> Option<Arc<Workload>> {
+        self.deployments
+            .remove(&(Arc::from(namespace), Arc::from(name)))?;
+        let workload = self.intern_workload("Deployment", namespace, name);
+        if let Some(state) = self.workloads.get_mut(&*workload) {
+            state.told(Signals::default(), now);
+        }
+        Some(workload)
+    }
+
+    /// Keeps a Deployment as it is though its newest state could not be read.
+    pub fn keep_deployment(&mut self, namespace: &str, name: &str, mark: u32) {
+        if let Some((old, _)) = self
+            .deployments
+            .get_mut(&(Arc::from(namespace), Arc::from(name)))
+        {
+            *old = mark;
+        }
+    }
+
+    /// The Deployments that a complete list did not hold, as (namespace, name).
+    pub fn unmarked_deployments(&self, mark: u32) -> Vec<(Arc<str>, Arc<str>)> {
+        self.deployments
+            .iter()
+            .filter(|(_, (old, _))| *old != mark)
+            .map(|(key, _)| key.clone())
+            .collect()
+    }
+
+    /// Forgets all Deployments: they can't be read any more, so only pods tell of rollouts.
+    pub fn forget_deployments(&mut self, now: Moment) {
+        for (namespace, name) in self.deployments.keys().cloned().collect::<Vec<_>>() {
+            self.remove_deployment(&namespace, &name, now);
+        }
+    }
+
+    /// Takes in a namespace; true if its labels changed.
+    pub fn apply_namespace(&mut self, view: &NamespaceView, mark: u32) -> bool {
+        let labels = self.label_sets.intern_owned(view.labels.clone());
+        let name = self.texts.intern(view.meta.name.as_str());
+        let before = self.namespaces.insert(name, (mark, labels));
+        before.is_none_or(|(_, labels)| *labels != view.labels)
+    }
+
+    /// Takes out a namespace; true if it was there.
+    pub fn remove_namespace(&mut self, name: &str) -> bool {
+        self.namespaces.remove(name).is_some()
+    }
+
+    /// Keeps a namespace as it is though its newest state could not be read.
+    pub fn keep_namespace(&mut self, name: &str, mark: u32) {
+        if let Some((old, _)) = self.namespaces.get_mut(name) {
+            *old = mark;
+        }
+    }
+
+    /// The namespaces that a complete list did not hold.
+    pub fn unmarked_namespaces(&self, mark: u32) -> Vec<Arc<str>> {
+        self.namespaces
+            .iter()
+            .filter(|(_, (old, _))| *old != mark)
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    /// Forgets workloads that have no pods, no rollout and no use (`used` tells): at leisure.
+    pub fn tidy(&mut self, used: impl Fn(&Workload) -> bool) {
+        self.workloads.retain(|workload, state| {
+            !state.revisions.is_empty() || state.rolling_since.is_some() || used(workload)
+        });
+    }
+}
+
+/// What a Deployment tells of its pods.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Signals {
+    unseen: bool,
+    progressing: bool,
+    halted: bool,
+}
+
+impl Signals {
+    fn of(view: &DeploymentView) -> Self {
+        Self {
+            unseen: view.unseen,
+            progressing: view.progressing,
+            halted: view.halted,
+        }
+    }
+}
+
+fn deployment_of(deployments: &Deployments, workload: &Workload) -> Signals {
+    if &*workload.kind != "Deployment" {
+        return Signals::default();
+    }
+    let key = (workload.namespace.clone(), workload.name.clone());
+    let deployment = deployments.get(&key);
+    deployment.map_or(Signals::default(), |(_, view)| Signals::of(view))
+}
+
+impl WorkloadState {
+    fn new(deployment: Signals, now: Moment) -> Self {
+        Self {
+            deployment,
+            revisions: BTreeMap::new(),
+            terminating: 0,
+            starting: 0,
+            changed: now,
+            signalled: now,
+            rolling_since: None,
+            restless_since: None,
+        }
+    }
+
+    fn count(&mut self, pod: &Pod, add: bool, now: Moment) {
+        if add {
+            let count = self.revisions.entry(pod.revision.clone()).or_insert(0);
+            if *count == 0 && self.rolling_since.is_some() {
+                self.rolling_since = Some(now); // another rollout, or the next step of one
+            }
+            *count += 1;
+            self.terminating += u32::from(pod.terminating);
+            self.starting += u32::from(pod.starting);
+        } else {
+            if let Some(count) = self.revisions.get_mut(&pod.revision) {
+                *count -= 1;
+                if *count == 0 {
+                    self.revisions.remove(&pod.revision);
+                }
+            }
+            self.terminating -= u32::from(pod.terminating);
+            self.starting -= u32::from(pod.starting);
+        }
+    }
+
+    /// Whether some of its pods have not run yet.
+    pub fn is_starting(&self) -> bool {
+        self.starting > 0
+    }
+
+    fn told(&mut self, deployment: Signals, now: Moment) {
+        self.deployment = deployment;
+        self.signal(now);
+    }
+
+    fn signal(&mut self, now: Moment) {
+        let Signals {
+            unseen,
+            progressing,
+            halted,
+        } = self.deployment;
+        let rolling = (progressing || self.revisions.len() > 1) && !halted;
+        if rolling != self.rolling_since.is_some() {
+            self.signalled = now;
+        }
+        self.rolling_since = rolling.then(|| self.rolling_since.unwrap_or(now));
+        let restless = self.terminating > 0 || (unseen || self.starting > 0) && !halted;
+        self.restless_since = restless.then(|| self.restless_since.unwrap_or(now));
+    }
+}
+
+/// The Deployment above the ReplicaSet, else the controlling owner, else the pod itself: kind and name.
+fn workload_of(view: &PodView) -> (&str, &str) {
+    let Some(owner) = &view.owner else {
+        return ("Pod", &view.meta.name);
+    };
+    let kind = owner
+        .kind
+        .split_once('.')
+        .map_or(owner.kind.as_str(), |(kind, _)| kind);
+    let deployment = view
+        .labels
+        .get("pod-template-hash")
+        .filter(|_| owner.kind == "ReplicaSet.apps")
+        .and_then(|hash| owner.name.strip_suffix(hash.as_str()))
+        .and_then(|name| name.strip_suffix('-'))
+        .filter(|name| !name.is_empty());
+    match deployment {
+        Some(name) => ("Deployment", name),
+        None => (kind, &owner.name),
+    }
+}
+
+/// A hash that is the same in every run, for comparing ids without keeping them (FNV-1a).
+fn short_hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}

@@ -1,0 +1,8 @@
+//! What runs in the cluster: the list/watch loop, slim views of its objects, and the packed fleet that they fill.
+
+pub mod fleet;
+pub mod image;
+pub mod intern;
+pub mod pod_view;
+pub mod scope;
+pub mod watch;

@@ -1,0 +1,546 @@
+//! Whether an artifact keeps the rules of an environment: the tables F and A as one function of what runs, what is said of
+//! it, the rules and the time.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    api::{
+        EnvironmentSpec,
+        approval::ReviewState,
+        compliance::{self, AttestationRule, Exception, Waivable},
+        provenance::RecordState,
+        snapshot::{ComplianceState, VerdictReason},
+    },
+    cluster::{
+        image::{Fingerprint, Reference},
+        scope::matches,
+    },
+    compliance::{
+        evidence::{Attested, Record, Review},
+        identity::{Names, Trust},
+    },
+};
+
+/// At most so many names are listed in one reason.
+const NAMED: usize = 5;
+
+/// The rules of an environment with their defaults.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules {
+    spec: compliance::Rules,
+    /// The beginning of a hash of the rules: tells one edition from another.
+    pub edition: String,
+}
+
+impl Rules {
+    /// The rules of a spec; `None`: there are none.
+    pub fn of(spec: &EnvironmentSpec) -> Option<Self> {
+        let spec = spec.compliance.clone()?;
+        let json = serde_json::to_vec(&spec).expect("plain data");
+        let mut edition = Fingerprint(Sha256::digest(json).into()).to_string();
+        edition.truncate(12);
+        Some(Self { spec, edition })
+    }
+
+    /// The namespaces whose records count in an environment; `home` is the operator's own.
+    pub fn trust(spec: &EnvironmentSpec, home: &str) -> Trust {
+        let rules = spec.compliance.as_ref();
+        let named = rules.and_then(|rules| rules.provenance.as_ref()?.trusted_namespaces.as_ref());
+        match named {
+            Some(named) => named.iter().map(|name| name.as_str().into()).collect(),
+            None => Trust::from([home.into()]),
+        }
+    }
+
+    /// How long what is missing may take to arrive.
+    pub fn grace(&self) -> Duration {
+        self.spec
+            .grace
+            .map_or(Duration::from_mins(5), |span| span.0)
+    }
+
+    /// How long all must be well again.
+    pub fn recovery_window(&self) -> Duration {
+        let window = self.spec.recovery_window;
+        window.map_or(Duration::from_mins(1), |span| span.0)
+    }
+
+    fn provenance(&self) -> bool {
+        let rule = self.spec.provenance.as_ref();
+        rule.and_then(|rule| rule.required).unwrap_or(false)
+    }
+
+    fn evidence(&self) -> bool {
+        let rule = self.spec.evidence.as_ref();
+        rule.and_then(|rule| rule.required).unwrap_or(false)
+    }
+
+    fn deployment(&self) -> bool {
+        let rule = self.spec.deployment.as_ref();
+        rule.and_then(|rule| rule.expected).unwrap_or(false)
+    }
+
+    /// How many approvals are asked for, if any.
+    fn approvals(&self) -> Option<usize> {
+        let rule = self.spec.approval.as_ref()?;
+        let wanted = usize::try_from(rule.min_approvals.unwrap_or(1)).unwrap_or(1);
+        (rule.required == Some(true)).then_some(wanted.max(1))
+    }
+
+    fn heeds(&self, reviewer: &str) -> bool {
+        let rule = self.spec.approval.as_ref();
+        let listed = rule.and_then(|rule| rule.reviewers.as_ref());
+        listed.is_none_or(|listed| listed.iter().any(|name| name == reviewer))
+    }
+
+    fn attestations(&self) -> &[AttestationRule] {
+        self.spec.attestations.as_deref().unwrap_or_default()
+    }
+}
+
+/// An artifact that is recorded in an environment.
+#[derive(Clone, Debug)]
+pub struct Artifact<'a> {
+    /// The digest that it goes by.
+    pub fingerprint: Fingerprint,
+    /// The digests by which its containers are known, each of which must keep the rules. Not empty.
+    pub digests: BTreeSet<Fingerprint>,
+    /// Its recorded name.
+    pub name: &'a str,
+    /// The namespaces in which it is recorded.
+    pub namespaces: BTreeSet<&'a str>,
+}
+
+/// What is known of an artifact, and whether that keeps the rules.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judgement {
+    /// Whether it keeps the rules.
+    pub state: ComplianceState,
+    /// Why.
+    pub reason: VerdictReason,
+    /// The same for people, in a few words.
+    pub words: String,
+    /// When it has to be judged anew, if nothing else happens: something that it rests on ends.
+    pub until: Option<Timestamp>,
+    /// The record that is shown for it.
+    pub record: Option<Arc<Record>>,
+    /// What the records come to.
+    pub status: Option<RecordState>,
+    /// The reviews that count, the newest first.
+    pub reviews: Vec<Arc<Review>>,
+}
+
+impl Judgement {
+    /// Whether what is missing may still arrive (the last column of table A).
+    pub fn may_wait(&self) -> bool {
+        use VerdictReason::{
+            ApprovalMissing, EvidenceMissing, NoProvenance, UnexpectedDeployment, Unidentified,
+            UntrustedProvenance,
+        };
+        matches!(
+            self.reason,
+            Unidentified
+                | UntrustedProvenance
+                | NoProvenance
+                | EvidenceMissing
+                | ApprovalMissing
+                | UnexpectedDeployment
+        )
+    }
+
+    fn severity(&self) -> u8 {
+        match self.state {
+            ComplianceState::Compliant => 0,
+            ComplianceState::Unknown => 1,
+            ComplianceState::NonCompliant if self.may_wait() => 2,
+            ComplianceState::NonCompliant => 3,
+        }
+    }
+}
+
+/// Judges an artifact (A1-A14; A0 is the scope of the environment, A3 is of containers that are no artifact). One whose
+/// containers are known by several digests that nobody vouches to be one is as bad as the worst of them.
+pub fn judge(
+    rules: Option<&Rules>,
+    environment: &str,
+    artifact: &Artifact,
+    names: &Names,
+    now: Timestamp,
+) -> Judgement {
+    let mut told: Option<Judgement> = None;
+    let mut until: Option<Timestamp> = None;
+    let own = Some(artifact.fingerprint);
+    let own = own.filter(|own| artifact.digests.contains(own));
+    let mut judged: BTreeSet<Fingerprint> = BTreeSet::new();
+    for digest in own.into_iter().chain(artifact.digests.iter().copied()) {
+        if judged.contains(&digest) {
+            continue;
+        }
+        let class = names.vouched(digest);
+        let bench = Bench {
+            rules,
+            environment,
+            artifact,
+            names,
+            class: &class,
+            now,
+        };
+        let judgement = bench.judge();
+        judged.extend(&class);
+        until = [until, judgement.until].into_iter().flatten().min();
+        match &mut told {
+            Some(worst) if worst.severity() >= judgement.severity() => {}
+            Some(worst) => {
+                // What is shown of it is what is known of the digest that it goes by.
+                let (record, status) = (worst.record.take(), worst.status.take());
+                let reviews = std::mem::take(&mut worst.reviews);
+                *worst = Judgement {
+                    record,
+                    status,
+                    reviews,
+                    ..judgement
+                };
+            }
+            None => told = Some(judgement),
+        }
+    }
+    let told = told.unwrap_or(Judgement {
+        state: ComplianceState::Unknown,
+        reason: VerdictReason::NoPolicy,
+        words: String::new(),
+        until: None,
+        record: None,
+        status: None,
+        reviews: vec![],
+    });
+    Judgement { until, ..told }
+}
+
+/// What is asked of one image, and what is known of it.
+struct Bench<'a> {
+    rules: Option<&'a Rules>,
+    environment: &'a str,
+    artifact: &'a Artifact<'a>,
+    names: &'a Names<'a>,
+    class: &'a BTreeSet<Fingerprint>,
+    now: Timestamp,
+}
+
+/// A rule that is broken, unless it is waived.
+type Broken = (Waivable, VerdictReason, String);
+
+impl Bench<'_> {
+    fn judge(&self) -> Judgement {
+        let evidence = self.names.evidence;
+        let all = evidence.counted(self.class.iter().copied(), |ns| self.names.trusts(ns));
+        let repository = self.artifact.name.parse::<Reference>().ok();
+        let repository = repository.map(|reference| reference.repository);
+        let fits = |record: &&Arc<Record>| {
+            let pinned = record.repository.as_deref();
+            pinned.is_none_or(|pinned| Some(pinned) == repository.as_deref())
+        };
+        let records: Vec<&Arc<Record>> = all.iter().copied().filter(fits).collect();
+        let reviews = self.reviews(&records);
+        let mut judgement = Judgement {
+            state: ComplianceState::Compliant,
+            reason: VerdictReason::Satisfied,
+            words: String::new(),
+            until: None,
+            record: records.first().map(|record| Arc::clone(record)),
+            status: status(&records),
+            reviews: reviews
+                .iter()
+                .rev()
+                .map(|review| Arc::clone(review))
+                .collect(),
+        };
+        let verdict = |judgement: &mut Judgement, state, reason, words: String| {
+            (judgement.state, judgement.reason, judgement.words) = (state, reason, words);
+        };
+        let Some(rules) = self.rules else {
+            verdict(
+                &mut judgement,
+                ComplianceState::Unknown,
+                VerdictReason::NoPolicy,
+                String::new(),
+            );
+            return judgement; // A1
+        };
+        if let Some((reason, until)) = self.allowed() {
+            let words = format!("on the allow-list: {reason}");
+            verdict(
+                &mut judgement,
+                ComplianceState::Compliant,
+                VerdictReason::AllowListed,
+                words,
+            );
+            judgement.until = until;
+            return judgement; // A2
+        }
+        if let Some(newest) = reviews
+            .last()
+            .filter(|newest| newest.state == ReviewState::Rejected)
+        {
+            let words = format!("rejected by {}", newest.reviewer);
+            let reason = VerdictReason::ApprovalRejected;
+            verdict(&mut judgement, ComplianceState::NonCompliant, reason, words);
+            return judgement; // A4
+        }
+        let mut until = vec![];
+        let approvals = self.approvals(rules, &reviews, &mut until);
+        let rows = [self.provenance(rules, &records, &all)] // A5, A6
+            .into_iter()
+            .chain(Self::failed(rules, &records)) // A7
+            .chain(Self::missing(rules, &records)) // A8
+            .chain([approvals]) // A9, A10
+            .chain([self.deployment(rules, &records)]); // A11
+        for (waivable, reason, words) in rows.flatten() {
+            if let Some((why, end)) = self.waived(rules, waivable) {
+                let words = format!("exception: {why}");
+                verdict(
+                    &mut judgement,
+                    ComplianceState::Compliant,
+                    VerdictReason::ExceptionApplied,
+                    words,
+                );
+                until.extend(end);
+                continue;
+            }
+            verdict(&mut judgement, ComplianceState::NonCompliant, reason, words);
+            break;
+        }
+        judgement.until = until.into_iter().min();
+        judgement // A14
+    }
+
+    /// Whether it is on the allow-list: why, and until when.
+    fn allowed(&self) -> Option<(Box<str>, Option<Timestamp>)> {
+        let entries = self
+            .class
+            .iter()
+            .flat_map(|digest| self.names.evidence.allowances_of(*digest));
+        let active = entries.filter(|entry| {
+            entry.environments.contains(self.environment) && entry.is_active(self.now)
+        });
+        // The one that holds longest.
+        let end = |end: Option<Timestamp>| end.unwrap_or(Timestamp::MAX);
+        let last =
+            active.max_by_key(|entry| (end(entry.expires), std::cmp::Reverse(&entry.name)))?;
+        Some((last.reason.clone(), last.expires))
+    }
+
+    /// The reviews that count, the oldest first.
+    fn reviews(&self, records: &[&Arc<Record>]) -> Vec<&Arc<Review>> {
+        let reviews = self
+            .class
+            .iter()
+            .flat_map(|digest| self.names.evidence.reviews_of(*digest));
+        let counts = |review: &&Arc<Review>| {
+            let flow = review.flow.as_deref();
+            self.names.trusts(&review.key.namespace)
+                && review
+                    .environment
+                    .as_deref()
+                    .is_none_or(|name| name == self.environment)
+                && (records.is_empty()
+                    || flow.is_none_or(|flow| records.iter().any(|record| *record.flow == *flow)))
+                && self.rules.is_none_or(|rules| rules.heeds(&review.reviewer))
+        };
+        let mut reviews: Vec<_> = reviews.filter(counts).collect();
+        reviews.sort_by(|a, b| a.order().cmp(&b.order()));
+        reviews
+    }
+
+    fn provenance(
+        &self,
+        rules: &Rules,
+        records: &[&Arc<Record>],
+        trusted: &[&Arc<Record>],
+    ) -> Option<Broken> {
+        if !rules.provenance() || !records.is_empty() {
+            return None;
+        }
+        let anywhere = self
+            .class
+            .iter()
+            .flat_map(|digest| self.names.evidence.records_of(*digest));
+        let (reason, words) = if let Some(record) = trusted.first() {
+            let pinned = record.repository.as_deref().unwrap_or_default();
+            let words = format!("its record {} is for images from {pinned}", record.key);
+            (VerdictReason::UntrustedProvenance, words)
+        } else if let Some(record) = anywhere.min_by_key(|record| &record.key) {
+            let namespace = &record.key.namespace;
+            let words =
+                format!("its record is in namespace {namespace}, which is not trusted here");
+            (VerdictReason::UntrustedProvenance, words)
+        } else {
+            (
+                VerdictReason::NoProvenance,
+                "no provenance, not on the allow-list".to_owned(),
+            )
+        };
+        Some((Waivable::Provenance, reason, words))
+    }
+
+    /// What the records say is bad: of all that they hold, or of what the rules ask for by name.
+    fn failed(rules: &Rules, records: &[&Arc<Record>]) -> [Option<Broken>; 2] {
+        let bad = |counts: &dyn Fn(&Attested) -> bool| {
+            let found = records.iter().flat_map(|record| record.attestations.iter());
+            let bad = found.filter(|found| !found.compliant && counts(found));
+            bad.map(|found| &*found.name).collect::<BTreeSet<&str>>()
+        };
+        let own = if rules.evidence() {
+            bad(&|_| true)
+        } else {
+            BTreeSet::new()
+        };
+        let asked = bad(&|found| rules.attestations().iter().any(|rule| asks(rule, found)));
+        let row = |waivable, names: BTreeSet<&str>| {
+            let words = format!("failed evidence: {}", listed(names.iter().copied()));
+            (!names.is_empty()).then_some((waivable, VerdictReason::EvidenceFailed, words))
+        };
+        [
+            row(Waivable::Evidence, own),
+            row(Waivable::Attestations, asked),
+        ]
+    }
+
+    /// What is not there: of what the records require, or of what the rules ask for.
+    fn missing(rules: &Rules, records: &[&Arc<Record>]) -> [Option<Broken>; 2] {
+        let mut own: BTreeSet<&str> = BTreeSet::new();
+        if rules.evidence() && status(records) == Some(RecordState::Incomplete) {
+            let missing = records.iter().flat_map(|record| record.missing.iter());
+            own.extend(missing.map(|name| &**name));
+        }
+        let found = || records.iter().flat_map(|record| record.attestations.iter());
+        let asked = rules.attestations().iter();
+        let asked = asked.filter(|rule| !found().any(|found| asks(rule, found)));
+        let name = |rule: &'_ AttestationRule| rule.name.clone().or(rule.type_.clone());
+        let asked: BTreeSet<String> = asked.filter_map(name).collect();
+        let row = |waivable, names: BTreeSet<&str>| {
+            let words = format!("missing evidence: {}", listed(names.iter().copied()));
+            (!names.is_empty()).then_some((waivable, VerdictReason::EvidenceMissing, words))
+        };
+        let asked = asked.iter().map(String::as_str).collect();
+        [
+            row(Waivable::Evidence, own),
+            row(Waivable::Attestations, asked),
+        ]
+    }
+
+    /// Approvals count since the newest request or rejection, one a reviewer.
+    fn approvals(
+        &self,
+        rules: &Rules,
+        reviews: &[&Arc<Review>],
+        until: &mut Vec<Timestamp>,
+    ) -> Option<Broken> {
+        let wanted = rules.approvals()?;
+        let since = reviews
+            .iter()
+            .rev()
+            .take_while(|review| review.state == ReviewState::Approved);
+        let mut by: std::collections::BTreeMap<&str, &Review> = std::collections::BTreeMap::new();
+        for review in since {
+            by.entry(&review.reviewer).or_insert(review); // the newest of each
+        }
+        let mut ends: Vec<Timestamp> = by
+            .values()
+            .filter(|review| !review.is_over(self.now))
+            .map(|review| review.expires.unwrap_or(Timestamp::MAX))
+            .collect();
+        if ends.len() >= wanted {
+            ends.sort_unstable();
+            let end = ends[ends.len() - wanted];
+            until.extend(Some(end).filter(|end| *end != Timestamp::MAX));
+            return None;
+        }
+        if by.len() >= wanted {
+            let words = "its approval has expired".to_owned();
+            return Some((Waivable::Approval, VerdictReason::ApprovalExpired, words));
+        }
+        let words = match (wanted, ends.len()) {
+            (1, _) => "no approval".to_owned(),
+            (wanted, found) => format!("{found} of {wanted} approvals"),
+        };
+        Some((Waivable::Approval, VerdictReason::ApprovalMissing, words))
+    }
+
+    fn deployment(&self, rules: &Rules, records: &[&Arc<Record>]) -> Option<Broken> {
+        let here = |record: &&Arc<Record>| {
+            let announced = record.deployments.iter();
+            announced
+                .into_iter()
+                .any(|found| *found.environment == *self.environment)
+        };
+        if !rules.deployment() || records.iter().any(here) {
+            return None;
+        }
+        let words = format!("its deployment to {} was not announced", self.environment);
+        Some((
+            Waivable::Deployment,
+            VerdictReason::UnexpectedDeployment,
+            words,
+        ))
+    }
+
+    /// Whether an exception waives a rule: why, and until when.
+    fn waived(&self, rules: &Rules, rule: Waivable) -> Option<(String, Option<Timestamp>)> {
+        let exceptions = rules.spec.exceptions.iter().flatten();
+        let applies = |exception: &&Exception| {
+            exception
+                .rules
+                .as_ref()
+                .is_none_or(|rules| rules.contains(&rule))
+                && exception.expires_at.is_none_or(|end| end > self.now)
+                && self.fits(exception)
+        };
+        let end = |end: Option<Timestamp>| end.unwrap_or(Timestamp::MAX);
+        let longest = exceptions
+            .filter(applies)
+            .max_by_key(|exception| end(exception.expires_at))?;
+        Some((longest.reason.trim().to_owned(), longest.expires_at))
+    }
+
+    fn fits(&self, exception: &Exception) -> bool {
+        let reference = self.artifact.name.parse::<Reference>();
+        let repository =
+            reference.map_or_else(|_| self.artifact.name.to_owned(), |it| it.repository);
+        let image = exception.images.as_ref();
+        let place = exception.namespaces.as_ref();
+        image.is_none_or(|globs| globs.iter().any(|glob| matches(glob, &repository)))
+            && place.is_none_or(|globs| {
+                let fits = |name: &&str| globs.iter().any(|glob| matches(glob, name));
+                self.artifact.namespaces.iter().all(fits)
+            })
+    }
+}
+
+/// What several records come to: satisfied if one is and none is bad.
+fn status(records: &[&Arc<Record>]) -> Option<RecordState> {
+    let states = || records.iter().map(|record| record.state);
+    if states().any(|state| state == RecordState::NonCompliant) {
+        return Some(RecordState::NonCompliant);
+    }
+    states().min() // Compliant comes before Incomplete
+}
+
+fn asks(rule: &AttestationRule, found: &Attested) -> bool {
+    rule.name.as_deref().is_none_or(|name| name == &*found.name)
+        && (rule.type_.is_none() || rule.type_.as_deref() == found.type_.as_deref())
+}
+
+fn listed<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
+    let more = names.len().saturating_sub(NAMED);
+    let named: Vec<&str> = names.take(NAMED).collect();
+    match more {
+        0 => named.join(", "),
+        more => format!("{} and {more} more", named.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

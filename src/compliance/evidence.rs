@@ -1,0 +1,581 @@
+//! What CI, reviewers and security say of images: records, reviews and the allow-list, by the digests that they name.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+use kube::ResourceExt as _;
+
+use crate::{
+    api::{
+        AllowedArtifact, ArtifactApproval, ArtifactProvenance, approval::ReviewState,
+        provenance::RecordState,
+    },
+    cluster::image::Fingerprint,
+};
+
+/// Which object, as namespace and name. The namespace of what has none is empty.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+impl Key {
+    /// The key of an object.
+    pub fn of(object: &impl kube::ResourceExt) -> Self {
+        Self {
+            namespace: object.namespace().unwrap_or_default().into(),
+            name: object.name_any().into(),
+        }
+    }
+
+    /// The key of an object without a namespace.
+    pub fn of_cluster(name: &str) -> Self {
+        Self {
+            namespace: "".into(),
+            name: name.into(),
+        }
+    }
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.namespace.is_empty() {
+            write!(f, "{}", self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
+    }
+}
+
+/// Text that most records don't have.
+type Maybe = Option<Box<str>>;
+
+/// An ArtifactProvenance, as far as it matters.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// Which object.
+    pub key: Key,
+    /// Its UID.
+    pub uid: Box<str>,
+    /// When the object was created.
+    pub created: Timestamp,
+    /// The digest that it is about.
+    pub fingerprint: Fingerprint,
+    /// Other digests of the same image.
+    pub aliases: Box<[Fingerprint]>,
+    /// The flow that made the image.
+    pub flow: Box<str>,
+    /// What people call it.
+    pub name: Maybe,
+    /// The repository that the image must come from.
+    pub repository: Maybe,
+    /// The commit.
+    pub commit: Maybe,
+    /// A page that shows the commit.
+    pub commit_url: Maybe,
+    /// A page that shows the build.
+    pub build_url: Maybe,
+    /// Whether what it requires is there and good (F1-F3).
+    pub state: RecordState,
+    /// Required attestations that are not there.
+    pub missing: Box<[Box<str>]>,
+    /// What was attested.
+    pub attestations: Box<[Attested]>,
+    /// Announced deployments, the newest first.
+    pub deployments: Box<[Deployed]>,
+}
+
+/// Something that was attested.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attested {
+    /// Its name.
+    pub name: Box<str>,
+    /// Its type.
+    pub type_: Maybe,
+    /// Whether it is good.
+    pub compliant: bool,
+}
+
+/// A deployment that was announced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deployed {
+    /// When.
+    pub time: Timestamp,
+    /// Its number in the flow.
+    pub number: i64,
+    /// The environment's name.
+    pub environment: Box<str>,
+    /// A page that shows the build.
+    pub build_url: Maybe,
+}
+
+fn boxed(text: Option<&String>) -> Maybe {
+    text.map(|text| text.as_str().into())
+}
+
+/// A URL that a browser opens as a page; anything else could be a trap for whoever clicks.
+fn page(url: Option<&String>) -> Maybe {
+    let url = url?;
+    let scheme = url.split_once("://")?.0;
+    let is_page = scheme.eq_ignore_ascii_case("https") || scheme.eq_ignore_ascii_case("http");
+    let printable = |c: char| c.is_ascii_graphic() || !c.is_ascii() && c.is_alphanumeric();
+    (is_page && url.chars().all(printable)).then(|| url.as_str().into())
+}
+
+impl Record {
+    /// The record in an object. An error says what can't be read in it.
+    pub fn of(object: &ArtifactProvenance) -> Result<Self, String> {
+        let spec = &object.spec;
+        let digest = |text: &str| {
+            Fingerprint::from_hex(text).ok_or_else(|| format!("{text:?} is no digest"))
+        };
+        let attestations = spec.attestations.iter().flatten();
+        let attestations: Box<[_]> = attestations
+            .map(|attestation| Attested {
+                name: attestation.name.as_str().into(),
+                type_: boxed(attestation.type_.as_ref()),
+                compliant: attestation.compliant,
+            })
+            .collect();
+        let there = |name: &String| attestations.iter().any(|found| *found.name == **name);
+        let required = spec.required_attestations.iter().flatten();
+        let missing: Box<[Box<str>]> = required
+            .filter(|name| !there(name))
+            .map(|name| name.as_str().into())
+            .collect();
+        let state = if attestations.iter().any(|found| !found.compliant) {
+            RecordState::NonCompliant // F1
+        } else if !missing.is_empty() {
+            RecordState::Incomplete // F2
+        } else {
+            RecordState::Compliant // F3
+        };
+        let deployments = spec.deployments.iter().flatten();
+        let mut deployments: Vec<_> = deployments
+            .map(|deployment| Deployed {
+                time: deployment.time,
+                number: deployment.number,
+                environment: deployment.environment.as_str().into(),
+                build_url: page(deployment.build_url.as_ref()),
+            })
+            .collect();
+        deployments.sort_by_key(|found| std::cmp::Reverse((found.time, found.number)));
+        let aliases = spec.aliases.iter().flatten();
+        Ok(Self {
+            key: Key::of(object),
+            uid: object.uid().unwrap_or_default().into(),
+            created: created(object),
+            fingerprint: digest(&spec.fingerprint)?,
+            aliases: aliases
+                .map(|alias| digest(alias))
+                .collect::<Result<_, _>>()?,
+            flow: spec.flow.as_str().into(),
+            name: boxed(spec.name.as_ref()),
+            repository: boxed(spec.repository.as_ref()),
+            commit: boxed(spec.commit.as_ref().map(|commit| &commit.sha)),
+            commit_url: page(spec.commit.as_ref().and_then(|commit| commit.url.as_ref())),
+            build_url: page(spec.build.as_ref().map(|build| &build.url)),
+            state,
+            missing,
+            attestations,
+            deployments: deployments.into(),
+        })
+    }
+
+    /// All digests that it says are one image.
+    pub fn digests(&self) -> impl Iterator<Item = Fingerprint> {
+        [self.fingerprint]
+            .into_iter()
+            .chain(self.aliases.iter().copied())
+    }
+
+    /// Of two records of one flow the older one counts.
+    fn age(&self) -> (Timestamp, &str, &Key) {
+        (self.created, &self.uid, &self.key)
+    }
+}
+
+fn created(object: &impl kube::ResourceExt) -> Timestamp {
+    object
+        .creation_timestamp()
+        .map_or(Timestamp::UNIX_EPOCH, |time| time.0)
+}
+
+/// An ArtifactApproval, as far as it matters.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Review {
+    /// Which object.
+    pub key: Key,
+    /// Its UID.
+    pub uid: Box<str>,
+    /// When the object was created.
+    pub created: Timestamp,
+    /// The digest that was reviewed.
+    pub fingerprint: Fingerprint,
+    /// The flow of the record that was reviewed.
+    pub flow: Maybe,
+    /// The environment that it is about.
+    pub environment: Maybe,
+    /// Its number: given in the spec, else by us.
+    pub number: i64,
+    /// What the reviewer says.
+    pub state: ReviewState,
+    /// Who.
+    pub reviewer: Box<str>,
+    /// Why.
+    pub comment: Maybe,
+    /// When it was reviewed.
+    pub time: Timestamp,
+    /// Until when it holds.
+    pub expires: Option<Timestamp>,
+}
+
+impl Review {
+    /// Later ones are newer.
+    pub fn order(&self) -> (i64, Timestamp, &str) {
+        (self.number, self.created, &self.uid)
+    }
+
+    /// Whether it has expired.
+    pub fn is_over(&self, now: Timestamp) -> bool {
+        self.expires.is_some_and(|end| end <= now)
+    }
+}
+
+/// An AllowedArtifact, as far as it matters.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Allowance {
+    /// The object's name.
+    pub name: Arc<str>,
+    /// The object's UID.
+    pub uid: Box<str>,
+    /// When the object was created.
+    pub created: Timestamp,
+    /// The environments.
+    pub environments: BTreeSet<Box<str>>,
+    /// The images: digest and name.
+    pub artifacts: BTreeMap<Fingerprint, Box<str>>,
+    /// Why.
+    pub reason: Box<str>,
+    /// Until when it holds.
+    pub expires: Option<Timestamp>,
+}
+
+impl Allowance {
+    /// The entry in an object. An error says what can't be read in it.
+    pub fn of(object: &AllowedArtifact) -> Result<Self, String> {
+        let artifacts = object.spec.artifacts.iter().map(|image| {
+            let digest = Fingerprint::from_hex(&image.fingerprint)
+                .ok_or_else(|| format!("{:?} is no digest", image.fingerprint))?;
+            Ok((digest, image.name.as_str().into()))
+        });
+        Ok(Self {
+            name: object.name_any().into(),
+            uid: object.uid().unwrap_or_default().into(),
+            created: created(object),
+            environments: object
+                .spec
+                .environments
+                .iter()
+                .map(|name| name.as_str().into())
+                .collect(),
+            artifacts: artifacts.collect::<Result<_, String>>()?,
+            reason: object.spec.reason.as_str().into(),
+            expires: object.spec.expires_at,
+        })
+    }
+
+    /// Whether it is in force.
+    pub fn is_active(&self, now: Timestamp) -> bool {
+        self.expires.is_none_or(|end| end > now)
+    }
+}
+
+/// All that is said.
+#[derive(Debug, Default)]
+pub struct Evidence {
+    records: BTreeMap<Key, Arc<Record>>,
+    records_of: BTreeMap<Fingerprint, BTreeSet<Key>>,
+    reviews: BTreeMap<Key, Arc<Review>>,
+    reviews_of: BTreeMap<Fingerprint, BTreeSet<Key>>,
+    allowances: BTreeMap<Arc<str>, Arc<Allowance>>,
+    allowances_of: BTreeMap<Fingerprint, BTreeSet<Arc<str>>>,
+    allowances_in: BTreeMap<Box<str>, BTreeSet<Arc<str>>>,
+}
+
+fn note<K: Ord, V: Ord>(index: &mut BTreeMap<K, BTreeSet<V>>, key: K, value: V, add: bool) {
+    if add {
+        index.entry(key).or_default().insert(value);
+    } else if let Some(values) = index.get_mut(&key) {
+        values.remove(&value);
+        if values.is_empty() {
+            index.remove(&key);
+        }
+    }
+}
+
+impl Evidence {
+    /// Takes in a record, or takes it out; whether that changed anything that matters.
+    pub fn put_record(&mut self, key: &Key, record: Option<Record>) -> bool {
+        let before = self.records.get(key).cloned();
+        if before.as_deref() == record.as_ref() {
+            return false;
+        }
+        let record = record.map(Arc::new);
+        for (record, add) in [(&before, false), (&record, true)] {
+            for digest in record.iter().flat_map(|record| record.digests()) {
+                note(&mut self.records_of, digest, key.clone(), add);
+            }
+        }
+        match record {
+            Some(record) => self.records.insert(key.clone(), record),
+            None => self.records.remove(key),
+        };
+        true
+    }
+
+    /// Takes in a review, or takes it out; the digests that it is about, before or now. `None`: nothing changed that matters.
+    /// An error says what can't be read in it.
+    pub fn put_review(
+        &mut self,
+        key: &Key,
+        object: Option<&ArtifactApproval>,
+    ) -> Result<Option<BTreeSet<Fingerprint>>, String> {
+        let before = self.reviews.get(key).cloned();
+        let review = match object {
+            Some(object) => Some(self.review_of(object, before.as_deref())?),
+            None => None,
+        };
+        if before.as_deref() == review.as_ref() {
+            return Ok(None);
+        }
+        let review = review.map(Arc::new);
+        let mut digests = BTreeSet::new();
+        for (review, add) in [(&before, false), (&review, true)] {
+            if let Some(review) = review {
+                note(&mut self.reviews_of, review.fingerprint, key.clone(), add);
+                digests.insert(review.fingerprint);
+            }
+        }
+        match review {
+            Some(review) => self.reviews.insert(key.clone(), review),
+            None => self.reviews.remove(key),
+        };
+        Ok(Some(digests))
+    }
+
+    /// The review in an object: with the number of its spec, the one it was given before, or the next free one.
+    fn review_of(
+        &self,
+        object: &ArtifactApproval,
+        before: Option<&Review>,
+    ) -> Result<Review, String> {
+        let spec = &object.spec;
+        let uid = object.uid().unwrap_or_default();
+        let given = object.status.as_ref().and_then(|status| status.number);
+        let before = before
+            .filter(|before| *before.uid == *uid)
+            .map(|before| before.number);
+        let number = spec.number.or(given).or(before);
+        Ok(Review {
+            key: Key::of(object),
+            uid: uid.as_str().into(),
+            created: created(object),
+            fingerprint: Fingerprint::from_hex(&spec.fingerprint)
+                .ok_or_else(|| format!("{:?} is no digest", spec.fingerprint))?,
+            flow: boxed(spec.flow.as_ref()),
+            environment: boxed(spec.environment.as_ref()),
+            number: number.unwrap_or_else(|| self.next_number()),
+            state: spec.state,
+            reviewer: spec.reviewer.as_str().into(),
+            comment: boxed(spec.comment.as_ref()),
+            time: spec.time.unwrap_or_else(|| created(object)),
+            expires: spec.expires_at,
+        })
+    }
+
+    fn next_number(&self) -> i64 {
+        let newest = self.reviews.values().map(|review| review.number).max();
+        newest.unwrap_or(0).saturating_add(1)
+    }
+
+    /// Takes in an entry of the allow-list, or takes it out. `None`: nothing changed that matters; else the digests and
+    /// the environments that it is about, before or now.
+    pub fn put_allowance(
+        &mut self,
+        name: &str,
+        allowance: Option<Allowance>,
+    ) -> Option<(BTreeSet<Fingerprint>, BTreeSet<Box<str>>)> {
+        let name: Arc<str> = name.into();
+        let before = self.allowances.get(&name).cloned();
+        if before.as_deref() == allowance.as_ref() {
+            return None;
+        }
+        let allowance = allowance.map(Arc::new);
+        let mut digests = BTreeSet::new();
+        let mut environments = BTreeSet::new();
+        for (allowance, add) in [(&before, false), (&allowance, true)] {
+            let Some(allowance) = allowance else { continue };
+            for digest in allowance.artifacts.keys() {
+                note(&mut self.allowances_of, *digest, name.clone(), add);
+                digests.insert(*digest);
+            }
+            for environment in &allowance.environments {
+                note(
+                    &mut self.allowances_in,
+                    environment.clone(),
+                    name.clone(),
+                    add,
+                );
+                environments.insert(environment.clone());
+            }
+        }
+        match allowance {
+            Some(allowance) => self.allowances.insert(name, allowance),
+            None => self.allowances.remove(&name),
+        };
+        Some((digests, environments))
+    }
+
+    /// All records.
+    pub fn records(&self) -> &BTreeMap<Key, Arc<Record>> {
+        &self.records
+    }
+
+    /// All reviews.
+    pub fn reviews(&self) -> &BTreeMap<Key, Arc<Review>> {
+        &self.reviews
+    }
+
+    /// All entries of the allow-list.
+    pub fn allowances(&self) -> &BTreeMap<Arc<str>, Arc<Allowance>> {
+        &self.allowances
+    }
+
+    /// The records that name a digest.
+    pub fn records_of(&self, digest: Fingerprint) -> impl Iterator<Item = &Arc<Record>> {
+        let keys = self.records_of.get(&digest).into_iter().flatten();
+        keys.filter_map(|key| self.records.get(key))
+    }
+
+    /// The reviews of a digest.
+    pub fn reviews_of(&self, digest: Fingerprint) -> impl Iterator<Item = &Arc<Review>> {
+        let keys = self.reviews_of.get(&digest).into_iter().flatten();
+        keys.filter_map(|key| self.reviews.get(key))
+    }
+
+    /// The entries of the allow-list that name a digest.
+    pub fn allowances_of(&self, digest: Fingerprint) -> impl Iterator<Item = &Arc<Allowance>> {
+        let names = self.allowances_of.get(&digest).into_iter().flatten();
+        names.filter_map(|name| self.allowances.get(name))
+    }
+
+    /// The entries of the allow-list of an environment.
+    pub fn allowances_in(&self, environment: &str) -> impl Iterator<Item = &Arc<Allowance>> {
+        let names = self.allowances_in.get(environment).into_iter().flatten();
+        names.filter_map(|name| self.allowances.get(name))
+    }
+
+    /// The records of some digests that count: those of trusted namespaces, and of each flow the oldest. By flow and
+    /// namespace, so that the first one is what is shown.
+    pub fn counted(
+        &self,
+        digests: impl IntoIterator<Item = Fingerprint>,
+        trusts: impl Fn(&str) -> bool,
+    ) -> Vec<&Arc<Record>> {
+        let mut flows: BTreeMap<&str, &Arc<Record>> = BTreeMap::new();
+        for digest in digests {
+            for record in self.records_of(digest) {
+                if !trusts(&record.key.namespace) {
+                    continue;
+                }
+                let oldest = flows.entry(&record.flow).or_insert(record);
+                if record.age() < oldest.age() {
+                    *oldest = record;
+                }
+            }
+        }
+        flows.into_values().collect()
+    }
+
+    /// The older record of the same flow and image, if there is one that is trusted where this one is.
+    pub fn conflict(&self, record: &Record, trusts: impl Fn(&str) -> bool) -> Option<&Key> {
+        let namesakes = record.digests().flat_map(|digest| self.records_of(digest));
+        let older = namesakes.filter(|other| {
+            other.flow == record.flow
+                && other.age() < record.age()
+                && (other.key.namespace == record.key.namespace || trusts(&other.key.namespace))
+        });
+        older
+            .min_by_key(|other| other.age())
+            .map(|other| &other.key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(yaml: &str) -> Record {
+        let spec = serde_saphyr::from_str(yaml).unwrap();
+        Record::of(&ArtifactProvenance::new("runner", spec)).unwrap()
+    }
+
+    #[test]
+    fn a_record_is_judged_by_its_own_attestations() {
+        let fingerprint = "a".repeat(64);
+        for (number, rest, want, missing) in [
+            (
+                "F1",
+                "attestations: [{name: scan, compliant: false}]",
+                RecordState::NonCompliant,
+                &[][..],
+            ),
+            (
+                "F1",
+                "requiredAttestations: [scan, tests]\nattestations: [{name: scan, compliant: false}]",
+                RecordState::NonCompliant,
+                &["tests"],
+            ),
+            (
+                "F2",
+                "requiredAttestations: [scan, tests]\nattestations: [{name: scan, compliant: true}]",
+                RecordState::Incomplete,
+                &["tests"],
+            ),
+            (
+                "F3",
+                "requiredAttestations: [scan]\nattestations: [{name: scan, compliant: true}, {name: more, compliant: true}]",
+                RecordState::Compliant,
+                &[],
+            ),
+            ("F3", "{}", RecordState::Compliant, &[]),
+        ] {
+            let rest = if rest == "{}" { "" } else { rest };
+            let record = record(&format!("fingerprint: {fingerprint}\nflow: runner\n{rest}"));
+            assert_eq!(record.state, want, "{number}: {rest}");
+            let found: Vec<&str> = record.missing.iter().map(|name| &**name).collect();
+            assert_eq!(found, missing, "{number}: {rest}");
+        }
+    }
+
+    #[test]
+    fn only_links_that_open_as_a_page_are_kept() {
+        for (url, kept) in [
+            ("https://ci.example.com/runs/1", true),
+            ("HTTP://ci.example.com", true),
+            ("javascript:alert(1)", false),
+            ("https://ci.example.com/a b", false),
+            ("https://ci.example.com/\u{202e}gpj", false),
+            ("ftp://ci.example.com", false),
+        ] {
+            assert_eq!(page(Some(&url.to_owned())).is_some(), kept, "{url}");
+        }
+    }
+}

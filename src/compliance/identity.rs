@@ -1,0 +1,131 @@
+//! What one image is in an environment: the digests by which nodes, pods and records call it, and the one that it goes by.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    api::snapshot::IdentitySource,
+    cluster::{fleet::Fleet, image::Fingerprint},
+    compliance::evidence::Evidence,
+};
+
+/// At most so many digests are taken for one image: more can only be a mistake.
+const MAX_CLASS: usize = 256;
+
+/// Namespaces whose records count.
+pub type Trust = BTreeSet<Box<str>>;
+
+/// Digests that the log of an environment knows to be another, because a record said so.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recorded {
+    to: BTreeMap<Fingerprint, Fingerprint>,
+    from: BTreeMap<Fingerprint, BTreeSet<Fingerprint>>,
+}
+
+impl Recorded {
+    /// Those of the log.
+    pub fn of(pairs: impl Iterator<Item = (Fingerprint, Fingerprint)>) -> Self {
+        let mut recorded = Self::default();
+        for (alias, fingerprint) in pairs {
+            recorded.to.insert(alias, fingerprint);
+            recorded.from.entry(fingerprint).or_default().insert(alias);
+        }
+        recorded
+    }
+
+    fn knows(&self, digest: &Fingerprint) -> bool {
+        self.to.contains_key(digest) || self.from.contains_key(digest)
+    }
+}
+
+/// How an environment calls images.
+#[derive(Clone, Copy, Debug)]
+pub struct Names<'a> {
+    /// What pods told: pins, and what runtimes called the same container.
+    pub fleet: &'a Fleet,
+    /// What CI says.
+    pub evidence: &'a Evidence,
+    /// Whose word counts.
+    pub trust: &'a Trust,
+    /// What the environment's log knows. It keeps a name while an artifact is recorded, even if the record is gone.
+    pub recorded: &'a Recorded,
+}
+
+impl Names<'_> {
+    /// Whether records of a namespace count.
+    pub fn trusts(&self, namespace: &str) -> bool {
+        self.trust.contains(namespace)
+    }
+
+    /// The digest that an image goes by: that of the record which is shown for it, else the one that it was known by
+    /// first.
+    pub fn canonical(&self, digest: Fingerprint) -> Fingerprint {
+        let root = self.fleet.canonical(digest);
+        let known = |digest| {
+            self.recorded.knows(&digest) || self.evidence.records_of(digest).next().is_some()
+        };
+        if root == digest && !self.fleet.has_other_names(digest) && !known(digest) {
+            return digest; // nearly all of them
+        }
+        let class = self.class(digest, true);
+        let records = self
+            .evidence
+            .counted(class.iter().copied(), |ns| self.trusts(ns));
+        if let Some(record) = records.first() {
+            return record.fingerprint;
+        }
+        let recorded = class
+            .iter()
+            .filter_map(|digest| self.recorded.to.get(digest));
+        recorded.min().copied().unwrap_or(root)
+    }
+
+    /// All digests that are this one for the rules: what a trusted record says, and what a pod was pinned to when the
+    /// container was created. What runtimes call the same container at different times is not among them.
+    pub fn vouched(&self, digest: Fingerprint) -> BTreeSet<Fingerprint> {
+        self.class(digest, false)
+    }
+
+    /// How two digests were found to be one image.
+    pub fn source(&self, alias: Fingerprint, fingerprint: Fingerprint) -> IdentitySource {
+        if self
+            .fleet
+            .pinned_with(alias)
+            .any(|other| other == fingerprint)
+        {
+            IdentitySource::Pin
+        } else if self.fleet.canonical(alias) == self.fleet.canonical(fingerprint) {
+            IdentitySource::Runtime
+        } else {
+            IdentitySource::Record
+        }
+    }
+
+    /// All digests by which the image is called in any way.
+    pub fn called(&self, digest: Fingerprint) -> BTreeSet<Fingerprint> {
+        self.class(digest, true)
+    }
+
+    fn class(&self, digest: Fingerprint, for_display: bool) -> BTreeSet<Fingerprint> {
+        let mut class = BTreeSet::from([digest]);
+        let mut open = vec![digest];
+        while let Some(digest) = open.pop() {
+            let mut others: Vec<Fingerprint> = self.fleet.pinned_with(digest).collect();
+            for record in self.evidence.records_of(digest) {
+                if self.trusts(&record.key.namespace) {
+                    others.extend(record.digests());
+                }
+            }
+            if for_display {
+                others.extend(self.fleet.called(digest));
+                others.extend(self.recorded.to.get(&digest));
+                others.extend(self.recorded.from.get(&digest).into_iter().flatten());
+            }
+            for other in others {
+                if class.len() < MAX_CLASS && class.insert(other) {
+                    open.push(other);
+                }
+            }
+        }
+        class
+    }
+}

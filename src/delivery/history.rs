@@ -1,0 +1,224 @@
+//! What a setting's status keeps of single messages: the last that was delivered, the last that failed, those that were
+//! refused, and the stretches of a log that were not sent.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::{
+    api::{
+        NotificationSettingStatus,
+        setting::{DeadLetter, Delivery, Failure, SkippedRange},
+    },
+    delivery::conditions::shorten,
+};
+
+/// So many dead letters are kept.
+const DEAD_LETTERS: usize = 10;
+/// So many stretches are kept.
+const SKIPPED_RANGES: usize = 20;
+
+/// An attempt to deliver a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Try {
+    /// The message's id.
+    pub id: String,
+    /// The name of the snapshot that it comes from, if it comes from one.
+    pub snapshot: Option<String>,
+    /// How many attempts were made by now.
+    pub attempts: i64,
+    /// When this one was answered, or failed.
+    pub time: Timestamp,
+}
+
+/// A stretch of the log that is not sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// The first snapshot.
+    pub from: i64,
+    /// The last one.
+    pub to: i64,
+    /// How many events; -1 when the log no longer tells.
+    pub count: i64,
+    /// Why.
+    pub reason: &'static str,
+}
+
+/// Notes a message that was delivered, with the HTTP status of the answer and how long that took.
+pub fn delivered(
+    status: &mut NotificationSettingStatus,
+    attempt: Try,
+    answer: Option<u16>,
+    latency: Duration,
+) {
+    status.last_delivery = Some(Delivery {
+        event_id: attempt.id,
+        snapshot: attempt.snapshot,
+        time: attempt.time,
+        attempts: attempt.attempts,
+        http_status: answer.map_or(0, i64::from),
+        latency_ms: i64::try_from(latency.as_millis()).unwrap_or(i64::MAX),
+    });
+}
+
+/// Notes an attempt that failed.
+pub fn failed(status: &mut NotificationSettingStatus, attempt: Try, reason: &str, message: &str) {
+    status.last_failure = Some(Failure {
+        event_id: attempt.id,
+        time: attempt.time,
+        reason: reason.to_owned(),
+        message: shorten(message, 1_000),
+        attempts: attempt.attempts,
+    });
+}
+
+/// Notes a message that is set aside for good.
+pub fn set_aside(
+    status: &mut NotificationSettingStatus,
+    attempt: &Try,
+    reason: &str,
+    message: &str,
+) {
+    let letter = DeadLetter {
+        event_id: attempt.id.clone(),
+        snapshot: attempt.snapshot.clone().unwrap_or_default(),
+        time: attempt.time,
+        reason: reason.to_owned(),
+        message: shorten(message, 1_000),
+    };
+    status.dead_letters.insert(0, letter);
+    status.dead_letters.truncate(DEAD_LETTERS);
+}
+
+/// Notes a message that the destination will never take.
+pub fn refused(status: &mut NotificationSettingStatus, attempt: Try, reason: &str, message: &str) {
+    set_aside(status, &attempt, reason, message);
+    failed(status, attempt, reason, message);
+}
+
+/// Notes a stretch of an environment's log that is not sent. A stretch that goes on is one stretch.
+pub fn skipped(
+    status: &mut NotificationSettingStatus,
+    environment: &str,
+    skipped: &Skipped,
+    time: Timestamp,
+) {
+    let range = SkippedRange {
+        environment: environment.to_owned(),
+        from: skipped.from,
+        to: skipped.to,
+        count: skipped.count,
+        reason: skipped.reason.to_owned(),
+        time,
+    };
+    let same = |last: &&mut SkippedRange| {
+        last.environment == range.environment
+            && last.reason == range.reason
+            && last.to + 1 >= range.from
+            && last.count >= 0
+    };
+    match status.skipped_ranges.first_mut().filter(same) {
+        Some(last) if range.count >= 0 => {
+            last.count += range.count;
+            last.to = last.to.max(range.to);
+            last.time = time;
+        }
+        _ => status.skipped_ranges.insert(0, range),
+    }
+    status.skipped_ranges.truncate(SKIPPED_RANGES);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn attempt(id: &str) -> Try {
+        Try {
+            id: id.to_owned(),
+            snapshot: Some("prod-0000000007".to_owned()),
+            attempts: 3,
+            time: at(50),
+        }
+    }
+
+    #[test]
+    fn the_newest_ten_dead_letters_are_kept_and_the_newest_is_the_last_failure_as_well() {
+        let mut status = NotificationSettingStatus::default();
+        for number in 0..12 {
+            let one = attempt(&number.to_string());
+            refused(&mut status, one, "PayloadRefused", &"x".repeat(2_000));
+        }
+        let ids: Vec<_> = status
+            .dead_letters
+            .iter()
+            .map(|it| it.event_id.as_str())
+            .collect();
+        assert_eq!(ids, ["11", "10", "9", "8", "7", "6", "5", "4", "3", "2"]);
+        assert_eq!(status.dead_letters[0].snapshot, "prod-0000000007");
+        assert_eq!(status.dead_letters[0].message.chars().count(), 1_000);
+        let failure = status.last_failure.unwrap();
+        assert_eq!((failure.event_id.as_str(), failure.attempts), ("11", 3));
+        assert_eq!(status.last_delivery, None);
+    }
+
+    #[test]
+    fn a_delivery_without_an_answer_from_a_server_has_the_status_0() {
+        let mut status = NotificationSettingStatus::default();
+        let latency = Duration::from_millis(12);
+        delivered(&mut status, attempt("a"), Some(204), latency);
+        assert_eq!(status.last_delivery.as_ref().unwrap().http_status, 204);
+        delivered(&mut status, attempt("a"), None, latency);
+        let last = status.last_delivery.unwrap();
+        assert_eq!((last.http_status, last.latency_ms), (0, 12));
+    }
+
+    #[test]
+    fn stretches_that_touch_are_one_if_they_have_one_reason_and_are_counted() {
+        let mut status = NotificationSettingStatus::default();
+        for (environment, from, to, count, reason) in [
+            ("prod", 1, 2, 3, "RetryExpired"),
+            ("prod", 3, 3, 1, "RetryExpired"),
+            ("prod", 5, 5, 1, "RetryExpired"),
+            ("test", 6, 6, 1, "RetryExpired"),
+            ("test", 7, 9, -1, "HistoryTruncated"),
+            ("test", 10, 10, 1, "HistoryTruncated"),
+        ] {
+            let one = Skipped {
+                from,
+                to,
+                count,
+                reason,
+            };
+            skipped(&mut status, environment, &one, at(from));
+        }
+        let told: Vec<_> = status
+            .skipped_ranges
+            .iter()
+            .map(|it| (it.environment.as_str(), it.from, it.to, it.count, it.time))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("test", 10, 10, 1, at(10)),
+                ("test", 7, 9, -1, at(7)),
+                ("test", 6, 6, 1, at(6)),
+                ("prod", 5, 5, 1, at(5)),
+                ("prod", 1, 3, 4, at(3)),
+            ]
+        );
+        for from in 0..30 {
+            let one = Skipped {
+                from,
+                to: from,
+                count: -1,
+                reason: "CursorReset",
+            };
+            skipped(&mut status, "prod", &one, at(from));
+        }
+        assert_eq!(status.skipped_ranges.len(), 20);
+    }
+}

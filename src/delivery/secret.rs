@@ -1,0 +1,191 @@
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "talks to the API server"
+)]
+
+//! Where a setting sends to: read from its spec or from a Secret of its own namespace, when needed.
+
+use std::collections::BTreeMap;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use kube::{Client, core::Request};
+use serde::Deserialize;
+use tokio::time::{Duration, timeout};
+
+use crate::{
+    api::{NotificationSettingSpec, setting::SecretKeyRef},
+    delivery::conditions::Unsound,
+    http::destination::{Destination, Kind},
+};
+
+/// A Secret that takes longer to read is tried again later.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Names that advice needs.
+#[derive(Clone, Debug)]
+pub struct Names {
+    /// The ClusterRole that allows to read Secrets.
+    pub secrets_role: String,
+    /// The operator's service account, and its namespace.
+    pub service_account: (String, String),
+}
+
+/// Why there is no destination.
+#[derive(Debug)]
+pub enum NoDestination {
+    /// The user can mend it.
+    Unsound(Unsound),
+    /// The API server didn't say; it will.
+    Unknown(String),
+}
+
+/// The destination of a setting.
+pub async fn read(
+    client: &Client,
+    namespace: &str,
+    spec: &NotificationSettingSpec,
+    names: &Names,
+) -> Result<Destination, NoDestination> {
+    let invalid = |message: &str| NoDestination::Unsound(Unsound::of_spec("SpecInvalid", message));
+    let (kind, source) = match (&spec.webhook, &spec.slack) {
+        (Some(webhook), None) => match (&webhook.url, &webhook.url_from) {
+            (Some(url), None) => {
+                return Destination::parse(Kind::Webhook, url).map_err(|error| {
+                    NoDestination::Unsound(Unsound::of_spec(
+                        "UrlInvalid",
+                        format!("spec.webhook.url: {error}"),
+                    ))
+                });
+            }
+            (None, Some(source)) => (Kind::Webhook, source),
+            _ => return Err(invalid("spec.webhook: give exactly one of url and urlFrom")),
+        },
+        (None, Some(slack)) => (Kind::Slack, &slack.url_from),
+        _ => return Err(invalid("spec: give exactly one of webhook and slack")),
+    };
+    let reference = &source.secret_key_ref;
+    let value = secret_value(client, namespace, reference, names).await?;
+    Destination::parse_bytes(kind, &value).map_err(|error| {
+        let (key, name) = (reference.key(), &reference.name);
+        let message = format!("key {key} of Secret {name}: {error}");
+        NoDestination::Unsound(Unsound::new("UrlInvalid", message))
+    })
+}
+
+#[derive(Deserialize)]
+struct Secret {
+    #[serde(default)]
+    data: Option<BTreeMap<String, String>>,
+}
+
+async fn secret_value(
+    client: &Client,
+    namespace: &str,
+    reference: &SecretKeyRef,
+    names: &Names,
+) -> Result<Vec<u8>, NoDestination> {
+    let SecretKeyRef { name, .. } = reference;
+    let key = reference.key();
+    let unsound = |reason, message| NoDestination::Unsound(Unsound::new(reason, message));
+    let no_name = || {
+        let message = format!("secretKeyRef.name: {name:?} can't be the name of a Secret");
+        NoDestination::Unsound(Unsound::of_spec("SpecInvalid", message))
+    };
+    // The name becomes a part of a path: it must not lead to another namespace.
+    if !is_name(name) {
+        return Err(no_name());
+    }
+    let path = format!("/api/v1/namespaces/{namespace}/secrets");
+    let request = Request::new(path).get(name, &kube::api::GetParams::default());
+    let request = request.map_err(|_| no_name())?;
+    // As text, so that nothing of it ends up in a log if it is not what it should be.
+    let answer = timeout(TIMEOUT, client.request_text(request)).await;
+    let text = match answer
+        .map_err(|_| NoDestination::Unknown("no answer from the API server".to_owned()))?
+    {
+        Ok(text) => text,
+        Err(kube::Error::Api(status)) if status.code == 404 => {
+            let message = format!(
+                "there is no Secret {name} in namespace {namespace}: kubectl -n {namespace} create secret generic {name} --from-literal={key}=https://..."
+            );
+            return Err(unsound("SecretNotFound", message));
+        }
+        Err(kube::Error::Api(status)) if status.code == 403 => {
+            let Names {
+                secrets_role,
+                service_account: (account, home),
+            } = names;
+            let message = format!(
+                "Shipbell may not read Secrets in namespace {namespace}: add it to the chart's settingsNamespaces, or kubectl -n {namespace} create rolebinding shipbell-secrets --clusterrole={secrets_role} --serviceaccount={home}:{account}"
+            );
+            return Err(unsound("SecretForbidden", message));
+        }
+        Err(kube::Error::Api(status)) => {
+            return Err(NoDestination::Unknown(format!(
+                "the API server answered {}",
+                status.code
+            )));
+        }
+        Err(_) => {
+            return Err(NoDestination::Unknown(
+                "can't reach the API server".to_owned(),
+            ));
+        }
+    };
+    let secret: Secret = serde_json::from_str(&text)
+        .map_err(|_| NoDestination::Unknown("the Secret can't be read".to_owned()))?;
+    let data = secret.data.unwrap_or_default();
+    let Some(value) = data.get(key) else {
+        let keys: Vec<_> = data.keys().map(String::as_str).collect();
+        let has = if keys.is_empty() {
+            "it is empty".to_owned()
+        } else {
+            format!("it has {}", keys.join(", "))
+        };
+        return Err(unsound(
+            "SecretKeyMissing",
+            format!("Secret {name} has no key {key} ({has}): name one with secretKeyRef.key"),
+        ));
+    };
+    STANDARD
+        .decode(value)
+        .map_err(|_| NoDestination::Unknown("the Secret can't be read".to_owned()))
+}
+
+/// Whether this can be the name of an object (a DNS subdomain), as the schema asks for, too.
+fn is_name(name: &str) -> bool {
+    let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-' || c == b'.';
+    let outer = |c: &u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let name = name.as_bytes();
+    name.len() <= 253
+        && name.iter().copied().all(inner)
+        && name.first().is_some_and(outer)
+        && name.last().is_some_and(outer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_objects_are_asked_for() {
+        for name in ["hook", "team.chat-2", "0"] {
+            assert!(is_name(name), "{name}");
+        }
+        for name in [
+            "",
+            "..",
+            "../configmaps/x",
+            "a/b",
+            "Hook",
+            "a b",
+            "-a",
+            "a.",
+            "a%2fb",
+            "a?b",
+        ] {
+            assert!(!is_name(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Which environments a setting follows, and what is amiss with others that it asks for.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use crate::delivery::conditions::{Unsound, shorten};
+
+/// More environments than this are not followed by a setting that names none.
+const MAX_ENVIRONMENTS: usize = 1_024;
+
+/// An environment, as delivery sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Its UID.
+    pub uid: String,
+    /// The generation of its spec.
+    pub generation: i64,
+    /// The namespaces that may hear of it; `*` is all of them.
+    pub visible_to: Vec<String>,
+    /// The number and the time of its newest snapshot, once its log has been read.
+    pub head: Option<(i64, Timestamp)>,
+}
+
+impl Known {
+    /// Whether settings of a namespace may hear of it.
+    pub fn is_visible_to(&self, namespace: &str) -> bool {
+        self.visible_to
+            .iter()
+            .any(|visible| visible == "*" || visible == namespace)
+    }
+}
+
+/// The environments that a setting of a namespace asks for and may see, and what is amiss with others. `names`: those
+/// that it names; `None`: it asks for all that it may see.
+pub fn reach<'a>(
+    names: Option<&'a Vec<String>>,
+    all: &'a BTreeMap<String, Known>,
+    namespace: &str,
+) -> (Vec<(&'a str, &'a Known)>, Option<Unsound>) {
+    let visible = || {
+        all.iter()
+            .filter(|(_, known)| known.is_visible_to(namespace))
+            .map(|(name, known)| (name.as_str(), known))
+    };
+    let Some(names) = names else {
+        let seen: Vec<_> = visible().collect();
+        if seen.len() > MAX_ENVIRONMENTS {
+            let message = format!(
+                "this namespace may see {} environments, and a setting follows {MAX_ENVIRONMENTS} at most: name them in spec.environments",
+                seen.len()
+            );
+            return (vec![], Some(Unsound::new("TooManyEnvironments", message)));
+        }
+        let amiss = seen.is_empty().then(|| {
+            let message = format!(
+                "no Environment is visible to namespace {namespace}: add {namespace} to the visibleTo of one"
+            );
+            Unsound::new("NoEnvironments", message)
+        });
+        return (seen, amiss);
+    };
+    let (mut seen, mut missing, mut hidden) = (vec![], vec![], vec![]);
+    for name in names {
+        match all.get(name) {
+            Some(known) if known.is_visible_to(namespace) => seen.push((name.as_str(), known)),
+            Some(_) => hidden.push(name.as_str()),
+            None => missing.push(name.as_str()),
+        }
+    }
+    let (reason, message) = if !missing.is_empty() {
+        let there: Vec<_> = visible().map(|(name, _)| name).collect();
+        let there = if there.is_empty() {
+            "none is visible here".to_owned()
+        } else {
+            format!("visible here: {}", there.join(", "))
+        };
+        let message = format!(
+            "spec.environments: there is no Environment {} ({there})",
+            missing.join(", ")
+        );
+        ("EnvironmentNotFound", message)
+    } else if !hidden.is_empty() {
+        let message = format!(
+            "spec.environments: {} may not be seen from namespace {namespace}: a platform admin can add {namespace} to its spec.visibleTo",
+            hidden.join(", ")
+        );
+        ("EnvironmentNotVisible", message)
+    } else {
+        return (seen, None);
+    };
+    let amiss = Unsound::new(reason, shorten(&message, 1_000));
+    (seen, Some(amiss))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Asked = Option<&'static [&'static str]>;
+
+    fn known(visible_to: &[&str]) -> Known {
+        Known {
+            uid: "u".to_owned(),
+            generation: 1,
+            visible_to: visible_to.iter().map(|&name| name.to_owned()).collect(),
+            head: None,
+        }
+    }
+
+    #[test]
+    fn a_setting_follows_what_it_may_see_and_hears_what_is_amiss_with_the_rest() {
+        let some: BTreeMap<String, Known> = [
+            ("open", known(&["*"])),
+            ("ours", known(&["other", "team"])),
+            ("theirs", known(&["other"])),
+        ]
+        .map(|(name, known)| (name.to_owned(), known))
+        .into();
+        let none = BTreeMap::new();
+        let many = (0..=MAX_ENVIRONMENTS)
+            .map(|number| (format!("e{number:04}"), known(&["*"])))
+            .collect();
+        let cases: [(&BTreeMap<_, _>, Asked, &[&str], &str); 8] = [
+            (&some, None, &["open", "ours"], ""),
+            (&none, None, &[], "NoEnvironments"),
+            (&many, None, &[], "TooManyEnvironments"),
+            (&some, Some(&["ours", "open"]), &["ours", "open"], ""),
+            (&some, Some(&["theirs"]), &[], "EnvironmentNotVisible"),
+            (
+                &some,
+                Some(&["ours", "theirs"]),
+                &["ours"],
+                "EnvironmentNotVisible",
+            ),
+            (
+                &some,
+                Some(&["gone", "theirs", "open"]),
+                &["open"],
+                "EnvironmentNotFound",
+            ),
+            (&many, Some(&["e0007"]), &["e0007"], ""),
+        ];
+        for (all, names, follows, reason) in cases {
+            let names: Option<Vec<String>> =
+                names.map(|names| names.iter().map(|&name| name.to_owned()).collect());
+            let (seen, amiss) = reach(names.as_ref(), all, "team");
+            let seen: Vec<_> = seen.iter().map(|(name, _)| *name).collect();
+            assert_eq!(seen, follows, "{names:?}");
+            let told = amiss.as_ref().map_or("", |unsound| unsound.reason);
+            assert_eq!(told, reason, "{names:?}: {amiss:?}");
+        }
+    }
+}

@@ -1,0 +1,701 @@
+//! What an answer means. A verdict is data: the shell that sends decides nothing, the one that dispatches acts on this.
+//!
+//! Classes (and so what is lost, repeated or held) follow Standard Webhooks, the HTTP webhook of `CloudEvents` and Slack's
+//! documents. Messages are sentences for people and end up in status: they hold neither a URL nor any text of an answer,
+//! except a code of Slack's, which can't hold a secret.
+
+use std::time::Duration;
+
+use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
+
+use crate::http::{destination::Kind, guard::Denied};
+
+/// The longest `Retry-After` that is obeyed: a receiver must not be able to silence a setting for days.
+pub const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
+
+/// What became of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The destination has it.
+    Delivered,
+    /// The destination is in trouble: try again with backoff.
+    Retry {
+        /// How long the destination asks to be left alone, at most [`LONGEST_RETRY_AFTER`].
+        after: Option<Duration>,
+        /// Why.
+        reason: Reason,
+        /// Why, as a sentence.
+        message: String,
+    },
+    /// The destination will never take this event: set it aside and go on.
+    Refused {
+        /// Why.
+        reason: Reason,
+        /// Why, as a sentence.
+        message: String,
+    },
+    /// The destination is wrong: hold, retry slowly, resume when the Secret or the spec changes.
+    Hold {
+        /// Why.
+        reason: Reason,
+        /// Why, as a sentence.
+        message: String,
+    },
+    /// The destination says that it is no more: hold until the Secret or the spec changes.
+    Gone {
+        /// Why, as a sentence.
+        message: String,
+    },
+}
+
+/// Why an attempt failed, as one word of a closed list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs)] // The names say it; a message says the rest.
+pub enum Reason {
+    Timeout,
+    ConnectFailed,
+    ConnectionLost,
+    DnsFailed,
+    TlsFailed,
+    ProxyFailed,
+    DestinationDenied,
+    RateLimited,
+    ServerError,
+    PayloadRefused,
+    AuthRefused,
+    NotFound,
+    Gone,
+    Redirected,
+    UnexpectedAnswer,
+    SlackCredential,
+    SlackDestination,
+}
+
+impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 17] = [
+        Self::Timeout,
+        Self::ConnectFailed,
+        Self::ConnectionLost,
+        Self::DnsFailed,
+        Self::TlsFailed,
+        Self::ProxyFailed,
+        Self::DestinationDenied,
+        Self::RateLimited,
+        Self::ServerError,
+        Self::PayloadRefused,
+        Self::AuthRefused,
+        Self::NotFound,
+        Self::Gone,
+        Self::Redirected,
+        Self::UnexpectedAnswer,
+        Self::SlackCredential,
+        Self::SlackDestination,
+    ];
+
+    /// Its name, as in status and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Timeout => "Timeout",
+            Self::ConnectFailed => "ConnectFailed",
+            Self::ConnectionLost => "ConnectionLost",
+            Self::DnsFailed => "DnsFailed",
+            Self::TlsFailed => "TlsFailed",
+            Self::ProxyFailed => "ProxyFailed",
+            Self::DestinationDenied => "DestinationDenied",
+            Self::RateLimited => "RateLimited",
+            Self::ServerError => "ServerError",
+            Self::PayloadRefused => "PayloadRefused",
+            Self::AuthRefused => "AuthRefused",
+            Self::NotFound => "NotFound",
+            Self::Gone => "Gone",
+            Self::Redirected => "Redirected",
+            Self::UnexpectedAnswer => "UnexpectedAnswer",
+            Self::SlackCredential => "SlackCredential",
+            Self::SlackDestination => "SlackDestination",
+        }
+    }
+}
+
+/// Why there was no (full) answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It took too long. Ambiguous: the destination may have taken the event.
+    Timeout,
+    /// No connection could be made.
+    Connect,
+    /// The connection broke before the answer. Ambiguous.
+    Lost,
+    /// The host name has no address, or the DNS failed.
+    Dns,
+    /// No trust in the destination.
+    Tls(Distrust),
+    /// The proxy made no tunnel to the destination.
+    Proxy,
+    /// The operator's own policy.
+    Denied(Denied),
+    /// What came is no HTTP answer, or more of one than is taken. Ambiguous.
+    Protocol,
+}
+
+/// What is wrong with TLS, as far as it tells people what to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Distrust {
+    /// The certificate comes from an authority that isn't trusted.
+    UnknownAuthority,
+    /// The certificate is no longer valid.
+    Expired,
+    /// The certificate isn't valid yet.
+    NotYetValid,
+    /// The certificate is for another host.
+    OtherHost,
+    /// The certificate is an authority's, as self-signed ones often are.
+    AuthorityItself,
+    /// Anything else: no common version, not TLS at all, …
+    Other,
+}
+
+impl Verdict {
+    /// Why it failed, if it did.
+    pub const fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Delivered => None,
+            Self::Retry { reason, .. }
+            | Self::Refused { reason, .. }
+            | Self::Hold { reason, .. } => Some(*reason),
+            Self::Gone { .. } => Some(Reason::Gone),
+        }
+    }
+
+    /// Why it failed, as a sentence; empty if it didn't.
+    pub fn message(&self) -> &str {
+        match self {
+            Self::Delivered => "",
+            Self::Retry { message, .. }
+            | Self::Refused { message, .. }
+            | Self::Hold { message, .. }
+            | Self::Gone { message } => message,
+        }
+    }
+
+    /// Whether the message itself was refused, so that a plainer one (text only) may still be taken.
+    pub const fn is_payload_problem(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused {
+                reason: Reason::PayloadRefused,
+                ..
+            }
+        )
+    }
+
+    fn retry(after: Option<Duration>, reason: Reason, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self::Retry {
+            after,
+            reason,
+            message,
+        }
+    }
+
+    fn refused(message: impl Into<String>) -> Self {
+        let (reason, message) = (Reason::PayloadRefused, message.into());
+        Self::Refused { reason, message }
+    }
+
+    fn hold(reason: Reason, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self::Hold { reason, message }
+    }
+}
+
+/// What an answer means. `retry_after` is the header's value, `body` the beginning of the body (only Slack's is read).
+pub fn of_answer(
+    kind: Kind,
+    status: u16,
+    retry_after: Option<&[u8]>,
+    body: &[u8],
+    now: Timestamp,
+) -> Verdict {
+    let after = retry_after.and_then(|value| parse_retry_after(value, now));
+    match kind {
+        Kind::Slack => of_slack(status, after, body),
+        Kind::Webhook => of_status(status, after),
+    }
+}
+
+fn of_status(status: u16, after: Option<Duration>) -> Verdict {
+    let said = format!("the destination answered {status}");
+    match status {
+        200..=299 => Verdict::Delivered,
+        300..=399 => Verdict::hold(
+            Reason::Redirected,
+            format!("{said}; redirects are never followed: give the URL that it redirects to"),
+        ),
+        400 | 413 | 415 | 422 => {
+            Verdict::refused(format!("{said}: it refuses this event for what it holds"))
+        }
+        401 | 403 => Verdict::hold(
+            Reason::AuthRefused,
+            format!("{said}: it does not accept the URL's credentials"),
+        ),
+        404 => Verdict::hold(
+            Reason::NotFound,
+            format!("{said}: nothing listens at the URL's path"),
+        ),
+        407 => Verdict::hold(
+            Reason::ProxyFailed,
+            "the proxy answered 407: it wants credentials; give them in the proxy's URL",
+        ),
+        410 => Verdict::Gone {
+            message: format!(
+                "{said}: it is gone; nothing is sent until the Secret or the spec changes"
+            ),
+        },
+        429 => Verdict::retry(
+            after,
+            Reason::RateLimited,
+            format!("{said}: too many requests"),
+        ),
+        // A server that gave up waiting for the request; a conflict or a replay that may be over soon.
+        408 => Verdict::retry(after, Reason::Timeout, said),
+        409 | 425 | 500..=599 => Verdict::retry(after, Reason::ServerError, said),
+        // Anything else says that it isn't a receiver of events: the event waits, rather than to be lost on a wrong URL.
+        402..=499 => Verdict::hold(
+            Reason::UnexpectedAnswer,
+            format!("{said}, which no receiver of events does; check the URL"),
+        ),
+        _ => Verdict::retry(
+            after,
+            Reason::UnexpectedAnswer,
+            format!("{said}, which is no valid status"),
+        ),
+    }
+}
+
+/// Slack tells by the body what is wrong; sources disagree on the statuses, so the body comes first.
+fn of_slack(status: u16, after: Option<Duration>, body: &[u8]) -> Verdict {
+    let body = body.trim_ascii();
+    if status == 429 {
+        return Verdict::retry(
+            after,
+            Reason::RateLimited,
+            "Slack answered 429: too many messages",
+        );
+    }
+    let Some(code) = slack_code(body) else {
+        return match of_status(status, after) {
+            Verdict::Delivered => Verdict::hold(
+                Reason::UnexpectedAnswer,
+                format!(
+                    "the destination answered {status} without Slack's ok; check that the URL is an incoming webhook of Slack's"
+                ),
+            ),
+            // A page instead of a code: not Slack, but something before it, or another service.
+            Verdict::Refused { message, .. } if status == 400 => {
+                Verdict::hold(Reason::UnexpectedAnswer, message)
+            }
+            verdict => verdict,
+        };
+    };
+    let said = format!("Slack answered {code}");
+    match code {
+        "ok" if (200..=299).contains(&status) => Verdict::Delivered,
+        "no_service" | "no_active_hooks" | "no_service_id" | "no_team" | "invalid_token"
+        | "team_disabled" => Verdict::hold(
+            Reason::SlackCredential,
+            format!(
+                "{said}: the incoming webhook was removed or disabled; create a new one and store its URL in the Secret"
+            ),
+        ),
+        "channel_is_archived" => Verdict::hold(
+            Reason::SlackDestination,
+            format!("{said}: unarchive the channel, or store an incoming webhook of another one"),
+        ),
+        "channel_not_found" | "user_not_found" => Verdict::hold(
+            Reason::SlackDestination,
+            format!(
+                "{said}: the incoming webhook's channel or user is no more; create a new webhook"
+            ),
+        ),
+        "action_prohibited" | "posting_to_general_channel_denied" => Verdict::hold(
+            Reason::SlackDestination,
+            format!("{said}: an admin of the workspace must allow the webhook to post there"),
+        ),
+        "invalid_payload"
+        | "no_text"
+        | "invalid_blocks"
+        | "invalid_blocks_format"
+        | "invalid_attachments"
+        | "too_many_attachments"
+        | "missing_text_or_fallback_or_attachments" => {
+            Verdict::refused(format!("{said}: it refuses this message for what it holds"))
+        }
+        "rate_limited" | "ratelimited" => Verdict::retry(
+            after,
+            Reason::RateLimited,
+            format!("{said}: too many messages"),
+        ),
+        "rollup_error"
+        | "fatal_error"
+        | "internal_error"
+        | "service_unavailable"
+        | "request_timeout" => Verdict::retry(after, Reason::ServerError, said),
+        _ => match of_status(status, after) {
+            Verdict::Delivered | Verdict::Refused { .. } => Verdict::hold(
+                Reason::UnexpectedAnswer,
+                format!("{said} with status {status}, which is not known to us"),
+            ),
+            verdict => verdict.with_code(code),
+        },
+    }
+}
+
+impl Verdict {
+    /// Adds a code that we don't know but people may.
+    fn with_code(mut self, code: &str) -> Self {
+        match &mut self {
+            Self::Delivered => {}
+            Self::Retry { message, .. }
+            | Self::Refused { message, .. }
+            | Self::Hold { message, .. }
+            | Self::Gone { message } => *message = format!("{message} ({code})"),
+        }
+        self
+    }
+}
+
+/// A body that is nothing but one of Slack's codes. Anything else is never shown: it may repeat the URL or the message.
+fn slack_code(body: &[u8]) -> Option<&str> {
+    let is_code =
+        (1..=64).contains(&body.len()) && body.iter().all(|b| b.is_ascii_lowercase() || *b == b'_');
+    is_code.then(|| str::from_utf8(body).ok()).flatten()
+}
+
+/// What the lack of an answer means.
+pub fn of_fault(fault: &Fault) -> Verdict {
+    let tls = |problem| Verdict::hold(Reason::TlsFailed, format!("the destination's {problem}"));
+    match fault {
+        Fault::Timeout => Verdict::retry(
+            None,
+            Reason::Timeout,
+            "the destination did not answer in time; it may have taken the event",
+        ),
+        Fault::Connect => Verdict::retry(
+            None,
+            Reason::ConnectFailed,
+            "no connection to the destination could be made",
+        ),
+        Fault::Lost => Verdict::retry(
+            None,
+            Reason::ConnectionLost,
+            "the connection broke before the destination answered; it may have taken the event",
+        ),
+        Fault::Dns => Verdict::hold(
+            Reason::DnsFailed,
+            "the destination's host name could not be resolved; check its spelling and the cluster's DNS",
+        ),
+        Fault::Tls(Distrust::UnknownAuthority) => tls(
+            "certificate comes from an authority that is not trusted; give the operator that authority's certificate",
+        ),
+        Fault::Tls(Distrust::Expired) => tls("certificate has expired; renew it there"),
+        Fault::Tls(Distrust::NotYetValid) => {
+            tls("certificate is not valid yet; check it and the clocks")
+        }
+        Fault::Tls(Distrust::OtherHost) => {
+            tls("certificate is for another host name; use a name that it holds")
+        }
+        Fault::Tls(Distrust::AuthorityItself) => tls(
+            "certificate is that of an authority (as self-signed ones often are), not of a server; replace it there by one for servers",
+        ),
+        Fault::Tls(Distrust::Other) => tls(
+            "TLS handshake failed; check that the port speaks TLS 1.2 or 1.3 and that its certificate is sound",
+        ),
+        Fault::Proxy => Verdict::retry(
+            None,
+            Reason::ProxyFailed,
+            "the proxy made no connection to the destination; check the proxy and its rules",
+        ),
+        Fault::Denied(denied) => Verdict::hold(Reason::DestinationDenied, denied.to_string()),
+        Fault::Protocol => Verdict::retry(
+            None,
+            Reason::UnexpectedAnswer,
+            "what the destination answered is not a valid HTTP answer; it may have taken the event",
+        ),
+    }
+}
+
+/// `Retry-After` (RFC 9110 §10.2.3): seconds, or a date in any of the three forms of §5.6.7. Garbage is as if absent, a
+/// date in the past is no wait, more than [`LONGEST_RETRY_AFTER`] is cut to it.
+pub fn parse_retry_after(value: &[u8], now: Timestamp) -> Option<Duration> {
+    let value = str::from_utf8(value).ok()?.trim_ascii();
+    if value.is_empty() {
+        return None;
+    }
+    if value.bytes().all(|b| b.is_ascii_digit()) {
+        // Too many digits for a number are still a number of seconds.
+        let seconds = value
+            .parse()
+            .map_or(LONGEST_RETRY_AFTER, Duration::from_secs);
+        return Some(seconds.min(LONGEST_RETRY_AFTER));
+    }
+    let date = [
+        "%a, %d %b %Y %H:%M:%S GMT",
+        "%A, %d-%b-%y %H:%M:%S GMT",
+        "%a %b %e %H:%M:%S %Y",
+    ]
+    .iter()
+    .find_map(|form| DateTime::strptime(form, value).ok())?;
+    let wait = date.duration_since(TimeZone::UTC.to_datetime(now));
+    let wait = Duration::try_from(wait).unwrap_or_default();
+    Some(wait.min(LONGEST_RETRY_AFTER))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOW: &str = "1994-11-06T08:49:00Z";
+
+    fn now() -> Timestamp {
+        NOW.parse().unwrap()
+    }
+
+    fn webhook(status: u16) -> Verdict {
+        of_answer(Kind::Webhook, status, None, b"", now())
+    }
+
+    fn slack(status: u16, body: &str) -> Verdict {
+        of_answer(Kind::Slack, status, None, body.as_bytes(), now())
+    }
+
+    fn class(verdict: &Verdict) -> String {
+        let class = match verdict {
+            Verdict::Delivered => return "Delivered".to_owned(),
+            Verdict::Retry { .. } => "Retry",
+            Verdict::Refused { .. } => "Refused",
+            Verdict::Hold { .. } => "Hold",
+            Verdict::Gone { .. } => "Gone",
+        };
+        format!("{class} {}", verdict.reason().unwrap().as_str())
+    }
+
+    #[test]
+    fn every_status_has_its_class() {
+        for status in 100..=999 {
+            let expected = match status {
+                200..=299 => "Delivered",
+                300..=399 => "Hold Redirected",
+                400 | 413 | 415 | 422 => "Refused PayloadRefused",
+                401 | 403 => "Hold AuthRefused",
+                404 => "Hold NotFound",
+                407 => "Hold ProxyFailed",
+                408 => "Retry Timeout",
+                409 | 425 | 500..=599 => "Retry ServerError",
+                410 => "Gone Gone",
+                429 => "Retry RateLimited",
+                400..=499 => "Hold UnexpectedAnswer",
+                _ => "Retry UnexpectedAnswer",
+            };
+            assert_eq!(class(&webhook(status)), expected, "{status}");
+            if !matches!(status, 200..=299 | 400) {
+                // A page from something before Slack is judged like any other receiver's.
+                assert_eq!(class(&slack(status, "<html>")), expected, "{status}");
+            }
+        }
+    }
+
+    #[test]
+    fn slack_is_judged_by_its_body_first() {
+        for (status, body, expected) in [
+            (200, "ok", "Delivered"),
+            (200, "ok\n", "Delivered"),
+            (200, "", "Hold UnexpectedAnswer"),
+            (200, "<html>ok</html>", "Hold UnexpectedAnswer"),
+            (200, r#"{"ok":false,"error":"x"}"#, "Hold UnexpectedAnswer"),
+            (200, "OK", "Hold UnexpectedAnswer"),
+            (200, "no_service", "Hold SlackCredential"),
+            (404, "ok", "Hold NotFound"),
+            (404, "no_service", "Hold SlackCredential"),
+            (404, "no_active_hooks", "Hold SlackCredential"),
+            (400, "no_service_id", "Hold SlackCredential"),
+            (404, "no_service_id", "Hold SlackCredential"),
+            (400, "no_team", "Hold SlackCredential"),
+            (404, "no_team", "Hold SlackCredential"),
+            (403, "invalid_token", "Hold SlackCredential"),
+            (403, "team_disabled", "Hold SlackCredential"),
+            (404, "channel_not_found", "Hold SlackDestination"),
+            (410, "channel_is_archived", "Hold SlackDestination"),
+            (400, "channel_is_archived", "Hold SlackDestination"),
+            (400, "user_not_found", "Hold SlackDestination"),
+            (404, "user_not_found", "Hold SlackDestination"),
+            (403, "action_prohibited", "Hold SlackDestination"),
+            (
+                403,
+                "posting_to_general_channel_denied",
+                "Hold SlackDestination",
+            ),
+            (400, "invalid_payload", "Refused PayloadRefused"),
+            (500, "invalid_payload", "Refused PayloadRefused"),
+            (400, "no_text", "Refused PayloadRefused"),
+            (400, "invalid_blocks", "Refused PayloadRefused"),
+            (400, "invalid_blocks_format", "Refused PayloadRefused"),
+            (400, "invalid_attachments", "Refused PayloadRefused"),
+            (400, "too_many_attachments", "Refused PayloadRefused"),
+            (
+                400,
+                "missing_text_or_fallback_or_attachments",
+                "Refused PayloadRefused",
+            ),
+            (413, "<html>", "Refused PayloadRefused"),
+            (429, "", "Retry RateLimited"),
+            (429, "rate_limited", "Retry RateLimited"),
+            (429, "no_service", "Retry RateLimited"),
+            (200, "rate_limited", "Retry RateLimited"),
+            (400, "ratelimited", "Retry RateLimited"),
+            (500, "rollup_error", "Retry ServerError"),
+            (500, "fatal_error", "Retry ServerError"),
+            (200, "internal_error", "Retry ServerError"),
+            (503, "", "Retry ServerError"),
+            (500, "news_to_us", "Retry ServerError"),
+            (408, "", "Retry Timeout"),
+            (302, "", "Hold Redirected"),
+            (400, "<html>", "Hold UnexpectedAnswer"),
+            (400, "news_to_us", "Hold UnexpectedAnswer"),
+            (200, "news_to_us", "Hold UnexpectedAnswer"),
+            (403, "news_to_us", "Hold AuthRefused"),
+            (410, "", "Gone Gone"),
+        ] {
+            let verdict = slack(status, body);
+            assert_eq!(class(&verdict), expected, "{status} {body}");
+            assert_eq!(
+                verdict.is_payload_problem(),
+                expected.starts_with("Refused"),
+                "{status} {body}"
+            );
+            if body.contains('_') && status != 429 {
+                assert!(verdict.message().contains(body), "{verdict:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn faults_have_their_class() {
+        let denied = Denied::Port(10250);
+        for (fault, expected) in [
+            (Fault::Timeout, "Retry Timeout"),
+            (Fault::Connect, "Retry ConnectFailed"),
+            (Fault::Lost, "Retry ConnectionLost"),
+            (Fault::Dns, "Hold DnsFailed"),
+            (Fault::Tls(Distrust::UnknownAuthority), "Hold TlsFailed"),
+            (Fault::Tls(Distrust::Expired), "Hold TlsFailed"),
+            (Fault::Tls(Distrust::NotYetValid), "Hold TlsFailed"),
+            (Fault::Tls(Distrust::OtherHost), "Hold TlsFailed"),
+            (Fault::Tls(Distrust::AuthorityItself), "Hold TlsFailed"),
+            (Fault::Tls(Distrust::Other), "Hold TlsFailed"),
+            (Fault::Proxy, "Retry ProxyFailed"),
+            (Fault::Denied(denied), "Hold DestinationDenied"),
+            (Fault::Protocol, "Retry UnexpectedAnswer"),
+        ] {
+            let verdict = of_fault(&fault);
+            assert_eq!(class(&verdict), expected, "{fault:?}");
+            assert!(!verdict.message().is_empty());
+        }
+    }
+
+    #[test]
+    fn all_forms_of_retry_after_are_read() {
+        for (value, seconds) in [
+            ("0", Some(0)),
+            ("30", Some(30)),
+            (" 30\t", Some(30)),
+            ("007", Some(7)),
+            ("3600", Some(3600)),
+            ("3601", Some(3600)),
+            ("99999999999999999999999999", Some(3600)),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(37)),
+            ("Sunday, 06-Nov-94 08:49:37 GMT", Some(37)),
+            ("Sun Nov  6 08:49:37 1994", Some(37)),
+            ("Sun, 06 Nov 1994 08:48:37 GMT", Some(0)),
+            ("Thu, 01 Jan 1970 00:00:00 GMT", Some(0)),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", Some(3600)),
+            ("Mon Nov 14 08:49:37 1994", Some(3600)),
+            ("", None),
+            (" ", None),
+            ("-1", None),
+            ("+1", None),
+            ("1.5", None),
+            ("1e3", None),
+            ("NaN", None),
+            ("inf", None),
+            ("0x10", None),
+            ("30 s", None),
+            ("soon", None),
+            ("٣", None),
+            ("Sun, 06 Nov 1994 08:49:37 +0000", None),
+            ("Sun, 06 Nov 1994", None),
+            ("Sun, 32 Nov 1994 08:49:37 GMT", None),
+            ("Sun, 06 Nov 1994 25:49:37 GMT", None),
+            ("1994-11-06T08:49:37Z", None),
+        ] {
+            assert_eq!(
+                parse_retry_after(value.as_bytes(), now()),
+                seconds.map(Duration::from_secs),
+                "{value:?}"
+            );
+        }
+        assert_eq!(parse_retry_after(b"\xff30", now()), None);
+    }
+
+    #[test]
+    fn retry_after_is_obeyed_where_a_retry_follows() {
+        for (kind, status) in [
+            (Kind::Webhook, 429),
+            (Kind::Webhook, 503),
+            (Kind::Slack, 429),
+            (Kind::Slack, 500),
+        ] {
+            let verdict = of_answer(kind, status, Some(b"30"), b"", now());
+            assert!(
+                matches!(verdict, Verdict::Retry { after: Some(after), .. } if after == Duration::from_secs(30)),
+                "{verdict:?}"
+            );
+        }
+        assert_eq!(
+            of_answer(Kind::Webhook, 200, Some(b"30"), b"", now()),
+            Verdict::Delivered
+        );
+    }
+
+    #[test]
+    fn reasons_have_names_of_their_own() {
+        let names: std::collections::BTreeSet<_> =
+            Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+        assert_eq!(names.len(), Reason::ALL.len());
+        for reason in Reason::ALL {
+            assert_eq!(reason.as_str(), format!("{reason:?}"));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_makes_it_panic_and_no_body_is_repeated(
+            status: u16, header: Vec<u8>, body in "[ -~]{0,80}CANARY[ -~]{0,80}", slack: bool,
+        ) {
+            let kind = if slack { Kind::Slack } else { Kind::Webhook };
+            let verdict = of_answer(kind, status, Some(&header), body.as_bytes(), now());
+            prop_assert!(!verdict.message().contains("CANARY"));
+            prop_assert!(verdict.message().len() < 400);
+            if let Verdict::Retry { after: Some(after), .. } = verdict {
+                prop_assert!(after <= LONGEST_RETRY_AFTER);
+            }
+        }
+
+        #[test]
+        fn retry_after_is_never_longer_than_the_longest(header: String) {
+            prop_assert!(parse_retry_after(header.as_bytes(), now()).unwrap_or_default() <= LONGEST_RETRY_AFTER);
+        }
+    }
+}

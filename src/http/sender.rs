@@ -1,0 +1,305 @@
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "makes requests"
+)]
+
+//! The one outbound client. What leaves this process for a webhook or for Slack leaves here: guarded (addresses are judged
+//! when they are dialled), bounded (time, size, number), and quiet (no URL and no body in any message).
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use reqwest::{
+    Client, Response,
+    header::{ACCEPT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
+};
+use secrecy::SecretString;
+use thiserror::Error;
+use tokio::{sync::Semaphore, time::Instant};
+
+pub use crate::http::proxy::ProxyConfig;
+use crate::http::{
+    client::{LOOKUPS, Resolver, client, parse_proxy},
+    destination::{Destination, Kind},
+    error::fault,
+    guard::{Denied, Guard},
+    outcome::{Fault, Reason, Verdict, of_answer, of_fault},
+    proxy::Bypass,
+    slots::Turns,
+};
+
+/// The default of [`Config::timeout`]. It must stay well below the time between the last renewal of a lease and its end:
+/// a leader that has lost its lease may still have a request under way.
+pub const TIMEOUT: Duration = Duration::from_secs(15);
+/// The default of [`Config::per_destination`].
+pub const PER_DESTINATION: usize = 8;
+/// The default of [`Config::total`]: a hundred destinations that hang must leave places for those that don't.
+pub const TOTAL: usize = 256;
+
+/// So much of an answer is read. Slack's codes have at most some 40 bytes; the rest is for people's pages.
+const BODY: usize = 4096;
+/// How long a webhook's body, which decides nothing, may hold up the next message. Reading it to its end lets the
+/// connection be used again.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// How to send.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Which addresses may be dialled.
+    pub guard: Guard,
+    /// Certificates (PEM, any number) of authorities that are trusted besides the system's.
+    pub extra_ca_pem: Option<Vec<u8>>,
+    /// Proxies; `None`: dial directly, whatever the environment says.
+    pub proxy: Option<ProxyConfig>,
+    /// The time for one attempt from the first byte of the DNS query to the last that is read of the answer.
+    pub timeout: Duration,
+    /// Requests at once to one host.
+    pub per_destination: usize,
+    /// Requests at once in all.
+    pub total: usize,
+    /// The header `user-agent`: `shipbell/` and the version.
+    pub user_agent: String,
+}
+
+impl Config {
+    /// The defaults, with this guard.
+    pub fn new(guard: Guard) -> Self {
+        Self {
+            guard,
+            extra_ca_pem: None,
+            proxy: None,
+            timeout: TIMEOUT,
+            per_destination: PER_DESTINATION,
+            total: TOTAL,
+            user_agent: concat!("shipbell/", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+}
+
+/// Why nothing can be sent at all.
+#[derive(Debug, Error)]
+pub enum SendError {
+    /// The program must install its TLS provider first.
+    #[error("no TLS provider is installed; this is a defect of the program")]
+    NoTlsProvider,
+    /// The system has no certificates of authorities.
+    #[error(
+        "no CA certificates were found on this system; install a CA bundle, or name one in SSL_CERT_FILE, or give one to the operator"
+    )]
+    NoRoots,
+    /// [`Config::extra_ca_pem`] is malformed.
+    #[error(
+        "the extra CA bundle holds no certificate that can be read; give certificates in PEM form"
+    )]
+    BadCa,
+    /// A URL of [`Config::proxy`] is malformed.
+    #[error("{0} is no URL of a proxy; give one such as http://proxy.example:3128")]
+    BadProxy(&'static str),
+    /// Anything else.
+    #[error("the HTTP client could not be made: {0}")]
+    Client(String),
+}
+
+/// One message, ready to be sent.
+#[derive(Clone)]
+pub struct Outgoing {
+    /// The event's id, the same on each attempt: `webhook-id`.
+    pub id: String,
+    /// The JSON to send, the same on each attempt.
+    pub body: Bytes,
+    /// When this attempt is made: `webhook-timestamp`.
+    pub timestamp: Timestamp,
+}
+
+/// What became of an attempt.
+#[derive(Clone, Debug)]
+pub struct Receipt {
+    /// What to do now.
+    pub verdict: Verdict,
+    /// The status of the answer, if there was one.
+    pub status: Option<u16>,
+    /// The time from the request's start to the answer's head or to the fault. Waiting for a turn is not in it.
+    pub latency: Duration,
+}
+
+/// Delivers messages. Clones share everything.
+#[derive(Clone)]
+pub struct Courier(Arc<Inner>);
+
+struct Inner {
+    guard: Arc<Guard>,
+    direct: Client,
+    https_proxy: Option<Client>,
+    http_proxy: Option<Client>,
+    bypass: Bypass,
+    turns: Turns,
+}
+
+impl Courier {
+    /// Makes the client. Reads the system's CA certificates once; a TLS provider must be installed.
+    pub fn new(config: &Config) -> Result<Self, SendError> {
+        if rustls::crypto::CryptoProvider::get_default().is_none() {
+            return Err(SendError::NoTlsProvider);
+        }
+        let guard = Arc::new(config.guard.clone());
+        let lookups = Arc::new(Semaphore::new(LOOKUPS));
+        let resolver = |guard| Resolver {
+            guard,
+            lookups: Arc::clone(&lookups),
+        };
+        // All that is given to this client goes through its proxy, so the proxy's is the only name that it resolves.
+        let through = |proxy: &Option<SecretString>, name| match proxy {
+            None => Ok(None),
+            Some(url) => {
+                let proxy = parse_proxy(url).ok_or(SendError::BadProxy(name))?;
+                client(config, resolver(None), Some(proxy)).map(Some)
+            }
+        };
+        let proxies = config.proxy.clone().unwrap_or_default();
+        Ok(Self(Arc::new(Inner {
+            direct: client(config, resolver(Some(Arc::clone(&guard))), None)?,
+            https_proxy: through(&proxies.https, "HTTPS_PROXY")?,
+            http_proxy: through(&proxies.http, "HTTP_PROXY")?,
+            bypass: Bypass::parse(&proxies.no_proxy),
+            turns: Turns::new(config.per_destination, config.total),
+            guard,
+        })))
+    }
+
+    /// Makes one attempt. First waits for its turn, without limit; the attempt itself ends within [`Config::timeout`].
+    /// To give up, drop the future.
+    pub async fn deliver(&self, destination: &Destination, outgoing: &Outgoing) -> Receipt {
+        let unsent = |verdict| Receipt {
+            verdict,
+            status: None,
+            latency: Duration::ZERO,
+        };
+        let proxied = self.0.proxied(destination);
+        if let Err(denied) = self.0.permits(destination, proxied.is_some()) {
+            return unsent(of_fault(&Fault::Denied(denied)));
+        }
+        let _turn = match self.0.turns.wait(destination).await {
+            Ok(turn) => turn,
+            Err(left) => {
+                return unsent(Verdict::Retry {
+                    after: Some(left),
+                    reason: Reason::RateLimited,
+                    message: "the destination has asked for a pause, which is not over yet"
+                        .to_owned(),
+                });
+            }
+        };
+        let started = Instant::now();
+        let request = request(proxied.unwrap_or(&self.0.direct), destination, outgoing);
+        let mut answer = match request.send().await {
+            Ok(answer) => answer,
+            Err(error) => {
+                return Receipt {
+                    verdict: of_fault(&fault(&error, proxied.is_some())),
+                    status: None,
+                    latency: started.elapsed(),
+                };
+            }
+        };
+        let latency = started.elapsed();
+        let status = answer.status();
+        let body = match destination.kind {
+            // The status has decided: nothing that befalls the body changes it.
+            Kind::Webhook => {
+                let _ = tokio::time::timeout(DRAIN, beginning(&mut answer)).await;
+                Ok(Vec::new())
+            }
+            Kind::Slack => beginning(&mut answer).await,
+        };
+        let verdict = match body {
+            // Without its body a success of Slack's is none, and may yet be one.
+            Err(error) if status.is_success() => of_fault(&fault(&error, false)),
+            body => {
+                let retry_after = answer.headers().get(RETRY_AFTER).map(HeaderValue::as_bytes);
+                let body = body.unwrap_or_default();
+                of_answer(
+                    destination.kind,
+                    status.as_u16(),
+                    retry_after,
+                    &body,
+                    Timestamp::now(),
+                )
+            }
+        };
+        if let Verdict::Retry {
+            after: Some(after),
+            reason: Reason::RateLimited,
+            ..
+        } = verdict
+        {
+            // "Too many" is meant for all who send there.
+            self.0.turns.pause(destination, after);
+        }
+        Receipt {
+            verdict,
+            status: Some(status.as_u16()),
+            latency,
+        }
+    }
+}
+
+impl Courier {
+    /// Whether a destination may be dialled, as far as that can be told without asking the DNS; `Err`: what opens it.
+    pub fn permits(&self, to: &Destination) -> Result<(), String> {
+        let proxied = self.0.proxied(to).is_some();
+        self.0
+            .permits(to, proxied)
+            .map_err(|denied| denied.to_string())
+    }
+}
+
+impl Inner {
+    /// The client for the proxy that the destination is reached through, if any.
+    fn proxied(&self, to: &Destination) -> Option<&Client> {
+        let client = match to.expose_url().scheme() {
+            "https" => self.https_proxy.as_ref(),
+            _ => self.http_proxy.as_ref(),
+        };
+        client.filter(|_| !self.bypass.covers(&to.host(), to.port()))
+    }
+
+    /// What can be judged before the DNS. Literals in particular: the connector never shows them to the resolver.
+    fn permits(&self, to: &Destination, proxied: bool) -> Result<(), Denied> {
+        Guard::permits_port(to.port())?;
+        if proxied {
+            self.guard.permits_name(&to.host())
+        } else {
+            self.guard.permits_literal(&to.host())
+        }
+    }
+}
+
+fn request(client: &Client, to: &Destination, outgoing: &Outgoing) -> reqwest::RequestBuilder {
+    let request = client
+        .post(to.expose_url().clone())
+        .header(CONTENT_TYPE, "application/json; charset=utf-8")
+        .header(ACCEPT_ENCODING, "identity")
+        .body(outgoing.body.clone());
+    match to.kind {
+        Kind::Webhook => request
+            .header("webhook-id", &outgoing.id)
+            .header("webhook-timestamp", outgoing.timestamp.as_second()),
+        Kind::Slack => request,
+    }
+}
+
+/// The first [`BODY`] bytes of an answer; more is never read, whatever its length.
+async fn beginning(answer: &mut Response) -> Result<Vec<u8>, reqwest::Error> {
+    let mut body = Vec::new();
+    while body.len() < BODY
+        && let Some(chunk) = answer.chunk().await?
+    {
+        body.extend_from_slice(&chunk[..chunk.len().min(BODY - body.len())]);
+    }
+    Ok(body)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,730 @@
+#![expect(clippy::disallowed_methods, reason = "real sockets and clocks")]
+
+//! The courier against real sockets on this machine.
+
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    sync::{
+        LazyLock, Mutex, Once,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes as AxumBytes},
+    extract::State,
+    http::{HeaderMap, HeaderName, Uri},
+    response::{IntoResponse, Response as AxumResponse},
+};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::{Barrier, mpsc},
+};
+
+use super::*;
+
+/// In the path of every URL here: no receipt may show it.
+const CANARY: &str = "c4n4ry";
+const BODY_TEXT: &str = r#"{"type":"ARTIFACT_STARTED","name":"ü"}"#;
+
+/// An authority of our own. Courier's tests trust it besides the system's, so they need none of the system's.
+struct Authority(Issuer<'static, KeyPair>, String);
+
+static OURS: LazyLock<Authority> = LazyLock::new(|| Authority::new("ours"));
+static OTHER: LazyLock<Authority> = LazyLock::new(|| Authority::new("other"));
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let mut params = CertificateParams::default();
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self(Issuer::new(params, key), pem)
+    }
+
+    fn acceptor(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> tokio_rustls::TlsAcceptor {
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let chain = vec![params.signed_by(&key, &self.0).unwrap().der().clone()];
+        let key = key.serialize_der().try_into().unwrap();
+        let config = rustls::ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(chain, key);
+        Arc::new(config.unwrap()).into()
+    }
+}
+
+fn config(allow: &[&str]) -> Config {
+    static PROVIDER: Once = Once::new();
+    PROVIDER.call_once(|| {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    });
+    let allow: Vec<_> = allow.iter().map(|&entry| entry.to_owned()).collect();
+    let mut config = Config::new(Guard::new(&allow, vec![]).unwrap());
+    config.extra_ca_pem = Some(OURS.1.clone().into());
+    config
+}
+
+fn courier() -> Courier {
+    Courier::new(&config(&["127.0.0.1"])).unwrap()
+}
+
+/// One that gives up soon, for receivers that never answer.
+fn hasty() -> Courier {
+    let mut config = config(&["127.0.0.1"]);
+    config.timeout = Duration::from_millis(500);
+    Courier::new(&config).unwrap()
+}
+
+fn url(scheme: &str, host: &str, at: SocketAddr) -> String {
+    format!("{scheme}://{host}:{}/{CANARY}?t={CANARY}", at.port())
+}
+
+async fn send(courier: &Courier, kind: Kind, url: &str) -> Receipt {
+    let outgoing = Outgoing {
+        id: "event-1".to_owned(),
+        body: Bytes::from_static(BODY_TEXT.as_bytes()),
+        timestamp: "2026-11-06T08:49:37.9Z".parse().unwrap(),
+    };
+    let destination = Destination::parse(kind, url).unwrap();
+    let receipt = courier.deliver(&destination, &outgoing).await;
+    assert!(!format!("{receipt:?}").contains(CANARY), "{receipt:?}");
+    receipt
+}
+
+fn outcome(receipt: &Receipt) -> String {
+    let class = match receipt.verdict {
+        Verdict::Delivered => return "Delivered".to_owned(),
+        Verdict::Retry { .. } => "Retry",
+        Verdict::Refused { .. } => "Refused",
+        Verdict::Hold { .. } => "Hold",
+        Verdict::Gone { .. } => "Gone",
+    };
+    format!("{class} {}", receipt.verdict.reason().unwrap().as_str())
+}
+
+async fn outcome_at(courier: &Courier, kind: Kind, at: SocketAddr) -> String {
+    outcome(&send(courier, kind, &url("http", "127.0.0.1", at)).await)
+}
+
+type Heard = (Uri, HeaderMap, AxumBytes);
+type Answer = (u16, Vec<(&'static str, String)>, &'static [u8]);
+
+/// A receiver that gives the scripted answers, then 200 `ok`, and tells what it heard.
+async fn receiver(script: Vec<Answer>) -> (SocketAddr, mpsc::UnboundedReceiver<Heard>) {
+    type Shared = (Arc<Mutex<VecDeque<Answer>>>, mpsc::UnboundedSender<Heard>);
+    async fn answer(
+        State((script, heard)): State<Shared>,
+        uri: Uri,
+        headers: HeaderMap,
+        body: AxumBytes,
+    ) -> AxumResponse {
+        heard.send((uri, headers, body)).unwrap();
+        let next = script.lock().unwrap().pop_front();
+        let (status, headers, body) = next.unwrap_or((200, vec![], b"ok"));
+        let mut response = Body::from(body).into_response();
+        *response.status_mut() = status.try_into().unwrap();
+        for (name, value) in headers {
+            let name = HeaderName::from_static(name);
+            response.headers_mut().insert(name, value.parse().unwrap());
+        }
+        response
+    }
+    let (tell, heard) = mpsc::unbounded_channel();
+    let script = Arc::new(Mutex::new(VecDeque::from(script)));
+    let app = Router::new().fallback(answer).with_state((script, tell));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    (at, heard)
+}
+
+/// A receiver that does with each connection as told.
+async fn raw<F: Future<Output = ()> + Send + 'static>(
+    serve: impl Fn(TcpStream) -> F + Send + 'static,
+) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(serve(stream));
+        }
+    });
+    at
+}
+
+/// Reads a request up to the end of the body that this file's tests send, or of its head if it has none.
+async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut request = Vec::new();
+    loop {
+        let mut buffer = [0; 1024];
+        let count = stream.read(&mut buffer).await.unwrap();
+        request.extend_from_slice(&buffer[..count]);
+        let bodiless = request.starts_with(b"CONNECT") && request.ends_with(b"\r\n\r\n");
+        if count == 0 || bodiless || request.ends_with(BODY_TEXT.as_bytes()) {
+            return String::from_utf8(request).unwrap();
+        }
+    }
+}
+
+async fn answer_ok(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    read_request(&mut stream).await;
+    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+    stream.write_all(answer).await.unwrap();
+}
+
+/// A receiver that answers with these bytes once it has read a request, then says no more.
+async fn says(answer: &'static [u8]) -> SocketAddr {
+    raw(move |mut stream| async move {
+        read_request(&mut stream).await;
+        let _ = stream.write_all(answer).await;
+        std::future::pending::<()>().await;
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_webhook_gets_the_exact_bytes_with_its_headers() {
+    let (at, mut heard) = receiver(vec![(204, vec![], b"")]).await;
+    let receipt = send(&courier(), Kind::Webhook, &url("http", "127.0.0.1", at)).await;
+    assert_eq!(receipt.verdict, Verdict::Delivered);
+    assert_eq!(receipt.status, Some(204));
+    assert!(receipt.latency > Duration::ZERO);
+    let (uri, headers, body) = heard.recv().await.unwrap();
+    assert_eq!(uri, *format!("/{CANARY}?t={CANARY}"));
+    assert_eq!(body, BODY_TEXT);
+    for (name, value) in [
+        ("content-type", "application/json; charset=utf-8"),
+        ("content-length", "39"),
+        ("webhook-id", "event-1"),
+        ("webhook-timestamp", "1793954977"),
+        ("accept-encoding", "identity"),
+        (
+            "user-agent",
+            concat!("shipbell/", env!("CARGO_PKG_VERSION")),
+        ),
+    ] {
+        assert_eq!(headers[name], value);
+    }
+    assert!(!headers.contains_key("referer"));
+}
+
+#[tokio::test]
+async fn slack_is_judged_by_its_body_and_gets_no_headers_of_a_webhook() {
+    let (at, mut heard) = receiver(vec![
+        (200, vec![], b"ok"),
+        (200, vec![], b""),
+        (404, vec![], b"no_service"),
+    ])
+    .await;
+    let courier = courier();
+    for expected in ["Delivered", "Hold UnexpectedAnswer", "Hold SlackCredential"] {
+        assert_eq!(outcome_at(&courier, Kind::Slack, at).await, expected);
+        let (_, headers, _) = heard.recv().await.unwrap();
+        assert!(
+            headers
+                .keys()
+                .all(|name| !name.as_str().starts_with("webhook-"))
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_is_refused_or_broken_is_tried_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let closed = listener.local_addr().unwrap();
+    drop(listener);
+    assert_eq!(
+        outcome_at(&courier(), Kind::Webhook, closed).await,
+        "Retry ConnectFailed"
+    );
+    let reset = raw(|stream| async move {
+        stream.readable().await.unwrap();
+        stream.set_zero_linger().unwrap();
+    })
+    .await;
+    assert_eq!(
+        outcome_at(&courier(), Kind::Webhook, reset).await,
+        "Retry ConnectionLost"
+    );
+    let shut = raw(|mut stream| async move {
+        read_request(&mut stream).await;
+    })
+    .await;
+    assert_eq!(
+        outcome_at(&courier(), Kind::Webhook, shut).await,
+        "Retry UnexpectedAnswer"
+    );
+}
+
+#[tokio::test]
+async fn what_never_answers_is_given_up_in_time() {
+    let courier = hasty();
+    for at in [
+        says(b"").await,
+        says(b"HTTP/1.1 200 OK\r\nx-slow").await,
+        says(b"HTTP/1.1 100 Continue\r\n\r\n").await,
+    ] {
+        let receipt = send(&courier, Kind::Webhook, &url("http", "127.0.0.1", at)).await;
+        assert_eq!(outcome(&receipt), "Retry Timeout");
+        assert!(receipt.latency >= Duration::from_millis(500));
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_dribbles_ends_in_time_and_fails_only_slack() {
+    let at = raw(|mut stream| async move {
+        read_request(&mut stream).await;
+        let head = b"HTTP/1.1 200 OK\r\ncontent-length: 10000\r\n\r\n";
+        stream.write_all(head).await.unwrap();
+        let mut ticks = tokio::time::interval(Duration::from_millis(20));
+        while stream.write_all(b"x").await.is_ok() {
+            ticks.tick().await;
+        }
+    })
+    .await;
+    let outcome = outcome_at(&hasty(), Kind::Slack, at).await;
+    assert_eq!(outcome, "Retry Timeout");
+    let started = Instant::now();
+    let patient = courier();
+    assert_eq!(outcome_at(&patient, Kind::Webhook, at).await, "Delivered");
+    assert!(started.elapsed() < TIMEOUT / 2, "not held up by the body");
+}
+
+#[tokio::test]
+async fn an_endless_body_is_left_after_its_beginning() {
+    let (ended, mut has_ended) = mpsc::unbounded_channel();
+    let at = raw(move |mut stream| {
+        let ended = ended.clone();
+        async move {
+            read_request(&mut stream).await;
+            let head = b"HTTP/1.1 200 OK\r\ncontent-length: 10737418240\r\n\r\n";
+            stream.write_all(head).await.unwrap();
+            while stream.write_all(&[b'x'; 4096]).await.is_ok() {}
+            ended.send(()).unwrap();
+        }
+    })
+    .await;
+    assert_eq!(outcome_at(&courier(), Kind::Webhook, at).await, "Delivered");
+    has_ended.recv().await.unwrap();
+    assert_eq!(
+        outcome_at(&courier(), Kind::Slack, at).await,
+        "Hold UnexpectedAnswer"
+    );
+    has_ended.recv().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_no_http_answer_is_tried_again() {
+    static HUGE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let mut answer = b"HTTP/1.1 200 OK\r\nx-huge: ".to_vec();
+        answer.resize(1 << 20, b'x');
+        answer
+    });
+    static MANY: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let mut answer = b"HTTP/1.1 200 OK\r\n".to_vec();
+        answer.extend(b"x: y\r\n".repeat(300));
+        answer.extend(b"\r\n");
+        answer
+    });
+    for answer in [
+        b"220 mail.example ESMTP\r\n" as &'static [u8],
+        b"HTTP/1.1 099 Odd\r\n\r\n",
+        &HUGE,
+        &MANY,
+    ] {
+        let at = says(answer).await;
+        assert_eq!(
+            outcome_at(&courier(), Kind::Webhook, at).await,
+            "Retry UnexpectedAnswer"
+        );
+    }
+}
+
+#[tokio::test]
+async fn redirects_are_not_followed() {
+    let (target, mut heard) = receiver(vec![]).await;
+    for status in [301, 302, 303, 307, 308] {
+        let location = url("http", "127.0.0.1", target);
+        let (at, _heard) = receiver(vec![(status, vec![("location", location)], b"")]).await;
+        let receipt = send(&courier(), Kind::Webhook, &url("http", "127.0.0.1", at)).await;
+        assert_eq!(outcome(&receipt), "Hold Redirected");
+        assert_eq!(receipt.status, Some(status));
+    }
+    assert!(heard.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_packed_body_is_not_unpacked() {
+    // "ok", as gzip packs it.
+    const OK: &[u8] = b"\x1f\x8b\x08\0\0\0\0\0\0\x03\xcb\xcf\x06\0\x47\xdd\xdc\x79\x02\0\0\0";
+    let headers = vec![("content-encoding", "gzip".to_owned())];
+    let (at, _heard) = receiver(vec![(200, headers, OK)]).await;
+    assert_eq!(
+        outcome_at(&courier(), Kind::Slack, at).await,
+        "Hold UnexpectedAnswer"
+    );
+}
+
+#[tokio::test]
+async fn a_name_is_judged_by_the_addresses_that_it_has() {
+    let (at, mut heard) = receiver(vec![]).await;
+    let denies = Courier::new(&config(&[])).unwrap();
+    let receipt = send(&denies, Kind::Webhook, &url("http", "localhost", at)).await;
+    assert_eq!(outcome(&receipt), "Hold DestinationDenied");
+    assert!(receipt.verdict.message().contains("--allow-destination"));
+    assert!(heard.try_recv().is_err());
+    for allow in ["localhost", "127.0.0.0/8"] {
+        let allows = Courier::new(&config(&[allow, "::1"])).unwrap();
+        let receipt = send(&allows, Kind::Webhook, &url("http", "localhost", at)).await;
+        assert_eq!(receipt.verdict, Verdict::Delivered, "{allow}");
+    }
+}
+
+#[tokio::test]
+async fn a_literal_address_is_judged_in_every_spelling() {
+    let (at, mut heard) = receiver(vec![]).await;
+    let denies = Courier::new(&config(&["localhost"])).unwrap();
+    for host in ["127.0.0.1", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]"] {
+        let receipt = send(&denies, Kind::Webhook, &url("http", host, at)).await;
+        assert_eq!(outcome(&receipt), "Hold DestinationDenied", "{host}");
+        assert_eq!(receipt.status, None);
+    }
+    let kubelet = send(&courier(), Kind::Webhook, "https://127.0.0.1:10250/run").await;
+    assert_eq!(outcome(&kubelet), "Hold DestinationDenied");
+    assert!(heard.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_name_without_address_is_held() {
+    // No label has more than 63 characters, so no server need be asked.
+    let url = format!("http://{}.example/{CANARY}", "a".repeat(64));
+    let receipt = send(&courier(), Kind::Webhook, &url).await;
+    assert_eq!(outcome(&receipt), "Hold DnsFailed");
+}
+
+#[tokio::test]
+async fn a_certificate_must_be_sound_and_its_authority_trusted() {
+    let allows = Courier::new(&config(&["localhost", "127.0.0.1"])).unwrap();
+    let year = |year| rcgen::date_time_ymd(year, 1, 1);
+    for (acceptor, expected, says) in [
+        (OURS.acceptor("localhost", |_| {}), "Delivered", ""),
+        (
+            OTHER.acceptor("localhost", |_| {}),
+            "Hold TlsFailed",
+            "not trusted",
+        ),
+        (
+            OURS.acceptor("other.example", |_| {}),
+            "Hold TlsFailed",
+            "another host name",
+        ),
+        (
+            OURS.acceptor("localhost", |params| params.not_after = year(2001)),
+            "Hold TlsFailed",
+            "expired",
+        ),
+        (
+            OURS.acceptor("localhost", |params| params.not_before = year(4000)),
+            "Hold TlsFailed",
+            "not valid yet",
+        ),
+        (
+            OURS.acceptor("localhost", |params| {
+                params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            }),
+            "Hold TlsFailed",
+            "self-signed",
+        ),
+    ] {
+        let at = raw(move |stream| {
+            let acceptor = acceptor.clone();
+            async move {
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    answer_ok(stream).await;
+                }
+            }
+        })
+        .await;
+        let receipt = send(&allows, Kind::Webhook, &url("https", "localhost", at)).await;
+        assert_eq!(outcome(&receipt), expected, "{says}");
+        assert!(receipt.verdict.message().contains(says), "{receipt:?}");
+    }
+    let plain = raw(answer_ok_raw).await;
+    let receipt = send(&allows, Kind::Webhook, &url("https", "localhost", plain)).await;
+    assert_eq!(outcome(&receipt), "Hold TlsFailed");
+    let stalls = says(b"").await;
+    let receipt = send(&hasty(), Kind::Webhook, &url("https", "127.0.0.1", stalls)).await;
+    assert_eq!(outcome(&receipt), "Retry Timeout");
+}
+
+/// A server that speaks plain HTTP to whatever comes.
+async fn answer_ok_raw(mut stream: TcpStream) {
+    let _ = stream.read(&mut [0; 4096]).await;
+    let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+}
+
+#[tokio::test]
+async fn a_bundle_without_certificates_is_refused() {
+    for pem in [
+        "",
+        "nonsense",
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    ] {
+        let mut config = config(&[]);
+        config.extra_ca_pem = Some(pem.into());
+        assert!(
+            matches!(Courier::new(&config), Err(SendError::BadCa)),
+            "{pem}"
+        );
+    }
+}
+
+/// The environment belongs to the whole process, so this test runs itself again in a child's.
+#[test]
+fn a_system_without_certificates_is_a_clear_error() {
+    const NAME: &str = "send::tests::a_system_without_certificates_is_a_clear_error";
+    let file = std::env::var("SSL_CERT_FILE");
+    if file.as_deref() == Ok("/dev/null") {
+        let mut config = config(&[]);
+        assert!(Courier::new(&config).is_ok(), "ours are enough");
+        config.extra_ca_pem = None;
+        assert!(matches!(Courier::new(&config), Err(SendError::NoRoots)));
+        return;
+    }
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", NAME])
+        .env("SSL_CERT_FILE", "/dev/null")
+        .env_remove("SSL_CERT_DIR")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout);
+    assert!(
+        child.status.success() && said.contains("1 passed"),
+        "{said}"
+    );
+}
+
+/// A proxy that tunnels and forwards everything to `target`, and tells the first line of each request.
+async fn proxy(target: SocketAddr) -> (SocketAddr, mpsc::UnboundedReceiver<String>) {
+    let (tell, heard) = mpsc::unbounded_channel();
+    let at = raw(move |mut client| {
+        let tell = tell.clone();
+        async move {
+            let request = read_request(&mut client).await;
+            tell.send(request.clone()).unwrap();
+            let mut server = TcpStream::connect(target).await.unwrap();
+            if request.starts_with("CONNECT ") {
+                client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            } else {
+                server.write_all(request.as_bytes()).await.unwrap();
+            }
+            let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+        }
+    })
+    .await;
+    (at, heard)
+}
+
+fn proxied(allow: &[&str], proxy: SocketAddr, no_proxy: &str) -> Courier {
+    let mut config = config(allow);
+    let url: SecretString = format!("http://user:{CANARY}@localhost:{}", proxy.port()).into();
+    config.proxy = Some(ProxyConfig {
+        https: Some(url.clone()),
+        http: Some(url),
+        no_proxy: no_proxy.to_owned(),
+    });
+    Courier::new(&config).unwrap()
+}
+
+#[tokio::test]
+async fn a_proxy_gets_what_no_proxy_does_not_name() {
+    let (target, _heard) = receiver(vec![]).await;
+    let (at, mut heard) = proxy(target).await;
+    // The proxy's own name may lie in a closed range: the operator's flags give it, not a setting.
+    let courier = proxied(&[], at, "");
+    let receipt = send(
+        &courier,
+        Kind::Webhook,
+        &format!("http://hook.example/{CANARY}"),
+    )
+    .await;
+    assert_eq!(receipt.verdict, Verdict::Delivered);
+    let request = heard.recv().await.unwrap();
+    let line = format!("POST http://hook.example/{CANARY} HTTP/1.1\r\n");
+    assert!(request.starts_with(&line), "{request}");
+    assert!(request.contains("proxy-authorization: Basic "), "{request}");
+    // A bypass is a direct connection, with all of the guard.
+    let direct = proxied(&["127.0.0.1"], at, "127.0.0.0/8,.svc");
+    assert_eq!(
+        outcome_at(&direct, Kind::Webhook, target).await,
+        "Delivered"
+    );
+    let denied = proxied(&[], at, "127.0.0.0/8,localhost");
+    for host in ["127.0.0.1", "localhost"] {
+        let receipt = send(&denied, Kind::Webhook, &url("http", host, target)).await;
+        assert_eq!(outcome(&receipt), "Hold DestinationDenied");
+    }
+    assert!(heard.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn tls_goes_through_a_proxys_tunnel() {
+    let acceptor = OURS.acceptor("hook.example", |_| {});
+    let target = raw(move |stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            if let Ok(stream) = acceptor.accept(stream).await {
+                answer_ok(stream).await;
+            }
+        }
+    })
+    .await;
+    let (at, mut heard) = proxy(target).await;
+    let courier = proxied(&[], at, "");
+    let receipt = send(
+        &courier,
+        Kind::Slack,
+        &format!("https://hook.example/{CANARY}"),
+    )
+    .await;
+    assert_eq!(receipt.verdict, Verdict::Delivered);
+    let request = heard.recv().await.unwrap();
+    assert!(
+        request.starts_with("CONNECT hook.example:443 "),
+        "{request}"
+    );
+    assert!(!request.contains(CANARY), "{request}");
+    // The certificate is the destination's to show, and to be judged by its name.
+    let receipt = send(
+        &courier,
+        Kind::Slack,
+        &format!("https://other.example/{CANARY}"),
+    )
+    .await;
+    assert_eq!(outcome(&receipt), "Hold TlsFailed");
+}
+
+#[tokio::test]
+async fn a_proxy_is_not_asked_for_what_is_denied() {
+    let (target, _heard) = receiver(vec![]).await;
+    let (at, mut heard) = proxy(target).await;
+    let courier = proxied(&[], at, "");
+    for host in [
+        "127.0.0.1",
+        "10.0.0.1",
+        "169.254.169.254",
+        "localhost",
+        "metadata.google.internal",
+    ] {
+        let receipt = send(&courier, Kind::Webhook, &url("http", host, target)).await;
+        assert_eq!(outcome(&receipt), "Hold DestinationDenied", "{host}");
+    }
+    assert!(heard.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_proxy_that_fails_is_named_as_such() {
+    let refuses = says(b"HTTP/1.1 403 Forbidden\r\n\r\n").await;
+    let (scheme, http) = ("https://hook.example/", "http://hook.example/");
+    let receipt = send(&proxied(&[], refuses, ""), Kind::Webhook, scheme).await;
+    assert_eq!(outcome(&receipt), "Retry ProxyFailed");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let closed = listener.local_addr().unwrap();
+    drop(listener);
+    for url in [scheme, http] {
+        let receipt = send(&proxied(&[], closed, ""), Kind::Webhook, url).await;
+        assert_eq!(outcome(&receipt), "Retry ProxyFailed");
+    }
+    let mut config = config(&[]);
+    config.proxy = Some(ProxyConfig {
+        https: Some("socks5://proxy.example".into()),
+        ..ProxyConfig::default()
+    });
+    assert!(matches!(
+        Courier::new(&config),
+        Err(SendError::BadProxy("HTTPS_PROXY"))
+    ));
+}
+
+#[tokio::test]
+async fn no_host_gets_more_requests_at_once_than_its_limit() {
+    // Answers come in pairs, so two must be under way at once; a third must not.
+    let (pair, now, most) = (Barrier::new(2), AtomicUsize::new(0), AtomicUsize::new(0));
+    let shared = Arc::new((pair, now, most));
+    let counts = Arc::clone(&shared);
+    let at = raw(move |mut stream| {
+        let counts = Arc::clone(&counts);
+        async move {
+            let (pair, now, most) = &*counts;
+            read_request(&mut stream).await;
+            most.fetch_max(now.fetch_add(1, SeqCst) + 1, SeqCst);
+            pair.wait().await;
+            now.fetch_sub(1, SeqCst);
+            let answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n";
+            stream.write_all(answer).await.unwrap();
+        }
+    })
+    .await;
+    let mut config = config(&["127.0.0.1"]);
+    config.per_destination = 2;
+    let courier = Courier::new(&config).unwrap();
+    let sends = (0..20).map(|_| outcome_at(&courier, Kind::Webhook, at));
+    for outcome in futures::future::join_all(sends).await {
+        assert_eq!(outcome, "Delivered");
+    }
+    assert_eq!(shared.2.load(SeqCst), 2);
+}
+
+#[tokio::test]
+async fn too_many_pauses_the_destination_for_all_who_send_there() {
+    let headers = vec![("retry-after", "30".to_owned())];
+    let (at, mut heard) = receiver(vec![(429, headers, b"")]).await;
+    let (courier, to) = (courier(), url("http", "127.0.0.1", at));
+    for status in [Some(429), None, None] {
+        let receipt = send(&courier, Kind::Webhook, &to).await;
+        assert_eq!(receipt.status, status);
+        let Verdict::Retry {
+            after: Some(after),
+            reason: Reason::RateLimited,
+            ..
+        } = receipt.verdict
+        else {
+            panic!("{receipt:?}");
+        };
+        assert!(after <= Duration::from_secs(30) && after > Duration::from_secs(20));
+    }
+    heard.recv().await.unwrap();
+    assert!(heard.try_recv().is_err());
+    let other = send(&courier, Kind::Webhook, &format!("{to}&other")).await;
+    assert_eq!(other.verdict, Verdict::Delivered);
+}
+
+#[tokio::test]
+async fn a_burst_to_a_slack_channel_arrives_in_order_and_no_faster_than_its_pace() {
+    let (at, mut heard) = receiver(vec![]).await;
+    let (courier, to) = (courier(), url("http", "127.0.0.1", at));
+    let started = Instant::now();
+    for _ in 0..4 {
+        let receipt = send(&courier, Kind::Slack, &to).await;
+        assert_eq!(receipt.verdict, Verdict::Delivered);
+        assert!(
+            receipt.latency < Duration::from_millis(900),
+            "waiting is no latency"
+        );
+        heard.recv().await.unwrap();
+    }
+    assert!(started.elapsed() >= Duration::from_secs(1));
+}

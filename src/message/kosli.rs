@@ -1,0 +1,409 @@
+//! The webhook payload: the Kosli v1.0 document. Every scalar is a string; inside `artifact` every key is always
+//! present, and what is unknown is `""` or `[]`, so that a receiver written against the published example never breaks.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    api::{
+        EnvironmentSnapshotSpec,
+        setting::Gap,
+        snapshot::{self, Change, ComplianceState, Event},
+    },
+    message::{installation::Installation, unreported_gap},
+    snapshot::event,
+};
+
+/// The whole document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Payload {
+    /// Always `1.0`.
+    pub version: String,
+    /// When it happened, in Unix seconds.
+    pub timestamp: String,
+    /// The organisation.
+    pub org: String,
+    /// The environment.
+    pub environment: String,
+    /// One of the six.
+    pub event_type: String,
+    /// The event in words.
+    pub description: String,
+    /// The snapshot that saw it.
+    pub snapshot: Snapshot,
+    /// The artifact; absent from events of the environment as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact: Option<Artifact>,
+}
+
+/// The snapshot that saw an event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Its number.
+    pub index: String,
+    /// `compliant`, `non-compliant` or `unknown`.
+    pub status: String,
+    /// A page for people.
+    pub html_url: String,
+    /// The same as JSON.
+    pub api_url: String,
+}
+
+/// An artifact.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Artifact {
+    /// Its name.
+    pub name: String,
+    /// Its SHA-256 digest: 64 hex digits.
+    pub fingerprint: String,
+    /// Where it comes from.
+    pub provenance: Provenance,
+}
+
+/// Where an artifact comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// The flow that built it.
+    pub flow: String,
+    /// `compliant` or `non-compliant`.
+    pub status: String,
+    /// The commit that it was built from.
+    pub commit: String,
+    /// A page that shows the commit.
+    pub commit_url: String,
+    /// A page for people.
+    pub html_url: String,
+    /// The same as JSON.
+    pub api_url: String,
+    /// A page that shows the build.
+    pub build_url: String,
+    /// Deployments that were announced.
+    pub deployments: Vec<Deployment>,
+    /// Reviews.
+    pub approvals: Vec<Approval>,
+}
+
+/// A deployment that was announced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deployment {
+    /// Its number in the flow.
+    pub number: String,
+    /// When, in Unix seconds.
+    pub timestamp: String,
+    /// A page that shows the build.
+    pub build_url: String,
+    /// A page for people.
+    pub html_url: String,
+    /// The same as JSON.
+    pub api_url: String,
+}
+
+/// A review.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approval {
+    /// Its number in the flow.
+    pub number: String,
+    /// When, in Unix seconds.
+    pub timestamp: String,
+    /// `approved` or `rejected`.
+    pub state: String,
+    /// Who reviewed last.
+    pub latest_reviewer: String,
+    /// What they said.
+    pub latest_review_comment: String,
+    /// A page for people.
+    pub html_url: String,
+    /// The same as JSON.
+    pub api_url: String,
+}
+
+/// The document for one event of a snapshot.
+pub fn payload(
+    installation: &Installation,
+    snapshot: &EnvironmentSnapshotSpec,
+    event: &Event,
+) -> Payload {
+    let EnvironmentSnapshotSpec {
+        environment, index, ..
+    } = snapshot;
+    Payload {
+        version: "1.0".to_owned(),
+        timestamp: snapshot.time.as_second().to_string(),
+        org: installation.org.clone(),
+        environment: environment.clone(),
+        event_type: event.type_.to_string(),
+        description: event::description(snapshot, event),
+        snapshot: Snapshot {
+            index: index.to_string(),
+            status: snapshot.compliance.state.word().to_owned(),
+            html_url: installation.snapshot_html_url(environment, *index),
+            api_url: installation.snapshot_api_url(environment, *index),
+        },
+        artifact: event::change(snapshot, event).map(|change| artifact(installation, change)),
+    }
+}
+
+/// The body of the request: the same bytes at every attempt.
+pub fn body(
+    installation: &Installation,
+    snapshot: &EnvironmentSnapshotSpec,
+    event: &Event,
+) -> Vec<u8> {
+    serde_json::to_vec(&payload(installation, snapshot, event)).expect("plain data")
+}
+
+/// The document of a test message: like one that started, with a description that says what it is.
+pub fn test_body(installation: &Installation, environment: &str, now: jiff::Timestamp) -> Vec<u8> {
+    let test = Payload {
+        version: "1.0".to_owned(),
+        timestamp: now.as_second().to_string(),
+        org: installation.org.clone(),
+        environment: environment.to_owned(),
+        event_type: "TEST".to_owned(),
+        description: "this is a test message from Shipbell; nothing changed".to_owned(),
+        snapshot: Snapshot {
+            index: "0".to_owned(),
+            status: "unknown".to_owned(),
+            html_url: String::new(),
+            api_url: String::new(),
+        },
+        artifact: None,
+    };
+    serde_json::to_vec(&test).expect("plain data")
+}
+
+/// The document that tells of removed snapshots: of the environment as a whole, so without an artifact; and without
+/// links, as what they would lead to is gone. The same bytes at every attempt. `setting`: its namespace and name.
+pub fn truncated_body(
+    installation: &Installation,
+    environment: &str,
+    gap: &Gap,
+    setting: (&str, &str),
+) -> Vec<u8> {
+    let told = Payload {
+        version: "1.0".to_owned(),
+        timestamp: gap.time.as_second().to_string(),
+        org: installation.org.clone(),
+        environment: environment.to_owned(),
+        event_type: unreported_gap::EVENT_TYPE.to_owned(),
+        description: unreported_gap::description(gap, setting),
+        snapshot: Snapshot {
+            index: gap.to.to_string(),
+            status: ComplianceState::Unknown.word().to_owned(),
+            html_url: String::new(),
+            api_url: String::new(),
+        },
+        artifact: None,
+    };
+    serde_json::to_vec(&told).expect("plain data")
+}
+
+fn artifact(installation: &Installation, change: &Change) -> Artifact {
+    let known = change.provenance.as_ref();
+    let named = known
+        .map(|known| &known.name)
+        .filter(|name| !name.is_empty());
+    Artifact {
+        name: named.unwrap_or(&change.name).clone(),
+        fingerprint: change.fingerprint.clone(),
+        provenance: known.map_or_else(Provenance::default, |known| {
+            provenance(installation, &change.fingerprint, known)
+        }),
+    }
+}
+
+fn provenance(
+    installation: &Installation,
+    fingerprint: &str,
+    known: &snapshot::Provenance,
+) -> Provenance {
+    let flow = &known.flow;
+    let status = known.status.map(|state| state.compliance().word());
+    let deployments = known.deployments.iter().map(|note| Deployment {
+        number: note.number.to_string(),
+        timestamp: note.time.as_second().to_string(),
+        build_url: note.build_url.clone(),
+        html_url: installation.note_html_url("deployments", flow, note.number),
+        api_url: installation.note_api_url("deployments", flow, note.number),
+    });
+    let approvals = known.approvals.iter().map(|note| Approval {
+        number: note.number.to_string(),
+        timestamp: note.time.as_second().to_string(),
+        state: note.state.as_str().to_owned(),
+        latest_reviewer: note.reviewer.clone(),
+        latest_review_comment: note.comment.clone(),
+        html_url: installation.note_html_url("approvals", flow, note.number),
+        api_url: installation.note_api_url("approvals", flow, note.number),
+    });
+    Provenance {
+        flow: flow.clone(),
+        status: status.unwrap_or_default().to_owned(),
+        commit: known.commit.clone(),
+        commit_url: known.commit_url.clone(),
+        html_url: installation.artifact_html_url(flow, fingerprint),
+        api_url: installation.artifact_api_url(flow, fingerprint),
+        build_url: known.build_url.clone(),
+        deployments: deployments.collect(),
+        approvals: approvals.collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{api::provenance::RecordState, simulation::testing};
+
+    /// The published example, letter for letter in its values.
+    const EXAMPLE: &str = include_str!("testdata/kosli-v1.0.json");
+
+    #[test]
+    fn the_published_example_is_read_and_written_back_equal() {
+        let payload: Payload = serde_json::from_str(EXAMPLE).unwrap();
+        let written: Value = serde_json::to_value(&payload).unwrap();
+        assert_eq!(written, serde_json::from_str::<Value>(EXAMPLE).unwrap());
+    }
+
+    #[test]
+    fn what_is_known_of_an_artifact_makes_the_published_example() {
+        let at = |second| jiff::Timestamp::from_second(second).unwrap();
+        let build = "https://github.com/cyber-dojo/runner/actions/runs/5891969166";
+        let commit = "1ac157003dd6fb9ec764daa47726b7bfed65c312";
+        let mut snapshot = testing::snapshot(1035, &[("docker.io/library/runner:latest", 0, 1)]);
+        snapshot.compliance.state = ComplianceState::Compliant;
+        let change = &mut snapshot.changes[0];
+        change.fingerprint =
+            "719defb995c86ad7c406ad74258fe98b9ebd71dfa80cd786870c967cb6c1f08d".to_owned();
+        change.provenance = Some(snapshot::Provenance {
+            flow: "runner".to_owned(),
+            name: "runner".to_owned(),
+            status: Some(RecordState::Compliant),
+            commit: commit.to_owned(),
+            commit_url: format!("https://github.com/cyber-dojo/runner/commit/{commit}"),
+            build_url: build.to_owned(),
+            deployments: vec![snapshot::DeploymentNote {
+                number: 44,
+                time: at(1_692_618_644),
+                build_url: build.to_owned(),
+            }],
+            approvals: vec![snapshot::ApprovalNote {
+                number: 42,
+                time: at(1_692_617_329),
+                state: crate::api::approval::ReviewState::Approved,
+                reviewer: "username".to_owned(),
+                comment: "lgtm".to_owned(),
+            }],
+        });
+        let installation = Installation {
+            org: "cyber-dojo".to_owned(),
+            cluster: "aws".to_owned(),
+            external_url: Some("https://app.kosli.com".to_owned()),
+        };
+        let told: Value =
+            serde_json::from_slice(&body(&installation, &snapshot, &snapshot.events[0])).unwrap();
+        assert_eq!(told, serde_json::from_str::<Value>(EXAMPLE).unwrap());
+    }
+
+    #[test]
+    fn an_event_has_every_key_of_the_example_in_its_order() {
+        let installation = Installation {
+            org: "cyber-dojo".to_owned(),
+            cluster: "aws".to_owned(),
+            external_url: Some("https://shipbell.example.com".to_owned()),
+        };
+        let snapshot = testing::snapshot(1035, &[("runner", 0, 1)]);
+        let body = body(&installation, &snapshot, &snapshot.events[0]);
+        let fingerprint = &snapshot.changes[0].fingerprint;
+        let want = json!({
+            "version": "1.0",
+            "timestamp": "1692616493",
+            "org": "cyber-dojo",
+            "environment": "aws-prod",
+            "event_type": "ARTIFACT_STARTED",
+            "description": "1 instance started running (from 0 to 1)",
+            "snapshot": {
+                "index": "1035",
+                "status": "unknown",
+                "html_url": "https://shipbell.example.com/cyber-dojo/environments/aws-prod/snapshots/1035",
+                "api_url": "https://shipbell.example.com/api/v2/snapshots/cyber-dojo/aws-prod/1035",
+            },
+            "artifact": {
+                "name": "runner",
+                "fingerprint": fingerprint,
+                "provenance": {
+                    "flow": "", "status": "", "commit": "", "commit_url": "", "html_url": "", "api_url": "", "build_url": "",
+                    "deployments": [], "approvals": [],
+                },
+            },
+        });
+        assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), want);
+        let order = |text: &str| {
+            let keys = text.split('"').skip(1).step_by(2).filter(|word| {
+                [
+                    "version",
+                    "timestamp",
+                    "org",
+                    "environment",
+                    "event_type",
+                    "snapshot",
+                    "artifact",
+                    "name",
+                    "fingerprint",
+                    "provenance",
+                    "flow",
+                    "commit",
+                    "build_url",
+                ]
+                .contains(word)
+            });
+            keys.take(12).map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(order(std::str::from_utf8(&body).unwrap()), order(EXAMPLE));
+    }
+
+    #[test]
+    fn removed_snapshots_are_told_in_the_same_document_without_an_artifact() {
+        let installation = Installation {
+            org: "cyber-dojo".to_owned(),
+            cluster: "aws".to_owned(),
+            external_url: Some("https://shipbell.example.com".to_owned()),
+        };
+        let gap = Gap {
+            from: 1_000,
+            to: 1_034,
+            time: jiff::Timestamp::from_second(1_692_616_493).unwrap(),
+        };
+        let body = truncated_body(&installation, "aws-prod", &gap, ("team", "hook"));
+        let want = json!({
+            "version": "1.0",
+            "timestamp": "1692616493",
+            "org": "cyber-dojo",
+            "environment": "aws-prod",
+            "event_type": "HISTORY_TRUNCATED",
+            "description": unreported_gap::description(&gap, ("team", "hook")),
+            "snapshot": {"index": "1034", "status": "unknown", "html_url": "", "api_url": ""},
+        });
+        assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), want);
+        assert_eq!(
+            body,
+            truncated_body(&installation, "aws-prod", &gap, ("team", "hook"))
+        );
+    }
+
+    #[test]
+    fn links_that_nothing_serves_are_empty_and_an_environment_event_has_no_artifact() {
+        let mut snapshot = testing::snapshot(2, &[]);
+        snapshot.events = vec![Event {
+            type_: crate::api::EventType::EnvironmentCompliant,
+            change: None,
+        }];
+        let payload = payload(&Installation::default(), &snapshot, &snapshot.events[0]);
+        assert_eq!(payload.snapshot.html_url, "");
+        assert_eq!(payload.snapshot.api_url, "");
+        assert!(
+            !serde_json::to_string(&payload)
+                .unwrap()
+                .contains("\"artifact\"")
+        );
+    }
+}

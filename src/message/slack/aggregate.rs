@@ -1,0 +1,369 @@
+//! What the events of one or more snapshots come to: by artifact, then by workload.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    api::{
+        EventType,
+        snapshot::{Allowed, WorkloadChange},
+    },
+    message::slack::Part,
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Workload<'a> {
+    pub(super) namespace: &'a str,
+    pub(super) name: &'a str,
+    pub(super) kind: &'a str,
+}
+
+impl<'a> Workload<'a> {
+    pub(super) fn of(change: &'a WorkloadChange) -> Self {
+        Self {
+            namespace: &change.namespace,
+            name: &change.name,
+            kind: &change.kind,
+        }
+    }
+
+    /// With the kind, less its API group.
+    pub(super) fn path(&self) -> String {
+        let kind = self.kind.split('.').next().unwrap_or_default();
+        format!("{}/{}/{}", self.namespace, kind.to_lowercase(), self.name)
+    }
+}
+
+/// Instances before and after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Count {
+    pub(super) was: i64,
+    pub(super) now: i64,
+}
+
+impl Count {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            was: self.was.saturating_add(other.was),
+            now: self.now.saturating_add(other.now),
+        }
+    }
+}
+
+/// The instances of one artifact in one workload.
+#[derive(Clone, Copy, Debug)]
+struct Cell {
+    count: Count,
+    rolling: bool,
+}
+
+/// One artifact that an event tells of, over all the snapshots.
+#[derive(Debug)]
+pub(super) struct Artifact<'a> {
+    pub(super) name: &'a str,
+    pub(super) fingerprint: &'a str,
+    pub(super) count: Count,
+    /// An event tells of its instances.
+    pub(super) counted: bool,
+    /// An event tells that it was allow-listed.
+    pub(super) allowed: bool,
+    /// Why.
+    pub(super) allowance: Option<&'a Allowed>,
+    cells: BTreeMap<Workload<'a>, Cell>,
+    /// Workloads that the snapshot doesn't list.
+    pub(super) more: i64,
+}
+
+impl<'a> Artifact<'a> {
+    pub(super) fn workloads(&self) -> Vec<Workload<'a>> {
+        self.cells.keys().copied().collect()
+    }
+
+    /// How many workloads it is in, listed or not.
+    pub(super) fn size(&self) -> usize {
+        self.cells.len() + size(self.more)
+    }
+
+    pub(super) fn rolling(&self) -> bool {
+        self.cells.values().any(|cell| cell.rolling)
+    }
+
+    /// What became of it as a whole.
+    pub(super) fn what(&self) -> What {
+        self.what_of(self.count)
+    }
+
+    fn what_of(&self, count: Count) -> What {
+        if self.counted {
+            What::of(count)
+        } else {
+            What::Allowed
+        }
+    }
+}
+
+/// What happened, on balance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum What {
+    /// One artifact took the place of another.
+    RolledOut,
+    Started,
+    Stopped,
+    ScaledUp,
+    ScaledDown,
+    Allowed,
+    /// As many instances as before.
+    Same,
+    /// Started, and stopped again.
+    CameAndWent,
+}
+
+impl What {
+    fn of(Count { was, now }: Count) -> Self {
+        match (was, now) {
+            (0, 0) => Self::CameAndWent,
+            (0, _) => Self::Started,
+            (_, 0) => Self::Stopped,
+            _ if was < now => Self::ScaledUp,
+            _ if was > now => Self::ScaledDown,
+            _ => Self::Same,
+        }
+    }
+}
+
+/// What became of an artifact in the workloads of a group.
+#[derive(Debug)]
+pub(super) struct Move<'a> {
+    pub(super) what: What,
+    pub(super) artifact: &'a Artifact<'a>,
+    pub(super) count: Count,
+    /// The one whose place it took.
+    pub(super) old: Option<(&'a Artifact<'a>, Count)>,
+}
+
+/// Workloads in which the same happened.
+#[derive(Debug)]
+pub(super) struct Group<'a> {
+    /// Empty when no workload is known: then it is about an image.
+    pub(super) workloads: Vec<Workload<'a>>,
+    /// Workloads that the snapshot doesn't list.
+    pub(super) more: usize,
+    pub(super) moves: Vec<Move<'a>>,
+    pub(super) rolling: bool,
+}
+
+impl Group<'_> {
+    /// How many workloads, or images, it stands for.
+    pub(super) fn size(&self) -> usize {
+        (self.workloads.len() + self.more).max(1)
+    }
+}
+
+/// The artifacts that the events tell of, from before the first snapshot to after the last one.
+pub(super) fn artifacts<'a>(parts: &[Part<'a>]) -> Vec<Artifact<'a>> {
+    let mut told: BTreeMap<&str, BTreeSet<EventType>> = BTreeMap::new();
+    for part in parts {
+        for event in part.events.iter().filter(|e| !e.type_.is_of_environment()) {
+            let at = event.change.and_then(|at| usize::try_from(at).ok());
+            if let Some(change) = at.and_then(|at| part.snapshot.changes.get(at)) {
+                told.entry(&change.fingerprint)
+                    .or_default()
+                    .insert(event.type_);
+            }
+        }
+    }
+    // The numbers are those of all changes, told or not: a filter hides events, it doesn't change what runs.
+    let mut artifacts: BTreeMap<&str, Artifact> = BTreeMap::new();
+    for change in parts.iter().flat_map(|part| &part.snapshot.changes) {
+        let Some(types) = told.get(change.fingerprint.as_str()) else {
+            continue;
+        };
+        let artifact = artifacts
+            .entry(&change.fingerprint)
+            .or_insert_with(|| Artifact {
+                name: &change.name,
+                fingerprint: &change.fingerprint,
+                count: Count {
+                    was: change.was.max(0),
+                    now: 0,
+                },
+                counted: types
+                    .iter()
+                    .any(|type_| *type_ != EventType::ArtifactAllowed),
+                allowed: types.contains(&EventType::ArtifactAllowed),
+                allowance: None,
+                cells: BTreeMap::new(),
+                more: 0,
+            });
+        artifact.name = &change.name;
+        artifact.allowance = change.allowed.as_ref().or(artifact.allowance);
+        artifact.count.now = change.now.max(0);
+        artifact.more = artifact.more.max(change.more_workloads);
+        for workload in &change.workloads {
+            let was = workload.was.max(0);
+            let cell = artifact
+                .cells
+                .entry(Workload::of(workload))
+                .or_insert(Cell {
+                    count: Count { was, now: 0 },
+                    rolling: false,
+                });
+            cell.count.now = workload.now.max(0);
+            cell.rolling = workload.rolling;
+        }
+    }
+    let mut artifacts: Vec<_> = artifacts.into_values().collect();
+    for artifact in &mut artifacts {
+        // A workload that ends as it began says something only where none does otherwise.
+        let changed = |cell: &Cell| cell.count.was != cell.count.now;
+        if artifact.cells.values().any(changed) {
+            artifact.cells.retain(|_, cell| changed(cell));
+        }
+    }
+    artifacts.sort_by_key(|artifact| (artifact.name, artifact.fingerprint));
+    artifacts
+}
+
+/// The workloads and what became of the artifacts in them; those with the same to tell are together.
+pub(super) fn groups<'a>(artifacts: &'a [Artifact<'a>]) -> Vec<Group<'a>> {
+    let mut workloads: BTreeMap<Workload, Vec<(&Artifact, Cell)>> = BTreeMap::new();
+    let mut groups: BTreeMap<Vec<_>, Group> = BTreeMap::new();
+    for artifact in artifacts {
+        for (workload, cell) in &artifact.cells {
+            let cells = workloads.entry(*workload).or_default();
+            cells.push((artifact, *cell));
+        }
+        if artifact.cells.is_empty() {
+            let moved = Move {
+                what: artifact.what(),
+                artifact,
+                count: artifact.count,
+                old: None,
+            };
+            groups.insert(
+                vec![key(&moved)],
+                Group {
+                    workloads: Vec::new(),
+                    more: 0,
+                    moves: vec![moved],
+                    rolling: false,
+                },
+            );
+        }
+    }
+    for (workload, cells) in workloads {
+        let moves = pair(&cells);
+        let group = groups
+            .entry(moves.iter().map(key).collect())
+            .or_insert_with(|| Group {
+                workloads: Vec::new(),
+                more: 0,
+                moves: Vec::new(),
+                rolling: false,
+            });
+        group.workloads.push(workload);
+        group.rolling |= cells.iter().any(|(_, cell)| cell.rolling);
+        if group.moves.is_empty() {
+            group.moves = moves;
+        } else {
+            for (sum, moved) in group.moves.iter_mut().zip(moves) {
+                sum.count = sum.count.plus(moved.count);
+                if let (Some((_, sum)), Some((_, count))) = (&mut sum.old, moved.old) {
+                    *sum = sum.plus(count);
+                }
+            }
+        }
+    }
+    let mut groups: Vec<_> = groups.into_values().collect();
+    for group in &mut groups {
+        let listed = group.workloads.len();
+        for moved in &mut group.moves {
+            // All that is known of the artifact is in this group: so is what the snapshot doesn't list.
+            let whole = |artifact: &Artifact| artifact.cells.len() == listed && artifact.more > 0;
+            if whole(moved.artifact) {
+                moved.count = moved.artifact.count;
+                group.more = group.more.max(size(moved.artifact.more));
+            }
+            if let Some((old, count)) = &mut moved.old
+                && whole(old)
+            {
+                *count = old.count;
+                group.more = group.more.max(size(old.more));
+            }
+        }
+    }
+    // What matters most comes first, for the list is cut.
+    groups.sort_by_cached_key(|group| {
+        let what = group.moves.iter().map(|moved| moved.what).min();
+        let urgency = match what {
+            Some(What::RolledOut | What::Started | What::Stopped) => 0,
+            Some(What::ScaledUp | What::ScaledDown | What::Allowed) => 1,
+            Some(What::Same | What::CameAndWent) | None => 2,
+        };
+        let image = group.moves.first().map(|moved| moved.artifact.name);
+        (urgency, group.workloads.clone(), image)
+    });
+    groups
+}
+
+fn key<'a>(moved: &Move<'a>) -> (What, &'a str, Option<&'a str>) {
+    let old = moved.old.map(|(artifact, _)| artifact.fingerprint);
+    (moved.what, moved.artifact.fingerprint, old)
+}
+
+/// The artifacts of one workload, where one that stopped goes with the one that took its place: the one of the same
+/// image, or the only one there is.
+fn pair<'a>(cells: &[(&'a Artifact<'a>, Cell)]) -> Vec<Move<'a>> {
+    let moves = cells.iter().map(|(artifact, cell)| Move {
+        what: artifact.what_of(cell.count),
+        artifact,
+        count: cell.count,
+        old: None,
+    });
+    let (mut stopped, mut moves): (Vec<_>, Vec<_>) =
+        moves.partition(|moved| moved.what == What::Stopped);
+    let take_place = |moved: &mut Move<'a>, old: Move<'a>| {
+        moved.what = What::RolledOut;
+        moved.old = Some((old.artifact, old.count));
+    };
+    for moved in moves.iter_mut().filter(|m| m.what == What::Started) {
+        let image = repository(moved.artifact.name);
+        let old = stopped
+            .iter()
+            .position(|old| repository(old.artifact.name) == image);
+        if let Some(old) = old {
+            take_place(moved, stopped.remove(old));
+        }
+    }
+    let mut started = moves.iter_mut().filter(|m| m.what == What::Started);
+    if let (Some(moved), None, 1) = (started.next(), started.next(), stopped.len()) {
+        take_place(moved, stopped.remove(0));
+    }
+    moves.extend(stopped);
+    moves.sort_by_key(|moved| moved.what);
+    moves
+}
+
+/// A number of workloads, kept from overflowing a sum by being absurd.
+pub(super) fn size(number: i64) -> usize {
+    usize::try_from(number.clamp(0, 1_000_000)).unwrap_or_default()
+}
+
+/// An image's name without its tag and digest.
+pub(super) fn repository(image: &str) -> &str {
+    let image = image.split_once('@').map_or(image, |(image, _)| image);
+    let segment = image.rfind('/').map_or(0, |slash| slash + 1);
+    image[segment..]
+        .find(':')
+        .map_or(image, |colon| &image[..segment + colon])
+}
+
+/// The last segment of an image's name, with its tag.
+pub(super) fn tagged(image: &str) -> &str {
+    let image = image.split_once('@').map_or(image, |(image, _)| image);
+    image.rsplit('/').next().unwrap_or(image)
+}
+
+/// The last segment of an image's name, without its tag.
+pub(super) fn short(image: &str) -> &str {
+    tagged(repository(image))
+}

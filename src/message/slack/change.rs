@@ -1,0 +1,411 @@
+//! The designs for what became of artifacts: one of them, one workload, or a list.
+
+use crate::{
+    api::snapshot::{Change, ComplianceState},
+    message::slack::{
+        Part,
+        aggregate::{self, Artifact, Count, Group, Move, What, Workload},
+        block::{Block, Message},
+        layout::{
+            AMBER, BLUE, Frame, GREEN, GREY, MAX_LINES, MAX_NAMED, NAME, RED, Style, bullets, date,
+            names, plural, sentence,
+        },
+        text::{code, prose},
+    },
+};
+
+/// At most so many fields stand before that of the workload; a section takes ten.
+const MAX_FIELDS: usize = 8;
+/// Of an image's whole name.
+const IMAGE: usize = 300;
+
+/// The message about one artifact.
+pub(super) fn one(frame: &Frame, artifact: &Artifact, parts: &[Part]) -> Message {
+    let (what, name) = (artifact.what(), aggregate::short(artifact.name));
+    let mut headline = headline(frame, what, artifact.count, &code(name, NAME));
+    let fingerprint = |style: Style| style.fingerprint(artifact.fingerprint);
+    let mut fields = vec![
+        format!("*Image*\n{}", code(artifact.name, IMAGE)),
+        format!("*Fingerprint*\n{}", fingerprint(Style::Marked)),
+    ];
+    let mut facts = vec![
+        format!("Image {}", prose(aggregate::tagged(artifact.name), NAME)),
+        format!("fingerprint {}", fingerprint(Style::Plain)),
+    ];
+    if let Some((label, other)) = counterpart(artifact, parts) {
+        if what == What::Stopped {
+            // Else it would read as if the workload were down.
+            headline += ", another version has taken its place";
+        }
+        let (name, fingerprint) = (aggregate::tagged(&other.name), &other.fingerprint);
+        fields.push(format!(
+            "*{label}*\n{} {}",
+            Style::Marked.fingerprint(fingerprint),
+            code(name, NAME)
+        ));
+        facts.push(format!(
+            "{} {} ({})",
+            label.to_lowercase(),
+            Style::Plain.fingerprint(fingerprint),
+            prose(name, NAME)
+        ));
+    }
+    if let Some(allowance) = artifact.allowance.filter(|_| what == What::Allowed) {
+        let ends = allowance.expires_at.map_or("never".to_owned(), date);
+        fields.push(format!("*Reason*\n{}", prose(&allowance.reason, 500)));
+        fields.push(format!("*Entry*\n{}", code(&allowance.entry, NAME)));
+        fields.push(format!("*Expires*\n{ends}"));
+        facts.push(format!("because “{}”", prose(&allowance.reason, 500)));
+    }
+    let workloads = artifact.workloads();
+    if !workloads.is_empty() {
+        let rolling = artifact.rolling() && what == What::Started;
+        let (field, fact) = workload_field(&workloads, aggregate::size(artifact.more), rolling);
+        fields.push(field);
+        facts.push(fact);
+    }
+    let text = format!(
+        "{}. {}. {}",
+        told(frame, what, artifact.count, &prose(name, NAME)),
+        facts.join(", "),
+        frame.tail()
+    );
+    let below = vec![Block::fields(fields), frame.footer()];
+    Message::new(text, Block::section(headline), color(frame, what), below)
+}
+
+/// What goes on in the place of an artifact that stopped, or gives way to one that started, while no event tells of
+/// it: a rollout so slow that its two ends are in two snapshots, or a setting that asks for one of them only.
+fn counterpart<'a>(artifact: &Artifact, parts: &[Part<'a>]) -> Option<(&'static str, &'a Change)> {
+    let what = artifact.what();
+    let label = match what {
+        What::Started => "Replaces",
+        What::Stopped => "Replaced by",
+        _ => return None,
+    };
+    let (image, workloads) = (aggregate::repository(artifact.name), artifact.workloads());
+    parts
+        .iter()
+        .flat_map(|part| &part.snapshot.changes)
+        .find(|change| {
+            change.fingerprint != artifact.fingerprint
+                && aggregate::repository(&change.name) == image
+                && change.workloads.iter().any(|cell| {
+                    let goes_along = match what {
+                        What::Started => cell.now < cell.was,
+                        _ => cell.now > 0,
+                    };
+                    goes_along && workloads.contains(&Workload::of(cell))
+                })
+        })
+        .map(|change| (label, change))
+}
+
+/// The message about one workload, or about several in which the same happened. None where a list is clearer.
+pub(super) fn card(frame: &Frame, group: &Group) -> Option<Message> {
+    let first = group.moves.first()?;
+    let is_rollout = group.moves.iter().any(|m| m.what == What::RolledOut);
+    let alike = |m: &Move| m.what == first.what && m.count == first.count;
+    let allowed = group.moves.iter().any(|m| m.artifact.allowed);
+    if group.workloads.is_empty() || allowed || !(is_rollout || group.moves.iter().all(alike)) {
+        return None;
+    }
+    let name = match &group.workloads[..] {
+        [workload] => workload.name,
+        _ => aggregate::short(first.artifact.name),
+    };
+    let what = if is_rollout {
+        What::RolledOut
+    } else {
+        first.what
+    };
+    let (mut fields, mut facts) = (Vec::new(), Vec::new());
+    for (artifact, what, count) in group.moves.iter().flat_map(sides) {
+        let image = code(artifact.name, IMAGE);
+        let tagged = prose(aggregate::tagged(artifact.name), NAME);
+        let marked = Style::Marked.fingerprint(artifact.fingerprint);
+        let plain = Style::Plain.fingerprint(artifact.fingerprint);
+        let (now, from_to) = (instances(count.now), from_to(count));
+        let (field, fact) = match what {
+            _ if !is_rollout => (
+                format!("*Image* {marked}"),
+                format!("image {tagged}, fingerprint {plain}"),
+            ),
+            What::Started => (
+                format!("*Running* {marked}\n{now}"),
+                format!("{plain} ({tagged}) runs with {now}"),
+            ),
+            What::Stopped | What::CameAndWent => (
+                format!("*Stopped* {marked}\n{from_to}"),
+                format!("{plain} ({tagged}) stopped {from_to}"),
+            ),
+            _ => (
+                format!("*Running* {marked}\n{now} {from_to}"),
+                format!("{plain} ({tagged}) runs with {now} {from_to}"),
+            ),
+        };
+        fields.push(format!("{field}\n{image}"));
+        facts.push((fact, 1));
+    }
+    if fields.len() > MAX_FIELDS {
+        let more = fields.len() - MAX_FIELDS;
+        fields.truncate(MAX_FIELDS);
+        fields.push(format!("… and {more} more {}", plural("image", more)));
+    }
+    let rolling = group.rolling && matches!(what, What::RolledOut | What::Started);
+    let (field, fact) = workload_field(&group.workloads, group.more, rolling);
+    fields.push(field);
+    let mut headline = headline(frame, what, first.count, &code(name, NAME));
+    let mut told = told(frame, what, first.count, &prose(name, NAME));
+    let mut color = color(frame, what);
+    if is_rollout && rolling {
+        let (marked, plain, place) = (code(name, NAME), prose(name, NAME), &frame.place);
+        headline = format!("*:arrows_counterclockwise: Rolling out* {marked} in *{place}*");
+        told = format!("{plain} is rolling out in {place}");
+        color = if color == GREEN { AMBER } else { color };
+    }
+    let text = format!("{told}: {}; {fact}. {}", sentence(&facts, 0), frame.tail());
+    let below = vec![Block::fields(fields), frame.footer()];
+    Some(Message::new(text, Block::section(headline), color, below))
+}
+
+/// The artifacts of a move, each with what became of it alone.
+fn sides<'a>(moved: &Move<'a>) -> impl Iterator<Item = (&'a Artifact<'a>, What, Count)> {
+    let old = moved.old.map(|(old, count)| (old, What::Stopped, count));
+    let what = match moved.what {
+        What::RolledOut => What::Started,
+        what => what,
+    };
+    [Some((moved.artifact, what, moved.count)), old]
+        .into_iter()
+        .flatten()
+}
+
+/// The message about several workloads or images.
+pub(super) fn list(
+    frame: &Frame,
+    artifacts: &[Artifact],
+    groups: &[Group],
+    within: &str,
+) -> Message {
+    let subject = subject(artifacts, groups);
+    let (first, rest) = groups.split_at(groups.len().min(MAX_LINES));
+    let more = rest.iter().map(Group::size).sum();
+    let lines = |style: Style| -> Vec<_> {
+        let line = |group: &Group| (line(style, group), group.size());
+        first.iter().map(line).collect()
+    };
+    let place = &frame.place;
+    let headline = format!("*:package: {subject} changed* in *{place}*{within}");
+    let mut text = format!("{subject} changed in {place}{within}");
+    let mut below = vec![frame.footer()];
+    if !groups.is_empty() {
+        below.insert(0, Block::section(bullets(&lines(Style::Marked), more)));
+        text = format!(
+            "{text} ({}): {}",
+            tally(artifacts),
+            sentence(&lines(Style::Plain), more)
+        );
+    }
+    let text = format!("{text}. {}", frame.tail());
+    Message::new(text, Block::section(headline), GREY, below)
+}
+
+/// How many workloads, and images of which no workload is known.
+fn subject(artifacts: &[Artifact], groups: &[Group]) -> String {
+    let listed: usize = groups.iter().map(|group| group.workloads.len()).sum();
+    let images = groups.iter().filter(|g| g.workloads.is_empty()).count();
+    // Which workloads a snapshot leaves out isn't known: those of two artifacts may be the same ones.
+    let whole = artifacts.iter().map(Artifact::size).max();
+    let workloads = whole.unwrap_or_default().max(listed);
+    let or_more = artifacts.len() > 1 && artifacts.iter().any(|artifact| artifact.more > 0);
+    let plus = if or_more { "+" } else { "" };
+    let images = format!("{images} {}", plural("image", images));
+    let some = format!("{workloads}{plus} {}", plural("workload", workloads));
+    match (listed, images.as_str()) {
+        (0, "0 images") => "Nothing".to_owned(),
+        (0, _) => images,
+        (_, "0 images") => some,
+        _ => format!("{some} and {images}"),
+    }
+}
+
+/// How many artifacts did what.
+fn tally(artifacts: &[Artifact]) -> String {
+    let number = |wanted: &[What]| {
+        let is_wanted = |artifact: &&Artifact| wanted.contains(&artifact.what());
+        artifacts.iter().filter(is_wanted).count()
+    };
+    let numbers = [
+        (number(&[What::Started]), "started"),
+        (number(&[What::Stopped]), "stopped"),
+        (number(&[What::ScaledUp, What::ScaledDown]), "scaled"),
+        (number(&[What::Allowed]), "allow-listed"),
+        (number(&[What::Same]), "as before"),
+        (number(&[What::CameAndWent]), "came and went"),
+    ];
+    let mut tally = Vec::new();
+    for (number, word) in numbers.into_iter().filter(|(number, _)| *number > 0) {
+        tally.push(match tally.len() {
+            0 => format!("{number} {} {word}", plural("artifact", number)),
+            _ => format!("{number} {word}"),
+        });
+    }
+    tally.join(", ")
+}
+
+/// One line of a list: which workloads, and what happened in them.
+fn line(style: Style, group: &Group) -> String {
+    let subject = match &group.workloads[..] {
+        [] => {
+            let image = group.moves.first().map(|moved| moved.artifact.name);
+            style.name(aggregate::short(image.unwrap_or_default()), NAME)
+        }
+        workloads => {
+            let paths: Vec<_> = workloads
+                .iter()
+                .map(|workload| format!("{}/{}", workload.namespace, workload.name))
+                .collect();
+            names(
+                style,
+                paths.iter().map(String::as_str),
+                group.more,
+                MAX_NAMED,
+            )
+        }
+    };
+    // The image is named where the workload's name doesn't say it.
+    let is_named = match (&group.workloads[..], &group.moves[..]) {
+        ([], _) => false,
+        ([workload], [moved]) => aggregate::short(moved.artifact.name) != workload.name,
+        _ => true,
+    };
+    let first = group.moves.iter().take(MAX_NAMED);
+    let first: Vec<_> = first.map(|moved| phrase(style, moved, is_named)).collect();
+    let mut phrases = vec![first.join(", also ")];
+    if group.moves.len() > MAX_NAMED {
+        let more = group.moves.len() - MAX_NAMED;
+        phrases.push(format!("and {more} more {}", plural("image", more)));
+    }
+    if group.rolling {
+        phrases.push("still rolling out".to_owned());
+    }
+    format!("{subject} {}", phrases.join(", "))
+}
+
+fn phrase(style: Style, moved: &Move, is_named: bool) -> String {
+    let side = |artifact: &Artifact, is_named: bool| {
+        let fingerprint = style.fingerprint(artifact.fingerprint);
+        if is_named {
+            let name = style.name(aggregate::short(artifact.name), 60);
+            format!("{name} {fingerprint}")
+        } else {
+            fingerprint
+        }
+    };
+    let (count, now) = (moved.count, instances(moved.count.now));
+    let it = side(moved.artifact, is_named);
+    let phrase = match (moved.what, &moved.old) {
+        (What::RolledOut, Some((old, _))) => {
+            let is_renamed = aggregate::short(old.name) != aggregate::short(moved.artifact.name);
+            let (old, new) = if is_renamed {
+                (side(old, true), side(moved.artifact, true))
+            } else {
+                (side(old, is_named), side(moved.artifact, false))
+            };
+            match style {
+                Style::Marked => format!("rolled out {old} → {new}, {now}"),
+                Style::Plain => format!("rolled out from {old} to {new}, {now}"),
+            }
+        }
+        (What::RolledOut | What::Started, _) => format!("started {it}, {now}"),
+        (What::Stopped, _) => format!("stopped {it} {}", from_to(count)),
+        (What::ScaledUp, _) => format!("scaled up {it}, {now} {}", from_to(count)),
+        (What::ScaledDown, _) => format!("scaled down {it}, {now} {}", from_to(count)),
+        (What::Same, _) => format!("runs {it}, {now} as before"),
+        (What::CameAndWent, _) => format!("started {it} and stopped it again"),
+        (What::Allowed, _) => return format!("has {it} newly allow-listed"),
+    };
+    if moved.artifact.allowed {
+        format!("{phrase}, newly allow-listed")
+    } else {
+        phrase
+    }
+}
+
+/// The workloads as a field and in words.
+fn workload_field(workloads: &[Workload], more: usize, rolling: bool) -> (String, String) {
+    let paths: Vec<_> = workloads.iter().map(Workload::path).collect();
+    let paths = || paths.iter().map(String::as_str);
+    let label = plural("Workload", workloads.len() + more);
+    let marked = names(Style::Marked, paths(), more, MAX_NAMED);
+    let words = names(Style::Plain, paths(), more, MAX_NAMED);
+    if rolling {
+        (
+            format!("*{label}*\n{marked}\nstill rolling out"),
+            format!("{} {words}, still rolling out", label.to_lowercase()),
+        )
+    } else {
+        (
+            format!("*{label}*\n{marked}"),
+            format!("{} {words}", label.to_lowercase()),
+        )
+    }
+}
+
+fn headline(frame: &Frame, what: What, count: Count, name: &str) -> String {
+    let (icon, verb) = match what {
+        What::RolledOut => (":white_check_mark:", "Rolled out"),
+        What::Started => (":arrow_forward:", "Started"),
+        What::Stopped => (":black_square_for_stop:", "Stopped"),
+        What::ScaledUp => (":arrow_up_small:", "Scaled up"),
+        What::ScaledDown => (":arrow_down_small:", "Scaled down"),
+        What::Same => (":arrow_up_down:", "Scaled"),
+        What::CameAndWent => (":black_square_for_stop:", "Came and went:"),
+        What::Allowed => (":ballot_box_with_check:", "Allow-listed"),
+    };
+    let (now, from_to, place) = (instances(count.now), from_to(count), &frame.place);
+    let sentence = match what {
+        What::RolledOut | What::Allowed => String::new(),
+        What::Started => format!(" — {now} started running {from_to}"),
+        What::Stopped => format!(" — no instance is running {from_to}"),
+        What::ScaledUp | What::ScaledDown => format!(" — {now} {from_to}"),
+        What::Same => format!(" — {now} as before, spread differently"),
+        What::CameAndWent => " — no instance is running, as before".to_owned(),
+    };
+    format!("*{icon} {verb}* {name} in *{place}*{sentence}")
+}
+
+/// The headline in words.
+fn told(frame: &Frame, what: What, count: Count, name: &str) -> String {
+    let (now, from_to, place) = (instances(count.now), from_to(count), &frame.place);
+    match what {
+        What::RolledOut => format!("{name} rolled out in {place}"),
+        What::Started => format!("{name} started in {place}: {now} {from_to}"),
+        What::Stopped => format!("{name} stopped in {place}: no instance is running {from_to}"),
+        What::ScaledUp => format!("{name} scaled up in {place}: {now} {from_to}"),
+        What::ScaledDown => format!("{name} scaled down in {place}: {now} {from_to}"),
+        What::Same => format!("{name} scaled in {place}: {now} as before, spread differently"),
+        What::CameAndWent => format!("{name} came and went in {place}"),
+        What::Allowed => format!("{name} was added to the allow-list of {place}"),
+    }
+}
+
+fn color(frame: &Frame, what: What) -> &'static str {
+    match what {
+        What::RolledOut | What::Started => match frame.compliance {
+            ComplianceState::NonCompliant => RED,
+            ComplianceState::Compliant | ComplianceState::Unknown => GREEN,
+        },
+        What::Stopped | What::CameAndWent => GREY,
+        What::ScaledUp | What::ScaledDown | What::Same | What::Allowed => BLUE,
+    }
+}
+
+fn instances(number: i64) -> String {
+    format!("{number} instance{}", if number == 1 { "" } else { "s" })
+}
+
+fn from_to(Count { was, now }: Count) -> String {
+    format!("(from {was} to {now})")
+}

@@ -1,0 +1,228 @@
+//! What the messages have in common: where, which snapshots, how compliant, when; names and lists of them.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::{
+    api::snapshot::{ComplianceState, EnvironmentSnapshotSpec},
+    message::slack::{
+        Installation, Part,
+        block::Block,
+        text::{self, code, prose, prose_before_colon},
+    },
+};
+
+pub(super) const GREEN: &str = "#2EB67D";
+pub(super) const AMBER: &str = "#ECB22E";
+pub(super) const RED: &str = "#E01E5A";
+pub(super) const BLUE: &str = "#36C5F0";
+pub(super) const GREY: &str = "#8D8D8D";
+
+/// At most so many lines of a list.
+pub(super) const MAX_LINES: usize = 10;
+/// At most so many workloads are named at one place.
+pub(super) const MAX_NAMED: usize = 3;
+/// Of a name of a place, a workload or an image. Few are longer, and their beginnings tell them apart.
+pub(super) const NAME: usize = 140;
+/// For the lines of a section, which takes 3,000 units.
+const LINES: usize = 2_700;
+/// For the same lines in `text`, which has a beginning and an end besides.
+const SENTENCE: usize = 2_000;
+
+/// Where it happened: `cluster/environment`, or one name if both have the same.
+pub(super) fn place(origin: &Installation, environment: &str) -> String {
+    let cluster = &origin.cluster;
+    if cluster.is_empty() || cluster == environment {
+        environment.to_owned()
+    } else {
+        format!("{cluster}/{environment}")
+    }
+}
+
+/// What every message about snapshots says.
+pub(super) struct Frame {
+    /// Where, ready to be put into a sentence.
+    pub(super) place: String,
+    /// Where the last snapshot can be read.
+    pub(super) url: Option<String>,
+    pub(super) compliance: ComplianceState,
+    /// The numbers of the first and the last snapshot.
+    range: (i64, i64),
+    /// The time of the last one, and how much earlier the first one was.
+    time: Timestamp,
+    span: SignedDuration,
+}
+
+impl Frame {
+    pub(super) fn new(origin: &Installation, parts: &[Part]) -> Option<Self> {
+        let (first, last) = (parts.first()?, parts.last()?);
+        Some(Self::of(origin, first.snapshot, last.snapshot))
+    }
+
+    pub(super) fn of(
+        origin: &Installation,
+        first: &EnvironmentSnapshotSpec,
+        last: &EnvironmentSnapshotSpec,
+    ) -> Self {
+        Self {
+            place: prose_before_colon(&place(origin, &last.environment), NAME),
+            url: text::link(&origin.snapshot_html_url(&last.environment, last.index)),
+            compliance: last.compliance.state,
+            range: (first.index, last.index),
+            time: last.time,
+            span: last.time.duration_since(first.time),
+        }
+    }
+
+    pub(super) fn footer(&self) -> Block {
+        let (first, last) = self.range;
+        let last_number = match &self.url {
+            Some(url) => format!("<{url}|#{last}>"),
+            None => format!("#{last}"),
+        };
+        let snapshots = if first == last {
+            format!("snapshot {last_number}")
+        } else {
+            format!("snapshots #{first}–{last_number}")
+        };
+        let emoji = match self.compliance {
+            ComplianceState::Compliant => ":white_check_mark:",
+            ComplianceState::NonCompliant => ":red_circle:",
+            ComplianceState::Unknown => ":white_circle:",
+        };
+        Block::context(format!(
+            "*{}* · {snapshots} · {emoji} {} · {}",
+            self.place,
+            self.compliance.as_str(),
+            date(self.time),
+        ))
+    }
+
+    /// The snapshots in words.
+    pub(super) fn snapshots(&self) -> String {
+        match self.range {
+            (first, last) if first == last => format!("Snapshot #{last}"),
+            (first, last) => format!("Snapshots #{first}–#{last}"),
+        }
+    }
+
+    /// The last sentence of a `text`.
+    pub(super) fn tail(&self) -> String {
+        let compliance = match self.compliance {
+            ComplianceState::Unknown => "compliance unknown",
+            known => known.word(),
+        };
+        format!("{}, {compliance}.", self.snapshots())
+    }
+
+    /// How long a backlog took to build up.
+    pub(super) fn within(&self) -> String {
+        let long = long(self.span);
+        long.map(|long| format!(" within {long}"))
+            .unwrap_or_default()
+    }
+}
+
+/// A length of time, rounded up; `None` for none.
+pub(super) fn long(span: SignedDuration) -> Option<String> {
+    let (minute, hour, day) = (60, 60 * 60, 24 * 60 * 60);
+    let seconds = span.as_secs();
+    Some(match seconds {
+        ..=0 => return None,
+        1..=59 => format!("{seconds} s"),
+        _ if seconds <= 59 * minute => format!("{} min", ceil(seconds, minute)),
+        _ if seconds <= 47 * hour => format!("{} h", ceil(seconds, hour)),
+        _ => format!("{} d", ceil(seconds, day)),
+    })
+}
+
+/// A moment, which Slack shows in the reader's own time zone.
+pub(super) fn date(time: Timestamp) -> String {
+    format!(
+        "<!date^{}^{{date_short_pretty}} {{time_secs}}|{}>",
+        time.as_second(),
+        time.strftime("%Y-%m-%d %H:%M:%S UTC"),
+    )
+}
+
+fn ceil(seconds: i64, unit: i64) -> i64 {
+    seconds / unit + i64::from(seconds % unit != 0)
+}
+
+/// Whether names stand as inline code, for the eye, or as words.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Style {
+    Marked,
+    Plain,
+}
+
+impl Style {
+    pub(super) fn name(self, text: &str, max: usize) -> String {
+        match self {
+            Self::Marked => code(text, max),
+            Self::Plain => prose(text, max),
+        }
+    }
+
+    /// The beginning of a fingerprint.
+    pub(super) fn fingerprint(self, fingerprint: &str) -> String {
+        let mut start: String = fingerprint.chars().take(12).collect();
+        if self == Self::Marked && start.len() < fingerprint.len() {
+            start.push('…');
+        }
+        self.name(&start, 30)
+    }
+}
+
+/// At most `max` of the names, and how many more there are, with `more` that have no name here.
+pub(super) fn names<'a>(
+    style: Style,
+    names: impl ExactSizeIterator<Item = &'a str>,
+    more: usize,
+    max: usize,
+) -> String {
+    let more = names.len().saturating_sub(max) + more;
+    let shown: Vec<_> = names.take(max).map(|name| style.name(name, NAME)).collect();
+    let shown = shown.join(", ");
+    match more {
+        0 => shown,
+        _ => format!("{shown} and {more} more"),
+    }
+}
+
+pub(super) fn plural(word: &str, number: usize) -> String {
+    format!("{word}{}", if number == 1 { "" } else { "s" })
+}
+
+/// The lines of a list, as many as there is room for, each with how many things it stands for. `more` things are in
+/// no line.
+pub(super) fn bullets(lines: &[(String, usize)], more: usize) -> String {
+    let (shown, more) = shown(lines, more, LINES);
+    let mut bullets: Vec<_> = shown.iter().map(|(line, _)| format!("• {line}")).collect();
+    if more > 0 {
+        bullets.push(format!("• … and {more} more"));
+    }
+    bullets.join("\n")
+}
+
+/// The same as a part of a sentence.
+pub(super) fn sentence(lines: &[(String, usize)], more: usize) -> String {
+    let (shown, more) = shown(lines, more, SENTENCE);
+    let mut items: Vec<_> = shown.iter().map(|(line, _)| line.clone()).collect();
+    if more > 0 {
+        items.push(format!("and {more} more"));
+    }
+    items.join("; ")
+}
+
+fn shown(lines: &[(String, usize)], more: usize, room: usize) -> (&[(String, usize)], usize) {
+    let mut used = 0;
+    let fits = lines.iter().take(MAX_LINES).take_while(|(line, _)| {
+        used += text::units(line) + "• \\n".len();
+        used <= room
+    });
+    let (shown, rest) = lines.split_at(fits.count());
+    (
+        shown,
+        more + rest.iter().map(|(_, size)| size).sum::<usize>(),
+    )
+}

@@ -1,0 +1,191 @@
+//! What is told to people: the messages for Slack, as functions of the snapshots that they tell of.
+//!
+//! A message is a headline and, beside a coloured bar, the details and a footer. Its `text` says all of it again in
+//! sentences, for notifications and for screen readers. Names come from whoever may create a pod, so each passes
+//! through `text` (the module) on its way in.
+
+mod aggregate;
+mod block;
+mod change;
+mod layout;
+mod text;
+
+use crate::{
+    api::{
+        EventType,
+        setting::Gap,
+        snapshot::{EnvironmentSnapshotSpec, Event},
+    },
+    message::{installation::Installation, unreported_gap},
+};
+use block::Block;
+pub use block::{Message, plain};
+use layout::{
+    AMBER, Frame, GREEN, MAX_LINES, NAME, RED, Style, bullets, names, place, plural, sentence,
+};
+use text::{code, prose, prose_before_colon};
+
+/// What a message tells of one snapshot.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    /// The snapshot.
+    pub snapshot: &'a EnvironmentSnapshotSpec,
+    /// Those of its events that are asked for; events of the environment as a whole are not told here.
+    pub events: &'a [&'a Event],
+}
+
+/// The message of one snapshot, or of the parts of one that was too big: its events of artifacts.
+pub fn artifacts(origin: &Installation, parts: &[Part]) -> Message {
+    let Some(frame) = Frame::new(origin, parts) else {
+        return nothing();
+    };
+    let artifacts = aggregate::artifacts(parts);
+    // Allow-listed and started at once is too much for one headline.
+    if let [artifact] = &artifacts[..]
+        && !(artifact.counted && artifact.allowed)
+    {
+        return change::one(&frame, artifact, parts);
+    }
+    let groups = aggregate::groups(&artifacts);
+    let card = match &groups[..] {
+        [group] => change::card(&frame, group),
+        _ => None,
+    };
+    card.unwrap_or_else(|| change::list(&frame, &artifacts, &groups, ""))
+}
+
+/// The message of a backlog: what the events of consecutive snapshots come to. The snapshots of which no event is asked
+/// for belong to it as well: their numbers count.
+pub fn digest(origin: &Installation, parts: &[Part]) -> Message {
+    let Some(frame) = Frame::new(origin, parts) else {
+        return nothing();
+    };
+    let artifacts = aggregate::artifacts(parts);
+    let groups = aggregate::groups(&artifacts);
+    change::list(&frame, &artifacts, &groups, &frame.within())
+}
+
+/// The message of an event of the environment as a whole.
+pub fn compliance(
+    origin: &Installation,
+    snapshot: &EnvironmentSnapshotSpec,
+    event: &Event,
+) -> Message {
+    let frame = Frame::of(origin, snapshot, snapshot);
+    let compliance = &snapshot.compliance;
+    let since = compliance
+        .was_since
+        .map(|since| snapshot.time.duration_since(since));
+    let long = since
+        .and_then(layout::long)
+        .map(|long| format!(" for {long}"));
+    let was = format!(
+        "was {}{}",
+        compliance.was.as_str(),
+        long.unwrap_or_default()
+    );
+    // A header takes 150 units.
+    let title = text::plain(&place(origin, &snapshot.environment), 110);
+    let listed = |reasons: &[String]| -> Vec<_> {
+        reasons.iter().map(|text| (prose(text, 250), 1)).collect()
+    };
+    let (title, mut text, color, lines, label) = if event.type_ == EventType::EnvironmentCompliant {
+        let title = format!("🟢 {title} is Compliant again");
+        let text = format!("🟢 {} is Compliant again ({was})", frame.place);
+        (
+            title,
+            text,
+            GREEN,
+            listed(&compliance.resolved),
+            "Resolved by:".to_owned(),
+        )
+    } else {
+        let lines = listed(&compliance.reasons);
+        let title = format!("🔴 {title} is Non-Compliant");
+        let text = format!("🔴 {} is now Non-Compliant ({was})", frame.place);
+        let label = format!("{} {}:", lines.len(), plural("reason", lines.len()));
+        (title, text, RED, lines, label)
+    };
+    let mut section = format!("W{}.", &was[1..]);
+    if !lines.is_empty() {
+        text = format!("{text}: {}", sentence(&lines, 0));
+        section = format!("{section} *{label}*\n{}", bullets(&lines, 0));
+    }
+    let text = format!("{text}. {}.", frame.snapshots());
+    let mut below = vec![Block::section(section), frame.footer()];
+    if let Some(url) = &frame.url {
+        below.push(Block::button("View snapshot", url.clone(), "view_snapshot"));
+    }
+    Message::new(text, Block::header(title), color, below)
+}
+
+/// The message that shows that `setting`, as namespace/name, reaches its channel.
+pub fn test(origin: &Installation, setting: &str, environments: &[String]) -> Message {
+    let list = |style| {
+        let all = environments.iter().map(String::as_str);
+        match all.len() {
+            0 => "none yet".to_owned(),
+            _ => names(style, all, 0, MAX_LINES),
+        }
+    };
+    let label = plural("Environment", environments.len());
+    let mut fields = vec![
+        format!("*Setting*\n{}", code(setting, 2 * NAME)),
+        format!("*{label}*\n{}", list(Style::Marked)),
+    ];
+    let mut from = String::new();
+    if !origin.cluster.is_empty() {
+        fields.push(format!("*Cluster*\n{}", code(&origin.cluster, NAME)));
+        from = format!(" on cluster {}", prose(&origin.cluster, NAME));
+    }
+    let text = format!(
+        "Test message: Shipbell{from} reaches this channel. NotificationSetting {}, {} {}.",
+        prose(setting, 2 * NAME),
+        label.to_lowercase(),
+        list(Style::Plain)
+    );
+    let headline = "*:bell: Test message* — Shipbell reaches this channel".to_owned();
+    let below = vec![Block::fields(fields)];
+    Message::new(text, Block::section(headline), layout::BLUE, below)
+}
+
+/// The message about snapshots that were removed before they could be delivered. `setting`: its namespace and name.
+pub fn truncated(
+    origin: &Installation,
+    environment: &str,
+    gap: &Gap,
+    setting: (&str, &str),
+) -> Message {
+    let place = prose_before_colon(&place(origin, environment), NAME);
+    let (what, why) = (unreported_gap::what(gap), unreported_gap::why());
+    let command = unreported_gap::command(setting);
+    let otherwise = "If nothing failed and nothing was suspended, raise settle times, so that less is recorded.";
+    let headline = format!("*:warning: History lost* in *{place}* — {what}");
+    let section = format!(
+        "What their events told is lost. The reason: {why}.\n{} shows why deliveries lagged behind. {otherwise}",
+        code(&command, 4 * NAME)
+    );
+    let snapshots = if gap.from == gap.to {
+        format!("snapshot #{}", gap.from)
+    } else {
+        format!("snapshots #{}–#{}", gap.from, gap.to)
+    };
+    let footer = format!("*{place}* · {snapshots} · {}", layout::date(gap.time));
+    let text = format!(
+        "History lost in {place}: {what}. The reason: {why}. {} shows why deliveries lagged behind. {otherwise}",
+        prose(&command, 4 * NAME)
+    );
+    let below = vec![Block::section(section), Block::context(footer)];
+    Message::new(text, Block::section(headline), AMBER, below)
+}
+
+/// Without a snapshot there is nothing to tell; such a message is never sent.
+fn nothing() -> Message {
+    let text = "Nothing changed.".to_owned();
+    let headline = Block::section(text.clone());
+    let below = vec![Block::section(text.clone())];
+    Message::new(text, headline, layout::GREY, below)
+}
+
+#[cfg(test)]
+mod tests;

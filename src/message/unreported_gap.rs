@@ -1,0 +1,133 @@
+//! A gap in what a destination is told: snapshots that were removed before they could be delivered. It is told of once,
+//! before any later event. What is told follows from the gap alone, which stands in the setting's status before it is
+//! sent, so a retry has the same id and bytes, also after a crash.
+
+use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    api::{condition::whole_seconds, setting::Gap},
+    snapshot::{
+        event::base32,
+        retention::{ENVIRONMENT_CAP, TOTAL_CAP},
+    },
+};
+
+/// Why a stretch of the log is skipped that is not there any more.
+pub const HISTORY_TRUNCATED: &str = "HistoryTruncated";
+/// The `event_type` of a webhook that tells of a gap.
+pub const EVENT_TYPE: &str = "HISTORY_TRUNCATED";
+
+/// The gap when entries are found missing, with what was missing before and has not been told yet.
+pub fn widened(untold: Option<&Gap>, from: i64, to: i64, now: Timestamp) -> Gap {
+    match untold {
+        None => Gap {
+            from,
+            to,
+            time: whole_seconds(now),
+        },
+        // Noticed then: it must not get younger by growing, or it might never be given up.
+        Some(gap) => Gap {
+            from: gap.from.min(from),
+            to: gap.to.max(to),
+            time: gap.time,
+        },
+    }
+}
+
+/// The id of the message: the same as long as the gap is the same.
+pub fn id(environment_uid: &str, gap: &Gap) -> String {
+    let Gap { from, to, .. } = gap;
+    let named = format!("{environment_uid}\n{HISTORY_TRUNCATED}\n{from}\n{to}");
+    base32(&Sha256::digest(named.as_bytes()))
+}
+
+/// What happened, in words without markup.
+pub fn what(gap: &Gap) -> String {
+    let Gap { from, to, .. } = gap;
+    if from == to {
+        format!("snapshot {from} was removed before it could be delivered")
+    } else {
+        format!("snapshots {from} to {to} were removed before they could be delivered")
+    }
+}
+
+/// Why it happens.
+pub fn why() -> String {
+    let mib = |bytes: u64| bytes >> 20;
+    format!(
+        "the log had grown to its limit ({} MiB for an environment, {} MiB for all), or someone deleted entries",
+        mib(ENVIRONMENT_CAP),
+        mib(TOTAL_CAP)
+    )
+}
+
+/// The command that shows why deliveries lagged behind. `setting`: its namespace and name.
+pub fn command(setting: (&str, &str)) -> String {
+    let (namespace, name) = setting;
+    format!("kubectl -n {namespace} describe notifset {name}")
+}
+
+/// All of it in one line.
+pub fn description(gap: &Gap, setting: (&str, &str)) -> String {
+    format!(
+        "{}, and {} events are lost: {}; see why deliveries lagged behind with {}, and if they did not fail and were not suspended, raise settle times, so that less is recorded",
+        what(gap),
+        if gap.from == gap.to { "its" } else { "their" },
+        why(),
+        command(setting)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gap(from: i64, to: i64, second: i64) -> Gap {
+        Gap {
+            from,
+            to,
+            time: Timestamp::from_second(second).unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_gap_that_grows_before_it_is_told_is_one_gap_as_old_as_its_beginning() {
+        let now = Timestamp::from_millisecond(77_900).unwrap();
+        for (untold, from, to, want) in [
+            (None, 5, 9, gap(5, 9, 77)),
+            (Some(gap(5, 9, 40)), 10, 12, gap(5, 12, 40)),
+            (Some(gap(5, 9, 40)), 2, 3, gap(2, 9, 40)),
+        ] {
+            assert_eq!(widened(untold.as_ref(), from, to, now), want);
+        }
+    }
+
+    #[test]
+    fn an_id_is_the_same_as_long_as_the_gap_is() {
+        let of = |uid, from, to, second| id(uid, &gap(from, to, second));
+        let first = of("u", 5, 9, 40);
+        assert_eq!(first, of("u", 5, 9, 41));
+        assert_eq!(first.len(), 52);
+        for other in [of("v", 5, 9, 40), of("u", 5, 10, 40), of("u", 4, 9, 40)] {
+            assert_ne!(first, other);
+        }
+    }
+
+    #[test]
+    fn it_says_what_is_lost_and_why_and_what_to_look_at() {
+        let told = description(&gap(5, 9, 40), ("team", "hook"));
+        assert_eq!(
+            told,
+            "snapshots 5 to 9 were removed before they could be delivered, and their events are lost: \
+            the log had grown to its limit (32 MiB for an environment, 256 MiB for all), or someone deleted entries; \
+            see why deliveries lagged behind with kubectl -n team describe notifset hook, and if they did not fail and \
+            were not suspended, raise settle times, so that less is recorded"
+        );
+        let one = description(&gap(5, 5, 40), ("team", "hook"));
+        assert!(
+            one.starts_with("snapshot 5 was removed before it could be delivered, and"),
+            "{one}"
+        );
+    }
+}

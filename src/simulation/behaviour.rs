@@ -1,0 +1,836 @@
+//! What people do to workloads, and what is told of it.
+
+use crate::{
+    simulation::{Cluster, State, seconds},
+    snapshot::state::Kind,
+};
+
+/// `web` runs three instances of `v1`, and that is told.
+fn with_web() -> Cluster {
+    with_web_settling("{}")
+}
+
+fn with_web_settling(settle: &str) -> Cluster {
+    let mut cluster = Cluster::settling(settle);
+    cluster.start("web", &["v1"], 3);
+    cluster.pass(120);
+    assert_eq!(cluster.told(), ["started v1 0>3"]);
+    cluster.mark();
+    cluster
+}
+
+#[test]
+fn a_start_is_told_when_it_stood_still() {
+    let mut cluster = Cluster::new();
+    cluster.mark();
+    cluster.start("web", &["v1"], 3);
+    cluster.pass(60);
+    assert_eq!(cluster.timed(), ["5s started v1 0>3"]);
+    cluster.assert_at_rest();
+}
+
+#[test]
+fn a_start_whose_pods_come_one_by_one_is_one_change() {
+    let mut cluster = Cluster::new();
+    cluster.mark();
+    cluster.deployment("web", |d| d.reason = "ReplicaSetUpdated");
+    let pods: Vec<_> = (0..3)
+        .map(|_| cluster.create("web", "v1", &["v1"]))
+        .collect();
+    for pod in &pods {
+        cluster.pass(8);
+        cluster.run(pod);
+    }
+    cluster.deployment("web", |d| d.reason = "NewReplicaSetAvailable");
+    cluster.pass(120);
+    assert_eq!(cluster.timed(), ["29s started v1 0>3"]);
+}
+
+#[test]
+fn a_stop_is_told() {
+    let mut cluster = with_web();
+    for pod in cluster.pods_of("web", "") {
+        cluster.terminate(&pod);
+        cluster.remove(&pod);
+    }
+    cluster.deployment_gone("web");
+    cluster.pass(60);
+    assert_eq!(cluster.timed(), ["5s stopped v1 3>0"]);
+    cluster.assert_at_rest();
+}
+
+#[test]
+fn a_scaling_is_told_when_the_number_stood_still_for_half_a_minute() {
+    for (number, told) in [(5, "30s scaled v1 3>5"), (1, "30s scaled v1 3>1")] {
+        let mut cluster = with_web();
+        cluster.scale("web", number);
+        cluster.pass(300);
+        assert_eq!(cluster.timed(), [told]);
+        cluster.assert_at_rest();
+    }
+}
+
+#[test]
+fn the_steps_of_an_autoscaler_are_one_scaling() {
+    let mut cluster = with_web();
+    for number in [4, 6, 8, 7] {
+        cluster.scale("web", number);
+        cluster.pass(20);
+    }
+    cluster.pass(60);
+    assert_eq!(cluster.timed(), ["90s scaled v1 3>7"]);
+}
+
+#[test]
+fn an_autoscaler_that_never_rests_is_told_of_every_five_minutes() {
+    let mut cluster = with_web();
+    for number in 4..40 {
+        cluster.scale("web", number);
+        cluster.pass(20);
+    }
+    assert_eq!(
+        cluster.timed(),
+        ["300s scaled v1 3>18", "600s scaled v1 18>33"]
+    );
+}
+
+#[test]
+fn a_number_that_is_as_it_was_is_no_change() {
+    let mut cluster = with_web();
+    cluster.scale("web", 9);
+    cluster.pass(20);
+    cluster.scale("web", 3);
+    cluster.pass(600);
+    assert_eq!(cluster.told(), [""; 0]);
+    cluster.assert_at_rest();
+}
+
+#[test]
+fn a_rollout_is_one_change() {
+    let mut cluster = with_web();
+    cluster.roll("web", &["v2"], "v2", 3, 6);
+    cluster.pass(120);
+    assert_eq!(cluster.timed(), ["23s started v2 0>3, stopped v1 3>0"]);
+    cluster.assert_at_rest();
+}
+
+#[test]
+fn a_slow_rollout_is_one_start_and_one_stop_and_what_is_scaled_later_is_told() {
+    let mut cluster = with_web();
+    cluster.roll("web", &["v2"], "v2", 3, 60);
+    cluster.pass(120);
+    assert_eq!(
+        cluster.timed(),
+        ["60s started v2 0>1", "185s stopped v1 3>0"],
+        "the first v2 runs at 30 s, the last v1 is gone at 180 s"
+    );
+    assert_eq!(cluster.recorded("prod").totals().instances, 3);
+    cluster.assert_at_rest();
+    cluster.mark();
+    cluster.scale("web", 5);
+    cluster.pass(120);
+    assert_eq!(cluster.timed(), ["30s scaled v2 3>5"]);
+}
+
+#[test]
+fn a_scaling_soon_after_a_slow_rollout_is_told() {
+    let mut cluster = with_web();
+    cluster.roll("web", &["v2"], "v2", 3, 60);
+    cluster.pass(17);
+    assert_eq!(cluster.told().len(), 2);
+    cluster.mark();
+    cluster.scale("web", 5);
+    cluster.pass(120);
+    assert_eq!(cluster.timed(), ["30s scaled v2 3>5"]);
+}
+
+#[test]
+fn a_scaling_after_a_rollout_whose_pods_were_ready_late_is_told() {
+    for (rest, told) in [
+        (3, ["33s scaled v2 3>5"]),
+        (10, ["40s scaled v2 3>5"]),
+        (60, ["90s scaled v2 3>5"]),
+    ] {
+        let mut cluster = with_web();
+        cluster.deployment("web", |d| {
+            (d.generation, d.observed, d.reason) = (2, 2, "ReplicaSetUpdated");
+        });
+        for old in cluster.pods_of("web", "v1") {
+            cluster.running("web", "v2", &["v2"]);
+            cluster.terminate(&old);
+            cluster.remove(&old);
+        }
+        cluster.pass(62);
+        assert_eq!(cluster.told(), ["started v2 0>3, stopped v1 3>0"]);
+        cluster.mark();
+        cluster.deployment("web", |d| d.reason = "NewReplicaSetAvailable");
+        cluster.pass(rest);
+        cluster.scale("web", 5);
+        cluster.pass(100);
+        assert_eq!(cluster.timed(), told, "{rest} s after the rollout");
+        cluster.mark();
+        cluster.scale("web", 4);
+        cluster.pass(100);
+        assert_eq!(cluster.timed(), ["30s scaled v2 5>4"]);
+    }
+}
+
+#[test]
+fn the_word_of_a_deployment_that_comes_before_that_of_its_last_pod_makes_no_scaling() {
+    let whole = ["22.5s started v2 0>3, stopped v1 3>0"].as_slice();
+    let halves = [
+        "30s started v2 0>2, stopped v1 3>0",
+        "60s silence: WorkloadsChanged",
+    ];
+    // The end of the rollout in half seconds: in the middle of nothing, and just before the limit of starts and stops.
+    for (half_seconds, told) in [(34, whole), (59, &halves)] {
+        let mut cluster = with_web();
+        cluster.deployment("web", |d| d.reason = "ReplicaSetUpdated");
+        cluster.running("web", "v2", &["v2"]);
+        cluster.running("web", "v2", &["v2"]);
+        let last = cluster.create("web", "v2", &["v2"]);
+        for old in cluster.pods_of("web", "v1") {
+            cluster.terminate(&old);
+            cluster.remove(&old);
+        }
+        cluster.pass_span(seconds(half_seconds) / 2);
+        cluster.deployment("web", |d| d.reason = "NewReplicaSetAvailable");
+        cluster.pass_span(seconds(1) / 2);
+        cluster.run(&last);
+        cluster.pass(120);
+        assert_eq!(cluster.timed(), told);
+        assert_eq!(cluster.recorded("prod").totals().instances, 3);
+        cluster.assert_at_rest();
+    }
+}
+
+#[test]
+fn the_tail_of_a_rollout_whose_old_pods_went_early_is_not_scaling() {
+    let mut cluster = with_web();
+    cluster.deployment("web", |d| d.generation += 1);
+    cluster.deployment("web", |d| {
+        (d.observed, d.reason) = (2, "ReplicaSetUpdated");
+    });
+    for pod in cluster.pods_of("web", "v1") {
+        cluster.terminate(&pod);
+        cluster.remove(&pod);
+    }
+    let pods: Vec<_> = (0..3)
+        .map(|_| cluster.create("web", "v2", &["v2"]))
+        .collect();
+    for pod in &pods {
+        cluster.pass(50);
+        cluster.run(pod);
+    }
+    cluster.deployment("web", |d| d.reason = "NewReplicaSetAvailable");
+    cluster.pass(120);
+    assert_eq!(
+        cluster.timed(),
+        [
+            "30s stopped v1 3>0",
+            "80s started v2 0>1",
+            "180s silence: WorkloadsChanged"
+        ]
+    );
+    assert_eq!(cluster.recorded("prod").totals().instances, 3);
+}
+
+#[test]
+fn a_rollout_that_is_taken_back_in_the_middle_tells_nothing() {
+    let mut cluster = with_web();
+    let old = cluster.pods_of("web", "");
+    cluster.deployment("web", |d| {
+        (d.generation, d.observed, d.reason) = (2, 2, "ReplicaSetUpdated");
+    });
+    let new = cluster.running("web", "v2", &["v2"]);
+    cluster.pass(10);
+    cluster.terminate(&old[0]);
+    cluster.remove(&old[0]);
+    cluster.pass(10);
+    cluster.terminate(&new);
+    cluster.remove(&new);
+    cluster.running("web", "v1", &["v1"]);
+    cluster.deployment("web", |d| d.reason = "NewReplicaSetAvailable");
+    cluster.pass(300);
+    assert_eq!(cluster.told(), [""; 0]);
+    cluster.assert_at_rest();
+}
+
+#[test]
+fn a_rollout_that_was_told_and_is_taken_back_is_a_stop_of_what_had_started() {
+    let mut cluster = with_web();
+    let old = cluster.pods_of("web", "");
+    cluster.deployment("web", |d| {
+        (d.generation, d.observed, d.reason) = (2, 2, "ReplicaSetUpdated");
+    });
+    let new = cluster.running("web", "v2", &["v2"]);
+    cluster.terminate(&old[0]);
+    cluster.remove(&old[0]);
+    cluster.pass(100);
+    cluster.terminate(&new);
+    cluster.remove(&new);
+    cluster.running("web", "v1", &["v1"]);
+    cluster.deployment("web", |d| d.reason = "NewReplicaSetAvailable");
+    cluster.pass(300);
+    assert_eq!(
+        cluster.timed(),
+        ["30s started v2 0>1", "105s stopped v2 1>0"]
+    );
+    cluster.assert_at_rest();
+}
+
+#[test]
+fn a_rollout_that_is_stuck_is_recorded_when_it_missed_its_deadline() {
+    let mut cluster = with_web();
+    let old = cluster.pods_of("web", "");
+    cluster.deployment("web", |d| {
+        (d.generation, d.observed, d.reason) = (2, 2, "ReplicaSetUpdated");
+    });
+    cluster.create("web", "v2", &["v2"]); // its image can't be pulled
+    cluster.terminate(&old[0]);
+    cluster.remove(&old[0]);
+    cluster.pass(600);
+    assert_eq!(cluster.timed(), [""; 0], "it may still be under way");
+    cluster.deployment("web", |d| d.reason = "ProgressDeadlineExceeded");
+    cluster.pass(60);
+    assert_eq!(
+        cluster.timed(),
+        ["600s silence: WorkloadsChanged"],
+        "a part of a rollout is no scaling"
+    );
+    assert_eq!(cluster.recorded("prod").totals().instances, 2);
+    cluster.mark();
+    cluster.roll("web", &["v3"], "v3", 3, 4);
+    cluster.pass(60);
+    assert_eq!(cluster.timed(), ["17s started v3 0>3, stopped v1 2>0"]);
+}
+
+#[test]
+fn a_paused_rollout_is_recorded_as_it_stands_and_its_end_is_no_scaling() {
+    let mut cluster = with_web();
+    let old = cluster.pods_of("web", "");
+    cluster.deployment("web", |d| {
+        (d.generation, d.observed, d.reason) = (2, 2, "ReplicaSetUpdated");
+    });
+    cluster.running("web", "v2", &["v2"]);
+    cluster.terminate(&old[0]);
+    cluster.remove(&old[0]);
+    cluster.deployment("web", |d| {
+        (d.paused, d.reason) = (true, "DeploymentPaused");
+    });
+    cluster.pass(1_000);
+    assert_eq!(cluster.timed(), ["5s started v2 0>1"]);
+    assert_eq!(cluster.recorded("prod").totals().instances, 3);
+    cluster.mark();
+    cluster.deployment("web", |d| {
+        (d.paused, d.reason) = (false, "ReplicaSetUpdated");
+    });
+    for old in &old[1..] {
+        cluster.pass(10);
+        cluster.running("web", "v2", &["v2"]);
+        cluster.terminate(old);
+        cluster.remove(old);
+    }
+    cluster.deployment("web", |d| d.reason = "NewReplicaSetAvailable");
+    cluster.pass(120);
+    assert_eq!(cluster.timed(), ["25s stopped v1 2>0"]);
+}
+
+#[test]
+fn pods_that_take_long_to_end_are_waited_for() {
+    let mut cluster = with_web();
+    let pods = cluster.pods_of("web", "");
+    for pod in &pods[1..] {
+        cluster.terminate(pod);
+    }
+    cluster.pass(30);
+    cluster.remove(&pods[1]);
+    cluster.pass(40);
+    cluster.remove(&pods[2]);
+    cluster.pass(120);
+    assert_eq!(cluster.timed(), ["100s scaled v1 3>1"]);
+
+    cluster.mark();
+    cluster.terminate(&pods[0]);
+    cluster.pass(30);
+    cluster.remove(&pods[0]);
+    cluster.pass(60);
+    assert_eq!(
+        cluster.timed(),
+        ["35s stopped v1 1>0"],
+        "it runs until it ends"
+    );
+}
+
+#[test]
+fn the_wait_for_pods_that_never_end_is_limited() {
+    let mut cluster = with_web();
+    let pods = cluster.pods_of("web", "");
+    cluster.terminate(&pods[1]);
+    cluster.remove(&pods[1]);
+    cluster.terminate(&pods[2]); // for ever, its node is gone
+    cluster.pass(1_000);
+    assert_eq!(cluster.timed(), ["300s scaled v1 3>2"]);
+    cluster.mark();
+    cluster.start("api", &["a1"], 1);
+    let stuck = cluster.running("api", "a1", &["a2"]);
+    cluster.terminate(&stuck);
+    cluster.pass(1_000);
+    assert_eq!(cluster.timed(), ["30s started a1 0>1, started a2 0>1"]);
+}
+
+#[test]
+fn recreating_all_pods_is_one_change_if_the_new_ones_come_in_time() {
+    let mut cluster = with_web();
+    cluster.deployment("web", |d| d.generation += 1);
+    cluster.deployment("web", |d| {
+        (d.observed, d.reason) = (2, "ReplicaSetUpdated");
+    });
+    for pod in cluster.pods_of("web", "v1") {
+        cluster.terminate(&pod);
+    }
+    cluster.pass(10);
+    for pod in cluster.pods_of("web", "v1") {
+        cluster.remove(&pod);
+    }
+    let pods: Vec<_> = (0..3)
+        .map(|_| cluster.create("web", "v2", &["v2"]))
+        .collect();
+    cluster.pass(15);
+    for pod in &pods {
+        cluster.run(pod);
+    }
+    cluster.deployment("web", |d| d.reason = "NewReplicaSetAvailable");
+    cluster.pass(120);
+    assert_eq!(cluster.timed(), ["30s started v2 0>3, stopped v1 3>0"]);
+}
+
+#[test]
+fn a_stateful_set_is_rolled_out_in_one_change() {
+    let mut cluster = Cluster::new();
+    cluster.start("StatefulSet db", &["v1"], 3);
+    cluster.pass(60);
+    cluster.told();
+    cluster.mark();
+    // Each pod ends before its successor begins.
+    for old in cluster.pods_of("StatefulSet db", "") {
+        cluster.terminate(&old);
+        cluster.pass(3);
+        cluster.remove(&old);
+        let new = cluster.create("StatefulSet db", "v2", &["v2"]);
+        cluster.pass(4);
+        cluster.run(&new);
+    }
+    cluster.pass(60);
+    assert_eq!(cluster.timed(), ["26s started v2 0>3, stopped v1 3>0"]);
+    cluster.assert_at_rest();
+}
+
+#[test]
+fn a_stateful_set_with_a_partition_stays_divided_and_is_scaled_after_that() {
+    let mut cluster = Cluster::new();
+    cluster.start("StatefulSet db", &["v1"], 3);
+    cluster.pass(60);
+    cluster.told();
+    cluster.mark();
+    let old = cluster.pods_of("StatefulSet db", "").pop().unwrap();
+    cluster.terminate(&old);
+    cluster.pass(3);
+    cluster.remove(&old);
+    cluster.running("StatefulSet db", "v2", &["v2"]);
+    cluster.pass(2_000);
+    assert_eq!(
+        cluster.timed(),
+        ["33s started v2 0>1", "903s silence: WorkloadsChanged"],
+        "two revisions side by side are a rollout, for a quarter of an hour"
+    );
+    cluster.assert_at_rest();
+    cluster.mark();
+    cluster.running("StatefulSet db", "v1", &["v1"]);
+    cluster.pass(60);
+    assert_eq!(cluster.timed(), ["30s scaled v1 2>3"]);
+}
+
+#[test]
+fn a_daemon_set_is_rolled_out_in_one_change_and_grows_with_the_nodes() {
+    let mut cluster = Cluster::new();
+    cluster.start("DaemonSet agent", &["v1"], 3);
+    cluster.pass(60);
+    cluster.told();
+    cluster.mark();
+    cluster.roll("DaemonSet agent", &["v2"], "v2", 3, 4);
+    cluster.pass(60);
+    assert_eq!(cluster.timed(), ["17s started v2 0>3, stopped v1 3>0"]);
+    cluster.mark();
+    cluster.running("DaemonSet agent", "v2", &["v2"]);
+    cluster.pass(60);
+    assert_eq!(cluster.timed(), ["30s scaled v2 3>4"]);
+}
+
+#[test]
+fn a_rollout_of_the_configuration_alone_tells_nothing() {
+    for each in [6, 60] {
+        let mut cluster = with_web();
+        cluster.roll("web", &["v1"], "config2", 3, each);
+        cluster.pass(300);
+        assert_eq!(cluster.told(), [""; 0]);
+        cluster.assert_at_rest();
+    }
+}
+
+#[test]
+fn a_rollout_that_also_scales_is_told_as_the_rollout_that_it_is() {
+    let mut cluster = with_web();
+    cluster.roll("web", &["v2"], "v2", 5, 4);
+    cluster.pass(120);
+    assert_eq!(cluster.timed(), ["21s started v2 0>5, stopped v1 3>0"]);
+    cluster.mark();
+    cluster.roll("web", &["v2"], "config2", 8, 4);
+    cluster.pass(120);
+    assert_eq!(
+        cluster.timed(),
+        ["56s silence: WorkloadsChanged"],
+        "another number of the same image is a part of the rollout"
+    );
+    assert_eq!(cluster.recorded("prod").totals().instances, 8);
+}
+
+#[test]
+fn a_sidecar_is_scaled_by_the_workloads_that_do_not_roll() {
+    let mut cluster = Cluster::new();
+    cluster.start("web", &["v1", "mesh"], 3);
+    cluster.start("api", &["a1", "mesh"], 2);
+    cluster.pass(60);
+    assert_eq!(
+        cluster.told(),
+        ["started a1 0>2, started mesh 0>5, started v1 0>3"]
+    );
+    cluster.mark();
+    cluster.roll("web", &["v2", "mesh"], "v2", 4, 4);
+    cluster.pass(120);
+    assert_eq!(
+        cluster.timed(),
+        ["19s started v2 0>4, stopped v1 3>0"],
+        "the rollout brings one more sidecar, which is no scaling"
+    );
+    assert_eq!(cluster.recorded("prod").totals().instances, 12);
+    cluster.mark();
+    cluster.scale("api", 3);
+    cluster.pass(60);
+    assert_eq!(cluster.timed(), ["30s scaled a1 2>3, scaled mesh 6>7"]);
+}
+
+#[test]
+fn a_sidecar_in_a_rolling_workload_does_not_delay_a_quiet_one() {
+    let mut cluster = Cluster::new();
+    cluster.start("web", &["v1", "mesh"], 3);
+    cluster.start("api", &["a1", "mesh"], 2);
+    cluster.pass(60);
+    cluster.told();
+    cluster.mark();
+    cluster.scale("api", 4);
+    cluster.roll("web", &["v2", "mesh"], "v2", 4, 100);
+    cluster.pass(120);
+    assert_eq!(
+        cluster.timed(),
+        [
+            "30s scaled a1 2>4, scaled mesh 5>7",
+            "80s started v2 0>1",
+            "330s stopped v1 3>0",
+            "380s silence: WorkloadsChanged"
+        ]
+    );
+    assert_eq!(cluster.recorded("prod").totals().instances, 16);
+}
+
+#[test]
+fn a_busy_workload_does_not_delay_a_quiet_one() {
+    let mut cluster = with_web();
+    cluster.start("api", &["a1"], 2);
+    for _ in 0..20 {
+        cluster.pass(2);
+        cluster.running("web", "v1", &["v1"]);
+    }
+    cluster.pass(120);
+    assert_eq!(cluster.timed(), ["5s started a1 0>2", "70s scaled v1 3>23"]);
+}
+
+#[test]
+fn a_workload_that_flaps_for_ever_blocks_nobody_and_starts_and_stops_are_told_in_time() {
+    let mut cluster = with_web();
+    cluster.start("mad", &["m1"], 1);
+    for turn in 0..60 {
+        cluster.pass(3);
+        if turn == 5 {
+            cluster.start("api", &["a1"], 2);
+        }
+        cluster.scale("mad", 1 + turn % 3 + 1);
+    }
+    assert_eq!(
+        cluster.timed(),
+        ["23s started a1 0>2", "30s started m1 0>4"]
+    );
+    cluster.mark();
+    // Now its image stops, and another takes over, without rest.
+    for pod in cluster.pods_of("mad", "") {
+        cluster.terminate(&pod);
+        cluster.remove(&pod);
+    }
+    cluster.running("mad", "m1", &["m2"]);
+    for turn in 0..60 {
+        cluster.pass(3);
+        cluster.scale("mad", 1 + turn % 3 + 1);
+    }
+    assert_eq!(cluster.timed(), ["30s started m2 0>4, stopped m1 4>0"]);
+}
+
+#[test]
+fn an_image_that_flaps_in_and_out_is_told_only_if_it_stays() {
+    let mut cluster = with_web();
+    for _ in 0..30 {
+        let pod = cluster.running("api", "a1", &["a1"]);
+        cluster.pass(3);
+        cluster.terminate(&pod);
+        cluster.remove(&pod);
+        cluster.pass(1);
+    }
+    cluster.pass(120);
+    assert_eq!(cluster.told(), [""; 0]);
+    cluster.assert_at_rest();
+}
+
+#[test]
+fn a_namespace_that_is_deleted_is_one_change() {
+    let mut cluster = Cluster::new();
+    cluster.start("blog/web", &["v1", "mesh"], 2);
+    cluster.start("blog/api", &["a1", "mesh"], 2);
+    cluster.pass(60);
+    cluster.told();
+    cluster.mark();
+    let pods: Vec<_> = ["blog/web", "blog/api"]
+        .iter()
+        .flat_map(|w| cluster.pods_of(w, ""))
+        .collect();
+    cluster.deployment_gone("blog/web");
+    cluster.deployment_gone("blog/api");
+    for pod in &pods {
+        cluster.terminate(pod);
+    }
+    cluster.pass(30);
+    for pod in &pods {
+        cluster.remove(pod);
+    }
+    cluster.namespace_gone("blog");
+    cluster.pass(60);
+    assert_eq!(
+        cluster.timed(),
+        ["35s stopped a1 2>0, stopped mesh 4>0, stopped v1 2>0"]
+    );
+    cluster.assert_at_rest();
+}
+
+#[test]
+fn jobs_are_left_out_unless_asked_for() {
+    let mut cluster = with_web();
+    cluster.environment("all", "exclude: []");
+    cluster.pass(10);
+    cluster.told_of("all");
+    let pod = cluster.running("Job night", "", &["batch"]);
+    cluster.pass(60);
+    cluster.change(&pod, |pod| pod.phase = "Succeeded");
+    cluster.pass(60);
+    cluster.remove(&pod);
+    cluster.pass(60);
+    assert_eq!(cluster.told(), [""; 0]);
+    assert_eq!(
+        cluster.told_of("all"),
+        ["started batch 0>1", "stopped batch 1>0"]
+    );
+    cluster.assert_at_rest();
+}
+
+#[test]
+fn a_pod_that_nobody_owns_is_a_workload_of_its_own() {
+    let mut cluster = with_web();
+    let pod = cluster.running("Pod one", "", &["tool"]);
+    cluster.pass(60);
+    cluster.remove(&pod);
+    cluster.pass(60);
+    assert_eq!(cluster.told(), ["started tool 0>1", "stopped tool 1>0"]);
+}
+
+#[test]
+fn restarts_and_crash_loops_tell_nothing() {
+    let mut cluster = with_web();
+    let pod = cluster.pods_of("web", "").pop().unwrap();
+    for turn in 0..30 {
+        cluster.container(&pod, |c| (c.state, c.restarts) = (State::Crashed, turn + 1));
+        cluster.pass(20);
+        cluster.container(&pod, |c| {
+            (c.state, c.id) = (State::Running, format!("containerd://again {turn}"));
+        });
+        cluster.pass(5);
+    }
+    assert_eq!(cluster.told(), [""; 0]);
+    cluster.assert_at_rest();
+}
+
+#[test]
+fn a_pod_that_fails_is_no_instance_and_its_successor_is() {
+    let mut cluster = with_web();
+    let pod = cluster.pods_of("web", "").pop().unwrap();
+    cluster.change(&pod, |pod| pod.phase = "Failed"); // evicted
+    cluster.pass(3);
+    cluster.running("web", "v1", &["v1"]);
+    cluster.pass(300);
+    assert_eq!(cluster.told(), [""; 0]);
+    cluster.assert_at_rest();
+}
+
+#[test]
+fn with_no_settle_times_everything_is_told_at_once_but_at_most_once_a_second() {
+    let mut cluster = Cluster::settling("{quiet: 0s, max: 0s, rollout: 0s, scaling: 0s}");
+    cluster.mark();
+    cluster.start("web", &["v1"], 3);
+    cluster.pass(10);
+    assert_eq!(cluster.timed(), ["0s started v1 0>1", "1s scaled v1 1>3"]);
+    cluster.scale("web", 4);
+    cluster.pass(10);
+    assert_eq!(cluster.timed(), ["10s scaled v1 3>4"]);
+    cluster.assert_at_rest();
+}
+
+#[test]
+fn without_settle_times_but_that_of_rollouts_the_tail_of_a_rollout_is_still_no_scaling() {
+    let mut cluster = Cluster::settling("{quiet: 0s, max: 0s, scaling: 0s}");
+    cluster.start("web", &["v1"], 3);
+    cluster.pass(60);
+    cluster.told();
+    cluster.mark();
+    cluster.roll("web", &["v2"], "v2", 3, 20);
+    cluster.pass(120);
+    assert_eq!(
+        cluster.told(),
+        [
+            "started v2 0>1",
+            "stopped v1 3>0",
+            "silence: WorkloadsChanged"
+        ]
+    );
+    assert_eq!(cluster.recorded("prod").totals().instances, 3);
+    cluster.mark();
+    cluster.scale("web", 4);
+    cluster.pass(120);
+    assert_eq!(cluster.timed(), ["0s scaled v2 3>4"]);
+}
+
+#[test]
+fn rollouts_are_read_from_pods_alone_when_deployments_cannot_be() {
+    for (trouble, each) in [
+        ("forbidden", 6),
+        ("forbidden", 60),
+        ("silent", 6),
+        ("silent", 60),
+    ] {
+        let mut cluster = with_web();
+        cluster.deafen(Kind::Deployments);
+        if trouble == "forbidden" {
+            let now = cluster.now;
+            cluster
+                .world
+                .stream_fails(Kind::Deployments, "403".to_owned(), true, now);
+        }
+        cluster.pass(300);
+        assert_eq!(cluster.frozen("prod"), None, "{trouble}");
+        cluster.mark();
+        cluster.roll("web", &["v2"], "v2", 3, each);
+        cluster.pass(120);
+        let told = cluster.timed();
+        let want: &[&str] = if each == 6 {
+            &["23s started v2 0>3, stopped v1 3>0"]
+        } else {
+            &["60s started v2 0>1", "185s stopped v1 3>0"]
+        };
+        assert_eq!(told, want, "{trouble}");
+        cluster.hear(Kind::Deployments);
+        cluster.pass(300);
+        assert_eq!(cluster.told(), [""; 0]);
+        cluster.assert_at_rest();
+    }
+}
+
+#[test]
+fn a_deployment_that_was_rolling_when_the_stream_went_silent_does_not_roll_for_ever() {
+    let mut cluster = with_web();
+    cluster.deployment("web", |d| d.reason = "ReplicaSetUpdated");
+    cluster.deafen(Kind::Deployments);
+    cluster.scale("web", 5);
+    cluster.pass(300);
+    assert_eq!(cluster.told().len(), 1);
+    assert_eq!(cluster.recorded("prod").totals().instances, 5);
+}
+
+#[test]
+fn a_rollout_that_takes_longer_than_the_limit_is_treated_as_over() {
+    let mut cluster = with_web_settling("{rollout: 2m}");
+    cluster.deployment("web", |d| d.reason = "ReplicaSetUpdated");
+    cluster.running("web", "config2", &["v1"]);
+    cluster.pass(600);
+    assert_eq!(cluster.timed(), ["120s silence: WorkloadsChanged"]);
+    cluster.mark();
+    cluster.running("web", "config2", &["v1"]);
+    cluster.pass(60);
+    assert_eq!(cluster.timed(), ["30s scaled v1 4>5"]);
+}
+
+#[test]
+fn a_relabelled_pod_leaves_and_comes_like_any_other() {
+    let mut cluster = Cluster::new();
+    cluster.environment("front", "podSelector: {matchLabels: {tier: front}}");
+    cluster.start("web", &["v1"], 3);
+    cluster.pass(60);
+    assert_eq!(cluster.told_of("front"), ["silence: Baseline"]);
+    for pod in cluster.pods_of("web", "") {
+        cluster.change(&pod, |pod| {
+            pod.labels.insert("tier".to_owned(), "front".to_owned());
+        });
+        cluster.pass_span(seconds(3) / 2);
+    }
+    cluster.pass(60);
+    assert_eq!(cluster.told_of("front"), ["started v1 0>3"]);
+    let pod = cluster.pods_of("web", "").pop().unwrap();
+    cluster.change(&pod, |pod| {
+        pod.labels.remove("tier");
+    });
+    cluster.pass(60);
+    assert_eq!(cluster.told_of("front"), ["scaled v1 3>2"]);
+    assert_eq!(cluster.told(), ["started v1 0>3"]);
+    cluster.assert_at_rest();
+}
+
+#[test]
+fn events_are_told_by_type_and_name() {
+    let mut cluster = with_web();
+    cluster.start("old", &["zebra", "ape"], 1);
+    cluster.pass(60);
+    assert_eq!(cluster.told(), ["started ape 0>1, started zebra 0>1"]);
+    let old = cluster.pods_of("old", "");
+    cluster.start("new", &["mule", "cat"], 1);
+    cluster.pass(25);
+    cluster.scale("web", 2);
+    cluster.pass(4);
+    cluster.told();
+    cluster.environment("late", "{}");
+    cluster.stop();
+    cluster.terminate(&old[0]);
+    cluster.remove(&old[0]);
+    cluster.start("newer", &["yak", "bee"], 1);
+    cluster.begin();
+    cluster.pass(60);
+    let mut told = cluster.told();
+    told.retain(|told| !told.starts_with("scaled"));
+    assert_eq!(
+        told,
+        ["started bee 0>1, started yak 0>1, stopped ape 1>0, stopped zebra 1>0"]
+    );
+}

@@ -1,0 +1,287 @@
+//! Cuts and checkpoints that are too big for one object.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::{
+    api::{
+        EnvironmentSnapshotSpec, EnvironmentSpec,
+        snapshot::{Cause, MAX_CHANGES, MAX_IDENTITIES, MAX_WORKLOADS},
+    },
+    cluster::{
+        fleet::Fleet,
+        pod_view::{ContainerView, Meta, Owner, PodView, Seen},
+    },
+    simulation::{empty_world, seconds, testing::digest},
+    snapshot::{
+        cut::{Draft, Entry},
+        event,
+        ledger::{Ledger, content_hash},
+        state::{Kind, Plan, World},
+    },
+};
+
+const ROLLOUT: Duration = Duration::from_mins(15);
+
+/// A world with one environment whose baseline is written, and the ledger after it as a reader of the log has it.
+struct Big {
+    world: World,
+    now: Duration,
+    reader: Fleet,
+    read: Ledger,
+    serial: u32,
+}
+
+impl Big {
+    fn new(pods: &[PodView]) -> (Self, Entry) {
+        let mut world = empty_world(true);
+        let now = seconds(1_000);
+        world.environment_seen("big", "uid", &EnvironmentSpec::default(), now);
+        world.list_begins(Kind::Pods);
+        for pod in pods {
+            world.pod_seen(Seen::Good(pod.clone()), true, now);
+        }
+        world.list_ends(Kind::Pods, 1, now, now);
+        world.log_is_blank("big", "uid", None, Cause::Baseline);
+        let mut reader = Fleet::default();
+        let mut serial = 0;
+        let entry = plan(&mut world, now).entries.remove(0);
+        let read = restored(&entry, &mut reader);
+        world.appended("big", "uid", entry.after.clone(), now);
+        serial += 1;
+        let big = Self {
+            world,
+            now,
+            reader,
+            read,
+            serial,
+        };
+        (big, entry)
+    }
+
+    /// These pods are all that there is from now on; what is then appended, read by the reader entry by entry.
+    fn becomes(&mut self, pods: &[PodView]) -> Vec<EnvironmentSnapshotSpec> {
+        self.now += seconds(60);
+        self.serial += 1;
+        self.world.list_begins(Kind::Pods);
+        for pod in pods {
+            self.world.pod_seen(Seen::Good(pod.clone()), true, self.now);
+        }
+        let version = u64::from(self.serial);
+        self.world
+            .list_ends(Kind::Pods, version, self.now, self.now);
+        self.now += seconds(31);
+        let mut appended = vec![];
+        for _ in 0..10 {
+            self.world.bookmark(Kind::Pods, version, self.now);
+            let plan = self.world.plan("big", self.now, wall(self.now));
+            let Plan::Append(draft) = plan else { break };
+            for entry in draft.entries {
+                self.read_next(&entry);
+                self.world
+                    .appended("big", "uid", entry.after.clone(), self.now);
+                appended.push(entry.spec);
+            }
+            self.now += seconds(2);
+        }
+        appended
+    }
+
+    fn read_next(&mut self, entry: &Entry) {
+        let spec = &entry.spec;
+        let size = serde_json::to_vec(spec).unwrap().len();
+        assert!(size < 400_000, "{size} bytes");
+        assert!(spec.changes.len() <= MAX_CHANGES && spec.identities.len() <= MAX_IDENTITIES);
+        assert_eq!(spec.content_hash, content_hash(spec));
+        assert_eq!(spec.previous.as_deref(), Some(&*self.read.content_hash));
+        let whole = spec.changes.iter().any(|change| change.more_workloads > 0);
+        if whole {
+            let lost = self.read.clone().apply(spec, ROLLOUT, &mut self.reader);
+            assert!(lost.is_err(), "the entry alone doesn't tell all");
+            self.read = restored(entry, &mut self.reader);
+        } else {
+            self.read.apply(spec, ROLLOUT, &mut self.reader).unwrap();
+        }
+        assert_eq!(self.read.cells(), entry.after.cells());
+        assert_eq!(self.read.identities, entry.after.identities);
+        assert_eq!(self.read.totals(), spec.totals);
+    }
+}
+
+fn wall(now: Duration) -> jiff::Timestamp {
+    jiff::Timestamp::from_second(1_800_000_000).unwrap()
+        + jiff::SignedDuration::try_from(now).unwrap()
+}
+
+fn plan(world: &mut World, now: Duration) -> Draft {
+    match world.plan("big", now, wall(now)) {
+        Plan::Append(draft) => *draft,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn restored(entry: &Entry, fleet: &mut Fleet) -> Ledger {
+    let checkpoint = entry.spec.checkpoint.as_ref().unwrap();
+    let chunks = i64::try_from(entry.chunks.len()).unwrap();
+    assert_eq!(checkpoint.chunks, (chunks > 0).then_some(chunks));
+    assert_eq!(checkpoint.data.is_some(), chunks == 0);
+    assert!(entry.chunks.iter().all(|chunk| chunk.len() < 400_000));
+    let data = checkpoint.data.clone();
+    let data = data.unwrap_or_else(|| entry.chunks.concat());
+    let ledger = Ledger::restore(&entry.spec, &data, fleet).unwrap();
+    assert_eq!(ledger.cells(), entry.after.cells());
+    assert_eq!(ledger.names, entry.after.names);
+    ledger
+}
+
+/// The running pod `number` of a `DaemonSet`.
+fn pod(number: usize, workload: &str, image: &str) -> PodView {
+    let image_id = format!("registry.example/{image}@sha256:{}", digest(image));
+    PodView {
+        meta: Meta {
+            namespace: "a-namespace-of-some-length".to_owned(),
+            name: format!("{workload}-{number}"),
+            uid: number as u128,
+            version: 1,
+        },
+        generation: 1,
+        owner: Some(Owner {
+            kind: "DaemonSet.apps".to_owned(),
+            name: workload.to_owned(),
+        }),
+        containers: vec![ContainerView {
+            name: "main".to_owned(),
+            image: format!("registry.example/{image}"),
+            image_id,
+            container_id: format!("containerd://{number}"),
+            active: true,
+        }],
+        labels: BTreeMap::new(),
+        ..PodView::default()
+    }
+}
+
+#[test]
+fn a_cut_of_three_thousand_artifacts_is_split_into_parts_that_continue_each_other() {
+    let (mut big, _) = Big::new(&[]);
+    let pods: Vec<_> = (0..3_000)
+        .map(|number| {
+            pod(
+                number,
+                &format!("workload-{number}"),
+                &format!("image-{number:04}"),
+            )
+        })
+        .collect();
+    let parts = big.becomes(&pods);
+    let of = i64::try_from(parts.len()).unwrap();
+    assert!(of >= 3, "{of}");
+    for (number, spec) in (1..).zip(&parts) {
+        let cut = spec.cut.unwrap();
+        assert_eq!((cut.first, cut.part, cut.of), (2, number, of));
+        assert_eq!(spec.events.len(), spec.changes.len());
+    }
+    let names: Vec<_> = parts
+        .iter()
+        .flat_map(|spec| spec.changes.iter().map(|change| &change.name))
+        .collect();
+    assert_eq!(names.len(), 3_000);
+    assert!(names.is_sorted());
+    let ids: std::collections::BTreeSet<_> = parts
+        .iter()
+        .flat_map(|spec| (0..spec.events.len()).map(|ordinal| event::id(spec, ordinal)))
+        .collect();
+    assert_eq!(ids.len(), 3_000);
+    let gone = big.becomes(&[]);
+    assert!(gone.len() >= 3);
+    assert_eq!(big.read.totals().artifacts, 0);
+}
+
+#[test]
+fn an_artifact_in_ten_thousand_workloads_is_read_from_the_checkpoint() {
+    let (mut big, _) = Big::new(&[]);
+    let pods: Vec<_> = (0..10_000)
+        .map(|number| pod(number, &format!("workload-{number}"), "agent"))
+        .collect();
+    let appended = big.becomes(&pods);
+    assert_eq!(appended.len(), 1);
+    let change = &appended[0].changes[0];
+    assert_eq!((change.was, change.now), (0, 10_000));
+    assert_eq!(change.workloads.len(), MAX_WORKLOADS);
+    assert_eq!(change.more_workloads, 9_800);
+    // What comes next is read by itself again.
+    let appended = big.becomes(&pods[..9_999]);
+    assert_eq!(appended.len(), 1);
+    assert!(appended[0].checkpoint.is_none());
+    assert_eq!(big.read.totals().instances, 9_999);
+}
+
+#[test]
+fn a_checkpoint_of_twenty_thousand_cells_goes_into_chunks() {
+    let pods: Vec<_> = (0..20_000)
+        .map(|number| {
+            pod(
+                number,
+                &format!("workload-{number}"),
+                &format!("image-{}", number % 15_000),
+            )
+        })
+        .collect();
+    let (mut big, baseline) = Big::new(&pods);
+    assert!(baseline.chunks.len() > 1, "{}", baseline.chunks.len());
+    assert_eq!(baseline.after.totals().instances, 20_000);
+    let other = "0".repeat(10);
+    assert!(Ledger::restore(&baseline.spec, &other, &mut Fleet::default()).is_err());
+    let short = baseline.chunks[0].clone();
+    assert!(
+        Ledger::restore(&baseline.spec, &short, &mut Fleet::default()).is_err(),
+        "a checkpoint that lacks a chunk is not read as a smaller one"
+    );
+    let appended = big.becomes(&pods[..19_999]);
+    assert_eq!(appended.len(), 1);
+    assert!(
+        appended[0].checkpoint.is_none(),
+        "one change doesn't write everything again"
+    );
+}
+
+#[test]
+fn many_identities_are_written_a_thousand_at_a_time() {
+    let pinned = |number: usize| {
+        let mut pod = pod(
+            number,
+            &format!("workload-{number}"),
+            &format!("image-{number}"),
+        );
+        let pin = digest(&format!("pin-{number}"));
+        pod.containers[0].image = format!("registry.example/image-{number}@sha256:{pin}");
+        pod
+    };
+    let (mut big, _) = Big::new(&[]);
+    let pods: Vec<_> = (0..2_500).map(pinned).collect();
+    let appended = big.becomes(&pods);
+    let identities: usize = appended.iter().map(|spec| spec.identities.len()).sum();
+    assert_eq!(identities, 2_500);
+    assert_eq!(big.read.identities.len(), 2_500);
+    let events: usize = appended.iter().map(|spec| spec.events.len()).sum();
+    assert_eq!(events, 2_500);
+}
+
+#[test]
+fn an_entry_out_of_its_place_is_refused() {
+    let (mut big, _) = Big::new(&[]);
+    let before = big.read.clone();
+    let first = big.becomes(&[pod(1, "one", "v1")]).remove(0);
+    let second = big.becomes(&[pod(2, "one", "v2")]).remove(0);
+    let mut fleet = Fleet::default();
+    let mut ledger = before.clone();
+    assert!(ledger.apply(&second, ROLLOUT, &mut fleet).is_err());
+    ledger.apply(&first, ROLLOUT, &mut fleet).unwrap();
+    assert!(ledger.apply(&first, ROLLOUT, &mut fleet).is_err());
+    let mut forged = second.clone();
+    forged.changes[0].workloads[0].now = -1;
+    assert!(ledger.clone().apply(&forged, ROLLOUT, &mut fleet).is_err());
+    forged.changes[0].fingerprint = "not a digest".to_owned();
+    assert!(ledger.clone().apply(&forged, ROLLOUT, &mut fleet).is_err());
+    ledger.apply(&second, ROLLOUT, &mut fleet).unwrap();
+    assert_eq!(ledger.cells(), big.read.cells());
+}

@@ -1,0 +1,692 @@
+//! Rules, and what becomes of environments that have some.
+
+use proptest::prelude::*;
+
+use crate::{
+    api::{
+        EnvironmentSnapshotSpec, EventType,
+        snapshot::{Cause, ComplianceState},
+    },
+    cluster::scope::Scope,
+    simulation::{Cluster, testing::digest},
+    snapshot::ledger::Ledger,
+};
+
+/// A cluster whose environment `prod` asks for provenance, in which `web` runs `v1`, whose record is there.
+fn vetted(more: &str) -> Cluster {
+    let mut cluster = Cluster::bare(true);
+    cluster.record("web-1", &record("v1"));
+    cluster.start("web", &["v1"], 1);
+    cluster.environment("prod", &ruled(more));
+    cluster.begin();
+    assert_eq!(cluster.told(), ["silence: Baseline"]);
+    cluster.pass(600);
+    assert_eq!(cluster.told(), Vec::<String>::new());
+    assert_eq!(state(&cluster), ComplianceState::Compliant);
+    cluster
+}
+
+fn ruled(more: &str) -> String {
+    format!("compliance: {{provenance: {{required: true, trustedNamespaces: [ci]}}{more}}}")
+}
+
+fn record(image: &str) -> String {
+    format!("{{fingerprint: {}, flow: web}}", digest(image))
+}
+
+fn state(cluster: &Cluster) -> ComplianceState {
+    cluster.recorded("prod").compliance.state
+}
+
+fn red(image: &str, words: &str) -> String {
+    let digest = digest(image).to_string();
+    format!(
+        "red: registry.example/{image}:1 ({}): {words}",
+        &digest[..12]
+    )
+}
+
+fn last(cluster: &Cluster) -> EnvironmentSnapshotSpec {
+    cluster.log("prod").last().unwrap().spec.clone()
+}
+
+const NO_PROVENANCE: &str = "no provenance, not on the allow-list";
+
+/// `web` changes to another image, one pod after the other.
+fn roll(cluster: &mut Cluster, to: &str) {
+    cluster.roll("web", &[to], to, 1, 2);
+}
+
+#[test]
+fn an_image_without_a_record_has_its_time_and_then_the_environment_is_red_once() {
+    let mut cluster = vetted("");
+    roll(&mut cluster, "v2");
+    cluster.pass(60);
+    assert_eq!(cluster.told(), ["started v2 0>1, stopped v1 1>0"]);
+    assert_eq!(
+        state(&cluster),
+        ComplianceState::Compliant,
+        "it has five minutes"
+    );
+    cluster.pass(600);
+    assert_eq!(cluster.told(), [red("v2", NO_PROVENANCE)]);
+    cluster.pass(3_600);
+    assert_eq!(cluster.told(), Vec::<String>::new(), "once");
+    assert_eq!(last(&cluster).causes, [Cause::GraceExpired]);
+}
+
+#[test]
+fn a_record_that_comes_late_but_in_time_rings_nothing() {
+    let mut cluster = vetted("");
+    roll(&mut cluster, "v2");
+    cluster.pass(200);
+    cluster.told();
+    cluster.record("web-2", &record("v2"));
+    cluster.pass(3_600);
+    assert_eq!(cluster.told(), ["silence: EvidenceChanged"]);
+    assert_eq!(state(&cluster), ComplianceState::Compliant);
+}
+
+#[test]
+fn what_is_allow_listed_is_told_and_the_environment_is_green_after_the_window() {
+    let mut cluster = vetted("");
+    roll(&mut cluster, "v2");
+    cluster.pass(600);
+    cluster.told();
+    let entry = format!(
+        "{{environments: [prod], artifacts: [{{fingerprint: {}, name: web}}], reason: hotfix}}",
+        digest("v2")
+    );
+    cluster.allow("hotfix", &entry);
+    cluster.pass(30);
+    assert_eq!(cluster.told(), ["allowed v2 1>1"]);
+    assert_eq!(last(&cluster).causes, [Cause::AllowListChanged]);
+    cluster.pass(60);
+    assert_eq!(cluster.told(), ["green"]);
+    let green = last(&cluster);
+    assert_eq!(green.causes, [Cause::RecoveryElapsed]);
+    assert_eq!(green.compliance.resolved.len(), 1, "{:?}", green.compliance);
+    assert!(green.compliance.resolved[0].ends_with("on the allow-list: hotfix"));
+    cluster.restart();
+    cluster.pass(600);
+    assert_eq!(cluster.told(), Vec::<String>::new(), "it is told once");
+    cluster.disallow("hotfix");
+    cluster.pass(5);
+    assert_eq!(cluster.told(), [red("v2", NO_PROVENANCE)], "without grace");
+    assert_eq!(last(&cluster).causes, [Cause::AllowListChanged]);
+}
+
+#[test]
+fn an_image_that_does_not_run_is_allow_listed_aloud_too() {
+    let mut cluster = vetted("");
+    let entry = format!(
+        "{{environments: [prod], artifacts: [{{fingerprint: {}, name: soon}}], reason: next week}}",
+        digest("v9")
+    );
+    cluster.allow("soon", &entry);
+    cluster.pass(10);
+    assert_eq!(cluster.told(), ["allowed soon 0>0"]);
+    cluster.disallow("soon");
+    cluster.pass(10);
+    assert_eq!(cluster.told(), ["silence: AllowListChanged"]);
+    assert!(cluster.recorded("prod").allowed.is_empty());
+}
+
+#[test]
+fn an_allowance_that_ends_while_the_operator_is_down_is_told_as_of_its_end() {
+    let mut cluster = vetted("");
+    roll(&mut cluster, "v2");
+    let end = cluster.wall() + jiff::SignedDuration::from_secs(1_000);
+    let entry = format!(
+        "{{environments: [prod], artifacts: [{{fingerprint: {}, name: web}}], reason: hotfix, expiresAt: '{end}'}}",
+        digest("v2")
+    );
+    cluster.allow("hotfix", &entry);
+    cluster.pass(100);
+    assert_eq!(
+        cluster.told(),
+        ["allowed v2 0>0", "started v2 0>1, stopped v1 1>0"]
+    );
+    cluster.stop();
+    cluster.pass(5_000);
+    cluster.begin();
+    cluster.pass(10);
+    assert_eq!(cluster.told(), [red("v2", NO_PROVENANCE)]);
+    let last = last(&cluster);
+    assert_eq!(
+        (last.causes, last.time),
+        (vec![Cause::AllowanceExpired], end)
+    );
+}
+
+#[test]
+fn the_end_of_an_allowance_gives_its_entry_another_status_once() {
+    let mut cluster = vetted("");
+    let end = cluster.wall() + jiff::SignedDuration::from_secs(1_000);
+    let entry = format!(
+        "{{environments: [prod], artifacts: [{{fingerprint: {}, name: web}}], reason: hotfix, expiresAt: '{end}'}}",
+        digest("v2")
+    );
+    cluster.allow("hotfix", &entry);
+    cluster.pass(10);
+    let look = |cluster: &mut Cluster| {
+        let now = cluster.wall();
+        cluster.world.look_at_ends(now);
+        let rings = cluster.world.take_answers();
+        (rings, cluster.world.take_unanswered(100, cluster.now).len())
+    };
+    look(&mut cluster);
+    assert_eq!(look(&mut cluster), (false, 0));
+    cluster.pass(1_000);
+    // What the cut that tells of it brings up.
+    cluster.world.take_answers();
+    cluster.world.take_unanswered(100, cluster.now);
+    assert_eq!(look(&mut cluster), (true, 1));
+    // Or it would ring for itself, for ever.
+    assert_eq!(look(&mut cluster), (false, 0));
+}
+
+#[test]
+fn evidence_that_turns_bad_and_a_rejection_are_not_waited_for() {
+    let mut cluster = vetted(", evidence: {required: true}");
+    let spec = format!(
+        "{{fingerprint: {}, flow: web, attestations: [{{name: scan, compliant: false}}]}}",
+        digest("v1")
+    );
+    cluster.record("web-1", &spec);
+    cluster.pass(5);
+    assert_eq!(cluster.told(), [red("v1", "failed evidence: scan")]);
+    cluster.record("web-1", &record("v1"));
+    cluster.pass(120);
+    assert_eq!(cluster.told(), ["silence: EvidenceChanged", "green"]);
+    // A new image, whose grace has just begun.
+    cluster.record("web-2", &record("v2"));
+    roll(&mut cluster, "v2");
+    cluster.pass(10);
+    cluster.told();
+    let spec = format!(
+        "{{fingerprint: {}, state: rejected, reviewer: eve}}",
+        digest("v2")
+    );
+    cluster.review("no", &spec);
+    cluster.pass(5);
+    assert_eq!(cluster.told(), [red("v2", "rejected by eve")]);
+}
+
+#[test]
+fn edited_rules_and_a_deleted_record_are_told_at_once() {
+    let mut cluster = vetted("");
+    cluster.environment("prod", &ruled(", approval: {required: true}"));
+    cluster.pass(5);
+    assert_eq!(cluster.told(), [red("v1", "no approval")]);
+    assert_eq!(last(&cluster).causes, [Cause::PolicyChanged]);
+    cluster.environment("prod", &ruled(""));
+    cluster.pass(120);
+    assert_eq!(cluster.told(), ["silence: PolicyChanged", "green"]);
+    cluster.unrecord("web-1");
+    cluster.pass(5);
+    assert_eq!(cluster.told(), [red("v1", NO_PROVENANCE)]);
+    assert_eq!(last(&cluster).causes, [Cause::EvidenceChanged]);
+    // Without rules nothing is said; with them again, only what is other than before.
+    cluster.environment("prod", "{}");
+    cluster.pass(600);
+    assert_eq!(cluster.told(), ["silence: PolicyChanged"]);
+    assert_eq!(state(&cluster), ComplianceState::Unknown);
+    cluster.environment("prod", &ruled(""));
+    cluster.pass(600);
+    assert_eq!(cluster.told(), ["silence: PolicyChanged"]);
+    assert_eq!(state(&cluster), ComplianceState::NonCompliant);
+}
+
+#[test]
+fn one_bad_old_pod_holds_an_environment_until_it_is_gone() {
+    let mut cluster = vetted("");
+    let old = cluster.running("Pod old", "", &["bad"]);
+    cluster.pass(600);
+    assert_eq!(
+        cluster.told(),
+        ["started bad 0>1".to_owned(), red("bad", NO_PROVENANCE)]
+    );
+    cluster.terminate(&old);
+    cluster.pass(600);
+    assert_eq!(cluster.told(), Vec::<String>::new());
+    cluster.remove(&old);
+    cluster.pass(600);
+    assert_eq!(cluster.told(), ["stopped bad 1>0", "green"]);
+    let digest = digest("bad").to_string();
+    let resolved = [format!(
+        "registry.example/bad:1 ({}) stopped",
+        &digest[..12]
+    )];
+    assert_eq!(last(&cluster).compliance.resolved, resolved);
+}
+
+#[test]
+fn frequent_rollouts_do_not_keep_an_environment_red() {
+    let mut cluster = vetted(", recoveryWindow: 2m");
+    let old = cluster.running("Pod old", "", &["bad"]);
+    cluster.pass(600);
+    cluster.remove(&old);
+    cluster.told();
+    for number in 2..6 {
+        let image = format!("v{number}");
+        roll(&mut cluster, &image);
+        cluster.pass(40);
+        cluster.record(&format!("web-{number}"), &record(&image));
+    }
+    cluster.pass(60);
+    let told = cluster.told();
+    assert_eq!(
+        told.iter().filter(|told| told.starts_with("red")).count(),
+        0,
+        "{told:?}"
+    );
+    assert_eq!(
+        told.iter().filter(|told| *told == "green").count(),
+        1,
+        "{told:?}"
+    );
+}
+
+#[test]
+fn a_first_look_waits_for_what_may_still_arrive() {
+    let mut cluster = Cluster::bare(true);
+    cluster.start("web", &["v1"], 1);
+    cluster.environment("prod", &ruled(""));
+    cluster.begin();
+    cluster.pass(100);
+    assert_eq!(state(&cluster), ComplianceState::Unknown);
+    cluster.record("web-1", &record("v1"));
+    cluster.pass(600);
+    assert_eq!(
+        cluster.told(),
+        ["silence: Baseline", "silence: EvidenceChanged"]
+    );
+    assert_eq!(state(&cluster), ComplianceState::Compliant);
+}
+
+#[test]
+fn the_index_and_the_manifests_of_an_image_are_one_artifact_when_ci_says_so() {
+    let mut cluster = vetted("");
+    cluster.running("web", "v1", &["v1-arm64"]);
+    cluster.pass(60);
+    assert_eq!(cluster.told(), ["started v1-arm64 0>1"]);
+    let both = format!(
+        "{{fingerprint: {}, flow: web, aliases: [{}]}}",
+        digest("v1"),
+        digest("v1-arm64")
+    );
+    cluster.record("web-1", &both);
+    cluster.pass(1_000);
+    assert_eq!(cluster.told(), ["silence: IdentityLearned"]);
+    assert_eq!(cluster.recorded("prod").total(&digest("v1")), 2);
+    // The record goes, the name stays, and nothing vouches for it any more.
+    cluster.unrecord("web-1");
+    cluster.pass(1_000);
+    assert_eq!(cluster.told(), [red("v1", NO_PROVENANCE)]);
+    cluster.restart();
+    cluster.pass(1_000);
+    assert_eq!(cluster.told(), Vec::<String>::new());
+    assert_eq!(cluster.recorded("prod").total(&digest("v1")), 2);
+    cluster.assert_at_rest();
+}
+
+#[test]
+fn a_log_that_cannot_be_built_on_keeps_what_was_known_of_the_environment() {
+    let mut cluster = vetted("");
+    cluster.allow("a", &entry_for("v7"));
+    cluster.pass(10);
+    cluster.told();
+    let end = cluster.recorded("prod").clone();
+    let mut blank = Ledger::empty(Scope::default());
+    (blank.index, blank.time) = (end.index, end.time);
+    blank.content_hash.clone_from(&end.content_hash);
+    blank.compliance = end.compliance;
+    let uid = cluster.world.uid("prod").unwrap().to_owned();
+    let lost = Cause::HistoryLost;
+    cluster.world.log_is_blank("prod", &uid, Some(blank), lost);
+    cluster.unrecord("web-1");
+    cluster.pass(5);
+    // What was allowed is known, and what is missing has its time anew: when it began is lost.
+    assert_eq!(
+        cluster.told(),
+        ["silence: HistoryLost", "silence: PolicyChanged"]
+    );
+    cluster.pass(600);
+    assert_eq!(cluster.told(), [red("v1", NO_PROVENANCE)]);
+}
+
+fn entry_for(image: &str) -> String {
+    format!(
+        "{{environments: [prod], artifacts: [{{fingerprint: {}, name: web}}], reason: hotfix}}",
+        digest(image)
+    )
+}
+
+#[test]
+fn a_record_of_one_platform_that_comes_and_goes_renames_and_rings_nothing() {
+    let mut cluster = vetted("");
+    cluster.running("web", "v1", &["v1-arm64"]);
+    let both = format!(
+        "{{fingerprint: {}, flow: web, aliases: [{}]}}",
+        digest("v1"),
+        digest("v1-arm64")
+    );
+    cluster.record("web-1", &both);
+    cluster.pass(100);
+    cluster.told();
+    // Its flow comes first, so the image goes by its digest for as long as it is there.
+    let one = format!("{{fingerprint: {}, flow: alpha}}", digest("v1-arm64"));
+    cluster.record("arm64", &one);
+    cluster.pass(100);
+    assert_eq!(cluster.recorded("prod").total(&digest("v1-arm64")), 2);
+    cluster.scale("web", 3);
+    cluster.pass(100);
+    cluster.unrecord("arm64");
+    cluster.pass(100);
+    let told = cluster.told();
+    assert_eq!(told.last().unwrap(), "silence: IdentityLearned", "{told:?}");
+    assert_eq!(cluster.recorded("prod").total(&digest("v1")), 3);
+    cluster.assert_at_rest();
+}
+
+#[test]
+fn a_record_in_a_namespace_that_is_not_trusted_changes_nothing() {
+    let mut cluster = vetted("");
+    roll(&mut cluster, "v2");
+    cluster.pass(20);
+    cluster.told();
+    let evil = format!(
+        "{{fingerprint: {}, flow: evil, aliases: [{}]}}",
+        digest("evil"),
+        digest("v2")
+    );
+    cluster.record("tenant/evil", &evil);
+    cluster.pass(600);
+    let words = "its record is in namespace tenant, which is not trusted here";
+    assert_eq!(
+        cluster.told(),
+        ["silence: EvidenceChanged".to_owned(), red("v2", words)]
+    );
+}
+
+#[test]
+fn containers_that_cannot_be_identified_are_waited_for_and_then_make_it_red() {
+    let mut cluster = vetted("");
+    let pod = cluster.running("odd", "r", &["odd"]);
+    cluster.container(&pod, |c| {
+        (c.image_id, c.id) = (String::new(), "containerd://new".to_owned());
+    });
+    cluster.pass(1_000);
+    let told = cluster.told();
+    assert_eq!(
+        told.last().unwrap(),
+        "red: 1 container whose image can't be identified"
+    );
+    cluster.remove(&pod);
+    cluster.pass(1_000);
+    assert_eq!(cluster.told().last().unwrap(), "green");
+}
+
+#[test]
+fn grace_is_not_given_twice_while_the_log_remembers() {
+    let mut cluster = vetted("");
+    let pod = cluster.running("Pod odd", "", &["odd"]);
+    cluster.pass(200);
+    cluster.remove(&pod);
+    cluster.pass(200);
+    cluster.told();
+    cluster.running("Pod odd", "", &["odd"]);
+    cluster.pass(30);
+    assert_eq!(
+        cluster.told(),
+        ["started odd 0>1".to_owned() + ", " + &red("odd", NO_PROVENANCE)]
+    );
+}
+
+// ---- what holds whatever happens ----
+
+/// Something that happens in a cluster with rules. Numbers choose among what there is.
+#[derive(Clone, Debug)]
+enum Act {
+    Run(usize),
+    Stop(usize),
+    Record(usize, usize),
+    Unrecord(usize),
+    Review(usize, usize),
+    Allow(usize, u64),
+    Disallow(usize),
+    Rules(usize),
+    Pass(u64),
+}
+
+const IMAGES: [&str; 4] = ["v1", "v2", "v3", "v4"];
+const RULES: [&str; 4] = [
+    "",
+    ", evidence: {required: true}",
+    ", approval: {required: true}, grace: 2m",
+    ", recoveryWindow: 0s",
+];
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let act = prop_oneof![
+        4 => (0..4_usize).prop_map(Act::Run),
+        2 => (0..4_usize).prop_map(Act::Stop),
+        4 => (0..4_usize, 0..4_usize).prop_map(|(image, how)| Act::Record(image, how)),
+        2 => (0..4_usize).prop_map(Act::Unrecord),
+        3 => (0..4_usize, 0..3_usize).prop_map(|(image, how)| Act::Review(image, how)),
+        2 => (0..4_usize, 0..900_u64).prop_map(|(image, end)| Act::Allow(image, end)),
+        1 => (0..4_usize).prop_map(Act::Disallow),
+        1 => (0..5_usize).prop_map(Act::Rules),
+        8 => prop_oneof![2..20_u64, 30..400_u64].prop_map(Act::Pass),
+    ];
+    prop::collection::vec(act, 1..40)
+}
+
+/// An environment that records at once, so that a restart changes nothing about when.
+fn at_once() -> Cluster {
+    let mut cluster = Cluster::bare(true);
+    cluster.environment("prod", &at_once_with(RULES[0]));
+    cluster.begin();
+    cluster.pass(10);
+    cluster
+}
+
+fn at_once_with(more: &str) -> String {
+    let zero = "settle: {quiet: 0s, max: 0s, rollout: 0s, scaling: 0s}";
+    format!("{{{zero}, {}}}", ruled(more))
+}
+
+fn act(cluster: &mut Cluster, act: &Act) {
+    let pod = |image: &usize| format!("pod-{image}");
+    match act {
+        Act::Run(image) if !cluster.pods.contains_key(&pod(image)) => {
+            cluster.running(&format!("Pod {}", pod(image)), "", &[IMAGES[*image]]);
+        }
+        Act::Stop(image) if cluster.pods.contains_key(&pod(image)) => {
+            cluster.remove(&pod(image));
+        }
+        Act::Record(image, how) => {
+            let more = match how {
+                0 => "requiredAttestations: [scan]",
+                1 => "attestations: [{name: scan, compliant: false}]",
+                2 => "requiredAttestations: [scan], attestations: [{name: scan, compliant: true}]",
+                _ => "name: web",
+            };
+            let spec = format!(
+                "{{fingerprint: {}, flow: web, {more}}}",
+                digest(IMAGES[*image])
+            );
+            cluster.record(&format!("r{image}"), &spec);
+        }
+        Act::Unrecord(image) if cluster.has_record(&format!("r{image}")) => {
+            cluster.unrecord(&format!("r{image}"));
+        }
+        Act::Review(image, how) => {
+            let state = ["requested", "approved", "rejected"][*how];
+            let spec = format!(
+                "{{fingerprint: {}, state: {state}, reviewer: eve}}",
+                digest(IMAGES[*image])
+            );
+            let name = format!("review-{}", cluster.reviews());
+            cluster.review(&name, &spec);
+        }
+        Act::Allow(image, end) => {
+            let end =
+                cluster.wall() + jiff::SignedDuration::from_secs(i64::try_from(*end).unwrap());
+            let spec = format!(
+                "{{environments: [prod], artifacts: [{{fingerprint: {}, name: web}}], reason: r, expiresAt: '{end}'}}",
+                digest(IMAGES[*image])
+            );
+            cluster.allow(&format!("a{image}"), &spec);
+        }
+        Act::Disallow(image) if cluster.has_allowance(&format!("a{image}")) => {
+            cluster.disallow(&format!("a{image}"));
+        }
+        Act::Rules(number) => match RULES.get(*number) {
+            Some(more) => cluster.environment("prod", &at_once_with(more)),
+            None => cluster.environment(
+                "prod",
+                "settle: {quiet: 0s, max: 0s, rollout: 0s, scaling: 0s}",
+            ),
+        },
+        Act::Pass(number) => cluster.pass(*number),
+        _ => {}
+    }
+}
+
+/// The events of the environment as a whole, and of the allow-list.
+fn turns(cluster: &Cluster) -> Vec<EventType> {
+    let entries = cluster.log("prod").iter();
+    let events = entries.flat_map(|written| &written.spec.events);
+    let types = events.map(|event| event.type_);
+    types
+        .filter(|type_| type_.is_of_environment() || *type_ == EventType::ArtifactAllowed)
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// An event of the environment tells of a change from one known state to the other, every such change is told, and
+    /// so they alternate, across Unknown as well.
+    #[test]
+    fn every_turn_is_told_once_and_nothing_else_is(acts in acts()) {
+        let mut cluster = at_once();
+        for step in &acts {
+            act(&mut cluster, step);
+        }
+        cluster.pass(2_000);
+        let mut known = None;
+        for written in cluster.log("prod") {
+            let compliance = &written.spec.compliance;
+            let told: Vec<_> = written.spec.events.iter().filter(|e| e.type_.is_of_environment()).collect();
+            let state = Some(compliance.state).filter(|state| *state != ComplianceState::Unknown);
+            let turned = state.is_some() && known.is_some() && state != known;
+            prop_assert_eq!(told.len(), usize::from(turned), "{:?}", &written.spec);
+            if turned {
+                prop_assert_eq!(Some(compliance.was), known);
+            }
+            known = state.or(known);
+            prop_assert_eq!(compliance.last_known, known);
+        }
+        // What the log says in the end is what a look at everything says.
+        let recorded = cluster.recorded("prod").clone();
+        cluster.restart();
+        cluster.pass(10);
+        prop_assert_eq!(&cluster.recorded("prod").facts, &recorded.facts);
+        prop_assert_eq!(cluster.recorded("prod").compliance.state, recorded.compliance.state);
+    }
+
+    /// An operator that is killed at any point tells the same.
+    #[test]
+    fn kills_change_nothing_of_what_is_told(acts in acts(), kills in prop::collection::vec(any::<bool>(), 40)) {
+        let mut told = vec![];
+        for killed in [false, true] {
+            let mut cluster = at_once();
+            for (step, kill) in acts.iter().zip(&kills) {
+                act(&mut cluster, step);
+                // Whatever is to be recorded may wait for a second for its turn.
+                cluster.pass(2);
+                if killed && *kill {
+                    cluster.restart();
+                }
+            }
+            cluster.pass(2_000);
+            told.push((turns(&cluster), state(&cluster)));
+        }
+        prop_assert_eq!(&told[0], &told[1]);
+    }
+
+    /// What is said in whatever order comes to the same.
+    #[test]
+    fn the_order_in_which_it_is_said_does_not_matter(acts in acts(), seed in any::<u64>()) {
+        let mut cluster = at_once();
+        for step in acts.iter().filter(|step| !matches!(step, Act::Pass(_))) {
+            act(&mut cluster, step);
+        }
+        cluster.pass(1_000); // what ends has ended
+        cluster.shuffle(seed);
+        let before = cluster.recorded("prod").clone();
+        cluster.restart();
+        cluster.pass(10);
+        prop_assert_eq!(&cluster.recorded("prod").facts, &before.facts);
+        prop_assert_eq!(&cluster.recorded("prod").compliance.state, &before.compliance.state);
+    }
+
+    /// From one compliant image to the next: nothing if the record comes in time, red and green if it doesn't.
+    #[test]
+    fn a_late_record_turns_the_environment_twice_and_one_in_time_never(lag in 0..900_u64) {
+        let mut cluster = vetted("");
+        cluster.running("web", "v2", &["v2"]);
+        cluster.pass(40);
+        let first = cluster.log("prod").last().unwrap().at;
+        cluster.pass(lag);
+        let waited = (cluster.now - first).as_secs();
+        cluster.record("web-2", &record("v2"));
+        cluster.pass(2_000);
+        if waited != 300 {
+            prop_assert_eq!(turns(&cluster).len(), if waited < 300 { 0 } else { 2 }, "{}", waited);
+        }
+    }
+
+    /// A runtime that calls containers by the other digests of their image rings nothing.
+    #[test]
+    fn digests_of_one_image_that_change_ring_nothing(flips in prop::collection::vec((0..3_usize, 0..3_usize), 1..20)) {
+        let mut cluster = Cluster::bare(true);
+        let names = ["v1", "v1-amd64", "v1-arm64"];
+        let spec = format!(
+            "{{fingerprint: {}, flow: web, aliases: [{}, {}]}}",
+            digest(names[0]), digest(names[1]), digest(names[2])
+        );
+        cluster.record("web-1", &spec);
+        cluster.start("web", &["v1"], 3);
+        cluster.environment("prod", &ruled(""));
+        cluster.begin();
+        cluster.pass(100);
+        let pods: Vec<String> = cluster.pods.keys().cloned().collect();
+        for (pod, name) in flips {
+            cluster.container(&pods[pod], |c| c.image_id = crate::simulation::image_id(names[name]));
+            cluster.pass(20);
+        }
+        cluster.restart();
+        cluster.pass(1_000);
+        let events: Vec<_> = cluster.log("prod").iter().flat_map(|w| w.spec.events.clone()).collect();
+        prop_assert_eq!(events, vec![]);
+        prop_assert_eq!(state(&cluster), ComplianceState::Compliant);
+    }
+
+    /// A rejection is not waited for, however fresh the image.
+    #[test]
+    fn a_rejection_rings_at_once(after in 0..290_u64) {
+        let mut cluster = vetted("");
+        cluster.running("web", "v2", &["v2"]);
+        cluster.pass(40);
+        cluster.pass(after.min(250));
+        cluster.told();
+        let spec = format!("{{fingerprint: {}, state: rejected, reviewer: eve}}", digest("v2"));
+        cluster.review("no", &spec);
+        cluster.pass(2);
+        prop_assert_eq!(cluster.told(), [red("v2", "rejected by eve")]);
+    }
+}

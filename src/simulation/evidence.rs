@@ -1,0 +1,179 @@
+//! Records, reviews and the allow-list of the simulated cluster.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::ObjectMeta;
+
+use crate::{
+    api::{AllowedArtifact, ArtifactApproval, ArtifactProvenance},
+    compliance::evidence::{Allowance, Key, Record},
+    simulation::{Cluster, testing::digest},
+    snapshot::state::Said,
+};
+
+/// What lies in the cluster.
+#[derive(Debug, Default)]
+pub struct SaidObjects {
+    records: BTreeMap<Key, ArtifactProvenance>,
+    reviews: BTreeMap<Key, ArtifactApproval>,
+    allowances: BTreeMap<String, AllowedArtifact>,
+    seed: u64,
+}
+
+fn key(name: &str) -> Key {
+    let (namespace, name) = name.split_once('/').unwrap_or(("ci", name));
+    Key {
+        namespace: namespace.into(),
+        name: name.into(),
+    }
+}
+
+impl Cluster {
+    fn metadata(&mut self, key: &Key, old: Option<ObjectMeta>) -> ObjectMeta {
+        if let Some(old) = old {
+            return old;
+        }
+        self.serial += 1;
+        ObjectMeta {
+            namespace: Some(key.namespace.to_string()).filter(|namespace| !namespace.is_empty()),
+            name: Some(key.name.to_string()),
+            uid: Some(format!("said-{}", self.serial)),
+            creation_timestamp: Some(Time(self.wall())),
+            ..ObjectMeta::default()
+        }
+    }
+
+    /// Writes a record, `namespace/name` or a name in `ci` (YAML).
+    pub fn record(&mut self, name: &str, spec: &str) {
+        let key = key(name);
+        let old = self
+            .said
+            .records
+            .get(&key)
+            .map(|object| object.metadata.clone());
+        let metadata = self.metadata(&key, old);
+        let object = ArtifactProvenance {
+            metadata,
+            spec: serde_saphyr::from_str(spec).unwrap(),
+            status: None,
+        };
+        self.said.records.insert(key.clone(), object.clone());
+        if self.up {
+            let record = Record::of(&object).unwrap();
+            self.world.record_seen(&key, Some(record), self.now);
+            self.turn();
+        }
+    }
+
+    /// Deletes a record.
+    pub fn unrecord(&mut self, name: &str) {
+        let key = key(name);
+        self.said.records.remove(&key).unwrap();
+        if self.up {
+            self.world.record_seen(&key, None, self.now);
+            self.turn();
+        }
+    }
+
+    /// Writes a review (YAML).
+    pub fn review(&mut self, name: &str, spec: &str) {
+        let key = key(name);
+        let metadata = self.metadata(&key, None);
+        let object = ArtifactApproval {
+            metadata,
+            spec: serde_saphyr::from_str(spec).unwrap(),
+            status: None,
+        };
+        self.said.reviews.insert(key.clone(), object.clone());
+        if self.up {
+            self.world.review_seen(&key, Some(&object)).unwrap();
+            self.turn();
+        }
+    }
+
+    /// Writes an entry of the allow-list (YAML).
+    pub fn allow(&mut self, name: &str, spec: &str) {
+        let key = Key {
+            namespace: "".into(),
+            name: name.into(),
+        };
+        let old = self
+            .said
+            .allowances
+            .get(name)
+            .map(|object| object.metadata.clone());
+        let metadata = self.metadata(&key, old);
+        let object = AllowedArtifact {
+            metadata,
+            spec: serde_saphyr::from_str(spec).unwrap(),
+            status: None,
+        };
+        self.said.allowances.insert(name.to_owned(), object.clone());
+        if self.up {
+            let allowance = Allowance::of(&object).unwrap();
+            self.world.allowance_seen(name, Some(allowance));
+            self.turn();
+        }
+    }
+
+    /// Deletes an entry of the allow-list.
+    pub fn disallow(&mut self, name: &str) {
+        self.said.allowances.remove(name).unwrap();
+        if self.up {
+            self.world.allowance_seen(name, None);
+            self.turn();
+        }
+    }
+
+    /// Whether there is such a record.
+    pub fn has_record(&self, name: &str) -> bool {
+        self.said.records.contains_key(&key(name))
+    }
+
+    /// Whether there is such an entry of the allow-list.
+    pub fn has_allowance(&self, name: &str) -> bool {
+        self.said.allowances.contains_key(name)
+    }
+
+    /// How many reviews there are.
+    pub fn reviews(&self) -> usize {
+        self.said.reviews.len()
+    }
+
+    /// Lists come in another order from now on.
+    pub fn shuffle(&mut self, seed: u64) {
+        self.said.seed = seed;
+    }
+
+    /// Lists all of it.
+    pub(super) fn list_evidence(&mut self) {
+        let mut records: Vec<_> = self.said.records.iter().collect();
+        let seed = self.said.seed;
+        records.sort_by_key(|(key, _)| digest(&format!("{key} {seed}")).0);
+        for (key, object) in records {
+            let record = Record::of(object).unwrap();
+            self.world.record_seen(key, Some(record), self.now);
+        }
+        let mut reviews: Vec<_> = self.said.reviews.iter().collect();
+        // As the operator sorts them: those of one second by the version of the object.
+        reviews.sort_by_key(|(_, object)| {
+            let serial = object
+                .metadata
+                .uid
+                .as_ref()
+                .and_then(|uid| uid[5..].parse::<u64>().ok());
+            (object.metadata.creation_timestamp.clone(), serial)
+        });
+        for (key, object) in reviews {
+            self.world.review_seen(key, Some(object)).unwrap();
+        }
+        for (name, object) in &self.said.allowances {
+            let allowance = Allowance::of(object).unwrap();
+            self.world.allowance_seen(name, Some(allowance));
+        }
+        for kind in Said::ALL {
+            self.world.evidence_listed(kind);
+        }
+    }
+}

@@ -1,0 +1,452 @@
+//! Which artifact a container is, whatever its runtime calls it (the scenarios S1 to S11 of the notes on image identity).
+
+use crate::{
+    api::snapshot::{Cause, IdentitySource},
+    cluster::{fleet::Learned, image::Fingerprint},
+    simulation::{Cluster, Container, Pod, State, image_id, testing::digest},
+};
+
+/// A cluster in which `web` runs one instance of what its runtime calls so.
+fn with_web(image_id: &str) -> (Cluster, String) {
+    let mut cluster = Cluster::new();
+    let pod = born(&mut cluster, "web", image_id);
+    cluster.pass(60);
+    cluster.told();
+    (cluster, pod)
+}
+
+/// A new running pod of `index`, whose runtime calls it so from the first.
+fn born(cluster: &mut Cluster, workload: &str, image_id: &str) -> String {
+    let pod = cluster.create(workload, "r", &["index"]);
+    runs_called(cluster, &pod, &pod, image_id);
+    pod
+}
+
+fn local(image: &str) -> String {
+    format!("sha256:{}", digest(image))
+}
+
+fn pinned(image: &str) -> String {
+    format!("registry.example/{image}@sha256:{}", digest(image))
+}
+
+/// The recorded artifacts and their instances.
+fn recorded(cluster: &Cluster) -> Vec<(Fingerprint, u32)> {
+    let artifacts = cluster.recorded("prod").artifacts();
+    artifacts
+        .map(|(fingerprint, count)| (*fingerprint, count))
+        .collect()
+}
+
+fn pairs(wanted: &[(&str, u32)]) -> Vec<(Fingerprint, u32)> {
+    let mut wanted: Vec<_> = wanted
+        .iter()
+        .map(|(name, count)| (digest(name), *count))
+        .collect();
+    wanted.sort();
+    wanted
+}
+
+#[test]
+fn one_container_is_one_artifact_whatever_the_runtime_calls_it_later() {
+    for (scenario, first, later, known_as, learned) in [
+        (
+            "S1",
+            image_id("index"),
+            format!("0.example/a@sha256:{}", digest("index")),
+            "index",
+            false,
+        ),
+        ("S2", image_id("index"), image_id("other"), "index", true),
+        ("S3", image_id("index"), local("config"), "index", true),
+        (
+            "local, then known to a registry",
+            local("config"),
+            image_id("index"),
+            "index",
+            true,
+        ),
+        (
+            "unreadable for a moment",
+            image_id("index"),
+            String::new(),
+            "index",
+            false,
+        ),
+    ] {
+        for restart in [false, true] {
+            let (mut cluster, pod) = with_web(&first);
+            cluster.container(&pod, |c| c.image_id = later.clone());
+            cluster.pass(60);
+            if restart {
+                if later.is_empty() {
+                    continue; // what was never seen is not known
+                }
+                cluster.restart(); // S11
+                cluster.pass(60);
+            }
+            let want: &[&str] = if learned {
+                &["silence: IdentityLearned"]
+            } else {
+                &[]
+            };
+            assert_eq!(cluster.told(), want, "{scenario}");
+            assert_eq!(recorded(&cluster), pairs(&[(known_as, 1)]), "{scenario}");
+            // Another of the same is the same artifact, by whichever name.
+            cluster.mark();
+            let called = if later.is_empty() { &first } else { &later };
+            born(&mut cluster, "web", called);
+            cluster.pass(60);
+            assert_eq!(cluster.timed().len(), 1, "{scenario}");
+            assert_eq!(recorded(&cluster), pairs(&[(known_as, 2)]), "{scenario}");
+            cluster.assert_at_rest();
+        }
+    }
+}
+
+#[test]
+fn what_was_learned_survives_a_restart_before_it_is_of_use() {
+    // S11: the operator restarts between the steps of S2.
+    let (mut cluster, pod) = with_web(&image_id("index"));
+    cluster.restart();
+    cluster.pass(60);
+    cluster.container(&pod, |c| c.image_id = image_id("other"));
+    cluster.pass(60);
+    cluster.restart();
+    cluster.pass(60);
+    assert_eq!(cluster.told(), ["silence: IdentityLearned"]);
+    assert_eq!(recorded(&cluster), pairs(&[("index", 1)]));
+    cluster.assert_at_rest();
+}
+
+#[test]
+fn two_digests_that_nothing_ties_together_are_two_artifacts() {
+    // S6
+    let mut cluster = Cluster::new();
+    for image in ["amd64", "index"] {
+        born(&mut cluster, "web", &image_id(image));
+    }
+    cluster.pass(60);
+    assert_eq!(recorded(&cluster), pairs(&[("amd64", 1), ("index", 1)]));
+}
+
+#[test]
+fn two_recorded_artifacts_that_turn_out_to_be_one_are_joined_in_silence() {
+    let mut cluster = Cluster::new();
+    let pods: Vec<_> = ["amd64", "index"]
+        .iter()
+        .map(|image| born(&mut cluster, "web", &image_id(image)))
+        .collect();
+    cluster.pass(60);
+    cluster.told();
+    cluster.container(&pods[1], |c| c.image_id = image_id("amd64"));
+    cluster.pass(60);
+    assert_eq!(cluster.told(), ["silence: IdentityLearned"]);
+    assert_eq!(recorded(&cluster), pairs(&[("index", 2)]));
+    cluster.restart();
+    cluster.pass(60);
+    assert_eq!(cluster.told(), [""; 0]);
+    cluster.assert_at_rest();
+}
+
+#[test]
+fn a_pin_names_the_artifact_if_the_spec_cannot_have_been_edited() {
+    // S7: the generation of the pod, whether the server counts it, whether the pod was seen before its container, and
+    // what the artifact goes by.
+    for (generation, counted, seen_early, known_as) in [
+        (1, true, false, "index"),
+        (1, true, true, "index"),
+        (2, true, false, "amd64"),
+        (2, true, true, "index"),
+        (1, false, false, "amd64"),
+        (1, false, true, "index"),
+        (0, false, false, "amd64"),
+        (0, false, true, "index"),
+    ] {
+        let case = format!("{generation} {counted} {seen_early}");
+        let mut cluster = Cluster::bare(counted);
+        cluster.environment("prod", "{}");
+        cluster.begin();
+        cluster.pass(60);
+        cluster.told();
+        if !seen_early {
+            cluster.stop();
+        }
+        let pod = cluster.create("web", "r", &["index"]);
+        cluster.change(&pod, |pod| {
+            pod.generation = generation;
+            pod.containers[0].image = pinned("index");
+        });
+        runs_as(&mut cluster, &pod, "one", "amd64");
+        if !seen_early {
+            cluster.begin();
+        }
+        cluster.pass(60);
+        assert_eq!(recorded(&cluster), pairs(&[(known_as, 1)]), "{case}");
+        let log = cluster.log("prod");
+        let learned = log
+            .iter()
+            .filter(|w| w.spec.causes.contains(&Cause::IdentityLearned));
+        assert_eq!(
+            learned.count(),
+            usize::from(known_as == "index"),
+            "{case}: and that is said once"
+        );
+        assert_eq!(log.len(), 2, "{case}: with the start itself");
+        cluster.told();
+        cluster.restart();
+        cluster.pass(60);
+        assert_eq!(cluster.told(), [""; 0], "{case}");
+        cluster.assert_at_rest();
+    }
+}
+
+fn runs_as(cluster: &mut Cluster, pod: &str, container: &str, image: &str) {
+    runs_called(cluster, pod, container, &image_id(image));
+}
+
+fn runs_called(cluster: &mut Cluster, pod: &str, container: &str, image_id: &str) {
+    cluster.change(pod, |pod: &mut Pod| {
+        pod.phase = "Running";
+        let first: &mut Container = &mut pod.containers[0];
+        first.id = format!("containerd://{container}");
+        first.image_id = image_id.to_owned();
+        first.state = State::Running;
+    });
+}
+
+#[test]
+fn an_edited_spec_does_not_lend_a_good_name_to_a_bad_image() {
+    // S8: the pod runs `bad`, and its spec is edited in place to the digest of `good`.
+    for (counted, restart) in [(true, false), (true, true), (false, false), (false, true)] {
+        let mut cluster = Cluster::bare(counted);
+        cluster.environment("prod", "{}");
+        cluster.begin();
+        let pod = cluster.running("web", "r", &["bad"]);
+        cluster.pass(60);
+        cluster.told();
+        cluster.change(&pod, |pod| {
+            pod.generation += i64::from(counted);
+            pod.containers[0].image = pinned("good");
+        });
+        cluster.pass(60);
+        if restart {
+            cluster.restart();
+            cluster.pass(60);
+        }
+        assert_eq!(cluster.told(), [""; 0]);
+        assert_eq!(recorded(&cluster), pairs(&[("bad", 1)]));
+        assert_eq!(
+            cluster.world.fleet().canonical(digest("bad")),
+            digest("bad")
+        );
+        assert_eq!(
+            cluster.world.fleet().canonical(digest("good")),
+            digest("good")
+        );
+        // Then the container is replaced, and the pin is its own.
+        runs_as(&mut cluster, &pod, "two", "good");
+        cluster.pass(60);
+        assert_eq!(cluster.told().len(), 1);
+        assert_eq!(recorded(&cluster), pairs(&[("good", 1)]));
+        assert_eq!(
+            cluster.world.fleet().canonical(digest("bad")),
+            digest("bad")
+        );
+        cluster.assert_at_rest();
+    }
+}
+
+#[test]
+fn a_container_that_waits_is_not_there_and_the_others_of_its_pod_are() {
+    // S9
+    let mut cluster = Cluster::new();
+    let pod = cluster.running("web", "r", &["index", "mesh"]);
+    cluster.container(&pod, |c| {
+        (c.state, c.image_id, c.id) = (State::Waiting, String::new(), String::new());
+    });
+    cluster.pass(60);
+    assert_eq!(cluster.told(), ["started mesh 0>1"]);
+    assert_eq!(cluster.recorded("prod").totals().unidentified, 0);
+}
+
+#[test]
+fn a_container_that_cannot_be_identified_is_in_no_artifact_until_it_can_be() {
+    // S10
+    let (mut cluster, pod) = with_web("registry.example/a:1");
+    assert_eq!(recorded(&cluster), pairs(&[]));
+    assert_eq!(cluster.world.picture("prod").unwrap().unidentified, 1);
+    cluster.container(&pod, |c| c.image_id = image_id("index"));
+    cluster.pass(60);
+    assert_eq!(cluster.told(), ["started index 0>1"]);
+    assert_eq!(cluster.world.picture("prod").unwrap().unidentified, 0);
+    cluster.assert_at_rest();
+}
+
+#[test]
+fn an_identity_is_written_with_the_artifact_and_not_before() {
+    // A slow rollout of a pinned image whose runtime calls it otherwise.
+    let mut cluster = Cluster::new();
+    cluster.deployment("web", |d| d.reason = "ReplicaSetUpdated");
+    let pod = cluster.create("web", "r", &["index"]);
+    cluster.change(&pod, |pod| pod.containers[0].image = pinned("index"));
+    runs_as(&mut cluster, &pod, "one", "amd64");
+    cluster.mark();
+    cluster.pass(100);
+    assert_eq!(cluster.timed(), ["30s started index 0>1"]);
+    let identities = &cluster.log("prod").last().unwrap().spec.identities;
+    assert_eq!(identities.len(), 1);
+    assert_eq!(identities[0].alias, digest("amd64").to_string());
+    assert_eq!(identities[0].fingerprint, digest("index").to_string());
+    cluster.deployment("web", |d| d.reason = "NewReplicaSetAvailable");
+    cluster.pass(60);
+    assert_eq!(cluster.told(), [""; 0]);
+    cluster.assert_at_rest();
+}
+
+#[test]
+fn the_identity_of_what_came_and_went_is_never_written() {
+    let mut cluster = Cluster::new();
+    let pod = cluster.create("web", "r", &["index"]);
+    cluster.change(&pod, |pod| pod.containers[0].image = pinned("index"));
+    runs_as(&mut cluster, &pod, "one", "amd64");
+    cluster.pass(2);
+    cluster.remove(&pod);
+    cluster.pass(100);
+    assert_eq!(cluster.told(), [""; 0]);
+    cluster.assert_at_rest();
+}
+
+#[test]
+fn an_identity_that_was_forgotten_with_its_artifact_is_written_again_with_it() {
+    let (mut cluster, pod) = with_web(&image_id("index"));
+    cluster.container(&pod, |c| c.image_id = image_id("other"));
+    cluster.pass(60);
+    cluster.remove(&pod);
+    cluster.pass(60);
+    assert_eq!(cluster.recorded("prod").identities.len(), 0);
+    cluster.told();
+    for image in ["other", "index"] {
+        let pod = born(&mut cluster, "web", &image_id(image));
+        cluster.container(&pod, |c| c.image_id = image_id("other"));
+        cluster.pass(60);
+        cluster.restart();
+        cluster.pass(60);
+        assert_eq!(cluster.told(), ["started index 0>1"], "{image}");
+        cluster.remove(&pod);
+        cluster.pass(60);
+        cluster.told();
+        cluster.assert_at_rest();
+    }
+}
+
+#[test]
+fn an_environment_knows_by_its_own_log_what_was_learned_elsewhere() {
+    let mut cluster = Cluster::new();
+    cluster.environment("blog", "namespaces: {include: [blog]}");
+    cluster.environment("shop", "namespaces: {include: [shop]}");
+    // The pod of `shop` teaches, and that of `blog` is called by the other name from the first.
+    let pod = cluster.running("web", "r", &["index"]);
+    cluster.container(&pod, |c| c.image_id = image_id("other"));
+    born(&mut cluster, "blog/web", &image_id("other"));
+    cluster.pass(60);
+    cluster.told_of("blog");
+    cluster.environment_gone("shop");
+    cluster.environment_gone("prod");
+    cluster.restart();
+    cluster.pass(60);
+    assert_eq!(cluster.told_of("blog"), [""; 0]);
+    let artifacts: Vec<_> = cluster.recorded("blog").artifacts().collect();
+    assert_eq!(artifacts, [(&digest("index"), 1)]);
+    cluster.assert_at_rest();
+}
+
+#[test]
+fn a_baseline_knows_other_names_too() {
+    let (mut cluster, pod) = with_web(&image_id("index"));
+    cluster.container(&pod, |c| c.image_id = image_id("other"));
+    cluster.pass(60);
+    cluster.environment("late", "{}");
+    cluster.pass(60);
+    cluster.environment_gone("prod");
+    cluster.restart();
+    cluster.pass(60);
+    assert_eq!(cluster.told_of("late"), ["silence: Baseline"]);
+    cluster.assert_at_rest();
+}
+
+#[test]
+fn environments_that_learned_the_same_in_opposite_directions_agree() {
+    // Each by itself, one after the other: two logs, in which either digest is the name of the other.
+    let mut cluster = Cluster::new();
+    cluster.environment("blog", "namespaces: {include: [blog]}");
+    let pod = cluster.running("web", "r", &["index"]);
+    cluster.container(&pod, |c| c.image_id = image_id("other"));
+    cluster.pass(60);
+    cluster.stop();
+    let learned = cluster.recorded("prod").identities.clone();
+    assert_eq!(learned.len(), 1);
+    let mut fleet = crate::cluster::fleet::Fleet::default();
+    assert_eq!(
+        fleet.learn(learned_of("index", "other")),
+        Some(digest("index"))
+    );
+    assert_eq!(fleet.learn(learned_of("other", "index")), None);
+    let mut ledger = cluster.recorded("prod").clone();
+    let runtime = IdentitySource::Runtime;
+    ledger.identify(&[(digest("index"), (digest("other"), runtime))].into());
+    ledger.identify(&[(digest("other"), (digest("index"), runtime))].into());
+    assert!(
+        ledger
+            .identities
+            .iter()
+            .all(|(alias, (known, _))| alias != known),
+        "{:?}",
+        ledger.identities
+    );
+}
+
+#[test]
+fn what_an_artifact_goes_by_stays_when_more_is_learned() {
+    // A local digest turns out to be `index` on one node and `other` on another: `other` is the newcomer.
+    let mut cluster = Cluster::new();
+    let pods: Vec<_> = (0..2)
+        .map(|_| born(&mut cluster, "web", &local("config")))
+        .collect();
+    cluster.pass(60);
+    cluster.container(&pods[0], |c| c.image_id = image_id("index"));
+    cluster.pass(60);
+    cluster.told();
+    cluster.container(&pods[1], |c| c.image_id = image_id("other"));
+    cluster.pass(60);
+    assert_eq!(cluster.told(), ["silence: IdentityLearned"]);
+    assert_eq!(recorded(&cluster), pairs(&[("index", 2)]));
+    cluster.restart();
+    cluster.pass(60);
+    assert_eq!(cluster.told(), [""; 0]);
+    cluster.assert_at_rest();
+}
+
+#[test]
+fn names_of_an_artifact_are_the_smallest_and_stay() {
+    let mut cluster = Cluster::new();
+    for name in ["b.example/x:2", "a.example/x:2", "c.example/x:2"] {
+        let pod = cluster.running("web", "r", &["x"]);
+        cluster.container(&pod, |c| c.image = name.to_owned());
+    }
+    cluster.pass(60);
+    let name = |cluster: &Cluster| cluster.recorded("prod").names[&digest("x")].clone();
+    assert_eq!(name(&cluster), "a.example/x:2");
+    let pod = cluster.running("web", "r", &["x"]);
+    cluster.container(&pod, |c| c.image = "A.example/x:1".to_owned());
+    cluster.pass(60);
+    assert_eq!(name(&cluster), "a.example/x:2");
+}
+
+fn learned_of(alias: &str, known: &str) -> Learned {
+    Learned {
+        alias: digest(alias),
+        known: digest(known),
+        pinned: false,
+    }
+}

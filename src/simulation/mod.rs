@@ -1,0 +1,1093 @@
+//! A small simulated cluster around a real `World` and a real log, for tests that read as sentences. Objects go in as the
+//! JSON that an API server would send; plans are asked for as the recorder asks for them: when something was touched, when
+//! the time has come that the last plan named, and every 30 s. Every entry is checked when it is appended: it follows its
+//! predecessor, is small enough, and replaying it gives the very state that the model thinks it gives.
+
+mod behaviour;
+mod big;
+mod compliance;
+mod evidence;
+mod identity;
+mod properties;
+pub mod testing;
+mod trouble;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+
+use crate::{
+    api::{EnvironmentSnapshotSpec, EnvironmentSpec, EventType, snapshot::Cause},
+    cluster::{
+        fleet::Fleet,
+        image::Fingerprint,
+        pod_view::{Seen, View},
+    },
+    simulation::testing::digest,
+    snapshot::{
+        cut::{self, Entry},
+        event,
+        ledger::{Ledger, content_hash},
+        settle::Settle,
+        state::{Kind, Plan, Said, World},
+    },
+    time::Moment,
+};
+
+/// The operator's own namespace.
+const HOME: &str = "shipbell";
+
+/// So many seconds.
+pub fn seconds(number: u64) -> Duration {
+    Duration::from_secs(number)
+}
+
+/// What a container is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Waiting,
+    Running,
+    Crashed,
+}
+
+#[derive(Clone, Debug)]
+pub struct Container {
+    pub name: String,
+    pub image: String,
+    pub image_id: String,
+    pub id: String,
+    pub state: State,
+    pub restarts: i64,
+}
+
+#[derive(Clone, Debug)]
+pub struct Pod {
+    pub namespace: String,
+    pub name: String,
+    uid: String,
+    version: u64,
+    pub generation: i64,
+    pub labels: BTreeMap<String, String>,
+    owner: Option<(&'static str, String, String)>,
+    pub containers: Vec<Container>,
+    pub terminating: bool,
+    pub phase: &'static str,
+    /// It is sent in a form that can't be read.
+    pub garbled: bool,
+    /// Which workload it was made for, and by which revision.
+    workload: String,
+    revision: String,
+}
+
+impl Pod {
+    fn json(&self) -> String {
+        let owners: Vec<Value> = self.owner.iter().map(|(api, kind, name)| json!({"apiVersion": api, "kind": kind, "name": name, "controller": true})).collect();
+        let statuses: Vec<Value> = self
+            .containers
+            .iter()
+            .map(|c| {
+                let state = match c.state {
+                    State::Waiting => json!({"waiting": {"reason": "ContainerCreating"}}),
+                    State::Running => json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}}),
+                    State::Crashed => json!({"waiting": {"reason": "CrashLoopBackOff"}}),
+                };
+                json!({"name": c.name, "imageID": c.image_id, "containerID": c.id, "restartCount": c.restarts, "state": state})
+            })
+            .collect();
+        let specs: Vec<Value> = self
+            .containers
+            .iter()
+            .map(|c| json!({"name": c.name, "image": c.image}))
+            .collect();
+        let mut object = json!({
+            "metadata": {
+                "namespace": self.namespace, "name": self.name, "uid": self.uid, "resourceVersion": self.version.to_string(),
+                "labels": self.labels, "ownerReferences": owners,
+            },
+            "spec": {"containers": specs},
+            "status": {"phase": self.phase, "containerStatuses": statuses},
+        });
+        if self.generation > 0 {
+            object["metadata"]["generation"] = self.generation.into();
+        }
+        if self.terminating {
+            object["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        }
+        if self.garbled {
+            object["metadata"]["labels"] = json!(["not", "a", "map"]);
+        }
+        object.to_string()
+    }
+
+    fn runs(&self) -> bool {
+        self.containers.iter().any(|c| c.state != State::Waiting)
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Deployment {
+    namespace: String,
+    name: String,
+    version: u64,
+    pub generation: i64,
+    pub observed: i64,
+    pub reason: &'static str,
+    pub paused: bool,
+}
+
+impl Deployment {
+    fn json(&self) -> String {
+        let status = match self.reason {
+            "ProgressDeadlineExceeded" => "False",
+            "DeploymentPaused" => "Unknown",
+            _ => "True",
+        };
+        json!({
+            "metadata": {
+                "namespace": self.namespace, "name": self.name, "uid": format!("deployment {} {}", self.namespace, self.name),
+                "resourceVersion": self.version.to_string(), "generation": self.generation,
+            },
+            "spec": {"paused": self.paused},
+            "status": {"observedGeneration": self.observed, "conditions": [{"type": "Progressing", "status": status, "reason": self.reason}]},
+        })
+        .to_string()
+    }
+}
+
+/// What a watch tells.
+#[derive(Clone, Debug)]
+enum Told {
+    Pod(String),
+    PodGone(String),
+    Deployment(String),
+    DeploymentGone(String),
+    Namespace(String),
+    NamespaceGone(String),
+}
+
+impl Told {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Pod(_) | Self::PodGone(_) => Kind::Pods,
+            Self::Deployment(_) | Self::DeploymentGone(_) => Kind::Deployments,
+            Self::Namespace(_) | Self::NamespaceGone(_) => Kind::Namespaces,
+        }
+    }
+}
+
+/// An entry as it lies in the log.
+#[derive(Clone, Debug)]
+pub struct Written {
+    pub at: Moment,
+    pub spec: EnvironmentSnapshotSpec,
+    pub chunks: Vec<String>,
+}
+
+impl Written {
+    /// The checkpoint's text.
+    pub fn checkpoint(&self) -> Option<String> {
+        let checkpoint = self.spec.checkpoint.as_ref()?;
+        let whole = checkpoint.data.clone();
+        Some(whole.unwrap_or_else(|| self.chunks.concat()))
+    }
+}
+
+#[derive(Debug)]
+struct Environment {
+    uid: String,
+    spec: EnvironmentSpec,
+    log: Vec<Written>,
+    /// What someone else makes of the log, who reads entry by entry.
+    replayed: Option<Ledger>,
+    wake: Moment,
+    frozen: Option<&'static str>,
+    heard: usize,
+    last_cut: Option<Moment>,
+}
+
+/// The cluster, what watches it, and the log.
+pub struct Cluster {
+    pub world: World,
+    pub now: Moment,
+    /// The server counts the generation of pods.
+    trust_generation: bool,
+    version: u64,
+    serial: u64,
+    up: bool,
+    pub pods: BTreeMap<String, Pod>,
+    deployments: BTreeMap<String, Deployment>,
+    namespaces: BTreeMap<String, (u64, BTreeMap<String, String>)>,
+    environments: BTreeMap<String, Environment>,
+    /// Streams that hear nothing: events are lost, bookmarks don't come.
+    deaf: BTreeSet<Kind>,
+    /// Events that wait to be delivered, by stream.
+    held: Option<BTreeMap<Kind, VecDeque<Told>>>,
+    next_bookmark: Moment,
+    mark: Moment,
+    names: BTreeMap<Fingerprint, String>,
+    reader: Fleet,
+    pub warnings: Vec<String>,
+    /// How far the wall clock was set back.
+    pub set_back: Duration,
+    said: evidence::SaidObjects,
+}
+
+impl Cluster {
+    /// An empty cluster with the namespaces `shop` and `blog` and the environment `prod` of all that runs, whose silent
+    /// baseline is written.
+    pub fn new() -> Self {
+        Self::settling("{}")
+    }
+
+    /// The same with other settle times (YAML).
+    pub fn settling(settle: &str) -> Self {
+        let mut cluster = Self::bare(true);
+        cluster.environment("prod", &format!("settle: {settle}"));
+        cluster.begin();
+        assert_eq!(cluster.told(), ["silence: Baseline"]);
+        cluster.pass(60);
+        cluster
+    }
+
+    /// A cluster without environments, before the operator runs.
+    pub fn bare(trust_generation: bool) -> Self {
+        let mut cluster = Self {
+            world: empty_world(trust_generation),
+            now: seconds(1_000),
+            trust_generation,
+            version: 1_000,
+            serial: 0,
+            up: false,
+            pods: BTreeMap::new(),
+            deployments: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
+            environments: BTreeMap::new(),
+            deaf: BTreeSet::new(),
+            held: None,
+            next_bookmark: seconds(1_060),
+            mark: Moment::ZERO,
+            names: BTreeMap::new(),
+            reader: Fleet::default(),
+            warnings: vec![],
+            set_back: Duration::ZERO,
+            said: evidence::SaidObjects::default(),
+        };
+        for namespace in ["shop", "blog"] {
+            cluster.namespace(namespace, &[]);
+        }
+        cluster
+    }
+
+    /// The wall clock.
+    pub fn wall(&self) -> Timestamp {
+        let span = |span: Duration| SignedDuration::try_from(span).unwrap();
+        Timestamp::from_second(1_800_000_000).unwrap() + span(self.now) - span(self.set_back)
+    }
+
+    // ---- the operator ----
+
+    /// Creates an environment, or edits its spec (YAML).
+    pub fn environment(&mut self, name: &str, spec: &str) {
+        self.environment_quietly(name, spec);
+        self.turn();
+    }
+
+    /// The same, before anyone acts on it.
+    pub fn environment_quietly(&mut self, name: &str, spec: &str) {
+        let spec: EnvironmentSpec = serde_saphyr::from_str(spec).unwrap();
+        let uid = format!("{name}-{}", self.serial);
+        let now = self.now;
+        let env = self
+            .environments
+            .entry(name.to_owned())
+            .or_insert(Environment {
+                uid,
+                spec: EnvironmentSpec::default(),
+                log: vec![],
+                replayed: None,
+                wake: now,
+                frozen: None,
+                heard: 0,
+                last_cut: None,
+            });
+        env.spec = spec;
+        if self.up {
+            self.world.environment_seen(name, &env.uid, &env.spec, now);
+        }
+    }
+
+    /// Deletes an environment.
+    pub fn environment_gone(&mut self, name: &str) {
+        let env = self.environments.remove(name).unwrap();
+        self.world.environment_gone(name, &env.uid);
+        self.serial += 1;
+    }
+
+    /// The operator stops.
+    pub fn stop(&mut self) {
+        self.up = false;
+    }
+
+    /// The operator starts, with nothing but the log and fresh lists.
+    pub fn begin(&mut self) {
+        self.up = true;
+        self.world = empty_world(self.trust_generation);
+        self.list_evidence();
+        for (name, env) in &mut self.environments {
+            self.world
+                .environment_seen(name, &env.uid, &env.spec, self.now);
+            (env.wake, env.last_cut) = (self.now, None);
+        }
+        for kind in [Kind::Namespaces, Kind::Deployments, Kind::Pods] {
+            self.list(kind);
+        }
+    }
+
+    /// The operator starts and has listed everything before it reads the log.
+    pub fn begin_before_reading_the_log(&mut self) {
+        self.up = true;
+        self.world = empty_world(self.trust_generation);
+        self.list_evidence();
+        for kind in Kind::ALL {
+            self.list(kind);
+        }
+        self.now += seconds(1);
+        for (name, env) in &mut self.environments {
+            self.world
+                .environment_seen(name, &env.uid, &env.spec, self.now);
+            (env.wake, env.last_cut) = (self.now, None);
+        }
+        self.turn();
+    }
+
+    /// An older release has written the log.
+    pub fn count_by_older_rules(&mut self, environment: &str) {
+        let log = &mut self.environments.get_mut(environment).unwrap().log;
+        let mut previous = None;
+        for written in log {
+            let spec = &mut written.spec;
+            (spec.census_version, spec.previous) = (0, previous);
+            spec.content_hash = content_hash(spec);
+            previous = Some(spec.content_hash.clone());
+        }
+    }
+
+    /// The operator stops and starts.
+    pub fn restart(&mut self) {
+        self.stop();
+        self.begin();
+    }
+
+    /// Reads a complete list of a kind. A list brings its own version; one that is given instead comes from a cluster
+    /// whose store was set back.
+    pub fn list(&mut self, kind: Kind) {
+        let (now, version) = (self.now, self.version);
+        self.world.list_begins(kind);
+        match kind {
+            Kind::Pods => {
+                for pod in self.pods.values() {
+                    let warned = self.world.pod_seen(seen(&pod.json()), true, now);
+                    self.warnings.extend(warned);
+                }
+            }
+            Kind::Deployments => {
+                for deployment in self.deployments.values() {
+                    self.world
+                        .deployment_seen(seen(&deployment.json()), true, now);
+                }
+            }
+            Kind::Namespaces => {
+                for (name, (version, labels)) in &self.namespaces {
+                    let object = namespace_json(name, *version, labels);
+                    self.world.namespace_seen(seen(&object), true, now);
+                }
+            }
+        }
+        self.world.list_ends(kind, version, now, now);
+        self.turn();
+    }
+
+    /// All that the recorder does at this moment.
+    fn turn(&mut self) {
+        if !self.up {
+            return;
+        }
+        for rounds in 0.. {
+            assert!(rounds < 100, "it never comes to rest");
+            for kind in Kind::ALL {
+                if self.world.stream(kind).relist && !self.deaf.contains(&kind) {
+                    self.list(kind);
+                }
+            }
+            let mut due = self.world.take_touched();
+            let waiting = self.environments.iter();
+            due.extend(
+                waiting
+                    .filter(|(_, env)| env.wake <= self.now)
+                    .map(|(name, _)| name.clone()),
+            );
+            due.retain(|name| self.environments.contains_key(name));
+            if due.is_empty() {
+                return;
+            }
+            for name in due {
+                self.keep(&name);
+            }
+        }
+    }
+
+    fn keep(&mut self, name: &str) {
+        let (now, wall) = (self.now, self.wall());
+        let plan = self.world.plan(name, now, wall);
+        let env = self.environments.get_mut(name).unwrap();
+        env.frozen = None;
+        match plan {
+            Plan::Frozen("ReadingLog", _) => self.read_log(name),
+            Plan::Frozen(reason, _) => {
+                env.frozen = Some(reason);
+                env.wake = now + seconds(5);
+            }
+            Plan::Wait(until) => {
+                assert!(until.is_none_or(|until| until > now), "a wait that is over");
+                env.wake = until.unwrap_or(now + seconds(30));
+            }
+            Plan::Append(draft) => {
+                let last = env.last_cut.replace(now);
+                assert!(
+                    last.is_none_or(|last| last + seconds(1) <= now),
+                    "at most one cut a second"
+                );
+                for entry in draft.entries {
+                    self.append(name, entry);
+                }
+            }
+        }
+    }
+
+    fn append(&mut self, name: &str, entry: Entry) {
+        let env = self.environments.get_mut(name).unwrap();
+        let Entry {
+            spec,
+            chunks,
+            after,
+        } = entry;
+        let json = serde_json::to_string(&spec).unwrap();
+        assert!(json.len() < 400_000, "{} bytes", json.len());
+        let read: EnvironmentSnapshotSpec = serde_json::from_str(&json).unwrap();
+        assert_eq!(read, spec, "it is read as it was written");
+        assert_eq!(spec.content_hash, content_hash(&spec));
+        assert!(!spec.causes.is_empty());
+        let before = env.log.last().map(|written| &written.spec);
+        assert_eq!(spec.index, before.map_or(1, |before| before.index + 1));
+        assert_eq!(
+            spec.previous,
+            before.map(|before| before.content_hash.clone())
+        );
+        assert!(before.is_none_or(|before| before.time <= spec.time));
+        let of_artifacts = spec.events.iter().filter(|event| event.change.is_some());
+        assert!(of_artifacts.eq(&cut::events(&spec.changes)));
+        let rollout = Settle::of(env.spec.settle.as_ref()).rollout;
+        let written = Written {
+            at: self.now,
+            spec,
+            chunks,
+        };
+        let rebased = written.spec.causes.iter().any(|cause| {
+            matches!(
+                cause,
+                Cause::Baseline | Cause::ScopeChanged | Cause::RulesChanged | Cause::HistoryLost
+            )
+        });
+        let whole = rebased || written.spec.changes.iter().any(|c| c.more_workloads > 0);
+        let mut replayed = None;
+        if !whole {
+            let mut ledger = env.replayed.clone().unwrap();
+            ledger
+                .apply(&written.spec, rollout, &mut self.reader)
+                .unwrap();
+            assert_same(&ledger, &after, "replayed");
+            replayed = Some(ledger);
+        }
+        if let Some(data) = written.checkpoint() {
+            let ledger = Ledger::restore(&written.spec, &data, &mut self.reader).unwrap();
+            assert_same(&ledger, &after, "restored");
+            assert_eq!(ledger.rollouts, after.rollouts);
+            replayed = Some(ledger);
+        }
+        env.replayed = replayed;
+        env.log.push(written);
+        let uid = env.uid.clone();
+        self.world.appended(name, &uid, after, self.now);
+    }
+
+    fn read_log(&mut self, name: &str) {
+        let env = &self.environments[name];
+        let Some(base) = env.log.iter().rposition(|w| w.spec.checkpoint.is_some()) else {
+            return self
+                .world
+                .log_is_blank(name, &env.uid, None, Cause::Baseline);
+        };
+        let rollout = Settle::of(env.spec.settle.as_ref()).rollout;
+        let fleet = self.world.fleet_mut();
+        let data = env.log[base].checkpoint().unwrap();
+        let mut ledger = Ledger::restore(&env.log[base].spec, &data, fleet).unwrap();
+        for written in &env.log[base + 1..] {
+            ledger.apply(&written.spec, rollout, fleet).unwrap();
+        }
+        let now = self.now;
+        self.world
+            .log_is_read(name, &env.uid, Arc::new(ledger), now);
+    }
+
+    // ---- time ----
+
+    /// Lets seconds pass.
+    pub fn pass(&mut self, number: u64) {
+        self.pass_span(seconds(number));
+    }
+
+    /// Lets time pass.
+    pub fn pass_span(&mut self, span: Duration) {
+        let end = self.now + span;
+        self.turn();
+        loop {
+            let wakes = self.environments.values().map(|env| env.wake);
+            let next = if self.up { wakes.min() } else { None };
+            let next = next.map_or(self.next_bookmark, |next| next.min(self.next_bookmark));
+            if next > end {
+                break;
+            }
+            self.now = next.max(self.now);
+            if self.next_bookmark <= self.now {
+                self.bookmark();
+            }
+            self.turn();
+        }
+        self.now = end;
+        self.turn();
+    }
+
+    fn bookmark(&mut self) {
+        self.next_bookmark = self.now + seconds(60);
+        if self.up {
+            for kind in Kind::ALL {
+                if !self.deaf.contains(&kind) && self.world.stream(kind).synced {
+                    self.world.bookmark(kind, self.version, self.now);
+                }
+            }
+            self.world.tick(self.now);
+        }
+    }
+
+    // ---- watches ----
+
+    /// A stream hears nothing any more.
+    pub fn deafen(&mut self, kind: Kind) {
+        self.deaf.insert(kind);
+    }
+
+    /// A stream hears again; what it missed comes with a new list.
+    pub fn hear(&mut self, kind: Kind) {
+        self.deaf.remove(&kind);
+        self.list(kind);
+    }
+
+    /// Events are kept back from now on.
+    pub fn hold(&mut self) {
+        self.held = Some(BTreeMap::new());
+    }
+
+    /// Delivers the next event of a stream; false if there is none.
+    pub fn deliver_next(&mut self, kind: Kind) -> bool {
+        let queue = self.held.as_mut().and_then(|held| held.get_mut(&kind));
+        let Some(told) = queue.and_then(VecDeque::pop_front) else {
+            return false;
+        };
+        self.deliver(&told);
+        true
+    }
+
+    /// Delivers the next event of a stream before anyone acts on it.
+    pub fn deliver_quietly(&mut self, kind: Kind) -> bool {
+        let environments = std::mem::take(&mut self.environments);
+        let delivered = self.deliver_next(kind);
+        self.environments = environments;
+        delivered
+    }
+
+    fn happens(&mut self, told: Told) {
+        if let Some(held) = &mut self.held {
+            held.entry(told.kind()).or_default().push_back(told);
+        } else {
+            self.deliver(&told);
+        }
+    }
+
+    fn deliver(&mut self, told: &Told) {
+        if !self.up || self.deaf.contains(&told.kind()) {
+            return;
+        }
+        let (world, now) = (&mut self.world, self.now);
+        let warned = match told {
+            Told::Pod(object) => world.pod_seen(seen(object), false, now),
+            Told::Deployment(object) => world.deployment_seen(seen(object), false, now),
+            Told::Namespace(object) => world.namespace_seen(seen(object), false, now),
+            Told::PodGone(object) => {
+                world.pod_deleted(&seen(object), now);
+                vec![]
+            }
+            Told::DeploymentGone(object) => {
+                world.deployment_deleted(&seen(object), now);
+                vec![]
+            }
+            Told::NamespaceGone(object) => {
+                world.namespace_deleted(&seen(object), now);
+                vec![]
+            }
+        };
+        self.warnings.extend(warned);
+        self.turn();
+    }
+
+    fn step(&mut self) -> u64 {
+        self.version += 1;
+        self.version
+    }
+
+    // ---- objects ----
+
+    /// Creates a namespace, or sets its labels.
+    pub fn namespace(&mut self, name: &str, labels: &[(&str, &str)]) {
+        let version = self.step();
+        let labels = labels
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
+        let object = namespace_json(name, version, &labels);
+        self.namespaces.insert(name.to_owned(), (version, labels));
+        self.happens(Told::Namespace(object));
+    }
+
+    /// Removes a namespace.
+    pub fn namespace_gone(&mut self, name: &str) {
+        let (_, labels) = self.namespaces.remove(name).unwrap();
+        let object = namespace_json(name, self.step(), &labels);
+        self.happens(Told::NamespaceGone(object));
+    }
+
+    /// Creates a Deployment or changes it.
+    pub fn deployment(&mut self, workload: &str, change: impl FnOnce(&mut Deployment)) {
+        let (_, namespace, name) = parts(workload);
+        let version = self.step();
+        let deployment = self
+            .deployments
+            .entry(workload.to_owned())
+            .or_insert(Deployment {
+                namespace,
+                name,
+                version,
+                generation: 1,
+                observed: 1,
+                reason: "NewReplicaSetAvailable",
+                paused: false,
+            });
+        change(deployment);
+        deployment.version = version;
+        let object = deployment.json();
+        self.happens(Told::Deployment(object));
+    }
+
+    /// Removes a Deployment.
+    pub fn deployment_gone(&mut self, workload: &str) {
+        let mut deployment = self.deployments.remove(workload).unwrap();
+        deployment.version = self.step();
+        self.happens(Told::DeploymentGone(deployment.json()));
+    }
+
+    /// Creates a pod of a workload, whose containers do not run yet; its name. A workload is the name of a Deployment in
+    /// `shop`, or what else it is: `blog/web`, `StatefulSet db`, `Pod one`.
+    pub fn create(&mut self, workload: &str, revision: &str, images: &[&str]) -> String {
+        self.serial += 1;
+        let serial = self.serial;
+        let (kind, namespace, owner) = parts(workload);
+        let mut labels = BTreeMap::from([("app".to_owned(), owner.clone())]);
+        let (name, owner) = match kind.as_str() {
+            "Deployment" => {
+                labels.insert("pod-template-hash".to_owned(), revision.to_owned());
+                let set = format!("{owner}-{revision}");
+                (
+                    format!("{set}-{serial}"),
+                    Some(("apps/v1", "ReplicaSet".to_owned(), set)),
+                )
+            }
+            "Pod" => (owner, None),
+            "Job" => (
+                format!("{owner}-{serial}"),
+                Some(("batch/v1", kind.clone(), owner)),
+            ),
+            _ => {
+                labels.insert("controller-revision-hash".to_owned(), revision.to_owned());
+                (
+                    format!("{owner}-{serial}"),
+                    Some(("apps/v1", kind.clone(), owner)),
+                )
+            }
+        };
+        let containers = images.iter().zip(0..).map(|(image, number)| {
+            self.names.insert(digest(image), (*image).to_owned());
+            Container {
+                name: format!("c{number}"),
+                image: format!("registry.example/{image}:1"),
+                image_id: String::new(),
+                id: String::new(),
+                state: State::Waiting,
+                restarts: 0,
+            }
+        });
+        let containers = containers.collect();
+        let pod = Pod {
+            namespace,
+            name: name.clone(),
+            uid: format!("pod {serial}"),
+            version: 0,
+            generation: 1,
+            labels,
+            owner,
+            containers,
+            terminating: false,
+            phase: "Pending",
+            garbled: false,
+            workload: workload.to_owned(),
+            revision: revision.to_owned(),
+        };
+        self.pods.insert(name.clone(), pod);
+        self.change(&name, |_| ());
+        name
+    }
+
+    /// Changes a pod.
+    pub fn change(&mut self, pod: &str, change: impl FnOnce(&mut Pod)) {
+        let version = self.step();
+        let pod = self.pods.get_mut(pod).unwrap();
+        change(pod);
+        pod.version = version;
+        let object = pod.json();
+        self.happens(Told::Pod(object));
+    }
+
+    /// Changes the first container of a pod.
+    pub fn container(&mut self, pod: &str, change: impl FnOnce(&mut Container)) {
+        self.change(pod, |pod| change(&mut pod.containers[0]));
+    }
+
+    /// The containers of a pod start.
+    pub fn run(&mut self, pod: &str) {
+        self.change(pod, |pod| {
+            pod.phase = "Running";
+            for container in &mut pod.containers {
+                let image = container
+                    .image
+                    .trim_start_matches("registry.example/")
+                    .trim_end_matches(":1")
+                    .to_owned();
+                container.image_id = image_id(&image);
+                container.id = format!("containerd://{} {}", pod.uid, container.name);
+                container.state = State::Running;
+            }
+        });
+    }
+
+    /// Creates a pod that runs at once.
+    pub fn running(&mut self, workload: &str, revision: &str, images: &[&str]) -> String {
+        let pod = self.create(workload, revision, images);
+        self.run(&pod);
+        pod
+    }
+
+    /// A pod is told to end.
+    pub fn terminate(&mut self, pod: &str) {
+        self.change(pod, |pod| pod.terminating = true);
+    }
+
+    /// A pod is gone.
+    pub fn remove(&mut self, pod: &str) {
+        let mut pod = self.pods.remove(pod).unwrap();
+        pod.version = self.step();
+        self.happens(Told::PodGone(pod.json()));
+    }
+
+    /// The pods of a workload, the oldest first; of one revision if it is not empty.
+    pub fn pods_of(&self, workload: &str, revision: &str) -> Vec<String> {
+        let mut pods: Vec<_> = self
+            .pods
+            .values()
+            .filter(|pod| pod.workload == workload)
+            .filter(|pod| revision.is_empty() || pod.revision == revision)
+            .map(|pod| (pod.uid.len(), pod.uid.clone(), pod.name.clone()))
+            .collect();
+        pods.sort();
+        pods.into_iter().map(|(_, _, name)| name).collect()
+    }
+
+    /// A workload of so many running pods appears at once; its revision is called like its first image.
+    pub fn start(&mut self, workload: &str, images: &[&str], number: usize) {
+        if parts(workload).0 == "Deployment" {
+            self.deployment(workload, |_| ());
+        }
+        for _ in 0..number {
+            self.running(workload, images[0], images);
+        }
+    }
+
+    /// A workload of the only revision that it has grows or shrinks at once, as by `kubectl scale`.
+    pub fn scale(&mut self, workload: &str, number: usize) {
+        let mut pods = self.pods_of(workload, "");
+        let images: Vec<String> = self.pods[&pods[0]]
+            .containers
+            .iter()
+            .map(|c| {
+                c.image
+                    .trim_start_matches("registry.example/")
+                    .trim_end_matches(":1")
+                    .to_owned()
+            })
+            .collect();
+        let images: Vec<&str> = images.iter().map(String::as_str).collect();
+        let revision = self.pods[&pods[0]].revision.clone();
+        while pods.len() < number {
+            pods.push(self.running(workload, &revision, &images));
+        }
+        while pods.len() > number {
+            let pod = pods.pop().unwrap();
+            self.terminate(&pod);
+            self.remove(&pod);
+        }
+    }
+
+    /// A Deployment is rolled out to other images, pod by pod, each taking so many seconds; `number` new ones in the end.
+    pub fn roll(
+        &mut self,
+        workload: &str,
+        images: &[&str],
+        revision: &str,
+        number: usize,
+        each: u64,
+    ) {
+        let old = self.pods_of(workload, "");
+        let deployment = parts(workload).0 == "Deployment";
+        if deployment {
+            self.deployment(workload, |d| d.generation += 1);
+            self.deployment(workload, |d| {
+                (d.observed, d.reason) = (d.generation, "ReplicaSetUpdated");
+            });
+        }
+        for turn in 0..old.len().max(number) {
+            if turn < number {
+                let pod = self.create(workload, revision, images);
+                self.pass_span(seconds(each) / 2);
+                self.run(&pod);
+            }
+            if let Some(old) = old.get(turn) {
+                self.terminate(old);
+                self.pass_span(seconds(each) / 2);
+                self.remove(old);
+            }
+        }
+        if deployment {
+            self.deployment(workload, |d| d.reason = "NewReplicaSetAvailable");
+        }
+    }
+
+    // ---- what is told ----
+
+    /// The log of an environment.
+    pub fn log(&self, environment: &str) -> &[Written] {
+        &self.environments[environment].log
+    }
+
+    /// What the log says in the end.
+    pub fn recorded(&self, environment: &str) -> &Ledger {
+        self.environments[environment].replayed.as_ref().unwrap()
+    }
+
+    /// Why nothing can be said of an environment.
+    pub fn frozen(&self, environment: &str) -> Option<&'static str> {
+        self.environments[environment].frozen
+    }
+
+    /// What was told of `prod` since this was last asked, one text for each snapshot.
+    pub fn told(&mut self) -> Vec<String> {
+        self.told_of("prod")
+    }
+
+    /// What was told of an environment since this was last asked.
+    pub fn told_of(&mut self, environment: &str) -> Vec<String> {
+        let env = self.environments.get_mut(environment).unwrap();
+        let fresh = &env.log[env.heard..];
+        env.heard = env.log.len();
+        let names = &self.names;
+        fresh
+            .iter()
+            .map(|written| story(&written.spec, names))
+            .collect()
+    }
+
+    /// From here on `timed` counts.
+    pub fn mark(&mut self) {
+        self.mark = self.now;
+    }
+
+    /// What was told of `prod` since this was last asked, with the seconds since the mark.
+    pub fn timed(&mut self) -> Vec<String> {
+        let heard = self.environments["prod"].heard;
+        let told = self.told();
+        let log = &self.environments["prod"].log[heard..];
+        log.iter()
+            .zip(told)
+            .map(|(written, told)| {
+                format!(
+                    "{}s {told}",
+                    written.at.saturating_sub(self.mark).as_secs_f64()
+                )
+            })
+            .collect()
+    }
+
+    /// What runs now, by artifact, counted in the simplest way: running pods of `shop` and `blog`.
+    pub fn actual(&self, in_scope: impl Fn(&Pod) -> bool) -> BTreeMap<Fingerprint, u32> {
+        let mut counts = BTreeMap::new();
+        for pod in self.pods.values().filter(|pod| in_scope(pod)) {
+            let images: BTreeSet<_> = pod
+                .containers
+                .iter()
+                .filter(|c| match c.state {
+                    State::Waiting => false,
+                    State::Running => true,
+                    State::Crashed => !pod.terminating,
+                })
+                .filter(|_| pod.phase != "Failed")
+                .map(|c| c.image_id.clone())
+                .collect();
+            for image in images {
+                let hex = image.rsplit(':').next().unwrap();
+                *counts
+                    .entry(Fingerprint::from_hex(hex).unwrap())
+                    .or_insert(0) += 1;
+            }
+        }
+        counts
+    }
+
+    /// Nothing is left to do, and the log says what runs.
+    pub fn assert_at_rest(&mut self) {
+        assert_eq!(
+            self.world.self_check(self.now),
+            0,
+            "the running counts are right"
+        );
+        for (name, env) in &self.environments {
+            let plan = self.world.plan(name, self.now, self.wall());
+            assert!(matches!(plan, Plan::Wait(None)), "{name}: {plan:?}");
+            assert_eq!(env.frozen, None);
+        }
+    }
+}
+
+/// A world that knows that nothing is said of images.
+pub fn empty_world(trust_generation: bool) -> World {
+    let mut world = World::new(trust_generation, HOME);
+    for kind in Said::ALL {
+        world.evidence_listed(kind);
+    }
+    world
+}
+
+fn seen<T: View>(object: &str) -> Seen<T> {
+    serde_json::from_str::<Seen<T>>(object).unwrap()
+}
+
+fn namespace_json(name: &str, version: u64, labels: &BTreeMap<String, String>) -> String {
+    json!({"metadata": {"name": name, "uid": format!("namespace {name}"), "resourceVersion": version.to_string(), "labels": labels}}).to_string()
+}
+
+/// What a runtime calls an image.
+pub fn image_id(image: &str) -> String {
+    format!("registry.example/{image}@sha256:{}", digest(image))
+}
+
+/// Kind, namespace and name of a workload.
+fn parts(workload: &str) -> (String, String, String) {
+    let (kind, name) = workload.split_once(' ').unwrap_or(("Deployment", workload));
+    let (namespace, name) = name.split_once('/').unwrap_or(("shop", name));
+    (kind.to_owned(), namespace.to_owned(), name.to_owned())
+}
+
+/// What a snapshot tells, in short.
+pub fn story(spec: &EnvironmentSnapshotSpec, names: &BTreeMap<Fingerprint, String>) -> String {
+    let told: Vec<String> = spec
+        .events
+        .iter()
+        .map(|told| {
+            let Some(change) = event::change(spec, told) else {
+                return match told.type_ {
+                    EventType::EnvironmentCompliant => "green".to_owned(),
+                    _ => format!("red: {}", spec.compliance.reasons.join("; ")),
+                };
+            };
+            let verb = match told.type_ {
+                EventType::ArtifactStarted => "started",
+                EventType::ArtifactStopped => "stopped",
+                EventType::ArtifactScaled => "scaled",
+                _ => "allowed",
+            };
+            let name = Fingerprint::from_hex(&change.fingerprint)
+                .and_then(|fingerprint| names.get(&fingerprint))
+                .unwrap_or(&change.name);
+            format!("{verb} {name} {}>{}", change.was, change.now)
+        })
+        .collect();
+    if told.is_empty() {
+        let causes: Vec<String> = spec.causes.iter().map(|c| format!("{c:?}")).collect();
+        return format!("silence: {}", causes.join(" "));
+    }
+    told.join(", ")
+}
+
+fn assert_same(read: &Ledger, after: &Ledger, how: &str) {
+    assert_eq!(read.cells(), after.cells(), "{how}");
+    assert_eq!(
+        read.artifacts().collect::<Vec<_>>(),
+        after.artifacts().collect::<Vec<_>>()
+    );
+    assert_eq!(read.names, after.names, "{how}");
+    assert_eq!(read.identities, after.identities, "{how}");
+    assert_eq!(read.scope, after.scope, "{how}");
+    assert_eq!(
+        (read.index, &read.content_hash, read.time, &read.read_at),
+        (after.index, &after.content_hash, after.time, &after.read_at),
+        "{how}"
+    );
+    assert_eq!(
+        (read.census_version, read.unidentified, &read.compliance),
+        (after.census_version, after.unidentified, &after.compliance),
+        "{how}"
+    );
+    assert_eq!(read.seen, after.seen, "{how}");
+    assert_eq!(read.facts, after.facts, "{how}");
+    assert_eq!(read.allowed, after.allowed, "{how}");
+    assert_eq!(read.totals(), after.totals(), "{how}");
+    assert_eq!(
+        (read.since_checkpoint, read.checkpoint_size),
+        (after.since_checkpoint, after.checkpoint_size),
+        "{how}"
+    );
+    // A rollout that is over is forgotten without a word in the log: a reader of the log may wait for more.
+    for (workload, until) in &after.rollouts {
+        assert_eq!(read.rollouts.get(workload), Some(until), "{how}");
+    }
+}

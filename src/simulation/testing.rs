@@ -1,0 +1,62 @@
+//! Things that tests of several modules are made of.
+
+use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    api::{
+        EnvironmentSnapshotSpec,
+        snapshot::{Cause, Change, Compliance, ReadAt, Totals, WorkloadChange},
+    },
+    cluster::image::Fingerprint,
+    snapshot::{cut, ledger::content_hash},
+};
+
+/// A digest for a name.
+pub fn digest(name: &str) -> Fingerprint {
+    Fingerprint(Sha256::digest(name.as_bytes()).into())
+}
+
+/// A snapshot of `aws-prod` with these changes: name, was, now.
+pub fn snapshot(index: i64, changes: &[(&str, i64, i64)]) -> EnvironmentSnapshotSpec {
+    let changes: Vec<Change> = changes
+        .iter()
+        .map(|(name, was, now)| Change {
+            fingerprint: digest(name).to_string(),
+            name: (*name).to_owned(),
+            was: *was,
+            now: *now,
+            rollout: false,
+            workloads: vec![WorkloadChange {
+                kind: "Deployment".to_owned(),
+                namespace: "prod".to_owned(),
+                name: (*name).to_owned(),
+                was: *was,
+                now: *now,
+                rolling: false,
+            }],
+            ..Change::default()
+        })
+        .collect();
+    let mut spec = EnvironmentSnapshotSpec {
+        environment: "aws-prod".to_owned(),
+        environment_uid: "0e4a6c1e-5d6b-4b0e-9a53-3d1f3f1d7a10".to_owned(),
+        index,
+        time: Timestamp::from_second(1_692_616_493).unwrap(),
+        causes: vec![Cause::WorkloadsChanged],
+        census_version: 1,
+        previous: None,
+        content_hash: String::new(),
+        read_at: ReadAt::default(),
+        totals: Totals::default(),
+        compliance: Compliance::default(),
+        events: cut::events(&changes),
+        changes,
+        identities: vec![],
+        allow_list: vec![],
+        checkpoint: None,
+        cut: None,
+    };
+    spec.content_hash = content_hash(&spec);
+    spec
+}

@@ -1,0 +1,668 @@
+//! A cut: the next entries of a log, from what is ripe. What is sent later follows from these entries alone.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+
+use crate::{
+    api::{
+        EnvironmentSnapshotSpec, EventType,
+        snapshot::{
+            AllowListChange, Cause, Change, Checkpoint, Compliance, Cut, Event, Identity,
+            MAX_CHANGES, MAX_WORKLOADS, ReadAt, WorkloadChange,
+        },
+    },
+    cluster::{
+        fleet::{Fleet, Workload},
+        image::Fingerprint,
+        scope::Scope,
+    },
+    compliance::identity::Names,
+    snapshot::{
+        assessment::{Assessment, Assessor, Docket, Scope as Asked},
+        census::{Census, cells_of},
+        ledger::{CENSUS_VERSION, Cell, Facts, Identities, Ledger, content_hash, size_of_change},
+        settle::{Settle, Unsettled, restless_until, rests_at, rolling_until},
+    },
+    time::Moment,
+};
+
+/// An entry holds a checkpoint after so many without, so that a start reads few of them.
+const ENTRIES_PER_CHECKPOINT: u32 = 64;
+/// Changes of an entry, in bytes: well below the 400 KB of a whole entry.
+const MAX_CHANGES_SIZE: usize = 300_000;
+/// Another digest of an artifact, in bytes.
+const SIZE_OF_IDENTITY: usize = 170;
+/// A checkpoint, in bytes of base64, that an entry holds itself.
+const MAX_CHECKPOINT: usize = 60_000;
+/// A chunk of a bigger one.
+const CHUNK: usize = 350_000;
+
+/// Entries to append, in order.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// The UID of the environment.
+    pub uid: String,
+    /// The entries.
+    pub entries: Vec<Entry>,
+}
+
+/// An entry to append, with what it does to the ledger.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// What is written.
+    pub spec: EnvironmentSnapshotSpec,
+    /// The parts of its checkpoint, if that is too big for the entry: written before it.
+    pub chunks: Vec<String>,
+    /// The ledger after it.
+    pub after: Arc<Ledger>,
+}
+
+/// What a cut is made from.
+#[derive(Clone, Copy)]
+pub struct Material<'a> {
+    /// The environment's name.
+    pub environment: &'a str,
+    /// Its UID.
+    pub uid: &'a str,
+    /// What runs.
+    pub census: &'a Census,
+    /// The pods behind it.
+    pub fleet: &'a Fleet,
+    /// What tells whether it keeps the rules.
+    pub assessor: Assessor<'a>,
+    /// Containers that can't be identified, as many as are to be recorded.
+    pub unidentified: i64,
+    /// The settle times.
+    pub settle: &'a Settle,
+    /// How far the cluster has been read.
+    pub read_at: &'a ReadAt,
+    /// Further causes.
+    pub causes: &'a [Cause],
+    /// The monotonic clock.
+    pub now: Moment,
+    /// The wall clock.
+    pub wall: Timestamp,
+}
+
+impl Material<'_> {
+    fn names(&self) -> &Names<'_> {
+        &self.assessor.names
+    }
+
+    /// A baseline: everything that runs counts as known, and everything on the allow-list. The first one says at once
+    /// whether the rules are kept; a later one leaves that to the next entry, which may have to tell of it.
+    pub fn baseline(
+        &self,
+        before: Option<&Ledger>,
+        scope: &Scope,
+        cause: Cause,
+        docket: &mut Docket,
+    ) -> Draft {
+        let mut after = Ledger::empty(scope.clone());
+        for (cell, count) in self.census.cells() {
+            after.set(cell.clone(), *count);
+        }
+        let named: BTreeSet<_> = after
+            .artifacts()
+            .map(|(fingerprint, _)| *fingerprint)
+            .collect();
+        after.names = named
+            .iter()
+            .map(|fingerprint| (*fingerprint, self.name(*fingerprint, before)))
+            .collect();
+        if let Some(before) = before {
+            (after.index, after.time) = (before.index, before.time);
+            after.content_hash.clone_from(&before.content_hash);
+            after.compliance = carried(&before.compliance);
+            after.seen.clone_from(&before.seen);
+            after.facts.clone_from(&before.facts);
+            after.allowed.clone_from(&before.allowed);
+        }
+        let aliases = before
+            .into_iter()
+            .flat_map(|l| l.identities.keys().copied());
+        let known = before
+            .map(|before| before.identities.clone())
+            .unwrap_or_default();
+        after.identities = aliases
+            .chain(self.census.aliases())
+            .map(|alias| {
+                let fingerprint = self.names().canonical(alias);
+                let recorded = known.get(&alias).filter(|(known, _)| *known == fingerprint);
+                let source = recorded.map(|(_, source)| *source);
+                let source = source.unwrap_or_else(|| self.names().source(alias, fingerprint));
+                (alias, (fingerprint, source))
+            })
+            .filter(|(alias, (known, _))| alias != known)
+            .collect();
+        let time = self.wall.max(after.time);
+        for workload in after.workloads() {
+            if self.is_rolling(&workload) {
+                after.note_rollout(&workload, true, time, self.settle.rollout);
+            }
+        }
+        after.note_seen(named.into_iter(), time);
+        after.unidentified = self.unidentified;
+        after.tidy();
+        let mut compliance = after.compliance.clone();
+        if matches!(cause, Cause::Baseline | Cause::HistoryLost) {
+            let empty = Ledger::empty(scope.clone());
+            let found = self
+                .assessor
+                .assess(docket, &empty, &after, Asked::All, time);
+            for change in &found.allow_list {
+                if let Some(fingerprint) = Fingerprint::from_hex(&change.fingerprint) {
+                    after.note_allowed(change, fingerprint);
+                }
+            }
+            if cause == Cause::Baseline {
+                for (fingerprint, facts) in found.facts {
+                    after.note_facts(fingerprint, facts);
+                }
+                compliance = found.compliance;
+            }
+        }
+        if cause != Cause::Baseline {
+            docket.touch_all(); // the next entry judges what this one takes for known
+        }
+        let page = Page {
+            time,
+            causes: vec![cause],
+            compliance,
+            ..Page::default()
+        };
+        Draft {
+            uid: self.uid.to_owned(),
+            entries: vec![self.entry(after, page, true)],
+        }
+    }
+
+    /// The entry that tells what timers mean that have run out, each at its own instant. `None`: nothing to tell.
+    pub fn timers(&self, before: &Ledger, docket: &mut Docket) -> Option<Draft> {
+        let names = self.names();
+        let next = |docket: &Docket| docket.next_timer(self.environment, before, names.evidence);
+        while let Some(due) = next(docket).filter(|due| *due <= self.wall) {
+            let at = due.max(before.time);
+            let found = self
+                .assessor
+                .assess(docket, before, before, Asked::Timers, at);
+            if !found.is_nothing() {
+                return Some(self.write(before, vec![], &Identities::new(), &found, at));
+            }
+            if next(docket).is_some_and(|next| next <= due) {
+                return None; // nothing more comes of it: the next assessment of everything tells
+            }
+        }
+        None
+    }
+
+    /// The entries that record `ripe` cells, new `identities`, and what is otherwise than before about the artifacts.
+    /// `None`: there is nothing to record.
+    pub fn record(
+        &self,
+        before: &Ledger,
+        unsettled: &Unsettled,
+        ripe: &BTreeSet<Cell>,
+        identities: &Identities,
+        docket: &mut Docket,
+    ) -> Option<Draft> {
+        let time = self.wall.max(before.time);
+        let mut ledger = before.clone();
+        ledger.identify(identities);
+        let changes = self.changes(&ledger, unsettled, ripe);
+        let mut after = ledger.clone();
+        for (change, cells) in &changes {
+            self.take_in(&mut after, change, cells, time);
+        }
+        after.unidentified = self.unidentified;
+        let mut found = self
+            .assessor
+            .assess(docket, &ledger, &after, Asked::All, time);
+        if changes.is_empty() && identities.is_empty() && found.is_nothing() {
+            return None;
+        }
+        for (change, _) in &changes {
+            if let Some(fingerprint) = Fingerprint::from_hex(&change.fingerprint)
+                && let Some(facts) = docket.facts(fingerprint)
+            {
+                found
+                    .facts
+                    .entry(fingerprint)
+                    .or_insert_with(|| facts.clone());
+            }
+        }
+        Some(self.write(before, changes, identities, &found, time))
+    }
+
+    fn take_in(
+        &self,
+        ledger: &mut Ledger,
+        change: &Change,
+        cells: &[(Cell, u32, bool)],
+        time: Timestamp,
+    ) {
+        for (cell, count, rolling) in cells {
+            ledger.note_rollout(&cell.workload, *rolling, time, self.settle.rollout);
+            ledger.set(cell.clone(), *count);
+        }
+        if let Some(fingerprint) = Fingerprint::from_hex(&change.fingerprint) {
+            ledger.names.insert(fingerprint, change.name.clone());
+            ledger.note_seen([fingerprint].into_iter(), time);
+            let (verdict, provenance) = (change.verdict.clone(), change.provenance.clone());
+            ledger.note_facts(
+                fingerprint,
+                Facts {
+                    verdict,
+                    provenance,
+                },
+            );
+        }
+    }
+
+    /// Writes down what is recorded: as many entries as it takes.
+    fn write(
+        &self,
+        before: &Ledger,
+        mut changes: Vec<Recorded>,
+        identities: &Identities,
+        found: &Assessment,
+        time: Timestamp,
+    ) -> Draft {
+        let mut ledger = before.clone();
+        let mut causes: Vec<Cause> = found.causes.iter().copied().collect();
+        if !changes.is_empty() {
+            causes.push(Cause::WorkloadsChanged);
+        }
+        if !identities.is_empty() {
+            causes.push(Cause::IdentityLearned);
+            ledger.identify(identities);
+        }
+        Self::add_what_is_known(&ledger, &mut changes, found);
+        let mut identities = identities.clone();
+        let mut with: BTreeMap<Fingerprint, usize> = BTreeMap::new();
+        for (known, _) in identities.values() {
+            *with.entry(*known).or_default() += SIZE_OF_IDENTITY;
+        }
+        let parts = split(changes, &with);
+        let of = i64::try_from(parts.len()).unwrap_or(i64::MAX);
+        let first = before.index + 1;
+        let mut entries = vec![];
+        for (part, changes) in (1..).zip(parts) {
+            let cut = (of > 1).then_some(Cut { first, part, of });
+            for (change, cells) in &changes {
+                self.take_in(&mut ledger, change, cells, time);
+            }
+            // Each other digest is told with its artifact, or it would be forgotten as one of nothing.
+            let told: Identities = identities
+                .iter()
+                .filter(|(alias, (known, _))| {
+                    ledger.total(known) > 0 || (part == 1 && before.total(alias) > 0)
+                })
+                .map(|(alias, known)| (*alias, *known))
+                .collect();
+            identities.retain(|alias, _| !told.contains_key(alias));
+            ledger.identities.extend(&told);
+            let mut page = Page {
+                time,
+                causes: causes.clone(),
+                compliance: carried(&ledger.compliance),
+                identities: identities_of(&told),
+                cut,
+                ..Page::default()
+            };
+            if part == of {
+                page.compliance = found.compliance.clone();
+                page.event = found.event;
+                page.allow_list.clone_from(&found.allow_list);
+                for change in &page.allow_list {
+                    if let Some(fingerprint) = Fingerprint::from_hex(&change.fingerprint) {
+                        ledger.note_allowed(change, fingerprint);
+                    }
+                }
+            }
+            ledger.unidentified = self.unidentified;
+            ledger.tidy();
+            let size: usize = changes
+                .iter()
+                .map(|(change, _)| size_of_change(change))
+                .sum();
+            let whole = changes.iter().any(|(change, _)| change.more_workloads > 0)
+                || ledger.since_checkpoint.0 >= ENTRIES_PER_CHECKPOINT
+                || ledger.since_checkpoint.1 + size > ledger.checkpoint_size.max(64_000);
+            page.changes = changes.into_iter().map(|(change, _)| change).collect();
+            let entry = self.entry(ledger, page, whole);
+            ledger = (*entry.after).clone();
+            entries.push(entry);
+        }
+        Draft {
+            uid: self.uid.to_owned(),
+            entries,
+        }
+    }
+
+    /// Adds what is known of each changed artifact, and artifacts of which nothing but that changed.
+    fn add_what_is_known(ledger: &Ledger, changes: &mut Vec<Recorded>, found: &Assessment) {
+        let place = |changes: &mut Vec<Recorded>, fingerprint: Fingerprint, name: &str| {
+            let hex = fingerprint.to_string();
+            let at = changes
+                .iter()
+                .position(|(change, _)| change.fingerprint == hex);
+            at.unwrap_or_else(|| {
+                let total = i64::from(ledger.total(&fingerprint));
+                let change = Change {
+                    fingerprint: hex,
+                    name: name.to_owned(),
+                    was: total,
+                    now: total,
+                    ..Change::default()
+                };
+                changes.push((change, vec![]));
+                changes.len() - 1
+            })
+        };
+        for fingerprint in &found.differs {
+            let name = ledger.names.get(fingerprint).cloned().unwrap_or_default();
+            place(changes, *fingerprint, &name);
+        }
+        for addition in &found.allowed {
+            let name = ledger
+                .names
+                .get(&addition.fingerprint)
+                .map_or(&*addition.name, String::as_str);
+            let at = place(changes, addition.fingerprint, name);
+            changes[at].0.allowed = Some(addition.allowed.clone());
+            changes[at].0.provenance.clone_from(&addition.provenance);
+        }
+        for (change, _) in changes.iter_mut() {
+            let fingerprint = Fingerprint::from_hex(&change.fingerprint);
+            let facts = fingerprint.and_then(|fingerprint| {
+                let recorded = || ledger.facts.get(&fingerprint);
+                found.facts.get(&fingerprint).or_else(recorded)
+            });
+            if let Some(facts) = facts {
+                change.verdict = facts.verdict.clone().filter(|_| change.now > 0);
+                change.provenance.clone_from(&facts.provenance);
+            }
+        }
+        changes.sort_by(|(a, _), (b, _)| (&a.name, &a.fingerprint).cmp(&(&b.name, &b.fingerprint)));
+    }
+
+    /// One change for each artifact with a ripe cell.
+    fn changes(
+        &self,
+        ledger: &Ledger,
+        unsettled: &Unsettled,
+        ripe: &BTreeSet<Cell>,
+    ) -> Vec<Recorded> {
+        let mut by_artifact: BTreeMap<Fingerprint, Vec<&Cell>> = BTreeMap::new();
+        for cell in ripe
+            .iter()
+            .filter(|cell| self.census.get(cell) != ledger.count(cell))
+        {
+            by_artifact.entry(cell.fingerprint).or_default().push(cell);
+        }
+        let changes = by_artifact.into_iter().map(|(fingerprint, cells)| {
+            let mut rollout = true;
+            let was = i64::from(ledger.total(&fingerprint));
+            let mut now = was;
+            let mut recorded = vec![];
+            let mut workloads = vec![];
+            for cell in cells {
+                let (before, after) = (ledger.count(cell), self.census.get(cell));
+                // What starts when some of its pods have not come up yet has a tail, too.
+                let rolling = self.is_unfinished(&cell.workload, unsettled)
+                    || was == 0 && self.is_starting(&cell.workload);
+                rollout &= rolling || self.belongs_to_rollout(cell, ledger, unsettled);
+                now += i64::from(after) - i64::from(before);
+                recorded.push((cell.clone(), after, rolling));
+                if workloads.len() < MAX_WORKLOADS {
+                    workloads.push(WorkloadChange {
+                        kind: cell.workload.kind.to_string(),
+                        namespace: cell.workload.namespace.to_string(),
+                        name: cell.workload.name.to_string(),
+                        was: i64::from(before),
+                        now: i64::from(after),
+                        rolling,
+                    });
+                }
+            }
+            let more_workloads =
+                i64::try_from(recorded.len() - workloads.len()).unwrap_or(i64::MAX);
+            let name = self.name(fingerprint, Some(ledger));
+            let fingerprint = fingerprint.to_string();
+            (
+                Change {
+                    fingerprint,
+                    name,
+                    was,
+                    now,
+                    rollout,
+                    workloads,
+                    more_workloads,
+                    ..Change::default()
+                },
+                recorded,
+            )
+        });
+        changes.collect()
+    }
+
+    fn is_rolling(&self, workload: &Workload) -> bool {
+        let state = self.fleet.workload(workload);
+        state.is_some_and(|state| rolling_until(state, self.settle) > Some(self.now))
+    }
+
+    fn is_starting(&self, workload: &Workload) -> bool {
+        let state = self.fleet.workload(workload);
+        state.is_some_and(|state| {
+            state.is_starting() && restless_until(state, self.settle) > Some(self.now)
+        })
+    }
+
+    /// Whether what follows in a workload belongs to the rollout that is recorded now.
+    fn is_unfinished(&self, workload: &Arc<Workload>, unsettled: &Unsettled) -> bool {
+        let rests = |state| rests_at(state, self.settle) <= self.now;
+        self.is_rolling(workload)
+            || unsettled.rolled(workload) && !self.fleet.workload(workload).is_none_or(rests)
+    }
+
+    /// Whether the change of a cell is a part of a rollout: its workload rolled since, or exchanges digests, or what is
+    /// left of a rollout that was recorded before it was over.
+    fn belongs_to_rollout(&self, cell: &Cell, ledger: &Ledger, unsettled: &Unsettled) -> bool {
+        let rolled = unsettled
+            .dirty()
+            .get(cell)
+            .is_some_and(|dirty| dirty.rolled);
+        let open = ledger
+            .rollouts
+            .get(&cell.workload)
+            .is_some_and(|until| *until > self.wall);
+        let digests = |cells| {
+            cells_of(cells, &cell.workload)
+                .map(|(cell, _)| cell.fingerprint)
+                .collect::<BTreeSet<_>>()
+        };
+        let (was, now) = (digests(ledger.cells()), digests(self.census.cells()));
+        rolled || open || (was != now && !was.is_empty() && !now.is_empty())
+    }
+
+    /// The name of an artifact: the recorded one while it is recorded, so that it doesn't flap.
+    fn name(&self, fingerprint: Fingerprint, ledger: Option<&Ledger>) -> String {
+        let recorded = ledger.and_then(|ledger| ledger.names.get(&fingerprint).cloned());
+        recorded
+            .or_else(|| Fleet::name_of(self.census.images(fingerprint)))
+            .unwrap_or_else(|| fingerprint.to_string())
+    }
+
+    fn entry(&self, mut after: Ledger, page: Page, whole: bool) -> Entry {
+        let Page {
+            time,
+            causes,
+            changes,
+            identities,
+            allow_list,
+            compliance,
+            event,
+            cut,
+        } = page;
+        let mut causes: Vec<Cause> = causes
+            .into_iter()
+            .chain(self.causes.iter().copied())
+            .collect();
+        causes.sort_unstable();
+        causes.dedup();
+        let (checkpoint, chunks) = if whole {
+            after.forget_gone(time);
+            checkpoint(&after)
+        } else {
+            (None, vec![])
+        };
+        let told = event.map(|type_| Event {
+            type_,
+            change: None,
+        });
+        let mut spec = EnvironmentSnapshotSpec {
+            environment: self.environment.to_owned(),
+            environment_uid: self.uid.to_owned(),
+            index: after.index + 1,
+            time,
+            causes,
+            census_version: CENSUS_VERSION,
+            previous: (after.index > 0).then(|| after.content_hash.clone()),
+            content_hash: String::new(),
+            read_at: self.read_at.clone(),
+            totals: after.totals(),
+            compliance,
+            // What is told of the environment as a whole comes last.
+            events: events(&changes).into_iter().chain(told).collect(),
+            changes,
+            identities,
+            allow_list,
+            checkpoint,
+            cut,
+        };
+        spec.content_hash = content_hash(&spec);
+        after.advance(&spec);
+        if whole && !chunks.is_empty() {
+            after.checkpoint_size = chunks.iter().map(String::len).sum();
+        }
+        Entry {
+            spec,
+            chunks,
+            after: Arc::new(after),
+        }
+    }
+}
+
+/// What an entry says, apart from what follows from the ledger.
+#[derive(Default)]
+struct Page {
+    time: Timestamp,
+    causes: Vec<Cause>,
+    changes: Vec<Change>,
+    identities: Vec<Identity>,
+    allow_list: Vec<AllowListChange>,
+    compliance: Compliance,
+    event: Option<EventType>,
+    cut: Option<Cut>,
+}
+
+/// The compliance of an entry that leaves it as it was.
+fn carried(before: &Compliance) -> Compliance {
+    Compliance {
+        was: before.state,
+        was_since: None,
+        ..before.clone()
+    }
+}
+
+/// A change and the cells that it sets: cell, count, whether its workload is still rolling.
+type Recorded = (Change, Vec<(Cell, u32, bool)>);
+
+/// Parts that each fit into an entry. At least one, which may be empty. `with`: bytes that are written with an artifact
+/// when it changes, and in the first part if it doesn't.
+fn split(changes: Vec<Recorded>, with: &BTreeMap<Fingerprint, usize>) -> Vec<Vec<Recorded>> {
+    let size_of = |(change, cells): &Recorded| {
+        let other = cells
+            .first()
+            .and_then(|(cell, _, _)| with.get(&cell.fingerprint));
+        size_of_change(change) + other.copied().unwrap_or(0)
+    };
+    let mut parts = vec![vec![]];
+    let total: usize = changes.iter().map(size_of).sum();
+    let bare: usize = changes.iter().map(|(c, _)| size_of_change(c)).sum();
+    let mut size = with.values().sum::<usize>() - (total - bare);
+    for recorded in changes {
+        size += size_of(&recorded);
+        let part = parts.last_mut().filter(|part: &&mut Vec<Recorded>| {
+            part.is_empty() || part.len() < MAX_CHANGES && size <= MAX_CHANGES_SIZE
+        });
+        if let Some(part) = part {
+            part.push(recorded);
+        } else {
+            size = size_of(&recorded);
+            parts.push(vec![recorded]);
+        }
+    }
+    parts
+}
+
+fn checkpoint(ledger: &Ledger) -> (Option<Checkpoint>, Vec<String>) {
+    let data = ledger.checkpoint();
+    if data.len() <= MAX_CHECKPOINT {
+        return (
+            Some(Checkpoint {
+                data: Some(data),
+                chunks: None,
+            }),
+            vec![],
+        );
+    }
+    let chunks: Vec<String> = data
+        .as_bytes()
+        .chunks(CHUNK)
+        .map(|chunk| String::from_utf8_lossy(chunk).into_owned())
+        .collect();
+    let number = i64::try_from(chunks.len()).unwrap_or(i64::MAX);
+    (
+        Some(Checkpoint {
+            data: None,
+            chunks: Some(number),
+        }),
+        chunks,
+    )
+}
+
+fn identities_of(identities: &Identities) -> Vec<Identity> {
+    let identity = |(alias, (known, source)): (&Fingerprint, &(Fingerprint, _))| Identity {
+        alias: alias.to_string(),
+        fingerprint: known.to_string(),
+        source: *source,
+    };
+    identities.iter().map(identity).collect()
+}
+
+/// What the changes mean, in the order in which it is told: by type, then by change.
+pub(crate) fn events(changes: &[Change]) -> Vec<Event> {
+    let mut events = vec![];
+    for (position, change) in (0..).zip(changes) {
+        let counted = match (change.was, change.now) {
+            (0, 0) => None,
+            (0, _) => Some(EventType::ArtifactStarted),
+            (_, 0) => Some(EventType::ArtifactStopped),
+            (was, now) if was != now && !change.rollout => Some(EventType::ArtifactScaled),
+            _ => None,
+        };
+        let allowed = change.allowed.as_ref().map(|_| EventType::ArtifactAllowed);
+        events.extend([counted, allowed].into_iter().flatten().map(|type_| Event {
+            type_,
+            change: Some(position),
+        }));
+    }
+    events.sort_by_key(|event| (event.type_, event.change));
+    events
+}

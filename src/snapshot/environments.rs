@@ -1,0 +1,128 @@
+//! Which environments there are, who may see them, and where their logs end: what delivery needs to know of recording.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+pub use crate::delivery::visibility::Known;
+use crate::snapshot::shared::lock;
+
+/// All environments.
+#[derive(Debug)]
+pub struct Environments {
+    /// Shared: every setting looks at all of it whenever anything changes.
+    known: Mutex<Arc<BTreeMap<String, Known>>>,
+    /// All of them have been listed.
+    listed: watch::Sender<bool>,
+    /// Counts changes of any of this.
+    version: watch::Sender<u64>,
+    /// Counts how often everything was begun anew, because the cluster's store was set back.
+    era: watch::Sender<u64>,
+}
+
+impl Default for Environments {
+    fn default() -> Self {
+        Self {
+            known: Mutex::default(),
+            listed: watch::Sender::new(false),
+            version: watch::Sender::new(0),
+            era: watch::Sender::new(0),
+        }
+    }
+}
+
+impl Environments {
+    /// Is told of every change.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    /// Resolves when all environments have been listed once.
+    pub async fn wait_listed(&self) {
+        let mut listed = self.listed.subscribe();
+        // The sender lives as long as `self`.
+        let _ = listed.wait_for(|listed| *listed).await;
+    }
+
+    /// Whether all environments have been listed once.
+    pub fn is_listed(&self) -> bool {
+        *self.listed.borrow()
+    }
+
+    pub(crate) fn set_listed(&self) {
+        self.listed.send_replace(true);
+        self.bump();
+    }
+
+    /// Is told when everything is begun anew.
+    pub fn eras(&self) -> watch::Receiver<u64> {
+        self.era.subscribe()
+    }
+
+    /// Forgets where the logs end: they were set back, and delivery begins anew.
+    pub(crate) fn begin_anew(&self) {
+        for known in Arc::make_mut(&mut lock(&self.known)).values_mut() {
+            known.head = None;
+        }
+        self.era.send_modify(|era| *era += 1);
+        self.bump();
+    }
+
+    fn bump(&self) {
+        self.version.send_modify(|version| *version += 1);
+    }
+
+    /// Notes what an environment is. Its head is kept while it is the same one.
+    pub(crate) fn put(&self, name: &str, mut known: Known) {
+        let changed = {
+            let mut all = lock(&self.known);
+            let before = all.get(name);
+            if let Some(before) = before.filter(|before| before.uid == known.uid) {
+                known.head = known.head.max(before.head);
+            }
+            let changed = before != Some(&known);
+            if changed {
+                Arc::make_mut(&mut all).insert(name.to_owned(), known);
+            }
+            changed
+        };
+        if changed {
+            self.bump();
+        }
+    }
+
+    pub(crate) fn set_head(&self, name: &str, uid: &str, head: (i64, Timestamp)) {
+        let changed = {
+            let mut all = lock(&self.known);
+            let news = all
+                .get(name)
+                .is_some_and(|known| known.uid == uid && known.head != Some(head));
+            if news && let Some(known) = Arc::make_mut(&mut all).get_mut(name) {
+                known.head = Some(head);
+            }
+            news
+        };
+        if changed {
+            self.bump();
+        }
+    }
+
+    pub(crate) fn remove(&self, name: &str) {
+        Arc::make_mut(&mut lock(&self.known)).remove(name);
+        self.bump();
+    }
+
+    /// An environment.
+    pub fn get(&self, name: &str) -> Option<Known> {
+        lock(&self.known).get(name).cloned()
+    }
+
+    /// All environments.
+    pub fn all(&self) -> Arc<BTreeMap<String, Known>> {
+        lock(&self.known).clone()
+    }
+}

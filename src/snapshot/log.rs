@@ -1,0 +1,468 @@
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "talks to the API server"
+)]
+
+//! The log in the Kubernetes API: entries are created by name, which is a compare-and-swap, and never edited.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::{DeleteParams, ListParams, ObjectMeta, PostParams, Preconditions},
+    core::PartialObjectMeta,
+};
+use tokio::time::timeout;
+
+use crate::{
+    api::{
+        CHUNK_LABEL, ENVIRONMENT_LABEL, EnvironmentSnapshot, EnvironmentSnapshotSpec,
+        snapshot::Checkpoint,
+    },
+    cluster::{fleet::Fleet, pod_view::version},
+    snapshot::{
+        cut::Entry,
+        ledger::{Ledger, Unreadable},
+        shared::lock,
+    },
+};
+
+/// The label with the UID of the environment: a re-created environment's log is told from its predecessor's leftovers.
+pub const UID_LABEL: &str = "shipbell.dev/environment-uid";
+/// The label of entries that hold a checkpoint: what is older than one can be pruned.
+pub const CHECKPOINT_LABEL: &str = "shipbell.dev/checkpoint";
+/// The annotation with about how many bytes an entry takes.
+pub const SIZE_ANNOTATION: &str = "shipbell.dev/bytes";
+
+/// A request that takes longer is given up; whether it was carried out is found out later.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// So many entries are kept in memory for delivery.
+const CACHED: usize = 256;
+
+/// The log of all environments.
+#[derive(Clone)]
+pub struct Logbook {
+    snapshots: Api<EnvironmentSnapshot>,
+    cache: Arc<Mutex<Cache>>,
+}
+
+/// The entries that were used last, by environment UID and index.
+#[derive(Default)]
+struct Cache {
+    entries: BTreeMap<(String, i64), Arc<EnvironmentSnapshotSpec>>,
+    order: VecDeque<(String, i64)>,
+}
+
+/// An entry as a list tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// Its number.
+    pub index: i64,
+    /// The object's name.
+    pub name: String,
+    /// The object's UID.
+    pub uid: String,
+    /// When the object was created, in whole seconds.
+    pub created: Timestamp,
+    /// The object's resource version.
+    pub version: u64,
+    /// Whether it holds a checkpoint.
+    pub checkpoint: bool,
+    /// About how many bytes it takes.
+    pub bytes: u64,
+    /// Whether it is a part of a checkpoint, not an entry.
+    pub chunk: bool,
+}
+
+/// What the state after an entry is made from.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    /// The entry with the nearest checkpoint.
+    base: EnvironmentSnapshotSpec,
+    /// That checkpoint.
+    data: String,
+    /// The entries since, oldest first.
+    since: Vec<Arc<EnvironmentSnapshotSpec>>,
+}
+
+impl Replay {
+    /// The state. `rollout`: how long a rollout that was recorded half-way is waited for.
+    pub fn ledger(&self, rollout: Duration, fleet: &mut Fleet) -> Result<Ledger, Unreadable> {
+        let mut ledger = Ledger::restore(&self.base, &self.data, fleet)?;
+        for spec in &self.since {
+            ledger.apply(spec, rollout, fleet)?;
+        }
+        Ok(ledger)
+    }
+}
+
+/// What became of an append.
+#[derive(Debug)]
+pub enum Appended {
+    /// It is written, by this or an earlier attempt.
+    Done,
+    /// Another entry has its name: its environment's UID.
+    Taken(String),
+}
+
+/// Why the log can't be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The API server said no.
+    #[error("{0}")]
+    Api(#[from] kube::Error),
+    /// The API server didn't say anything.
+    #[error("no answer from the API server in {} s", TIMEOUT.as_secs())]
+    Timeout,
+    /// What was listed a moment ago is not there.
+    #[error("snapshot {0} is listed and can't be found")]
+    Vanished(String),
+}
+
+impl LogError {
+    /// Whether the operator lacks the right.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Api(kube::Error::Api(status)) if status.code == 403)
+    }
+}
+
+pub(crate) async fn within<T>(
+    request: impl Future<Output = kube::Result<T>>,
+) -> Result<T, LogError> {
+    Ok(timeout(TIMEOUT, request)
+        .await
+        .map_err(|_| LogError::Timeout)??)
+}
+
+/// The name of an entry.
+pub fn name(environment: &str, index: i64) -> String {
+    format!("{environment}-{index:010}")
+}
+
+/// The name of a part of a checkpoint. The entry's hash tells it from the parts of one who wrote the same number and lost.
+fn chunk_name(spec: &EnvironmentSnapshotSpec, number: usize) -> String {
+    let hash: String = spec.content_hash.chars().take(12).collect();
+    format!("{}-{hash}-c{number}", name(&spec.environment, spec.index))
+}
+
+impl Logbook {
+    /// The log that lies behind this client.
+    pub fn new(client: Client) -> Self {
+        Self {
+            snapshots: Api::all(client),
+            cache: Arc::default(),
+        }
+    }
+
+    /// Forgets what was read: the log was set back.
+    pub fn forget(&self) {
+        *lock(&self.cache) = Cache::default();
+    }
+
+    /// Appends an entry. Its name is its number, so only one writer succeeds.
+    pub async fn append(&self, entry: &Entry) -> Result<Appended, LogError> {
+        let spec = &entry.spec;
+        for (number, data) in entry.chunks.iter().enumerate() {
+            self.write_chunk(spec, number, data).await?;
+        }
+        let name = name(&spec.environment, spec.index);
+        let mut object = object(&name, spec.clone());
+        if spec.checkpoint.is_some() {
+            object
+                .metadata
+                .labels
+                .get_or_insert_default()
+                .insert(CHECKPOINT_LABEL.to_owned(), "true".to_owned());
+        }
+        match within(self.snapshots.create(&PostParams::default(), &object)).await {
+            Ok(_) => {}
+            Err(LogError::Api(kube::Error::Api(status))) if status.is_already_exists() => {
+                // Our own attempt may have been carried out though we never heard of it.
+                match within(self.snapshots.get_opt(&name)).await? {
+                    Some(found) if found.spec.content_hash == spec.content_hash => {}
+                    Some(found) => return Ok(Appended::Taken(found.spec.environment_uid)),
+                    None => return Err(LogError::Api(kube::Error::Api(status))), // gone again: look anew
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        self.remember(Arc::new(spec.clone()));
+        Ok(Appended::Done)
+    }
+
+    async fn write_chunk(
+        &self,
+        spec: &EnvironmentSnapshotSpec,
+        number: usize,
+        data: &str,
+    ) -> Result<(), LogError> {
+        let name = chunk_name(spec, number);
+        let mut part = spec.clone();
+        part.changes.clear();
+        part.events.clear();
+        part.identities.clear();
+        part.checkpoint = Some(Checkpoint {
+            data: Some(data.to_owned()),
+            chunks: None,
+        });
+        let mut object = object(&name, part);
+        object
+            .metadata
+            .labels
+            .get_or_insert_default()
+            .insert(CHUNK_LABEL.to_owned(), number.to_string());
+        match within(self.snapshots.create(&PostParams::default(), &object)).await {
+            // The hash is in the name, so it is of an earlier attempt of ours.
+            Err(LogError::Api(kube::Error::Api(status))) if status.is_already_exists() => Ok(()),
+            written => written.map(|_| ()),
+        }
+    }
+
+    /// The entry of this number, unless it is of another environment that had the same name.
+    pub async fn read(
+        &self,
+        environment: &str,
+        uid: &str,
+        index: i64,
+    ) -> Result<Option<Arc<EnvironmentSnapshotSpec>>, LogError> {
+        let spec = self.glance(environment, uid, index).await?;
+        if let Some(spec) = &spec {
+            self.remember(spec.clone());
+        }
+        Ok(spec)
+    }
+
+    /// The same without remembering it: for long searches.
+    pub async fn glance(
+        &self,
+        environment: &str,
+        uid: &str,
+        index: i64,
+    ) -> Result<Option<Arc<EnvironmentSnapshotSpec>>, LogError> {
+        if let Some(found) = lock(&self.cache).entries.get(&(uid.to_owned(), index)) {
+            return Ok(Some(found.clone()));
+        }
+        let found = within(self.snapshots.get_opt(&name(environment, index))).await?;
+        Ok(found
+            .map(|object| Arc::new(object.spec))
+            .filter(|spec| spec.environment_uid == uid))
+    }
+
+    /// The content hash of the entry of this number, from the API server whatever is remembered.
+    pub async fn read_anew(
+        &self,
+        environment: &str,
+        uid: &str,
+        index: i64,
+    ) -> Result<Option<String>, LogError> {
+        let found = within(self.snapshots.get_opt(&name(environment, index))).await?;
+        Ok(found
+            .filter(|object| object.spec.environment_uid == uid)
+            .map(|object| object.spec.content_hash))
+    }
+
+    fn remember(&self, spec: Arc<EnvironmentSnapshotSpec>) {
+        let key = (spec.environment_uid.clone(), spec.index);
+        // What delivery needs are the changes and the events; a checkpoint is only of use to a start.
+        let mut slim = Arc::unwrap_or_clone(spec);
+        if let Some(checkpoint) = &mut slim.checkpoint {
+            checkpoint.data = None;
+        }
+        let mut cache = lock(&self.cache);
+        if cache.entries.insert(key.clone(), Arc::new(slim)).is_none() {
+            cache.order.push_back(key);
+        }
+        while cache.order.len() > CACHED {
+            if let Some(oldest) = cache.order.pop_front() {
+                cache.entries.remove(&oldest);
+            }
+        }
+    }
+
+    /// The checkpoint that an entry holds or names.
+    pub async fn checkpoint(
+        &self,
+        environment: &str,
+        index: i64,
+    ) -> Result<Option<(EnvironmentSnapshotSpec, String)>, LogError> {
+        let Some(object) = within(self.snapshots.get_opt(&name(environment, index))).await? else {
+            return Ok(None);
+        };
+        let Some(checkpoint) = &object.spec.checkpoint else {
+            return Ok(None);
+        };
+        let mut data = checkpoint.data.clone().unwrap_or_default();
+        let chunks = usize::try_from(checkpoint.chunks.unwrap_or(0)).unwrap_or(0);
+        for number in 0..chunks {
+            let name = chunk_name(&object.spec, number);
+            let chunk = within(self.snapshots.get_opt(&name)).await?;
+            let Some(chunk) = chunk.and_then(|chunk| chunk.spec.checkpoint?.data) else {
+                return Ok(None);
+            };
+            data.push_str(&chunk);
+        }
+        Ok(Some((object.spec, data)))
+    }
+
+    /// The entries of an environment's log, by number.
+    pub async fn entries(&self, environment: &str, uid: &str) -> Result<Vec<Line>, LogError> {
+        let selector =
+            format!("{ENVIRONMENT_LABEL}={environment},{UID_LABEL}={uid},!{CHUNK_LABEL}");
+        let mut entries = vec![];
+        let params = ListParams::default().labels(&selector);
+        self.each(params, |object| entries.extend(line(environment, object)))
+            .await?;
+        entries.sort_by_key(|entry| entry.index);
+        Ok(entries)
+    }
+
+    /// All logs there are, with their chunks, also those of environments that are gone.
+    pub async fn all_lines(&self) -> Result<BTreeMap<(String, String), Vec<Line>>, LogError> {
+        let mut logs: BTreeMap<_, Vec<Line>> = BTreeMap::new();
+        self.each(ListParams::default(), |object| {
+            let label = |label| object.labels().get(label).cloned();
+            if let (Some(environment), Some(uid)) = (label(ENVIRONMENT_LABEL), label(UID_LABEL)) {
+                let line = line(&environment, object);
+                logs.entry((environment, uid)).or_default().extend(line);
+            }
+        })
+        .await?;
+        Ok(logs)
+    }
+
+    /// Shows the metadata of what is listed, page by page: what isn't kept of it takes no memory for long.
+    async fn each(
+        &self,
+        params: ListParams,
+        mut show: impl FnMut(&PartialObjectMeta<EnvironmentSnapshot>),
+    ) -> Result<(), LogError> {
+        let mut params = params.limit(500);
+        loop {
+            let page = within(self.snapshots.list_metadata(&params)).await?;
+            page.items.iter().for_each(&mut show);
+            match page.metadata.continue_.filter(|next| !next.is_empty()) {
+                Some(next) => params = params.continue_token(&next),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// What the state after an entry is made from.
+    pub async fn replay(
+        &self,
+        environment: &str,
+        uid: &str,
+        head: i64,
+    ) -> Result<Result<Replay, String>, LogError> {
+        let mut since = vec![];
+        let mut index = head;
+        loop {
+            let Some(spec) = self.read(environment, uid, index).await? else {
+                return Ok(Err(format!(
+                    "snapshot {} is missing",
+                    name(environment, index)
+                )));
+            };
+            if spec.checkpoint.is_some() {
+                break;
+            }
+            since.push(spec);
+            index -= 1;
+        }
+        let Some((base, data)) = self.checkpoint(environment, index).await? else {
+            return Ok(Err(format!(
+                "the checkpoint of snapshot {} is missing",
+                name(environment, index)
+            )));
+        };
+        since.reverse();
+        Ok(Ok(Replay { base, data, since }))
+    }
+
+    /// Removes an entry, unless it is another than `uid` by now.
+    pub async fn remove(&self, name: &str, uid: &str) -> Result<(), LogError> {
+        let preconditions = Preconditions {
+            uid: Some(uid.to_owned()),
+            resource_version: None,
+        };
+        let params = DeleteParams::default().preconditions(preconditions);
+        match within(self.snapshots.delete(name, &params)).await {
+            Err(LogError::Api(kube::Error::Api(status)))
+                if status.code == 404 || status.code == 409 =>
+            {
+                Ok(())
+            }
+            removed => removed.map(|_| ()),
+        }
+    }
+
+    /// Removes the entry of this name if it is of an environment with this UID.
+    pub async fn remove_leftover(
+        &self,
+        environment: &str,
+        index: i64,
+        of: &str,
+    ) -> Result<(), LogError> {
+        let name = name(environment, index);
+        let found = within(self.snapshots.get_opt(&name)).await?;
+        match found
+            .filter(|object| object.spec.environment_uid == of)
+            .and_then(|object| object.metadata.uid)
+        {
+            Some(uid) => self.remove(&name, &uid).await,
+            None => Ok(()),
+        }
+    }
+}
+
+fn object(name: &str, spec: EnvironmentSnapshotSpec) -> EnvironmentSnapshot {
+    let labels = [
+        (ENVIRONMENT_LABEL, spec.environment.as_str()),
+        (UID_LABEL, spec.environment_uid.as_str()),
+        ("app.kubernetes.io/managed-by", "shipbell"),
+        // A restored log would be an old one: the operator starts from a new baseline instead.
+        ("velero.io/exclude-from-backup", "true"),
+    ];
+    let labels = labels
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect();
+    let bytes = serde_json::to_vec(&spec).map_or(0, |json| json.len());
+    let annotations = [(SIZE_ANNOTATION.to_owned(), bytes.to_string())].into();
+    let metadata = ObjectMeta {
+        name: Some(name.to_owned()),
+        labels: Some(labels),
+        annotations: Some(annotations),
+        ..ObjectMeta::default()
+    };
+    EnvironmentSnapshot { metadata, spec }
+}
+
+fn line(environment: &str, object: &PartialObjectMeta<EnvironmentSnapshot>) -> Option<Line> {
+    let metadata = &object.metadata;
+    let name = metadata.name.clone()?;
+    let labels = metadata.labels.as_ref();
+    let has = |label| labels.is_some_and(|labels| labels.contains_key(label));
+    let number = name.strip_prefix(environment)?.strip_prefix('-')?;
+    let index = number.split('-').next()?.parse().ok()?;
+    let bytes = metadata
+        .annotations
+        .as_ref()
+        .and_then(|annotations| annotations.get(SIZE_ANNOTATION)?.parse().ok());
+    Some(Line {
+        index,
+        uid: metadata.uid.clone()?,
+        created: metadata.creation_timestamp.as_ref()?.0,
+        version: version(metadata.resource_version.as_deref().unwrap_or_default()),
+        checkpoint: has(CHECKPOINT_LABEL),
+        bytes: bytes.unwrap_or(1_000),
+        chunk: has(CHUNK_LABEL),
+        name,
+    })
+}

@@ -1,0 +1,17 @@
+//! The log of snapshots: what runs in each environment is counted, settled, cut and appended; old entries are pruned.
+
+pub mod assessment;
+pub mod census;
+pub mod cut;
+pub mod environment_status;
+pub mod environments;
+pub mod event;
+pub mod ledger;
+pub mod log;
+pub mod pruning;
+pub mod reasons;
+pub mod recorder;
+pub mod retention;
+pub mod settle;
+pub mod shared;
+pub mod state;

@@ -1,0 +1,101 @@
+//! Why an environment turned, in words.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    api::snapshot::{ComplianceState, Verdict, VerdictReason},
+    cluster::image::Fingerprint,
+    snapshot::ledger::{Facts, Ledger},
+};
+
+/// So many reasons are listed.
+const REASONS: usize = 20;
+/// So many characters a reason takes at most.
+const LONGEST: usize = 512;
+
+/// Cuts a text to what a field takes.
+pub fn truncate(text: &mut String) {
+    if let Some((at, _)) = text.char_indices().nth(LONGEST) {
+        text.truncate(at);
+    }
+}
+
+/// An artifact for people: its name and the beginning of its digest.
+fn called(ledger: &Ledger, fingerprint: Fingerprint) -> String {
+    let digest = fingerprint.to_string();
+    let name = ledger.names.get(&fingerprint).map_or("", String::as_str);
+    format!("{name} ({})", &digest[..12])
+}
+
+/// Why an environment is not compliant: a line an artifact, by name.
+pub fn reasons(
+    ledger: &Ledger,
+    broken: &[(Fingerprint, &Verdict)],
+    nameless: Option<i64>,
+) -> Vec<String> {
+    let mut lines: Vec<String> = broken
+        .iter()
+        .map(|(digest, verdict)| format!("{}: {}", called(ledger, *digest), verdict.message))
+        .collect();
+    lines.sort_unstable();
+    lines.extend(nameless.map(|count| match count {
+        1 => "1 container whose image can't be identified".to_owned(),
+        count => format!("{count} containers whose image can't be identified"),
+    }));
+    capped(lines)
+}
+
+/// What mended an environment: what broke the rules in `before` and doesn't any more.
+pub fn resolved(
+    before: &Ledger,
+    after: &Ledger,
+    now: &BTreeMap<Fingerprint, Facts>,
+) -> Vec<String> {
+    let is_broken = |facts: &Facts| {
+        let verdict = facts.verdict.as_ref();
+        verdict.is_some_and(|verdict| {
+            verdict.state == ComplianceState::NonCompliant && verdict.grace_until.is_none()
+        })
+    };
+    let mut lines = vec![];
+    for fingerprint in before
+        .facts
+        .iter()
+        .filter(|(_, facts)| is_broken(facts))
+        .map(|(f, _)| f)
+    {
+        let name = called(before, *fingerprint);
+        let now = now.get(fingerprint);
+        if after.total(fingerprint) == 0 {
+            lines.push(format!("{name} stopped"));
+        } else if let Some(verdict) = now
+            .filter(|facts| !is_broken(facts))
+            .and_then(|f| f.verdict.as_ref())
+        {
+            lines.push(match verdict.reason {
+                VerdictReason::AllowListed | VerdictReason::ExceptionApplied => {
+                    format!("{name}: {}", verdict.message)
+                }
+                VerdictReason::Satisfied => format!("{name} keeps the rules now"),
+                _ => format!("{name}: waiting, {}", verdict.message),
+            });
+        }
+    }
+    if before.unidentified > 0 && after.unidentified == 0 {
+        lines.push("every image can be identified".to_owned());
+    }
+    lines.sort_unstable();
+    capped(lines)
+}
+
+fn capped(mut lines: Vec<String>) -> Vec<String> {
+    if lines.len() > REASONS {
+        let more = lines.len() - (REASONS - 1);
+        lines.truncate(REASONS - 1);
+        lines.push(format!("and {more} more"));
+    }
+    for line in &mut lines {
+        truncate(line);
+    }
+    lines
+}

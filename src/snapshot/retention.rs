@@ -1,0 +1,181 @@
+//! Which entries of a log may go: the old ones, up to a checkpoint that stays, and none that a setting has still to pass,
+//! unless the log has grown beyond all bounds.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+/// No entry goes that is younger: a writer that stood still must not find a name free that was taken once.
+const YOUNGEST: Duration = Duration::from_secs(3_600);
+/// The log of an environment, in bytes. This bound wins over a setting that lags behind.
+pub const ENVIRONMENT_CAP: u64 = 32 << 20;
+/// All logs together, in bytes.
+pub const TOTAL_CAP: u64 = 256 << 20;
+
+/// What is known of an object of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// The number of the entry; a chunk has that of its entry.
+    pub index: i64,
+    /// When it was created.
+    pub created: Timestamp,
+    /// Its size.
+    pub bytes: u64,
+    /// It holds or names a checkpoint.
+    pub checkpoint: bool,
+}
+
+/// What goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cut {
+    /// All entries below this number go.
+    pub below: i64,
+    /// Entries below this number go though a setting has still to pass them.
+    pub truncated_below: Option<i64>,
+}
+
+/// What goes of one log. `passed`: the number up to which all settings are done, if any follows the log. `cap`: how many
+/// bytes may stay.
+pub fn cut(log: &[Kept], max_age: Duration, passed: Option<i64>, cap: u64, now: Timestamp) -> Cut {
+    let older_than =
+        |limit: Duration| now - SignedDuration::try_from(limit).unwrap_or(SignedDuration::MAX);
+    let (aged, young) = (older_than(max_age.max(YOUNGEST)), older_than(YOUNGEST));
+    // The highest checkpoint below which every entry was created before `limit`.
+    let reach = |limit: Timestamp, highest: i64| {
+        let first_younger = log
+            .iter()
+            .filter(|kept| kept.created >= limit)
+            .map(|kept| kept.index)
+            .min();
+        let highest = first_younger.map_or(highest, |first| highest.min(first));
+        log.iter()
+            .filter(|kept| kept.checkpoint && kept.index <= highest)
+            .map(|kept| kept.index)
+            .max()
+    };
+    let newest = log.iter().map(|kept| kept.index).max().unwrap_or(0);
+    let by_age = reach(aged, passed.map_or(newest, |passed| newest.min(passed + 1))).unwrap_or(0);
+    let stays = |from: i64| {
+        log.iter()
+            .filter(|kept| kept.index >= from)
+            .map(|kept| kept.bytes)
+            .sum::<u64>()
+    };
+    let mut below = by_age;
+    if stays(below) > cap {
+        let possible = reach(young, newest).unwrap_or(0);
+        let checkpoints = log
+            .iter()
+            .filter(|kept| kept.checkpoint && kept.index <= possible);
+        let small_enough = checkpoints
+            .clone()
+            .map(|kept| kept.index)
+            .filter(|index| stays(*index) <= cap)
+            .min();
+        below = below.max(small_enough.unwrap_or(possible));
+    }
+    let truncated_below = passed.filter(|passed| below > passed + 1).map(|_| below);
+    Cut {
+        below,
+        truncated_below,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: i64 = 3_600;
+
+    /// A log with an entry an hour, the newest made just now, a checkpoint at 1 and then every ten.
+    fn log(entries: i64, bytes: u64) -> (Vec<Kept>, Timestamp) {
+        let at = |index| Timestamp::from_second(index * HOUR).unwrap();
+        let kept = |index| Kept {
+            index,
+            created: at(index),
+            bytes,
+            checkpoint: index % 10 == 1,
+        };
+        ((1..=entries).map(kept).collect(), at(entries))
+    }
+
+    fn days(days: u64) -> Duration {
+        Duration::from_secs(days * 24 * 3_600)
+    }
+
+    #[test]
+    fn what_is_old_goes_up_to_a_checkpoint_that_stays() {
+        let (log, now) = log(100, 1);
+        assert_eq!(
+            cut(&log, days(2), None, u64::MAX, now).below,
+            51,
+            "52 is the first that is not older than 48 h"
+        );
+        assert_eq!(
+            cut(&log, days(30), None, u64::MAX, now).below,
+            1,
+            "nothing is old enough"
+        );
+        assert_eq!(
+            cut(&log, Duration::ZERO, None, u64::MAX, now).below,
+            91,
+            "never what is younger than an hour"
+        );
+    }
+
+    #[test]
+    fn what_a_setting_has_still_to_pass_stays() {
+        let (log, now) = log(100, 1);
+        let cut = cut(&log, days(1), Some(33), u64::MAX, now);
+        assert_eq!(
+            cut,
+            Cut {
+                below: 31,
+                truncated_below: None
+            }
+        );
+        assert_eq!(
+            crate::snapshot::retention::cut(&log, days(1), Some(30), u64::MAX, now).below,
+            31,
+            "31 is the next to pass"
+        );
+        assert_eq!(
+            crate::snapshot::retention::cut(&log, days(1), Some(0), u64::MAX, now).below,
+            1
+        );
+    }
+
+    #[test]
+    fn beyond_all_bounds_a_lagging_setting_loses_and_it_is_said() {
+        let (log, now) = log(100, 1_000);
+        let cut = cut(&log, days(30), Some(5), 30_000, now);
+        assert_eq!(
+            cut,
+            Cut {
+                below: 71,
+                truncated_below: Some(71)
+            }
+        );
+        let cut = crate::snapshot::retention::cut(&log, days(30), Some(100), 30_000, now);
+        assert_eq!(
+            cut,
+            Cut {
+                below: 71,
+                truncated_below: None
+            }
+        );
+        assert_eq!(
+            crate::snapshot::retention::cut(&log, days(30), None, 1, now).below,
+            91,
+            "and still never what is young"
+        );
+    }
+
+    #[test]
+    fn an_empty_log_loses_nothing() {
+        assert_eq!(
+            cut(&[], days(1), None, 0, Timestamp::UNIX_EPOCH),
+            Cut::default()
+        );
+    }
+}

@@ -1,0 +1,294 @@
+//! Which differences between what runs and what is recorded are ripe to be recorded: so that one rollout reads as one
+//! change, and a busy workload never delays a quiet one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::{
+    api::environment,
+    cluster::{
+        fleet::{Fleet, Workload, WorkloadState},
+        image::Fingerprint,
+    },
+    snapshot::{
+        census::{Census, cells_of, range_of},
+        ledger::{Cell, Cells, Ledger},
+    },
+    time::Moment,
+};
+
+/// A change of the number of instances alone is recorded after so long even if it never stands still.
+const SCALING_MAX: Duration = Duration::from_mins(5);
+/// What a Deployment says of its rollout may arrive so long before what its pods did: the two are watched apart.
+const SKEW: Duration = Duration::from_secs(1);
+
+/// The settle times of an environment, with the defaults filled in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settle {
+    /// How long a workload must have stood still.
+    pub quiet: Duration,
+    /// How long an artifact that started or stopped altogether may go unrecorded.
+    pub max: Duration,
+    /// How long a rollout is waited for.
+    pub rollout: Duration,
+    /// How long the number of instances must have stood still.
+    pub scaling: Duration,
+}
+
+impl Settle {
+    /// The settle times of a spec.
+    pub fn of(spec: Option<&environment::Settle>) -> Self {
+        let spec = spec.copied().unwrap_or_default();
+        let or = |span: Option<crate::api::Span>, default| {
+            span.map_or(Duration::from_secs(default), |span| span.0)
+        };
+        let max = or(spec.max, 30);
+        Self {
+            quiet: or(spec.quiet, 5).min(max),
+            max,
+            rollout: or(spec.rollout, 900),
+            scaling: or(spec.scaling, 30),
+        }
+    }
+}
+
+/// A cell whose actual count is not the recorded one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dirty {
+    /// Since when.
+    pub since: Moment,
+    /// When the actual count last changed, and what it is.
+    changed: (Moment, u32),
+    /// Its workload was rolling at some moment since.
+    pub rolled: bool,
+}
+
+/// The differences between what runs in an environment and what is recorded.
+#[derive(Clone, Debug, Default)]
+pub struct Unsettled {
+    dirty: BTreeMap<Cell, Dirty>,
+    /// Artifacts that run and are not recorded, or the other way round, and since when.
+    crossing: BTreeMap<Fingerprint, Moment>,
+}
+
+/// What is ripe.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ripe {
+    /// The cells to record now.
+    pub cells: BTreeSet<Cell>,
+    /// When more may be ripe if nothing happens until then.
+    pub next: Option<Moment>,
+}
+
+impl Unsettled {
+    /// Compares everything anew.
+    pub fn rebuild(
+        &mut self,
+        census: &Census,
+        ledger: &Ledger,
+        fleet: &Fleet,
+        settle: &Settle,
+        now: Moment,
+    ) {
+        let keys: BTreeSet<Cell> = census
+            .cells()
+            .keys()
+            .chain(ledger.cells().keys())
+            .chain(self.dirty.keys())
+            .cloned()
+            .collect();
+        let crossing: Vec<Fingerprint> = self.crossing.keys().copied().collect();
+        for cell in &keys {
+            self.observe(cell, census, ledger, fleet, settle, now);
+        }
+        for fingerprint in crossing {
+            self.observe_total(fingerprint, census, ledger, now);
+        }
+    }
+
+    /// Compares what an entry of our own may have changed: what was not recorded before, and what is recorded otherwise.
+    pub fn follow(
+        &mut self,
+        before: &Ledger,
+        census: &Census,
+        ledger: &Ledger,
+        fleet: &Fleet,
+        settle: &Settle,
+        now: Moment,
+    ) {
+        let others = |cells: &Cells, than: &Ledger| -> Vec<Cell> {
+            let others = cells.iter().filter(|(cell, n)| than.count(cell) != **n);
+            others.map(|(cell, _)| cell.clone()).collect()
+        };
+        let mut keys: BTreeSet<Cell> = self.dirty.keys().cloned().collect();
+        keys.extend(others(before.cells(), ledger));
+        keys.extend(others(ledger.cells(), before));
+        let crossing: Vec<Fingerprint> = self.crossing.keys().copied().collect();
+        for cell in &keys {
+            self.observe(cell, census, ledger, fleet, settle, now);
+        }
+        for fingerprint in crossing {
+            self.observe_total(fingerprint, census, ledger, now);
+        }
+    }
+
+    /// Whether a workload has anything unrecorded.
+    pub fn has(&self, workload: &Arc<Workload>) -> bool {
+        cells_of(&self.dirty, workload).next().is_some()
+    }
+
+    /// Whether a workload has anything unrecorded that rolled since.
+    pub fn rolled(&self, workload: &Arc<Workload>) -> bool {
+        cells_of(&self.dirty, workload).any(|(_, dirty)| dirty.rolled)
+    }
+
+    /// Compares one cell anew.
+    pub fn observe(
+        &mut self,
+        cell: &Cell,
+        census: &Census,
+        ledger: &Ledger,
+        fleet: &Fleet,
+        settle: &Settle,
+        now: Moment,
+    ) {
+        let actual = census.get(cell);
+        if actual == ledger.count(cell) {
+            self.dirty.remove(cell);
+        } else {
+            let dirty = self.dirty.entry(cell.clone()).or_insert(Dirty {
+                since: now,
+                changed: (now, actual),
+                rolled: false,
+            });
+            if dirty.changed.1 != actual {
+                dirty.changed = (now, actual);
+            }
+            dirty.rolled |= fleet
+                .workload(&cell.workload)
+                .is_some_and(|state| rolling_until(state, settle) > Some(now));
+        }
+        self.observe_total(cell.fingerprint, census, ledger, now);
+    }
+
+    fn observe_total(
+        &mut self,
+        fingerprint: Fingerprint,
+        census: &Census,
+        ledger: &Ledger,
+        now: Moment,
+    ) {
+        if (census.total(&fingerprint) == 0) == (ledger.total(&fingerprint) == 0) {
+            self.crossing.remove(&fingerprint);
+        } else {
+            self.crossing.entry(fingerprint).or_insert(now);
+        }
+    }
+
+    /// Notes that a workload's rollout may have begun or ended; true if it has anything unrecorded.
+    pub fn observe_workload(
+        &mut self,
+        workload: &Arc<Workload>,
+        fleet: &Fleet,
+        settle: &Settle,
+        now: Moment,
+    ) -> bool {
+        if self.is_settled() {
+            return false; // most environments, most of the time
+        }
+        let rolling = fleet
+            .workload(workload)
+            .is_some_and(|state| rolling_until(state, settle) > Some(now));
+        let mut any = false;
+        for (_, dirty) in self.dirty.range_mut(range_of(workload)) {
+            dirty.rolled |= rolling;
+            any = true;
+        }
+        any
+    }
+
+    /// Whether everything is recorded.
+    pub fn is_settled(&self) -> bool {
+        self.dirty.is_empty()
+    }
+
+    /// All differences.
+    pub fn dirty(&self) -> &BTreeMap<Cell, Dirty> {
+        &self.dirty
+    }
+
+    /// What is ripe now.
+    pub fn ripe(
+        &self,
+        census: &Census,
+        ledger: &Ledger,
+        fleet: &Fleet,
+        settle: &Settle,
+        now: Moment,
+    ) -> Ripe {
+        let mut ripe = Ripe::default();
+        for (cell, dirty) in &self.dirty {
+            let by_workload = workload_ripe_at(cell, *dirty, census, ledger, fleet, settle, now);
+            let by_total = self
+                .crossing
+                .get(&cell.fingerprint)
+                .map(|since| *since + settle.max);
+            let at = by_total.map_or(by_workload, |at| at.min(by_workload));
+            if at <= now {
+                ripe.cells.insert(cell.clone());
+            } else {
+                ripe.next = Some(ripe.next.map_or(at, |next| next.min(at)));
+            }
+        }
+        ripe
+    }
+}
+
+/// Until when a workload counts as rolling, if it does.
+pub fn rolling_until(state: &WorkloadState, settle: &Settle) -> Option<Moment> {
+    state.rolling_since.map(|since| since + settle.rollout)
+}
+
+/// Until when more is expected of a workload, if it is.
+pub fn restless_until(state: &WorkloadState, settle: &Settle) -> Option<Moment> {
+    state.restless_since.map(|since| since + settle.rollout)
+}
+
+/// When a workload is at rest, as far as its pods and its Deployment tell, if nothing more happens.
+pub fn rests_at(state: &WorkloadState, settle: &Settle) -> Moment {
+    let skew = settle.quiet.min(SKEW);
+    (state.changed + settle.quiet).max(state.signalled + skew)
+}
+
+/// When a cell is ripe by what its own workload does, if nothing more happens.
+fn workload_ripe_at(
+    cell: &Cell,
+    dirty: Dirty,
+    census: &Census,
+    ledger: &Ledger,
+    fleet: &Fleet,
+    settle: &Settle,
+    now: Moment,
+) -> Moment {
+    let Some(state) = fleet.workload(&cell.workload) else {
+        return dirty.changed.0 + settle.quiet; // nothing is left of it
+    };
+    let rolling = rolling_until(state, settle).filter(|until| *until > now);
+    let same_digests = {
+        let actual = cells_of(census.cells(), &cell.workload).map(|(cell, _)| cell.fingerprint);
+        let recorded = cells_of(ledger.cells(), &cell.workload).map(|(cell, _)| cell.fingerprint);
+        actual.eq(recorded)
+    };
+    let restless = restless_until(state, settle).filter(|until| *until > now);
+    let held = rolling.max(restless).unwrap_or_default();
+    if same_digests && rolling.is_none() {
+        let still = state.changed.max(dirty.changed.0) + settle.scaling;
+        let still = still.max(rests_at(state, settle)).max(held);
+        return still.min(dirty.since + SCALING_MAX.max(settle.scaling));
+    }
+    let still = dirty.changed.0 + settle.quiet; // pods come and go by their labels, too
+    still.max(rests_at(state, settle)).max(held)
+}

@@ -1,0 +1,107 @@
+//! What environments look like, and where artifacts run: for statuses and for the read API.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    api::snapshot::{Compliance, ComplianceState, Totals},
+    cluster::image::Fingerprint,
+    compliance::identity::Names,
+    snapshot::state::{Held, Log, Picture, Watched, World},
+};
+
+impl World {
+    /// What an environment looks like.
+    pub fn picture(&self, name: &str) -> Option<Picture> {
+        let env = self.environments.get(name)?;
+        let (head, totals, compliance) = match &env.log {
+            Log::Read(ledger, _) => (
+                Some((ledger.index, ledger.time)),
+                ledger.totals(),
+                ledger.compliance.clone(),
+            ),
+            _ => (None, Totals::default(), Compliance::default()),
+        };
+        Some(Picture {
+            head,
+            totals,
+            unidentified: env.census.unidentified(),
+            compliance,
+            troubles: env.troubles(),
+            ruled: env.rules.is_some(),
+        })
+    }
+
+    /// What the logs of all environments hold.
+    pub fn held(&self) -> impl Iterator<Item = Held<'_>> {
+        let logs = self.environments.iter();
+        let logs = logs.filter_map(|(name, env)| Some((name, env.ledger()?)));
+        logs.flat_map(|(name, ledger)| {
+            let artifacts = ledger.artifacts();
+            artifacts.map(|(fingerprint, _)| Held::of(name, ledger, *fingerprint))
+        })
+    }
+
+    /// The environments in which an image runs that is known by these digests.
+    pub fn running(&self, digests: &[Fingerprint]) -> Vec<Held<'_>> {
+        self.running_where(digests, |_| true)
+    }
+
+    fn running_where(
+        &self,
+        digests: &[Fingerprint],
+        counts: impl Fn(&Watched) -> bool,
+    ) -> Vec<Held<'_>> {
+        let mut found = vec![];
+        for (name, env) in self.environments.iter().filter(|(_, env)| counts(env)) {
+            let Some(ledger) = env.ledger() else {
+                continue;
+            };
+            let names = self.names(env);
+            let known = digests.iter().map(|digest| names.canonical(*digest));
+            let runs = known.filter(|known| ledger.total(known) > 0).min();
+            found.extend(runs.map(|runs| Held::of(name, ledger, runs)));
+        }
+        found
+    }
+
+    /// The environments in which an image runs that is known by these digests and where records of this namespace count:
+    /// name, the digest that it goes by there, and what it is there.
+    pub fn running_in(
+        &self,
+        namespace: &str,
+        digests: &[Fingerprint],
+    ) -> Vec<(&str, Fingerprint, ComplianceState)> {
+        let found = self.running_where(digests, |env| env.trust.contains(namespace));
+        let told = found.into_iter().map(|held| {
+            let verdict = held.verdict();
+            let state = verdict.map_or(ComplianceState::Unknown, |verdict| verdict.state);
+            (held.environment, held.fingerprint, state)
+        });
+        told.collect()
+    }
+
+    /// All digests that are this one for the rules of any environment.
+    pub fn vouched(&self, digest: Fingerprint) -> BTreeSet<Fingerprint> {
+        let environments = self.environments.values();
+        let all = environments.flat_map(|env| self.names(env).vouched(digest));
+        all.chain([digest]).collect()
+    }
+
+    /// Whether records of a namespace count in any environment.
+    pub fn trusts(&self, namespace: &str) -> bool {
+        let mut all = self.environments.values();
+        all.any(|env| env.trust.contains(namespace))
+    }
+
+    /// What the log of an environment knows of its allow-list: UIDs of entries.
+    pub fn announced(&self, name: &str, uid: &str) -> bool {
+        let Some(Log::Read(ledger, _)) = self.environments.get(name).map(|env| &env.log) else {
+            return false;
+        };
+        ledger.allowed.keys().any(|(known, _)| **known == *uid)
+    }
+
+    pub(super) fn names<'a>(&'a self, env: &'a Watched) -> Names<'a> {
+        env.names(&self.fleet, &self.evidence)
+    }
+}

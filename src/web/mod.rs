@@ -1,0 +1,6 @@
+//! What is served: health and metrics, the read API and its pages.
+
+pub mod health;
+mod page;
+pub mod read_api;
+pub mod views;
