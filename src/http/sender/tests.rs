@@ -495,7 +495,7 @@ async fn a_bundle_without_certificates_is_refused() {
 /// The environment belongs to the whole process, so this test runs itself again in a child's.
 #[test]
 fn a_system_without_certificates_is_a_clear_error() {
-    const NAME: &str = "send::tests::a_system_without_certificates_is_a_clear_error";
+    const NAME: &str = "http::sender::tests::a_system_without_certificates_is_a_clear_error";
     let file = std::env::var("SSL_CERT_FILE");
     if file.as_deref() == Ok("/dev/null") {
         let mut config = config(&[]);
