@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::snapshot::state::Kind;
+use crate::snapshot::state::WatchKind;
 
 /// All metrics of the program.
 #[derive(Debug)]
@@ -129,7 +129,7 @@ impl Metrics {
         text
     }
 
-    pub(crate) fn watched(&self, kind: Kind) {
+    pub(crate) fn watched(&self, kind: WatchKind) {
         self.events
             .get_or_create(&OfKind {
                 kind: kind.as_str(),
@@ -137,7 +137,7 @@ impl Metrics {
             .inc();
     }
 
-    pub(crate) fn listed(&self, kind: Kind, count: usize) {
+    pub(crate) fn listed(&self, kind: WatchKind, count: usize) {
         self.listed
             .get_or_create(&OfKind {
                 kind: kind.as_str(),
@@ -145,7 +145,7 @@ impl Metrics {
             .inc_by(count as u64);
     }
 
-    pub(crate) fn watch_failed(&self, kind: Kind) {
+    pub(crate) fn watch_failed(&self, kind: WatchKind) {
         self.failures
             .get_or_create(&OfKind {
                 kind: kind.as_str(),

@@ -31,26 +31,26 @@ use crate::{
         AllowedArtifact, ArtifactApproval, ArtifactProvenance, Environment, EnvironmentSpec,
         environment::Namespaces,
     },
-    cluster::watch::{self, Patience},
-    compliance::{evidence_status::Answerer, evidence_watch},
+    cluster::watch::{self, WatchTimings},
+    compliance::{evidence_status::EvidenceStatusWriter, evidence_watch},
     config,
     delivery::{
-        dispatcher::{Dispatcher, Passed},
-        secret::Names,
+        dispatcher::{DeliveryProgress, Dispatcher},
+        secret::RbacHints,
     },
     http::{
         guard::Guard,
-        sender::{self, Courier, ProxyConfig},
+        sender::{self, HttpSender, ProxyConfig},
     },
     message::installation::Installation,
     metrics::Metrics,
     snapshot::{
-        environments::Environments, log::Logbook, pruning::Pruner, recorder::Recorder, shared::Hub,
-        state::World,
+        environments::Environments, log::SnapshotLog, pruning::Pruner, recorder::Recorder,
+        shared::SharedState, state::ClusterState,
     },
     web::{
         health::{self, Health},
-        read_api::{self, Archive},
+        read_api::{self, ReadApi},
     },
 };
 
@@ -110,9 +110,9 @@ pub async fn run(flags: config::Run) -> anyhow::Result<()> {
 
     let metrics = Arc::new(Metrics::new());
     // From 1.35 on the server counts the generation of pods, so 1 means never edited.
-    let hub = Hub::new(World::new(minor >= 35, &namespace));
+    let hub = SharedState::new(ClusterState::new(minor >= 35, &namespace));
     let environments = Arc::new(Environments::default());
-    let logbook = Logbook::new(client.clone());
+    let logbook = SnapshotLog::new(client.clone());
     let (cursors_ready, cursors) = channel::channel(false);
 
     let health = Health {
@@ -123,7 +123,7 @@ pub async fn run(flags: config::Run) -> anyhow::Result<()> {
     let listener = health::bind(flags.listen, "--listen").await?;
 
     let stop = CancellationToken::new();
-    let patience = Patience {
+    let patience = WatchTimings {
         relist: flags.tuning.relist_interval.0,
         idle: flags.tuning.watch_idle.0,
     };
@@ -158,7 +158,7 @@ pub async fn run(flags: config::Run) -> anyhow::Result<()> {
     tasks.spawn(evidence_watch::follow::<ArtifactProvenance>(c(), h(), s()));
     tasks.spawn(evidence_watch::follow::<ArtifactApproval>(c(), h(), s()));
     tasks.spawn(evidence_watch::follow::<AllowedArtifact>(c(), h(), s()));
-    let answerer = Answerer {
+    let answerer = EvidenceStatusWriter {
         client: client.clone(),
         hub: hub.clone(),
         environments: environments.clone(),
@@ -173,7 +173,7 @@ pub async fn run(flags: config::Run) -> anyhow::Result<()> {
             namespace.clone(),
         ));
     }
-    let passed = Arc::new(Passed::default());
+    let passed = Arc::new(DeliveryProgress::default());
     let pruner = Pruner {
         client: client.clone(),
         logbook: logbook.clone(),
@@ -191,7 +191,7 @@ pub async fn run(flags: config::Run) -> anyhow::Result<()> {
         external_url: flags.external_url.clone(),
     });
     if flags.external_url.is_some() {
-        let archive = Archive {
+        let archive = ReadApi {
             client: client.clone(),
             hub: hub.clone(),
             logbook: logbook.clone(),
@@ -212,7 +212,7 @@ pub async fn run(flags: config::Run) -> anyhow::Result<()> {
         installation: installation.clone(),
         metrics: metrics.clone(),
         events,
-        names: Names {
+        names: RbacHints {
             secrets_role: flags.secrets_role.clone(),
             service_account: (flags.service_account.clone(), namespace.clone()),
         },
@@ -241,7 +241,7 @@ pub async fn run(flags: config::Run) -> anyhow::Result<()> {
 }
 
 /// The outbound client, as the flags and the cluster want it.
-fn courier(flags: &config::Run, config: &Config) -> anyhow::Result<Courier> {
+fn courier(flags: &config::Run, config: &Config) -> anyhow::Result<HttpSender> {
     // The API server is never a destination, by whatever name; nor are we.
     let server = config
         .cluster_url
@@ -256,7 +256,7 @@ fn courier(flags: &config::Run, config: &Config) -> anyhow::Result<Courier> {
         .filter(|ip: &IpAddr| !ip.is_loopback())
         .collect();
     let guard = Guard::new(&flags.allow_destination, closed).context("--allow-destination")?;
-    let mut settings = sender::Config::new(guard);
+    let mut settings = sender::SenderConfig::new(guard);
     if let Some(file) = &flags.extra_ca_file {
         let pem =
             std::fs::read(file).with_context(|| format!("--extra-ca-file {}", file.display()))?;
@@ -275,7 +275,7 @@ fn courier(flags: &config::Run, config: &Config) -> anyhow::Result<Courier> {
             no_proxy: flags.no_proxy.clone(),
         });
     }
-    Courier::new(&settings).context("can't make the outbound client")
+    HttpSender::new(&settings).context("can't make the outbound client")
 }
 
 fn telemetry(flags: &config::Run) -> anyhow::Result<()> {
@@ -296,11 +296,11 @@ fn telemetry(flags: &config::Run) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn tick(hub: Arc<Hub>) {
+async fn tick(hub: Arc<SharedState>) {
     let mut every = interval(Duration::from_secs(10));
     loop {
         every.tick().await;
-        hub.with(World::tick);
+        hub.with(ClusterState::tick);
     }
 }
 

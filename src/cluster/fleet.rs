@@ -65,7 +65,7 @@ impl LabelSet {
 
 /// What the pods of one revision of a workload have in common.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Kin {
+pub struct PodTemplate {
     /// The workload that they belong to; its namespace is theirs.
     pub workload: Arc<Workload>,
     /// The revision of the workload that made them; empty when the workload has no revisions.
@@ -79,8 +79,8 @@ pub struct Kin {
 /// A pod, as far as it matters: packed, for there are many.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pod {
-    kin: Arc<Kin>,
-    seats: Box<[Seat]>,
+    kin: Arc<PodTemplate>,
+    seats: Box<[PackedContainer]>,
     /// The list that it was last seen in, or after; older ones are swept after a list.
     mark: u32,
     terminating: bool,
@@ -90,17 +90,17 @@ pub struct Pod {
 }
 
 impl Deref for Pod {
-    type Target = Kin;
+    type Target = PodTemplate;
 
-    fn deref(&self) -> &Kin {
+    fn deref(&self) -> &PodTemplate {
         &self.kin
     }
 }
 
 /// A container of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Seat {
-    spec: Arc<SeatSpec>,
+struct PackedContainer {
+    spec: Arc<ContainerSpec>,
     /// The runtime's id of the container; `None` before it is created.
     container: Option<NonZeroU64>,
     /// The digest by which this very container is known.
@@ -114,7 +114,7 @@ struct Seat {
 
 /// What the spec says of a container: the same for all pods of a revision.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct SeatSpec {
+struct ContainerSpec {
     name: Arc<str>,
     /// The image that the spec asks for.
     image: Arc<str>,
@@ -196,7 +196,7 @@ pub struct WorkloadState {
 
 /// A digest found to be another name of one that a container was known by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Learned {
+pub struct LearnedIdentity {
     /// The other name.
     pub alias: Fingerprint,
     /// What the container was known by.
@@ -214,7 +214,7 @@ pub struct PodChange {
     /// The pod now.
     pub now: Option<Pod>,
     /// Digests found to be other names of one that a container was known by.
-    pub learned: Vec<Learned>,
+    pub learned: Vec<LearnedIdentity>,
     /// Running containers that can't be identified now, and could be or were not there before.
     pub unidentified: Vec<String>,
 }
@@ -240,8 +240,8 @@ pub struct Fleet {
     texts: Interner<str>,
     digests: Interner<Fingerprint>,
     label_sets: Interner<Labels>,
-    kin: Interner<Kin>,
-    seat_specs: Interner<SeatSpec>,
+    kin: Interner<PodTemplate>,
+    seat_specs: Interner<ContainerSpec>,
     workload_names: Interner<Workload>,
 }
 
@@ -315,8 +315,8 @@ impl Fleet {
 
     /// Notes that a digest is another name of what a container was known by; the digest by which no artifact goes any
     /// more, if that was news.
-    pub fn learn(&mut self, learned: Learned) -> Option<Fingerprint> {
-        let Learned {
+    pub fn learn(&mut self, learned: LearnedIdentity) -> Option<Fingerprint> {
+        let LearnedIdentity {
             alias,
             known,
             pinned,
@@ -412,7 +412,12 @@ impl Fleet {
             .collect()
     }
 
-    fn pack(&mut self, view: &PodView, before: Option<&Pod>, mark: u32) -> (Pod, Vec<Learned>) {
+    fn pack(
+        &mut self,
+        view: &PodView,
+        before: Option<&Pod>,
+        mark: u32,
+    ) -> (Pod, Vec<LearnedIdentity>) {
         let kin = self.kin_of(view, before.map(|pod| &pod.kin));
         let mut learned = vec![];
         let unedited = self.trust_generation && view.generation == 1;
@@ -440,7 +445,7 @@ impl Fleet {
     }
 
     /// What a pod has in common with others, shared with them; seldom other than before.
-    fn kin_of(&mut self, view: &PodView, before: Option<&Arc<Kin>>) -> Arc<Kin> {
+    fn kin_of(&mut self, view: &PodView, before: Option<&Arc<PodTemplate>>) -> Arc<PodTemplate> {
         let revision = ["pod-template-hash", "controller-revision-hash"]
             .iter()
             .find_map(|label| view.labels.get(*label))
@@ -457,7 +462,7 @@ impl Fleet {
         if let Some(kin) = same {
             return kin.clone();
         }
-        let kin = Kin {
+        let kin = PodTemplate {
             workload: self.intern_workload(kind, namespace, name),
             revision: self.texts.intern(revision),
             owner: self.texts.intern(owner),
@@ -471,10 +476,10 @@ impl Fleet {
     fn seat(
         &mut self,
         view: &ContainerView,
-        before: Option<&Seat>,
+        before: Option<&PackedContainer>,
         unedited: bool,
-        learned: &mut Vec<Learned>,
-    ) -> Seat {
+        learned: &mut Vec<LearnedIdentity>,
+    ) -> PackedContainer {
         let container = NonZeroU64::new(short_hash(&view.container_id))
             .filter(|_| !view.container_id.is_empty());
         let found = ImageId::parse(&view.image_id);
@@ -486,7 +491,7 @@ impl Fleet {
                 self.canonical(alias) == self.canonical(known)
             };
             if !is_known {
-                learned.push(Learned {
+                learned.push(LearnedIdentity {
                     alias,
                     known,
                     pinned,
@@ -540,14 +545,14 @@ impl Fleet {
             match spec.filter(|spec| (&*spec.name, &*spec.image) == (&view.name, &view.image)) {
                 Some(spec) => spec.clone(),
                 None => {
-                    let spec = SeatSpec {
+                    let spec = ContainerSpec {
                         name: self.texts.intern(view.name.as_str()),
                         image: self.texts.intern(view.image.as_str()),
                     };
                     self.seat_specs.intern_owned(spec)
                 }
             };
-        Seat {
+        PackedContainer {
             spec,
             container,
             local: digest.is_some_and(|(_, local)| local),

@@ -22,7 +22,7 @@ pub struct Meta {
 
 /// An object as it came from the API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Seen<T> {
+pub enum Decoded<T> {
     /// It could be read.
     Good(T),
     /// It could not; what is known of it, and why.
@@ -30,12 +30,12 @@ pub enum Seen<T> {
 }
 
 /// An object that has a slim view, which is read in one pass from the object's JSON.
-pub trait View: DeserializeOwned {
+pub trait SlimView: DeserializeOwned {
     /// Its metadata.
     fn meta(&self) -> &Meta;
 }
 
-impl<T: View> Seen<T> {
+impl<T: SlimView> Decoded<T> {
     /// Its metadata, as far as it could be read.
     pub fn meta(&self) -> &Meta {
         match self {
@@ -47,7 +47,7 @@ impl<T: View> Seen<T> {
 
 /// The tolerant way, which never fails on an object whatever it holds. It looks at each text twice, first for its end and
 /// then for what is in it: what holds objects is better read as `T` alone, and so again only if that fails.
-impl<'de, T: View> Deserialize<'de> for Seen<T> {
+impl<'de, T: SlimView> Deserialize<'de> for Decoded<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = <&'de RawValue>::deserialize(deserializer)?.get();
         // Bytes, as in the quick way: all of this is compiled once for each sort of input.
@@ -369,7 +369,7 @@ impl<'de> Deserialize<'de> for PodView {
     }
 }
 
-impl View for PodView {
+impl SlimView for PodView {
     fn meta(&self) -> &Meta {
         &self.meta
     }
@@ -444,7 +444,7 @@ impl<'de> Deserialize<'de> for DeploymentView {
     }
 }
 
-impl View for DeploymentView {
+impl SlimView for DeploymentView {
     fn meta(&self) -> &Meta {
         &self.meta
     }
@@ -475,7 +475,7 @@ impl<'de> Deserialize<'de> for NamespaceView {
     }
 }
 
-impl View for NamespaceView {
+impl SlimView for NamespaceView {
     fn meta(&self) -> &Meta {
         &self.meta
     }
@@ -597,10 +597,10 @@ mod tests {
             {"spec": 7},
         ]);
         let text = list.to_string();
-        let seen: Vec<Seen<PodView>> = serde_json::from_str(&text).unwrap();
+        let seen: Vec<Decoded<PodView>> = serde_json::from_str(&text).unwrap();
         let told: Vec<_> = seen
             .iter()
-            .map(|seen| (matches!(seen, Seen::Good(_)), seen.meta().name.as_str()))
+            .map(|seen| (matches!(seen, Decoded::Good(_)), seen.meta().name.as_str()))
             .collect();
         assert_eq!(
             told,

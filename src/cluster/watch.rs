@@ -22,11 +22,11 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use crate::{
-    cluster::pod_view::{DeploymentView, NamespaceView, PodView, Seen, View, version},
+    cluster::pod_view::{Decoded, DeploymentView, NamespaceView, PodView, SlimView, version},
     metrics::Metrics,
     snapshot::{
-        shared::Hub,
-        state::{Kind, World},
+        shared::SharedState,
+        state::{ClusterState, WatchKind},
     },
     time::Moment,
 };
@@ -48,14 +48,14 @@ const PROVEN: Duration = Duration::from_secs(10);
 
 /// How patiently a kind is followed.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub struct WatchTimings {
     /// What a watch lost is found by a new list after so long, and up to a fifth more.
     pub relist: Duration,
     /// A watch without an event or a bookmark for so long is dead: bookmarks come about every minute.
     pub idle: Duration,
 }
 
-impl Default for Patience {
+impl Default for WatchTimings {
     fn default() -> Self {
         Self {
             relist: Duration::from_secs(30 * 60),
@@ -65,41 +65,41 @@ impl Default for Patience {
 }
 
 /// A kind that is watched: where it is found, and where what is seen of it goes.
-pub struct Feed<T> {
-    kind: Kind,
+pub struct WatchedResource<T> {
+    kind: WatchKind,
     path: &'static str,
-    seen: fn(&mut World, Seen<T>, bool, Moment) -> Vec<String>,
-    deleted: fn(&mut World, &Seen<T>, Moment),
+    seen: fn(&mut ClusterState, Decoded<T>, bool, Moment) -> Vec<String>,
+    deleted: fn(&mut ClusterState, &Decoded<T>, Moment),
 }
 
-impl<T> Clone for Feed<T> {
+impl<T> Clone for WatchedResource<T> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<T> Copy for Feed<T> {}
+impl<T> Copy for WatchedResource<T> {}
 
 /// Pods.
-pub const PODS: Feed<PodView> = Feed {
-    kind: Kind::Pods,
+pub const PODS: WatchedResource<PodView> = WatchedResource {
+    kind: WatchKind::Pods,
     path: "/api/v1/pods",
-    seen: World::pod_seen,
-    deleted: World::pod_deleted,
+    seen: ClusterState::pod_seen,
+    deleted: ClusterState::pod_deleted,
 };
 /// Deployments.
-pub const DEPLOYMENTS: Feed<DeploymentView> = Feed {
-    kind: Kind::Deployments,
+pub const DEPLOYMENTS: WatchedResource<DeploymentView> = WatchedResource {
+    kind: WatchKind::Deployments,
     path: "/apis/apps/v1/deployments",
-    seen: World::deployment_seen,
-    deleted: World::deployment_deleted,
+    seen: ClusterState::deployment_seen,
+    deleted: ClusterState::deployment_deleted,
 };
 /// Namespaces.
-pub const NAMESPACES: Feed<NamespaceView> = Feed {
-    kind: Kind::Namespaces,
+pub const NAMESPACES: WatchedResource<NamespaceView> = WatchedResource {
+    kind: WatchKind::Namespaces,
     path: "/api/v1/namespaces",
-    seen: World::namespace_seen,
-    deleted: World::namespace_deleted,
+    seen: ClusterState::namespace_seen,
+    deleted: ClusterState::namespace_deleted,
 };
 
 #[derive(Deserialize)]
@@ -108,13 +108,13 @@ struct List<T> {
     items: Vec<T>,
 }
 
-impl<T: View> List<Seen<T>> {
+impl<T: SlimView> List<Decoded<T>> {
     /// Reads a page in one pass; one that holds what can't be read is read once more, object by object.
     fn read(text: &[u8]) -> serde_json::Result<Self> {
         match serde_json::from_slice::<List<T>>(text) {
             Ok(List { metadata, items }) => Ok(Self {
                 metadata,
-                items: items.into_iter().map(Seen::Good).collect(),
+                items: items.into_iter().map(Decoded::Good).collect(),
             }),
             Err(_) => serde_json::from_slice(text),
         }
@@ -123,30 +123,30 @@ impl<T: View> List<Seen<T>> {
 
 /// A line of a watch that tells of an object: all but a few.
 #[derive(Deserialize)]
-struct Line<T> {
+struct WatchLine<T> {
     #[serde(rename = "type")]
-    change: Change,
+    change: ChangeType,
     object: T,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
-enum Change {
+enum ChangeType {
     Added,
     Modified,
     Deleted,
 }
 
 /// Reads a line of a watch, in the same way.
-fn event<T: View>(line: &[u8]) -> serde_json::Result<WatchEvent<Seen<T>>> {
-    let Ok(Line { change, object }) = serde_json::from_slice::<Line<T>>(line) else {
+fn event<T: SlimView>(line: &[u8]) -> serde_json::Result<WatchEvent<Decoded<T>>> {
+    let Ok(WatchLine { change, object }) = serde_json::from_slice::<WatchLine<T>>(line) else {
         return serde_json::from_slice(line);
     };
-    let seen = Seen::Good(object);
+    let seen = Decoded::Good(object);
     Ok(match change {
-        Change::Added => WatchEvent::Added(seen),
-        Change::Modified => WatchEvent::Modified(seen),
-        Change::Deleted => WatchEvent::Deleted(seen),
+        ChangeType::Added => WatchEvent::Added(seen),
+        ChangeType::Modified => WatchEvent::Modified(seen),
+        ChangeType::Deleted => WatchEvent::Deleted(seen),
     })
 }
 
@@ -160,16 +160,16 @@ struct ListMeta {
 }
 
 /// How a list or a watch ended.
-enum End {
+enum StreamEnd {
     /// The list is complete; or the server ended the watch in the ordinary way: go on from where it was.
     Resume,
     /// A new list is wanted, or the server has forgotten where we were.
     Relist(&'static str),
     /// It failed.
-    Failed(Failure),
+    Failed(StreamFailure),
 }
 
-struct Failure {
+struct StreamFailure {
     why: String,
     /// We may not read this kind at all.
     forbidden: bool,
@@ -177,7 +177,7 @@ struct Failure {
     halfway: bool,
 }
 
-impl From<String> for Failure {
+impl From<String> for StreamFailure {
     fn from(why: String) -> Self {
         Self {
             why,
@@ -190,12 +190,12 @@ impl From<String> for Failure {
 /// Follows one kind for ever.
 pub async fn follow<T>(
     client: Client,
-    feed: Feed<T>,
-    hub: Arc<Hub>,
+    feed: WatchedResource<T>,
+    hub: Arc<SharedState>,
     metrics: Arc<Metrics>,
-    patience: Patience,
+    patience: WatchTimings,
 ) where
-    T: View,
+    T: SlimView,
 {
     let mut pause = BACKOFF.0;
     let mut relist_at = Instant::now();
@@ -210,7 +210,7 @@ pub async fn follow<T>(
         let listing = !resume || begun >= relist_at;
         let mut proven = false;
         let end = if barred && let Err(failure) = may_watch::<T>(&client, feed, &hub).await {
-            End::Failed(failure)
+            StreamEnd::Failed(failure)
         } else if listing {
             barred = false;
             list(&client, feed, &hub, &metrics).await
@@ -219,7 +219,7 @@ pub async fn follow<T>(
         } else {
             let (end, told) = watch(&client, feed, &hub, &metrics, relist_at, patience.idle).await;
             proven = told || begun.elapsed() >= PROVEN.min(patience.idle);
-            barred = matches!(&end, End::Failed(failure) if failure.forbidden);
+            barred = matches!(&end, StreamEnd::Failed(failure) if failure.forbidden);
             end
         };
         fresh = false;
@@ -227,7 +227,7 @@ pub async fn follow<T>(
             (pause, hasty) = (BACKOFF.0, false);
         }
         match end {
-            End::Resume => {
+            StreamEnd::Resume => {
                 resume = true;
                 if listing {
                     relist_at = Instant::now() + patience.relist + jitter(patience.relist / 5);
@@ -235,12 +235,12 @@ pub async fn follow<T>(
                     continue;
                 }
             }
-            End::Relist(why) => {
+            StreamEnd::Relist(why) => {
                 info!(kind = feed.kind.as_str(), why, "listing anew");
                 resume = false;
             }
-            End::Failed(failure) => {
-                let Failure {
+            StreamEnd::Failed(failure) => {
+                let StreamFailure {
                     why,
                     forbidden,
                     halfway,
@@ -272,21 +272,27 @@ pub async fn follow<T>(
 
 /// Asks how far the server is. One that is not as far as we are was set back to an older state: a watch from where we are
 /// would be answered by silence.
-async fn ask<T>(client: &Client, feed: Feed<T>, hub: &Hub) -> Result<(), End> {
-    let (there, _) = count(client, feed.path).await.map_err(End::Failed)?;
+async fn ask<T>(
+    client: &Client,
+    feed: WatchedResource<T>,
+    hub: &SharedState,
+) -> Result<(), StreamEnd> {
+    let (there, _) = count(client, feed.path).await.map_err(StreamEnd::Failed)?;
     let here = hub.with(|world, _| world.stream(feed.kind).version);
     if there < here {
-        return Err(End::Relist("the server is behind what it told before"));
+        return Err(StreamEnd::Relist(
+            "the server is behind what it told before",
+        ));
     }
     Ok(())
 }
 
 /// The server's version, and how many objects there are.
-async fn count(client: &Client, path: &str) -> Result<(u64, usize), Failure> {
+async fn count(client: &Client, path: &str) -> Result<(u64, usize), StreamFailure> {
     let request = Request::new(path)
         .list(&ListParams::default().limit(1))
-        .map_err(|error| Failure::from(error.to_string()))?;
-    let list = match timeout(PAGE_TIMEOUT, client.request::<Count>(request)).await {
+        .map_err(|error| StreamFailure::from(error.to_string()))?;
+    let list = match timeout(PAGE_TIMEOUT, client.request::<CountPage>(request)).await {
         Err(_) => return Err(no_answer()),
         Ok(answer) => answer.map_err(|error| failed(&error))?,
     };
@@ -298,16 +304,20 @@ async fn count(client: &Client, path: &str) -> Result<(u64, usize), Failure> {
 }
 
 /// Whether a watch would be refused.
-async fn may_watch<T>(client: &Client, feed: Feed<T>, hub: &Hub) -> Result<(), Failure>
+async fn may_watch<T>(
+    client: &Client,
+    feed: WatchedResource<T>,
+    hub: &SharedState,
+) -> Result<(), StreamFailure>
 where
-    T: View,
+    T: SlimView,
 {
     let from = hub
         .with(|world, _| world.stream(feed.kind).version)
         .to_string();
     let request = Request::new(feed.path)
         .watch(&WatchParams::default().timeout(1), &from)
-        .map_err(|error| Failure::from(error.to_string()))?;
+        .map_err(|error| StreamFailure::from(error.to_string()))?;
     match timeout(PAGE_TIMEOUT, client.request_stream(request)).await {
         Err(_) => Err(no_answer()),
         Ok(Err(kube::Error::Api(status))) if status.code == 403 => {
@@ -318,16 +328,22 @@ where
 }
 
 /// Reads a complete list, page by page. A quorum read: no resource version is given, so it is never old.
-async fn list<T>(client: &Client, feed: Feed<T>, hub: &Hub, metrics: &Metrics) -> End
+async fn list<T>(
+    client: &Client,
+    feed: WatchedResource<T>,
+    hub: &SharedState,
+    metrics: &Metrics,
+) -> StreamEnd
 where
-    T: View,
+    T: SlimView,
 {
     let begun = hub.now();
     hub.with(|world, _| world.list_begins(feed.kind));
     let mut params = ListParams::default().limit(PAGE);
     loop {
         let halfway = params.continue_token.is_some();
-        let fails = |failure: Failure| End::Failed(Failure { halfway, ..failure });
+        let fails =
+            |failure: StreamFailure| StreamEnd::Failed(StreamFailure { halfway, ..failure });
         let request = match Request::new(feed.path).list(&params) {
             Ok(request) => request,
             Err(error) => return fails(error.to_string().into()),
@@ -335,10 +351,10 @@ where
         let page = match timeout(PAGE_TIMEOUT, client.request_text(request)).await {
             Err(_) => return fails(no_answer()),
             Ok(Err(kube::Error::Api(status))) if status.code == 410 => {
-                return End::Relist("the list's continue token has expired");
+                return StreamEnd::Relist("the list's continue token has expired");
             }
             Ok(Err(error)) => return fails(failed(&error)),
-            Ok(Ok(text)) => match List::<Seen<T>>::read(text.as_bytes()) {
+            Ok(Ok(text)) => match List::<Decoded<T>>::read(text.as_bytes()) {
                 Ok(page) => page,
                 Err(error) => return fails(unreadable(&error)),
             },
@@ -373,7 +389,7 @@ where
                 );
                 hub.set_back();
             }
-            return End::Resume;
+            return StreamEnd::Resume;
         }
         tokio::task::yield_now().await;
     }
@@ -382,14 +398,14 @@ where
 /// Follows the changes from where we are; and whether there was anything to be heard.
 async fn watch<T>(
     client: &Client,
-    feed: Feed<T>,
-    hub: &Hub,
+    feed: WatchedResource<T>,
+    hub: &SharedState,
     metrics: &Metrics,
     relist_at: Instant,
     idle: Duration,
-) -> (End, bool)
+) -> (StreamEnd, bool)
 where
-    T: View,
+    T: SlimView,
 {
     let mut told = false;
     let from = hub
@@ -399,17 +415,20 @@ where
         .watch(&WatchParams::default().timeout(WATCH_SECONDS), &from)
     {
         Ok(request) => request,
-        Err(error) => return (End::Failed(error.to_string().into()), told),
+        Err(error) => return (StreamEnd::Failed(error.to_string().into()), told),
     };
     // A server that zips would make a whole of each event; nothing here unzips that.
     let plain = HeaderValue::from_static("identity");
     request.headers_mut().insert(ACCEPT_ENCODING, plain);
     let stream = match timeout(PAGE_TIMEOUT, client.request_stream(request)).await {
-        Err(_) => return (End::Failed(no_answer()), told),
+        Err(_) => return (StreamEnd::Failed(no_answer()), told),
         Ok(Err(kube::Error::Api(status))) if status.code == 410 => {
-            return (End::Relist("the server has forgotten where we were"), told);
+            return (
+                StreamEnd::Relist("the server has forgotten where we were"),
+                told,
+            );
         }
-        Ok(Err(error)) => return (End::Failed(failed(&error)), told),
+        Ok(Err(error)) => return (StreamEnd::Failed(failed(&error)), told),
         Ok(Ok(stream)) => stream,
     };
     let relist = sleep_until(relist_at);
@@ -422,28 +441,28 @@ where
             () = hub.relist_wanted(feed.kind).notified() => {
                 // The bell may ring for a wish that a list has met meanwhile.
                 if hub.with(|world, _| world.stream(feed.kind).relist) {
-                    break End::Relist("it is wanted");
+                    break StreamEnd::Relist("it is wanted");
                 }
                 continue;
             }
-            () = &mut relist => break End::Relist("it is time"),
+            () = &mut relist => break StreamEnd::Relist("it is time"),
         };
         match read {
             // Nobody knows what happened meanwhile.
             Err(_) => {
                 metrics.watch_failed(feed.kind);
-                break End::Relist("the watch went silent");
+                break StreamEnd::Relist("the watch went silent");
             }
-            Ok(Err(error)) if is_cut(&error) => break End::Resume,
-            Ok(Err(error)) => break End::Failed(error.to_string().into()),
+            Ok(Err(error)) if is_cut(&error) => break StreamEnd::Resume,
+            Ok(Err(error)) => break StreamEnd::Failed(error.to_string().into()),
             Ok(Ok(_)) => {}
         }
         if !line.ends_with(b"\n") {
-            break End::Resume; // what is left of a line when the server ends the watch is sent again
+            break StreamEnd::Resume; // what is left of a line when the server ends the watch is sent again
         }
         let event = match event::<T>(&line) {
             Ok(event) => event,
-            Err(error) => break End::Failed(unreadable(&error)),
+            Err(error) => break StreamEnd::Failed(unreadable(&error)),
         };
         line.clear();
         line.shrink_to(LINE);
@@ -465,20 +484,20 @@ where
         match warnings {
             Ok(warnings) => tell(&warnings, metrics),
             Err(status) if status.code == 410 => {
-                break End::Relist("the server has forgotten where we were");
+                break StreamEnd::Relist("the server has forgotten where we were");
             }
-            Err(status) => break End::Failed(failed(&kube::Error::Api(status))),
+            Err(status) => break StreamEnd::Failed(failed(&kube::Error::Api(status))),
         }
         told = true;
     };
     (end, told)
 }
 
-fn no_answer() -> Failure {
+fn no_answer() -> StreamFailure {
     format!("no answer in {} s", PAGE_TIMEOUT.as_secs()).into()
 }
 
-fn unreadable(error: &serde_json::Error) -> Failure {
+fn unreadable(error: &serde_json::Error) -> StreamFailure {
     format!("the answer can't be read: {error}").into()
 }
 
@@ -496,7 +515,7 @@ fn is_cut(error: &io::Error) -> bool {
     false
 }
 
-fn failed(error: &kube::Error) -> Failure {
+fn failed(error: &kube::Error) -> StreamFailure {
     match error {
         kube::Error::Api(status) => {
             let forbidden = status.code == 403;
@@ -505,7 +524,7 @@ fn failed(error: &kube::Error) -> Failure {
             } else {
                 ""
             };
-            Failure {
+            StreamFailure {
                 why: format!("{}{cure}", status.message),
                 forbidden,
                 halfway: false,
@@ -530,35 +549,35 @@ pub fn jitter(span: Duration) -> Duration {
 }
 
 /// Compares how many pods there are with how many we know, and asks for a new list when they differ twice in a row.
-pub async fn check(client: Client, hub: Arc<Hub>, metrics: Arc<Metrics>, every: Duration) {
+pub async fn check(client: Client, hub: Arc<SharedState>, metrics: Arc<Metrics>, every: Duration) {
     let mut differed = false;
     loop {
         sleep(every + jitter(every / 5)).await;
-        let astray = hub.with(World::self_check);
+        let astray = hub.with(ClusterState::self_check);
         metrics.astray(astray);
-        let here = hub.with(|world, _| world.stream(Kind::Pods).version);
+        let here = hub.with(|world, _| world.stream(WatchKind::Pods).version);
         let Ok((there, pods)) = count(&client, PODS.path).await else {
             continue; // the watch tells of it
         };
         let differs =
-            hub.with(|world, _| world.stream(Kind::Pods).synced && world.known_pods() != pods);
+            hub.with(|world, _| world.stream(WatchKind::Pods).synced && world.known_pods() != pods);
         if differs && differed || there < here {
             warn!("the pods differ from what the watch told; listing anew");
-            hub.with(|world, _| world.want_relist(Kind::Pods));
+            hub.with(|world, _| world.want_relist(WatchKind::Pods));
         }
         differed = differs;
     }
 }
 
 #[derive(Deserialize)]
-struct Count {
-    metadata: CountMeta,
+struct CountPage {
+    metadata: CountPageMeta,
     items: Vec<serde::de::IgnoredAny>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct CountMeta {
+struct CountPageMeta {
     #[serde(default)]
     resource_version: String,
     #[serde(default)]
@@ -667,12 +686,12 @@ mod tests {
     }
 
     /// What is read in one pass where that can be is what the tolerant way reads.
-    fn agree<T: View + PartialEq + Debug>(objects: &[Value]) -> Result<(), TestCaseError> {
+    fn agree<T: SlimView + PartialEq + Debug>(objects: &[Value]) -> Result<(), TestCaseError> {
         let list =
             json!({"kind": "List", "metadata": {"resourceVersion": "9", "continue": "c"}, "items": objects})
                 .to_string();
-        let quick = List::<Seen<T>>::read(list.as_bytes()).unwrap();
-        let tolerant: List<Seen<T>> = serde_json::from_str(&list).unwrap();
+        let quick = List::<Decoded<T>>::read(list.as_bytes()).unwrap();
+        let tolerant: List<Decoded<T>> = serde_json::from_str(&list).unwrap();
         prop_assert_eq!(&quick.items, &tolerant.items);
         prop_assert_eq!(quick.items.len(), objects.len());
         for (object, seen) in objects.iter().zip(&quick.items) {
@@ -723,11 +742,11 @@ mod tests {
             let items = [pod("1"), bad.clone(), pod("3")];
             agree::<PodView>(&items).unwrap();
             let list = json!({"metadata": {}, "items": items}).to_string();
-            let page = List::<Seen<PodView>>::read(list.as_bytes()).unwrap();
+            let page = List::<Decoded<PodView>>::read(list.as_bytes()).unwrap();
             let told: Vec<_> = page
                 .items
                 .iter()
-                .map(|seen| (matches!(seen, Seen::Good(_)), seen.meta().name.as_str()))
+                .map(|seen| (matches!(seen, Decoded::Good(_)), seen.meta().name.as_str()))
                 .collect();
             assert_eq!(told, [(true, "1"), (false, name), (true, "3")], "{bad}");
         }

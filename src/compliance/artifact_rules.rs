@@ -19,8 +19,8 @@ use crate::{
         scope::matches,
     },
     compliance::{
-        evidence::{Attested, Record, Review},
-        identity::{Names, Trust},
+        evidence::{ApprovalReview, AttestationRecord, ProvenanceRecord},
+        identity::{IdentityResolver, TrustedNamespaces},
     },
 };
 
@@ -29,13 +29,13 @@ const NAMED: usize = 5;
 
 /// The rules of an environment with their defaults.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rules {
+pub struct ArtifactRules {
     spec: compliance::Rules,
     /// The beginning of a hash of the rules: tells one edition from another.
     pub edition: String,
 }
 
-impl Rules {
+impl ArtifactRules {
     /// The rules of a spec; `None`: there are none.
     pub fn of(spec: &EnvironmentSpec) -> Option<Self> {
         let spec = spec.compliance.clone()?;
@@ -46,12 +46,12 @@ impl Rules {
     }
 
     /// The namespaces whose records count in an environment; `home` is the operator's own.
-    pub fn trust(spec: &EnvironmentSpec, home: &str) -> Trust {
+    pub fn trust(spec: &EnvironmentSpec, home: &str) -> TrustedNamespaces {
         let rules = spec.compliance.as_ref();
         let named = rules.and_then(|rules| rules.provenance.as_ref()?.trusted_namespaces.as_ref());
         match named {
             Some(named) => named.iter().map(|name| name.as_str().into()).collect(),
-            None => Trust::from([home.into()]),
+            None => TrustedNamespaces::from([home.into()]),
         }
     }
 
@@ -103,7 +103,7 @@ impl Rules {
 
 /// An artifact that is recorded in an environment.
 #[derive(Clone, Debug)]
-pub struct Artifact<'a> {
+pub struct ArtifactInput<'a> {
     /// The digest that it goes by.
     pub fingerprint: Fingerprint,
     /// The digests by which its containers are known, each of which must keep the rules. Not empty.
@@ -116,7 +116,7 @@ pub struct Artifact<'a> {
 
 /// What is known of an artifact, and whether that keeps the rules.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Judgement {
+pub struct ArtifactVerdict {
     /// Whether it keeps the rules.
     pub state: ComplianceState,
     /// Why.
@@ -126,14 +126,14 @@ pub struct Judgement {
     /// When it has to be judged anew, if nothing else happens: something that it rests on ends.
     pub until: Option<Timestamp>,
     /// The record that is shown for it.
-    pub record: Option<Arc<Record>>,
+    pub record: Option<Arc<ProvenanceRecord>>,
     /// What the records come to.
     pub status: Option<RecordState>,
     /// The reviews that count, the newest first.
-    pub reviews: Vec<Arc<Review>>,
+    pub reviews: Vec<Arc<ApprovalReview>>,
 }
 
-impl Judgement {
+impl ArtifactVerdict {
     /// Whether what is missing may still arrive (the last column of table A).
     pub fn may_wait(&self) -> bool {
         use VerdictReason::{
@@ -164,13 +164,13 @@ impl Judgement {
 /// Judges an artifact (A1-A14; A0 is the scope of the environment, A3 is of containers that are no artifact). One whose
 /// containers are known by several digests that nobody vouches to be one is as bad as the worst of them.
 pub fn judge(
-    rules: Option<&Rules>,
+    rules: Option<&ArtifactRules>,
     environment: &str,
-    artifact: &Artifact,
-    names: &Names,
+    artifact: &ArtifactInput,
+    names: &IdentityResolver,
     now: Timestamp,
-) -> Judgement {
-    let mut told: Option<Judgement> = None;
+) -> ArtifactVerdict {
+    let mut told: Option<ArtifactVerdict> = None;
     let mut until: Option<Timestamp> = None;
     let own = Some(artifact.fingerprint);
     let own = own.filter(|own| artifact.digests.contains(own));
@@ -180,7 +180,7 @@ pub fn judge(
             continue;
         }
         let class = names.vouched(digest);
-        let bench = Bench {
+        let bench = RuleContext {
             rules,
             environment,
             artifact,
@@ -197,7 +197,7 @@ pub fn judge(
                 // What is shown of it is what is known of the digest that it goes by.
                 let (record, status) = (worst.record.take(), worst.status.take());
                 let reviews = std::mem::take(&mut worst.reviews);
-                *worst = Judgement {
+                *worst = ArtifactVerdict {
                     record,
                     status,
                     reviews,
@@ -207,7 +207,7 @@ pub fn judge(
             None => told = Some(judgement),
         }
     }
-    let told = told.unwrap_or(Judgement {
+    let told = told.unwrap_or(ArtifactVerdict {
         state: ComplianceState::Unknown,
         reason: VerdictReason::NoPolicy,
         words: String::new(),
@@ -216,35 +216,35 @@ pub fn judge(
         status: None,
         reviews: vec![],
     });
-    Judgement { until, ..told }
+    ArtifactVerdict { until, ..told }
 }
 
 /// What is asked of one image, and what is known of it.
-struct Bench<'a> {
-    rules: Option<&'a Rules>,
+struct RuleContext<'a> {
+    rules: Option<&'a ArtifactRules>,
     environment: &'a str,
-    artifact: &'a Artifact<'a>,
-    names: &'a Names<'a>,
+    artifact: &'a ArtifactInput<'a>,
+    names: &'a IdentityResolver<'a>,
     class: &'a BTreeSet<Fingerprint>,
     now: Timestamp,
 }
 
 /// A rule that is broken, unless it is waived.
-type Broken = (Waivable, VerdictReason, String);
+type Violation = (Waivable, VerdictReason, String);
 
-impl Bench<'_> {
-    fn judge(&self) -> Judgement {
+impl RuleContext<'_> {
+    fn judge(&self) -> ArtifactVerdict {
         let evidence = self.names.evidence;
         let all = evidence.counted(self.class.iter().copied(), |ns| self.names.trusts(ns));
         let repository = self.artifact.name.parse::<Reference>().ok();
         let repository = repository.map(|reference| reference.repository);
-        let fits = |record: &&Arc<Record>| {
+        let fits = |record: &&Arc<ProvenanceRecord>| {
             let pinned = record.repository.as_deref();
             pinned.is_none_or(|pinned| Some(pinned) == repository.as_deref())
         };
-        let records: Vec<&Arc<Record>> = all.iter().copied().filter(fits).collect();
+        let records: Vec<&Arc<ProvenanceRecord>> = all.iter().copied().filter(fits).collect();
         let reviews = self.reviews(&records);
-        let mut judgement = Judgement {
+        let mut judgement = ArtifactVerdict {
             state: ComplianceState::Compliant,
             reason: VerdictReason::Satisfied,
             words: String::new(),
@@ -257,7 +257,7 @@ impl Bench<'_> {
                 .map(|review| Arc::clone(review))
                 .collect(),
         };
-        let verdict = |judgement: &mut Judgement, state, reason, words: String| {
+        let verdict = |judgement: &mut ArtifactVerdict, state, reason, words: String| {
             (judgement.state, judgement.reason, judgement.words) = (state, reason, words);
         };
         let Some(rules) = self.rules else {
@@ -333,12 +333,12 @@ impl Bench<'_> {
     }
 
     /// The reviews that count, the oldest first.
-    fn reviews(&self, records: &[&Arc<Record>]) -> Vec<&Arc<Review>> {
+    fn reviews(&self, records: &[&Arc<ProvenanceRecord>]) -> Vec<&Arc<ApprovalReview>> {
         let reviews = self
             .class
             .iter()
             .flat_map(|digest| self.names.evidence.reviews_of(*digest));
-        let counts = |review: &&Arc<Review>| {
+        let counts = |review: &&Arc<ApprovalReview>| {
             let flow = review.flow.as_deref();
             self.names.trusts(&review.key.namespace)
                 && review
@@ -356,10 +356,10 @@ impl Bench<'_> {
 
     fn provenance(
         &self,
-        rules: &Rules,
-        records: &[&Arc<Record>],
-        trusted: &[&Arc<Record>],
-    ) -> Option<Broken> {
+        rules: &ArtifactRules,
+        records: &[&Arc<ProvenanceRecord>],
+        trusted: &[&Arc<ProvenanceRecord>],
+    ) -> Option<Violation> {
         if !rules.provenance() || !records.is_empty() {
             return None;
         }
@@ -386,8 +386,8 @@ impl Bench<'_> {
     }
 
     /// What the records say is bad: of all that they hold, or of what the rules ask for by name.
-    fn failed(rules: &Rules, records: &[&Arc<Record>]) -> [Option<Broken>; 2] {
-        let bad = |counts: &dyn Fn(&Attested) -> bool| {
+    fn failed(rules: &ArtifactRules, records: &[&Arc<ProvenanceRecord>]) -> [Option<Violation>; 2] {
+        let bad = |counts: &dyn Fn(&AttestationRecord) -> bool| {
             let found = records.iter().flat_map(|record| record.attestations.iter());
             let bad = found.filter(|found| !found.compliant && counts(found));
             bad.map(|found| &*found.name).collect::<BTreeSet<&str>>()
@@ -409,7 +409,10 @@ impl Bench<'_> {
     }
 
     /// What is not there: of what the records require, or of what the rules ask for.
-    fn missing(rules: &Rules, records: &[&Arc<Record>]) -> [Option<Broken>; 2] {
+    fn missing(
+        rules: &ArtifactRules,
+        records: &[&Arc<ProvenanceRecord>],
+    ) -> [Option<Violation>; 2] {
         let mut own: BTreeSet<&str> = BTreeSet::new();
         if rules.evidence() && status(records) == Some(RecordState::Incomplete) {
             let missing = records.iter().flat_map(|record| record.missing.iter());
@@ -434,16 +437,17 @@ impl Bench<'_> {
     /// Approvals count since the newest request or rejection, one a reviewer.
     fn approvals(
         &self,
-        rules: &Rules,
-        reviews: &[&Arc<Review>],
+        rules: &ArtifactRules,
+        reviews: &[&Arc<ApprovalReview>],
         until: &mut Vec<Timestamp>,
-    ) -> Option<Broken> {
+    ) -> Option<Violation> {
         let wanted = rules.approvals()?;
         let since = reviews
             .iter()
             .rev()
             .take_while(|review| review.state == ReviewState::Approved);
-        let mut by: std::collections::BTreeMap<&str, &Review> = std::collections::BTreeMap::new();
+        let mut by: std::collections::BTreeMap<&str, &ApprovalReview> =
+            std::collections::BTreeMap::new();
         for review in since {
             by.entry(&review.reviewer).or_insert(review); // the newest of each
         }
@@ -469,8 +473,12 @@ impl Bench<'_> {
         Some((Waivable::Approval, VerdictReason::ApprovalMissing, words))
     }
 
-    fn deployment(&self, rules: &Rules, records: &[&Arc<Record>]) -> Option<Broken> {
-        let here = |record: &&Arc<Record>| {
+    fn deployment(
+        &self,
+        rules: &ArtifactRules,
+        records: &[&Arc<ProvenanceRecord>],
+    ) -> Option<Violation> {
+        let here = |record: &&Arc<ProvenanceRecord>| {
             let announced = record.deployments.iter();
             announced
                 .into_iter()
@@ -488,7 +496,7 @@ impl Bench<'_> {
     }
 
     /// Whether an exception waives a rule: why, and until when.
-    fn waived(&self, rules: &Rules, rule: Waivable) -> Option<(String, Option<Timestamp>)> {
+    fn waived(&self, rules: &ArtifactRules, rule: Waivable) -> Option<(String, Option<Timestamp>)> {
         let exceptions = rules.spec.exceptions.iter().flatten();
         let applies = |exception: &&Exception| {
             exception
@@ -520,7 +528,7 @@ impl Bench<'_> {
 }
 
 /// What several records come to: satisfied if one is and none is bad.
-fn status(records: &[&Arc<Record>]) -> Option<RecordState> {
+fn status(records: &[&Arc<ProvenanceRecord>]) -> Option<RecordState> {
     let states = || records.iter().map(|record| record.state);
     if states().any(|state| state == RecordState::NonCompliant) {
         return Some(RecordState::NonCompliant);
@@ -528,7 +536,7 @@ fn status(records: &[&Arc<Record>]) -> Option<RecordState> {
     states().min() // Compliant comes before Incomplete
 }
 
-fn asks(rule: &AttestationRule, found: &Attested) -> bool {
+fn asks(rule: &AttestationRule, found: &AttestationRecord) -> bool {
     rule.name.as_deref().is_none_or(|name| name == &*found.name)
         && (rule.type_.is_none() || rule.type_.as_deref() == found.type_.as_deref())
 }

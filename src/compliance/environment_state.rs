@@ -10,7 +10,7 @@ use crate::api::{
 
 /// What all artifacts of an environment come to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Look {
+pub struct ComplianceInput {
     /// The environment has rules.
     pub ruled: bool,
     /// Something breaks them, and nothing is waited for.
@@ -24,7 +24,7 @@ pub struct Look {
 /// Table E: the state after a look, and the event that tells of it. `since` and the texts are for the caller.
 pub fn step(
     before: &Compliance,
-    look: Look,
+    look: ComplianceInput,
     recovery_window: std::time::Duration,
     now: Timestamp,
 ) -> (Compliance, Option<EventType>) {
@@ -101,23 +101,23 @@ mod tests {
             EventType::EnvironmentNonCompliant,
             EventType::EnvironmentCompliant,
         );
-        let good = Look {
+        let good = ComplianceInput {
             ruled: true,
-            ..Look::default()
+            ..ComplianceInput::default()
         };
-        let bad = Look {
+        let bad = ComplianceInput {
             broken: true,
             ..good
         };
-        let waits = Look {
+        let waits = ComplianceInput {
             grace_ends: Some(at(900)),
             ..good
         };
-        let doubt = Look {
+        let doubt = ComplianceInput {
             unknown: true,
             ..good
         };
-        let none = Look::default();
+        let none = ComplianceInput::default();
         // Before: state, last known, raw and since when. Now is 500, the window 60 s.
         for (row, state, last, raw, since, look, want, event, pending) in [
             (
@@ -261,7 +261,7 @@ mod tests {
                 Some(Compliant),
                 Compliant,
                 100,
-                Look {
+                ComplianceInput {
                     broken: true,
                     ..waits
                 },

@@ -18,14 +18,14 @@ use crate::{
 
 /// Which object, as namespace and name. The namespace of what has none is empty.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Key {
+pub struct EvidenceKey {
     /// Its namespace.
     pub namespace: Arc<str>,
     /// Its name.
     pub name: Arc<str>,
 }
 
-impl Key {
+impl EvidenceKey {
     /// The key of an object.
     pub fn of(object: &impl kube::ResourceExt) -> Self {
         Self {
@@ -43,7 +43,7 @@ impl Key {
     }
 }
 
-impl std::fmt::Display for Key {
+impl std::fmt::Display for EvidenceKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.namespace.is_empty() {
             write!(f, "{}", self.name)
@@ -58,9 +58,9 @@ type Maybe = Option<Box<str>>;
 
 /// An ArtifactProvenance, as far as it matters.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Record {
+pub struct ProvenanceRecord {
     /// Which object.
-    pub key: Key,
+    pub key: EvidenceKey,
     /// Its UID.
     pub uid: Box<str>,
     /// When the object was created.
@@ -86,14 +86,14 @@ pub struct Record {
     /// Required attestations that are not there.
     pub missing: Box<[Box<str>]>,
     /// What was attested.
-    pub attestations: Box<[Attested]>,
+    pub attestations: Box<[AttestationRecord]>,
     /// Announced deployments, the newest first.
-    pub deployments: Box<[Deployed]>,
+    pub deployments: Box<[DeploymentRecord]>,
 }
 
 /// Something that was attested.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attested {
+pub struct AttestationRecord {
     /// Its name.
     pub name: Box<str>,
     /// Its type.
@@ -104,7 +104,7 @@ pub struct Attested {
 
 /// A deployment that was announced.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Deployed {
+pub struct DeploymentRecord {
     /// When.
     pub time: Timestamp,
     /// Its number in the flow.
@@ -128,7 +128,7 @@ fn page(url: Option<&String>) -> Maybe {
     (is_page && url.chars().all(printable)).then(|| url.as_str().into())
 }
 
-impl Record {
+impl ProvenanceRecord {
     /// The record in an object. An error says what can't be read in it.
     pub fn of(object: &ArtifactProvenance) -> Result<Self, String> {
         let spec = &object.spec;
@@ -137,7 +137,7 @@ impl Record {
         };
         let attestations = spec.attestations.iter().flatten();
         let attestations: Box<[_]> = attestations
-            .map(|attestation| Attested {
+            .map(|attestation| AttestationRecord {
                 name: attestation.name.as_str().into(),
                 type_: boxed(attestation.type_.as_ref()),
                 compliant: attestation.compliant,
@@ -158,7 +158,7 @@ impl Record {
         };
         let deployments = spec.deployments.iter().flatten();
         let mut deployments: Vec<_> = deployments
-            .map(|deployment| Deployed {
+            .map(|deployment| DeploymentRecord {
                 time: deployment.time,
                 number: deployment.number,
                 environment: deployment.environment.as_str().into(),
@@ -168,7 +168,7 @@ impl Record {
         deployments.sort_by_key(|found| std::cmp::Reverse((found.time, found.number)));
         let aliases = spec.aliases.iter().flatten();
         Ok(Self {
-            key: Key::of(object),
+            key: EvidenceKey::of(object),
             uid: object.uid().unwrap_or_default().into(),
             created: created(object),
             fingerprint: digest(&spec.fingerprint)?,
@@ -196,7 +196,7 @@ impl Record {
     }
 
     /// Of two records of one flow the older one counts.
-    fn age(&self) -> (Timestamp, &str, &Key) {
+    fn age(&self) -> (Timestamp, &str, &EvidenceKey) {
         (self.created, &self.uid, &self.key)
     }
 }
@@ -209,9 +209,9 @@ fn created(object: &impl kube::ResourceExt) -> Timestamp {
 
 /// An ArtifactApproval, as far as it matters.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Review {
+pub struct ApprovalReview {
     /// Which object.
-    pub key: Key,
+    pub key: EvidenceKey,
     /// Its UID.
     pub uid: Box<str>,
     /// When the object was created.
@@ -236,7 +236,7 @@ pub struct Review {
     pub expires: Option<Timestamp>,
 }
 
-impl Review {
+impl ApprovalReview {
     /// Later ones are newer.
     pub fn order(&self) -> (i64, Timestamp, &str) {
         (self.number, self.created, &self.uid)
@@ -300,10 +300,10 @@ impl Allowance {
 /// All that is said.
 #[derive(Debug, Default)]
 pub struct Evidence {
-    records: BTreeMap<Key, Arc<Record>>,
-    records_of: BTreeMap<Fingerprint, BTreeSet<Key>>,
-    reviews: BTreeMap<Key, Arc<Review>>,
-    reviews_of: BTreeMap<Fingerprint, BTreeSet<Key>>,
+    records: BTreeMap<EvidenceKey, Arc<ProvenanceRecord>>,
+    records_of: BTreeMap<Fingerprint, BTreeSet<EvidenceKey>>,
+    reviews: BTreeMap<EvidenceKey, Arc<ApprovalReview>>,
+    reviews_of: BTreeMap<Fingerprint, BTreeSet<EvidenceKey>>,
     allowances: BTreeMap<Arc<str>, Arc<Allowance>>,
     allowances_of: BTreeMap<Fingerprint, BTreeSet<Arc<str>>>,
     allowances_in: BTreeMap<Box<str>, BTreeSet<Arc<str>>>,
@@ -322,7 +322,7 @@ fn note<K: Ord, V: Ord>(index: &mut BTreeMap<K, BTreeSet<V>>, key: K, value: V, 
 
 impl Evidence {
     /// Takes in a record, or takes it out; whether that changed anything that matters.
-    pub fn put_record(&mut self, key: &Key, record: Option<Record>) -> bool {
+    pub fn put_record(&mut self, key: &EvidenceKey, record: Option<ProvenanceRecord>) -> bool {
         let before = self.records.get(key).cloned();
         if before.as_deref() == record.as_ref() {
             return false;
@@ -344,7 +344,7 @@ impl Evidence {
     /// An error says what can't be read in it.
     pub fn put_review(
         &mut self,
-        key: &Key,
+        key: &EvidenceKey,
         object: Option<&ArtifactApproval>,
     ) -> Result<Option<BTreeSet<Fingerprint>>, String> {
         let before = self.reviews.get(key).cloned();
@@ -374,8 +374,8 @@ impl Evidence {
     fn review_of(
         &self,
         object: &ArtifactApproval,
-        before: Option<&Review>,
-    ) -> Result<Review, String> {
+        before: Option<&ApprovalReview>,
+    ) -> Result<ApprovalReview, String> {
         let spec = &object.spec;
         let uid = object.uid().unwrap_or_default();
         let given = object.status.as_ref().and_then(|status| status.number);
@@ -383,8 +383,8 @@ impl Evidence {
             .filter(|before| *before.uid == *uid)
             .map(|before| before.number);
         let number = spec.number.or(given).or(before);
-        Ok(Review {
-            key: Key::of(object),
+        Ok(ApprovalReview {
+            key: EvidenceKey::of(object),
             uid: uid.as_str().into(),
             created: created(object),
             fingerprint: Fingerprint::from_hex(&spec.fingerprint)
@@ -444,12 +444,12 @@ impl Evidence {
     }
 
     /// All records.
-    pub fn records(&self) -> &BTreeMap<Key, Arc<Record>> {
+    pub fn records(&self) -> &BTreeMap<EvidenceKey, Arc<ProvenanceRecord>> {
         &self.records
     }
 
     /// All reviews.
-    pub fn reviews(&self) -> &BTreeMap<Key, Arc<Review>> {
+    pub fn reviews(&self) -> &BTreeMap<EvidenceKey, Arc<ApprovalReview>> {
         &self.reviews
     }
 
@@ -459,13 +459,13 @@ impl Evidence {
     }
 
     /// The records that name a digest.
-    pub fn records_of(&self, digest: Fingerprint) -> impl Iterator<Item = &Arc<Record>> {
+    pub fn records_of(&self, digest: Fingerprint) -> impl Iterator<Item = &Arc<ProvenanceRecord>> {
         let keys = self.records_of.get(&digest).into_iter().flatten();
         keys.filter_map(|key| self.records.get(key))
     }
 
     /// The reviews of a digest.
-    pub fn reviews_of(&self, digest: Fingerprint) -> impl Iterator<Item = &Arc<Review>> {
+    pub fn reviews_of(&self, digest: Fingerprint) -> impl Iterator<Item = &Arc<ApprovalReview>> {
         let keys = self.reviews_of.get(&digest).into_iter().flatten();
         keys.filter_map(|key| self.reviews.get(key))
     }
@@ -488,8 +488,8 @@ impl Evidence {
         &self,
         digests: impl IntoIterator<Item = Fingerprint>,
         trusts: impl Fn(&str) -> bool,
-    ) -> Vec<&Arc<Record>> {
-        let mut flows: BTreeMap<&str, &Arc<Record>> = BTreeMap::new();
+    ) -> Vec<&Arc<ProvenanceRecord>> {
+        let mut flows: BTreeMap<&str, &Arc<ProvenanceRecord>> = BTreeMap::new();
         for digest in digests {
             for record in self.records_of(digest) {
                 if !trusts(&record.key.namespace) {
@@ -505,7 +505,11 @@ impl Evidence {
     }
 
     /// The older record of the same flow and image, if there is one that is trusted where this one is.
-    pub fn conflict(&self, record: &Record, trusts: impl Fn(&str) -> bool) -> Option<&Key> {
+    pub fn conflict(
+        &self,
+        record: &ProvenanceRecord,
+        trusts: impl Fn(&str) -> bool,
+    ) -> Option<&EvidenceKey> {
         let namesakes = record.digests().flat_map(|digest| self.records_of(digest));
         let older = namesakes.filter(|other| {
             other.flow == record.flow
@@ -522,9 +526,9 @@ impl Evidence {
 mod tests {
     use super::*;
 
-    fn record(yaml: &str) -> Record {
+    fn record(yaml: &str) -> ProvenanceRecord {
         let spec = serde_saphyr::from_str(yaml).unwrap();
-        Record::of(&ArtifactProvenance::new("runner", spec)).unwrap()
+        ProvenanceRecord::of(&ArtifactProvenance::new("runner", spec)).unwrap()
     }
 
     #[test]

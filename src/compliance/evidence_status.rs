@@ -32,11 +32,11 @@ use crate::{
         condition::{self, READY, Statement},
         provenance::{ArtifactProvenanceStatus, RunningIn},
     },
-    compliance::evidence::{Allowance, Key, Record, Review},
+    compliance::evidence::{Allowance, ApprovalReview, EvidenceKey, ProvenanceRecord},
     snapshot::{
         environments::Environments,
-        shared::{Hub, lock},
-        state::{Said, World},
+        shared::{SharedState, lock},
+        state::{ClusterState, EvidenceKind},
     },
 };
 
@@ -51,10 +51,10 @@ const ENVIRONMENTS: usize = 256;
 
 /// What is known of the statuses that objects have: enough to tell whether another would say anything new.
 #[derive(Debug, Default)]
-pub struct Statuses(BTreeMap<(Said, Key), Known>);
+pub struct EvidenceStatuses(BTreeMap<(EvidenceKind, EvidenceKey), KnownStatus>);
 
 #[derive(Clone, Debug, Default)]
-struct Known {
+struct KnownStatus {
     generation: Option<i64>,
     uid: String,
     hash: u64,
@@ -70,18 +70,18 @@ fn hash(status: &impl Serialize) -> u64 {
     hasher.finish()
 }
 
-impl Statuses {
+impl EvidenceStatuses {
     /// Notes the status that an object has.
     pub fn seen(
         &mut self,
-        kind: Said,
-        key: &Key,
+        kind: EvidenceKind,
+        key: &EvidenceKey,
         metadata: &ObjectMeta,
         conditions: Option<&[Condition]>,
         status: &Option<impl Serialize>,
     ) {
         let mut conditions = conditions.into_iter().flatten();
-        let known = Known {
+        let known = KnownStatus {
             generation: metadata.generation,
             uid: metadata.uid.clone().unwrap_or_default(),
             hash: hash(status),
@@ -93,25 +93,25 @@ impl Statuses {
     }
 
     /// Forgets an object that is gone.
-    pub fn gone(&mut self, kind: Said, key: &Key) {
+    pub fn gone(&mut self, kind: EvidenceKind, key: &EvidenceKey) {
         self.0.remove(&(kind, key.clone()));
     }
 }
 
 /// What answering needs.
 #[derive(Clone)]
-pub struct Answerer {
+pub struct EvidenceStatusWriter {
     /// For writing.
     pub client: Client,
     /// The world.
-    pub hub: Arc<Hub>,
+    pub hub: Arc<SharedState>,
     /// The environments there are.
     pub environments: Arc<Environments>,
     /// The statuses that objects have.
-    pub statuses: Arc<Mutex<Statuses>>,
+    pub statuses: Arc<Mutex<EvidenceStatuses>>,
 }
 
-impl Answerer {
+impl EvidenceStatusWriter {
     /// Answers for ever.
     pub async fn run(self) {
         loop {
@@ -127,9 +127,9 @@ impl Answerer {
             }
             for (kind, key) in taken {
                 let written = match kind {
-                    Said::Records => self.answer_record(&key).await,
-                    Said::Reviews => self.answer_review(&key).await,
-                    Said::Allowances => self.answer_allowance(&key).await,
+                    EvidenceKind::Records => self.answer_record(&key).await,
+                    EvidenceKind::Reviews => self.answer_review(&key).await,
+                    EvidenceKind::Allowances => self.answer_allowance(&key).await,
                 };
                 match written {
                     Ok(false) => {}
@@ -153,7 +153,7 @@ impl Answerer {
         wait.min(Duration::from_secs(30)) + Duration::from_millis(10)
     }
 
-    async fn answer_record(&self, key: &Key) -> Result<bool, String> {
+    async fn answer_record(&self, key: &EvidenceKey) -> Result<bool, String> {
         let status = self.hub.with(|world, _| {
             let record = world.evidence().records().get(key)?.clone();
             Some(record_status(world, &record))
@@ -163,12 +163,13 @@ impl Answerer {
         };
         let api: Api<ArtifactProvenance> = Api::namespaced(self.client.clone(), &key.namespace);
         let (conditions, generation) = (&mut status.conditions, &mut status.observed_generation);
-        let Some(known) = self.begin(Said::Records, key, &ready, conditions, generation) else {
+        let Some(known) = self.begin(EvidenceKind::Records, key, &ready, conditions, generation)
+        else {
             return Ok(false);
         };
         self.write(
             &api,
-            Said::Records,
+            EvidenceKind::Records,
             key,
             known,
             "ArtifactProvenance",
@@ -177,7 +178,7 @@ impl Answerer {
         .await
     }
 
-    async fn answer_review(&self, key: &Key) -> Result<bool, String> {
+    async fn answer_review(&self, key: &EvidenceKey) -> Result<bool, String> {
         let status = self.hub.with(|world, _| {
             let review = world.evidence().reviews().get(key)?.clone();
             Some(review_status(world, &review))
@@ -187,14 +188,22 @@ impl Answerer {
         };
         let api: Api<ArtifactApproval> = Api::namespaced(self.client.clone(), &key.namespace);
         let (conditions, generation) = (&mut status.conditions, &mut status.observed_generation);
-        let Some(known) = self.begin(Said::Reviews, key, &ready, conditions, generation) else {
+        let Some(known) = self.begin(EvidenceKind::Reviews, key, &ready, conditions, generation)
+        else {
             return Ok(false);
         };
-        self.write(&api, Said::Reviews, key, known, "ArtifactApproval", status)
-            .await
+        self.write(
+            &api,
+            EvidenceKind::Reviews,
+            key,
+            known,
+            "ArtifactApproval",
+            status,
+        )
+        .await
     }
 
-    async fn answer_allowance(&self, key: &Key) -> Result<bool, String> {
+    async fn answer_allowance(&self, key: &EvidenceKey) -> Result<bool, String> {
         let there = self.environments.all();
         let status = self.hub.with(|world, _| {
             let entry = world.evidence().allowances().get(&key.name)?.clone();
@@ -206,12 +215,18 @@ impl Answerer {
         };
         let api: Api<AllowedArtifact> = Api::all(self.client.clone());
         let (conditions, generation) = (&mut status.conditions, &mut status.observed_generation);
-        let Some(known) = self.begin(Said::Allowances, key, &ready, conditions, generation) else {
+        let Some(known) = self.begin(
+            EvidenceKind::Allowances,
+            key,
+            &ready,
+            conditions,
+            generation,
+        ) else {
             return Ok(false);
         };
         self.write(
             &api,
-            Said::Allowances,
+            EvidenceKind::Allowances,
             key,
             known,
             "AllowedArtifact",
@@ -223,12 +238,12 @@ impl Answerer {
     /// Fills in what every status has. `None`: the object is gone.
     fn begin(
         &self,
-        kind: Said,
-        key: &Key,
+        kind: EvidenceKind,
+        key: &EvidenceKey,
         ready: &Statement,
         conditions: &mut Vec<Condition>,
         generation: &mut Option<i64>,
-    ) -> Option<Known> {
+    ) -> Option<KnownStatus> {
         let known = lock(&self.statuses).0.get(&(kind, key.clone())).cloned()?;
         *generation = known.generation;
         conditions.extend(known.ready.clone());
@@ -240,9 +255,9 @@ impl Answerer {
     async fn write<K, S>(
         &self,
         api: &Api<K>,
-        kind: Said,
-        key: &Key,
-        known: Known,
+        kind: EvidenceKind,
+        key: &EvidenceKey,
+        known: KnownStatus,
         name: &str,
         status: S,
     ) -> Result<bool, String>
@@ -290,7 +305,10 @@ fn not_trusted(namespace: &str) -> Statement {
     }
 }
 
-fn record_status(world: &World, record: &Record) -> (ArtifactProvenanceStatus, Statement) {
+fn record_status(
+    world: &ClusterState,
+    record: &ProvenanceRecord,
+) -> (ArtifactProvenanceStatus, Statement) {
     let namespace = &*record.key.namespace;
     let digests: Vec<_> = record.digests().collect();
     let running = world.running_in(namespace, &digests);
@@ -334,7 +352,10 @@ fn record_status(world: &World, record: &Record) -> (ArtifactProvenanceStatus, S
     (status, ready)
 }
 
-fn review_status(world: &World, review: &Review) -> (ArtifactApprovalStatus, Statement) {
+fn review_status(
+    world: &ClusterState,
+    review: &ApprovalReview,
+) -> (ArtifactApprovalStatus, Statement) {
     let namespace = &*review.key.namespace;
     let ready = if world.trusts(namespace) {
         Statement {
@@ -354,7 +375,7 @@ fn review_status(world: &World, review: &Review) -> (ArtifactApprovalStatus, Sta
 }
 
 fn allowance_status(
-    world: &World,
+    world: &ClusterState,
     entry: &Allowance,
     exists: impl Fn(&str) -> bool,
     now: Timestamp,

@@ -19,110 +19,130 @@ use tracing::warn;
 use crate::{
     api::{AllowedArtifact, ArtifactApproval, ArtifactProvenance},
     compliance::{
-        evidence::{Allowance, Key, Record},
-        evidence_status::Statuses,
+        evidence::{Allowance, EvidenceKey, ProvenanceRecord},
+        evidence_status::EvidenceStatuses,
     },
     snapshot::{
-        shared::Hub,
-        state::{Said, World},
+        shared::SharedState,
+        state::{ClusterState, EvidenceKind},
     },
     time::Moment,
 };
 
 /// A kind that says something of images.
-pub trait Saying:
+pub trait EvidenceResource:
     Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static
 {
     /// Which of them.
-    const KIND: Said;
+    const KIND: EvidenceKind;
     /// Takes in the newest state of an object. An error says what can't be read in it.
-    fn take_in(&self, key: &Key, world: &mut World, now: Moment) -> Result<(), String>;
+    fn take_in(
+        &self,
+        key: &EvidenceKey,
+        world: &mut ClusterState,
+        now: Moment,
+    ) -> Result<(), String>;
     /// Takes out an object that is gone.
-    fn take_out(key: &Key, world: &mut World, now: Moment);
+    fn take_out(key: &EvidenceKey, world: &mut ClusterState, now: Moment);
     /// The objects that are known.
-    fn known(world: &World) -> Vec<Key>;
+    fn known(world: &ClusterState) -> Vec<EvidenceKey>;
     /// Notes the status that the object has.
-    fn note(&self, key: &Key, statuses: &mut Statuses);
+    fn note(&self, key: &EvidenceKey, statuses: &mut EvidenceStatuses);
 }
 
-impl Saying for ArtifactProvenance {
-    const KIND: Said = Said::Records;
+impl EvidenceResource for ArtifactProvenance {
+    const KIND: EvidenceKind = EvidenceKind::Records;
 
-    fn take_in(&self, key: &Key, world: &mut World, now: Moment) -> Result<(), String> {
-        world.record_seen(key, Some(Record::of(self)?), now);
+    fn take_in(
+        &self,
+        key: &EvidenceKey,
+        world: &mut ClusterState,
+        now: Moment,
+    ) -> Result<(), String> {
+        world.record_seen(key, Some(ProvenanceRecord::of(self)?), now);
         Ok(())
     }
 
-    fn take_out(key: &Key, world: &mut World, now: Moment) {
+    fn take_out(key: &EvidenceKey, world: &mut ClusterState, now: Moment) {
         world.record_seen(key, None, now);
     }
 
-    fn known(world: &World) -> Vec<Key> {
+    fn known(world: &ClusterState) -> Vec<EvidenceKey> {
         world.evidence().records().keys().cloned().collect()
     }
 
-    fn note(&self, key: &Key, statuses: &mut Statuses) {
+    fn note(&self, key: &EvidenceKey, statuses: &mut EvidenceStatuses) {
         let conditions = self.status.as_ref().map(|status| &status.conditions[..]);
         statuses.seen(Self::KIND, key, &self.metadata, conditions, &self.status);
     }
 }
 
-impl Saying for ArtifactApproval {
-    const KIND: Said = Said::Reviews;
+impl EvidenceResource for ArtifactApproval {
+    const KIND: EvidenceKind = EvidenceKind::Reviews;
 
-    fn take_in(&self, key: &Key, world: &mut World, _: Moment) -> Result<(), String> {
+    fn take_in(
+        &self,
+        key: &EvidenceKey,
+        world: &mut ClusterState,
+        _: Moment,
+    ) -> Result<(), String> {
         world.review_seen(key, Some(self))
     }
 
-    fn take_out(key: &Key, world: &mut World, _: Moment) {
+    fn take_out(key: &EvidenceKey, world: &mut ClusterState, _: Moment) {
         // Without an object there is nothing that can't be read.
         let _ = world.review_seen(key, None);
     }
 
-    fn known(world: &World) -> Vec<Key> {
+    fn known(world: &ClusterState) -> Vec<EvidenceKey> {
         world.evidence().reviews().keys().cloned().collect()
     }
 
-    fn note(&self, key: &Key, statuses: &mut Statuses) {
+    fn note(&self, key: &EvidenceKey, statuses: &mut EvidenceStatuses) {
         let conditions = self.status.as_ref().map(|status| &status.conditions[..]);
         statuses.seen(Self::KIND, key, &self.metadata, conditions, &self.status);
     }
 }
 
-impl Saying for AllowedArtifact {
-    const KIND: Said = Said::Allowances;
+impl EvidenceResource for AllowedArtifact {
+    const KIND: EvidenceKind = EvidenceKind::Allowances;
 
-    fn take_in(&self, key: &Key, world: &mut World, _: Moment) -> Result<(), String> {
+    fn take_in(
+        &self,
+        key: &EvidenceKey,
+        world: &mut ClusterState,
+        _: Moment,
+    ) -> Result<(), String> {
         world.allowance_seen(&key.name, Some(Allowance::of(self)?));
         Ok(())
     }
 
-    fn take_out(key: &Key, world: &mut World, _: Moment) {
+    fn take_out(key: &EvidenceKey, world: &mut ClusterState, _: Moment) {
         world.allowance_seen(&key.name, None);
     }
 
-    fn known(world: &World) -> Vec<Key> {
+    fn known(world: &ClusterState) -> Vec<EvidenceKey> {
         let names = world.evidence().allowances().keys();
-        names.map(|name| Key::of_cluster(name)).collect()
+        names.map(|name| EvidenceKey::of_cluster(name)).collect()
     }
 
-    fn note(&self, key: &Key, statuses: &mut Statuses) {
+    fn note(&self, key: &EvidenceKey, statuses: &mut EvidenceStatuses) {
         let conditions = self.status.as_ref().map(|status| &status.conditions[..]);
         statuses.seen(Self::KIND, key, &self.metadata, conditions, &self.status);
     }
 }
 
 /// Follows one kind for ever.
-pub async fn follow<K: Saying>(
+pub async fn follow<K: EvidenceResource>(
     client: Client,
-    hub: Arc<Hub>,
-    statuses: Arc<std::sync::Mutex<Statuses>>,
+    hub: Arc<SharedState>,
+    statuses: Arc<std::sync::Mutex<EvidenceStatuses>>,
 ) {
     let api: Api<DeserializeGuard<K>> = Api::all(client);
     let events = watcher(api, watcher::Config::default()).default_backoff();
     pin_mut!(events);
     let take_in = |guarded: DeserializeGuard<K>| {
-        let key = Key::of(&guarded);
+        let key = EvidenceKey::of(&guarded);
         let taken = match guarded.0 {
             Ok(object) => {
                 object.note(&key, &mut crate::snapshot::shared::lock(&statuses));
@@ -139,7 +159,7 @@ pub async fn follow<K: Saying>(
         }
         key
     };
-    let mut listed: BTreeSet<Key> = BTreeSet::new();
+    let mut listed: BTreeSet<EvidenceKey> = BTreeSet::new();
     let mut waiting: Vec<DeserializeGuard<K>> = vec![];
     loop {
         match events.try_next().await {
@@ -155,7 +175,7 @@ pub async fn follow<K: Saying>(
                 waiting.clear();
             }
             // Reviews are numbered in the order in which they came, and lists are in another.
-            Ok(Some(Event::InitApply(guarded))) if K::KIND == Said::Reviews => {
+            Ok(Some(Event::InitApply(guarded))) if K::KIND == EvidenceKind::Reviews => {
                 waiting.push(guarded);
             }
             Ok(Some(Event::InitApply(guarded))) => {
@@ -183,7 +203,7 @@ pub async fn follow<K: Saying>(
                 take_in(guarded);
             }
             Ok(Some(Event::Delete(guarded))) => {
-                let key = Key::of(&guarded);
+                let key = EvidenceKey::of(&guarded);
                 crate::snapshot::shared::lock(&statuses).gone(K::KIND, &key);
                 hub.with(|world, now| K::take_out(&key, world, now));
             }

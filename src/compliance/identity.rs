@@ -12,16 +12,16 @@ use crate::{
 const MAX_CLASS: usize = 256;
 
 /// Namespaces whose records count.
-pub type Trust = BTreeSet<Box<str>>;
+pub type TrustedNamespaces = BTreeSet<Box<str>>;
 
 /// Digests that the log of an environment knows to be another, because a record said so.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Recorded {
+pub struct RecordedIdentities {
     to: BTreeMap<Fingerprint, Fingerprint>,
     from: BTreeMap<Fingerprint, BTreeSet<Fingerprint>>,
 }
 
-impl Recorded {
+impl RecordedIdentities {
     /// Those of the log.
     pub fn of(pairs: impl Iterator<Item = (Fingerprint, Fingerprint)>) -> Self {
         let mut recorded = Self::default();
@@ -39,18 +39,18 @@ impl Recorded {
 
 /// How an environment calls images.
 #[derive(Clone, Copy, Debug)]
-pub struct Names<'a> {
+pub struct IdentityResolver<'a> {
     /// What pods told: pins, and what runtimes called the same container.
     pub fleet: &'a Fleet,
     /// What CI says.
     pub evidence: &'a Evidence,
     /// Whose word counts.
-    pub trust: &'a Trust,
+    pub trust: &'a TrustedNamespaces,
     /// What the environment's log knows. It keeps a name while an artifact is recorded, even if the record is gone.
-    pub recorded: &'a Recorded,
+    pub recorded: &'a RecordedIdentities,
 }
 
-impl Names<'_> {
+impl IdentityResolver<'_> {
     /// Whether records of a namespace count.
     pub fn trusts(&self, namespace: &str) -> bool {
         self.trust.contains(namespace)

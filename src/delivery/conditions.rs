@@ -9,7 +9,7 @@ use crate::{
         NotificationSettingStatus,
         condition::{self, DELIVERED, READY, RECONCILING, STALLED, Statement},
     },
-    delivery::outbox::Trouble,
+    delivery::outbox::DeliveryProblem,
     http::outcome::Reason,
 };
 
@@ -18,7 +18,7 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Why a setting is not sound.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unsound {
+pub struct NotReady {
     /// One word of a closed list.
     pub reason: &'static str,
     /// A sentence that says what mends it.
@@ -27,7 +27,7 @@ pub struct Unsound {
     pub stalled: bool,
 }
 
-impl Unsound {
+impl NotReady {
     /// A reason and what mends it.
     pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
         Self {
@@ -48,18 +48,18 @@ impl Unsound {
 
 /// What is amiss with a setting, by where it comes from: each is mended on its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Amiss {
+pub struct Problems {
     /// The spec or the Secret names no destination that may be used.
-    pub destination: Option<Unsound>,
+    pub destination: Option<NotReady>,
     /// An attempt found that the destination's name leads to an address that may not be dialled.
-    pub denied: Option<Unsound>,
+    pub denied: Option<NotReady>,
     /// Environments that are asked for are not there or may not be seen.
-    pub environments: Option<Unsound>,
+    pub environments: Option<NotReady>,
 }
 
-impl Amiss {
+impl Problems {
     /// What is told: without a destination the rest hardly matters.
-    pub fn first(&self) -> Option<&Unsound> {
+    pub fn first(&self) -> Option<&NotReady> {
         let Self {
             destination,
             denied,
@@ -73,7 +73,7 @@ impl Amiss {
 }
 
 /// What a status says of a setting's deliveries, for the operator that takes them up.
-pub fn trouble(status: &NotificationSettingStatus) -> Option<(Trouble, u32)> {
+pub fn trouble(status: &NotificationSettingStatus) -> Option<(DeliveryProblem, u32)> {
     let delivered = condition::find(&status.conditions, DELIVERED)?;
     let reason = Reason::ALL
         .into_iter()
@@ -82,7 +82,7 @@ pub fn trouble(status: &NotificationSettingStatus) -> Option<(Trouble, u32)> {
         .last_failure
         .as_ref()
         .filter(|failure| failure.reason == reason.as_str());
-    let trouble = Trouble {
+    let trouble = DeliveryProblem {
         reason: reason.as_str(),
         message: failure.map_or_else(
             || delivered.message.clone(),
@@ -96,13 +96,13 @@ pub fn trouble(status: &NotificationSettingStatus) -> Option<(Trouble, u32)> {
 
 /// What the conditions follow from.
 #[derive(Clone, Debug)]
-pub struct Facts<'a> {
+pub struct ConditionInput<'a> {
     /// The generation of the spec.
     pub generation: Option<i64>,
     /// Why the setting is not sound, and for how long it has not been.
-    pub unsound: Option<(&'a Unsound, Duration)>,
+    pub unsound: Option<(&'a NotReady, Duration)>,
     /// Why nothing is delivered.
-    pub trouble: Option<&'a Trouble>,
+    pub trouble: Option<&'a DeliveryProblem>,
     /// When the next attempt is made.
     pub next_attempt: Option<Timestamp>,
     /// Nothing is to be sent.
@@ -114,7 +114,7 @@ pub struct Facts<'a> {
 }
 
 /// Brings conditions and columns up to date.
-pub fn tell(status: &mut NotificationSettingStatus, facts: &Facts<'_>) {
+pub fn tell(status: &mut NotificationSettingStatus, facts: &ConditionInput<'_>) {
     let ready = match facts.unsound {
         Some((unsound, _)) => Statement {
             type_: READY,
@@ -178,7 +178,7 @@ pub fn tell(status: &mut NotificationSettingStatus, facts: &Facts<'_>) {
     status.message = amiss.map(|statement| statement.message.clone());
 }
 
-fn delivered(status: &NotificationSettingStatus, facts: &Facts<'_>) -> Statement {
+fn delivered(status: &NotificationSettingStatus, facts: &ConditionInput<'_>) -> Statement {
     let waiting = match facts.pending {
         0 => String::new(),
         1 => " 1 event waits.".to_owned(),
@@ -229,9 +229,9 @@ mod tests {
     use super::*;
 
     fn told<'a>(
-        change: impl FnOnce(&mut Facts<'a>),
+        change: impl FnOnce(&mut ConditionInput<'a>),
     ) -> (String, String, NotificationSettingStatus) {
-        let mut facts = Facts {
+        let mut facts = ConditionInput {
             generation: Some(2),
             unsound: None,
             trouble: None,
@@ -264,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_destination_in_trouble_is_not_delivered_but_the_setting_is_sound() {
-        let trouble = Trouble {
+        let trouble = DeliveryProblem {
             reason: "ServerError",
             message: "the destination answered 503".to_owned(),
             gone: false,
@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_may_come_for_two_minutes() {
-        let unsound = Unsound::new("SecretNotFound", "create it");
+        let unsound = NotReady::new("SecretNotFound", "create it");
         for (seconds, reconciling) in [(0, true), (119, true), (120, false)] {
             let (ready, _, status) =
                 told(|facts| facts.unsound = Some((&unsound, Duration::from_secs(seconds))));
@@ -298,14 +298,14 @@ mod tests {
 
     #[test]
     fn what_only_an_edit_mends_is_stalled_and_not_waited_for() {
-        let unsound = Unsound::of_spec("UrlInvalid", "spec.webhook.url: no URL");
+        let unsound = NotReady::of_spec("UrlInvalid", "spec.webhook.url: no URL");
         let (ready, _, status) =
             told(|facts| facts.unsound = Some((&unsound, Duration::from_secs(1))));
         assert_eq!(ready, "False UrlInvalid");
         assert!(condition::find(&status.conditions, STALLED).is_some());
         assert!(condition::find(&status.conditions, RECONCILING).is_none());
         let mut status = status;
-        let facts = Facts {
+        let facts = ConditionInput {
             generation: Some(3),
             unsound: None,
             trouble: None,
@@ -320,7 +320,7 @@ mod tests {
 
     #[test]
     fn trouble_is_read_back_from_a_status() {
-        let gone = Trouble {
+        let gone = DeliveryProblem {
             reason: "Gone",
             message: "the destination answered 410".to_owned(),
             gone: true,
@@ -332,7 +332,7 @@ mod tests {
             attempts: 4,
             ..crate::api::setting::Failure::default()
         });
-        let once_more = Trouble {
+        let once_more = DeliveryProblem {
             gone: false,
             ..gone
         };
@@ -345,12 +345,12 @@ mod tests {
 
     #[test]
     fn one_mended_thing_does_not_hide_another() {
-        let mut amiss = Amiss {
-            destination: Some(Unsound::new("SecretNotFound", "create it")),
-            environments: Some(Unsound::new("EnvironmentNotFound", "create it")),
-            ..Amiss::default()
+        let mut amiss = Problems {
+            destination: Some(NotReady::new("SecretNotFound", "create it")),
+            environments: Some(NotReady::new("EnvironmentNotFound", "create it")),
+            ..Problems::default()
         };
-        let reason = |amiss: &Amiss| amiss.first().map(|unsound| unsound.reason);
+        let reason = |amiss: &Problems| amiss.first().map(|unsound| unsound.reason);
         assert_eq!(reason(&amiss), Some("SecretNotFound"));
         amiss.destination = None;
         assert_eq!(reason(&amiss), Some("EnvironmentNotFound"));

@@ -31,14 +31,14 @@ use tracing::warn;
 
 use crate::{
     api::{NotificationSetting, setting::Cursor},
-    delivery::{secret::Names, setting_worker::Desk},
-    http::sender::Courier,
+    delivery::{secret::RbacHints, setting_worker::SettingWorker},
+    http::sender::HttpSender,
     message::installation::Installation,
     metrics::Metrics,
     snapshot::{
         environments::Environments,
-        log::Logbook,
-        shared::{Hub, lock},
+        log::SnapshotLog,
+        shared::{SharedState, lock},
     },
 };
 
@@ -50,36 +50,36 @@ pub struct Dispatcher {
     /// For the settings, their status and their Secrets.
     pub client: Client,
     /// The clock.
-    pub hub: Arc<Hub>,
+    pub hub: Arc<SharedState>,
     /// The log.
-    pub logbook: Logbook,
+    pub logbook: SnapshotLog,
     /// The environments, and where their logs end.
     pub environments: Arc<Environments>,
     /// The outbound client.
-    pub courier: Courier,
+    pub courier: HttpSender,
     /// What each payload says of the installation.
     pub installation: Arc<Installation>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Kubernetes Events.
     pub events: Events,
-    /// Names that advice needs.
-    pub names: Names,
+    /// RbacHints that advice needs.
+    pub names: RbacHints,
     /// How far every setting has got, for pruning.
-    pub passed: Arc<Passed>,
+    pub passed: Arc<DeliveryProgress>,
     /// Ends sending: what is under way is finished first.
     pub stop: CancellationToken,
 }
 
 /// How far the settings have got, as their status says.
 #[derive(Debug, Default)]
-pub struct Passed {
+pub struct DeliveryProgress {
     /// By the UID of the setting.
     cursors: Mutex<BTreeMap<String, Vec<Cursor>>>,
     complete: Mutex<bool>,
 }
 
-impl Passed {
+impl DeliveryProgress {
     pub(crate) fn put(&self, setting: &str, cursors: Vec<Cursor>) {
         lock(&self.cursors).insert(setting.to_owned(), cursors);
     }
@@ -108,7 +108,7 @@ impl Passed {
     }
 }
 
-struct Seat {
+struct TaskHandle {
     setting: watch::Sender<NotificationSetting>,
     stop: CancellationToken,
 }
@@ -121,7 +121,7 @@ impl Dispatcher {
         let cursors_ready = Arc::new(cursors_ready);
         let desks = TaskTracker::new();
         let mut eras = this.environments.eras();
-        let mut seats: BTreeMap<String, Seat> = BTreeMap::new();
+        let mut seats: BTreeMap<String, TaskHandle> = BTreeMap::new();
         loop {
             tokio::select! {
                 () = this.follow(&mut seats, &desks, &cursors_ready) => break,
@@ -144,7 +144,7 @@ impl Dispatcher {
 
     async fn follow(
         self: &Arc<Self>,
-        seats: &mut BTreeMap<String, Seat>,
+        seats: &mut BTreeMap<String, TaskHandle>,
         desks: &TaskTracker,
         cursors_ready: &Arc<watch::Sender<bool>>,
     ) {
@@ -202,7 +202,7 @@ impl Dispatcher {
     fn seen(
         self: &Arc<Self>,
         guarded: DeserializeGuard<NotificationSetting>,
-        seats: &mut BTreeMap<String, Seat>,
+        seats: &mut BTreeMap<String, TaskHandle>,
         desks: &TaskTracker,
         placed: Option<mpsc::Sender<()>>,
     ) {
@@ -231,12 +231,12 @@ impl Dispatcher {
         let (sender, receiver) = watch::channel(setting);
         seats.insert(
             uid.clone(),
-            Seat {
+            TaskHandle {
                 setting: sender,
                 stop: stop.clone(),
             },
         );
-        let desk = Desk::new(self.clone(), receiver, placed);
+        let desk = SettingWorker::new(self.clone(), receiver, placed);
         let passed = self.passed.clone();
         desks.spawn(async move {
             tokio::select! {
@@ -246,7 +246,7 @@ impl Dispatcher {
         });
     }
 
-    fn gone(&self, uid: &str, seats: &mut BTreeMap<String, Seat>) {
+    fn gone(&self, uid: &str, seats: &mut BTreeMap<String, TaskHandle>) {
         if let Some(seat) = seats.remove(uid) {
             seat.stop.cancel();
         }

@@ -5,21 +5,21 @@ use std::{collections::BTreeMap, time::Duration};
 use crate::{
     api::setting::Cursor,
     delivery::{
-        outbox::{Ahead, Backlog},
-        visibility::Known,
+        outbox::{AckWindow, Backlog},
+        visibility::EnvironmentInfo,
     },
     time::Moment,
 };
 
 /// How far the log of one environment has been sent.
 #[derive(Clone, Debug)]
-pub struct Lane {
+pub struct EnvironmentQueue {
     /// Tells this lane from an earlier one of the same environment, whose last request may still be under way.
     pub token: u64,
     /// Where sending stands.
     pub cursor: Cursor,
     /// What was sent that the status doesn't know of.
-    pub ahead: Ahead,
+    pub ahead: AckWindow,
     /// What waits, as far as it was counted.
     pub backlog: Backlog,
     /// A request is under way.
@@ -34,13 +34,13 @@ pub struct Lane {
     pub ending: Option<Moment>,
 }
 
-impl Lane {
+impl EnvironmentQueue {
     fn at(token: u64, cursor: Cursor) -> Self {
         let index = cursor.index;
         Self {
             token,
             cursor,
-            ahead: Ahead::default(),
+            ahead: AckWindow::default(),
             backlog: Backlog::default(),
             busy: false,
             seen: index,
@@ -85,47 +85,47 @@ impl Lane {
 }
 
 /// How far each lane had been sent ahead at some moment.
-pub type Counted = Vec<(String, u64, Ahead)>;
+pub type Counted = Vec<(String, u64, AckWindow)>;
 
 /// All lanes of a setting, by the UID of the environment.
 #[derive(Clone, Debug, Default)]
-pub struct Lanes {
-    lanes: BTreeMap<String, Lane>,
+pub struct EnvironmentQueues {
+    lanes: BTreeMap<String, EnvironmentQueue>,
     tokens: u64,
 }
 
-impl Lanes {
+impl EnvironmentQueues {
     /// Opens a lane at a cursor, in the place of any that its environment had.
-    pub fn open(&mut self, cursor: Cursor) -> &mut Lane {
+    pub fn open(&mut self, cursor: Cursor) -> &mut EnvironmentQueue {
         self.tokens += 1;
         let uid = cursor.environment_uid.clone();
-        let lane = Lane::at(self.tokens, cursor);
+        let lane = EnvironmentQueue::at(self.tokens, cursor);
         self.lanes.insert(uid.clone(), lane);
         self.lanes.get_mut(&uid).expect("it was just put there")
     }
 
     /// The lane of an environment.
-    pub fn get(&self, uid: &str) -> Option<&Lane> {
+    pub fn get(&self, uid: &str) -> Option<&EnvironmentQueue> {
         self.lanes.get(uid)
     }
 
     /// The lane of an environment.
-    pub fn get_mut(&mut self, uid: &str) -> Option<&mut Lane> {
+    pub fn get_mut(&mut self, uid: &str) -> Option<&mut EnvironmentQueue> {
         self.lanes.get_mut(uid)
     }
 
     /// The lane of an environment, if it is still the same one.
-    pub fn same(&mut self, uid: &str, token: u64) -> Option<&mut Lane> {
+    pub fn same(&mut self, uid: &str, token: u64) -> Option<&mut EnvironmentQueue> {
         self.lanes.get_mut(uid).filter(|lane| lane.token == token)
     }
 
     /// Closes a lane.
-    pub fn close(&mut self, uid: &str) -> Option<Lane> {
+    pub fn close(&mut self, uid: &str) -> Option<EnvironmentQueue> {
         self.lanes.remove(uid)
     }
 
     /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Lane> {
+    pub fn iter(&self) -> impl Iterator<Item = &EnvironmentQueue> {
         self.lanes.values()
     }
 
@@ -169,7 +169,7 @@ impl Lanes {
 
     /// How far each is ahead.
     pub fn counted(&self) -> Counted {
-        let of = |(uid, lane): (&String, &Lane)| (uid.clone(), lane.token, lane.ahead);
+        let of = |(uid, lane): (&String, &EnvironmentQueue)| (uid.clone(), lane.token, lane.ahead);
         self.lanes.iter().map(of).collect()
     }
 
@@ -185,13 +185,13 @@ impl Lanes {
     /// The status knows of all that was sent.
     pub fn all_written(&mut self) {
         for lane in self.lanes.values_mut() {
-            lane.ahead = Ahead::default();
+            lane.ahead = AckWindow::default();
         }
     }
 
     /// The lanes that have something to send and may. `written`: the cursors that the status has.
     pub fn ready(&self, written: &[Cursor], now: Moment) -> Vec<String> {
-        let ready = |(_, lane): &(&String, &Lane)| lane.is_ready(written, now);
+        let ready = |(_, lane): &(&String, &EnvironmentQueue)| lane.is_ready(written, now);
         let ready = self.lanes.iter().filter(ready);
         ready.map(|(uid, _)| uid.clone()).collect()
     }
@@ -213,7 +213,7 @@ impl Lanes {
     pub fn ended(
         &mut self,
         names: Option<&Vec<String>>,
-        all: &BTreeMap<String, Known>,
+        all: &BTreeMap<String, EnvironmentInfo>,
         namespace: &str,
         failing: Option<Duration>,
         now: Moment,
@@ -247,7 +247,7 @@ mod tests {
     use super::*;
     use crate::api::setting::Gap;
 
-    type Change = fn(&mut Lane);
+    type Change = fn(&mut EnvironmentQueue);
 
     fn cursor(uid: &str, index: i64) -> Cursor {
         Cursor {
@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_lane_goes_on_when_it_is_idle_has_more_and_may() {
-        let mut lanes = Lanes::default();
+        let mut lanes = EnvironmentQueues::default();
         let cases: [(&str, Change); 6] = [
             ("a", |_| ()),
             ("b", |lane| lane.busy = true),
@@ -295,7 +295,7 @@ mod tests {
             untold,
             ..cursor(uid, 4)
         };
-        let mut lanes = Lanes::default();
+        let mut lanes = EnvironmentQueues::default();
         let lane = lanes.open(with("a", Some(gap(4))));
         lane.ending = Some(at(1));
         assert!(!lane.is_through());
@@ -321,7 +321,7 @@ mod tests {
 
     #[test]
     fn what_was_counted_for_an_earlier_lane_of_an_environment_is_not_taken_for_a_later_one() {
-        let mut lanes = Lanes::default();
+        let mut lanes = EnvironmentQueues::default();
         lanes.open(cursor("a", 4)).ahead.sent(3, at(1));
         let counted = lanes.counted();
         lanes.open(cursor("a", 0)).ahead.sent(3, at(2));
@@ -335,7 +335,7 @@ mod tests {
     #[test]
     fn a_lane_ends_when_its_environment_is_not_asked_for_or_not_seen_or_gone_and_failing_for_long()
     {
-        let known = |uid: &str, visible: &str| Known {
+        let known = |uid: &str, visible: &str| EnvironmentInfo {
             uid: uid.to_owned(),
             generation: 1,
             visible_to: vec![visible.to_owned()],
@@ -349,7 +349,7 @@ mod tests {
         ]
         .into();
         let names = ["env-a", "env-b", "env-c"].map(str::to_owned).to_vec();
-        let mut lanes = Lanes::default();
+        let mut lanes = EnvironmentQueues::default();
         for uid in ["a", "b", "c", "d"] {
             lanes.open(cursor(uid, 4));
         }

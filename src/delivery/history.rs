@@ -20,7 +20,7 @@ const SKIPPED_RANGES: usize = 20;
 
 /// An attempt to deliver a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Try {
+pub struct Attempt {
     /// The message's id.
     pub id: String,
     /// The name of the snapshot that it comes from, if it comes from one.
@@ -33,7 +33,7 @@ pub struct Try {
 
 /// A stretch of the log that is not sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Skipped {
+pub struct SkippedEntries {
     /// The first snapshot.
     pub from: i64,
     /// The last one.
@@ -47,7 +47,7 @@ pub struct Skipped {
 /// Notes a message that was delivered, with the HTTP status of the answer and how long that took.
 pub fn delivered(
     status: &mut NotificationSettingStatus,
-    attempt: Try,
+    attempt: Attempt,
     answer: Option<u16>,
     latency: Duration,
 ) {
@@ -62,7 +62,12 @@ pub fn delivered(
 }
 
 /// Notes an attempt that failed.
-pub fn failed(status: &mut NotificationSettingStatus, attempt: Try, reason: &str, message: &str) {
+pub fn failed(
+    status: &mut NotificationSettingStatus,
+    attempt: Attempt,
+    reason: &str,
+    message: &str,
+) {
     status.last_failure = Some(Failure {
         event_id: attempt.id,
         time: attempt.time,
@@ -75,7 +80,7 @@ pub fn failed(status: &mut NotificationSettingStatus, attempt: Try, reason: &str
 /// Notes a message that is set aside for good.
 pub fn set_aside(
     status: &mut NotificationSettingStatus,
-    attempt: &Try,
+    attempt: &Attempt,
     reason: &str,
     message: &str,
 ) {
@@ -91,7 +96,12 @@ pub fn set_aside(
 }
 
 /// Notes a message that the destination will never take.
-pub fn refused(status: &mut NotificationSettingStatus, attempt: Try, reason: &str, message: &str) {
+pub fn refused(
+    status: &mut NotificationSettingStatus,
+    attempt: Attempt,
+    reason: &str,
+    message: &str,
+) {
     set_aside(status, &attempt, reason, message);
     failed(status, attempt, reason, message);
 }
@@ -100,7 +110,7 @@ pub fn refused(status: &mut NotificationSettingStatus, attempt: Try, reason: &st
 pub fn skipped(
     status: &mut NotificationSettingStatus,
     environment: &str,
-    skipped: &Skipped,
+    skipped: &SkippedEntries,
     time: Timestamp,
 ) {
     let range = SkippedRange {
@@ -136,8 +146,8 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn attempt(id: &str) -> Try {
-        Try {
+    fn attempt(id: &str) -> Attempt {
+        Attempt {
             id: id.to_owned(),
             snapshot: Some("prod-0000000007".to_owned()),
             attempts: 3,
@@ -187,7 +197,7 @@ mod tests {
             ("test", 7, 9, -1, "HistoryTruncated"),
             ("test", 10, 10, 1, "HistoryTruncated"),
         ] {
-            let one = Skipped {
+            let one = SkippedEntries {
                 from,
                 to,
                 count,
@@ -211,7 +221,7 @@ mod tests {
             ]
         );
         for from in 0..30 {
-            let one = Skipped {
+            let one = SkippedEntries {
                 from,
                 to: from,
                 count: -1,

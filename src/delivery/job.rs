@@ -13,17 +13,17 @@ use crate::{
         snapshot::Event,
     },
     delivery::{
-        history::Skipped,
-        outbox::{DIGEST_AFTER, DIGEST_MAX, Item, Wish, next_item},
+        history::SkippedEntries,
+        outbox::{DIGEST_AFTER, DIGEST_MAX, NextEvents, Subscription, next_item},
     },
     http::{
-        destination::{Destination, Kind},
-        sender::{Courier, Outgoing, Receipt},
+        destination::{Destination, DestinationKind},
+        sender::{HttpSender, Outgoing, Receipt},
     },
     message::{installation::Installation, kosli, slack, unreported_gap},
     snapshot::{
         event,
-        log::{self, LogError, Logbook},
+        log::{self, LogError, SnapshotLog},
     },
 };
 
@@ -32,17 +32,17 @@ const PASSED: usize = 256;
 
 /// What is carried, and where.
 #[derive(Clone)]
-pub struct Load {
+pub struct DeliveryJob {
     /// The log.
-    pub logbook: Logbook,
+    pub logbook: SnapshotLog,
     /// The outbound client.
-    pub courier: Courier,
+    pub courier: HttpSender,
     /// What each payload says of the installation.
     pub installation: Arc<Installation>,
     /// The namespace and the name of the setting.
     pub setting: (String, String),
     /// What the setting asks for.
-    pub wish: Wish,
+    pub wish: Subscription,
     /// Where it wants it.
     pub destination: Destination,
     /// How far it has got.
@@ -55,20 +55,20 @@ pub struct Load {
 
 /// What came of it.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct JobResult {
     /// Where the cursor stands: after what was passed over, before what was sent.
     pub cursor: Cursor,
     /// What was not sent, and why.
-    pub skipped: Vec<Skipped>,
+    pub skipped: Vec<SkippedEntries>,
     /// The message about removed snapshots if it is given up: its id, and the last of those snapshots.
     pub given_up: Option<(String, String)>,
     /// What was sent, if there was anything.
-    pub sent: Result<Option<Sent>, LogError>,
+    pub sent: Result<Option<SentMessage>, LogError>,
 }
 
 /// A message that was sent.
 #[derive(Debug)]
-pub struct Sent {
+pub struct SentMessage {
     /// Where the cursor stands when it is delivered.
     pub after: Cursor,
     /// How many events it told.
@@ -82,31 +82,33 @@ pub struct Sent {
 }
 
 /// What is sent next.
-enum Next {
+enum NextMessage {
     /// Events of a snapshot.
-    Events(Arc<EnvironmentSnapshotSpec>, Item),
+    Events(Arc<EnvironmentSnapshotSpec>, NextEvents),
     /// That snapshots were removed before they could be delivered.
     Gap(Gap),
 }
 
-impl Load {
+impl DeliveryJob {
     /// Finds the next message and sends it.
-    pub async fn carry(mut self) -> Outcome {
+    pub async fn carry(mut self) -> JobResult {
         let mut skipped = vec![];
         let found = self.find(&mut skipped).await;
         let mut given_up = None;
         let sent = match found {
-            Ok(Some(Next::Events(snapshot, item))) => self.send(&snapshot, item).await.map(Some),
-            Ok(Some(Next::Gap(gap))) if self.is_expired(gap.time) => {
+            Ok(Some(NextMessage::Events(snapshot, item))) => {
+                self.send(&snapshot, item).await.map(Some)
+            }
+            Ok(Some(NextMessage::Gap(gap))) if self.is_expired(gap.time) => {
                 self.cursor.untold = None;
                 given_up = Some((self.gap_id(&gap), self.last_of(&gap)));
                 Ok(None)
             }
-            Ok(Some(Next::Gap(gap))) => Ok(Some(self.tell(&gap).await)),
+            Ok(Some(NextMessage::Gap(gap))) => Ok(Some(self.tell(&gap).await)),
             Ok(None) => Ok(None),
             Err(error) => Err(error),
         };
-        Outcome {
+        JobResult {
             cursor: self.cursor,
             skipped,
             given_up,
@@ -130,7 +132,10 @@ impl Load {
     }
 
     /// The next thing to send; the cursor is moved over what is not asked for.
-    async fn find(&mut self, skipped: &mut Vec<Skipped>) -> Result<Option<Next>, LogError> {
+    async fn find(
+        &mut self,
+        skipped: &mut Vec<SkippedEntries>,
+    ) -> Result<Option<NextMessage>, LogError> {
         let mut passed = 0;
         while self.cursor.index < self.head && passed < PASSED {
             passed += 1;
@@ -147,15 +152,19 @@ impl Load {
             if wanted > 0 && self.is_expired(snapshot.time) {
                 skip(skipped, index, i64::try_from(wanted).unwrap_or(i64::MAX));
             } else if let Some(item) = next_item(&self.wish, &snapshot, done) {
-                return Ok(Some(Next::Events(snapshot, item)));
+                return Ok(Some(NextMessage::Events(snapshot, item)));
             }
             (self.cursor.index, self.cursor.ordinal) = (index, 0);
         }
-        Ok(self.cursor.untold.clone().map(Next::Gap))
+        Ok(self.cursor.untold.clone().map(NextMessage::Gap))
     }
 
     /// Entries that were still to be passed are gone from the log.
-    async fn pass_hole(&mut self, index: i64, skipped: &mut Vec<Skipped>) -> Result<(), LogError> {
+    async fn pass_hole(
+        &mut self,
+        index: i64,
+        skipped: &mut Vec<SkippedEntries>,
+    ) -> Result<(), LogError> {
         let entries = self
             .logbook
             .entries(&self.cursor.environment, &self.cursor.environment_uid)
@@ -169,7 +178,7 @@ impl Load {
             let odd = format!("snapshot {index} is listed but can't be read");
             return Err(LogError::Api(kube::Error::Service(odd.into())));
         }
-        skipped.push(Skipped {
+        skipped.push(SkippedEntries {
             from: index,
             to,
             count: -1,
@@ -181,11 +190,15 @@ impl Load {
         Ok(())
     }
 
-    async fn send(&self, snapshot: &EnvironmentSnapshotSpec, item: Item) -> Result<Sent, LogError> {
+    async fn send(
+        &self,
+        snapshot: &EnvironmentSnapshotSpec,
+        item: NextEvents,
+    ) -> Result<SentMessage, LogError> {
         let first = item.events[0];
         let id = event::id(snapshot, first);
         let (body, plain, events, after) = match self.wish.kind {
-            Kind::Webhook => {
+            DestinationKind::Webhook => {
                 let body = kosli::body(&self.installation, snapshot, &snapshot.events[first]);
                 (
                     body,
@@ -194,7 +207,7 @@ impl Load {
                     self.after(snapshot, item.done),
                 )
             }
-            Kind::Slack => {
+            DestinationKind::Slack => {
                 let (message, events, after) = self.message(snapshot, item).await?;
                 (
                     message.to_body(),
@@ -206,7 +219,7 @@ impl Load {
         };
         let receipt = self.deliver(&id, body, plain).await;
         let snapshot = log::name(&snapshot.environment, snapshot.index);
-        Ok(Sent {
+        Ok(SentMessage {
             after,
             events,
             id,
@@ -231,7 +244,7 @@ impl Load {
     }
 
     /// Tells of a gap.
-    async fn tell(&self, gap: &Gap) -> Sent {
+    async fn tell(&self, gap: &Gap) -> SentMessage {
         let Self {
             installation,
             cursor,
@@ -240,18 +253,18 @@ impl Load {
         let setting = (self.setting.0.as_str(), self.setting.1.as_str());
         let environment = &cursor.environment;
         let (body, plain) = match self.wish.kind {
-            Kind::Webhook => {
+            DestinationKind::Webhook => {
                 let body = kosli::truncated_body(installation, environment, gap, setting);
                 (body, None)
             }
-            Kind::Slack => {
+            DestinationKind::Slack => {
                 let message = slack::truncated(installation, environment, gap, setting);
                 (message.to_body(), Some(slack::plain(&message)))
             }
         };
         let id = self.gap_id(gap);
         let receipt = self.deliver(&id, body, plain).await;
-        Sent {
+        SentMessage {
             after: Cursor {
                 untold: None,
                 ..cursor.clone()
@@ -288,7 +301,7 @@ impl Load {
     async fn message(
         &self,
         snapshot: &EnvironmentSnapshotSpec,
-        item: Item,
+        item: NextEvents,
     ) -> Result<(slack::Message, usize, Cursor), LogError> {
         let origin = &*self.installation;
         let first = &snapshot.events[item.events[0]];
@@ -363,14 +376,14 @@ impl Load {
     }
 }
 
-fn skip(skipped: &mut Vec<Skipped>, index: i64, count: i64) {
+fn skip(skipped: &mut Vec<SkippedEntries>, index: i64, count: i64) {
     const REASON: &str = "RetryExpired";
     match skipped.last_mut().filter(|last| last.reason == REASON) {
         Some(last) => {
             last.to = index;
             last.count += count;
         }
-        None => skipped.push(Skipped {
+        None => skipped.push(SkippedEntries {
             from: index,
             to: index,
             count,

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use crate::{
     api::{EnvironmentSnapshotSpec, EventType, NotificationSettingSpec},
     delivery::backoff,
-    http::{destination::Kind, outcome::Verdict},
+    http::{destination::DestinationKind, outcome::Outcome},
     time::Moment,
 };
 
@@ -26,16 +26,16 @@ pub const DIGEST_MAX: usize = 200;
 
 /// What a setting asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wish {
+pub struct Subscription {
     /// What the destination understands.
-    pub kind: Kind,
+    pub kind: DestinationKind,
     /// The events.
     pub types: BTreeSet<EventType>,
     /// How long to go on trying.
     pub max_age: Duration,
 }
 
-impl Wish {
+impl Subscription {
     /// What a spec asks for, with the defaults filled in.
     pub fn of(spec: &NotificationSettingSpec) -> Self {
         let most = EventType::ALL
@@ -51,9 +51,9 @@ impl Wish {
             .map_or(Duration::from_secs(72 * 3600), |span| span.0);
         Self {
             kind: if spec.slack.is_some() {
-                Kind::Slack
+                DestinationKind::Slack
             } else {
-                Kind::Webhook
+                DestinationKind::Webhook
             },
             types,
             max_age,
@@ -73,7 +73,7 @@ impl Wish {
 
 /// What is sent in one request: positions in a snapshot's `events`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Item {
+pub struct NextEvents {
     /// The events that are told.
     pub events: Vec<usize>,
     /// How many of the snapshot's events are done when this is delivered.
@@ -82,7 +82,11 @@ pub struct Item {
 
 /// The next thing to send of a snapshot of which `done` events are done: an event; for Slack all events of artifacts at
 /// once, while one of the environment stands alone.
-pub fn next_item(wish: &Wish, snapshot: &EnvironmentSnapshotSpec, done: usize) -> Option<Item> {
+pub fn next_item(
+    wish: &Subscription,
+    snapshot: &EnvironmentSnapshotSpec,
+    done: usize,
+) -> Option<NextEvents> {
     let wanted = |at: &usize| {
         snapshot
             .events
@@ -90,9 +94,10 @@ pub fn next_item(wish: &Wish, snapshot: &EnvironmentSnapshotSpec, done: usize) -
             .is_some_and(|event| wish.types.contains(&event.type_))
     };
     let first = (done..snapshot.events.len()).find(wanted)?;
-    let alone = wish.kind == Kind::Webhook || snapshot.events[first].type_.is_of_environment();
+    let alone =
+        wish.kind == DestinationKind::Webhook || snapshot.events[first].type_.is_of_environment();
     if alone {
-        return Some(Item {
+        return Some(NextEvents {
             events: vec![first],
             done: first + 1,
         });
@@ -100,7 +105,7 @@ pub fn next_item(wish: &Wish, snapshot: &EnvironmentSnapshotSpec, done: usize) -
     let end =
         (first..snapshot.events.len()).find(|at| snapshot.events[*at].type_.is_of_environment());
     let end = end.unwrap_or(snapshot.events.len());
-    Some(Item {
+    Some(NextEvents {
         events: (first..end).filter(wanted).collect(),
         done: end,
     })
@@ -108,7 +113,7 @@ pub fn next_item(wish: &Wish, snapshot: &EnvironmentSnapshotSpec, done: usize) -
 
 /// Where a cursor starts that is not there yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
+pub enum CursorStart {
     /// At the newest snapshot that is older than the setting, else at the baseline.
     AtAge,
     /// At the baseline: the environment is new, and this setting was there before it.
@@ -118,13 +123,13 @@ pub enum Start {
 }
 
 /// Where a missing cursor starts. `observed`: the generation of the setting that was handled last, if any was.
-pub fn start(observed: Option<i64>, generation: i64, environment_generation: i64) -> Start {
+pub fn start(observed: Option<i64>, generation: i64, environment_generation: i64) -> CursorStart {
     match observed {
-        None => Start::AtAge,
+        None => CursorStart::AtAge,
         Some(observed) if observed == generation && environment_generation == 1 => {
-            Start::AtBaseline
+            CursorStart::AtBaseline
         }
-        Some(_) => Start::AtHead,
+        Some(_) => CursorStart::AtHead,
     }
 }
 
@@ -136,7 +141,7 @@ pub fn is_older(snapshot: (i64, u64), setting: (i64, u64)) -> bool {
 
 /// How a setting's deliveries go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Pulse {
+pub struct RetryState {
     /// Failures in a row.
     pub attempts: u32,
     /// Nothing is sent before this.
@@ -144,12 +149,12 @@ pub struct Pulse {
     /// When the last failure was told.
     failed: Option<Moment>,
     /// What failed.
-    pub trouble: Option<Trouble>,
+    pub trouble: Option<DeliveryProblem>,
 }
 
 /// Why nothing is delivered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
+pub struct DeliveryProblem {
     /// One word of a closed list.
     pub reason: &'static str,
     /// A sentence.
@@ -158,9 +163,9 @@ pub struct Trouble {
     pub gone: bool,
 }
 
-impl Pulse {
+impl RetryState {
     /// That of a setting whose status tells of trouble: after a start one attempt comes first.
-    pub fn resumed(trouble: Option<Trouble>, attempts: u32) -> Self {
+    pub fn resumed(trouble: Option<DeliveryProblem>, attempts: u32) -> Self {
         let attempts = if trouble.is_some() { attempts } else { 0 };
         Self {
             attempts,
@@ -188,7 +193,7 @@ impl Pulse {
     ///
     /// Requests of several environments are under way at once. Those that began before a failure was told fail along
     /// with it and count as one, and their success says nothing of what came after.
-    pub fn after(&mut self, verdict: &Verdict, seed: u64, began: Moment, now: Moment) {
+    pub fn after(&mut self, verdict: &Outcome, seed: u64, began: Moment, now: Moment) {
         let along = self.trouble.is_some() && self.failed.is_some_and(|failed| began < failed);
         let attempts = if along {
             self.attempts
@@ -196,18 +201,18 @@ impl Pulse {
             self.attempts.saturating_add(1)
         };
         let (wait, gone) = match verdict {
-            Verdict::Delivered | Verdict::Refused { .. } => {
+            Outcome::Delivered | Outcome::Refused { .. } => {
                 if !along {
                     *self = Self::default();
                 }
                 return;
             }
-            Verdict::Retry { after, .. } => (
+            Outcome::Retry { after, .. } => (
                 backoff::obeying(backoff::delay(attempts, seed), *after, seed),
                 false,
             ),
-            Verdict::Hold { .. } => (backoff::slow_delay(attempts, seed), false),
-            Verdict::Gone { .. } => (Duration::ZERO, true),
+            Outcome::Hold { .. } => (backoff::slow_delay(attempts, seed), false),
+            Outcome::Gone { .. } => (Duration::ZERO, true),
         };
         if along && self.trouble.as_ref().is_some_and(|trouble| trouble.gone) {
             return;
@@ -225,7 +230,7 @@ impl Pulse {
                 until
             }),
             failed: Some(now),
-            trouble: Some(Trouble {
+            trouble: Some(DeliveryProblem {
                 reason,
                 message,
                 gone,
@@ -294,14 +299,14 @@ impl Backlog {
 
 /// How far sending is ahead of the cursor in the status.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ahead {
+pub struct AckWindow {
     /// Events since.
     events: u32,
     /// Since when.
     since: Option<Moment>,
 }
 
-impl Ahead {
+impl AckWindow {
     /// Whether another event may be sent before the cursor is written.
     pub fn may_send(&self, now: Moment) -> bool {
         self.events < WINDOW && self.since.is_none_or(|since| now < since + WINDOW_TIME)
@@ -337,8 +342,8 @@ mod tests {
     use super::*;
     use crate::{http::outcome::Reason, simulation::testing};
 
-    fn wish(kind: Kind) -> Wish {
-        Wish {
+    fn wish(kind: DestinationKind) -> Subscription {
+        Subscription {
             kind,
             types: EventType::ALL.into(),
             max_age: Duration::from_secs(60),
@@ -352,7 +357,7 @@ mod tests {
             type_: EventType::EnvironmentNonCompliant,
             change: None,
         });
-        let all = |wish: &Wish| {
+        let all = |wish: &Subscription| {
             let mut done = 0;
             let mut items = vec![];
             while let Some(item) = next_item(wish, &snapshot, done) {
@@ -361,15 +366,18 @@ mod tests {
             }
             items
         };
-        assert_eq!(all(&wish(Kind::Webhook)), [[0], [1], [2], [3]]);
-        assert_eq!(all(&wish(Kind::Slack)), [vec![0, 1, 2], vec![3]]);
-        let no_scaling = Wish {
+        assert_eq!(all(&wish(DestinationKind::Webhook)), [[0], [1], [2], [3]]);
+        assert_eq!(all(&wish(DestinationKind::Slack)), [vec![0, 1, 2], vec![3]]);
+        let no_scaling = Subscription {
             types: [EventType::ArtifactStarted, EventType::ArtifactStopped].into(),
-            ..wish(Kind::Slack)
+            ..wish(DestinationKind::Slack)
         };
         assert_eq!(all(&no_scaling), [vec![0, 1]]);
         assert_eq!(no_scaling.count(&snapshot, 1), 1);
-        assert_eq!(next_item(&wish(Kind::Webhook), &snapshot, 4), None);
+        assert_eq!(
+            next_item(&wish(DestinationKind::Webhook), &snapshot, 4),
+            None
+        );
     }
 
     #[test]
@@ -378,8 +386,8 @@ mod tests {
             slack: Some(crate::api::setting::Slack::default()),
             ..NotificationSettingSpec::default()
         };
-        let wish = Wish::of(&spec);
-        assert_eq!(wish.kind, Kind::Slack);
+        let wish = Subscription::of(&spec);
+        assert_eq!(wish.kind, DestinationKind::Slack);
         assert_eq!(wish.types.len(), 5);
         assert!(!wish.types.contains(&EventType::ArtifactScaled));
         assert_eq!(wish.max_age, Duration::from_secs(72 * 3600));
@@ -387,16 +395,20 @@ mod tests {
 
     #[test]
     fn a_missing_cursor_starts_where_nothing_old_is_sent_and_nothing_new_is_lost() {
-        assert_eq!(start(None, 1, 4), Start::AtAge, "never handled");
-        assert_eq!(start(Some(3), 3, 1), Start::AtBaseline, "a new environment");
+        assert_eq!(start(None, 1, 4), CursorStart::AtAge, "never handled");
+        assert_eq!(
+            start(Some(3), 3, 1),
+            CursorStart::AtBaseline,
+            "a new environment"
+        );
         assert_eq!(
             start(Some(3), 3, 2),
-            Start::AtHead,
+            CursorStart::AtHead,
             "an environment that became visible"
         );
         assert_eq!(
             start(Some(2), 3, 1),
-            Start::AtHead,
+            CursorStart::AtHead,
             "an environment that was added to the setting"
         );
         assert!(is_older((9, 50), (10, 40)));
@@ -408,9 +420,9 @@ mod tests {
     #[test]
     fn failures_pause_a_setting_longer_and_longer_and_a_success_ends_that() {
         let at = Moment::from_secs;
-        let mut pulse = Pulse::default();
+        let mut pulse = RetryState::default();
         assert_eq!(pulse.may_send(at(0)), Ok(()));
-        let fail = Verdict::Retry {
+        let fail = Outcome::Retry {
             after: None,
             reason: Reason::ServerError,
             message: "the server is in trouble".to_owned(),
@@ -426,32 +438,32 @@ mod tests {
         assert_eq!(pulse.attempts, 6);
         let then = last + at(6);
         assert_eq!(pulse.may_send(then), Ok(()));
-        pulse.after(&Verdict::Delivered, 7, then, then);
-        assert_eq!(pulse, Pulse::default());
+        pulse.after(&Outcome::Delivered, 7, then, then);
+        assert_eq!(pulse, RetryState::default());
     }
 
     #[test]
     fn what_was_under_way_when_one_failed_counts_with_it() {
         let at = Moment::from_secs;
-        let fail = |after: Option<u64>| Verdict::Retry {
+        let fail = |after: Option<u64>| Outcome::Retry {
             after: after.map(Duration::from_secs),
             reason: Reason::ServerError,
             message: "the server is in trouble".to_owned(),
         };
-        let mut pulse = Pulse::default();
+        let mut pulse = RetryState::default();
         pulse.after(&fail(None), 7, at(0), at(10));
         let one = pulse.clone();
         pulse.after(&fail(None), 7, at(1), at(10));
         assert_eq!(pulse, one, "the same failure");
-        pulse.after(&Verdict::Delivered, 7, at(1), at(10));
+        pulse.after(&Outcome::Delivered, 7, at(1), at(10));
         assert_eq!(pulse, one, "an answer to an older request");
         pulse.after(&fail(Some(60)), 7, at(1), at(11));
         assert_eq!(pulse.attempts, 1);
         assert!(pulse.may_send(at(70)).is_err(), "the longer pause counts");
         pulse.after(&fail(None), 7, at(90), at(91));
         assert_eq!(pulse.attempts, 2);
-        pulse.after(&Verdict::Delivered, 7, at(99), at(99));
-        assert_eq!(pulse, Pulse::default());
+        pulse.after(&Outcome::Delivered, 7, at(99), at(99));
+        assert_eq!(pulse, RetryState::default());
     }
 
     #[test]
@@ -476,9 +488,9 @@ mod tests {
 
     #[test]
     fn a_destination_that_is_gone_is_left_alone_until_it_changes() {
-        let mut pulse = Pulse::default();
+        let mut pulse = RetryState::default();
         pulse.after(
-            &Verdict::Gone {
+            &Outcome::Gone {
                 message: "gone".to_owned(),
             },
             7,
@@ -497,7 +509,7 @@ mod tests {
 
     #[test]
     fn sending_is_never_far_ahead_of_the_cursor() {
-        let mut ahead = Ahead::default();
+        let mut ahead = AckWindow::default();
         for _ in 0..WINDOW {
             assert!(ahead.may_send(Moment::ZERO));
             ahead.sent(1, Moment::ZERO);

@@ -15,16 +15,16 @@ use tokio::time::{Duration, timeout};
 
 use crate::{
     api::{NotificationSettingSpec, setting::SecretKeyRef},
-    delivery::conditions::Unsound,
-    http::destination::{Destination, Kind},
+    delivery::conditions::NotReady,
+    http::destination::{Destination, DestinationKind},
 };
 
 /// A Secret that takes longer to read is tried again later.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Names that advice needs.
+/// RbacHints that advice needs.
 #[derive(Clone, Debug)]
-pub struct Names {
+pub struct RbacHints {
     /// The ClusterRole that allows to read Secrets.
     pub secrets_role: String,
     /// The operator's service account, and its namespace.
@@ -33,9 +33,9 @@ pub struct Names {
 
 /// Why there is no destination.
 #[derive(Debug)]
-pub enum NoDestination {
+pub enum DestinationError {
     /// The user can mend it.
-    Unsound(Unsound),
+    NotReady(NotReady),
     /// The API server didn't say; it will.
     Unknown(String),
 }
@@ -45,23 +45,24 @@ pub async fn read(
     client: &Client,
     namespace: &str,
     spec: &NotificationSettingSpec,
-    names: &Names,
-) -> Result<Destination, NoDestination> {
-    let invalid = |message: &str| NoDestination::Unsound(Unsound::of_spec("SpecInvalid", message));
+    names: &RbacHints,
+) -> Result<Destination, DestinationError> {
+    let invalid =
+        |message: &str| DestinationError::NotReady(NotReady::of_spec("SpecInvalid", message));
     let (kind, source) = match (&spec.webhook, &spec.slack) {
         (Some(webhook), None) => match (&webhook.url, &webhook.url_from) {
             (Some(url), None) => {
-                return Destination::parse(Kind::Webhook, url).map_err(|error| {
-                    NoDestination::Unsound(Unsound::of_spec(
+                return Destination::parse(DestinationKind::Webhook, url).map_err(|error| {
+                    DestinationError::NotReady(NotReady::of_spec(
                         "UrlInvalid",
                         format!("spec.webhook.url: {error}"),
                     ))
                 });
             }
-            (None, Some(source)) => (Kind::Webhook, source),
+            (None, Some(source)) => (DestinationKind::Webhook, source),
             _ => return Err(invalid("spec.webhook: give exactly one of url and urlFrom")),
         },
-        (None, Some(slack)) => (Kind::Slack, &slack.url_from),
+        (None, Some(slack)) => (DestinationKind::Slack, &slack.url_from),
         _ => return Err(invalid("spec: give exactly one of webhook and slack")),
     };
     let reference = &source.secret_key_ref;
@@ -69,7 +70,7 @@ pub async fn read(
     Destination::parse_bytes(kind, &value).map_err(|error| {
         let (key, name) = (reference.key(), &reference.name);
         let message = format!("key {key} of Secret {name}: {error}");
-        NoDestination::Unsound(Unsound::new("UrlInvalid", message))
+        DestinationError::NotReady(NotReady::new("UrlInvalid", message))
     })
 }
 
@@ -83,14 +84,14 @@ async fn secret_value(
     client: &Client,
     namespace: &str,
     reference: &SecretKeyRef,
-    names: &Names,
-) -> Result<Vec<u8>, NoDestination> {
+    names: &RbacHints,
+) -> Result<Vec<u8>, DestinationError> {
     let SecretKeyRef { name, .. } = reference;
     let key = reference.key();
-    let unsound = |reason, message| NoDestination::Unsound(Unsound::new(reason, message));
+    let unsound = |reason, message| DestinationError::NotReady(NotReady::new(reason, message));
     let no_name = || {
         let message = format!("secretKeyRef.name: {name:?} can't be the name of a Secret");
-        NoDestination::Unsound(Unsound::of_spec("SpecInvalid", message))
+        DestinationError::NotReady(NotReady::of_spec("SpecInvalid", message))
     };
     // The name becomes a part of a path: it must not lead to another namespace.
     if !is_name(name) {
@@ -102,7 +103,7 @@ async fn secret_value(
     // As text, so that nothing of it ends up in a log if it is not what it should be.
     let answer = timeout(TIMEOUT, client.request_text(request)).await;
     let text = match answer
-        .map_err(|_| NoDestination::Unknown("no answer from the API server".to_owned()))?
+        .map_err(|_| DestinationError::Unknown("no answer from the API server".to_owned()))?
     {
         Ok(text) => text,
         Err(kube::Error::Api(status)) if status.code == 404 => {
@@ -112,7 +113,7 @@ async fn secret_value(
             return Err(unsound("SecretNotFound", message));
         }
         Err(kube::Error::Api(status)) if status.code == 403 => {
-            let Names {
+            let RbacHints {
                 secrets_role,
                 service_account: (account, home),
             } = names;
@@ -122,19 +123,19 @@ async fn secret_value(
             return Err(unsound("SecretForbidden", message));
         }
         Err(kube::Error::Api(status)) => {
-            return Err(NoDestination::Unknown(format!(
+            return Err(DestinationError::Unknown(format!(
                 "the API server answered {}",
                 status.code
             )));
         }
         Err(_) => {
-            return Err(NoDestination::Unknown(
+            return Err(DestinationError::Unknown(
                 "can't reach the API server".to_owned(),
             ));
         }
     };
     let secret: Secret = serde_json::from_str(&text)
-        .map_err(|_| NoDestination::Unknown("the Secret can't be read".to_owned()))?;
+        .map_err(|_| DestinationError::Unknown("the Secret can't be read".to_owned()))?;
     let data = secret.data.unwrap_or_default();
     let Some(value) = data.get(key) else {
         let keys: Vec<_> = data.keys().map(String::as_str).collect();
@@ -150,7 +151,7 @@ async fn secret_value(
     };
     STANDARD
         .decode(value)
-        .map_err(|_| NoDestination::Unknown("the Secret can't be read".to_owned()))
+        .map_err(|_| DestinationError::Unknown("the Secret can't be read".to_owned()))
 }
 
 /// Whether this can be the name of an object (a DNS subdomain), as the schema asks for, too.

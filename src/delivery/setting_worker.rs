@@ -30,12 +30,12 @@ use crate::{
     },
     delivery::{
         backoff,
-        conditions::{Amiss, PATIENCE, shorten, trouble},
+        conditions::{PATIENCE, Problems, shorten, trouble},
         dispatcher::Dispatcher,
-        environment_queue::Lanes,
-        job::Outcome,
-        outbox::{Pulse, Start, Wish},
-        status_writer::{Attempt, Due, Pen},
+        environment_queue::EnvironmentQueues,
+        job::JobResult,
+        outbox::{CursorStart, RetryState, Subscription},
+        status_writer::{StatusWrite, StatusWriter, WriteDue},
     },
     http::{destination::Destination, sender::Receipt},
     time::Moment,
@@ -55,7 +55,7 @@ enum Done {
         /// Which destination it was sent to.
         to: [u8; 32],
         began: (Timestamp, Moment),
-        outcome: Box<Outcome>,
+        outcome: Box<JobResult>,
     },
     Tested {
         request: String,
@@ -64,12 +64,12 @@ enum Done {
     },
     Written {
         result: Result<Box<NotificationSetting>, kube::Error>,
-        attempt: Attempt,
+        attempt: StatusWrite,
     },
 }
 
 /// The desk of one setting.
-pub struct Desk {
+pub struct SettingWorker {
     office: Arc<Dispatcher>,
     setting: watch::Receiver<NotificationSetting>,
     placed: Option<mpsc::Sender<()>>,
@@ -80,22 +80,22 @@ pub struct Desk {
     /// The spec that is being worked for.
     spec_generation: Option<i64>,
     names: Option<Arc<Vec<String>>>,
-    wish: Wish,
+    wish: Subscription,
     status: NotificationSettingStatus,
-    pen: Pen,
-    lanes: Lanes,
+    pen: StatusWriter,
+    lanes: EnvironmentQueues,
     /// Where cursors start that can't be placed yet.
-    starts: BTreeMap<String, Start>,
+    starts: BTreeMap<String, CursorStart>,
     /// All cursors that can be placed are.
     complete: bool,
-    pulse: Pulse,
+    pulse: RetryState,
     /// The lane that failed: it goes first.
     probe: Option<String>,
     /// When the last attempt began that failed.
     failed_at: Option<Timestamp>,
     destination: Option<Destination>,
     destination_read: Option<Instant>,
-    amiss: Amiss,
+    amiss: Problems,
     amiss_since: Option<Instant>,
     look_again: Option<Instant>,
     testing: bool,
@@ -103,7 +103,7 @@ pub struct Desk {
     test_seen: Option<String>,
 }
 
-impl Desk {
+impl SettingWorker {
     /// The desk of a setting.
     pub fn new(
         office: Arc<Dispatcher>,
@@ -121,17 +121,17 @@ impl Desk {
             seed: backoff::seed(&uid),
             spec_generation: None,
             names: None,
-            wish: Wish::of(&first.spec),
-            pen: Pen::new(status.clone(), first.resource_version(), office.hub.now()),
-            lanes: Lanes::default(),
+            wish: Subscription::of(&first.spec),
+            pen: StatusWriter::new(status.clone(), first.resource_version(), office.hub.now()),
+            lanes: EnvironmentQueues::default(),
             starts: BTreeMap::new(),
             complete: false,
-            pulse: Pulse::resumed(trouble, attempts.unwrap_or_default()),
+            pulse: RetryState::resumed(trouble, attempts.unwrap_or_default()),
             probe: None,
             failed_at: None,
             destination: None,
             destination_read: None,
-            amiss: Amiss::default(),
+            amiss: Problems::default(),
             amiss_since: unsound_since(&status),
             look_again: None,
             testing: false,
@@ -240,7 +240,7 @@ impl Desk {
         if news
             && (self.pulse.trouble.is_some() || self.amiss.first().is_some() || self.is_suspended())
         {
-            self.pen.ask(Due::Soon); // more waits
+            self.pen.ask(WriteDue::Soon); // more waits
         }
     }
 
@@ -261,7 +261,7 @@ impl Desk {
         let now = Instant::now();
         if self.look_again.is_some_and(|at| at <= now) {
             self.look_again = None;
-            let Amiss {
+            let Problems {
                 destination,
                 denied,
                 ..
@@ -273,7 +273,7 @@ impl Desk {
             }
             self.place().await;
             if troubled || self.amiss.first().is_some() {
-                self.pen.ask(Due::Soon); // a reason that only holds for a while (Reconciling) is taken back
+                self.pen.ask(WriteDue::Soon); // a reason that only holds for a while (Reconciling) is taken back
             }
         }
     }
@@ -306,7 +306,7 @@ impl Desk {
         let setting = self.setting.borrow().clone();
         let first = self.spec_generation.is_none();
         self.spec_generation = setting.metadata.generation;
-        self.wish = Wish::of(&setting.spec);
+        self.wish = Subscription::of(&setting.spec);
         self.status.destination = Some(self.wish.kind.as_str().to_owned());
         let names = setting
             .spec
@@ -329,7 +329,7 @@ impl Desk {
             self.pen.wait_for_cursors(now);
         }
         if self.status.conditions.is_empty() {
-            self.pen.ask(Due::Soon);
+            self.pen.ask(WriteDue::Soon);
         }
         let since = self.amiss_since;
         self.read_destination().await;

@@ -29,7 +29,7 @@ const PLACING: Duration = Duration::from_secs(8);
 
 /// How soon the status should be written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Due {
+pub enum WriteDue {
     /// It says all there is to say.
     #[default]
     Never,
@@ -41,7 +41,7 @@ pub enum Due {
 
 /// A write of the status: its cursors, and how far each lane had been sent ahead then.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Attempt {
+pub struct StatusWrite {
     /// The cursors.
     pub cursors: Vec<Cursor>,
     /// What they count.
@@ -50,23 +50,23 @@ pub struct Attempt {
 
 /// What is found after a conflict.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum ConflictOutcome {
     /// The status that we wrote last: only the spec or the metadata changed.
     Same,
     /// One of ours whose answer was lost.
-    Ours(Attempt),
+    Ours(StatusWrite),
     /// Someone else's.
     Others,
 }
 
 /// What writes the status of one setting.
 #[derive(Clone, Debug)]
-pub struct Pen {
+pub struct StatusWriter {
     /// The status as the API server has it.
     written: NotificationSettingStatus,
     /// The version of the object that it was read or written at.
     version: Option<String>,
-    due: Due,
+    due: WriteDue,
     wrote_at: Option<Moment>,
     /// Not before this.
     after: Moment,
@@ -79,16 +79,16 @@ pub struct Pen {
     busy: bool,
     conflicts: u32,
     /// Writes that may have been carried out though we never heard of it.
-    unheard: Vec<Attempt>,
+    unheard: Vec<StatusWrite>,
 }
 
-impl Pen {
+impl StatusWriter {
     /// A pen for a setting that was read with this status.
     pub fn new(status: NotificationSettingStatus, version: Option<String>, now: Moment) -> Self {
         Self {
             written: status,
             version,
-            due: Due::Never,
+            due: WriteDue::Never,
             wrote_at: None,
             after: now,
             pause: INTERVAL,
@@ -116,14 +116,14 @@ impl Pen {
     }
 
     /// There is something new to say.
-    pub fn ask(&mut self, due: Due) {
+    pub fn ask(&mut self, due: WriteDue) {
         self.due = self.due.max(due);
     }
 
     /// Cursors are being placed for a new spec: they are waited for, but not for ever.
     pub fn wait_for_cursors(&mut self, now: Moment) {
         self.placing = Some(now + PLACING);
-        self.due = Due::Soon;
+        self.due = WriteDue::Soon;
     }
 
     /// All cursors that can be placed are.
@@ -133,7 +133,7 @@ impl Pen {
 
     /// Whether nothing is being written or to be written soon.
     pub fn rests(&self) -> bool {
-        self.due != Due::Soon && !self.busy
+        self.due != WriteDue::Soon && !self.busy
     }
 
     /// When the status is to be written next. `full`: sending waits for it.
@@ -144,10 +144,10 @@ impl Pen {
         // Not before all cursors are placed that can be: a setting that was handled has none that is missing.
         let earliest = self.after.max(self.placing.unwrap_or(self.after));
         let interval = match self.due {
-            Due::Never => return None,
+            WriteDue::Never => return None,
             _ if full => return Some(earliest),
-            Due::Lazily => LAZY_INTERVAL,
-            Due::Soon => INTERVAL,
+            WriteDue::Lazily => LAZY_INTERVAL,
+            WriteDue::Soon => INTERVAL,
         };
         Some(
             self.wrote_at
@@ -164,18 +164,18 @@ impl Pen {
     /// know.
     pub fn owes(&self, ahead: bool) -> bool {
         let placing = self.placing.is_some() && !self.has_written();
-        (self.due != Due::Never || ahead) && !placing && self.standing_back.is_none()
+        (self.due != WriteDue::Never || ahead) && !placing && self.standing_back.is_none()
     }
 
     /// The status is put together: what is asked for from here on is for the next write.
     pub fn take_up(&mut self, now: Moment) {
-        self.due = Due::Never;
+        self.due = WriteDue::Never;
         self.wrote_at = Some(now);
         self.placing = None;
     }
 
     /// A write begins.
-    pub fn begin(&mut self, attempt: Attempt) {
+    pub fn begin(&mut self, attempt: StatusWrite) {
         if self.unheard.len() >= UNHEARD {
             self.unheard.remove(1); // the first is the likeliest to have been carried out, and then the last
         }
@@ -226,12 +226,12 @@ impl Pen {
         self.conflicts = 0;
         self.after = now + self.pause;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-        self.due = Due::Soon;
+        self.due = WriteDue::Soon;
     }
 
     /// The object was changed since it was read: it is read again, and written again at once.
     pub fn conflicted(&mut self, now: Moment) {
-        self.due = Due::Soon;
+        self.due = WriteDue::Soon;
         self.wrote_at = None;
         // Whoever edits it all the time must not make us run in circles.
         self.conflicts += 1;
@@ -246,21 +246,25 @@ impl Pen {
 
     /// The setting is gone: there is nothing to write on.
     pub fn gone(&mut self) {
-        self.due = Due::Never;
+        self.due = WriteDue::Never;
     }
 
     /// Judges what is found after a conflict.
-    pub fn found(&mut self, status: &NotificationSettingStatus, version: Option<String>) -> Found {
+    pub fn found(
+        &mut self,
+        status: &NotificationSettingStatus,
+        version: Option<String>,
+    ) -> ConflictOutcome {
         self.version = version;
         let cursors = sorted(&status.cursors);
         if cursors == sorted(&self.written.cursors) {
             self.written = status.clone();
-            return Found::Same;
+            return ConflictOutcome::Same;
         }
-        let ours = |attempt: &&Attempt| sorted(&attempt.cursors) == cursors;
+        let ours = |attempt: &&StatusWrite| sorted(&attempt.cursors) == cursors;
         match self.unheard.iter().find(ours) {
-            Some(attempt) => Found::Ours(attempt.clone()),
-            None => Found::Others,
+            Some(attempt) => ConflictOutcome::Ours(attempt.clone()),
+            None => ConflictOutcome::Others,
         }
     }
 
@@ -296,7 +300,7 @@ impl Pen {
         self.version = version;
         self.written = status;
         self.unheard.clear();
-        self.due = Due::Soon;
+        self.due = WriteDue::Soon;
     }
 }
 
@@ -329,22 +333,22 @@ mod tests {
         }
     }
 
-    fn attempt(indexes: &[i64]) -> Attempt {
-        Attempt {
+    fn attempt(indexes: &[i64]) -> StatusWrite {
+        StatusWrite {
             cursors: status(indexes).cursors,
             counted: vec![],
         }
     }
 
-    fn pen() -> Pen {
-        Pen::new(status(&[1, 1]), Some("10".to_owned()), at(0))
+    fn pen() -> StatusWriter {
+        StatusWriter::new(status(&[1, 1]), Some("10".to_owned()), at(0))
     }
 
     #[test]
     fn what_is_urgent_is_written_a_second_after_the_last_write_and_at_once_when_sending_waits() {
         let mut pen = pen();
         assert_eq!((pen.next_write(false), pen.next_write(true)), (None, None));
-        pen.ask(Due::Lazily);
+        pen.ask(WriteDue::Lazily);
         assert_eq!(
             pen.next_write(false),
             Some(at(0)),
@@ -352,10 +356,10 @@ mod tests {
         );
         pen.take_up(at(5));
         assert_eq!(pen.next_write(true), None, "nothing new");
-        pen.ask(Due::Lazily);
+        pen.ask(WriteDue::Lazily);
         assert_eq!(pen.next_write(false), Some(at(65)));
-        pen.ask(Due::Soon);
-        pen.ask(Due::Lazily);
+        pen.ask(WriteDue::Soon);
+        pen.ask(WriteDue::Lazily);
         assert_eq!(pen.next_write(false), Some(at(6)));
         assert_eq!(pen.next_write(true), Some(at(0)));
         pen.begin(attempt(&[2, 1]));
@@ -364,7 +368,7 @@ mod tests {
 
     #[test]
     fn a_new_spec_waits_for_its_cursors_but_not_for_ever() {
-        let mut pen = Pen::new(NotificationSettingStatus::default(), None, at(0));
+        let mut pen = StatusWriter::new(NotificationSettingStatus::default(), None, at(0));
         pen.wait_for_cursors(at(1));
         assert_eq!(pen.next_write(true), Some(at(9)));
         assert!(
@@ -419,7 +423,7 @@ mod tests {
                 {"op": "add", "path": "/status", "value": next},
             ])
         );
-        let test = |written| Pen::new(written, None, at(0)).patch("u", &next)[1].clone();
+        let test = |written| StatusWriter::new(written, None, at(0)).patch("u", &next)[1].clone();
         for (written, path) in [
             (NotificationSettingStatus::default(), "/status"),
             (status(&[]), "/status/cursors"),
@@ -442,11 +446,11 @@ mod tests {
         let mut swapped = status(&[1, 1]);
         swapped.cursors.reverse();
         for (there, want) in [
-            (swapped, Found::Same),
-            (status(&[2, 1]), Found::Ours(attempt(&[2, 1]))),
-            (status(&[2, 3]), Found::Ours(attempt(&[2, 3]))),
-            (status(&[2, 2]), Found::Others),
-            (status(&[1]), Found::Others),
+            (swapped, ConflictOutcome::Same),
+            (status(&[2, 1]), ConflictOutcome::Ours(attempt(&[2, 1]))),
+            (status(&[2, 3]), ConflictOutcome::Ours(attempt(&[2, 3]))),
+            (status(&[2, 2]), ConflictOutcome::Others),
+            (status(&[1]), ConflictOutcome::Others),
         ] {
             assert_eq!(pen.found(&there, Some("12".to_owned())), want, "{there:?}");
             assert_eq!(pen.version(), Some("12"));
@@ -461,7 +465,7 @@ mod tests {
         }
         for (index, known) in [(2, true), (3, false), (25, false), (26, true), (40, true)] {
             let found = pen.found(&status(&[index, 1]), None);
-            assert_eq!(matches!(found, Found::Ours(_)), known, "{index}");
+            assert_eq!(matches!(found, ConflictOutcome::Ours(_)), known, "{index}");
         }
     }
 
@@ -481,7 +485,7 @@ mod tests {
     #[test]
     fn another_writer_is_left_alone_for_a_minute() {
         let mut pen = pen();
-        pen.ask(Due::Soon);
+        pen.ask(WriteDue::Soon);
         pen.stand_back(at(10));
         assert_eq!(pen.stands_back_until(), Some(at(70)));
         assert_eq!(pen.next_write(true), None);

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use crate::delivery::conditions::{Unsound, shorten};
+use crate::delivery::conditions::{NotReady, shorten};
 
 /// More environments than this are not followed by a setting that names none.
 const MAX_ENVIRONMENTS: usize = 1_024;
 
 /// An environment, as delivery sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Known {
+pub struct EnvironmentInfo {
     /// Its UID.
     pub uid: String,
     /// The generation of its spec.
@@ -22,7 +22,7 @@ pub struct Known {
     pub head: Option<(i64, Timestamp)>,
 }
 
-impl Known {
+impl EnvironmentInfo {
     /// Whether settings of a namespace may hear of it.
     pub fn is_visible_to(&self, namespace: &str) -> bool {
         self.visible_to
@@ -35,9 +35,9 @@ impl Known {
 /// that it names; `None`: it asks for all that it may see.
 pub fn reach<'a>(
     names: Option<&'a Vec<String>>,
-    all: &'a BTreeMap<String, Known>,
+    all: &'a BTreeMap<String, EnvironmentInfo>,
     namespace: &str,
-) -> (Vec<(&'a str, &'a Known)>, Option<Unsound>) {
+) -> (Vec<(&'a str, &'a EnvironmentInfo)>, Option<NotReady>) {
     let visible = || {
         all.iter()
             .filter(|(_, known)| known.is_visible_to(namespace))
@@ -50,13 +50,13 @@ pub fn reach<'a>(
                 "this namespace may see {} environments, and a setting follows {MAX_ENVIRONMENTS} at most: name them in spec.environments",
                 seen.len()
             );
-            return (vec![], Some(Unsound::new("TooManyEnvironments", message)));
+            return (vec![], Some(NotReady::new("TooManyEnvironments", message)));
         }
         let amiss = seen.is_empty().then(|| {
             let message = format!(
                 "no Environment is visible to namespace {namespace}: add {namespace} to the visibleTo of one"
             );
-            Unsound::new("NoEnvironments", message)
+            NotReady::new("NoEnvironments", message)
         });
         return (seen, amiss);
     };
@@ -89,7 +89,7 @@ pub fn reach<'a>(
     } else {
         return (seen, None);
     };
-    let amiss = Unsound::new(reason, shorten(&message, 1_000));
+    let amiss = NotReady::new(reason, shorten(&message, 1_000));
     (seen, Some(amiss))
 }
 
@@ -99,8 +99,8 @@ mod tests {
 
     type Asked = Option<&'static [&'static str]>;
 
-    fn known(visible_to: &[&str]) -> Known {
-        Known {
+    fn known(visible_to: &[&str]) -> EnvironmentInfo {
+        EnvironmentInfo {
             uid: "u".to_owned(),
             generation: 1,
             visible_to: visible_to.iter().map(|&name| name.to_owned()).collect(),
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_setting_follows_what_it_may_see_and_hears_what_is_amiss_with_the_rest() {
-        let some: BTreeMap<String, Known> = [
+        let some: BTreeMap<String, EnvironmentInfo> = [
             ("open", known(&["*"])),
             ("ours", known(&["other", "team"])),
             ("theirs", known(&["other"])),

@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use crate::http::{
     error::links,
     guard::Guard,
-    sender::{Config, SendError},
+    sender::{SendError, SenderConfig},
 };
 
 /// The time for a connection: DNS, TCP and TLS.
@@ -31,7 +31,7 @@ pub(super) const LOOKUPS: usize = 64;
 
 /// A client that dials directly, or through `proxy` alone.
 pub(super) fn client(
-    config: &Config,
+    config: &SenderConfig,
     resolver: Resolver,
     proxy: Option<Proxy>,
 ) -> Result<Client, SendError> {

@@ -16,14 +16,14 @@ pub const MAX_URL: usize = 4096;
 
 /// What a destination understands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum DestinationKind {
     /// JSON by POST, judged by the status of the answer.
     Webhook,
     /// A Slack incoming webhook, judged by the body of the answer.
     Slack,
 }
 
-impl Kind {
+impl DestinationKind {
     /// Its name, as in `status.destination`.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -37,7 +37,7 @@ impl Kind {
 #[derive(Clone)]
 pub struct Destination {
     /// What it understands.
-    pub kind: Kind,
+    pub kind: DestinationKind,
     url: Arc<SecretBox<SecretUrl>>,
     key: [u8; 32],
 }
@@ -97,12 +97,12 @@ pub enum BadUrl {
 
 impl Destination {
     /// Reads the value of a Secret's key. White space around it is dropped: an editor's trailing newline is no error.
-    pub fn parse_bytes(kind: Kind, bytes: &[u8]) -> Result<Self, BadUrl> {
+    pub fn parse_bytes(kind: DestinationKind, bytes: &[u8]) -> Result<Self, BadUrl> {
         Self::parse(kind, str::from_utf8(bytes).map_err(|_| BadUrl::NotText)?)
     }
 
     /// Reads a URL. White space around it and a fragment are dropped.
-    pub fn parse(kind: Kind, text: &str) -> Result<Self, BadUrl> {
+    pub fn parse(kind: DestinationKind, text: &str) -> Result<Self, BadUrl> {
         let text = text.trim();
         if text.is_empty() {
             return Err(BadUrl::Empty);
@@ -165,7 +165,7 @@ impl Destination {
 }
 
 /// Slack's own demands on a URL, and those on a URL of Slack's.
-fn of_slack(kind: Kind, url: &Url) -> Result<(), BadUrl> {
+fn of_slack(kind: DestinationKind, url: &Url) -> Result<(), BadUrl> {
     let at_slack = url.host_str().is_some_and(|host| {
         let host = host.strip_suffix('.').unwrap_or(host);
         ["slack.com", "slack-gov.com"].iter().any(|domain| {
@@ -175,14 +175,18 @@ fn of_slack(kind: Kind, url: &Url) -> Result<(), BadUrl> {
     });
     let path = url.path();
     match kind {
-        Kind::Webhook if at_slack && path.starts_with("/services/") => Err(BadUrl::SlackAsWebhook),
-        Kind::Slack
+        DestinationKind::Webhook if at_slack && path.starts_with("/services/") => {
+            Err(BadUrl::SlackAsWebhook)
+        }
+        DestinationKind::Slack
             if at_slack && (path.starts_with("/triggers/") || path.starts_with("/workflows/")) =>
         {
             Err(BadUrl::SlackWorkflow)
         }
-        Kind::Slack if url.scheme() == "http" && !is_loopback(url) => Err(BadUrl::PlainSlack),
-        Kind::Webhook | Kind::Slack => Ok(()),
+        DestinationKind::Slack if url.scheme() == "http" && !is_loopback(url) => {
+            Err(BadUrl::PlainSlack)
+        }
+        DestinationKind::Webhook | DestinationKind::Slack => Ok(()),
     }
 }
 
@@ -238,56 +242,68 @@ mod tests {
 
     use super::*;
 
-    fn parse(kind: Kind, text: &str) -> Result<String, BadUrl> {
+    fn parse(kind: DestinationKind, text: &str) -> Result<String, BadUrl> {
         Destination::parse(kind, text).map(|destination| destination.expose_url().to_string())
     }
 
     #[test]
     fn a_url_is_read_as_a_secret_holds_it() {
         for (kind, text, url) in [
-            (Kind::Webhook, "https://a.example/x", "https://a.example/x"),
             (
-                Kind::Webhook,
+                DestinationKind::Webhook,
+                "https://a.example/x",
+                "https://a.example/x",
+            ),
+            (
+                DestinationKind::Webhook,
                 "https://a.example/x?t=1\r\n",
                 "https://a.example/x?t=1",
             ),
             (
-                Kind::Webhook,
+                DestinationKind::Webhook,
                 "  http://10.0.0.5:8080 \n\n",
                 "http://10.0.0.5:8080/",
             ),
             (
-                Kind::Webhook,
+                DestinationKind::Webhook,
                 "https://a.example/x#part",
                 "https://a.example/x",
             ),
             (
-                Kind::Webhook,
+                DestinationKind::Webhook,
                 "HTTPS://BÜCHER.example:443/",
                 "https://xn--bcher-kva.example/",
             ),
             (
-                Kind::Webhook,
+                DestinationKind::Webhook,
                 "https://hooks.slack.com/triggers/T/1",
                 "https://hooks.slack.com/triggers/T/1",
             ),
             (
-                Kind::Webhook,
+                DestinationKind::Webhook,
                 "https://noslack.com/services/x",
                 "https://noslack.com/services/x",
             ),
             (
-                Kind::Slack,
+                DestinationKind::Slack,
                 "https://hooks.slack.com/services/T0/B0/x\n",
                 "https://hooks.slack.com/services/T0/B0/x",
             ),
             (
-                Kind::Slack,
+                DestinationKind::Slack,
                 "https://chat.example/triggers/x",
                 "https://chat.example/triggers/x",
             ),
-            (Kind::Slack, "http://127.0.0.1:9/x", "http://127.0.0.1:9/x"),
-            (Kind::Slack, "http://[::1]:9/x", "http://[::1]:9/x"),
+            (
+                DestinationKind::Slack,
+                "http://127.0.0.1:9/x",
+                "http://127.0.0.1:9/x",
+            ),
+            (
+                DestinationKind::Slack,
+                "http://[::1]:9/x",
+                "http://[::1]:9/x",
+            ),
         ] {
             assert_eq!(parse(kind, text).as_deref(), Ok(url), "{text:?}");
         }
@@ -298,68 +314,112 @@ mod tests {
         let long = format!("https://a.example/{}", "x".repeat(MAX_URL));
         let malformed = BadUrl::Malformed;
         for (kind, text, problem) in [
-            (Kind::Webhook, "", BadUrl::Empty),
-            (Kind::Webhook, " \n", BadUrl::Empty),
-            (Kind::Webhook, &long, BadUrl::TooLong),
-            (Kind::Webhook, "https://a.example/x\ny", BadUrl::WhiteSpace),
-            (Kind::Webhook, "https://a.example/x y", BadUrl::WhiteSpace),
-            (Kind::Webhook, "https://a.exam\u{0}ple/", BadUrl::WhiteSpace),
+            (DestinationKind::Webhook, "", BadUrl::Empty),
+            (DestinationKind::Webhook, " \n", BadUrl::Empty),
+            (DestinationKind::Webhook, &long, BadUrl::TooLong),
             (
-                Kind::Webhook,
+                DestinationKind::Webhook,
+                "https://a.example/x\ny",
+                BadUrl::WhiteSpace,
+            ),
+            (
+                DestinationKind::Webhook,
+                "https://a.example/x y",
+                BadUrl::WhiteSpace,
+            ),
+            (
+                DestinationKind::Webhook,
+                "https://a.exam\u{0}ple/",
+                BadUrl::WhiteSpace,
+            ),
+            (
+                DestinationKind::Webhook,
                 "a.example/x",
                 malformed(ParseError::RelativeUrlWithoutBase),
             ),
-            (Kind::Webhook, "https://", malformed(ParseError::EmptyHost)),
             (
-                Kind::Webhook,
+                DestinationKind::Webhook,
+                "https://",
+                malformed(ParseError::EmptyHost),
+            ),
+            (
+                DestinationKind::Webhook,
                 "https://[fe80::1%25eth0]/",
                 malformed(ParseError::InvalidIpv6Address),
             ),
             (
-                Kind::Webhook,
+                DestinationKind::Webhook,
                 "https://a.example:99999/",
                 malformed(ParseError::InvalidPort),
             ),
-            (Kind::Webhook, "ftp://a.example/", BadUrl::Scheme),
-            (Kind::Webhook, "file:///etc/passwd", BadUrl::Scheme),
-            (Kind::Webhook, "javascript:alert(1)", BadUrl::Scheme),
-            (Kind::Webhook, "https://user@a.example/", BadUrl::UserInfo),
-            (Kind::Webhook, "https://:pass@a.example/", BadUrl::UserInfo),
+            (DestinationKind::Webhook, "ftp://a.example/", BadUrl::Scheme),
             (
-                Kind::Webhook,
+                DestinationKind::Webhook,
+                "file:///etc/passwd",
+                BadUrl::Scheme,
+            ),
+            (
+                DestinationKind::Webhook,
+                "javascript:alert(1)",
+                BadUrl::Scheme,
+            ),
+            (
+                DestinationKind::Webhook,
+                "https://user@a.example/",
+                BadUrl::UserInfo,
+            ),
+            (
+                DestinationKind::Webhook,
+                "https://:pass@a.example/",
+                BadUrl::UserInfo,
+            ),
+            (
+                DestinationKind::Webhook,
                 "https://a.example@127.0.0.1/",
                 BadUrl::UserInfo,
             ),
-            (Kind::Webhook, "https://a.example:0/", BadUrl::Port),
             (
-                Kind::Webhook,
+                DestinationKind::Webhook,
+                "https://a.example:0/",
+                BadUrl::Port,
+            ),
+            (
+                DestinationKind::Webhook,
                 "https://hooks.slack.com/services/T/B/x",
                 BadUrl::SlackAsWebhook,
             ),
             (
-                Kind::Webhook,
+                DestinationKind::Webhook,
                 "https://hooks.slack-gov.com./services/T/B/x",
                 BadUrl::SlackAsWebhook,
             ),
             (
-                Kind::Slack,
+                DestinationKind::Slack,
                 "http://hooks.slack.com/services/T/B/x",
                 BadUrl::PlainSlack,
             ),
-            (Kind::Slack, "http://localhost/x", BadUrl::PlainSlack),
-            (Kind::Slack, "http://10.0.0.1/x", BadUrl::PlainSlack),
             (
-                Kind::Slack,
+                DestinationKind::Slack,
+                "http://localhost/x",
+                BadUrl::PlainSlack,
+            ),
+            (
+                DestinationKind::Slack,
+                "http://10.0.0.1/x",
+                BadUrl::PlainSlack,
+            ),
+            (
+                DestinationKind::Slack,
                 "https://hooks.slack.com/triggers/T/1/x",
                 BadUrl::SlackWorkflow,
             ),
             (
-                Kind::Slack,
+                DestinationKind::Slack,
                 "https://hooks.slack.com/workflows/T/1/x",
                 BadUrl::SlackWorkflow,
             ),
             (
-                Kind::Slack,
+                DestinationKind::Slack,
                 "https://hooks.slack-gov.com/workflows/T/1/x",
                 BadUrl::SlackWorkflow,
             ),
@@ -367,7 +427,7 @@ mod tests {
             assert_eq!(parse(kind, text), Err(problem), "{text:?}");
         }
         assert_eq!(
-            Destination::parse_bytes(Kind::Webhook, b"https://a.example/\xff"),
+            Destination::parse_bytes(DestinationKind::Webhook, b"https://a.example/\xff"),
             Err(BadUrl::NotText)
         );
     }
@@ -384,7 +444,7 @@ mod tests {
             ("https://①②⑦.0.0.1/", "127.0.0.1"),
             ("https://0/", "0.0.0.0"),
         ] {
-            let destination = Destination::parse(Kind::Webhook, text).unwrap();
+            let destination = Destination::parse(DestinationKind::Webhook, text).unwrap();
             assert_eq!(destination.host().to_string(), host, "{text}");
         }
     }
@@ -393,7 +453,7 @@ mod tests {
     fn nothing_printed_holds_more_than_scheme_host_and_port() {
         let canary = "c4n4ry";
         let text = format!("https://hooks.example:8443/{canary}?t={canary}#{canary}");
-        let destination = Destination::parse(Kind::Slack, &text).unwrap();
+        let destination = Destination::parse(DestinationKind::Slack, &text).unwrap();
         assert_eq!(destination.to_string(), "https://hooks.example:8443");
         assert_eq!(destination.host_for_people(), "hooks.example:8443");
         assert_eq!(
@@ -409,14 +469,14 @@ mod tests {
             format!("https://h:{canary}/"),
             format!("https://hooks.slack.com/triggers/{canary}"),
         ] {
-            let problem = Destination::parse(Kind::Slack, &text).unwrap_err();
+            let problem = Destination::parse(DestinationKind::Slack, &text).unwrap_err();
             assert!(!format!("{problem} {problem:?}").contains(canary), "{text}");
         }
     }
 
     #[test]
     fn destinations_are_told_apart_by_the_whole_url() {
-        let of = |text| Destination::parse(Kind::Webhook, text).unwrap();
+        let of = |text| Destination::parse(DestinationKind::Webhook, text).unwrap();
         assert_eq!(of("https://a.example/x"), of("https://A.example:443/x#y\n"));
         assert_ne!(of("https://a.example/x"), of("https://a.example/y"));
         assert_ne!(

@@ -5,7 +5,7 @@ use std::error::Error as StdError;
 use crate::http::{
     client::Unresolved,
     guard::Denied,
-    outcome::{Distrust, Fault},
+    outcome::{Fault, TlsProblem},
 };
 
 /// What went wrong, told from the chain of causes.
@@ -49,20 +49,20 @@ pub(super) fn links(error: &reqwest::Error) -> impl Iterator<Item = &(dyn StdErr
     })
 }
 
-fn distrust(error: &rustls::Error) -> Distrust {
+fn distrust(error: &rustls::Error) -> TlsProblem {
     use rustls::CertificateError as Of;
     match error {
         rustls::Error::InvalidCertificate(problem) => match problem {
-            Of::UnknownIssuer => Distrust::UnknownAuthority,
-            Of::Expired | Of::ExpiredContext { .. } => Distrust::Expired,
-            Of::NotValidYet | Of::NotValidYetContext { .. } => Distrust::NotYetValid,
-            Of::NotValidForName | Of::NotValidForNameContext { .. } => Distrust::OtherHost,
+            Of::UnknownIssuer => TlsProblem::UnknownAuthority,
+            Of::Expired | Of::ExpiredContext { .. } => TlsProblem::Expired,
+            Of::NotValidYet | Of::NotValidYetContext { .. } => TlsProblem::NotYetValid,
+            Of::NotValidForName | Of::NotValidForNameContext { .. } => TlsProblem::OtherHost,
             // A type of the verifier's own, which it doesn't export.
             Of::Other(other) if format!("{other:?}").contains("CaUsedAsEndEntity") => {
-                Distrust::AuthorityItself
+                TlsProblem::AuthorityItself
             }
-            _ => Distrust::Other,
+            _ => TlsProblem::Other,
         },
-        _ => Distrust::Other,
+        _ => TlsProblem::Other,
     }
 }

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 
-use crate::http::{destination::Kind, guard::Denied};
+use crate::http::{destination::DestinationKind, guard::Denied};
 
 /// The longest `Retry-After` that is obeyed: a receiver must not be able to silence a setting for days.
 pub const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
 
 /// What became of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Outcome {
     /// The destination has it.
     Delivered,
     /// The destination is in trouble: try again with backoff.
@@ -129,7 +129,7 @@ pub enum Fault {
     /// The host name has no address, or the DNS failed.
     Dns,
     /// No trust in the destination.
-    Tls(Distrust),
+    Tls(TlsProblem),
     /// The proxy made no tunnel to the destination.
     Proxy,
     /// The operator's own policy.
@@ -140,7 +140,7 @@ pub enum Fault {
 
 /// What is wrong with TLS, as far as it tells people what to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Distrust {
+pub enum TlsProblem {
     /// The certificate comes from an authority that isn't trusted.
     UnknownAuthority,
     /// The certificate is no longer valid.
@@ -155,7 +155,7 @@ pub enum Distrust {
     Other,
 }
 
-impl Verdict {
+impl Outcome {
     /// Why it failed, if it did.
     pub const fn reason(&self) -> Option<Reason> {
         match self {
@@ -211,61 +211,61 @@ impl Verdict {
 
 /// What an answer means. `retry_after` is the header's value, `body` the beginning of the body (only Slack's is read).
 pub fn of_answer(
-    kind: Kind,
+    kind: DestinationKind,
     status: u16,
     retry_after: Option<&[u8]>,
     body: &[u8],
     now: Timestamp,
-) -> Verdict {
+) -> Outcome {
     let after = retry_after.and_then(|value| parse_retry_after(value, now));
     match kind {
-        Kind::Slack => of_slack(status, after, body),
-        Kind::Webhook => of_status(status, after),
+        DestinationKind::Slack => of_slack(status, after, body),
+        DestinationKind::Webhook => of_status(status, after),
     }
 }
 
-fn of_status(status: u16, after: Option<Duration>) -> Verdict {
+fn of_status(status: u16, after: Option<Duration>) -> Outcome {
     let said = format!("the destination answered {status}");
     match status {
-        200..=299 => Verdict::Delivered,
-        300..=399 => Verdict::hold(
+        200..=299 => Outcome::Delivered,
+        300..=399 => Outcome::hold(
             Reason::Redirected,
             format!("{said}; redirects are never followed: give the URL that it redirects to"),
         ),
         400 | 413 | 415 | 422 => {
-            Verdict::refused(format!("{said}: it refuses this event for what it holds"))
+            Outcome::refused(format!("{said}: it refuses this event for what it holds"))
         }
-        401 | 403 => Verdict::hold(
+        401 | 403 => Outcome::hold(
             Reason::AuthRefused,
             format!("{said}: it does not accept the URL's credentials"),
         ),
-        404 => Verdict::hold(
+        404 => Outcome::hold(
             Reason::NotFound,
             format!("{said}: nothing listens at the URL's path"),
         ),
-        407 => Verdict::hold(
+        407 => Outcome::hold(
             Reason::ProxyFailed,
             "the proxy answered 407: it wants credentials; give them in the proxy's URL",
         ),
-        410 => Verdict::Gone {
+        410 => Outcome::Gone {
             message: format!(
                 "{said}: it is gone; nothing is sent until the Secret or the spec changes"
             ),
         },
-        429 => Verdict::retry(
+        429 => Outcome::retry(
             after,
             Reason::RateLimited,
             format!("{said}: too many requests"),
         ),
         // A server that gave up waiting for the request; a conflict or a replay that may be over soon.
-        408 => Verdict::retry(after, Reason::Timeout, said),
-        409 | 425 | 500..=599 => Verdict::retry(after, Reason::ServerError, said),
+        408 => Outcome::retry(after, Reason::Timeout, said),
+        409 | 425 | 500..=599 => Outcome::retry(after, Reason::ServerError, said),
         // Anything else says that it isn't a receiver of events: the event waits, rather than to be lost on a wrong URL.
-        402..=499 => Verdict::hold(
+        402..=499 => Outcome::hold(
             Reason::UnexpectedAnswer,
             format!("{said}, which no receiver of events does; check the URL"),
         ),
-        _ => Verdict::retry(
+        _ => Outcome::retry(
             after,
             Reason::UnexpectedAnswer,
             format!("{said}, which is no valid status"),
@@ -274,10 +274,10 @@ fn of_status(status: u16, after: Option<Duration>) -> Verdict {
 }
 
 /// Slack tells by the body what is wrong; sources disagree on the statuses, so the body comes first.
-fn of_slack(status: u16, after: Option<Duration>, body: &[u8]) -> Verdict {
+fn of_slack(status: u16, after: Option<Duration>, body: &[u8]) -> Outcome {
     let body = body.trim_ascii();
     if status == 429 {
-        return Verdict::retry(
+        return Outcome::retry(
             after,
             Reason::RateLimited,
             "Slack answered 429: too many messages",
@@ -285,40 +285,40 @@ fn of_slack(status: u16, after: Option<Duration>, body: &[u8]) -> Verdict {
     }
     let Some(code) = slack_code(body) else {
         return match of_status(status, after) {
-            Verdict::Delivered => Verdict::hold(
+            Outcome::Delivered => Outcome::hold(
                 Reason::UnexpectedAnswer,
                 format!(
                     "the destination answered {status} without Slack's ok; check that the URL is an incoming webhook of Slack's"
                 ),
             ),
             // A page instead of a code: not Slack, but something before it, or another service.
-            Verdict::Refused { message, .. } if status == 400 => {
-                Verdict::hold(Reason::UnexpectedAnswer, message)
+            Outcome::Refused { message, .. } if status == 400 => {
+                Outcome::hold(Reason::UnexpectedAnswer, message)
             }
             verdict => verdict,
         };
     };
     let said = format!("Slack answered {code}");
     match code {
-        "ok" if (200..=299).contains(&status) => Verdict::Delivered,
+        "ok" if (200..=299).contains(&status) => Outcome::Delivered,
         "no_service" | "no_active_hooks" | "no_service_id" | "no_team" | "invalid_token"
-        | "team_disabled" => Verdict::hold(
+        | "team_disabled" => Outcome::hold(
             Reason::SlackCredential,
             format!(
                 "{said}: the incoming webhook was removed or disabled; create a new one and store its URL in the Secret"
             ),
         ),
-        "channel_is_archived" => Verdict::hold(
+        "channel_is_archived" => Outcome::hold(
             Reason::SlackDestination,
             format!("{said}: unarchive the channel, or store an incoming webhook of another one"),
         ),
-        "channel_not_found" | "user_not_found" => Verdict::hold(
+        "channel_not_found" | "user_not_found" => Outcome::hold(
             Reason::SlackDestination,
             format!(
                 "{said}: the incoming webhook's channel or user is no more; create a new webhook"
             ),
         ),
-        "action_prohibited" | "posting_to_general_channel_denied" => Verdict::hold(
+        "action_prohibited" | "posting_to_general_channel_denied" => Outcome::hold(
             Reason::SlackDestination,
             format!("{said}: an admin of the workspace must allow the webhook to post there"),
         ),
@@ -329,9 +329,9 @@ fn of_slack(status: u16, after: Option<Duration>, body: &[u8]) -> Verdict {
         | "invalid_attachments"
         | "too_many_attachments"
         | "missing_text_or_fallback_or_attachments" => {
-            Verdict::refused(format!("{said}: it refuses this message for what it holds"))
+            Outcome::refused(format!("{said}: it refuses this message for what it holds"))
         }
-        "rate_limited" | "ratelimited" => Verdict::retry(
+        "rate_limited" | "ratelimited" => Outcome::retry(
             after,
             Reason::RateLimited,
             format!("{said}: too many messages"),
@@ -340,9 +340,9 @@ fn of_slack(status: u16, after: Option<Duration>, body: &[u8]) -> Verdict {
         | "fatal_error"
         | "internal_error"
         | "service_unavailable"
-        | "request_timeout" => Verdict::retry(after, Reason::ServerError, said),
+        | "request_timeout" => Outcome::retry(after, Reason::ServerError, said),
         _ => match of_status(status, after) {
-            Verdict::Delivered | Verdict::Refused { .. } => Verdict::hold(
+            Outcome::Delivered | Outcome::Refused { .. } => Outcome::hold(
                 Reason::UnexpectedAnswer,
                 format!("{said} with status {status}, which is not known to us"),
             ),
@@ -351,7 +351,7 @@ fn of_slack(status: u16, after: Option<Duration>, body: &[u8]) -> Verdict {
     }
 }
 
-impl Verdict {
+impl Outcome {
     /// Adds a code that we don't know but people may.
     fn with_code(mut self, code: &str) -> Self {
         match &mut self {
@@ -373,51 +373,51 @@ fn slack_code(body: &[u8]) -> Option<&str> {
 }
 
 /// What the lack of an answer means.
-pub fn of_fault(fault: &Fault) -> Verdict {
-    let tls = |problem| Verdict::hold(Reason::TlsFailed, format!("the destination's {problem}"));
+pub fn of_fault(fault: &Fault) -> Outcome {
+    let tls = |problem| Outcome::hold(Reason::TlsFailed, format!("the destination's {problem}"));
     match fault {
-        Fault::Timeout => Verdict::retry(
+        Fault::Timeout => Outcome::retry(
             None,
             Reason::Timeout,
             "the destination did not answer in time; it may have taken the event",
         ),
-        Fault::Connect => Verdict::retry(
+        Fault::Connect => Outcome::retry(
             None,
             Reason::ConnectFailed,
             "no connection to the destination could be made",
         ),
-        Fault::Lost => Verdict::retry(
+        Fault::Lost => Outcome::retry(
             None,
             Reason::ConnectionLost,
             "the connection broke before the destination answered; it may have taken the event",
         ),
-        Fault::Dns => Verdict::hold(
+        Fault::Dns => Outcome::hold(
             Reason::DnsFailed,
             "the destination's host name could not be resolved; check its spelling and the cluster's DNS",
         ),
-        Fault::Tls(Distrust::UnknownAuthority) => tls(
+        Fault::Tls(TlsProblem::UnknownAuthority) => tls(
             "certificate comes from an authority that is not trusted; give the operator that authority's certificate",
         ),
-        Fault::Tls(Distrust::Expired) => tls("certificate has expired; renew it there"),
-        Fault::Tls(Distrust::NotYetValid) => {
+        Fault::Tls(TlsProblem::Expired) => tls("certificate has expired; renew it there"),
+        Fault::Tls(TlsProblem::NotYetValid) => {
             tls("certificate is not valid yet; check it and the clocks")
         }
-        Fault::Tls(Distrust::OtherHost) => {
+        Fault::Tls(TlsProblem::OtherHost) => {
             tls("certificate is for another host name; use a name that it holds")
         }
-        Fault::Tls(Distrust::AuthorityItself) => tls(
+        Fault::Tls(TlsProblem::AuthorityItself) => tls(
             "certificate is that of an authority (as self-signed ones often are), not of a server; replace it there by one for servers",
         ),
-        Fault::Tls(Distrust::Other) => tls(
+        Fault::Tls(TlsProblem::Other) => tls(
             "TLS handshake failed; check that the port speaks TLS 1.2 or 1.3 and that its certificate is sound",
         ),
-        Fault::Proxy => Verdict::retry(
+        Fault::Proxy => Outcome::retry(
             None,
             Reason::ProxyFailed,
             "the proxy made no connection to the destination; check the proxy and its rules",
         ),
-        Fault::Denied(denied) => Verdict::hold(Reason::DestinationDenied, denied.to_string()),
-        Fault::Protocol => Verdict::retry(
+        Fault::Denied(denied) => Outcome::hold(Reason::DestinationDenied, denied.to_string()),
+        Fault::Protocol => Outcome::retry(
             None,
             Reason::UnexpectedAnswer,
             "what the destination answered is not a valid HTTP answer; it may have taken the event",
@@ -463,21 +463,21 @@ mod tests {
         NOW.parse().unwrap()
     }
 
-    fn webhook(status: u16) -> Verdict {
-        of_answer(Kind::Webhook, status, None, b"", now())
+    fn webhook(status: u16) -> Outcome {
+        of_answer(DestinationKind::Webhook, status, None, b"", now())
     }
 
-    fn slack(status: u16, body: &str) -> Verdict {
-        of_answer(Kind::Slack, status, None, body.as_bytes(), now())
+    fn slack(status: u16, body: &str) -> Outcome {
+        of_answer(DestinationKind::Slack, status, None, body.as_bytes(), now())
     }
 
-    fn class(verdict: &Verdict) -> String {
+    fn class(verdict: &Outcome) -> String {
         let class = match verdict {
-            Verdict::Delivered => return "Delivered".to_owned(),
-            Verdict::Retry { .. } => "Retry",
-            Verdict::Refused { .. } => "Refused",
-            Verdict::Hold { .. } => "Hold",
-            Verdict::Gone { .. } => "Gone",
+            Outcome::Delivered => return "Delivered".to_owned(),
+            Outcome::Retry { .. } => "Retry",
+            Outcome::Refused { .. } => "Refused",
+            Outcome::Hold { .. } => "Hold",
+            Outcome::Gone { .. } => "Gone",
         };
         format!("{class} {}", verdict.reason().unwrap().as_str())
     }
@@ -589,12 +589,12 @@ mod tests {
             (Fault::Connect, "Retry ConnectFailed"),
             (Fault::Lost, "Retry ConnectionLost"),
             (Fault::Dns, "Hold DnsFailed"),
-            (Fault::Tls(Distrust::UnknownAuthority), "Hold TlsFailed"),
-            (Fault::Tls(Distrust::Expired), "Hold TlsFailed"),
-            (Fault::Tls(Distrust::NotYetValid), "Hold TlsFailed"),
-            (Fault::Tls(Distrust::OtherHost), "Hold TlsFailed"),
-            (Fault::Tls(Distrust::AuthorityItself), "Hold TlsFailed"),
-            (Fault::Tls(Distrust::Other), "Hold TlsFailed"),
+            (Fault::Tls(TlsProblem::UnknownAuthority), "Hold TlsFailed"),
+            (Fault::Tls(TlsProblem::Expired), "Hold TlsFailed"),
+            (Fault::Tls(TlsProblem::NotYetValid), "Hold TlsFailed"),
+            (Fault::Tls(TlsProblem::OtherHost), "Hold TlsFailed"),
+            (Fault::Tls(TlsProblem::AuthorityItself), "Hold TlsFailed"),
+            (Fault::Tls(TlsProblem::Other), "Hold TlsFailed"),
             (Fault::Proxy, "Retry ProxyFailed"),
             (Fault::Denied(denied), "Hold DestinationDenied"),
             (Fault::Protocol, "Retry UnexpectedAnswer"),
@@ -652,20 +652,20 @@ mod tests {
     #[test]
     fn retry_after_is_obeyed_where_a_retry_follows() {
         for (kind, status) in [
-            (Kind::Webhook, 429),
-            (Kind::Webhook, 503),
-            (Kind::Slack, 429),
-            (Kind::Slack, 500),
+            (DestinationKind::Webhook, 429),
+            (DestinationKind::Webhook, 503),
+            (DestinationKind::Slack, 429),
+            (DestinationKind::Slack, 500),
         ] {
             let verdict = of_answer(kind, status, Some(b"30"), b"", now());
             assert!(
-                matches!(verdict, Verdict::Retry { after: Some(after), .. } if after == Duration::from_secs(30)),
+                matches!(verdict, Outcome::Retry { after: Some(after), .. } if after == Duration::from_secs(30)),
                 "{verdict:?}"
             );
         }
         assert_eq!(
-            of_answer(Kind::Webhook, 200, Some(b"30"), b"", now()),
-            Verdict::Delivered
+            of_answer(DestinationKind::Webhook, 200, Some(b"30"), b"", now()),
+            Outcome::Delivered
         );
     }
 
@@ -684,11 +684,11 @@ mod tests {
         fn no_answer_makes_it_panic_and_no_body_is_repeated(
             status: u16, header: Vec<u8>, body in "[ -~]{0,80}CANARY[ -~]{0,80}", slack: bool,
         ) {
-            let kind = if slack { Kind::Slack } else { Kind::Webhook };
+            let kind = if slack { DestinationKind::Slack } else { DestinationKind::Webhook };
             let verdict = of_answer(kind, status, Some(&header), body.as_bytes(), now());
             prop_assert!(!verdict.message().contains("CANARY"));
             prop_assert!(verdict.message().len() < 400);
-            if let Verdict::Retry { after: Some(after), .. } = verdict {
+            if let Outcome::Retry { after: Some(after), .. } = verdict {
                 prop_assert!(after <= LONGEST_RETRY_AFTER);
             }
         }

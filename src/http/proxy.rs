@@ -20,7 +20,7 @@ pub struct ProxyConfig {
 
 /// `NO_PROXY`, parsed.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Bypass(Vec<(Pattern, Option<u16>)>);
+pub(super) struct NoProxy(Vec<(Pattern, Option<u16>)>);
 
 #[derive(Clone, Debug)]
 enum Pattern {
@@ -29,7 +29,7 @@ enum Pattern {
     Domain(String),
 }
 
-impl Bypass {
+impl NoProxy {
     /// Reads the list; as everywhere, an entry that means nothing matches nothing.
     pub(super) fn parse(list: &str) -> Self {
         Self(list.split(',').filter_map(entry).collect())
@@ -121,7 +121,7 @@ mod tests {
             let url = Url::parse(url).unwrap();
             let port = url.port_or_known_default().unwrap();
             assert_eq!(
-                Bypass::parse(list).covers(&url.host().unwrap(), port),
+                NoProxy::parse(list).covers(&url.host().unwrap(), port),
                 covered,
                 "{list} {url}"
             );

@@ -22,20 +22,20 @@ use tokio::{sync::Semaphore, time::Instant};
 pub use crate::http::proxy::ProxyConfig;
 use crate::http::{
     client::{LOOKUPS, Resolver, client, parse_proxy},
-    destination::{Destination, Kind},
+    destination::{Destination, DestinationKind},
     error::fault,
     guard::{Denied, Guard},
-    outcome::{Fault, Reason, Verdict, of_answer, of_fault},
-    proxy::Bypass,
-    slots::Turns,
+    outcome::{Fault, Outcome, Reason, of_answer, of_fault},
+    proxy::NoProxy,
+    slots::Slots,
 };
 
-/// The default of [`Config::timeout`]. It must stay well below the time between the last renewal of a lease and its end:
+/// The default of [`SenderConfig::timeout`]. It must stay well below the time between the last renewal of a lease and its end:
 /// a leader that has lost its lease may still have a request under way.
 pub const TIMEOUT: Duration = Duration::from_secs(15);
-/// The default of [`Config::per_destination`].
+/// The default of [`SenderConfig::per_destination`].
 pub const PER_DESTINATION: usize = 8;
-/// The default of [`Config::total`]: a hundred destinations that hang must leave places for those that don't.
+/// The default of [`SenderConfig::total`]: a hundred destinations that hang must leave places for those that don't.
 pub const TOTAL: usize = 256;
 
 /// So much of an answer is read. Slack's codes have at most some 40 bytes; the rest is for people's pages.
@@ -46,7 +46,7 @@ const DRAIN: Duration = Duration::from_secs(1);
 
 /// How to send.
 #[derive(Clone, Debug)]
-pub struct Config {
+pub struct SenderConfig {
     /// Which addresses may be dialled.
     pub guard: Guard,
     /// Certificates (PEM, any number) of authorities that are trusted besides the system's.
@@ -63,7 +63,7 @@ pub struct Config {
     pub user_agent: String,
 }
 
-impl Config {
+impl SenderConfig {
     /// The defaults, with this guard.
     pub fn new(guard: Guard) -> Self {
         Self {
@@ -89,12 +89,12 @@ pub enum SendError {
         "no CA certificates were found on this system; install a CA bundle, or name one in SSL_CERT_FILE, or give one to the operator"
     )]
     NoRoots,
-    /// [`Config::extra_ca_pem`] is malformed.
+    /// [`SenderConfig::extra_ca_pem`] is malformed.
     #[error(
         "the extra CA bundle holds no certificate that can be read; give certificates in PEM form"
     )]
     BadCa,
-    /// A URL of [`Config::proxy`] is malformed.
+    /// A URL of [`SenderConfig::proxy`] is malformed.
     #[error("{0} is no URL of a proxy; give one such as http://proxy.example:3128")]
     BadProxy(&'static str),
     /// Anything else.
@@ -117,7 +117,7 @@ pub struct Outgoing {
 #[derive(Clone, Debug)]
 pub struct Receipt {
     /// What to do now.
-    pub verdict: Verdict,
+    pub verdict: Outcome,
     /// The status of the answer, if there was one.
     pub status: Option<u16>,
     /// The time from the request's start to the answer's head or to the fault. Waiting for a turn is not in it.
@@ -126,20 +126,20 @@ pub struct Receipt {
 
 /// Delivers messages. Clones share everything.
 #[derive(Clone)]
-pub struct Courier(Arc<Inner>);
+pub struct HttpSender(Arc<Inner>);
 
 struct Inner {
     guard: Arc<Guard>,
     direct: Client,
     https_proxy: Option<Client>,
     http_proxy: Option<Client>,
-    bypass: Bypass,
-    turns: Turns,
+    bypass: NoProxy,
+    turns: Slots,
 }
 
-impl Courier {
+impl HttpSender {
     /// Makes the client. Reads the system's CA certificates once; a TLS provider must be installed.
-    pub fn new(config: &Config) -> Result<Self, SendError> {
+    pub fn new(config: &SenderConfig) -> Result<Self, SendError> {
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             return Err(SendError::NoTlsProvider);
         }
@@ -162,13 +162,13 @@ impl Courier {
             direct: client(config, resolver(Some(Arc::clone(&guard))), None)?,
             https_proxy: through(&proxies.https, "HTTPS_PROXY")?,
             http_proxy: through(&proxies.http, "HTTP_PROXY")?,
-            bypass: Bypass::parse(&proxies.no_proxy),
-            turns: Turns::new(config.per_destination, config.total),
+            bypass: NoProxy::parse(&proxies.no_proxy),
+            turns: Slots::new(config.per_destination, config.total),
             guard,
         })))
     }
 
-    /// Makes one attempt. First waits for its turn, without limit; the attempt itself ends within [`Config::timeout`].
+    /// Makes one attempt. First waits for its turn, without limit; the attempt itself ends within [`SenderConfig::timeout`].
     /// To give up, drop the future.
     pub async fn deliver(&self, destination: &Destination, outgoing: &Outgoing) -> Receipt {
         let unsent = |verdict| Receipt {
@@ -183,7 +183,7 @@ impl Courier {
         let _turn = match self.0.turns.wait(destination).await {
             Ok(turn) => turn,
             Err(left) => {
-                return unsent(Verdict::Retry {
+                return unsent(Outcome::Retry {
                     after: Some(left),
                     reason: Reason::RateLimited,
                     message: "the destination has asked for a pause, which is not over yet"
@@ -207,11 +207,11 @@ impl Courier {
         let status = answer.status();
         let body = match destination.kind {
             // The status has decided: nothing that befalls the body changes it.
-            Kind::Webhook => {
+            DestinationKind::Webhook => {
                 let _ = tokio::time::timeout(DRAIN, beginning(&mut answer)).await;
                 Ok(Vec::new())
             }
-            Kind::Slack => beginning(&mut answer).await,
+            DestinationKind::Slack => beginning(&mut answer).await,
         };
         let verdict = match body {
             // Without its body a success of Slack's is none, and may yet be one.
@@ -228,7 +228,7 @@ impl Courier {
                 )
             }
         };
-        if let Verdict::Retry {
+        if let Outcome::Retry {
             after: Some(after),
             reason: Reason::RateLimited,
             ..
@@ -245,7 +245,7 @@ impl Courier {
     }
 }
 
-impl Courier {
+impl HttpSender {
     /// Whether a destination may be dialled, as far as that can be told without asking the DNS; `Err`: what opens it.
     pub fn permits(&self, to: &Destination) -> Result<(), String> {
         let proxied = self.0.proxied(to).is_some();
@@ -283,10 +283,10 @@ fn request(client: &Client, to: &Destination, outgoing: &Outgoing) -> reqwest::R
         .header(ACCEPT_ENCODING, "identity")
         .body(outgoing.body.clone());
     match to.kind {
-        Kind::Webhook => request
+        DestinationKind::Webhook => request
             .header("webhook-id", &outgoing.id)
             .header("webhook-timestamp", outgoing.timestamp.as_second()),
-        Kind::Slack => request,
+        DestinationKind::Slack => request,
     }
 }
 

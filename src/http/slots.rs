@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::http::destination::{Destination, Kind};
+use crate::http::destination::{Destination, DestinationKind};
 
 /// Slack takes one message a second for each incoming webhook, …
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -25,20 +25,20 @@ const BURST: u32 = 3;
 const SWEEP_AT: usize = 256;
 
 /// The limits, shared by all who send.
-pub(super) struct Turns {
-    lanes: Keyed<[u8; 32], Lane>,
+pub(super) struct Slots {
+    lanes: Keyed<[u8; 32], DestinationQueue>,
     hosts: Keyed<String, Semaphore>,
     per_host: usize,
     total: Arc<Semaphore>,
 }
 
 /// Leave to send one message; given back by dropping it.
-pub(super) struct Turn {
+pub(super) struct Slot {
     _host: OwnedSemaphorePermit,
     _total: OwnedSemaphorePermit,
 }
 
-impl Turns {
+impl Slots {
     pub(super) fn new(per_host: usize, total: usize) -> Self {
         Self {
             lanes: Keyed::default(),
@@ -49,12 +49,16 @@ impl Turns {
     }
 
     /// Waits for a turn. `Err` at once if the destination has asked to be left alone for so long.
-    pub(super) async fn wait(&self, to: &Destination) -> Result<Turn, Duration> {
-        let lane = self.lanes.get(to.key(), Lane::default, Lane::is_idle);
+    pub(super) async fn wait(&self, to: &Destination) -> Result<Slot, Duration> {
+        let lane = self.lanes.get(
+            to.key(),
+            DestinationQueue::default,
+            DestinationQueue::is_idle,
+        );
         // Held until this message's moment is fixed: all others to this channel queue up behind, in order.
         let mut pace = match to.kind {
-            Kind::Slack => Some(lane.pace.lock().await),
-            Kind::Webhook => None,
+            DestinationKind::Slack => Some(lane.pace.lock().await),
+            DestinationKind::Webhook => None,
         };
         lane.is_open()?;
         if let Some(pace) = &pace {
@@ -73,7 +77,7 @@ impl Turns {
         if let Some(pace) = &mut pace {
             pace.spend(Instant::now());
         }
-        Ok(Turn {
+        Ok(Slot {
             _host: host,
             _total: total,
         })
@@ -81,7 +85,11 @@ impl Turns {
 
     /// Leaves a destination alone: it answered "too many" and said for how long.
     pub(super) fn pause(&self, to: &Destination, pause: Duration) {
-        let lane = self.lanes.get(to.key(), Lane::default, Lane::is_idle);
+        let lane = self.lanes.get(
+            to.key(),
+            DestinationQueue::default,
+            DestinationQueue::is_idle,
+        );
         *lock(&lane.closed_until) = Some(Instant::now() + pause);
     }
 }
@@ -95,12 +103,12 @@ async fn acquire(semaphore: Arc<Semaphore>) -> OwnedSemaphorePermit {
 
 /// What is known of one destination.
 #[derive(Default)]
-struct Lane {
+struct DestinationQueue {
     pace: FairMutex<Pace>,
     closed_until: Mutex<Option<Instant>>,
 }
 
-impl Lane {
+impl DestinationQueue {
     fn is_open(&self) -> Result<(), Duration> {
         let until = *lock(&self.closed_until);
         let left = until.map_or(Duration::ZERO, |until| {
@@ -169,34 +177,36 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
-    fn to(kind: Kind, path: usize) -> Destination {
+    fn to(kind: DestinationKind, path: usize) -> Destination {
         Destination::parse(kind, &format!("https://h{path}.example/{path}")).unwrap()
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_slack_channel_gets_three_messages_at_once_and_then_one_a_second() {
-        let turns = Turns::new(8, 64);
+        let turns = Slots::new(8, 64);
         let start = Instant::now();
         let mut seconds = Vec::new();
         for _ in 0..6 {
-            drop(turns.wait(&to(Kind::Slack, 0)).await.unwrap());
+            drop(turns.wait(&to(DestinationKind::Slack, 0)).await.unwrap());
             seconds.push((Instant::now() - start).as_secs());
         }
         assert_eq!(seconds, [0, 0, 0, 1, 2, 3]);
         tokio::time::advance(Duration::from_mins(1)).await;
         let start = Instant::now();
         for _ in 0..4 {
-            drop(turns.wait(&to(Kind::Slack, 0)).await.unwrap());
+            drop(turns.wait(&to(DestinationKind::Slack, 0)).await.unwrap());
         }
         assert_eq!((Instant::now() - start).as_secs(), 1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn no_second_has_more_than_the_pace_even_when_turns_are_held_up() {
-        let turns = Arc::new(Turns::new(1, 64));
+        let turns = Arc::new(Slots::new(1, 64));
         // The host's only place is taken for a minute, while messages to two of its channels queue up.
-        let to =
-            |path| Destination::parse(Kind::Slack, &format!("https://h.example/{path}")).unwrap();
+        let to = |path| {
+            Destination::parse(DestinationKind::Slack, &format!("https://h.example/{path}"))
+                .unwrap()
+        };
         let held = turns.wait(&to(9)).await.unwrap();
         let sent = Arc::new(Mutex::new(Vec::new()));
         let tasks: Vec<_> = (0..8)
@@ -222,14 +232,19 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn turns_come_in_the_order_of_asking_and_channels_do_not_wait_for_each_other() {
-        let turns = Arc::new(Turns::new(8, 64));
+        let turns = Arc::new(Slots::new(8, 64));
         let order = Arc::new(Mutex::new(Vec::new()));
         let tasks: Vec<_> = (0..12)
             .map(|n| {
                 let (turns, order) = (Arc::clone(&turns), Arc::clone(&order));
                 let channel = usize::from(n == 11);
                 tokio::spawn(async move {
-                    drop(turns.wait(&to(Kind::Slack, channel)).await.unwrap());
+                    drop(
+                        turns
+                            .wait(&to(DestinationKind::Slack, channel))
+                            .await
+                            .unwrap(),
+                    );
                     order.lock().unwrap().push(n);
                 })
             })
@@ -245,18 +260,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn webhooks_have_no_pace() {
-        let turns = Turns::new(8, 64);
+        let turns = Slots::new(8, 64);
         let start = Instant::now();
         for _ in 0..1000 {
-            drop(turns.wait(&to(Kind::Webhook, 0)).await.unwrap());
+            drop(turns.wait(&to(DestinationKind::Webhook, 0)).await.unwrap());
         }
         assert_eq!(Instant::now(), start);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_paused_destination_is_left_alone_and_no_other() {
-        let turns = Turns::new(8, 64);
-        for kind in [Kind::Webhook, Kind::Slack] {
+        let turns = Slots::new(8, 64);
+        for kind in [DestinationKind::Webhook, DestinationKind::Slack] {
             turns.pause(&to(kind, 7), Duration::from_secs(30));
             tokio::time::advance(Duration::from_secs(10)).await;
             let left = turns.wait(&to(kind, 7)).await.err();
@@ -269,24 +284,24 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn destinations_are_forgotten_when_they_hold_nothing() {
-        let turns = Turns::new(8, 64);
-        turns.pause(&to(Kind::Webhook, 0), Duration::from_hours(1));
+        let turns = Slots::new(8, 64);
+        turns.pause(&to(DestinationKind::Webhook, 0), Duration::from_hours(1));
         for n in 1..10_000 {
-            drop(turns.wait(&to(Kind::Webhook, n)).await.unwrap());
+            drop(turns.wait(&to(DestinationKind::Webhook, n)).await.unwrap());
         }
         assert!(lock(&turns.lanes.0).0.len() <= SWEEP_AT);
         assert!(lock(&turns.hosts.0).0.len() <= SWEEP_AT);
-        assert!(turns.wait(&to(Kind::Webhook, 0)).await.is_err());
+        assert!(turns.wait(&to(DestinationKind::Webhook, 0)).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_gives_up_waiting_takes_nothing() {
-        let turns = Turns::new(8, 64);
+        let turns = Slots::new(8, 64);
         for _ in 0..3 {
-            drop(turns.wait(&to(Kind::Slack, 0)).await.unwrap());
+            drop(turns.wait(&to(DestinationKind::Slack, 0)).await.unwrap());
         }
         for _ in 0..5 {
-            let channel = to(Kind::Slack, 0);
+            let channel = to(DestinationKind::Slack, 0);
             let wait = turns.wait(&channel);
             assert!(
                 tokio::time::timeout(Duration::from_millis(100), wait)
@@ -295,7 +310,7 @@ mod tests {
             );
         }
         let start = Instant::now();
-        drop(turns.wait(&to(Kind::Slack, 0)).await.unwrap());
+        drop(turns.wait(&to(DestinationKind::Slack, 0)).await.unwrap());
         assert_eq!((Instant::now() - start).as_millis(), 500);
     }
 }

@@ -29,15 +29,15 @@ pub struct Payload {
     /// The event in words.
     pub description: String,
     /// The snapshot that saw it.
-    pub snapshot: Snapshot,
+    pub snapshot: SnapshotBody,
     /// The artifact; absent from events of the environment as a whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub artifact: Option<Artifact>,
+    pub artifact: Option<ArtifactBody>,
 }
 
 /// The snapshot that saw an event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Snapshot {
+pub struct SnapshotBody {
     /// Its number.
     pub index: String,
     /// `compliant`, `non-compliant` or `unknown`.
@@ -50,18 +50,18 @@ pub struct Snapshot {
 
 /// An artifact.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Artifact {
+pub struct ArtifactBody {
     /// Its name.
     pub name: String,
     /// Its SHA-256 digest: 64 hex digits.
     pub fingerprint: String,
     /// Where it comes from.
-    pub provenance: Provenance,
+    pub provenance: ProvenanceBody,
 }
 
 /// Where an artifact comes from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Provenance {
+pub struct ProvenanceBody {
     /// The flow that built it.
     pub flow: String,
     /// `compliant` or `non-compliant`.
@@ -77,14 +77,14 @@ pub struct Provenance {
     /// A page that shows the build.
     pub build_url: String,
     /// Deployments that were announced.
-    pub deployments: Vec<Deployment>,
+    pub deployments: Vec<DeploymentBody>,
     /// Reviews.
-    pub approvals: Vec<Approval>,
+    pub approvals: Vec<ApprovalBody>,
 }
 
 /// A deployment that was announced.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Deployment {
+pub struct DeploymentBody {
     /// Its number in the flow.
     pub number: String,
     /// When, in Unix seconds.
@@ -99,7 +99,7 @@ pub struct Deployment {
 
 /// A review.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Approval {
+pub struct ApprovalBody {
     /// Its number in the flow.
     pub number: String,
     /// When, in Unix seconds.
@@ -132,7 +132,7 @@ pub fn payload(
         environment: environment.clone(),
         event_type: event.type_.to_string(),
         description: event::description(snapshot, event),
-        snapshot: Snapshot {
+        snapshot: SnapshotBody {
             index: index.to_string(),
             status: snapshot.compliance.state.word().to_owned(),
             html_url: installation.snapshot_html_url(environment, *index),
@@ -160,7 +160,7 @@ pub fn test_body(installation: &Installation, environment: &str, now: jiff::Time
         environment: environment.to_owned(),
         event_type: "TEST".to_owned(),
         description: "this is a test message from Shipbell; nothing changed".to_owned(),
-        snapshot: Snapshot {
+        snapshot: SnapshotBody {
             index: "0".to_owned(),
             status: "unknown".to_owned(),
             html_url: String::new(),
@@ -186,7 +186,7 @@ pub fn truncated_body(
         environment: environment.to_owned(),
         event_type: unreported_gap::EVENT_TYPE.to_owned(),
         description: unreported_gap::description(gap, setting),
-        snapshot: Snapshot {
+        snapshot: SnapshotBody {
             index: gap.to.to_string(),
             status: ComplianceState::Unknown.word().to_owned(),
             html_url: String::new(),
@@ -197,15 +197,15 @@ pub fn truncated_body(
     serde_json::to_vec(&told).expect("plain data")
 }
 
-fn artifact(installation: &Installation, change: &Change) -> Artifact {
+fn artifact(installation: &Installation, change: &Change) -> ArtifactBody {
     let known = change.provenance.as_ref();
     let named = known
         .map(|known| &known.name)
         .filter(|name| !name.is_empty());
-    Artifact {
+    ArtifactBody {
         name: named.unwrap_or(&change.name).clone(),
         fingerprint: change.fingerprint.clone(),
-        provenance: known.map_or_else(Provenance::default, |known| {
+        provenance: known.map_or_else(ProvenanceBody::default, |known| {
             provenance(installation, &change.fingerprint, known)
         }),
     }
@@ -215,17 +215,17 @@ fn provenance(
     installation: &Installation,
     fingerprint: &str,
     known: &snapshot::Provenance,
-) -> Provenance {
+) -> ProvenanceBody {
     let flow = &known.flow;
     let status = known.status.map(|state| state.compliance().word());
-    let deployments = known.deployments.iter().map(|note| Deployment {
+    let deployments = known.deployments.iter().map(|note| DeploymentBody {
         number: note.number.to_string(),
         timestamp: note.time.as_second().to_string(),
         build_url: note.build_url.clone(),
         html_url: installation.note_html_url("deployments", flow, note.number),
         api_url: installation.note_api_url("deployments", flow, note.number),
     });
-    let approvals = known.approvals.iter().map(|note| Approval {
+    let approvals = known.approvals.iter().map(|note| ApprovalBody {
         number: note.number.to_string(),
         timestamp: note.time.as_second().to_string(),
         state: note.state.as_str().to_owned(),
@@ -234,7 +234,7 @@ fn provenance(
         html_url: installation.note_html_url("approvals", flow, note.number),
         api_url: installation.note_api_url("approvals", flow, note.number),
     });
-    Provenance {
+    ProvenanceBody {
         flow: flow.clone(),
         status: status.unwrap_or_default().to_owned(),
         commit: known.commit.clone(),

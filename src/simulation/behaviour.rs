@@ -2,7 +2,7 @@
 
 use crate::{
     simulation::{Cluster, State, seconds},
-    snapshot::state::Kind,
+    snapshot::state::WatchKind,
 };
 
 /// `web` runs three instances of `v1`, and that is told.
@@ -733,12 +733,12 @@ fn rollouts_are_read_from_pods_alone_when_deployments_cannot_be() {
         ("silent", 60),
     ] {
         let mut cluster = with_web();
-        cluster.deafen(Kind::Deployments);
+        cluster.deafen(WatchKind::Deployments);
         if trouble == "forbidden" {
             let now = cluster.now;
             cluster
                 .world
-                .stream_fails(Kind::Deployments, "403".to_owned(), true, now);
+                .stream_fails(WatchKind::Deployments, "403".to_owned(), true, now);
         }
         cluster.pass(300);
         assert_eq!(cluster.frozen("prod"), None, "{trouble}");
@@ -752,7 +752,7 @@ fn rollouts_are_read_from_pods_alone_when_deployments_cannot_be() {
             &["60s started v2 0>1", "185s stopped v1 3>0"]
         };
         assert_eq!(told, want, "{trouble}");
-        cluster.hear(Kind::Deployments);
+        cluster.hear(WatchKind::Deployments);
         cluster.pass(300);
         assert_eq!(cluster.told(), [""; 0]);
         cluster.assert_at_rest();
@@ -763,7 +763,7 @@ fn rollouts_are_read_from_pods_alone_when_deployments_cannot_be() {
 fn a_deployment_that_was_rolling_when_the_stream_went_silent_does_not_roll_for_ever() {
     let mut cluster = with_web();
     cluster.deployment("web", |d| d.reason = "ReplicaSetUpdated");
-    cluster.deafen(Kind::Deployments);
+    cluster.deafen(WatchKind::Deployments);
     cluster.scale("web", 5);
     cluster.pass(300);
     assert_eq!(cluster.told().len(), 1);

@@ -9,14 +9,14 @@ use crate::{
     },
     cluster::{
         fleet::Fleet,
-        pod_view::{ContainerView, Meta, Owner, PodView, Seen},
+        pod_view::{ContainerView, Decoded, Meta, Owner, PodView},
     },
     simulation::{empty_world, seconds, testing::digest},
     snapshot::{
-        cut::{Draft, Entry},
+        cut::{Entry, PendingEntries},
         event,
         ledger::{Ledger, content_hash},
-        state::{Kind, Plan, World},
+        state::{ClusterState, Plan, WatchKind},
     },
 };
 
@@ -24,7 +24,7 @@ const ROLLOUT: Duration = Duration::from_mins(15);
 
 /// A world with one environment whose baseline is written, and the ledger after it as a reader of the log has it.
 struct Big {
-    world: World,
+    world: ClusterState,
     now: Duration,
     reader: Fleet,
     read: Ledger,
@@ -36,11 +36,11 @@ impl Big {
         let mut world = empty_world(true);
         let now = seconds(1_000);
         world.environment_seen("big", "uid", &EnvironmentSpec::default(), now);
-        world.list_begins(Kind::Pods);
+        world.list_begins(WatchKind::Pods);
         for pod in pods {
-            world.pod_seen(Seen::Good(pod.clone()), true, now);
+            world.pod_seen(Decoded::Good(pod.clone()), true, now);
         }
-        world.list_ends(Kind::Pods, 1, now, now);
+        world.list_ends(WatchKind::Pods, 1, now, now);
         world.log_is_blank("big", "uid", None, Cause::Baseline);
         let mut reader = Fleet::default();
         let mut serial = 0;
@@ -62,17 +62,18 @@ impl Big {
     fn becomes(&mut self, pods: &[PodView]) -> Vec<EnvironmentSnapshotSpec> {
         self.now += seconds(60);
         self.serial += 1;
-        self.world.list_begins(Kind::Pods);
+        self.world.list_begins(WatchKind::Pods);
         for pod in pods {
-            self.world.pod_seen(Seen::Good(pod.clone()), true, self.now);
+            self.world
+                .pod_seen(Decoded::Good(pod.clone()), true, self.now);
         }
         let version = u64::from(self.serial);
         self.world
-            .list_ends(Kind::Pods, version, self.now, self.now);
+            .list_ends(WatchKind::Pods, version, self.now, self.now);
         self.now += seconds(31);
         let mut appended = vec![];
         for _ in 0..10 {
-            self.world.bookmark(Kind::Pods, version, self.now);
+            self.world.bookmark(WatchKind::Pods, version, self.now);
             let plan = self.world.plan("big", self.now, wall(self.now));
             let Plan::Append(draft) = plan else { break };
             for entry in draft.entries {
@@ -112,7 +113,7 @@ fn wall(now: Duration) -> jiff::Timestamp {
         + jiff::SignedDuration::try_from(now).unwrap()
 }
 
-fn plan(world: &mut World, now: Duration) -> Draft {
+fn plan(world: &mut ClusterState, now: Duration) -> PendingEntries {
     match world.plan("big", now, wall(now)) {
         Plan::Append(draft) => *draft,
         other => panic!("{other:?}"),

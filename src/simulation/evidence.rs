@@ -7,30 +7,30 @@ use kube::api::ObjectMeta;
 
 use crate::{
     api::{AllowedArtifact, ArtifactApproval, ArtifactProvenance},
-    compliance::evidence::{Allowance, Key, Record},
+    compliance::evidence::{Allowance, EvidenceKey, ProvenanceRecord},
     simulation::{Cluster, testing::digest},
-    snapshot::state::Said,
+    snapshot::state::EvidenceKind,
 };
 
 /// What lies in the cluster.
 #[derive(Debug, Default)]
 pub struct SaidObjects {
-    records: BTreeMap<Key, ArtifactProvenance>,
-    reviews: BTreeMap<Key, ArtifactApproval>,
+    records: BTreeMap<EvidenceKey, ArtifactProvenance>,
+    reviews: BTreeMap<EvidenceKey, ArtifactApproval>,
     allowances: BTreeMap<String, AllowedArtifact>,
     seed: u64,
 }
 
-fn key(name: &str) -> Key {
+fn key(name: &str) -> EvidenceKey {
     let (namespace, name) = name.split_once('/').unwrap_or(("ci", name));
-    Key {
+    EvidenceKey {
         namespace: namespace.into(),
         name: name.into(),
     }
 }
 
 impl Cluster {
-    fn metadata(&mut self, key: &Key, old: Option<ObjectMeta>) -> ObjectMeta {
+    fn metadata(&mut self, key: &EvidenceKey, old: Option<ObjectMeta>) -> ObjectMeta {
         if let Some(old) = old {
             return old;
         }
@@ -60,7 +60,7 @@ impl Cluster {
         };
         self.said.records.insert(key.clone(), object.clone());
         if self.up {
-            let record = Record::of(&object).unwrap();
+            let record = ProvenanceRecord::of(&object).unwrap();
             self.world.record_seen(&key, Some(record), self.now);
             self.turn();
         }
@@ -94,7 +94,7 @@ impl Cluster {
 
     /// Writes an entry of the allow-list (YAML).
     pub fn allow(&mut self, name: &str, spec: &str) {
-        let key = Key {
+        let key = EvidenceKey {
             namespace: "".into(),
             name: name.into(),
         };
@@ -152,7 +152,7 @@ impl Cluster {
         let seed = self.said.seed;
         records.sort_by_key(|(key, _)| digest(&format!("{key} {seed}")).0);
         for (key, object) in records {
-            let record = Record::of(object).unwrap();
+            let record = ProvenanceRecord::of(object).unwrap();
             self.world.record_seen(key, Some(record), self.now);
         }
         let mut reviews: Vec<_> = self.said.reviews.iter().collect();
@@ -172,7 +172,7 @@ impl Cluster {
             let allowance = Allowance::of(object).unwrap();
             self.world.allowance_seen(name, Some(allowance));
         }
-        for kind in Said::ALL {
+        for kind in EvidenceKind::ALL {
             self.world.evidence_listed(kind);
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     api::snapshot::{Cause, IdentitySource},
-    cluster::{fleet::Learned, image::Fingerprint},
+    cluster::{fleet::LearnedIdentity, image::Fingerprint},
     simulation::{Cluster, Container, Pod, State, image_id, testing::digest},
 };
 
@@ -443,8 +443,8 @@ fn names_of_an_artifact_are_the_smallest_and_stay() {
     assert_eq!(name(&cluster), "a.example/x:2");
 }
 
-fn learned_of(alias: &str, known: &str) -> Learned {
-    Learned {
+fn learned_of(alias: &str, known: &str) -> LearnedIdentity {
+    LearnedIdentity {
         alias: digest(alias),
         known: digest(known),
         pinned: false,

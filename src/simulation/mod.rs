@@ -1,4 +1,4 @@
-//! A small simulated cluster around a real `World` and a real log, for tests that read as sentences. Objects go in as the
+//! A small simulated cluster around a real `ClusterState` and a real log, for tests that read as sentences. Objects go in as the
 //! JSON that an API server would send; plans are asked for as the recorder asks for them: when something was touched, when
 //! the time has come that the last plan named, and every 30 s. Every entry is checked when it is appended: it follows its
 //! predecessor, is small enough, and replaying it gives the very state that the model thinks it gives.
@@ -26,7 +26,7 @@ use crate::{
     cluster::{
         fleet::Fleet,
         image::Fingerprint,
-        pod_view::{Seen, View},
+        pod_view::{Decoded, SlimView},
     },
     simulation::testing::digest,
     snapshot::{
@@ -34,7 +34,7 @@ use crate::{
         event,
         ledger::{Ledger, content_hash},
         settle::Settle,
-        state::{Kind, Plan, Said, World},
+        state::{ClusterState, EvidenceKind, Plan, WatchKind},
     },
     time::Moment,
 };
@@ -171,11 +171,11 @@ enum Told {
 }
 
 impl Told {
-    fn kind(&self) -> Kind {
+    fn kind(&self) -> WatchKind {
         match self {
-            Self::Pod(_) | Self::PodGone(_) => Kind::Pods,
-            Self::Deployment(_) | Self::DeploymentGone(_) => Kind::Deployments,
-            Self::Namespace(_) | Self::NamespaceGone(_) => Kind::Namespaces,
+            Self::Pod(_) | Self::PodGone(_) => WatchKind::Pods,
+            Self::Deployment(_) | Self::DeploymentGone(_) => WatchKind::Deployments,
+            Self::Namespace(_) | Self::NamespaceGone(_) => WatchKind::Namespaces,
         }
     }
 }
@@ -212,7 +212,7 @@ struct Environment {
 
 /// The cluster, what watches it, and the log.
 pub struct Cluster {
-    pub world: World,
+    pub world: ClusterState,
     pub now: Moment,
     /// The server counts the generation of pods.
     trust_generation: bool,
@@ -224,9 +224,9 @@ pub struct Cluster {
     namespaces: BTreeMap<String, (u64, BTreeMap<String, String>)>,
     environments: BTreeMap<String, Environment>,
     /// Streams that hear nothing: events are lost, bookmarks don't come.
-    deaf: BTreeSet<Kind>,
+    deaf: BTreeSet<WatchKind>,
     /// Events that wait to be delivered, by stream.
-    held: Option<BTreeMap<Kind, VecDeque<Told>>>,
+    held: Option<BTreeMap<WatchKind, VecDeque<Told>>>,
     next_bookmark: Moment,
     mark: Moment,
     names: BTreeMap<Fingerprint, String>,
@@ -343,7 +343,11 @@ impl Cluster {
                 .environment_seen(name, &env.uid, &env.spec, self.now);
             (env.wake, env.last_cut) = (self.now, None);
         }
-        for kind in [Kind::Namespaces, Kind::Deployments, Kind::Pods] {
+        for kind in [
+            WatchKind::Namespaces,
+            WatchKind::Deployments,
+            WatchKind::Pods,
+        ] {
             self.list(kind);
         }
     }
@@ -353,7 +357,7 @@ impl Cluster {
         self.up = true;
         self.world = empty_world(self.trust_generation);
         self.list_evidence();
-        for kind in Kind::ALL {
+        for kind in WatchKind::ALL {
             self.list(kind);
         }
         self.now += seconds(1);
@@ -385,23 +389,23 @@ impl Cluster {
 
     /// Reads a complete list of a kind. A list brings its own version; one that is given instead comes from a cluster
     /// whose store was set back.
-    pub fn list(&mut self, kind: Kind) {
+    pub fn list(&mut self, kind: WatchKind) {
         let (now, version) = (self.now, self.version);
         self.world.list_begins(kind);
         match kind {
-            Kind::Pods => {
+            WatchKind::Pods => {
                 for pod in self.pods.values() {
                     let warned = self.world.pod_seen(seen(&pod.json()), true, now);
                     self.warnings.extend(warned);
                 }
             }
-            Kind::Deployments => {
+            WatchKind::Deployments => {
                 for deployment in self.deployments.values() {
                     self.world
                         .deployment_seen(seen(&deployment.json()), true, now);
                 }
             }
-            Kind::Namespaces => {
+            WatchKind::Namespaces => {
                 for (name, (version, labels)) in &self.namespaces {
                     let object = namespace_json(name, *version, labels);
                     self.world.namespace_seen(seen(&object), true, now);
@@ -419,7 +423,7 @@ impl Cluster {
         }
         for rounds in 0.. {
             assert!(rounds < 100, "it never comes to rest");
-            for kind in Kind::ALL {
+            for kind in WatchKind::ALL {
                 if self.world.stream(kind).relist && !self.deaf.contains(&kind) {
                     self.list(kind);
                 }
@@ -575,7 +579,7 @@ impl Cluster {
     fn bookmark(&mut self) {
         self.next_bookmark = self.now + seconds(60);
         if self.up {
-            for kind in Kind::ALL {
+            for kind in WatchKind::ALL {
                 if !self.deaf.contains(&kind) && self.world.stream(kind).synced {
                     self.world.bookmark(kind, self.version, self.now);
                 }
@@ -587,12 +591,12 @@ impl Cluster {
     // ---- watches ----
 
     /// A stream hears nothing any more.
-    pub fn deafen(&mut self, kind: Kind) {
+    pub fn deafen(&mut self, kind: WatchKind) {
         self.deaf.insert(kind);
     }
 
     /// A stream hears again; what it missed comes with a new list.
-    pub fn hear(&mut self, kind: Kind) {
+    pub fn hear(&mut self, kind: WatchKind) {
         self.deaf.remove(&kind);
         self.list(kind);
     }
@@ -603,7 +607,7 @@ impl Cluster {
     }
 
     /// Delivers the next event of a stream; false if there is none.
-    pub fn deliver_next(&mut self, kind: Kind) -> bool {
+    pub fn deliver_next(&mut self, kind: WatchKind) -> bool {
         let queue = self.held.as_mut().and_then(|held| held.get_mut(&kind));
         let Some(told) = queue.and_then(VecDeque::pop_front) else {
             return false;
@@ -613,7 +617,7 @@ impl Cluster {
     }
 
     /// Delivers the next event of a stream before anyone acts on it.
-    pub fn deliver_quietly(&mut self, kind: Kind) -> bool {
+    pub fn deliver_quietly(&mut self, kind: WatchKind) -> bool {
         let environments = std::mem::take(&mut self.environments);
         let delivered = self.deliver_next(kind);
         self.environments = environments;
@@ -999,16 +1003,16 @@ impl Cluster {
 }
 
 /// A world that knows that nothing is said of images.
-pub fn empty_world(trust_generation: bool) -> World {
-    let mut world = World::new(trust_generation, HOME);
-    for kind in Said::ALL {
+pub fn empty_world(trust_generation: bool) -> ClusterState {
+    let mut world = ClusterState::new(trust_generation, HOME);
+    for kind in EvidenceKind::ALL {
         world.evidence_listed(kind);
     }
     world
 }
 
-fn seen<T: View>(object: &str) -> Seen<T> {
-    serde_json::from_str::<Seen<T>>(object).unwrap()
+fn seen<T: SlimView>(object: &str) -> Decoded<T> {
+    serde_json::from_str::<Decoded<T>>(object).unwrap()
 }
 
 fn namespace_json(name: &str, version: u64, labels: &BTreeMap<String, String>) -> String {
@@ -1020,7 +1024,7 @@ pub fn image_id(image: &str) -> String {
     format!("registry.example/{image}@sha256:{}", digest(image))
 }
 
-/// Kind, namespace and name of a workload.
+/// WatchKind, namespace and name of a workload.
 fn parts(workload: &str) -> (String, String, String) {
     let (kind, name) = workload.split_once(' ').unwrap_or(("Deployment", workload));
     let (namespace, name) = name.split_once('/').unwrap_or(("shop", name));

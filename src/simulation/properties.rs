@@ -8,7 +8,7 @@ use crate::{
     api::{EventType, snapshot::Cause},
     cluster::image::Fingerprint,
     simulation::{Cluster, State, image_id, seconds, story, testing::digest},
-    snapshot::{event, state::Kind},
+    snapshot::{event, state::WatchKind},
     time::Moment,
 };
 
@@ -28,8 +28,8 @@ enum Happening {
     Garble(usize),
     Called(usize, usize),
     Deployment(usize, u8),
-    Relist(Kind),
-    Lose(Kind, Box<Happening>),
+    Relist(WatchKind),
+    Lose(WatchKind, Box<Happening>),
     Namespace(bool),
     Rescope(usize),
     Restart,
@@ -55,11 +55,11 @@ fn ordinary() -> impl Strategy<Value = Happening> {
     ]
 }
 
-fn kinds() -> impl Strategy<Value = Kind> {
+fn kinds() -> impl Strategy<Value = WatchKind> {
     prop_oneof![
-        Just(Kind::Pods),
-        Just(Kind::Deployments),
-        Just(Kind::Namespaces)
+        Just(WatchKind::Pods),
+        Just(WatchKind::Deployments),
+        Just(WatchKind::Namespaces)
     ]
 }
 
@@ -310,11 +310,11 @@ proptest! {
             if shuffled {
                 pods.sort_by_key(|(_, order)| **order);
             }
-            world.list_begins(Kind::Pods);
+            world.list_begins(WatchKind::Pods);
             for (pod, _) in pods {
                 world.pod_seen(crate::simulation::seen(&pod.json()), true, cluster.now);
             }
-            world.list_ends(Kind::Pods, 7, cluster.now, cluster.now);
+            world.list_ends(WatchKind::Pods, 7, cluster.now, cluster.now);
             world.log_is_blank("all", "uid", None, Cause::Baseline);
             let plan = world.plan("all", cluster.now, cluster.wall());
             let crate::snapshot::state::Plan::Append(draft) = plan else { panic!("{plan:?}") };
@@ -334,7 +334,7 @@ proptest! {
             let mut story = vec![];
             for period in &periods {
                 if listed {
-                    cluster.deafen(Kind::Pods);
+                    cluster.deafen(WatchKind::Pods);
                 }
                 for (happening, list) in period {
                     if matches!(happening, Happening::Pass(_) | Happening::Deployment(..) | Happening::Garble(_)) {
@@ -342,12 +342,12 @@ proptest! {
                     }
                     happen(&mut cluster, happening);
                     if listed && *list {
-                        cluster.hear(Kind::Pods);
-                        cluster.deafen(Kind::Pods);
+                        cluster.hear(WatchKind::Pods);
+                        cluster.deafen(WatchKind::Pods);
                     }
                 }
                 if listed {
-                    cluster.hear(Kind::Pods);
+                    cluster.hear(WatchKind::Pods);
                 }
                 cluster.pass(2_000);
                 cluster.told();
@@ -428,7 +428,7 @@ proptest! {
         let mut steps = steps.into_iter();
         for number in 0.. {
             let (pods_first, rest) = steps.next().unwrap_or((true, 0));
-            let order = if pods_first { [Kind::Pods, Kind::Deployments] } else { [Kind::Deployments, Kind::Pods] };
+            let order = if pods_first { [WatchKind::Pods, WatchKind::Deployments] } else { [WatchKind::Deployments, WatchKind::Pods] };
             if !order.into_iter().any(|kind| cluster.deliver_next(kind)) {
                 break;
             }

@@ -6,7 +6,7 @@ use crate::{
     api::snapshot::Cause,
     cluster::scope::Scope,
     simulation::{Cluster, State, seconds},
-    snapshot::{ledger::Ledger, state::Kind},
+    snapshot::{ledger::Ledger, state::WatchKind},
 };
 
 fn with_web() -> Cluster {
@@ -407,7 +407,7 @@ fn a_relist_of_namespaces_is_taken_in_as_a_whole() {
     cluster.told_of("staged");
     // The first page of a list tells of other labels, and before the last one comes a pod is deleted.
     let now = cluster.now;
-    cluster.world.list_begins(Kind::Namespaces);
+    cluster.world.list_begins(WatchKind::Namespaces);
     let object = crate::simulation::namespace_json("shop", 9_000, &[].into());
     cluster
         .world
@@ -415,7 +415,7 @@ fn a_relist_of_namespaces_is_taken_in_as_a_whole() {
     cluster.scale("web", 2);
     assert_eq!(cluster.world.self_check(now), 0);
     cluster.namespace("shop", &[]);
-    cluster.list(Kind::Namespaces);
+    cluster.list(WatchKind::Namespaces);
     cluster.pass(60);
     assert_eq!(cluster.told_of("staged"), ["stopped v1 3>0"]);
     cluster.assert_at_rest();
@@ -459,7 +459,9 @@ fn a_change_during_the_write_of_an_entry_joins_the_next() {
     let mut cluster = with_web();
     cluster.hold();
     cluster.start("api", &["a1"], 1);
-    while cluster.deliver_quietly(Kind::Deployments) || cluster.deliver_quietly(Kind::Pods) {}
+    while cluster.deliver_quietly(WatchKind::Deployments)
+        || cluster.deliver_quietly(WatchKind::Pods)
+    {}
     cluster.now += seconds(5);
     let (now, wall) = (cluster.now, cluster.wall());
     let plan = cluster.world.plan("prod", now, wall);
@@ -469,7 +471,7 @@ fn a_change_during_the_write_of_an_entry_joins_the_next() {
     // While that is written, the pod is gone again.
     let pod = cluster.pods_of("api", "")[0].clone();
     cluster.remove(&pod);
-    while cluster.deliver_quietly(Kind::Pods) {}
+    while cluster.deliver_quietly(WatchKind::Pods) {}
     for entry in draft.entries {
         cluster.append("prod", entry);
     }
@@ -484,12 +486,12 @@ fn a_change_during_the_write_of_an_entry_joins_the_next() {
 fn while_pods_cannot_be_read_nothing_is_told_and_it_heals() {
     for forbidden in [true, false] {
         let mut cluster = with_web();
-        cluster.deafen(Kind::Pods);
+        cluster.deafen(WatchKind::Pods);
         if forbidden {
             let now = cluster.now;
             cluster
                 .world
-                .stream_fails(Kind::Pods, "403".to_owned(), true, now);
+                .stream_fails(WatchKind::Pods, "403".to_owned(), true, now);
         }
         cluster.pass(200);
         let reason = if forbidden { "NotSynced" } else { "WatchStale" };
@@ -497,7 +499,7 @@ fn while_pods_cannot_be_read_nothing_is_told_and_it_heals() {
         swap(&mut cluster, "web", "v2");
         cluster.pass(1_000);
         assert_eq!(cluster.told(), [""; 0]);
-        cluster.hear(Kind::Pods);
+        cluster.hear(WatchKind::Pods);
         cluster.pass(60);
         assert_eq!(cluster.told(), ["started v2 0>3, stopped v1 3>0"]);
         cluster.assert_at_rest();
@@ -511,7 +513,7 @@ fn only_environments_by_labels_wait_for_namespaces() {
     cluster.environment("staged", "namespaceSelector: {matchLabels: {stage: prod}}");
     cluster.pass(60);
     cluster.told_of("staged");
-    cluster.deafen(Kind::Namespaces);
+    cluster.deafen(WatchKind::Namespaces);
     cluster.pass(200);
     assert_eq!(cluster.frozen("staged"), Some("WatchStale"));
     assert_eq!(cluster.frozen("prod"), None);
@@ -519,7 +521,7 @@ fn only_environments_by_labels_wait_for_namespaces() {
     cluster.pass(60);
     assert_eq!(cluster.told(), ["scaled v1 3>4"]);
     assert_eq!(cluster.told_of("staged"), [""; 0]);
-    cluster.hear(Kind::Namespaces);
+    cluster.hear(WatchKind::Namespaces);
     cluster.pass(60);
     assert_eq!(cluster.told_of("staged"), ["scaled v1 3>4"]);
 }
@@ -527,17 +529,17 @@ fn only_environments_by_labels_wait_for_namespaces() {
 #[test]
 fn a_list_finds_what_the_watch_lost() {
     let mut cluster = with_web();
-    cluster.deafen(Kind::Pods);
+    cluster.deafen(WatchKind::Pods);
     swap(&mut cluster, "web", "v2");
-    cluster.hear(Kind::Pods);
+    cluster.hear(WatchKind::Pods);
     cluster.pass(60);
     assert_eq!(cluster.told(), ["started v2 0>3, stopped v1 3>0"]);
-    cluster.deafen(Kind::Deployments);
+    cluster.deafen(WatchKind::Deployments);
     cluster.deployment_gone("web");
-    cluster.hear(Kind::Deployments);
-    cluster.deafen(Kind::Namespaces);
+    cluster.hear(WatchKind::Deployments);
+    cluster.deafen(WatchKind::Namespaces);
     cluster.namespace_gone("blog");
-    cluster.hear(Kind::Namespaces);
+    cluster.hear(WatchKind::Namespaces);
     assert_eq!(cluster.world.fleet().namespace_labels("blog"), None);
     cluster.pass(60);
     assert_eq!(cluster.told(), [""; 0]);
@@ -547,10 +549,10 @@ fn a_list_finds_what_the_watch_lost() {
 #[test]
 fn the_deployments_are_listed_anew_when_they_were_silent_for_too_long() {
     let mut cluster = with_web();
-    cluster.deafen(Kind::Deployments);
+    cluster.deafen(WatchKind::Deployments);
     cluster.pass(300);
-    assert!(!cluster.world.stream(Kind::Deployments).synced);
-    assert!(cluster.world.stream(Kind::Deployments).relist);
+    assert!(!cluster.world.stream(WatchKind::Deployments).synced);
+    assert!(cluster.world.stream(WatchKind::Deployments).relist);
 }
 
 #[test]
@@ -560,16 +562,16 @@ fn a_pod_that_cannot_be_read_keeps_its_last_state_and_is_warned_of_once() {
     cluster.warnings.clear();
     cluster.change(&pod, |pod| pod.garbled = true);
     cluster.change(&pod, |_| ());
-    cluster.list(Kind::Pods);
+    cluster.list(WatchKind::Pods);
     cluster.pass(60);
     assert_eq!(cluster.told(), [""; 0]);
     assert_eq!(cluster.warnings.len(), 1, "{:?}", cluster.warnings);
     assert!(cluster.warnings[0].starts_with(&format!("can't read pod shop/{pod}: ")));
-    assert_eq!(cluster.world.stream(Kind::Pods).unreadable.len(), 1);
+    assert_eq!(cluster.world.stream(WatchKind::Pods).unreadable.len(), 1);
     cluster.remove(&pod);
     cluster.pass(60);
     assert_eq!(cluster.told(), ["scaled v1 3>2"]);
-    assert_eq!(cluster.world.stream(Kind::Pods).unreadable.len(), 0);
+    assert_eq!(cluster.world.stream(WatchKind::Pods).unreadable.len(), 0);
 }
 
 #[test]
@@ -577,12 +579,12 @@ fn an_unreadable_pod_that_went_unseen_is_forgotten() {
     let mut cluster = with_web();
     let pod = cluster.pods_of("web", "")[0].clone();
     cluster.change(&pod, |pod| pod.garbled = true);
-    cluster.deafen(Kind::Pods);
+    cluster.deafen(WatchKind::Pods);
     cluster.remove(&pod);
-    cluster.hear(Kind::Pods);
+    cluster.hear(WatchKind::Pods);
     cluster.pass(60);
     assert_eq!(cluster.told(), ["scaled v1 3>2"]);
-    assert_eq!(cluster.world.stream(Kind::Pods).unreadable.len(), 0);
+    assert_eq!(cluster.world.stream(WatchKind::Pods).unreadable.len(), 0);
 }
 
 #[test]
@@ -620,7 +622,7 @@ fn a_reader_that_is_behind_the_log_waits_until_it_has_caught_up() {
     let uid = cluster.world.uid("prod").unwrap().to_owned();
     let now = cluster.now;
     cluster.version -= 100;
-    cluster.list(Kind::Pods);
+    cluster.list(WatchKind::Pods);
     cluster.now += seconds(1);
     let read = cluster.now;
     assert!(read > now);

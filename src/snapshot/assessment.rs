@@ -18,14 +18,14 @@ use crate::{
     },
     cluster::image::Fingerprint,
     compliance::{
-        artifact_rules::{Artifact, Judgement, Rules, judge},
-        environment_state::{Look, step},
+        artifact_rules::{ArtifactInput, ArtifactRules, ArtifactVerdict, judge},
+        environment_state::{ComplianceInput, step},
         evidence::{Allowance, Evidence},
-        identity::Names,
+        identity::IdentityResolver,
     },
     snapshot::{
         census::Census,
-        ledger::{Facts, Ledger},
+        ledger::{ArtifactFacts, Ledger},
         reasons,
     },
 };
@@ -41,17 +41,17 @@ pub struct Assessor<'a> {
     /// The environment's name.
     pub environment: &'a str,
     /// Its rules.
-    pub rules: Option<&'a Rules>,
+    pub rules: Option<&'a ArtifactRules>,
     /// How it calls images, and what is said of them.
-    pub names: Names<'a>,
+    pub names: IdentityResolver<'a>,
     /// What runs, for the digests by which containers are known.
     pub census: &'a Census,
 }
 
 /// What is known of the artifacts of an environment by now: the log's facts and what has been judged since.
 #[derive(Clone, Debug, Default)]
-pub struct Docket {
-    facts: BTreeMap<Fingerprint, Facts>,
+pub struct AssessmentState {
+    facts: BTreeMap<Fingerprint, ArtifactFacts>,
     /// Artifacts that have to be judged anew.
     stale: BTreeSet<Fingerprint>,
     /// All have.
@@ -64,7 +64,7 @@ pub struct Docket {
     pending: Option<Timestamp>,
 }
 
-impl Docket {
+impl AssessmentState {
     /// Begins with what the log says; all of it has to be looked at.
     pub fn of(ledger: &Ledger) -> Self {
         Self {
@@ -97,7 +97,7 @@ impl Docket {
     }
 
     /// What is known of an artifact by now.
-    pub fn facts(&self, fingerprint: Fingerprint) -> Option<&Facts> {
+    pub fn facts(&self, fingerprint: Fingerprint) -> Option<&ArtifactFacts> {
         self.facts.get(&fingerprint)
     }
 
@@ -144,7 +144,7 @@ pub struct Assessment {
     /// another reason are in `facts` alone.
     pub differs: BTreeSet<Fingerprint>,
     /// The facts of all artifacts that were judged.
-    pub facts: BTreeMap<Fingerprint, Facts>,
+    pub facts: BTreeMap<Fingerprint, ArtifactFacts>,
     /// The environment.
     pub compliance: Compliance,
     /// What tells of the environment as a whole.
@@ -181,7 +181,7 @@ pub struct Addition {
 
 /// Which artifacts are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
+pub enum AssessmentScope {
     /// Those whose time has come: what the log waits for, and nothing else.
     Timers,
     /// All of which something may be other than before.
@@ -192,10 +192,10 @@ impl Assessor<'_> {
     /// Looks at what `after` records: the state of the log with what is about to be recorded. `before` is the log.
     pub fn assess(
         &self,
-        docket: &mut Docket,
+        docket: &mut AssessmentState,
         before: &Ledger,
         after: &Ledger,
-        scope: Scope,
+        scope: AssessmentScope,
         now: Timestamp,
     ) -> Assessment {
         let mut found = Assessment::default();
@@ -219,7 +219,7 @@ impl Assessor<'_> {
                 docket.facts.insert(*fingerprint, facts.clone());
             }
         }
-        if scope == Scope::All {
+        if scope == AssessmentScope::All {
             docket.stale.clear();
             docket.all_stale = false;
             docket.allow_list = found.more;
@@ -228,7 +228,7 @@ impl Assessor<'_> {
             .facts
             .retain(|fingerprint, _| after.total(fingerprint) > 0);
         self.conclude(&mut found, docket, before, after, now);
-        if scope == Scope::All {
+        if scope == AssessmentScope::All {
             docket.policy_edited = false;
         }
         found
@@ -237,10 +237,10 @@ impl Assessor<'_> {
     /// The artifacts to judge, each with the namespaces in which it is recorded.
     fn judged<'l>(
         &self,
-        docket: &Docket,
+        docket: &AssessmentState,
         before: &Ledger,
         after: &'l Ledger,
-        scope: Scope,
+        scope: AssessmentScope,
         now: Timestamp,
     ) -> BTreeMap<Fingerprint, BTreeSet<&'l str>> {
         let due = |fingerprint: &Fingerprint| {
@@ -259,7 +259,7 @@ impl Assessor<'_> {
             .collect();
         let wanted = |fingerprint: &Fingerprint| {
             due(fingerprint)
-                || scope == Scope::All
+                || scope == AssessmentScope::All
                     && (docket.all_stale
                         || stale.contains(fingerprint)
                         || docket.stale.contains(fingerprint)
@@ -285,13 +285,13 @@ impl Assessor<'_> {
         fingerprint: Fingerprint,
         after: &'l Ledger,
         namespaces: &BTreeSet<&'l str>,
-    ) -> Artifact<'l> {
+    ) -> ArtifactInput<'l> {
         let mut digests: BTreeSet<_> = self.census.known_by(fingerprint).collect();
         if digests.is_empty() {
             digests.insert(fingerprint);
         }
         let name = after.names.get(&fingerprint).map_or("", String::as_str);
-        Artifact {
+        ArtifactInput {
             fingerprint,
             digests,
             name,
@@ -303,11 +303,11 @@ impl Assessor<'_> {
     fn facts(
         &self,
         fingerprint: Fingerprint,
-        judgement: Judgement,
-        old: Option<&Facts>,
+        judgement: ArtifactVerdict,
+        old: Option<&ArtifactFacts>,
         after: &Ledger,
         now: Timestamp,
-    ) -> Facts {
+    ) -> ArtifactFacts {
         let first_seen = after.seen.get(&fingerprint).copied().unwrap_or(now);
         let was = old.and_then(|facts| facts.verdict.as_ref());
         let grace_over = judgement.reason == VerdictReason::AllowListed
@@ -328,7 +328,7 @@ impl Assessor<'_> {
             valid_until: judgement.until,
             grace_over,
         });
-        Facts {
+        ArtifactFacts {
             verdict,
             provenance,
         }
@@ -337,26 +337,26 @@ impl Assessor<'_> {
     /// Notes whether an artifact that was recorded before is another than the log says, and why.
     fn compare(
         found: &mut Assessment,
-        docket: &Docket,
+        docket: &AssessmentState,
         fingerprint: Fingerprint,
-        old: Option<&Facts>,
-        new: &Facts,
+        old: Option<&ArtifactFacts>,
+        new: &ArtifactFacts,
         now: Timestamp,
     ) {
-        let none = Facts::default();
+        let none = ArtifactFacts::default();
         let old = old.unwrap_or(&none);
-        let verdict = |facts: &Facts| {
+        let verdict = |facts: &ArtifactFacts| {
             let verdict = facts.verdict.as_ref()?;
             Some((verdict.state, verdict.reason, verdict.grace_until.is_some()))
         };
-        let status = |facts: &Facts| facts.provenance.as_ref().map(|known| known.status);
+        let status = |facts: &ArtifactFacts| facts.provenance.as_ref().map(|known| known.status);
         if verdict(old) == verdict(new) && status(old) == status(new) {
             return;
         }
         found.differs.insert(fingerprint);
         let was = old.verdict.as_ref();
         let ended = |end: Option<Timestamp>| end.is_some_and(|end| end <= now);
-        let listed = |facts: &Facts| {
+        let listed = |facts: &ArtifactFacts| {
             let verdict = facts.verdict.as_ref();
             verdict.is_some_and(|verdict| verdict.reason == VerdictReason::AllowListed)
         };
@@ -377,14 +377,14 @@ impl Assessor<'_> {
     fn conclude(
         &self,
         found: &mut Assessment,
-        docket: &mut Docket,
+        docket: &mut AssessmentState,
         before: &Ledger,
         after: &Ledger,
         now: Timestamp,
     ) {
-        let mut look = Look {
+        let mut look = ComplianceInput {
             ruled: self.rules.is_some(),
-            ..Look::default()
+            ..ComplianceInput::default()
         };
         let mut grace = |end: Timestamp| {
             look.grace_ends = Some(look.grace_ends.map_or(end, |ends| ends.min(end)));
@@ -413,7 +413,10 @@ impl Assessor<'_> {
             }
         }
         (look.broken, look.unknown) = (!broken.is_empty() || nameless_broken, unknown);
-        let window = self.rules.map(Rules::recovery_window).unwrap_or_default();
+        let window = self
+            .rules
+            .map(ArtifactRules::recovery_window)
+            .unwrap_or_default();
         let (mut compliance, event) = step(&before.compliance, look, window, now);
         compliance.unidentified_since = nameless;
         compliance.rules = self.rules.map(|rules| rules.edition.clone());
@@ -458,13 +461,13 @@ impl Assessor<'_> {
     fn read_allow_list(
         &self,
         found: &mut Assessment,
-        docket: &Docket,
+        docket: &AssessmentState,
         after: &Ledger,
-        scope: Scope,
+        scope: AssessmentScope,
         now: Timestamp,
     ) {
         let evidence: &Evidence = self.names.evidence;
-        let wanted = docket.allow_list && scope == Scope::All;
+        let wanted = docket.allow_list && scope == AssessmentScope::All;
         let mut held = in_force(self.environment, after, evidence);
         if !wanted && !held.any(|entry| !entry.is_active(now)) {
             return;
@@ -513,7 +516,7 @@ impl Assessor<'_> {
                 } else {
                     digest
                 };
-                let artifact = Artifact {
+                let artifact = ArtifactInput {
                     fingerprint,
                     digests: BTreeSet::from([digest]),
                     name: &name,
@@ -555,7 +558,7 @@ fn allowed(entry: &Allowance) -> Allowed {
 }
 
 /// What is embedded of the record and the reviews.
-fn provenance(environment: &str, judgement: &Judgement) -> Option<Provenance> {
+fn provenance(environment: &str, judgement: &ArtifactVerdict) -> Option<Provenance> {
     if judgement.record.is_none() && judgement.reviews.is_empty() {
         return None;
     }

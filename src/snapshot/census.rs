@@ -8,7 +8,7 @@ use crate::{
         image::Fingerprint,
         scope::Scope,
     },
-    compliance::identity::Names,
+    compliance::identity::IdentityResolver,
     snapshot::ledger::{Cell, Cells},
 };
 
@@ -37,7 +37,7 @@ pub struct Counted {
 
 impl Census {
     /// Counts all pods of a scope.
-    pub fn of(scope: &Scope, names: &Names) -> Self {
+    pub fn of(scope: &Scope, names: &IdentityResolver) -> Self {
         let mut census = Self::default();
         let fleet = names.fleet;
         for pod in fleet.pods().filter(|pod| admits(scope, fleet, pod)) {
@@ -47,7 +47,7 @@ impl Census {
     }
 
     /// Adds a pod, or takes it out.
-    pub fn count(&mut self, pod: &Pod, names: &Names, add: bool) -> Counted {
+    pub fn count(&mut self, pod: &Pod, names: &IdentityResolver, add: bool) -> Counted {
         let mut known_otherwise = vec![];
         let mut runs: BTreeMap<Fingerprint, &Arc<str>> = BTreeMap::new();
         for (digest, image) in pod.runs() {

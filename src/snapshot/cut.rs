@@ -20,11 +20,13 @@ use crate::{
         image::Fingerprint,
         scope::Scope,
     },
-    compliance::identity::Names,
+    compliance::identity::IdentityResolver,
     snapshot::{
-        assessment::{Assessment, Assessor, Docket, Scope as Asked},
+        assessment::{Assessment, AssessmentScope as Asked, AssessmentState, Assessor},
         census::{Census, cells_of},
-        ledger::{CENSUS_VERSION, Cell, Facts, Identities, Ledger, content_hash, size_of_change},
+        ledger::{
+            ArtifactFacts, CENSUS_VERSION, Cell, Identities, Ledger, content_hash, size_of_change,
+        },
         settle::{Settle, Unsettled, restless_until, rests_at, rolling_until},
     },
     time::Moment,
@@ -43,7 +45,7 @@ const CHUNK: usize = 350_000;
 
 /// Entries to append, in order.
 #[derive(Clone, Debug)]
-pub struct Draft {
+pub struct PendingEntries {
     /// The UID of the environment.
     pub uid: String,
     /// The entries.
@@ -63,7 +65,7 @@ pub struct Entry {
 
 /// What a cut is made from.
 #[derive(Clone, Copy)]
-pub struct Material<'a> {
+pub struct CutInput<'a> {
     /// The environment's name.
     pub environment: &'a str,
     /// Its UID.
@@ -88,8 +90,8 @@ pub struct Material<'a> {
     pub wall: Timestamp,
 }
 
-impl Material<'_> {
-    fn names(&self) -> &Names<'_> {
+impl CutInput<'_> {
+    fn names(&self) -> &IdentityResolver<'_> {
         &self.assessor.names
     }
 
@@ -100,8 +102,8 @@ impl Material<'_> {
         before: Option<&Ledger>,
         scope: &Scope,
         cause: Cause,
-        docket: &mut Docket,
-    ) -> Draft {
+        docket: &mut AssessmentState,
+    ) -> PendingEntries {
         let mut after = Ledger::empty(scope.clone());
         for (cell, count) in self.census.cells() {
             after.set(cell.clone(), *count);
@@ -169,22 +171,23 @@ impl Material<'_> {
         if cause != Cause::Baseline {
             docket.touch_all(); // the next entry judges what this one takes for known
         }
-        let page = Page {
+        let page = EntryBody {
             time,
             causes: vec![cause],
             compliance,
-            ..Page::default()
+            ..EntryBody::default()
         };
-        Draft {
+        PendingEntries {
             uid: self.uid.to_owned(),
             entries: vec![self.entry(after, page, true)],
         }
     }
 
     /// The entry that tells what timers mean that have run out, each at its own instant. `None`: nothing to tell.
-    pub fn timers(&self, before: &Ledger, docket: &mut Docket) -> Option<Draft> {
+    pub fn timers(&self, before: &Ledger, docket: &mut AssessmentState) -> Option<PendingEntries> {
         let names = self.names();
-        let next = |docket: &Docket| docket.next_timer(self.environment, before, names.evidence);
+        let next =
+            |docket: &AssessmentState| docket.next_timer(self.environment, before, names.evidence);
         while let Some(due) = next(docket).filter(|due| *due <= self.wall) {
             let at = due.max(before.time);
             let found = self
@@ -208,8 +211,8 @@ impl Material<'_> {
         unsettled: &Unsettled,
         ripe: &BTreeSet<Cell>,
         identities: &Identities,
-        docket: &mut Docket,
-    ) -> Option<Draft> {
+        docket: &mut AssessmentState,
+    ) -> Option<PendingEntries> {
         let time = self.wall.max(before.time);
         let mut ledger = before.clone();
         ledger.identify(identities);
@@ -255,7 +258,7 @@ impl Material<'_> {
             let (verdict, provenance) = (change.verdict.clone(), change.provenance.clone());
             ledger.note_facts(
                 fingerprint,
-                Facts {
+                ArtifactFacts {
                     verdict,
                     provenance,
                 },
@@ -267,11 +270,11 @@ impl Material<'_> {
     fn write(
         &self,
         before: &Ledger,
-        mut changes: Vec<Recorded>,
+        mut changes: Vec<RecordedChange>,
         identities: &Identities,
         found: &Assessment,
         time: Timestamp,
-    ) -> Draft {
+    ) -> PendingEntries {
         let mut ledger = before.clone();
         let mut causes: Vec<Cause> = found.causes.iter().copied().collect();
         if !changes.is_empty() {
@@ -306,13 +309,13 @@ impl Material<'_> {
                 .collect();
             identities.retain(|alias, _| !told.contains_key(alias));
             ledger.identities.extend(&told);
-            let mut page = Page {
+            let mut page = EntryBody {
                 time,
                 causes: causes.clone(),
                 compliance: carried(&ledger.compliance),
                 identities: identities_of(&told),
                 cut,
-                ..Page::default()
+                ..EntryBody::default()
             };
             if part == of {
                 page.compliance = found.compliance.clone();
@@ -338,15 +341,15 @@ impl Material<'_> {
             ledger = (*entry.after).clone();
             entries.push(entry);
         }
-        Draft {
+        PendingEntries {
             uid: self.uid.to_owned(),
             entries,
         }
     }
 
     /// Adds what is known of each changed artifact, and artifacts of which nothing but that changed.
-    fn add_what_is_known(ledger: &Ledger, changes: &mut Vec<Recorded>, found: &Assessment) {
-        let place = |changes: &mut Vec<Recorded>, fingerprint: Fingerprint, name: &str| {
+    fn add_what_is_known(ledger: &Ledger, changes: &mut Vec<RecordedChange>, found: &Assessment) {
+        let place = |changes: &mut Vec<RecordedChange>, fingerprint: Fingerprint, name: &str| {
             let hex = fingerprint.to_string();
             let at = changes
                 .iter()
@@ -397,7 +400,7 @@ impl Material<'_> {
         ledger: &Ledger,
         unsettled: &Unsettled,
         ripe: &BTreeSet<Cell>,
-    ) -> Vec<Recorded> {
+    ) -> Vec<RecordedChange> {
         let mut by_artifact: BTreeMap<Fingerprint, Vec<&Cell>> = BTreeMap::new();
         for cell in ripe
             .iter()
@@ -498,8 +501,8 @@ impl Material<'_> {
             .unwrap_or_else(|| fingerprint.to_string())
     }
 
-    fn entry(&self, mut after: Ledger, page: Page, whole: bool) -> Entry {
-        let Page {
+    fn entry(&self, mut after: Ledger, page: EntryBody, whole: bool) -> Entry {
+        let EntryBody {
             time,
             causes,
             changes,
@@ -560,7 +563,7 @@ impl Material<'_> {
 
 /// What an entry says, apart from what follows from the ledger.
 #[derive(Default)]
-struct Page {
+struct EntryBody {
     time: Timestamp,
     causes: Vec<Cause>,
     changes: Vec<Change>,
@@ -581,12 +584,15 @@ fn carried(before: &Compliance) -> Compliance {
 }
 
 /// A change and the cells that it sets: cell, count, whether its workload is still rolling.
-type Recorded = (Change, Vec<(Cell, u32, bool)>);
+type RecordedChange = (Change, Vec<(Cell, u32, bool)>);
 
 /// Parts that each fit into an entry. At least one, which may be empty. `with`: bytes that are written with an artifact
 /// when it changes, and in the first part if it doesn't.
-fn split(changes: Vec<Recorded>, with: &BTreeMap<Fingerprint, usize>) -> Vec<Vec<Recorded>> {
-    let size_of = |(change, cells): &Recorded| {
+fn split(
+    changes: Vec<RecordedChange>,
+    with: &BTreeMap<Fingerprint, usize>,
+) -> Vec<Vec<RecordedChange>> {
+    let size_of = |(change, cells): &RecordedChange| {
         let other = cells
             .first()
             .and_then(|(cell, _, _)| with.get(&cell.fingerprint));
@@ -598,7 +604,7 @@ fn split(changes: Vec<Recorded>, with: &BTreeMap<Fingerprint, usize>) -> Vec<Vec
     let mut size = with.values().sum::<usize>() - (total - bare);
     for recorded in changes {
         size += size_of(&recorded);
-        let part = parts.last_mut().filter(|part: &&mut Vec<Recorded>| {
+        let part = parts.last_mut().filter(|part: &&mut Vec<RecordedChange>| {
             part.is_empty() || part.len() < MAX_CHANGES && size <= MAX_CHANGES_SIZE
         });
         if let Some(part) = part {

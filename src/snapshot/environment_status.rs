@@ -8,16 +8,16 @@ use crate::{
         environment::Finding,
         snapshot::{ComplianceState, VerdictReason},
     },
-    snapshot::state::{Picture, Trouble},
+    snapshot::state::{EnvironmentProblem, EnvironmentSummary},
 };
 
 /// So many images are named in the message.
 const NAMED: usize = 3;
 
 /// The reasons in a status.
-pub fn reasons(picture: &Picture) -> Vec<Finding> {
+pub fn reasons(picture: &EnvironmentSummary) -> Vec<Finding> {
     let (troubles, _) = &picture.troubles;
-    let reason = |trouble: &Trouble| Finding {
+    let reason = |trouble: &EnvironmentProblem| Finding {
         fingerprint: trouble.fingerprint.to_string(),
         name: trouble.name.clone(),
         reason: trouble.verdict.reason.as_str().to_owned(),
@@ -28,7 +28,7 @@ pub fn reasons(picture: &Picture) -> Vec<Finding> {
 }
 
 /// The condition `Compliant`.
-pub fn statement(picture: &Picture) -> Statement {
+pub fn statement(picture: &EnvironmentSummary) -> Statement {
     let compliance = &picture.compliance;
     let said = |status, reason, message: String| Statement {
         type_: COMPLIANT,
@@ -41,9 +41,9 @@ pub fn statement(picture: &Picture) -> Statement {
         return said(None, "NoPolicy", message);
     }
     let (troubles, more) = &picture.troubles;
-    let is_broken = |trouble: &&Trouble| trouble.verdict.grace_until.is_none();
-    let broken: Vec<&Trouble> = troubles.iter().filter(is_broken).collect();
-    let waiting: Vec<&Trouble> = troubles.iter().filter(|it| !is_broken(it)).collect();
+    let is_broken = |trouble: &&EnvironmentProblem| trouble.verdict.grace_until.is_none();
+    let broken: Vec<&EnvironmentProblem> = troubles.iter().filter(is_broken).collect();
+    let waiting: Vec<&EnvironmentProblem> = troubles.iter().filter(|it| !is_broken(it)).collect();
     let until = |end: Option<Timestamp>| {
         let whole = end.map(|end| Timestamp::from_second(end.as_second() + 1).unwrap_or(end));
         whole.map_or(String::new(), |end| format!(" until {end}"))
@@ -91,8 +91,9 @@ pub fn statement(picture: &Picture) -> Statement {
     }
 }
 
-fn listed(troubles: &[&Trouble], more: usize) -> String {
-    let line = |trouble: &&Trouble| format!("{}: {}", trouble.name, trouble.verdict.message);
+fn listed(troubles: &[&EnvironmentProblem], more: usize) -> String {
+    let line =
+        |trouble: &&EnvironmentProblem| format!("{}: {}", trouble.name, trouble.verdict.message);
     let mut lines: Vec<String> = troubles.iter().take(NAMED).map(line).collect();
     let more = more + troubles.len().saturating_sub(NAMED);
     if more > 0 {

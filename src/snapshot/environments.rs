@@ -8,14 +8,14 @@ use std::{
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-pub use crate::delivery::visibility::Known;
+pub use crate::delivery::visibility::EnvironmentInfo;
 use crate::snapshot::shared::lock;
 
 /// All environments.
 #[derive(Debug)]
 pub struct Environments {
     /// Shared: every setting looks at all of it whenever anything changes.
-    known: Mutex<Arc<BTreeMap<String, Known>>>,
+    known: Mutex<Arc<BTreeMap<String, EnvironmentInfo>>>,
     /// All of them have been listed.
     listed: watch::Sender<bool>,
     /// Counts changes of any of this.
@@ -77,7 +77,7 @@ impl Environments {
     }
 
     /// Notes what an environment is. Its head is kept while it is the same one.
-    pub(crate) fn put(&self, name: &str, mut known: Known) {
+    pub(crate) fn put(&self, name: &str, mut known: EnvironmentInfo) {
         let changed = {
             let mut all = lock(&self.known);
             let before = all.get(name);
@@ -117,12 +117,12 @@ impl Environments {
     }
 
     /// An environment.
-    pub fn get(&self, name: &str) -> Option<Known> {
+    pub fn get(&self, name: &str) -> Option<EnvironmentInfo> {
         lock(&self.known).get(name).cloned()
     }
 
     /// All environments.
-    pub fn all(&self) -> Arc<BTreeMap<String, Known>> {
+    pub fn all(&self) -> Arc<BTreeMap<String, EnvironmentInfo>> {
         lock(&self.known).clone()
     }
 }

@@ -53,7 +53,7 @@ pub type Cells = BTreeMap<Cell, u32>;
 
 /// What the log says of an artifact besides its counts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Facts {
+pub struct ArtifactFacts {
     /// Whether it keeps the rules, if there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
@@ -62,7 +62,7 @@ pub struct Facts {
     pub provenance: Option<Provenance>,
 }
 
-impl Facts {
+impl ArtifactFacts {
     /// Whether there is nothing to say.
     pub fn is_nothing(&self) -> bool {
         self.verdict.is_none() && self.provenance.is_none()
@@ -109,7 +109,7 @@ pub struct Ledger {
     /// When artifacts first appeared: those that are recorded, and those that are gone and not forgotten yet.
     pub seen: BTreeMap<Fingerprint, Timestamp>,
     /// What is known of recorded artifacts.
-    pub facts: BTreeMap<Fingerprint, Facts>,
+    pub facts: BTreeMap<Fingerprint, ArtifactFacts>,
     /// The allow-list, by the entry's UID and the digest.
     pub allowed: BTreeMap<(Box<str>, Fingerprint), Listed>,
     /// Running containers that could not be identified.
@@ -139,7 +139,7 @@ type StateCells = (String, String, String, Vec<(String, u32)>);
 /// The state as a checkpoint holds it.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct State {
+struct LedgerState {
     scope: Scope,
     cells: Vec<StateCells>,
     names: BTreeMap<String, String>,
@@ -153,7 +153,7 @@ struct State {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     seen: BTreeMap<String, Timestamp>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    facts: BTreeMap<String, Facts>,
+    facts: BTreeMap<String, ArtifactFacts>,
     /// UID of the entry, digest, what is known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     allowed: Vec<(String, String, Listed)>,
@@ -270,7 +270,7 @@ impl Ledger {
     }
 
     /// Notes what is known of an artifact.
-    pub fn note_facts(&mut self, fingerprint: Fingerprint, facts: Facts) {
+    pub fn note_facts(&mut self, fingerprint: Fingerprint, facts: ArtifactFacts) {
         if facts.is_nothing() {
             self.facts.remove(&fingerprint);
         } else {
@@ -350,7 +350,7 @@ impl Ledger {
             let (kind, namespace, name) = names(workload);
             (kind, namespace, name, *until)
         });
-        let state = State {
+        let state = LedgerState {
             scope: self.scope.clone(),
             cells,
             names: self
@@ -398,7 +398,7 @@ impl Ledger {
         zstd::Decoder::new(packed.as_slice())
             .and_then(|decoder| decoder.take(MAX_STATE).read_to_end(&mut json))
             .map_err(|error| unreadable(error.to_string()))?;
-        let state: State =
+        let state: LedgerState =
             serde_json::from_slice(&json).map_err(|error| unreadable(error.to_string()))?;
         let digest = |text: &str| {
             Fingerprint::from_hex(text).ok_or_else(|| unreadable(format!("{text} is no digest")))
@@ -495,7 +495,7 @@ impl Ledger {
             let (verdict, provenance) = (change.verdict.clone(), change.provenance.clone());
             self.note_facts(
                 fingerprint,
-                Facts {
+                ArtifactFacts {
                     verdict,
                     provenance,
                 },

@@ -47,7 +47,7 @@ const CACHED: usize = 256;
 
 /// The log of all environments.
 #[derive(Clone)]
-pub struct Logbook {
+pub struct SnapshotLog {
     snapshots: Api<EnvironmentSnapshot>,
     cache: Arc<Mutex<Cache>>,
 }
@@ -61,7 +61,7 @@ struct Cache {
 
 /// An entry as a list tells of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Line {
+pub struct EntryMeta {
     /// Its number.
     pub index: i64,
     /// The object's name.
@@ -151,7 +151,7 @@ fn chunk_name(spec: &EnvironmentSnapshotSpec, number: usize) -> String {
     format!("{}-{hash}-c{number}", name(&spec.environment, spec.index))
 }
 
-impl Logbook {
+impl SnapshotLog {
     /// The log that lies behind this client.
     pub fn new(client: Client) -> Self {
         Self {
@@ -311,7 +311,7 @@ impl Logbook {
     }
 
     /// The entries of an environment's log, by number.
-    pub async fn entries(&self, environment: &str, uid: &str) -> Result<Vec<Line>, LogError> {
+    pub async fn entries(&self, environment: &str, uid: &str) -> Result<Vec<EntryMeta>, LogError> {
         let selector =
             format!("{ENVIRONMENT_LABEL}={environment},{UID_LABEL}={uid},!{CHUNK_LABEL}");
         let mut entries = vec![];
@@ -323,8 +323,8 @@ impl Logbook {
     }
 
     /// All logs there are, with their chunks, also those of environments that are gone.
-    pub async fn all_lines(&self) -> Result<BTreeMap<(String, String), Vec<Line>>, LogError> {
-        let mut logs: BTreeMap<_, Vec<Line>> = BTreeMap::new();
+    pub async fn all_lines(&self) -> Result<BTreeMap<(String, String), Vec<EntryMeta>>, LogError> {
+        let mut logs: BTreeMap<_, Vec<EntryMeta>> = BTreeMap::new();
         self.each(ListParams::default(), |object| {
             let label = |label| object.labels().get(label).cloned();
             if let (Some(environment), Some(uid)) = (label(ENVIRONMENT_LABEL), label(UID_LABEL)) {
@@ -444,7 +444,7 @@ fn object(name: &str, spec: EnvironmentSnapshotSpec) -> EnvironmentSnapshot {
     EnvironmentSnapshot { metadata, spec }
 }
 
-fn line(environment: &str, object: &PartialObjectMeta<EnvironmentSnapshot>) -> Option<Line> {
+fn line(environment: &str, object: &PartialObjectMeta<EnvironmentSnapshot>) -> Option<EntryMeta> {
     let metadata = &object.metadata;
     let name = metadata.name.clone()?;
     let labels = metadata.labels.as_ref();
@@ -455,7 +455,7 @@ fn line(environment: &str, object: &PartialObjectMeta<EnvironmentSnapshot>) -> O
         .annotations
         .as_ref()
         .and_then(|annotations| annotations.get(SIZE_ANNOTATION)?.parse().ok());
-    Some(Line {
+    Some(EntryMeta {
         index,
         uid: metadata.uid.clone()?,
         created: metadata.creation_timestamp.as_ref()?.0,

@@ -16,11 +16,11 @@ use tracing::{info, warn};
 use crate::{
     api::Environment,
     cluster::watch::jitter,
-    delivery::dispatcher::Passed,
+    delivery::dispatcher::DeliveryProgress,
     metrics::Metrics,
     snapshot::{
-        log::{Line, LogError, Logbook},
-        retention::{ENVIRONMENT_CAP, Kept, TOTAL_CAP, cut},
+        log::{EntryMeta, LogError, SnapshotLog},
+        retention::{ENVIRONMENT_CAP, RetainedEntry, TOTAL_CAP, cut},
     },
 };
 
@@ -36,9 +36,9 @@ pub struct Pruner {
     /// For the environments.
     pub client: Client,
     /// The log.
-    pub logbook: Logbook,
+    pub logbook: SnapshotLog,
     /// How far the settings have got.
-    pub passed: Arc<Passed>,
+    pub passed: Arc<DeliveryProgress>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// How often it is looked.
@@ -75,7 +75,7 @@ impl Pruner {
         &self,
         environment: &str,
         uid: &str,
-        lines: &[Line],
+        lines: &[EntryMeta],
         cap: u64,
     ) -> Result<(), LogError> {
         // Without knowing of all settings how far they have got, nothing may go.
@@ -96,7 +96,7 @@ impl Pruner {
                     .history
                     .and_then(|history| history.max_age)
                     .map_or(MAX_AGE, |span| span.0);
-                let kept = |line: &Line| Kept {
+                let kept = |line: &EntryMeta| RetainedEntry {
                     index: line.index,
                     created: line.created,
                     bytes: line.bytes,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::{
     api::snapshot::{ComplianceState, Verdict, VerdictReason},
     cluster::image::Fingerprint,
-    snapshot::ledger::{Facts, Ledger},
+    snapshot::ledger::{ArtifactFacts, Ledger},
 };
 
 /// So many reasons are listed.
@@ -49,9 +49,9 @@ pub fn reasons(
 pub fn resolved(
     before: &Ledger,
     after: &Ledger,
-    now: &BTreeMap<Fingerprint, Facts>,
+    now: &BTreeMap<Fingerprint, ArtifactFacts>,
 ) -> Vec<String> {
-    let is_broken = |facts: &Facts| {
+    let is_broken = |facts: &ArtifactFacts| {
         let verdict = facts.verdict.as_ref();
         verdict.is_some_and(|verdict| {
             verdict.state == ComplianceState::NonCompliant && verdict.grace_until.is_none()

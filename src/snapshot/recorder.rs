@@ -41,12 +41,12 @@ use crate::{
     snapshot::{
         cut::Entry,
         environment_status,
-        environments::{Environments, Known},
+        environments::{EnvironmentInfo, Environments},
         event,
         ledger::Ledger,
-        log::{self, Appended, LogError, Logbook, within},
+        log::{self, Appended, LogError, SnapshotLog, within},
         settle::Settle,
-        shared::Hub,
+        shared::SharedState,
         state::Plan,
     },
 };
@@ -69,9 +69,9 @@ pub struct Recorder {
     /// For the environments and their status.
     pub client: Client,
     /// The world.
-    pub hub: Arc<Hub>,
+    pub hub: Arc<SharedState>,
     /// The log.
-    pub logbook: Logbook,
+    pub logbook: SnapshotLog,
     /// What delivery is told.
     pub environments: Arc<Environments>,
     /// What is counted.
@@ -81,7 +81,7 @@ pub struct Recorder {
     /// Opens when the settings that exist at start have their cursors: no entry before that.
     pub cursors_ready: tokio::sync::watch::Receiver<bool>,
     /// Spreads appends over time.
-    pub bucket: Arc<Bucket>,
+    pub bucket: Arc<WriteBudget>,
     /// Kubernetes Events on environments.
     pub events: Events,
     /// Ends recording.
@@ -90,12 +90,12 @@ pub struct Recorder {
 
 /// Lets so many a second pass, in the order in which they come.
 #[derive(Debug)]
-pub struct Bucket {
+pub struct WriteBudget {
     next: Mutex<Instant>,
     interval: Duration,
 }
 
-impl Default for Bucket {
+impl Default for WriteBudget {
     fn default() -> Self {
         Self {
             next: Mutex::new(Instant::now()),
@@ -104,7 +104,7 @@ impl Default for Bucket {
     }
 }
 
-impl Bucket {
+impl WriteBudget {
     async fn pass(&self) {
         let at = {
             let mut next = self.next.lock().await;
@@ -117,7 +117,7 @@ impl Bucket {
     }
 }
 
-struct Keeper {
+struct EnvironmentRecorder {
     stop: CancellationToken,
     uid: String,
 }
@@ -127,7 +127,7 @@ impl Recorder {
     pub async fn run(self) {
         let mut set_backs = self.hub.set_backs();
         let tasks = TaskTracker::new();
-        let mut keepers: BTreeMap<String, Keeper> = BTreeMap::new();
+        let mut keepers: BTreeMap<String, EnvironmentRecorder> = BTreeMap::new();
         loop {
             let stopped = tokio::select! {
                 () = self.follow(&mut keepers, &tasks) => true,
@@ -150,7 +150,11 @@ impl Recorder {
         }
     }
 
-    async fn follow(&self, keepers: &mut BTreeMap<String, Keeper>, tasks: &TaskTracker) {
+    async fn follow(
+        &self,
+        keepers: &mut BTreeMap<String, EnvironmentRecorder>,
+        tasks: &TaskTracker,
+    ) {
         let api: Api<DeserializeGuard<Environment>> = Api::all(self.client.clone());
         let events = watcher(api, watcher::Config::default()).default_backoff();
         pin_mut!(events);
@@ -187,7 +191,7 @@ impl Recorder {
     fn seen(
         &self,
         guarded: DeserializeGuard<Environment>,
-        keepers: &mut BTreeMap<String, Keeper>,
+        keepers: &mut BTreeMap<String, EnvironmentRecorder>,
         tasks: &TaskTracker,
     ) {
         let name = guarded.name_any();
@@ -208,7 +212,7 @@ impl Recorder {
             .visible_to
             .clone()
             .unwrap_or_else(|| vec![self.namespace.clone()]);
-        let known = Known {
+        let known = EnvironmentInfo {
             uid: uid.clone(),
             generation: environment.metadata.generation.unwrap_or(1),
             visible_to,
@@ -224,7 +228,7 @@ impl Recorder {
             let stop = self.stop.child_token();
             keepers.insert(
                 name.clone(),
-                Keeper {
+                EnvironmentRecorder {
                     stop: stop.clone(),
                     uid: uid.clone(),
                 },
@@ -256,7 +260,7 @@ impl Recorder {
         }
     }
 
-    fn gone(&self, name: &str, keepers: &mut BTreeMap<String, Keeper>) {
+    fn gone(&self, name: &str, keepers: &mut BTreeMap<String, EnvironmentRecorder>) {
         let Some(known) = self.environments.get(name) else {
             return;
         };

@@ -14,7 +14,7 @@ pub const TOTAL_CAP: u64 = 256 << 20;
 
 /// What is known of an object of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kept {
+pub struct RetainedEntry {
     /// The number of the entry; a chunk has that of its entry.
     pub index: i64,
     /// When it was created.
@@ -27,7 +27,7 @@ pub struct Kept {
 
 /// What goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cut {
+pub struct PruneDecision {
     /// All entries below this number go.
     pub below: i64,
     /// Entries below this number go though a setting has still to pass them.
@@ -36,7 +36,13 @@ pub struct Cut {
 
 /// What goes of one log. `passed`: the number up to which all settings are done, if any follows the log. `cap`: how many
 /// bytes may stay.
-pub fn cut(log: &[Kept], max_age: Duration, passed: Option<i64>, cap: u64, now: Timestamp) -> Cut {
+pub fn cut(
+    log: &[RetainedEntry],
+    max_age: Duration,
+    passed: Option<i64>,
+    cap: u64,
+    now: Timestamp,
+) -> PruneDecision {
     let older_than =
         |limit: Duration| now - SignedDuration::try_from(limit).unwrap_or(SignedDuration::MAX);
     let (aged, young) = (older_than(max_age.max(YOUNGEST)), older_than(YOUNGEST));
@@ -75,7 +81,7 @@ pub fn cut(log: &[Kept], max_age: Duration, passed: Option<i64>, cap: u64, now: 
         below = below.max(small_enough.unwrap_or(possible));
     }
     let truncated_below = passed.filter(|passed| below > passed + 1).map(|_| below);
-    Cut {
+    PruneDecision {
         below,
         truncated_below,
     }
@@ -88,9 +94,9 @@ mod tests {
     const HOUR: i64 = 3_600;
 
     /// A log with an entry an hour, the newest made just now, a checkpoint at 1 and then every ten.
-    fn log(entries: i64, bytes: u64) -> (Vec<Kept>, Timestamp) {
+    fn log(entries: i64, bytes: u64) -> (Vec<RetainedEntry>, Timestamp) {
         let at = |index| Timestamp::from_second(index * HOUR).unwrap();
-        let kept = |index| Kept {
+        let kept = |index| RetainedEntry {
             index,
             created: at(index),
             bytes,
@@ -129,7 +135,7 @@ mod tests {
         let cut = cut(&log, days(1), Some(33), u64::MAX, now);
         assert_eq!(
             cut,
-            Cut {
+            PruneDecision {
                 below: 31,
                 truncated_below: None
             }
@@ -151,7 +157,7 @@ mod tests {
         let cut = cut(&log, days(30), Some(5), 30_000, now);
         assert_eq!(
             cut,
-            Cut {
+            PruneDecision {
                 below: 71,
                 truncated_below: Some(71)
             }
@@ -159,7 +165,7 @@ mod tests {
         let cut = crate::snapshot::retention::cut(&log, days(30), Some(100), 30_000, now);
         assert_eq!(
             cut,
-            Cut {
+            PruneDecision {
                 below: 71,
                 truncated_below: None
             }
@@ -175,7 +181,7 @@ mod tests {
     fn an_empty_log_loses_nothing() {
         assert_eq!(
             cut(&[], days(1), None, 0, Timestamp::UNIX_EPOCH),
-            Cut::default()
+            PruneDecision::default()
         );
     }
 }

@@ -11,24 +11,24 @@ use std::{
 use tokio::sync::{Notify, watch};
 
 use crate::{
-    snapshot::state::{Kind, World},
+    snapshot::state::{ClusterState, WatchKind},
     time::Moment,
 };
 
 /// The shared world.
 #[derive(Debug)]
-pub struct Hub {
+pub struct SharedState {
     start: Instant,
-    world: Mutex<World>,
+    world: Mutex<ClusterState>,
     bells: Mutex<BTreeMap<String, Arc<Notify>>>,
     relist: [Notify; 3],
     unanswered: Notify,
     set_back: watch::Sender<u64>,
 }
 
-impl Hub {
+impl SharedState {
     /// A hub around an empty world.
-    pub fn new(world: World) -> Arc<Self> {
+    pub fn new(world: ClusterState) -> Arc<Self> {
         let relist = [Notify::new(), Notify::new(), Notify::new()];
         Arc::new(Self {
             start: Instant::now(),
@@ -51,11 +51,11 @@ impl Hub {
     }
 
     /// Reads or changes the world; environments that are touched by it are woken.
-    pub fn with<T>(&self, work: impl FnOnce(&mut World, Moment) -> T) -> T {
+    pub fn with<T>(&self, work: impl FnOnce(&mut ClusterState, Moment) -> T) -> T {
         let (result, touched, relist, unanswered) = {
             let mut world = lock(&self.world);
             let result = work(&mut world, self.now());
-            let wanted = Kind::ALL.map(|kind| world.stream(kind).relist);
+            let wanted = WatchKind::ALL.map(|kind| world.stream(kind).relist);
             (result, world.take_touched(), wanted, world.take_answers())
         };
         if !touched.is_empty() {
@@ -101,7 +101,7 @@ impl Hub {
     }
 
     /// Rings when a new list of a kind is wanted.
-    pub fn relist_wanted(&self, kind: Kind) -> &Notify {
+    pub fn relist_wanted(&self, kind: WatchKind) -> &Notify {
         &self.relist[kind as usize]
     }
 }

@@ -20,21 +20,21 @@ use crate::{
         snapshot::{Cause, Compliance, IdentitySource, Totals, Verdict},
     },
     cluster::{
-        fleet::{Fleet, Learned, PodChange, Workload},
+        fleet::{Fleet, LearnedIdentity, PodChange, Workload},
         image::Fingerprint,
-        pod_view::{DeploymentView, NamespaceView, PodView, Seen},
+        pod_view::{Decoded, DeploymentView, NamespaceView, PodView},
         scope::Scope,
     },
     compliance::{
-        artifact_rules::Rules,
-        evidence::{Evidence, Key},
-        identity::{Names, Recorded, Trust},
+        artifact_rules::ArtifactRules,
+        evidence::{Evidence, EvidenceKey},
+        identity::{IdentityResolver, RecordedIdentities, TrustedNamespaces},
     },
     snapshot::{
-        assessment::Docket,
+        assessment::AssessmentState,
         census::{Census, admits},
-        cut::Draft,
-        ledger::{Facts, Ledger},
+        cut::PendingEntries,
+        ledger::{ArtifactFacts, Ledger},
         settle::{Settle, Unsettled},
     },
     time::Moment,
@@ -44,7 +44,7 @@ use crate::{
 const STALE: Duration = Duration::from_secs(150);
 /// The kinds that are watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum WatchKind {
     /// Pods: without them nothing can be said.
     Pods,
     /// Deployments: they tell of rollouts.
@@ -53,7 +53,7 @@ pub enum Kind {
     Namespaces,
 }
 
-impl Kind {
+impl WatchKind {
     /// All three.
     pub const ALL: [Self; 3] = [Self::Pods, Self::Deployments, Self::Namespaces];
 
@@ -69,7 +69,7 @@ impl Kind {
 
 /// How far one kind has been read.
 #[derive(Clone, Debug, Default)]
-pub struct Stream {
+pub struct StreamState {
     /// A complete list has been read, and what happened since.
     pub synced: bool,
     /// The resource version of the last complete list, event or bookmark.
@@ -92,7 +92,7 @@ pub struct Stream {
     nameless: bool,
 }
 
-impl Stream {
+impl StreamState {
     /// Whether what it says can be relied on.
     pub fn is_good(&self, now: Moment) -> bool {
         self.synced && now.saturating_sub(self.progress) <= STALE
@@ -101,7 +101,7 @@ impl Stream {
 
 /// An environment, as far as counting and recording go.
 #[derive(Debug)]
-struct Watched {
+struct EnvironmentState {
     uid: String,
     /// The scope that the spec asks for; what is counted is the ledger's until that is settled.
     wanted: Scope,
@@ -110,15 +110,15 @@ struct Watched {
     scope: Scope,
     census: Census,
     unsettled: Unsettled,
-    log: Log,
+    log: KnownLog,
     /// The rules, if there are any.
-    rules: Option<Rules>,
+    rules: Option<ArtifactRules>,
     /// Whose records count.
-    trust: Trust,
+    trust: TrustedNamespaces,
     /// What the log knows to be one image because a record said so.
-    recorded: Recorded,
+    recorded: RecordedIdentities,
     /// What is known of the artifacts by now.
-    docket: Docket,
+    docket: AssessmentState,
     /// Since when there are containers that can't be identified and the log says that there are none, or the other way
     /// round.
     nameless_since: Option<Moment>,
@@ -130,7 +130,7 @@ struct Watched {
 
 /// What is known of an environment's log.
 #[derive(Debug)]
-enum Log {
+enum KnownLog {
     /// Nothing yet.
     Unread,
     /// It has no entry, or none that can be built on: the next one is a baseline, after `Ledger` if there is one.
@@ -147,12 +147,12 @@ pub enum Plan {
     /// Nothing until then, if nothing happens.
     Wait(Option<Moment>),
     /// Append these.
-    Append(Box<Draft>),
+    Append(Box<PendingEntries>),
 }
 
 /// What an environment looks like.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Picture {
+pub struct EnvironmentSummary {
     /// The newest entry: index and time.
     pub head: Option<(i64, Timestamp)>,
     /// What is recorded.
@@ -162,14 +162,14 @@ pub struct Picture {
     /// Whether it keeps its rules, as the log says.
     pub compliance: Compliance,
     /// What breaks the rules now or lacks something: name, digest, reason, words. At most 20, and how many more.
-    pub troubles: (Vec<Trouble>, usize),
+    pub troubles: (Vec<EnvironmentProblem>, usize),
     /// There are rules.
     pub ruled: bool,
 }
 
 /// What is wrong with an artifact.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Trouble {
+pub struct EnvironmentProblem {
     /// Its name.
     pub name: String,
     /// Its digest.
@@ -180,7 +180,7 @@ pub struct Trouble {
 
 /// An artifact that is recorded in an environment.
 #[derive(Clone, Copy, Debug)]
-pub struct Held<'a> {
+pub struct RunningArtifact<'a> {
     /// The environment.
     pub environment: &'a str,
     /// The newest entry of its log.
@@ -192,10 +192,10 @@ pub struct Held<'a> {
     /// How many instances of it are recorded.
     pub instances: u32,
     /// What the log knows of it.
-    pub facts: Option<&'a Facts>,
+    pub facts: Option<&'a ArtifactFacts>,
 }
 
-impl<'a> Held<'a> {
+impl<'a> RunningArtifact<'a> {
     fn of(environment: &'a str, ledger: &'a Ledger, fingerprint: Fingerprint) -> Self {
         let name = ledger.names.get(&fingerprint);
         Self {
@@ -216,26 +216,26 @@ impl<'a> Held<'a> {
 
 /// All that is known.
 #[derive(Debug, Default)]
-pub struct World {
+pub struct ClusterState {
     fleet: Fleet,
-    pods: Stream,
-    deployments: Stream,
-    namespaces: Stream,
+    pods: StreamState,
+    deployments: StreamState,
+    namespaces: StreamState,
     /// Namespaces of a list that is not complete: taken in as a whole, or pods would be counted by labels of two times.
     listed: Vec<NamespaceView>,
-    environments: BTreeMap<String, Watched>,
+    environments: BTreeMap<String, EnvironmentState>,
     /// What is said of images.
     evidence: Evidence,
     /// Which kinds of it have been listed.
-    listed_evidence: BTreeSet<Said>,
+    listed_evidence: BTreeSet<EvidenceKind>,
     /// What is wrong with reading them.
-    evidence_trouble: BTreeMap<Said, String>,
+    evidence_trouble: BTreeMap<EvidenceKind, String>,
     /// The operator's own namespace: whose records count where nothing else is said.
     home: String,
     /// Environments that have something new to look at.
     touched: BTreeSet<String>,
     /// Objects whose status may be another now.
-    unanswered: BTreeSet<(Said, Key)>,
+    unanswered: BTreeSet<(EvidenceKind, EvidenceKey)>,
     /// There may be more to answer than when this was last asked.
     answers: bool,
     /// Until when the ends of allowances have been looked at.
@@ -244,7 +244,7 @@ pub struct World {
 
 /// The kinds that say something of images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Said {
+pub enum EvidenceKind {
     /// ArtifactProvenances.
     Records,
     /// ArtifactApprovals.
@@ -253,7 +253,7 @@ pub enum Said {
     Allowances,
 }
 
-impl Said {
+impl EvidenceKind {
     /// All three.
     pub const ALL: [Self; 3] = [Self::Records, Self::Reviews, Self::Allowances];
 
@@ -267,7 +267,7 @@ impl Said {
     }
 }
 
-impl World {
+impl ClusterState {
     /// `trust_generation`: the server counts the generation of pods (1.35 and later do). `home`: the operator's own
     /// namespace.
     pub fn new(trust_generation: bool, home: &str) -> Self {
@@ -295,19 +295,19 @@ impl World {
     }
 
     /// How far a kind has been read.
-    pub fn stream(&self, kind: Kind) -> &Stream {
+    pub fn stream(&self, kind: WatchKind) -> &StreamState {
         match kind {
-            Kind::Pods => &self.pods,
-            Kind::Deployments => &self.deployments,
-            Kind::Namespaces => &self.namespaces,
+            WatchKind::Pods => &self.pods,
+            WatchKind::Deployments => &self.deployments,
+            WatchKind::Namespaces => &self.namespaces,
         }
     }
 
-    fn stream_mut(&mut self, kind: Kind) -> &mut Stream {
+    fn stream_mut(&mut self, kind: WatchKind) -> &mut StreamState {
         match kind {
-            Kind::Pods => &mut self.pods,
-            Kind::Deployments => &mut self.deployments,
-            Kind::Namespaces => &mut self.namespaces,
+            WatchKind::Pods => &mut self.pods,
+            WatchKind::Deployments => &mut self.deployments,
+            WatchKind::Namespaces => &mut self.namespaces,
         }
     }
 
@@ -323,34 +323,34 @@ impl World {
     // ---- streams ----
 
     /// A list begins: what it doesn't hold will be swept when it is complete.
-    pub fn list_begins(&mut self, kind: Kind) {
+    pub fn list_begins(&mut self, kind: WatchKind) {
         let stream = self.stream_mut(kind);
         stream.mark = stream.mark.wrapping_add(1);
         stream.relist = false;
         stream.unlisted = stream.unreadable.keys().copied().collect();
         stream.nameless = false;
-        if kind == Kind::Namespaces {
+        if kind == WatchKind::Namespaces {
             self.listed.clear();
         }
     }
 
     /// A list that began at `begun` is complete. True if the server is not as far as it was before: its store was set back.
-    pub fn list_ends(&mut self, kind: Kind, version: u64, begun: Moment, now: Moment) -> bool {
+    pub fn list_ends(&mut self, kind: WatchKind, version: u64, begun: Moment, now: Moment) -> bool {
         let mark = self.stream(kind).mark;
         match kind {
             // What seems to be gone may be what can't be read.
             _ if self.stream(kind).nameless => self.recount(now),
-            Kind::Pods => {
+            WatchKind::Pods => {
                 for uid in self.fleet.unmarked_pods(mark) {
                     self.pod_gone(uid, now);
                 }
             }
-            Kind::Deployments => {
+            WatchKind::Deployments => {
                 for (namespace, name) in self.fleet.unmarked_deployments(mark) {
                     self.deployment_gone(&namespace, &name, now);
                 }
             }
-            Kind::Namespaces => {
+            WatchKind::Namespaces => {
                 let mut changed = false;
                 for view in std::mem::take(&mut self.listed) {
                     changed |= self.fleet.apply_namespace(&view, mark);
@@ -375,7 +375,7 @@ impl World {
         stream.progress = now;
         stream.list_begun = Some(begun);
         stream.trouble = None;
-        if kind == Kind::Pods && first {
+        if kind == WatchKind::Pods && first {
             self.recount(now);
         }
         let used: BTreeSet<_> = self
@@ -391,7 +391,7 @@ impl World {
         self.fleet.tidy(|workload| used.contains(workload));
         if set_back {
             // Watches from where the server was before would stay silent.
-            for other in Kind::ALL {
+            for other in WatchKind::ALL {
                 if self.stream(other).version > version {
                     self.want_relist(other);
                 }
@@ -404,7 +404,7 @@ impl World {
     /// The cluster's store was set back to an older state, and the logs with it: all that is known of them is doubtful.
     pub fn set_back(&mut self) {
         for env in self.environments.values_mut() {
-            (env.log, env.before) = (Log::Unread, None);
+            (env.log, env.before) = (KnownLog::Unread, None);
             env.restored = true;
         }
         self.touch_all();
@@ -417,7 +417,7 @@ impl World {
     }
 
     /// A bookmark: nothing happened up to this version.
-    pub fn bookmark(&mut self, kind: Kind, version: u64, now: Moment) {
+    pub fn bookmark(&mut self, kind: WatchKind, version: u64, now: Moment) {
         let stream = self.stream_mut(kind);
         stream.version = stream.version.max(version);
         stream.progress = now;
@@ -427,13 +427,13 @@ impl World {
     }
 
     /// A stream can't be read; it may never have been.
-    pub fn stream_fails(&mut self, kind: Kind, why: String, forbidden: bool, now: Moment) {
+    pub fn stream_fails(&mut self, kind: WatchKind, why: String, forbidden: bool, now: Moment) {
         let stream = self.stream_mut(kind);
         stream.trouble = Some(why);
         if forbidden {
             // What it said may not be asked for any more, so it may be wrong by now.
             stream.synced = false;
-            if kind == Kind::Deployments {
+            if kind == WatchKind::Deployments {
                 self.fleet.forget_deployments(now);
             }
         }
@@ -441,7 +441,7 @@ impl World {
     }
 
     /// A new list is wanted.
-    pub fn want_relist(&mut self, kind: Kind) {
+    pub fn want_relist(&mut self, kind: WatchKind) {
         self.stream_mut(kind).relist = true;
     }
 
@@ -453,7 +453,7 @@ impl World {
         }
         if !self.deployments.synced {
             // A watch that comes to life again would not tell what has been forgotten.
-            self.want_relist(Kind::Deployments);
+            self.want_relist(WatchKind::Deployments);
         }
         self.touch_all();
     }
@@ -461,11 +461,11 @@ impl World {
     // ---- objects ----
 
     /// A pod was listed, added or changed. What is to be warned of.
-    pub fn pod_seen(&mut self, seen: Seen<PodView>, listed: bool, now: Moment) -> Vec<String> {
+    pub fn pod_seen(&mut self, seen: Decoded<PodView>, listed: bool, now: Moment) -> Vec<String> {
         let mark = self.pods.mark;
-        self.progress(Kind::Pods, seen.meta().version, listed, now);
+        self.progress(WatchKind::Pods, seen.meta().version, listed, now);
         match seen {
-            Seen::Good(view) => {
+            Decoded::Good(view) => {
                 self.pods.unreadable.remove(&view.meta.uid);
                 let change = self.fleet.apply_pod(&view, mark, now);
                 let Some(change) = change else { return vec![] };
@@ -478,7 +478,7 @@ impl World {
                 self.pod_changed(&change, now);
                 warnings
             }
-            Seen::Bad(meta, why) => {
+            Decoded::Bad(meta, why) => {
                 self.fleet.keep_pod(meta.uid, mark);
                 unreadable(&mut self.pods, "pod", &meta, &why)
             }
@@ -486,8 +486,8 @@ impl World {
     }
 
     /// A pod was deleted.
-    pub fn pod_deleted(&mut self, seen: &Seen<PodView>, now: Moment) {
-        self.progress(Kind::Pods, seen.meta().version, false, now);
+    pub fn pod_deleted(&mut self, seen: &Decoded<PodView>, now: Moment) {
+        self.progress(WatchKind::Pods, seen.meta().version, false, now);
         self.pods.unreadable.remove(&seen.meta().uid);
         self.pod_gone(seen.meta().uid, now);
     }
@@ -501,21 +501,21 @@ impl World {
     /// A Deployment was listed, added or changed.
     pub fn deployment_seen(
         &mut self,
-        seen: Seen<DeploymentView>,
+        seen: Decoded<DeploymentView>,
         listed: bool,
         now: Moment,
     ) -> Vec<String> {
         let mark = self.deployments.mark;
-        self.progress(Kind::Deployments, seen.meta().version, listed, now);
+        self.progress(WatchKind::Deployments, seen.meta().version, listed, now);
         match seen {
-            Seen::Good(view) => {
+            Decoded::Good(view) => {
                 self.deployments.unreadable.remove(&view.meta.uid);
                 if let Some(workload) = self.fleet.apply_deployment(view, mark, now) {
                     self.workload_changed(&workload, now);
                 }
                 vec![]
             }
-            Seen::Bad(meta, why) => {
+            Decoded::Bad(meta, why) => {
                 self.fleet
                     .keep_deployment(&meta.namespace, &meta.name, mark);
                 unreadable(&mut self.deployments, "deployment", &meta, &why)
@@ -524,9 +524,9 @@ impl World {
     }
 
     /// A Deployment was deleted.
-    pub fn deployment_deleted(&mut self, seen: &Seen<DeploymentView>, now: Moment) {
+    pub fn deployment_deleted(&mut self, seen: &Decoded<DeploymentView>, now: Moment) {
         let meta = seen.meta().clone();
-        self.progress(Kind::Deployments, meta.version, false, now);
+        self.progress(WatchKind::Deployments, meta.version, false, now);
         self.deployments.unreadable.remove(&meta.uid);
         self.deployment_gone(&meta.namespace, &meta.name, now);
     }
@@ -540,14 +540,14 @@ impl World {
     /// A namespace was listed, added or changed.
     pub fn namespace_seen(
         &mut self,
-        seen: Seen<NamespaceView>,
+        seen: Decoded<NamespaceView>,
         listed: bool,
         now: Moment,
     ) -> Vec<String> {
         let mark = self.namespaces.mark;
-        self.progress(Kind::Namespaces, seen.meta().version, listed, now);
+        self.progress(WatchKind::Namespaces, seen.meta().version, listed, now);
         match seen {
-            Seen::Good(view) => {
+            Decoded::Good(view) => {
                 self.namespaces.unreadable.remove(&view.meta.uid);
                 if listed {
                     self.listed.push(view);
@@ -556,7 +556,7 @@ impl World {
                 }
                 vec![]
             }
-            Seen::Bad(meta, why) => {
+            Decoded::Bad(meta, why) => {
                 self.fleet.keep_namespace(&meta.name, mark);
                 unreadable(&mut self.namespaces, "namespace", &meta, &why)
             }
@@ -564,15 +564,15 @@ impl World {
     }
 
     /// A namespace was deleted.
-    pub fn namespace_deleted(&mut self, seen: &Seen<NamespaceView>, now: Moment) {
-        self.progress(Kind::Namespaces, seen.meta().version, false, now);
+    pub fn namespace_deleted(&mut self, seen: &Decoded<NamespaceView>, now: Moment) {
+        self.progress(WatchKind::Namespaces, seen.meta().version, false, now);
         self.namespaces.unreadable.remove(&seen.meta().uid);
         if self.fleet.remove_namespace(&seen.meta().name) {
             self.recount_by_namespaces(now);
         }
     }
 
-    fn progress(&mut self, kind: Kind, version: u64, listed: bool, now: Moment) {
+    fn progress(&mut self, kind: WatchKind, version: u64, listed: bool, now: Moment) {
         let stream = self.stream_mut(kind);
         stream.progress = now;
         if !listed {
@@ -601,7 +601,7 @@ impl World {
                 self.touched.insert(name.clone());
                 continue;
             }
-            let names = Names {
+            let names = IdentityResolver {
                 fleet: &self.fleet,
                 evidence: &self.evidence,
                 trust: &env.trust,
@@ -619,7 +619,7 @@ impl World {
                     env.docket.touch(counted.known_otherwise);
                 }
             }
-            let Log::Read(ledger, _) = &env.log else {
+            let KnownLog::Read(ledger, _) = &env.log else {
                 continue;
             };
             for cell in &cells {
@@ -646,7 +646,7 @@ impl World {
                 .unsettled
                 .observe_workload(workload, &self.fleet, &env.settle, now);
             let open = match &env.log {
-                Log::Read(ledger, _) => ledger.rollouts.contains_key(workload),
+                KnownLog::Read(ledger, _) => ledger.rollouts.contains_key(workload),
                 _ => false,
             };
             if waiting || open {
@@ -684,7 +684,10 @@ impl World {
         now: Moment,
     ) -> bool {
         let (wanted, settle) = (Scope::of(spec), Settle::of(spec.settle.as_ref()));
-        let (rules, trust) = (Rules::of(spec), Rules::trust(spec, &self.home));
+        let (rules, trust) = (
+            ArtifactRules::of(spec),
+            ArtifactRules::trust(spec, &self.home),
+        );
         self.touched.insert(name.to_owned());
         if let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid) {
             env.settle = settle;
@@ -693,7 +696,7 @@ impl World {
                 env.docket.rules_edited();
                 env.rules = rules;
             }
-            let rescoped = !matches!(env.log, Log::Read(..)) && env.scope != env.wanted;
+            let rescoped = !matches!(env.log, KnownLog::Read(..)) && env.scope != env.wanted;
             if rescoped {
                 env.scope = env.wanted.clone();
             }
@@ -707,18 +710,18 @@ impl World {
             }
             return false;
         }
-        let mut env = Watched {
+        let mut env = EnvironmentState {
             uid: uid.to_owned(),
             scope: wanted.clone(),
             wanted,
             settle,
             census: Census::default(),
             unsettled: Unsettled::default(),
-            log: Log::Unread,
+            log: KnownLog::Unread,
             rules,
             trust,
-            recorded: Recorded::default(),
-            docket: Docket::default(),
+            recorded: RecordedIdentities::default(),
+            docket: AssessmentState::default(),
             nameless_since: None,
             before: None,
             last_cut: None,
@@ -751,9 +754,9 @@ impl World {
     /// than its end): the next one is a baseline.
     pub fn log_is_blank(&mut self, name: &str, uid: &str, end: Option<Ledger>, cause: Cause) {
         if let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid) {
-            env.log = Log::Blank(end.map(Box::new), cause);
+            env.log = KnownLog::Blank(end.map(Box::new), cause);
             let empty = Ledger::empty(Scope::default());
-            env.docket = Docket::of(&empty);
+            env.docket = AssessmentState::of(&empty);
             self.touched.insert(name.to_owned());
         }
     }
@@ -770,7 +773,7 @@ impl World {
             .filter(|(_, (_, source))| of_pods(*source));
         let renamed: Vec<_> = learned
             .filter_map(|(alias, (known, source))| {
-                self.fleet.learn(Learned {
+                self.fleet.learn(LearnedIdentity {
                     alias: *alias,
                     known: *known,
                     pinned: *source == IdentitySource::Pin,
@@ -779,12 +782,12 @@ impl World {
             .collect();
         env.scope = ledger.scope.clone();
         env.recorded = recorded_of(&ledger);
-        env.docket = Docket::of(&ledger);
+        env.docket = AssessmentState::of(&ledger);
         let artifacts: Vec<_> = ledger
             .artifacts()
             .map(|(fingerprint, _)| *fingerprint)
             .collect();
-        (env.log, env.before) = (Log::Read(ledger, now), None);
+        (env.log, env.before) = (KnownLog::Read(ledger, now), None);
         env.recount(&self.fleet, &self.evidence, now);
         self.touched.insert(name.to_owned());
         self.artifacts_unanswered(name, artifacts);
@@ -800,7 +803,7 @@ impl World {
     /// Someone else appended to the log: it has to be read again.
     pub fn log_is_stale(&mut self, name: &str, uid: &str) {
         if let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid)
-            && let Log::Read(ledger, _) = std::mem::replace(&mut env.log, Log::Unread)
+            && let KnownLog::Read(ledger, _) = std::mem::replace(&mut env.log, KnownLog::Unread)
         {
             env.before = Some(ledger);
         }
@@ -809,14 +812,15 @@ impl World {
     /// When the head was last read or written, so known to be the head.
     pub fn head_read(&self, name: &str) -> Option<(Arc<Ledger>, Moment)> {
         match &self.environments.get(name)?.log {
-            Log::Read(ledger, at) => Some((ledger.clone(), *at)),
+            KnownLog::Read(ledger, at) => Some((ledger.clone(), *at)),
             _ => None,
         }
     }
 
     /// The head has been looked at and is still the head.
     pub fn head_confirmed(&mut self, name: &str, now: Moment) {
-        if let Some(Log::Read(_, at)) = self.environments.get_mut(name).map(|env| &mut env.log) {
+        if let Some(KnownLog::Read(_, at)) = self.environments.get_mut(name).map(|env| &mut env.log)
+        {
             *at = now;
         }
     }
@@ -826,10 +830,10 @@ impl World {
         let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid) else {
             return;
         };
-        let before = std::mem::replace(&mut env.log, Log::Read(after, now));
+        let before = std::mem::replace(&mut env.log, KnownLog::Read(after, now));
         env.last_cut = Some(now);
         env.restored = false;
-        let Log::Read(after, _) = &env.log else {
+        let KnownLog::Read(after, _) = &env.log else {
             return;
         };
         let recorded = recorded_of(after);
@@ -837,7 +841,7 @@ impl World {
         env.recorded = recorded;
         let mut changed = vec![];
         let mut listed = true;
-        if let Log::Read(before, _) = &before {
+        if let KnownLog::Read(before, _) = &before {
             let is_other = |artifact: &&Fingerprint| {
                 let runs = |ledger: &Ledger| ledger.total(artifact) > 0;
                 runs(before) != runs(after)
@@ -851,7 +855,7 @@ impl World {
             changed.extend(all.into_iter().filter(is_other).copied());
             listed = before.allowed != after.allowed;
         }
-        if let Log::Read(before, _) = &before
+        if let KnownLog::Read(before, _) = &before
             && env.scope == after.scope
             && !renamed
         {
@@ -875,7 +879,7 @@ impl World {
 
     /// Whether all that must be known is known.
     pub fn is_ready(&self, now: Moment) -> Result<(), String> {
-        for kind in Kind::ALL {
+        for kind in WatchKind::ALL {
             let stream = self.stream(kind);
             if !stream.is_good(now) {
                 let why = stream.trouble.as_deref().unwrap_or("not in sync");
@@ -900,7 +904,7 @@ impl World {
 }
 
 fn unreadable(
-    stream: &mut Stream,
+    stream: &mut StreamState,
     kind: &str,
     meta: &crate::cluster::pod_view::Meta,
     why: &str,

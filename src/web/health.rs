@@ -14,14 +14,14 @@ use tokio::net::TcpListener;
 
 use crate::{
     metrics::Metrics,
-    snapshot::{environments::Environments, shared::Hub},
+    snapshot::{environments::Environments, shared::SharedState},
 };
 
 /// What the pages are made from.
 #[derive(Clone)]
 pub struct Health {
     /// The world.
-    pub hub: Arc<Hub>,
+    pub hub: Arc<SharedState>,
     /// The environments.
     pub environments: Arc<Environments>,
     /// What is counted.

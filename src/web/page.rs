@@ -17,7 +17,7 @@ const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;margin:2rem;max-wid
     td,th{text-align:left;vertical-align:top;padding:.2rem 1rem .2rem 0}code{font-size:.8em;overflow-wrap:anywhere}";
 
 /// A page that is being written.
-struct Page {
+struct HtmlPage {
     title: String,
     body: String,
 }
@@ -25,7 +25,7 @@ struct Page {
 /// A piece of HTML.
 struct Markup(String);
 
-impl Page {
+impl HtmlPage {
     fn new(title: &str) -> Self {
         let body = format!("<h1>{}</h1>\n", escape(title));
         let title = escape(title);
@@ -148,7 +148,7 @@ fn counts(was: &Value, now: &Value) -> Markup {
 /// A snapshot: what was told, and what changed and runs.
 pub fn snapshot(environment: &str, snapshot: &Value, events: &[Value]) -> Response {
     let index = &snapshot["index"];
-    let mut page = Page::new(&format!("{environment} snapshot #{index}"));
+    let mut page = HtmlPage::new(&format!("{environment} snapshot #{index}"));
     page.facts([
         ("Recorded", time(&snapshot["timestamp"])),
         ("Compliance", compliance(&snapshot["compliant"])),
@@ -187,7 +187,7 @@ pub fn snapshot(environment: &str, snapshot: &Value, events: &[Value]) -> Respon
 
 /// An environment and its allow-list.
 pub fn environment(environment: &Value, allowed: &[Value]) -> Response {
-    let mut page = Page::new(&format!("Environment {}", plain(&environment["name"])));
+    let mut page = HtmlPage::new(&format!("Environment {}", plain(&environment["name"])));
     let newest = &environment["_links"]["snapshot"]["html"];
     page.facts([
         ("Compliance", compliance(&environment["state"])),
@@ -251,7 +251,7 @@ fn source(told: &Value) -> Markup {
 
 /// An artifact of a flow.
 pub fn artifact(artifact: &Value) -> Response {
-    let mut page = Page::new(&format!(
+    let mut page = HtmlPage::new(&format!(
         "{} of flow {}",
         plain(&artifact["filename"]),
         plain(&artifact["flow_name"])
@@ -317,8 +317,8 @@ pub fn artifact(artifact: &Value) -> Response {
 }
 
 /// A page about a deployment or a review.
-fn note(what: &str, note: &Value) -> (Page, [(&'static str, Markup); 4]) {
-    let page = Page::new(&format!(
+fn note(what: &str, note: &Value) -> (HtmlPage, [(&'static str, Markup); 4]) {
+    let page = HtmlPage::new(&format!(
         "{what} {} of flow {}",
         note["number"],
         plain(&note["flow_name"])

@@ -40,16 +40,16 @@ use crate::{
     cluster::{fleet::Fleet, image::Fingerprint},
     message::installation::Installation,
     snapshot::{
-        environments::{Environments, Known},
-        log::{LogError, Logbook},
-        shared::{Hub, lock},
-        state::World,
+        environments::{EnvironmentInfo, Environments},
+        log::{LogError, SnapshotLog},
+        shared::{SharedState, lock},
+        state::ClusterState,
     },
     web::{
         page,
         views::{
-            self, Which,
-            artifact::{Question, Told, Wanted},
+            self, SnapshotQuery,
+            artifact::{ArtifactAnswer, ArtifactQuery, Wanted},
             which,
         },
     },
@@ -70,13 +70,13 @@ const AT_ONCE: usize = 8;
 
 /// What the read API is made from.
 #[derive(Clone)]
-pub struct Archive {
+pub struct ReadApi {
     /// For asking what a token may do.
     pub client: Client,
     /// The world.
-    pub hub: Arc<Hub>,
+    pub hub: Arc<SharedState>,
     /// The log.
-    pub logbook: Logbook,
+    pub logbook: SnapshotLog,
     /// The environments.
     pub environments: Arc<Environments>,
     /// What links say.
@@ -91,7 +91,7 @@ pub struct Archive {
 pub type Tokens = BTreeMap<[u8; 32], (bool, Instant)>;
 
 /// The read API.
-pub fn router(archive: Archive) -> Router {
+pub fn router(archive: ReadApi) -> Router {
     Router::new()
         .route("/api/v2/snapshots/{org}/{environment}", get(snapshots))
         .route(
@@ -154,7 +154,7 @@ impl From<LogError> for Refusal {
 }
 
 /// Lets those pass who may get environmentsnapshots, by their Kubernetes token.
-async fn guard(State(archive): State<Archive>, request: Request, next: Next) -> Response {
+async fn guard(State(archive): State<ReadApi>, request: Request, next: Next) -> Response {
     if archive.open {
         return next.run(request).await;
     }
@@ -195,7 +195,7 @@ async fn guard(State(archive): State<Archive>, request: Request, next: Next) -> 
     }
 }
 
-impl Archive {
+impl ReadApi {
     async fn may_read(&self, token: &str) -> Result<bool, String> {
         let key: [u8; 32] = Sha256::digest(token).into();
         if let Some((may, at)) = lock(&self.tokens).get(&key)
@@ -263,7 +263,7 @@ impl Archive {
         ))
     }
 
-    fn known(&self, org: &str, name: &str) -> Result<Known, Refusal> {
+    fn known(&self, org: &str, name: &str) -> Result<EnvironmentInfo, Refusal> {
         self.is_here(org)?;
         self.environments.get(name).ok_or_else(|| {
             Refusal::new(
@@ -273,7 +273,7 @@ impl Archive {
         })
     }
 
-    fn describe(&self, world: &World, name: &str) -> Value {
+    fn describe(&self, world: &ClusterState, name: &str) -> Value {
         views::environment(&self.installation, name, world.picture(name).as_ref())
     }
 
@@ -284,10 +284,14 @@ impl Archive {
 
     /// What is known of an artifact, a deployment or a review of a flow. When what said it is gone, and with it what the
     /// newest state of the environments tells, the logs still hold what was told once.
-    async fn answer(&self, kind: Kind, Path((org, flow, name)): OfFlow) -> Result<Value, Refusal> {
+    async fn answer(
+        &self,
+        kind: PathKind,
+        Path((org, flow, name)): OfFlow,
+    ) -> Result<Value, Refusal> {
         self.is_here(&org)?;
         let wanted = wanted(kind, &name)?;
-        let question = Question { flow, wanted };
+        let question = ArtifactQuery { flow, wanted };
         let installation = &self.installation;
         if let Some(answer) = self
             .hub
@@ -307,18 +311,19 @@ impl Archive {
                 .buffered(AT_ONCE);
             let mut entries = pin!(entries);
             while let Some(Some(spec)) = entries.try_next().await? {
-                let mut told = Told::in_entry(&spec);
+                let mut told = ArtifactAnswer::in_entry(&spec);
                 if let Some(told) = told.find(|told| question.is_answered_by(told)) {
-                    let answer =
-                        |world: &mut World, _| question.answer_by(installation, world, &told);
+                    let answer = |world: &mut ClusterState, _| {
+                        question.answer_by(installation, world, &told)
+                    };
                     return Ok(self.hub.with(answer));
                 }
             }
         }
         let what = match kind {
-            Kind::Artifact => format!("artifact {name}"),
-            Kind::Deployment => format!("deployment {name}"),
-            Kind::Approval => format!("approval {name}"),
+            PathKind::Artifact => format!("artifact {name}"),
+            PathKind::Deployment => format!("deployment {name}"),
+            PathKind::Approval => format!("approval {name}"),
         };
         Err(Refusal::new(
             StatusCode::NOT_FOUND,
@@ -367,9 +372,9 @@ impl Archive {
         let number = match which(expression, Timestamp::now())
             .ok_or_else(|| Refusal::new(StatusCode::BAD_REQUEST, how))?
         {
-            Which::Number(number) => number,
-            Which::Behind(behind) => head.saturating_sub(behind),
-            Which::At(time) => {
+            SnapshotQuery::Number(number) => number,
+            SnapshotQuery::Behind(behind) => head.saturating_sub(behind),
+            SnapshotQuery::At(time) => {
                 let lines = self.logbook.entries(environment, uid).await?;
                 // The second of the object's creation is close; the entry's own time decides.
                 let close = lines
@@ -419,7 +424,7 @@ impl Archive {
     }
 }
 
-/// Which part of a list.
+/// SnapshotQuery part of a list.
 #[derive(Debug, Deserialize)]
 struct Slice {
     page: Option<usize>,
@@ -452,7 +457,7 @@ impl Slice {
 }
 
 async fn snapshots(
-    State(archive): State<Archive>,
+    State(archive): State<ReadApi>,
     Path((org, environment)): Path<(String, String)>,
     Query(slice): Query<Slice>,
 ) -> Result<Response, Refusal> {
@@ -482,7 +487,7 @@ async fn snapshots(
 }
 
 async fn snapshot(
-    State(archive): State<Archive>,
+    State(archive): State<ReadApi>,
     Path((org, environment, expression)): Path<(String, String, String)>,
 ) -> Result<Json<Value>, Refusal> {
     archive
@@ -492,7 +497,7 @@ async fn snapshot(
 }
 
 async fn events(
-    State(archive): State<Archive>,
+    State(archive): State<ReadApi>,
     Path((org, environment)): Path<(String, String)>,
     Query(slice): Query<Slice>,
 ) -> Result<Response, Refusal> {
@@ -510,7 +515,7 @@ async fn events(
 }
 
 async fn snapshot_page(
-    State(archive): State<Archive>,
+    State(archive): State<ReadApi>,
     Path((org, environment, expression)): Path<(String, String, String)>,
 ) -> Result<Response, Refusal> {
     let (uid, head) = archive.environment(&org, &environment)?;
@@ -524,7 +529,7 @@ async fn snapshot_page(
 }
 
 async fn environments(
-    State(archive): State<Archive>,
+    State(archive): State<ReadApi>,
     Path(org): Path<String>,
 ) -> Result<Json<Vec<Value>>, Refusal> {
     archive.is_here(&org)?;
@@ -537,16 +542,16 @@ async fn environments(
 }
 
 async fn environment(
-    State(archive): State<Archive>,
+    State(archive): State<ReadApi>,
     Path((org, environment)): Path<(String, String)>,
 ) -> Result<Json<Value>, Refusal> {
     archive.known(&org, &environment)?;
-    let described = |world: &mut World, _| archive.describe(world, &environment);
+    let described = |world: &mut ClusterState, _| archive.describe(world, &environment);
     Ok(Json(archive.hub.with(described)))
 }
 
 async fn environment_page(
-    State(archive): State<Archive>,
+    State(archive): State<ReadApi>,
     Path((org, environment)): Path<(String, String)>,
 ) -> Result<Response, Refusal> {
     if Fingerprint::from_hex(&environment).is_some() {
@@ -563,7 +568,7 @@ async fn environment_page(
 }
 
 async fn allow_lists(
-    State(archive): State<Archive>,
+    State(archive): State<ReadApi>,
     Path(org): Path<String>,
 ) -> Result<Json<Vec<Value>>, Refusal> {
     archive.is_here(&org)?;
@@ -571,7 +576,7 @@ async fn allow_lists(
 }
 
 async fn allow_list(
-    State(archive): State<Archive>,
+    State(archive): State<ReadApi>,
     Path((org, environment)): Path<(String, String)>,
 ) -> Result<Json<Vec<Value>>, Refusal> {
     archive.known(&org, &environment)?;
@@ -579,18 +584,18 @@ async fn allow_list(
 }
 
 /// What is asked for of a flow, by the kind of thing and what the path calls it.
-fn wanted(kind: Kind, text: &str) -> Result<Wanted, Refusal> {
+fn wanted(kind: PathKind, text: &str) -> Result<Wanted, Refusal> {
     let number = || text.parse().ok().filter(|number| *number > 0);
     let (wanted, how) = match kind {
-        Kind::Artifact => (
+        PathKind::Artifact => (
             Fingerprint::from_hex(text).map(Wanted::Artifact),
             "an artifact is named by its SHA-256 digest: 64 lower-case hex digits",
         ),
-        Kind::Deployment => (
+        PathKind::Deployment => (
             number().map(Wanted::Deployment),
             "a deployment is named by its number",
         ),
-        Kind::Approval => (
+        PathKind::Approval => (
             number().map(Wanted::Approval),
             "an approval is named by its number",
         ),
@@ -600,7 +605,7 @@ fn wanted(kind: Kind, text: &str) -> Result<Wanted, Refusal> {
 
 /// What a flow has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum PathKind {
     Artifact,
     Deployment,
     Approval,
@@ -608,32 +613,32 @@ enum Kind {
 
 type OfFlow = Path<(String, String, String)>;
 
-async fn artifact(State(archive): State<Archive>, path: OfFlow) -> Result<Json<Value>, Refusal> {
-    archive.answer(Kind::Artifact, path).await.map(Json)
+async fn artifact(State(archive): State<ReadApi>, path: OfFlow) -> Result<Json<Value>, Refusal> {
+    archive.answer(PathKind::Artifact, path).await.map(Json)
 }
 
-async fn artifact_page(State(archive): State<Archive>, path: OfFlow) -> Result<Response, Refusal> {
-    let found = archive.answer(Kind::Artifact, path).await?;
+async fn artifact_page(State(archive): State<ReadApi>, path: OfFlow) -> Result<Response, Refusal> {
+    let found = archive.answer(PathKind::Artifact, path).await?;
     Ok(page::artifact(&found))
 }
 
-async fn deployment(State(archive): State<Archive>, path: OfFlow) -> Result<Json<Value>, Refusal> {
-    archive.answer(Kind::Deployment, path).await.map(Json)
+async fn deployment(State(archive): State<ReadApi>, path: OfFlow) -> Result<Json<Value>, Refusal> {
+    archive.answer(PathKind::Deployment, path).await.map(Json)
 }
 
 async fn deployment_page(
-    State(archive): State<Archive>,
+    State(archive): State<ReadApi>,
     path: OfFlow,
 ) -> Result<Response, Refusal> {
-    let found = archive.answer(Kind::Deployment, path).await?;
+    let found = archive.answer(PathKind::Deployment, path).await?;
     Ok(page::deployment(&found))
 }
 
-async fn approval(State(archive): State<Archive>, path: OfFlow) -> Result<Json<Value>, Refusal> {
-    archive.answer(Kind::Approval, path).await.map(Json)
+async fn approval(State(archive): State<ReadApi>, path: OfFlow) -> Result<Json<Value>, Refusal> {
+    archive.answer(PathKind::Approval, path).await.map(Json)
 }
 
-async fn approval_page(State(archive): State<Archive>, path: OfFlow) -> Result<Response, Refusal> {
-    let found = archive.answer(Kind::Approval, path).await?;
+async fn approval_page(State(archive): State<ReadApi>, path: OfFlow) -> Result<Response, Refusal> {
+    let found = archive.answer(PathKind::Approval, path).await?;
     Ok(page::approval(&found))
 }

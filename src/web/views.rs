@@ -16,7 +16,7 @@ use crate::{
     cluster::image::Fingerprint,
     compliance::evidence::{Allowance, Evidence},
     message::installation::Installation,
-    snapshot::{event, ledger::Ledger, state::Picture},
+    snapshot::{event, ledger::Ledger, state::EnvironmentSummary},
 };
 
 /// Unix seconds with fractions.
@@ -53,7 +53,11 @@ fn verdict(verdict: Option<&Verdict>) -> [(&'static str, Value); 4] {
 }
 
 /// An environment. `picture`: what is known of it, once its log has been read.
-pub fn environment(installation: &Installation, name: &str, picture: Option<&Picture>) -> Value {
+pub fn environment(
+    installation: &Installation,
+    name: &str,
+    picture: Option<&EnvironmentSummary>,
+) -> Value {
     let compliance = picture.map(|picture| &picture.compliance);
     let state = compliance.map_or(ComplianceState::Unknown, |compliance| compliance.state);
     let head = picture.and_then(|picture| picture.head);
@@ -314,9 +318,9 @@ pub fn events(installation: &Installation, spec: &EnvironmentSnapshotSpec) -> Ve
     told.collect()
 }
 
-/// Which snapshot of a log is meant.
+/// SnapshotQuery snapshot of a log is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Which {
+pub enum SnapshotQuery {
     /// The one of this number.
     Number(i64),
     /// So many before the newest.
@@ -327,23 +331,23 @@ pub enum Which {
 
 /// Reads a snapshot expression: `7`, `#7`, `-1` (the newest), `~1` (one before the newest), `@{2026-11-24T10:00:00}` (UTC),
 /// `@{now}`, `@{2.hours.ago}`.
-pub fn which(text: &str, now: Timestamp) -> Option<Which> {
+pub fn which(text: &str, now: Timestamp) -> Option<SnapshotQuery> {
     if let Some(number) = text.strip_prefix('~') {
         return number
             .parse()
             .ok()
             .filter(|behind| *behind >= 0)
-            .map(Which::Behind);
+            .map(SnapshotQuery::Behind);
     }
     if let Some(moment) = text
         .strip_prefix("@{")
         .and_then(|rest| rest.strip_suffix('}'))
     {
-        return at(moment, now).map(Which::At);
+        return at(moment, now).map(SnapshotQuery::At);
     }
     match text.strip_prefix('#').unwrap_or(text).parse().ok()? {
-        number if number > 0 => Some(Which::Number(number)),
-        number if number < 0 && !text.starts_with('#') => Some(Which::Behind(-1 - number)),
+        number if number > 0 => Some(SnapshotQuery::Number(number)),
+        number if number < 0 && !text.starts_with('#') => Some(SnapshotQuery::Behind(-1 - number)),
         _ => None,
     }
 }
@@ -518,14 +522,14 @@ mod tests {
     #[test]
     fn a_snapshot_is_named_in_all_the_ways_that_kosli_knows() {
         let now: Timestamp = "2026-11-24T12:00:00Z".parse().unwrap();
-        let at = |text: &str| Some(Which::At(text.parse().unwrap()));
+        let at = |text: &str| Some(SnapshotQuery::At(text.parse().unwrap()));
         for (text, want) in [
-            ("7", Some(Which::Number(7))),
-            ("#7", Some(Which::Number(7))),
-            ("-1", Some(Which::Behind(0))),
-            ("-3", Some(Which::Behind(2))),
-            ("~0", Some(Which::Behind(0))),
-            ("~2", Some(Which::Behind(2))),
+            ("7", Some(SnapshotQuery::Number(7))),
+            ("#7", Some(SnapshotQuery::Number(7))),
+            ("-1", Some(SnapshotQuery::Behind(0))),
+            ("-3", Some(SnapshotQuery::Behind(2))),
+            ("~0", Some(SnapshotQuery::Behind(0))),
+            ("~2", Some(SnapshotQuery::Behind(2))),
             ("@{now}", at("2026-11-24T12:00:00Z")),
             ("@{2.hours.ago}", at("2026-11-24T10:00:00Z")),
             ("@{1.day.ago}", at("2026-11-23T12:00:00Z")),

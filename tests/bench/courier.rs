@@ -5,10 +5,10 @@ use anyhow::{Context as _, Result, ensure};
 use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
 use shipbell::http::{
-    destination::{Destination, Kind},
+    destination::{Destination, DestinationKind},
     guard::Guard,
-    outcome::Verdict,
-    sender::{Config, Courier, Outgoing},
+    outcome::Outcome,
+    sender::{HttpSender, Outgoing, SenderConfig},
 };
 use std::time::{Duration, Instant};
 
@@ -28,11 +28,14 @@ pub struct Sending {
 
 /// Sends `count` messages with the operator's courier, `at_once` at once.
 pub fn courier(receiver: &Receiver, count: usize, at_once: usize) -> Result<Sending> {
-    let mut config = Config::new(Guard::new(&["127.0.0.0/8".to_owned()], vec![])?);
+    let mut config = SenderConfig::new(Guard::new(&["127.0.0.0/8".to_owned()], vec![])?);
     config.extra_ca_pem = Some(receiver.ca_pem.clone().into_bytes());
-    let courier = Courier::new(&config)?;
+    let courier = HttpSender::new(&config)?;
     let destinations = (1..=usize::from(HOSTS)).map(|host| {
-        Destination::parse(Kind::Webhook, &receiver.url(host, &format!("hook-{host}")))
+        Destination::parse(
+            DestinationKind::Webhook,
+            &receiver.url(host, &format!("hook-{host}")),
+        )
     });
     let destinations: Vec<_> = destinations
         .collect::<Result<_, _>>()
@@ -52,7 +55,7 @@ pub fn courier(receiver: &Receiver, count: usize, at_once: usize) -> Result<Send
     measure(count, at_once, async |from, to| {
         let verdicts = stream::iter(from..to).map(send).buffer_unordered(at_once);
         let bad = verdicts
-            .filter(|verdict| std::future::ready(*verdict != Verdict::Delivered))
+            .filter(|verdict| std::future::ready(*verdict != Outcome::Delivered))
             .collect::<Vec<_>>()
             .await;
         ensure!(bad.is_empty(), "not delivered: {:?}", bad[0]);

@@ -9,10 +9,10 @@ use shipbell::{
     api::{ArtifactProvenance, EnvironmentSpec},
     cluster::{
         image::Fingerprint,
-        pod_view::{PodView, Seen},
+        pod_view::{Decoded, PodView},
     },
-    compliance::evidence::{Key, Record},
-    snapshot::state::{Kind, Plan, Said, World},
+    compliance::evidence::{EvidenceKey, ProvenanceRecord},
+    snapshot::state::{ClusterState, EvidenceKind, Plan, WatchKind},
 };
 use std::{
     fs,
@@ -38,14 +38,14 @@ pub struct Vetting {
 }
 
 struct Bench {
-    world: World,
+    world: ClusterState,
     now: Duration,
 }
 
 /// Measures all of it.
 pub fn measure() -> Result<Vetting> {
     let mut bench = Bench {
-        world: World::new(true, "shipbell"),
+        world: ClusterState::new(true, "shipbell"),
         now: Duration::from_secs(1_000),
     };
     let before = resident()?;
@@ -53,7 +53,7 @@ pub fn measure() -> Result<Vetting> {
         bench.record(number, true)?;
     }
     let memory = (resident()? - before) / RECORDS;
-    for kind in Said::ALL {
+    for kind in EvidenceKind::ALL {
         bench.world.evidence_listed(kind);
     }
     bench.start()?;
@@ -102,9 +102,9 @@ impl Bench {
         let mut object =
             ArtifactProvenance::new(&format!("r-{number}"), serde_json::from_value(spec)?);
         object.metadata.namespace = Some("ci".to_owned());
-        let record = Record::of(&object).map_err(anyhow::Error::msg)?;
+        let record = ProvenanceRecord::of(&object).map_err(anyhow::Error::msg)?;
         self.world
-            .record_seen(&Key::of(&object), Some(record), self.now);
+            .record_seen(&EvidenceKey::of(&object), Some(record), self.now);
         Ok(())
     }
 
@@ -131,15 +131,15 @@ impl Bench {
         for number in 0..ENVIRONMENTS {
             self.environment(number, false)?;
         }
-        for kind in Kind::ALL {
+        for kind in WatchKind::ALL {
             self.world.list_begins(kind);
         }
         for number in 0..ARTIFACTS {
-            let pod: Seen<PodView> =
-                serde_json::from_value::<PodView>(pod(number)).map(Seen::Good)?;
+            let pod: Decoded<PodView> =
+                serde_json::from_value::<PodView>(pod(number)).map(Decoded::Good)?;
             self.world.pod_seen(pod, true, self.now);
         }
-        for kind in Kind::ALL {
+        for kind in WatchKind::ALL {
             self.world.list_ends(kind, 1, self.now, self.now);
         }
         for number in 0..ENVIRONMENTS {
@@ -154,7 +154,7 @@ impl Bench {
     /// Records what there is to record; at least so many environments must have something.
     fn settle(&mut self, at_least: usize) -> Result<()> {
         self.now += Duration::from_secs(2);
-        for kind in Kind::ALL {
+        for kind in WatchKind::ALL {
             self.world.bookmark(kind, 1, self.now);
         }
         let wall = Timestamp::from_second(1_800_000_000 + i64::try_from(self.now.as_secs())?)?;

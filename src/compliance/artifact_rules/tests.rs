@@ -5,10 +5,10 @@ use kube::api::ObjectMeta;
 use super::*;
 use crate::{
     api::{AllowedArtifact, ArtifactApproval, ArtifactProvenance},
-    cluster::fleet::{Fleet, Learned},
+    cluster::fleet::{Fleet, LearnedIdentity},
     compliance::{
-        evidence::{Allowance, Evidence, Key},
-        identity::Recorded,
+        evidence::{Allowance, Evidence, EvidenceKey},
+        identity::RecordedIdentities,
     },
     simulation::testing::digest,
 };
@@ -56,8 +56,9 @@ impl Said {
                         spec,
                         status: None,
                     };
-                    let record = Record::of(&object).unwrap();
-                    all.evidence.put_record(&Key::of(&object), Some(record));
+                    let record = ProvenanceRecord::of(&object).unwrap();
+                    all.evidence
+                        .put_record(&EvidenceKey::of(&object), Some(record));
                 }
                 "review" => {
                     let spec = serde_saphyr::from_str(&spec).unwrap();
@@ -67,7 +68,7 @@ impl Said {
                         status: None,
                     };
                     all.evidence
-                        .put_review(&Key::of(&object), Some(&object))
+                        .put_review(&EvidenceKey::of(&object), Some(&object))
                         .unwrap();
                 }
                 "allow" => {
@@ -92,17 +93,20 @@ impl Said {
         digests: &[&str],
         namespaces: &[&str],
         now: i64,
-    ) -> Judgement {
+    ) -> ArtifactVerdict {
         let spec: EnvironmentSpec = serde_saphyr::from_str(compliance).unwrap();
-        let (rules, trust) = (Rules::of(&spec), Rules::trust(&spec, "shipbell"));
-        let recorded = Recorded::default();
-        let names = Names {
+        let (rules, trust) = (
+            ArtifactRules::of(&spec),
+            ArtifactRules::trust(&spec, "shipbell"),
+        );
+        let recorded = RecordedIdentities::default();
+        let names = IdentityResolver {
             fleet: &self.fleet,
             evidence: &self.evidence,
             trust: &trust,
             recorded: &recorded,
         };
-        let artifact = Artifact {
+        let artifact = ArtifactInput {
             fingerprint: names.canonical(digest(digests[0])),
             digests: digests.iter().map(|name| digest(name)).collect(),
             name: "ghcr.io/acme/runner:1",
@@ -440,7 +444,7 @@ fn what_may_still_arrive_is_waited_for_and_nothing_else_is() {
         ("A10", VerdictReason::ApprovalMissing, true),
         ("A11", VerdictReason::UnexpectedDeployment, true),
     ] {
-        let judgement = Judgement {
+        let judgement = ArtifactVerdict {
             state: ComplianceState::NonCompliant,
             reason,
             words: String::new(),
@@ -551,7 +555,7 @@ fn only_what_a_record_or_a_pin_vouches_for_makes_another_digest_compliant() {
     );
     let learned = |pinned| {
         let mut said = Said::of(&[lone]);
-        said.fleet.learn(Learned {
+        said.fleet.learn(LearnedIdentity {
             alias: digest("m"),
             known: digest("i"),
             pinned,

@@ -11,25 +11,25 @@ use crate::{
     api::setting::Cursor,
     delivery::{
         backoff,
-        conditions::{Amiss, Unsound},
+        conditions::{NotReady, Problems},
         dispatcher::Dispatcher,
-        environment_queue::Lane,
-        history::{self, Skipped, Try},
-        job::{Load, Outcome, Sent},
-        outbox::Pulse,
-        secret::{self, NoDestination},
-        setting_worker::{DESTINATION_FRESH, Desk, Done},
-        status_writer::Due,
+        environment_queue::EnvironmentQueue,
+        history::{self, Attempt, SkippedEntries},
+        job::{DeliveryJob, JobResult, SentMessage},
+        outbox::RetryState,
+        secret::{self, DestinationError},
+        setting_worker::{DESTINATION_FRESH, Done, SettingWorker},
+        status_writer::WriteDue,
     },
     http::{
         destination::Destination,
-        outcome::{Reason, Verdict},
+        outcome::{Outcome, Reason},
     },
     message::unreported_gap,
     time::Moment,
 };
 
-impl Desk {
+impl SettingWorker {
     /// Reads where to send to, and whether that may be dialled.
     pub(super) async fn read_destination(&mut self) {
         let spec = self.setting.borrow().spec.clone();
@@ -44,10 +44,10 @@ impl Desk {
         let found = match found {
             Ok(destination) => courier
                 .permits(&destination)
-                .map_err(|why| Unsound::new("DestinationDenied", why))
+                .map_err(|why| NotReady::new("DestinationDenied", why))
                 .map(|()| destination),
-            Err(NoDestination::Unsound(why)) => Err(why),
-            Err(NoDestination::Unknown(why)) => {
+            Err(DestinationError::NotReady(why)) => Err(why),
+            Err(DestinationError::Unknown(why)) => {
                 debug!(setting = %self.title(), %why, "can't tell the destination; trying again");
                 return;
             }
@@ -70,7 +70,7 @@ impl Desk {
     }
 
     /// Notes what is amiss, or no longer.
-    pub(super) fn amend(&mut self, change: impl FnOnce(&mut Amiss)) {
+    pub(super) fn amend(&mut self, change: impl FnOnce(&mut Problems)) {
         let before = self.amiss.first().cloned();
         change(&mut self.amiss);
         match self.amiss.first() {
@@ -78,7 +78,7 @@ impl Desk {
             Some(_) => self.amiss_since = self.amiss_since.or_else(|| Some(Instant::now())),
         }
         if self.amiss.first() != before.as_ref() {
-            self.pen.ask(Due::Soon);
+            self.pen.ask(WriteDue::Soon);
         }
     }
 
@@ -91,10 +91,10 @@ impl Desk {
         let now = self.now();
         if self.pulse.trouble.is_some() && self.complete && !self.lanes.any_unfinished() {
             // Given up, or not asked for any more: nothing is overdue.
-            self.pulse = Pulse::default();
+            self.pulse = RetryState::default();
             self.failed_at = None;
             self.probe = None;
-            self.pen.ask(Due::Soon);
+            self.pen.ask(WriteDue::Soon);
             return;
         }
         if self.pulse.may_send(now).is_err() {
@@ -129,7 +129,7 @@ impl Desk {
                 continue;
             };
             lane.busy = true;
-            let load = Load {
+            let load = DeliveryJob {
                 logbook: self.office.logbook.clone(),
                 courier: self.office.courier.clone(),
                 installation: self.office.installation.clone(),
@@ -159,7 +159,7 @@ impl Desk {
         token: u64,
         to: [u8; 32],
         began: (Timestamp, Moment),
-        outcome: Outcome,
+        outcome: JobResult,
     ) {
         if let Ok(Some(sent)) = &outcome.sent {
             self.office.metrics.delivered(
@@ -178,7 +178,7 @@ impl Desk {
         let noticed = noticed.filter(|gap| lane.cursor.untold.as_ref() != Some(gap));
         if lane.cursor != outcome.cursor {
             lane.cursor = outcome.cursor;
-            self.pen.ask(Due::Lazily);
+            self.pen.ask(WriteDue::Lazily);
         }
         lane.seen = lane.cursor.index;
         match outcome.sent {
@@ -202,7 +202,7 @@ impl Desk {
             self.publish(EventType::Warning, unreported_gap::HISTORY_TRUNCATED, note);
         }
         if let Some((id, snapshot)) = outcome.given_up {
-            let attempt = Try {
+            let attempt = Attempt {
                 id,
                 snapshot: Some(snapshot),
                 attempts: i64::from(self.pulse.attempts),
@@ -211,9 +211,13 @@ impl Desk {
             let message = "it could not be delivered for as long as retry.maxAge says";
             warn!(setting = %self.title(), environment, "the message about removed snapshots is given up");
             history::set_aside(&mut self.status, &attempt, "RetryExpired", message);
-            self.pen.ask(Due::Soon);
+            self.pen.ask(WriteDue::Soon);
         }
-        if self.lanes.get(uid).is_some_and(Lane::is_through) {
+        if self
+            .lanes
+            .get(uid)
+            .is_some_and(EnvironmentQueue::is_through)
+        {
             self.look_again = Some(Instant::now());
         }
     }
@@ -223,10 +227,10 @@ impl Desk {
         uid: &str,
         to: [u8; 32],
         began: (Timestamp, Moment),
-        sent: Sent,
+        sent: SentMessage,
         now: Moment,
     ) {
-        let Sent {
+        let SentMessage {
             after,
             events,
             id,
@@ -235,7 +239,7 @@ impl Desk {
         } = sent;
         let verdict = &receipt.verdict;
         let attempts = i64::from(self.pulse.attempts) + 1;
-        let attempt = Try {
+        let attempt = Attempt {
             id: id.clone(),
             snapshot: Some(snapshot.clone()),
             attempts,
@@ -248,7 +252,7 @@ impl Desk {
             self.pulse.after(verdict, self.seed, began.1, now);
         }
         match verdict {
-            Verdict::Delivered => {
+            Outcome::Delivered => {
                 self.advance(uid, after, events, now);
                 debug!(setting = %self.title(), id, snapshot, "delivered");
                 history::delivered(&mut self.status, attempt, receipt.status, receipt.latency);
@@ -256,18 +260,18 @@ impl Desk {
             _ if !current => {
                 debug!(setting = %self.title(), id, "not delivered; the destination is another one by now");
             }
-            Verdict::Refused { reason, message } => {
+            Outcome::Refused { reason, message } => {
                 self.advance(uid, after, events, now);
                 warn!(setting = %self.title(), id, snapshot, %message, "refused for good; going on with the next");
                 history::refused(&mut self.status, attempt, reason.as_str(), message);
             }
-            Verdict::Retry { .. } | Verdict::Hold { .. } | Verdict::Gone { .. } => {
+            Outcome::Retry { .. } | Outcome::Hold { .. } | Outcome::Gone { .. } => {
                 let reason = verdict.reason().map_or("", Reason::as_str);
                 info!(setting = %self.title(), id, attempts, reason, message = verdict.message(), "not delivered; trying again later");
                 history::failed(&mut self.status, attempt, reason, verdict.message());
                 self.probe = Some(uid.to_owned());
                 self.failed_at = self.failed_at.max(Some(began.0));
-                self.pen.ask(Due::Soon);
+                self.pen.ask(WriteDue::Soon);
             }
         }
         if current {
@@ -296,9 +300,9 @@ impl Desk {
     }
 
     /// Whether the destination's name leads to an address that may not be dialled is known after an attempt.
-    pub(super) fn note_denied(&mut self, verdict: &Verdict) {
+    pub(super) fn note_denied(&mut self, verdict: &Outcome) {
         let denied = (verdict.reason() == Some(Reason::DestinationDenied))
-            .then(|| Unsound::new("DestinationDenied", verdict.message()));
+            .then(|| NotReady::new("DestinationDenied", verdict.message()));
         self.amend(|amiss| amiss.denied = denied);
     }
 
@@ -308,15 +312,15 @@ impl Desk {
             lane.seen = lane.seen.max(lane.cursor.index);
             lane.ahead.sent(events, now);
         }
-        self.pen.ask(Due::Soon);
+        self.pen.ask(WriteDue::Soon);
     }
 
     /// Notes stretches of a log that are not sent.
-    pub(super) fn note_skipped(&mut self, environment: &str, skipped: &[Skipped]) {
+    pub(super) fn note_skipped(&mut self, environment: &str, skipped: &[SkippedEntries]) {
         let time = Timestamp::now();
-        self.pen.ask(Due::Soon);
+        self.pen.ask(WriteDue::Soon);
         for stretch in skipped {
-            let Skipped {
+            let SkippedEntries {
                 from,
                 to,
                 count,
@@ -328,11 +332,11 @@ impl Desk {
     }
 }
 
-fn outcome_word(verdict: &Verdict) -> &'static str {
+fn outcome_word(verdict: &Outcome) -> &'static str {
     match verdict {
-        Verdict::Delivered => "delivered",
-        Verdict::Retry { .. } => "retry",
-        Verdict::Refused { .. } => "refused",
-        Verdict::Hold { .. } | Verdict::Gone { .. } => "held",
+        Outcome::Delivered => "delivered",
+        Outcome::Retry { .. } => "retry",
+        Outcome::Refused { .. } => "refused",
+        Outcome::Hold { .. } | Outcome::Gone { .. } => "held",
     }
 }

@@ -17,22 +17,22 @@ use crate::{
     api::{Environment, setting::Cursor},
     cluster::pod_view::version,
     delivery::{
-        history::Skipped,
-        outbox::{Start, is_older, start},
-        setting_worker::{Desk, WRITE_TIMEOUT},
-        status_writer::Due,
+        history::SkippedEntries,
+        outbox::{CursorStart, is_older, start},
+        setting_worker::{SettingWorker, WRITE_TIMEOUT},
+        status_writer::WriteDue,
         visibility::reach,
     },
     snapshot::{
-        environments::Known,
-        log::{Line, LogError},
+        environments::EnvironmentInfo,
+        log::{EntryMeta, LogError},
     },
 };
 
 /// So many entries are counted to say what is skipped.
 const COUNTED_AT_END: usize = 2_000;
 
-impl Desk {
+impl SettingWorker {
     /// Makes a lane for every environment that is asked for and may be seen, and ends those of others. True if there is
     /// more to send.
     pub(super) async fn place(&mut self) -> bool {
@@ -63,7 +63,7 @@ impl Desk {
                         debug!(setting = %self.title(), environment = name, index = cursor.index, "starts");
                         self.lanes.open(cursor);
                         self.starts.remove(&known.uid);
-                        self.pen.ask(Due::Soon);
+                        self.pen.ask(WriteDue::Soon);
                     }
                     Err(error) => {
                         warn!(setting = %self.title(), environment = name, %error, "can't place the cursor; trying again");
@@ -117,7 +117,7 @@ impl Desk {
         }
         warn!(setting = %self.title(), environment = name, index, head, "the cursor is ahead of the log; starting at its head");
         self.lanes.open(cursor).head = head;
-        let skipped = Skipped {
+        let skipped = SkippedEntries {
             from: head,
             to: head,
             count: -1,
@@ -128,7 +128,7 @@ impl Desk {
     }
 
     /// Where sending starts in an environment that this setting hears of for the first time.
-    fn start(&self, known: &Known) -> Start {
+    fn start(&self, known: &EnvironmentInfo) -> CursorStart {
         start(
             self.pen.written().observed_generation,
             self.spec_generation.unwrap_or(1),
@@ -139,9 +139,9 @@ impl Desk {
     async fn first_cursor(
         &self,
         name: &str,
-        known: &Known,
+        known: &EnvironmentInfo,
         head: i64,
-        start: Start,
+        start: CursorStart,
     ) -> Result<Cursor, LogError> {
         let (created, version) = {
             let setting = self.setting.borrow();
@@ -153,17 +153,17 @@ impl Desk {
             let version = version(setting.metadata.resource_version.as_deref().unwrap_or("0"));
             (created, version)
         };
-        let index = if start == Start::AtHead {
+        let index = if start == CursorStart::AtHead {
             head
         } else {
             let entries = self.office.logbook.entries(name, &known.uid).await?;
-            let older = |line: &&Line| {
+            let older = |line: &&EntryMeta| {
                 is_older((line.created.as_second(), line.version), (created, version))
             };
             let aged = entries
                 .iter()
                 .rfind(older)
-                .filter(|_| start == Start::AtAge);
+                .filter(|_| start == CursorStart::AtAge);
             aged.or(entries.first()).map_or(head, |line| line.index)
         };
         Ok(Cursor {
@@ -177,7 +177,11 @@ impl Desk {
 
     /// Ends the lanes of environments that are not asked for any more or may not be seen; those of deleted ones are
     /// finished first, if that doesn't take too long.
-    async fn end_lanes(&mut self, names: Option<&Vec<String>>, all: &BTreeMap<String, Known>) {
+    async fn end_lanes(
+        &mut self,
+        names: Option<&Vec<String>>,
+        all: &BTreeMap<String, EnvironmentInfo>,
+    ) {
         let failing = self.pulse.trouble.is_some() && !self.is_suspended();
         let failing = failing.then_some(self.wish.max_age);
         let now = self.now();
@@ -208,7 +212,7 @@ impl Desk {
             lane.head = lane.head.max(head.unwrap_or(0));
             if lane.is_through() {
                 self.lanes.close(&uid);
-                self.pen.ask(Due::Soon);
+                self.pen.ask(WriteDue::Soon);
             }
         }
         Ok(())
@@ -222,13 +226,13 @@ impl Desk {
         let Some(lane) = self.lanes.close(uid) else {
             return;
         };
-        self.pen.ask(Due::Soon);
+        self.pen.ask(WriteDue::Soon);
         let count = match waiting {
             0 if all => return,
             count if all => i64::try_from(count).unwrap_or(i64::MAX),
             _ => -1,
         };
-        let skipped = Skipped {
+        let skipped = SkippedEntries {
             from: lane.cursor.index + 1,
             to: lane.head,
             count,

@@ -4,13 +4,13 @@ use jiff::Timestamp;
 
 use crate::{
     api::setting::Cursor,
-    delivery::{setting_worker::Desk, status_writer::Due},
+    delivery::{setting_worker::SettingWorker, status_writer::WriteDue},
 };
 
 /// So many entries of the log are counted before a write of the status; if more wait, the next write goes on.
 const COUNTED: usize = 256;
 
-impl Desk {
+impl SettingWorker {
     /// How many events wait, and when the oldest of them happened.
     pub(super) async fn count_pending(&mut self) -> (i64, Option<Timestamp>) {
         let mut budget = COUNTED;
@@ -28,7 +28,7 @@ impl Desk {
             let gap = gap.map(|gap| gap.time);
             oldest = [oldest, time, gap].into_iter().flatten().min();
             if !all {
-                self.pen.ask(Due::Soon); // the rest is counted for the next write
+                self.pen.ask(WriteDue::Soon); // the rest is counted for the next write
             }
         }
         (i64::try_from(pending).unwrap_or(i64::MAX), oldest)

@@ -18,15 +18,15 @@ use tracing::{debug, warn};
 use crate::{
     api::{NotificationSetting, NotificationSettingStatus, condition},
     delivery::{
-        conditions::{Facts, tell, trouble},
-        outbox::Pulse,
-        setting_worker::{Desk, Done, WRITE_TIMEOUT},
-        status_writer::{Attempt, Due, Found},
+        conditions::{ConditionInput, tell, trouble},
+        outbox::RetryState,
+        setting_worker::{Done, SettingWorker, WRITE_TIMEOUT},
+        status_writer::{ConflictOutcome, StatusWrite, WriteDue},
     },
     snapshot::log::LogError,
 };
 
-impl Desk {
+impl SettingWorker {
     /// Puts the status together and begins to write it, if it says anything new.
     pub(super) async fn write(&mut self, tasks: &mut JoinSet<Done>) {
         let began = self.now();
@@ -45,7 +45,7 @@ impl Desk {
         let since = self
             .amiss_since
             .map_or(Duration::ZERO, |since| since.elapsed());
-        let facts = Facts {
+        let facts = ConditionInput {
             generation: self.spec_generation,
             unsound: self.amiss.first().map(|why| (why, since)),
             trouble: self.pulse.trouble.as_ref(),
@@ -58,7 +58,7 @@ impl Desk {
         if self.status == *self.pen.written() {
             return;
         }
-        let attempt = Attempt {
+        let attempt = StatusWrite {
             cursors: self.status.cursors.clone(),
             counted: self.lanes.counted(),
         };
@@ -105,7 +105,7 @@ impl Desk {
     pub(super) async fn wrote(
         &mut self,
         result: Result<Box<NotificationSetting>, kube::Error>,
-        attempt: Attempt,
+        attempt: StatusWrite,
     ) {
         self.pen.answered();
         match result {
@@ -138,14 +138,14 @@ impl Desk {
         &mut self,
         status: NotificationSettingStatus,
         version: Option<String>,
-        attempt: &Attempt,
+        attempt: &StatusWrite,
     ) {
         let now = self.now();
         self.office.passed.put(&self.uid, status.cursors.clone());
         self.pen.accepted(status, version);
         self.lanes.written(&attempt.counted, now);
         if self.lanes.any_ahead() {
-            self.pen.ask(Due::Soon);
+            self.pen.ask(WriteDue::Soon);
         }
     }
 
@@ -180,12 +180,12 @@ impl Desk {
         let version = found.resource_version();
         let status = found.status.unwrap_or_default();
         match self.pen.found(&status, version.clone()) {
-            Found::Same => return true,
-            Found::Ours(attempt) => {
+            ConflictOutcome::Same => return true,
+            ConflictOutcome::Ours(attempt) => {
                 self.accept(status, version, &attempt); // it was written, and only the answer was lost
-                self.pen.ask(Due::Soon);
+                self.pen.ask(WriteDue::Soon);
             }
-            Found::Others => {
+            ConflictOutcome::Others => {
                 warn!(setting = %self.title(), "someone else writes this setting's status; standing back for a while");
                 let now = self.now();
                 self.pen.stand_back(now);
@@ -207,7 +207,7 @@ impl Desk {
         self.status = found.status.unwrap_or_default();
         self.pen.come_back(self.status.clone(), version);
         let (trouble, attempts) = trouble(&self.status).unzip();
-        self.pulse = Pulse::resumed(trouble, attempts.unwrap_or_default());
+        self.pulse = RetryState::resumed(trouble, attempts.unwrap_or_default());
         // A cursor that was lost altogether is better kept than set anew.
         for cursor in self.status.cursors.clone() {
             self.lanes.open(cursor);

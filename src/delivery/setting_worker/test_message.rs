@@ -10,20 +10,20 @@ use tokio::task::JoinSet;
 use crate::{
     api::TEST_ANNOTATION,
     delivery::{
-        history::{self, Try},
-        setting_worker::{Desk, Done},
-        status_writer::Due,
+        history::{self, Attempt},
+        setting_worker::{Done, SettingWorker},
+        status_writer::WriteDue,
     },
     http::{
-        destination::Kind,
-        outcome::{Reason, Verdict},
+        destination::DestinationKind,
+        outcome::{Outcome, Reason},
         sender::{Outgoing, Receipt},
     },
     message::{kosli, slack},
     snapshot::event::base32,
 };
 
-impl Desk {
+impl SettingWorker {
     /// Sends a test message if one is asked for that was not answered yet.
     pub(super) async fn start_test(&mut self, tasks: &mut JoinSet<Done>) {
         if self.testing || self.pen.stands_back_until().is_some() {
@@ -59,8 +59,10 @@ impl Desk {
         let id = format!("test-{}", base32(&hash));
         let now = Timestamp::now();
         let body = match self.wish.kind {
-            Kind::Slack => slack::test(&installation, &self.title(), &environments).to_body(),
-            Kind::Webhook => {
+            DestinationKind::Slack => {
+                slack::test(&installation, &self.title(), &environments).to_body()
+            }
+            DestinationKind::Webhook => {
                 let environment = environments.first().map_or("", String::as_str);
                 kosli::test_body(&installation, environment, now)
             }
@@ -85,15 +87,15 @@ impl Desk {
     pub(super) fn tested(&mut self, request: String, id: String, receipt: &Receipt) {
         self.testing = false;
         self.status.last_handled_test = Some(request);
-        self.pen.ask(Due::Soon);
-        let attempt = Try {
+        self.pen.ask(WriteDue::Soon);
+        let attempt = Attempt {
             id,
             snapshot: None,
             attempts: 1,
             time: Timestamp::now(),
         };
         match &receipt.verdict {
-            Verdict::Delivered => {
+            Outcome::Delivered => {
                 history::delivered(&mut self.status, attempt, receipt.status, receipt.latency);
                 self.pulse.retry_now(); // the destination is well: what waits needn't
                 let note = "the test message was delivered".to_owned();

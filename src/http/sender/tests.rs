@@ -31,7 +31,7 @@ use super::*;
 const CANARY: &str = "c4n4ry";
 const BODY_TEXT: &str = r#"{"type":"ARTIFACT_STARTED","name":"ü"}"#;
 
-/// An authority of our own. Courier's tests trust it besides the system's, so they need none of the system's.
+/// An authority of our own. The sender's tests trust it besides the system's, so they need none of the system's.
 struct Authority(Issuer<'static, KeyPair>, String);
 
 static OURS: LazyLock<Authority> = LazyLock::new(|| Authority::new("ours"));
@@ -66,33 +66,33 @@ impl Authority {
     }
 }
 
-fn config(allow: &[&str]) -> Config {
+fn config(allow: &[&str]) -> SenderConfig {
     static PROVIDER: Once = Once::new();
     PROVIDER.call_once(|| {
         let _ = rustls::crypto::ring::default_provider().install_default();
     });
     let allow: Vec<_> = allow.iter().map(|&entry| entry.to_owned()).collect();
-    let mut config = Config::new(Guard::new(&allow, vec![]).unwrap());
+    let mut config = SenderConfig::new(Guard::new(&allow, vec![]).unwrap());
     config.extra_ca_pem = Some(OURS.1.clone().into());
     config
 }
 
-fn courier() -> Courier {
-    Courier::new(&config(&["127.0.0.1"])).unwrap()
+fn courier() -> HttpSender {
+    HttpSender::new(&config(&["127.0.0.1"])).unwrap()
 }
 
 /// One that gives up soon, for receivers that never answer.
-fn hasty() -> Courier {
+fn hasty() -> HttpSender {
     let mut config = config(&["127.0.0.1"]);
     config.timeout = Duration::from_millis(500);
-    Courier::new(&config).unwrap()
+    HttpSender::new(&config).unwrap()
 }
 
 fn url(scheme: &str, host: &str, at: SocketAddr) -> String {
     format!("{scheme}://{host}:{}/{CANARY}?t={CANARY}", at.port())
 }
 
-async fn send(courier: &Courier, kind: Kind, url: &str) -> Receipt {
+async fn send(courier: &HttpSender, kind: DestinationKind, url: &str) -> Receipt {
     let outgoing = Outgoing {
         id: "event-1".to_owned(),
         body: Bytes::from_static(BODY_TEXT.as_bytes()),
@@ -106,16 +106,16 @@ async fn send(courier: &Courier, kind: Kind, url: &str) -> Receipt {
 
 fn outcome(receipt: &Receipt) -> String {
     let class = match receipt.verdict {
-        Verdict::Delivered => return "Delivered".to_owned(),
-        Verdict::Retry { .. } => "Retry",
-        Verdict::Refused { .. } => "Refused",
-        Verdict::Hold { .. } => "Hold",
-        Verdict::Gone { .. } => "Gone",
+        Outcome::Delivered => return "Delivered".to_owned(),
+        Outcome::Retry { .. } => "Retry",
+        Outcome::Refused { .. } => "Refused",
+        Outcome::Hold { .. } => "Hold",
+        Outcome::Gone { .. } => "Gone",
     };
     format!("{class} {}", receipt.verdict.reason().unwrap().as_str())
 }
 
-async fn outcome_at(courier: &Courier, kind: Kind, at: SocketAddr) -> String {
+async fn outcome_at(courier: &HttpSender, kind: DestinationKind, at: SocketAddr) -> String {
     outcome(&send(courier, kind, &url("http", "127.0.0.1", at)).await)
 }
 
@@ -198,8 +198,13 @@ async fn says(answer: &'static [u8]) -> SocketAddr {
 #[tokio::test]
 async fn a_webhook_gets_the_exact_bytes_with_its_headers() {
     let (at, mut heard) = receiver(vec![(204, vec![], b"")]).await;
-    let receipt = send(&courier(), Kind::Webhook, &url("http", "127.0.0.1", at)).await;
-    assert_eq!(receipt.verdict, Verdict::Delivered);
+    let receipt = send(
+        &courier(),
+        DestinationKind::Webhook,
+        &url("http", "127.0.0.1", at),
+    )
+    .await;
+    assert_eq!(receipt.verdict, Outcome::Delivered);
     assert_eq!(receipt.status, Some(204));
     assert!(receipt.latency > Duration::ZERO);
     let (uri, headers, body) = heard.recv().await.unwrap();
@@ -231,7 +236,10 @@ async fn slack_is_judged_by_its_body_and_gets_no_headers_of_a_webhook() {
     .await;
     let courier = courier();
     for expected in ["Delivered", "Hold UnexpectedAnswer", "Hold SlackCredential"] {
-        assert_eq!(outcome_at(&courier, Kind::Slack, at).await, expected);
+        assert_eq!(
+            outcome_at(&courier, DestinationKind::Slack, at).await,
+            expected
+        );
         let (_, headers, _) = heard.recv().await.unwrap();
         assert!(
             headers
@@ -247,7 +255,7 @@ async fn a_connection_that_is_refused_or_broken_is_tried_again() {
     let closed = listener.local_addr().unwrap();
     drop(listener);
     assert_eq!(
-        outcome_at(&courier(), Kind::Webhook, closed).await,
+        outcome_at(&courier(), DestinationKind::Webhook, closed).await,
         "Retry ConnectFailed"
     );
     let reset = raw(|stream| async move {
@@ -256,7 +264,7 @@ async fn a_connection_that_is_refused_or_broken_is_tried_again() {
     })
     .await;
     assert_eq!(
-        outcome_at(&courier(), Kind::Webhook, reset).await,
+        outcome_at(&courier(), DestinationKind::Webhook, reset).await,
         "Retry ConnectionLost"
     );
     let shut = raw(|mut stream| async move {
@@ -264,7 +272,7 @@ async fn a_connection_that_is_refused_or_broken_is_tried_again() {
     })
     .await;
     assert_eq!(
-        outcome_at(&courier(), Kind::Webhook, shut).await,
+        outcome_at(&courier(), DestinationKind::Webhook, shut).await,
         "Retry UnexpectedAnswer"
     );
 }
@@ -277,7 +285,12 @@ async fn what_never_answers_is_given_up_in_time() {
         says(b"HTTP/1.1 200 OK\r\nx-slow").await,
         says(b"HTTP/1.1 100 Continue\r\n\r\n").await,
     ] {
-        let receipt = send(&courier, Kind::Webhook, &url("http", "127.0.0.1", at)).await;
+        let receipt = send(
+            &courier,
+            DestinationKind::Webhook,
+            &url("http", "127.0.0.1", at),
+        )
+        .await;
         assert_eq!(outcome(&receipt), "Retry Timeout");
         assert!(receipt.latency >= Duration::from_millis(500));
     }
@@ -295,11 +308,14 @@ async fn a_body_that_dribbles_ends_in_time_and_fails_only_slack() {
         }
     })
     .await;
-    let outcome = outcome_at(&hasty(), Kind::Slack, at).await;
+    let outcome = outcome_at(&hasty(), DestinationKind::Slack, at).await;
     assert_eq!(outcome, "Retry Timeout");
     let started = Instant::now();
     let patient = courier();
-    assert_eq!(outcome_at(&patient, Kind::Webhook, at).await, "Delivered");
+    assert_eq!(
+        outcome_at(&patient, DestinationKind::Webhook, at).await,
+        "Delivered"
+    );
     assert!(started.elapsed() < TIMEOUT / 2, "not held up by the body");
 }
 
@@ -317,10 +333,13 @@ async fn an_endless_body_is_left_after_its_beginning() {
         }
     })
     .await;
-    assert_eq!(outcome_at(&courier(), Kind::Webhook, at).await, "Delivered");
+    assert_eq!(
+        outcome_at(&courier(), DestinationKind::Webhook, at).await,
+        "Delivered"
+    );
     has_ended.recv().await.unwrap();
     assert_eq!(
-        outcome_at(&courier(), Kind::Slack, at).await,
+        outcome_at(&courier(), DestinationKind::Slack, at).await,
         "Hold UnexpectedAnswer"
     );
     has_ended.recv().await.unwrap();
@@ -347,7 +366,7 @@ async fn what_is_no_http_answer_is_tried_again() {
     ] {
         let at = says(answer).await;
         assert_eq!(
-            outcome_at(&courier(), Kind::Webhook, at).await,
+            outcome_at(&courier(), DestinationKind::Webhook, at).await,
             "Retry UnexpectedAnswer"
         );
     }
@@ -359,7 +378,12 @@ async fn redirects_are_not_followed() {
     for status in [301, 302, 303, 307, 308] {
         let location = url("http", "127.0.0.1", target);
         let (at, _heard) = receiver(vec![(status, vec![("location", location)], b"")]).await;
-        let receipt = send(&courier(), Kind::Webhook, &url("http", "127.0.0.1", at)).await;
+        let receipt = send(
+            &courier(),
+            DestinationKind::Webhook,
+            &url("http", "127.0.0.1", at),
+        )
+        .await;
         assert_eq!(outcome(&receipt), "Hold Redirected");
         assert_eq!(receipt.status, Some(status));
     }
@@ -373,7 +397,7 @@ async fn a_packed_body_is_not_unpacked() {
     let headers = vec![("content-encoding", "gzip".to_owned())];
     let (at, _heard) = receiver(vec![(200, headers, OK)]).await;
     assert_eq!(
-        outcome_at(&courier(), Kind::Slack, at).await,
+        outcome_at(&courier(), DestinationKind::Slack, at).await,
         "Hold UnexpectedAnswer"
     );
 }
@@ -381,28 +405,43 @@ async fn a_packed_body_is_not_unpacked() {
 #[tokio::test]
 async fn a_name_is_judged_by_the_addresses_that_it_has() {
     let (at, mut heard) = receiver(vec![]).await;
-    let denies = Courier::new(&config(&[])).unwrap();
-    let receipt = send(&denies, Kind::Webhook, &url("http", "localhost", at)).await;
+    let denies = HttpSender::new(&config(&[])).unwrap();
+    let receipt = send(
+        &denies,
+        DestinationKind::Webhook,
+        &url("http", "localhost", at),
+    )
+    .await;
     assert_eq!(outcome(&receipt), "Hold DestinationDenied");
     assert!(receipt.verdict.message().contains("--allow-destination"));
     assert!(heard.try_recv().is_err());
     for allow in ["localhost", "127.0.0.0/8"] {
-        let allows = Courier::new(&config(&[allow, "::1"])).unwrap();
-        let receipt = send(&allows, Kind::Webhook, &url("http", "localhost", at)).await;
-        assert_eq!(receipt.verdict, Verdict::Delivered, "{allow}");
+        let allows = HttpSender::new(&config(&[allow, "::1"])).unwrap();
+        let receipt = send(
+            &allows,
+            DestinationKind::Webhook,
+            &url("http", "localhost", at),
+        )
+        .await;
+        assert_eq!(receipt.verdict, Outcome::Delivered, "{allow}");
     }
 }
 
 #[tokio::test]
 async fn a_literal_address_is_judged_in_every_spelling() {
     let (at, mut heard) = receiver(vec![]).await;
-    let denies = Courier::new(&config(&["localhost"])).unwrap();
+    let denies = HttpSender::new(&config(&["localhost"])).unwrap();
     for host in ["127.0.0.1", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]"] {
-        let receipt = send(&denies, Kind::Webhook, &url("http", host, at)).await;
+        let receipt = send(&denies, DestinationKind::Webhook, &url("http", host, at)).await;
         assert_eq!(outcome(&receipt), "Hold DestinationDenied", "{host}");
         assert_eq!(receipt.status, None);
     }
-    let kubelet = send(&courier(), Kind::Webhook, "https://127.0.0.1:10250/run").await;
+    let kubelet = send(
+        &courier(),
+        DestinationKind::Webhook,
+        "https://127.0.0.1:10250/run",
+    )
+    .await;
     assert_eq!(outcome(&kubelet), "Hold DestinationDenied");
     assert!(heard.try_recv().is_err());
 }
@@ -411,13 +450,13 @@ async fn a_literal_address_is_judged_in_every_spelling() {
 async fn a_name_without_address_is_held() {
     // No label has more than 63 characters, so no server need be asked.
     let url = format!("http://{}.example/{CANARY}", "a".repeat(64));
-    let receipt = send(&courier(), Kind::Webhook, &url).await;
+    let receipt = send(&courier(), DestinationKind::Webhook, &url).await;
     assert_eq!(outcome(&receipt), "Hold DnsFailed");
 }
 
 #[tokio::test]
 async fn a_certificate_must_be_sound_and_its_authority_trusted() {
-    let allows = Courier::new(&config(&["localhost", "127.0.0.1"])).unwrap();
+    let allows = HttpSender::new(&config(&["localhost", "127.0.0.1"])).unwrap();
     let year = |year| rcgen::date_time_ymd(year, 1, 1);
     for (acceptor, expected, says) in [
         (OURS.acceptor("localhost", |_| {}), "Delivered", ""),
@@ -458,15 +497,30 @@ async fn a_certificate_must_be_sound_and_its_authority_trusted() {
             }
         })
         .await;
-        let receipt = send(&allows, Kind::Webhook, &url("https", "localhost", at)).await;
+        let receipt = send(
+            &allows,
+            DestinationKind::Webhook,
+            &url("https", "localhost", at),
+        )
+        .await;
         assert_eq!(outcome(&receipt), expected, "{says}");
         assert!(receipt.verdict.message().contains(says), "{receipt:?}");
     }
     let plain = raw(answer_ok_raw).await;
-    let receipt = send(&allows, Kind::Webhook, &url("https", "localhost", plain)).await;
+    let receipt = send(
+        &allows,
+        DestinationKind::Webhook,
+        &url("https", "localhost", plain),
+    )
+    .await;
     assert_eq!(outcome(&receipt), "Hold TlsFailed");
     let stalls = says(b"").await;
-    let receipt = send(&hasty(), Kind::Webhook, &url("https", "127.0.0.1", stalls)).await;
+    let receipt = send(
+        &hasty(),
+        DestinationKind::Webhook,
+        &url("https", "127.0.0.1", stalls),
+    )
+    .await;
     assert_eq!(outcome(&receipt), "Retry Timeout");
 }
 
@@ -486,7 +540,7 @@ async fn a_bundle_without_certificates_is_refused() {
         let mut config = config(&[]);
         config.extra_ca_pem = Some(pem.into());
         assert!(
-            matches!(Courier::new(&config), Err(SendError::BadCa)),
+            matches!(HttpSender::new(&config), Err(SendError::BadCa)),
             "{pem}"
         );
     }
@@ -499,9 +553,9 @@ fn a_system_without_certificates_is_a_clear_error() {
     let file = std::env::var("SSL_CERT_FILE");
     if file.as_deref() == Ok("/dev/null") {
         let mut config = config(&[]);
-        assert!(Courier::new(&config).is_ok(), "ours are enough");
+        assert!(HttpSender::new(&config).is_ok(), "ours are enough");
         config.extra_ca_pem = None;
-        assert!(matches!(Courier::new(&config), Err(SendError::NoRoots)));
+        assert!(matches!(HttpSender::new(&config), Err(SendError::NoRoots)));
         return;
     }
     let child = std::process::Command::new(std::env::current_exe().unwrap())
@@ -538,7 +592,7 @@ async fn proxy(target: SocketAddr) -> (SocketAddr, mpsc::UnboundedReceiver<Strin
     (at, heard)
 }
 
-fn proxied(allow: &[&str], proxy: SocketAddr, no_proxy: &str) -> Courier {
+fn proxied(allow: &[&str], proxy: SocketAddr, no_proxy: &str) -> HttpSender {
     let mut config = config(allow);
     let url: SecretString = format!("http://user:{CANARY}@localhost:{}", proxy.port()).into();
     config.proxy = Some(ProxyConfig {
@@ -546,7 +600,7 @@ fn proxied(allow: &[&str], proxy: SocketAddr, no_proxy: &str) -> Courier {
         http: Some(url),
         no_proxy: no_proxy.to_owned(),
     });
-    Courier::new(&config).unwrap()
+    HttpSender::new(&config).unwrap()
 }
 
 #[tokio::test]
@@ -557,11 +611,11 @@ async fn a_proxy_gets_what_no_proxy_does_not_name() {
     let courier = proxied(&[], at, "");
     let receipt = send(
         &courier,
-        Kind::Webhook,
+        DestinationKind::Webhook,
         &format!("http://hook.example/{CANARY}"),
     )
     .await;
-    assert_eq!(receipt.verdict, Verdict::Delivered);
+    assert_eq!(receipt.verdict, Outcome::Delivered);
     let request = heard.recv().await.unwrap();
     let line = format!("POST http://hook.example/{CANARY} HTTP/1.1\r\n");
     assert!(request.starts_with(&line), "{request}");
@@ -569,12 +623,17 @@ async fn a_proxy_gets_what_no_proxy_does_not_name() {
     // A bypass is a direct connection, with all of the guard.
     let direct = proxied(&["127.0.0.1"], at, "127.0.0.0/8,.svc");
     assert_eq!(
-        outcome_at(&direct, Kind::Webhook, target).await,
+        outcome_at(&direct, DestinationKind::Webhook, target).await,
         "Delivered"
     );
     let denied = proxied(&[], at, "127.0.0.0/8,localhost");
     for host in ["127.0.0.1", "localhost"] {
-        let receipt = send(&denied, Kind::Webhook, &url("http", host, target)).await;
+        let receipt = send(
+            &denied,
+            DestinationKind::Webhook,
+            &url("http", host, target),
+        )
+        .await;
         assert_eq!(outcome(&receipt), "Hold DestinationDenied");
     }
     assert!(heard.try_recv().is_err());
@@ -596,11 +655,11 @@ async fn tls_goes_through_a_proxys_tunnel() {
     let courier = proxied(&[], at, "");
     let receipt = send(
         &courier,
-        Kind::Slack,
+        DestinationKind::Slack,
         &format!("https://hook.example/{CANARY}"),
     )
     .await;
-    assert_eq!(receipt.verdict, Verdict::Delivered);
+    assert_eq!(receipt.verdict, Outcome::Delivered);
     let request = heard.recv().await.unwrap();
     assert!(
         request.starts_with("CONNECT hook.example:443 "),
@@ -610,7 +669,7 @@ async fn tls_goes_through_a_proxys_tunnel() {
     // The certificate is the destination's to show, and to be judged by its name.
     let receipt = send(
         &courier,
-        Kind::Slack,
+        DestinationKind::Slack,
         &format!("https://other.example/{CANARY}"),
     )
     .await;
@@ -629,7 +688,12 @@ async fn a_proxy_is_not_asked_for_what_is_denied() {
         "localhost",
         "metadata.google.internal",
     ] {
-        let receipt = send(&courier, Kind::Webhook, &url("http", host, target)).await;
+        let receipt = send(
+            &courier,
+            DestinationKind::Webhook,
+            &url("http", host, target),
+        )
+        .await;
         assert_eq!(outcome(&receipt), "Hold DestinationDenied", "{host}");
     }
     assert!(heard.try_recv().is_err());
@@ -639,13 +703,13 @@ async fn a_proxy_is_not_asked_for_what_is_denied() {
 async fn a_proxy_that_fails_is_named_as_such() {
     let refuses = says(b"HTTP/1.1 403 Forbidden\r\n\r\n").await;
     let (scheme, http) = ("https://hook.example/", "http://hook.example/");
-    let receipt = send(&proxied(&[], refuses, ""), Kind::Webhook, scheme).await;
+    let receipt = send(&proxied(&[], refuses, ""), DestinationKind::Webhook, scheme).await;
     assert_eq!(outcome(&receipt), "Retry ProxyFailed");
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let closed = listener.local_addr().unwrap();
     drop(listener);
     for url in [scheme, http] {
-        let receipt = send(&proxied(&[], closed, ""), Kind::Webhook, url).await;
+        let receipt = send(&proxied(&[], closed, ""), DestinationKind::Webhook, url).await;
         assert_eq!(outcome(&receipt), "Retry ProxyFailed");
     }
     let mut config = config(&[]);
@@ -654,7 +718,7 @@ async fn a_proxy_that_fails_is_named_as_such() {
         ..ProxyConfig::default()
     });
     assert!(matches!(
-        Courier::new(&config),
+        HttpSender::new(&config),
         Err(SendError::BadProxy("HTTPS_PROXY"))
     ));
 }
@@ -680,8 +744,8 @@ async fn no_host_gets_more_requests_at_once_than_its_limit() {
     .await;
     let mut config = config(&["127.0.0.1"]);
     config.per_destination = 2;
-    let courier = Courier::new(&config).unwrap();
-    let sends = (0..20).map(|_| outcome_at(&courier, Kind::Webhook, at));
+    let courier = HttpSender::new(&config).unwrap();
+    let sends = (0..20).map(|_| outcome_at(&courier, DestinationKind::Webhook, at));
     for outcome in futures::future::join_all(sends).await {
         assert_eq!(outcome, "Delivered");
     }
@@ -694,9 +758,9 @@ async fn too_many_pauses_the_destination_for_all_who_send_there() {
     let (at, mut heard) = receiver(vec![(429, headers, b"")]).await;
     let (courier, to) = (courier(), url("http", "127.0.0.1", at));
     for status in [Some(429), None, None] {
-        let receipt = send(&courier, Kind::Webhook, &to).await;
+        let receipt = send(&courier, DestinationKind::Webhook, &to).await;
         assert_eq!(receipt.status, status);
-        let Verdict::Retry {
+        let Outcome::Retry {
             after: Some(after),
             reason: Reason::RateLimited,
             ..
@@ -708,8 +772,8 @@ async fn too_many_pauses_the_destination_for_all_who_send_there() {
     }
     heard.recv().await.unwrap();
     assert!(heard.try_recv().is_err());
-    let other = send(&courier, Kind::Webhook, &format!("{to}&other")).await;
-    assert_eq!(other.verdict, Verdict::Delivered);
+    let other = send(&courier, DestinationKind::Webhook, &format!("{to}&other")).await;
+    assert_eq!(other.verdict, Outcome::Delivered);
 }
 
 #[tokio::test]
@@ -718,8 +782,8 @@ async fn a_burst_to_a_slack_channel_arrives_in_order_and_no_faster_than_its_pace
     let (courier, to) = (courier(), url("http", "127.0.0.1", at));
     let started = Instant::now();
     for _ in 0..4 {
-        let receipt = send(&courier, Kind::Slack, &to).await;
-        assert_eq!(receipt.verdict, Verdict::Delivered);
+        let receipt = send(&courier, DestinationKind::Slack, &to).await;
+        assert_eq!(receipt.verdict, Outcome::Delivered);
         assert!(
             receipt.latency < Duration::from_millis(900),
             "waiting is no latency"

@@ -11,13 +11,13 @@ use crate::{
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Workload<'a> {
+pub(super) struct NetWorkload<'a> {
     pub(super) namespace: &'a str,
     pub(super) name: &'a str,
     pub(super) kind: &'a str,
 }
 
-impl<'a> Workload<'a> {
+impl<'a> NetWorkload<'a> {
     pub(super) fn of(change: &'a WorkloadChange) -> Self {
         Self {
             namespace: &change.namespace,
@@ -51,14 +51,14 @@ impl Count {
 
 /// The instances of one artifact in one workload.
 #[derive(Clone, Copy, Debug)]
-struct Cell {
+struct NetCell {
     count: Count,
     rolling: bool,
 }
 
 /// One artifact that an event tells of, over all the snapshots.
 #[derive(Debug)]
-pub(super) struct Artifact<'a> {
+pub(super) struct NetArtifact<'a> {
     pub(super) name: &'a str,
     pub(super) fingerprint: &'a str,
     pub(super) count: Count,
@@ -68,13 +68,13 @@ pub(super) struct Artifact<'a> {
     pub(super) allowed: bool,
     /// Why.
     pub(super) allowance: Option<&'a Allowed>,
-    cells: BTreeMap<Workload<'a>, Cell>,
+    cells: BTreeMap<NetWorkload<'a>, NetCell>,
     /// Workloads that the snapshot doesn't list.
     pub(super) more: i64,
 }
 
-impl<'a> Artifact<'a> {
-    pub(super) fn workloads(&self) -> Vec<Workload<'a>> {
+impl<'a> NetArtifact<'a> {
+    pub(super) fn workloads(&self) -> Vec<NetWorkload<'a>> {
         self.cells.keys().copied().collect()
     }
 
@@ -134,17 +134,17 @@ impl What {
 #[derive(Debug)]
 pub(super) struct Move<'a> {
     pub(super) what: What,
-    pub(super) artifact: &'a Artifact<'a>,
+    pub(super) artifact: &'a NetArtifact<'a>,
     pub(super) count: Count,
     /// The one whose place it took.
-    pub(super) old: Option<(&'a Artifact<'a>, Count)>,
+    pub(super) old: Option<(&'a NetArtifact<'a>, Count)>,
 }
 
 /// Workloads in which the same happened.
 #[derive(Debug)]
 pub(super) struct Group<'a> {
     /// Empty when no workload is known: then it is about an image.
-    pub(super) workloads: Vec<Workload<'a>>,
+    pub(super) workloads: Vec<NetWorkload<'a>>,
     /// Workloads that the snapshot doesn't list.
     pub(super) more: usize,
     pub(super) moves: Vec<Move<'a>>,
@@ -159,7 +159,7 @@ impl Group<'_> {
 }
 
 /// The artifacts that the events tell of, from before the first snapshot to after the last one.
-pub(super) fn artifacts<'a>(parts: &[Part<'a>]) -> Vec<Artifact<'a>> {
+pub(super) fn artifacts<'a>(parts: &[Part<'a>]) -> Vec<NetArtifact<'a>> {
     let mut told: BTreeMap<&str, BTreeSet<EventType>> = BTreeMap::new();
     for part in parts {
         for event in part.events.iter().filter(|e| !e.type_.is_of_environment()) {
@@ -172,14 +172,14 @@ pub(super) fn artifacts<'a>(parts: &[Part<'a>]) -> Vec<Artifact<'a>> {
         }
     }
     // The numbers are those of all changes, told or not: a filter hides events, it doesn't change what runs.
-    let mut artifacts: BTreeMap<&str, Artifact> = BTreeMap::new();
+    let mut artifacts: BTreeMap<&str, NetArtifact> = BTreeMap::new();
     for change in parts.iter().flat_map(|part| &part.snapshot.changes) {
         let Some(types) = told.get(change.fingerprint.as_str()) else {
             continue;
         };
         let artifact = artifacts
             .entry(&change.fingerprint)
-            .or_insert_with(|| Artifact {
+            .or_insert_with(|| NetArtifact {
                 name: &change.name,
                 fingerprint: &change.fingerprint,
                 count: Count {
@@ -202,8 +202,8 @@ pub(super) fn artifacts<'a>(parts: &[Part<'a>]) -> Vec<Artifact<'a>> {
             let was = workload.was.max(0);
             let cell = artifact
                 .cells
-                .entry(Workload::of(workload))
-                .or_insert(Cell {
+                .entry(NetWorkload::of(workload))
+                .or_insert(NetCell {
                     count: Count { was, now: 0 },
                     rolling: false,
                 });
@@ -214,7 +214,7 @@ pub(super) fn artifacts<'a>(parts: &[Part<'a>]) -> Vec<Artifact<'a>> {
     let mut artifacts: Vec<_> = artifacts.into_values().collect();
     for artifact in &mut artifacts {
         // A workload that ends as it began says something only where none does otherwise.
-        let changed = |cell: &Cell| cell.count.was != cell.count.now;
+        let changed = |cell: &NetCell| cell.count.was != cell.count.now;
         if artifact.cells.values().any(changed) {
             artifact.cells.retain(|_, cell| changed(cell));
         }
@@ -224,8 +224,8 @@ pub(super) fn artifacts<'a>(parts: &[Part<'a>]) -> Vec<Artifact<'a>> {
 }
 
 /// The workloads and what became of the artifacts in them; those with the same to tell are together.
-pub(super) fn groups<'a>(artifacts: &'a [Artifact<'a>]) -> Vec<Group<'a>> {
-    let mut workloads: BTreeMap<Workload, Vec<(&Artifact, Cell)>> = BTreeMap::new();
+pub(super) fn groups<'a>(artifacts: &'a [NetArtifact<'a>]) -> Vec<Group<'a>> {
+    let mut workloads: BTreeMap<NetWorkload, Vec<(&NetArtifact, NetCell)>> = BTreeMap::new();
     let mut groups: BTreeMap<Vec<_>, Group> = BTreeMap::new();
     for artifact in artifacts {
         for (workload, cell) in &artifact.cells {
@@ -278,7 +278,8 @@ pub(super) fn groups<'a>(artifacts: &'a [Artifact<'a>]) -> Vec<Group<'a>> {
         let listed = group.workloads.len();
         for moved in &mut group.moves {
             // All that is known of the artifact is in this group: so is what the snapshot doesn't list.
-            let whole = |artifact: &Artifact| artifact.cells.len() == listed && artifact.more > 0;
+            let whole =
+                |artifact: &NetArtifact| artifact.cells.len() == listed && artifact.more > 0;
             if whole(moved.artifact) {
                 moved.count = moved.artifact.count;
                 group.more = group.more.max(size(moved.artifact.more));
@@ -312,7 +313,7 @@ fn key<'a>(moved: &Move<'a>) -> (What, &'a str, Option<&'a str>) {
 
 /// The artifacts of one workload, where one that stopped goes with the one that took its place: the one of the same
 /// image, or the only one there is.
-fn pair<'a>(cells: &[(&'a Artifact<'a>, Cell)]) -> Vec<Move<'a>> {
+fn pair<'a>(cells: &[(&'a NetArtifact<'a>, NetCell)]) -> Vec<Move<'a>> {
     let moves = cells.iter().map(|(artifact, cell)| Move {
         what: artifact.what_of(cell.count),
         artifact,

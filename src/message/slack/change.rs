@@ -4,7 +4,7 @@ use crate::{
     api::snapshot::{Change, ComplianceState},
     message::slack::{
         Part,
-        aggregate::{self, Artifact, Count, Group, Move, What, Workload},
+        aggregate::{self, Count, Group, Move, NetArtifact, NetWorkload, What},
         block::{Block, Message},
         layout::{
             AMBER, BLUE, Frame, GREEN, GREY, MAX_LINES, MAX_NAMED, NAME, RED, Style, bullets, date,
@@ -20,7 +20,7 @@ const MAX_FIELDS: usize = 8;
 const IMAGE: usize = 300;
 
 /// The message about one artifact.
-pub(super) fn one(frame: &Frame, artifact: &Artifact, parts: &[Part]) -> Message {
+pub(super) fn one(frame: &Frame, artifact: &NetArtifact, parts: &[Part]) -> Message {
     let (what, name) = (artifact.what(), aggregate::short(artifact.name));
     let mut headline = headline(frame, what, artifact.count, &code(name, NAME));
     let fingerprint = |style: Style| style.fingerprint(artifact.fingerprint);
@@ -76,7 +76,10 @@ pub(super) fn one(frame: &Frame, artifact: &Artifact, parts: &[Part]) -> Message
 
 /// What goes on in the place of an artifact that stopped, or gives way to one that started, while no event tells of
 /// it: a rollout so slow that its two ends are in two snapshots, or a setting that asks for one of them only.
-fn counterpart<'a>(artifact: &Artifact, parts: &[Part<'a>]) -> Option<(&'static str, &'a Change)> {
+fn counterpart<'a>(
+    artifact: &NetArtifact,
+    parts: &[Part<'a>],
+) -> Option<(&'static str, &'a Change)> {
     let what = artifact.what();
     let label = match what {
         What::Started => "Replaces",
@@ -95,7 +98,7 @@ fn counterpart<'a>(artifact: &Artifact, parts: &[Part<'a>]) -> Option<(&'static 
                         What::Started => cell.now < cell.was,
                         _ => cell.now > 0,
                     };
-                    goes_along && workloads.contains(&Workload::of(cell))
+                    goes_along && workloads.contains(&NetWorkload::of(cell))
                 })
         })
         .map(|change| (label, change))
@@ -170,7 +173,7 @@ pub(super) fn card(frame: &Frame, group: &Group) -> Option<Message> {
 }
 
 /// The artifacts of a move, each with what became of it alone.
-fn sides<'a>(moved: &Move<'a>) -> impl Iterator<Item = (&'a Artifact<'a>, What, Count)> {
+fn sides<'a>(moved: &Move<'a>) -> impl Iterator<Item = (&'a NetArtifact<'a>, What, Count)> {
     let old = moved.old.map(|(old, count)| (old, What::Stopped, count));
     let what = match moved.what {
         What::RolledOut => What::Started,
@@ -184,7 +187,7 @@ fn sides<'a>(moved: &Move<'a>) -> impl Iterator<Item = (&'a Artifact<'a>, What, 
 /// The message about several workloads or images.
 pub(super) fn list(
     frame: &Frame,
-    artifacts: &[Artifact],
+    artifacts: &[NetArtifact],
     groups: &[Group],
     within: &str,
 ) -> Message {
@@ -212,11 +215,11 @@ pub(super) fn list(
 }
 
 /// How many workloads, and images of which no workload is known.
-fn subject(artifacts: &[Artifact], groups: &[Group]) -> String {
+fn subject(artifacts: &[NetArtifact], groups: &[Group]) -> String {
     let listed: usize = groups.iter().map(|group| group.workloads.len()).sum();
     let images = groups.iter().filter(|g| g.workloads.is_empty()).count();
     // Which workloads a snapshot leaves out isn't known: those of two artifacts may be the same ones.
-    let whole = artifacts.iter().map(Artifact::size).max();
+    let whole = artifacts.iter().map(NetArtifact::size).max();
     let workloads = whole.unwrap_or_default().max(listed);
     let or_more = artifacts.len() > 1 && artifacts.iter().any(|artifact| artifact.more > 0);
     let plus = if or_more { "+" } else { "" };
@@ -231,9 +234,9 @@ fn subject(artifacts: &[Artifact], groups: &[Group]) -> String {
 }
 
 /// How many artifacts did what.
-fn tally(artifacts: &[Artifact]) -> String {
+fn tally(artifacts: &[NetArtifact]) -> String {
     let number = |wanted: &[What]| {
-        let is_wanted = |artifact: &&Artifact| wanted.contains(&artifact.what());
+        let is_wanted = |artifact: &&NetArtifact| wanted.contains(&artifact.what());
         artifacts.iter().filter(is_wanted).count()
     };
     let numbers = [
@@ -294,7 +297,7 @@ fn line(style: Style, group: &Group) -> String {
 }
 
 fn phrase(style: Style, moved: &Move, is_named: bool) -> String {
-    let side = |artifact: &Artifact, is_named: bool| {
+    let side = |artifact: &NetArtifact, is_named: bool| {
         let fingerprint = style.fingerprint(artifact.fingerprint);
         if is_named {
             let name = style.name(aggregate::short(artifact.name), 60);
@@ -334,8 +337,8 @@ fn phrase(style: Style, moved: &Move, is_named: bool) -> String {
 }
 
 /// The workloads as a field and in words.
-fn workload_field(workloads: &[Workload], more: usize, rolling: bool) -> (String, String) {
-    let paths: Vec<_> = workloads.iter().map(Workload::path).collect();
+fn workload_field(workloads: &[NetWorkload], more: usize, rolling: bool) -> (String, String) {
+    let paths: Vec<_> = workloads.iter().map(NetWorkload::path).collect();
     let paths = || paths.iter().map(String::as_str);
     let label = plural("Workload", workloads.len() + more);
     let marked = names(Style::Marked, paths(), more, MAX_NAMED);

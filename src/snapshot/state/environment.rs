@@ -7,29 +7,33 @@ use crate::{
     cluster::{fleet::Fleet, image::Fingerprint},
     compliance::{
         evidence::Evidence,
-        identity::{Names, Recorded},
+        identity::{IdentityResolver, RecordedIdentities},
     },
     snapshot::{
         census::Census,
         ledger::Ledger,
         settle::Unsettled,
-        state::{Log, Trouble, Watched, plan::identities},
+        state::{EnvironmentProblem, EnvironmentState, KnownLog, plan::identities},
     },
     time::Moment,
 };
 
-impl Watched {
+impl EnvironmentState {
     /// What its log says, or said before it had to be read again.
     pub(super) fn ledger(&self) -> Option<&Ledger> {
         match &self.log {
-            Log::Read(ledger, _) => Some(ledger),
+            KnownLog::Read(ledger, _) => Some(ledger),
             _ => self.before.as_deref(),
         }
     }
 
     /// How it calls images.
-    pub(super) fn names<'a>(&'a self, fleet: &'a Fleet, evidence: &'a Evidence) -> Names<'a> {
-        Names {
+    pub(super) fn names<'a>(
+        &'a self,
+        fleet: &'a Fleet,
+        evidence: &'a Evidence,
+    ) -> IdentityResolver<'a> {
+        IdentityResolver {
             fleet,
             evidence,
             trust: &self.trust,
@@ -42,7 +46,7 @@ impl Watched {
         // Artifacts may be known by other digests than before.
         self.docket.touch_all();
         match &self.log {
-            Log::Read(ledger, _) => {
+            KnownLog::Read(ledger, _) => {
                 self.unsettled
                     .rebuild(&self.census, ledger, fleet, &self.settle, now);
             }
@@ -59,7 +63,7 @@ impl Watched {
     pub(super) fn has_work(&self, name: &str, fleet: &Fleet, evidence: &Evidence) -> bool {
         let names = self.names(fleet, evidence);
         let more = match &self.log {
-            Log::Read(ledger, _) => {
+            KnownLog::Read(ledger, _) => {
                 let (identities, _) = identities(ledger, &self.census, &names, &BTreeSet::new());
                 let timer = self.docket.next_timer(name, ledger, evidence);
                 !identities.is_empty() || !ledger.rollouts.is_empty() || timer.is_some()
@@ -70,19 +74,19 @@ impl Watched {
     }
 
     /// What breaks the rules now or lacks something, by name.
-    pub(super) fn troubles(&self) -> (Vec<Trouble>, usize) {
+    pub(super) fn troubles(&self) -> (Vec<EnvironmentProblem>, usize) {
         const LISTED: usize = 20;
-        let Log::Read(ledger, _) = &self.log else {
+        let KnownLog::Read(ledger, _) = &self.log else {
             return (vec![], 0);
         };
-        let mut troubles: Vec<Trouble> = ledger
+        let mut troubles: Vec<EnvironmentProblem> = ledger
             .artifacts()
             .filter_map(|(fingerprint, _)| {
                 let recorded = || ledger.facts.get(fingerprint);
                 let facts = self.docket.facts(*fingerprint).or_else(recorded)?;
                 let verdict = facts.verdict.clone()?;
                 let name = ledger.names.get(fingerprint).cloned().unwrap_or_default();
-                (verdict.state == ComplianceState::NonCompliant).then_some(Trouble {
+                (verdict.state == ComplianceState::NonCompliant).then_some(EnvironmentProblem {
                     name,
                     fingerprint: *fingerprint,
                     verdict,
@@ -97,9 +101,9 @@ impl Watched {
 }
 
 /// What a log knows to be one image because a record said so.
-pub(super) fn recorded_of(ledger: &Ledger) -> Recorded {
+pub(super) fn recorded_of(ledger: &Ledger) -> RecordedIdentities {
     let known = ledger.identities.iter();
-    Recorded::of(
+    RecordedIdentities::of(
         known
             .filter(|(_, (_, source))| *source == IdentitySource::Record)
             .map(|(alias, (known, _))| (*alias, *known)),

@@ -7,24 +7,24 @@ use jiff::Timestamp;
 use crate::{
     api::ArtifactApproval,
     cluster::image::Fingerprint,
-    compliance::evidence::{Allowance, Key, Record},
-    snapshot::state::{Log, Said, Watched, World},
+    compliance::evidence::{Allowance, EvidenceKey, ProvenanceRecord},
+    snapshot::state::{ClusterState, EnvironmentState, EvidenceKind, KnownLog},
     time::Moment,
 };
 
 /// After so long nobody waits any more for a log that can't be read: what is said elsewhere is answered.
 const LOGS: Moment = Moment::from_secs(30);
 
-impl World {
+impl ClusterState {
     /// Whether there may be more to answer than when this was last asked.
     pub fn take_answers(&mut self) -> bool {
         std::mem::take(&mut self.answers)
     }
 
     /// Some of the objects whose status may be another now, at most `max`; none before every log has been read, or had its time.
-    pub fn take_unanswered(&mut self, max: usize, now: Moment) -> Vec<(Said, Key)> {
+    pub fn take_unanswered(&mut self, max: usize, now: Moment) -> Vec<(EvidenceKind, EvidenceKey)> {
         let known = self.environments.values().all(|env| env.ledger().is_some());
-        if self.listed_evidence.len() < Said::ALL.len() || !known && now < LOGS {
+        if self.listed_evidence.len() < EvidenceKind::ALL.len() || !known && now < LOGS {
             return vec![];
         }
         let taken: Vec<_> = self.unanswered.iter().take(max).cloned().collect();
@@ -35,7 +35,7 @@ impl World {
     }
 
     /// The status of this object may be another now.
-    pub fn unanswered(&mut self, kind: Said, key: Key) {
+    pub fn unanswered(&mut self, kind: EvidenceKind, key: EvidenceKey) {
         self.answers = true;
         self.unanswered.insert((kind, key));
     }
@@ -56,10 +56,10 @@ impl World {
         let entries = self.evidence.allowances().values();
         let ended: Vec<_> = entries
             .filter(|entry| entry.expires.is_some_and(is_news))
-            .map(|entry| Key::of_cluster(&entry.name))
+            .map(|entry| EvidenceKey::of_cluster(&entry.name))
             .collect();
         for key in ended {
-            self.unanswered(Said::Allowances, key);
+            self.unanswered(EvidenceKind::Allowances, key);
         }
     }
 
@@ -67,10 +67,10 @@ impl World {
     pub(super) fn all_unanswered(&mut self) {
         let records = self.evidence.records().keys();
         self.unanswered
-            .extend(records.map(|key| (Said::Records, key.clone())));
+            .extend(records.map(|key| (EvidenceKind::Records, key.clone())));
         let reviews = self.evidence.reviews().keys();
         self.unanswered
-            .extend(reviews.map(|key| (Said::Reviews, key.clone())));
+            .extend(reviews.map(|key| (EvidenceKind::Reviews, key.clone())));
         self.allowances_unanswered();
     }
 
@@ -78,7 +78,7 @@ impl World {
         self.answers = true;
         let names = self.evidence.allowances().keys();
         self.unanswered
-            .extend(names.map(|name| (Said::Allowances, Key::of_cluster(name))));
+            .extend(names.map(|name| (EvidenceKind::Allowances, EvidenceKey::of_cluster(name))));
     }
 
     /// The records of these images have another status now.
@@ -87,12 +87,12 @@ impl World {
         for digest in digests {
             let records = self.evidence.records_of(digest);
             self.unanswered
-                .extend(records.map(|record| (Said::Records, record.key.clone())));
+                .extend(records.map(|record| (EvidenceKind::Records, record.key.clone())));
         }
     }
 
     /// A kind has been listed, or can't be read: why.
-    pub fn evidence_listed(&mut self, kind: Said) {
+    pub fn evidence_listed(&mut self, kind: EvidenceKind) {
         self.listed_evidence.insert(kind);
         self.answers = true;
         self.evidence_trouble.remove(&kind);
@@ -100,21 +100,26 @@ impl World {
     }
 
     /// A kind can't be read.
-    pub fn evidence_fails(&mut self, kind: Said, why: String) {
+    pub fn evidence_fails(&mut self, kind: EvidenceKind, why: String) {
         self.evidence_trouble.insert(kind, why);
         self.touch_all();
     }
 
     /// A record was written, edited or deleted.
-    pub fn record_seen(&mut self, key: &Key, record: Option<Record>, now: Moment) {
+    pub fn record_seen(
+        &mut self,
+        key: &EvidenceKey,
+        record: Option<ProvenanceRecord>,
+        now: Moment,
+    ) {
         let old = self.evidence.records().get(key).cloned();
         let digests = old.iter().flat_map(|record| record.digests());
         let digests: BTreeSet<_> = digests
-            .chain(record.iter().flat_map(Record::digests))
+            .chain(record.iter().flat_map(ProvenanceRecord::digests))
             .collect();
         let images = self.images(&digests);
         // What is counted must be called the same when it is taken out as when it was put in.
-        let counts = |env: &Watched| {
+        let counts = |env: &EnvironmentState| {
             let mut images = images.iter();
             env.trust.contains(&*key.namespace) && images.any(|it| env.census.mentions(it))
         };
@@ -136,7 +141,7 @@ impl World {
         if !self.evidence.put_record(key, record) {
             return;
         }
-        self.unanswered(Said::Records, key.clone());
+        self.unanswered(EvidenceKind::Records, key.clone());
         self.records_unanswered(digests);
         if several {
             for (name, called) in called(self) {
@@ -155,11 +160,11 @@ impl World {
     /// A review was written or deleted. An error says what can't be read in it.
     pub fn review_seen(
         &mut self,
-        key: &Key,
+        key: &EvidenceKey,
         object: Option<&ArtifactApproval>,
     ) -> Result<(), String> {
         if let Some(touched) = self.evidence.put_review(key, object)? {
-            self.unanswered(Said::Reviews, key.clone());
+            self.unanswered(EvidenceKind::Reviews, key.clone());
             self.said_of(&self.images(&touched));
         }
         Ok(())
@@ -170,7 +175,7 @@ impl World {
         let Some((touched, environments)) = self.evidence.put_allowance(name, allowance) else {
             return;
         };
-        self.unanswered(Said::Allowances, Key::of_cluster(name));
+        self.unanswered(EvidenceKind::Allowances, EvidenceKey::of_cluster(name));
         for name in environments {
             if let Some(env) = self.environments.get_mut(&*name) {
                 env.docket.allow_list_changed();
@@ -202,7 +207,7 @@ impl World {
     /// Those environments have something to judge anew in which an image runs that was spoken of.
     fn said_of(&mut self, images: &BTreeSet<Fingerprint>) {
         for (name, env) in &mut self.environments {
-            let Log::Read(ledger, _) = &env.log else {
+            let KnownLog::Read(ledger, _) = &env.log else {
                 continue;
             };
             let runs =

@@ -11,14 +11,16 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     api::snapshot::{Cause, MAX_IDENTITIES, ReadAt},
     cluster::{fleet::Fleet, pod_view::version},
-    compliance::identity::Names,
+    compliance::identity::IdentityResolver,
     snapshot::{
         assessment::Assessor,
         census::Census,
-        cut::{Draft, Material},
+        cut::{CutInput, PendingEntries},
         ledger::{CENSUS_VERSION, Cell, Identities, Ledger},
         settle::{Settle, Unsettled, restless_until, rests_at, rolling_until},
-        state::{Kind, Log, Plan, Said, Stream, Watched, World},
+        state::{
+            ClusterState, EnvironmentState, EvidenceKind, KnownLog, Plan, StreamState, WatchKind,
+        },
     },
     time::Moment,
 };
@@ -29,7 +31,7 @@ const BEHIND: Duration = Duration::from_secs(10);
 /// At most one cut of an environment in this time.
 const CUT_INTERVAL: Duration = Duration::from_secs(1);
 
-impl World {
+impl ClusterState {
     /// What to do about an environment now.
     pub fn plan(&mut self, name: &str, now: Moment, wall: Timestamp) -> Plan {
         let Some(env) = self.environments.get(name) else {
@@ -39,14 +41,14 @@ impl World {
             return Plan::Frozen(reason, message);
         }
         let behind = match &env.log {
-            Log::Unread => {
+            KnownLog::Unread => {
                 return Plan::Frozen(
                     "ReadingLog",
                     "the environment's log is being read".to_owned(),
                 );
             }
-            Log::Blank(..) => None,
-            Log::Read(ledger, read) => Some(self.behind(ledger, *read, now)),
+            KnownLog::Blank(..) => None,
+            KnownLog::Read(ledger, read) => Some(self.behind(ledger, *read, now)),
         };
         if let Some(behind) = behind {
             match behind {
@@ -91,7 +93,7 @@ impl World {
         } else {
             &[]
         };
-        let names = Names {
+        let names = IdentityResolver {
             fleet: &self.fleet,
             evidence: &self.evidence,
             trust: &env.trust,
@@ -103,7 +105,7 @@ impl World {
             names,
             census: &env.census,
         };
-        let mut material = Material {
+        let mut material = CutInput {
             environment: name,
             uid: &env.uid,
             census: &env.census,
@@ -118,9 +120,11 @@ impl World {
         };
         let docket = &mut env.docket;
         let draft = match &mut env.log {
-            Log::Unread => return Plan::Wait(None),
-            Log::Blank(end, cause) => material.baseline(end.as_deref(), &env.scope, *cause, docket),
-            Log::Read(ledger, _) => {
+            KnownLog::Unread => return Plan::Wait(None),
+            KnownLog::Blank(end, cause) => {
+                material.baseline(end.as_deref(), &env.scope, *cause, docket)
+            }
+            KnownLog::Read(ledger, _) => {
                 if ledger.census_version != CENSUS_VERSION {
                     let cause = Cause::RulesChanged;
                     let draft = material.baseline(Some(ledger), &env.scope, cause, docket);
@@ -168,7 +172,7 @@ impl World {
                     let end = end.map_or(&**ledger, |entry| &entry.after);
                     let assessor = Assessor { census, ..assessor };
                     let unidentified = i64::try_from(census.unidentified()).unwrap_or(i64::MAX);
-                    let scoped = Material {
+                    let scoped = CutInput {
                         census,
                         assessor,
                         unidentified,
@@ -178,7 +182,7 @@ impl World {
                     let baseline = scoped.baseline(Some(end), &env.wanted, cause, docket);
                     let mut entries = draft.map(|draft| draft.entries).unwrap_or_default();
                     entries.extend(baseline.entries);
-                    Draft {
+                    PendingEntries {
                         entries,
                         ..baseline
                     }
@@ -203,12 +207,12 @@ impl World {
     }
 
     /// Why nothing can be said of an environment now. It must never look as if everything had stopped.
-    fn frozen(&self, env: &Watched, now: Moment) -> Option<(&'static str, String)> {
-        let mut needed = vec![Kind::Pods];
+    fn frozen(&self, env: &EnvironmentState, now: Moment) -> Option<(&'static str, String)> {
+        let mut needed = vec![WatchKind::Pods];
         if env.wanted.needs_namespaces() || env.scope.needs_namespaces() {
-            needed.push(Kind::Namespaces);
+            needed.push(WatchKind::Namespaces);
         }
-        let unlisted = Said::ALL
+        let unlisted = EvidenceKind::ALL
             .into_iter()
             .find(|kind| !self.listed_evidence.contains(kind));
         let watched = needed.into_iter().find_map(|kind| {
@@ -244,16 +248,16 @@ impl World {
         let mut set_back = false;
         let mut kinds = vec![];
         let seen = [
-            (Kind::Pods, &ledger.read_at.pods),
-            (Kind::Deployments, &ledger.read_at.deployments),
-            (Kind::Namespaces, &ledger.read_at.namespaces),
+            (WatchKind::Pods, &ledger.read_at.pods),
+            (WatchKind::Deployments, &ledger.read_at.deployments),
+            (WatchKind::Namespaces, &ledger.read_at.namespaces),
         ];
         for (kind, seen) in seen {
             let stream = self.stream(kind);
             if seen.is_empty() || !stream.is_good(now) || stream.version >= version(seen) {
                 continue;
             }
-            if kind == Kind::Namespaces && !ledger.scope.needs_namespaces() {
+            if kind == WatchKind::Namespaces && !ledger.scope.needs_namespaces() {
                 continue;
             }
             // A quorum list that began after the head was read is new enough, whatever its number.
@@ -274,7 +278,7 @@ impl World {
     }
 
     fn read_at(&self, now: Moment) -> ReadAt {
-        let of = |stream: &Stream| {
+        let of = |stream: &StreamState| {
             if stream.is_good(now) {
                 stream.version.to_string()
             } else {
@@ -290,12 +294,17 @@ impl World {
 }
 
 enum Behind {
-    No { set_back: bool },
-    Wait { until: Moment, kinds: Vec<Kind> },
+    No {
+        set_back: bool,
+    },
+    Wait {
+        until: Moment,
+        kinds: Vec<WatchKind>,
+    },
 }
 
 /// The names of kinds, for people.
-fn names(kinds: &[Kind]) -> String {
+fn names(kinds: &[WatchKind]) -> String {
     let names: Vec<_> = kinds.iter().map(|kind| kind.as_str()).collect();
     names.join(" and ")
 }
@@ -305,7 +314,7 @@ fn names(kinds: &[Kind]) -> String {
 pub(super) fn identities(
     ledger: &Ledger,
     census: &Census,
-    names: &Names,
+    names: &IdentityResolver,
     cells: &BTreeSet<Cell>,
 ) -> (Identities, bool) {
     let pair = |digest| (digest, names.canonical(digest));

@@ -5,23 +5,25 @@ use std::collections::BTreeSet;
 use crate::{
     api::snapshot::{Compliance, ComplianceState, Totals},
     cluster::image::Fingerprint,
-    compliance::identity::Names,
-    snapshot::state::{Held, Log, Picture, Watched, World},
+    compliance::identity::IdentityResolver,
+    snapshot::state::{
+        ClusterState, EnvironmentState, EnvironmentSummary, KnownLog, RunningArtifact,
+    },
 };
 
-impl World {
+impl ClusterState {
     /// What an environment looks like.
-    pub fn picture(&self, name: &str) -> Option<Picture> {
+    pub fn picture(&self, name: &str) -> Option<EnvironmentSummary> {
         let env = self.environments.get(name)?;
         let (head, totals, compliance) = match &env.log {
-            Log::Read(ledger, _) => (
+            KnownLog::Read(ledger, _) => (
                 Some((ledger.index, ledger.time)),
                 ledger.totals(),
                 ledger.compliance.clone(),
             ),
             _ => (None, Totals::default(), Compliance::default()),
         };
-        Some(Picture {
+        Some(EnvironmentSummary {
             head,
             totals,
             unidentified: env.census.unidentified(),
@@ -32,25 +34,25 @@ impl World {
     }
 
     /// What the logs of all environments hold.
-    pub fn held(&self) -> impl Iterator<Item = Held<'_>> {
+    pub fn held(&self) -> impl Iterator<Item = RunningArtifact<'_>> {
         let logs = self.environments.iter();
         let logs = logs.filter_map(|(name, env)| Some((name, env.ledger()?)));
         logs.flat_map(|(name, ledger)| {
             let artifacts = ledger.artifacts();
-            artifacts.map(|(fingerprint, _)| Held::of(name, ledger, *fingerprint))
+            artifacts.map(|(fingerprint, _)| RunningArtifact::of(name, ledger, *fingerprint))
         })
     }
 
     /// The environments in which an image runs that is known by these digests.
-    pub fn running(&self, digests: &[Fingerprint]) -> Vec<Held<'_>> {
+    pub fn running(&self, digests: &[Fingerprint]) -> Vec<RunningArtifact<'_>> {
         self.running_where(digests, |_| true)
     }
 
     fn running_where(
         &self,
         digests: &[Fingerprint],
-        counts: impl Fn(&Watched) -> bool,
-    ) -> Vec<Held<'_>> {
+        counts: impl Fn(&EnvironmentState) -> bool,
+    ) -> Vec<RunningArtifact<'_>> {
         let mut found = vec![];
         for (name, env) in self.environments.iter().filter(|(_, env)| counts(env)) {
             let Some(ledger) = env.ledger() else {
@@ -59,7 +61,7 @@ impl World {
             let names = self.names(env);
             let known = digests.iter().map(|digest| names.canonical(*digest));
             let runs = known.filter(|known| ledger.total(known) > 0).min();
-            found.extend(runs.map(|runs| Held::of(name, ledger, runs)));
+            found.extend(runs.map(|runs| RunningArtifact::of(name, ledger, runs)));
         }
         found
     }
@@ -95,13 +97,14 @@ impl World {
 
     /// What the log of an environment knows of its allow-list: UIDs of entries.
     pub fn announced(&self, name: &str, uid: &str) -> bool {
-        let Some(Log::Read(ledger, _)) = self.environments.get(name).map(|env| &env.log) else {
+        let Some(KnownLog::Read(ledger, _)) = self.environments.get(name).map(|env| &env.log)
+        else {
             return false;
         };
         ledger.allowed.keys().any(|(known, _)| **known == *uid)
     }
 
-    pub(super) fn names<'a>(&'a self, env: &'a Watched) -> Names<'a> {
+    pub(super) fn names<'a>(&'a self, env: &'a EnvironmentState) -> IdentityResolver<'a> {
         env.names(&self.fleet, &self.evidence)
     }
 }

@@ -14,9 +14,9 @@ use crate::{
         snapshot::{ComplianceState, Provenance},
     },
     cluster::image::Fingerprint,
-    compliance::evidence::{Attested, Record, Review},
+    compliance::evidence::{ApprovalReview, AttestationRecord, ProvenanceRecord},
     message::installation::Installation,
-    snapshot::state::{Held, World},
+    snapshot::state::{ClusterState, RunningArtifact},
     web::views::{compliant, seconds, verdict},
 };
 
@@ -33,7 +33,7 @@ pub enum Wanted {
 
 /// A question about a flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Question {
+pub struct ArtifactQuery {
     /// The flow.
     pub flow: String,
     /// What is asked for.
@@ -42,7 +42,7 @@ pub struct Question {
 
 /// What a log tells of where an image comes from.
 #[derive(Clone, Copy, Debug)]
-pub struct Told<'a> {
+pub struct ArtifactAnswer<'a> {
     environment: &'a str,
     index: i64,
     fingerprint: Fingerprint,
@@ -50,8 +50,8 @@ pub struct Told<'a> {
     provenance: &'a Provenance,
 }
 
-impl<'a> Told<'a> {
-    fn of(held: Held<'a>) -> Option<Self> {
+impl<'a> ArtifactAnswer<'a> {
+    fn of(held: RunningArtifact<'a>) -> Option<Self> {
         Some(Self {
             environment: held.environment,
             index: held.index,
@@ -75,23 +75,23 @@ impl<'a> Told<'a> {
     }
 }
 
-impl Question {
+impl ArtifactQuery {
     /// The answer: by the records and reviews that some environment trusts, else by the newest state of the environments.
-    pub fn answer(&self, installation: &Installation, world: &World) -> Option<Value> {
+    pub fn answer(&self, installation: &Installation, world: &ClusterState) -> Option<Value> {
         let by_records = match self.wanted {
             Wanted::Artifact(digest) => self.artifact(installation, world, digest),
             Wanted::Deployment(number) => self.deployment(installation, world, number),
             Wanted::Approval(number) => self.approval(installation, world, number),
         };
         by_records.or_else(|| {
-            let mut told = world.held().filter_map(Told::of);
+            let mut told = world.held().filter_map(ArtifactAnswer::of);
             let told = told.find(|told| self.is_answered_by(told))?;
             Some(self.answer_by(installation, world, &told))
         })
     }
 
     /// Whether what a log tells is what is asked for.
-    pub fn is_answered_by(&self, told: &Told<'_>) -> bool {
+    pub fn is_answered_by(&self, told: &ArtifactAnswer<'_>) -> bool {
         let known = told.provenance;
         let is_it = match self.wanted {
             Wanted::Artifact(digest) => told.fingerprint == digest,
@@ -102,7 +102,12 @@ impl Question {
     }
 
     /// The answer by what a log tells.
-    pub fn answer_by(&self, installation: &Installation, world: &World, told: &Told<'_>) -> Value {
+    pub fn answer_by(
+        &self,
+        installation: &Installation,
+        world: &ClusterState,
+        told: &ArtifactAnswer<'_>,
+    ) -> Value {
         let known = told.provenance;
         let source = json!({
             "record": null,
@@ -120,13 +125,13 @@ impl Question {
                 &known.name
             },
         };
-        let deployments = known.deployments.iter().map(|note| Deployment {
+        let deployments = known.deployments.iter().map(|note| DeploymentView {
             number: note.number,
             time: note.time,
             environment: told.environment,
             build_url: &note.build_url,
         });
-        let approvals = known.approvals.iter().map(|note| Approval {
+        let approvals = known.approvals.iter().map(|note| ApprovalView {
             number: note.number,
             time: note.time,
             state: note.state,
@@ -136,7 +141,7 @@ impl Question {
             expires: None,
         });
         let mut answer = match self.wanted {
-            Wanted::Artifact(_) => Artifact {
+            Wanted::Artifact(_) => ArtifactView {
                 aliases: vec![],
                 state: known.status,
                 created: None,
@@ -168,7 +173,7 @@ impl Question {
     fn artifact(
         &self,
         installation: &Installation,
-        world: &World,
+        world: &ClusterState,
         digest: Fingerprint,
     ) -> Option<Value> {
         let class = world.vouched(digest);
@@ -193,7 +198,7 @@ impl Question {
             name: name(record, running.first()),
         };
         let others = record.aliases.iter();
-        let mut answer = Artifact {
+        let mut answer = ArtifactView {
             aliases: others.map(ToString::to_string).collect(),
             state: Some(record.state),
             created: Some(record.created),
@@ -202,8 +207,11 @@ impl Question {
             build_url: text(record.build_url.as_deref()),
             missing: record.missing.iter().map(|name| &**name).collect(),
             attestations: &record.attestations,
-            deployments: record.deployments.iter().map(Deployment::of).collect(),
-            approvals: reviews.iter().map(|review| Approval::of(review)).collect(),
+            deployments: record.deployments.iter().map(DeploymentView::of).collect(),
+            approvals: reviews
+                .iter()
+                .map(|review| ApprovalView::of(review))
+                .collect(),
             running,
         }
         .json(installation, &subject);
@@ -211,7 +219,12 @@ impl Question {
         Some(answer)
     }
 
-    fn deployment(&self, installation: &Installation, world: &World, number: i64) -> Option<Value> {
+    fn deployment(
+        &self,
+        installation: &Installation,
+        world: &ClusterState,
+        number: i64,
+    ) -> Option<Value> {
         let records = world.evidence().records().values();
         let records = records
             .filter(|record| *record.flow == *self.flow && world.trusts(&record.key.namespace));
@@ -228,13 +241,18 @@ impl Question {
             fingerprint: record.fingerprint,
             name: name(record, running.first()),
         };
-        let mut answer = Deployment::of(deployment).json(installation, &subject);
+        let mut answer = DeploymentView::of(deployment).json(installation, &subject);
         answer["source"] = said_by(&record.key);
         Some(answer)
     }
 
     /// A review stands under the flow that it names, and under those of its image's records: payloads link it there.
-    fn approval(&self, installation: &Installation, world: &World, number: i64) -> Option<Value> {
+    fn approval(
+        &self,
+        installation: &Installation,
+        world: &ClusterState,
+        number: i64,
+    ) -> Option<Value> {
         let reviews = world.evidence().reviews().values();
         let reviews =
             reviews.filter(|review| review.number == number && world.trusts(&review.key.namespace));
@@ -253,13 +271,16 @@ impl Question {
             fingerprint,
             name: record.map_or(image, |record| name(record, running.first())),
         };
-        let mut answer = Approval::of(review).json(installation, &subject);
+        let mut answer = ApprovalView::of(review).json(installation, &subject);
         answer["source"] = said_by(&review.key);
         Some(answer)
     }
 }
 
-fn counted<'a>(world: &'a World, digests: &BTreeSet<Fingerprint>) -> Vec<&'a Record> {
+fn counted<'a>(
+    world: &'a ClusterState,
+    digests: &BTreeSet<Fingerprint>,
+) -> Vec<&'a ProvenanceRecord> {
     let trusts = |namespace: &str| world.trusts(namespace);
     let records = world.evidence().counted(digests.iter().copied(), trusts);
     records.into_iter().map(|record| &**record).collect()
@@ -276,7 +297,7 @@ fn text(text: Option<&str>) -> &str {
 }
 
 /// What people call an image: by its record, else as pods ask for it.
-fn name<'a>(record: &'a Record, runs: Option<&Held<'a>>) -> &'a str {
+fn name<'a>(record: &'a ProvenanceRecord, runs: Option<&RunningArtifact<'a>>) -> &'a str {
     let running = || runs.map_or("", |held| held.name);
     record.name.as_deref().unwrap_or_else(running)
 }
@@ -298,7 +319,7 @@ impl Subject<'_> {
     }
 }
 
-struct Artifact<'a> {
+struct ArtifactView<'a> {
     aliases: Vec<String>,
     state: Option<RecordState>,
     created: Option<Timestamp>,
@@ -306,13 +327,13 @@ struct Artifact<'a> {
     commit_url: &'a str,
     build_url: &'a str,
     missing: Vec<&'a str>,
-    attestations: &'a [Attested],
-    deployments: Vec<Deployment<'a>>,
-    approvals: Vec<Approval<'a>>,
-    running: Vec<Held<'a>>,
+    attestations: &'a [AttestationRecord],
+    deployments: Vec<DeploymentView<'a>>,
+    approvals: Vec<ApprovalView<'a>>,
+    running: Vec<RunningArtifact<'a>>,
 }
 
-impl Artifact<'_> {
+impl ArtifactView<'_> {
     /// With the keys that Kosli's own client asks for.
     fn json(&self, installation: &Installation, subject: &Subject<'_>) -> Value {
         let fingerprint = subject.fingerprint.to_string();
@@ -348,7 +369,7 @@ impl Artifact<'_> {
     }
 }
 
-fn running(installation: &Installation, held: &Held<'_>) -> Value {
+fn running(installation: &Installation, held: &RunningArtifact<'_>) -> Value {
     let mut value = json!({
         "environment_name": held.environment,
         "snapshot_index": held.index,
@@ -364,15 +385,15 @@ fn running(installation: &Installation, held: &Held<'_>) -> Value {
     value
 }
 
-struct Deployment<'a> {
+struct DeploymentView<'a> {
     number: i64,
     time: Timestamp,
     environment: &'a str,
     build_url: &'a str,
 }
 
-impl<'a> Deployment<'a> {
-    fn of(announced: &'a crate::compliance::evidence::Deployed) -> Self {
+impl<'a> DeploymentView<'a> {
+    fn of(announced: &'a crate::compliance::evidence::DeploymentRecord) -> Self {
         Self {
             number: announced.number,
             time: announced.time,
@@ -398,7 +419,7 @@ impl<'a> Deployment<'a> {
     }
 }
 
-struct Approval<'a> {
+struct ApprovalView<'a> {
     number: i64,
     time: Timestamp,
     state: ReviewState,
@@ -409,8 +430,8 @@ struct Approval<'a> {
     expires: Option<Timestamp>,
 }
 
-impl<'a> Approval<'a> {
-    fn of(review: &'a Review) -> Self {
+impl<'a> ApprovalView<'a> {
+    fn of(review: &'a ApprovalReview) -> Self {
         Self {
             number: review.number,
             time: review.time,

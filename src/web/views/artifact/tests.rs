@@ -44,7 +44,7 @@ fn cluster() -> Cluster {
 
 fn ask(cluster: &Cluster, flow: &str, wanted: Wanted) -> Option<Value> {
     let flow = flow.to_owned();
-    Question { flow, wanted }.answer(&installation(), &cluster.world)
+    ArtifactQuery { flow, wanted }.answer(&installation(), &cluster.world)
 }
 
 fn artifact(name: &str) -> Wanted {
@@ -169,12 +169,12 @@ fn what_is_deleted_is_told_by_the_log_that_used_it() {
             "the newest state has followed"
         );
         let flow = "runner".to_owned();
-        let question = Question { flow, wanted };
+        let question = ArtifactQuery { flow, wanted };
         let log = cluster.log("prod");
         let mut entries = log
             .iter()
             .rev()
-            .flat_map(|entry| Told::in_entry(&entry.spec));
+            .flat_map(|entry| ArtifactAnswer::in_entry(&entry.spec));
         let told = entries.find(|told| question.is_answered_by(told)).unwrap();
         let found = question.answer_by(&installation(), &cluster.world, &told);
         assert_eq!(found["flow_name"], "runner", "{wanted:?}");
