@@ -1,9 +1,10 @@
-//! What is shipped: the chart, the image, the examples and the page about Argo CD, each tried the way a user does.
+//! What is shipped: the chart, the image, the examples and the documentation, each tried the way a user does.
 
 #![allow(clippy::unwrap_used)]
 
 mod argocd;
 mod chart;
+mod docs;
 mod examples;
 mod helm;
 mod image;

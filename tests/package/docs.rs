@@ -1,0 +1,250 @@
+//! The documentation: its links lead somewhere, its metrics exist, and the README stays short.
+
+use crate::{file, root};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// The pages that people read, relative to the top of the repository.
+fn pages() -> Vec<PathBuf> {
+    let top = [
+        "README.md",
+        "DESIGN.md",
+        "SECURITY.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "charts/shipbell/README.md",
+    ];
+    let mut pages: Vec<PathBuf> = top.iter().map(PathBuf::from).collect();
+    pages.extend(files("docs", "md"));
+    pages
+}
+
+/// The files with this extension below a directory, relative to the top of the repository.
+fn files(directory: &str, extension: &str) -> Vec<PathBuf> {
+    let mut found = vec![];
+    let mut open = vec![root().join(directory)];
+    while let Some(directory) = open.pop() {
+        for entry in fs::read_dir(&directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|it| it == extension) {
+                found.push(path.strip_prefix(root()).unwrap().to_owned());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn text(path: &Path) -> String {
+    file(path.to_str().unwrap())
+}
+
+/// The lines of a page outside of blocks of code.
+fn prose(page: &str) -> Vec<&str> {
+    let mut code = false;
+    let mut lines = vec![];
+    for line in page.lines() {
+        if line.trim_start().starts_with("```") {
+            code = !code;
+        } else if !code {
+            lines.push(line);
+        }
+    }
+    lines
+}
+
+/// The anchors of a page's headings, made the way GitHub makes them.
+fn anchors(page: &str) -> BTreeSet<String> {
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let mut anchors = BTreeSet::new();
+    let prose = prose(page);
+    for line in prose.iter().filter(|line| line.starts_with('#')) {
+        let heading = line.trim_start_matches('#').trim().to_lowercase();
+        let kept = heading
+            .chars()
+            .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+        let anchor: String = kept.map(|c| if c == ' ' { '-' } else { c }).collect();
+        let before = seen.entry(anchor.clone()).or_default();
+        anchors.insert(match *before {
+            0 => anchor,
+            again => format!("{anchor}-{again}"),
+        });
+        *before += 1;
+    }
+    anchors
+}
+
+/// The targets of a page's links: `[text](target)` and `[name]: target`.
+fn links(page: &str) -> Vec<String> {
+    let text = prose(page).join("\n");
+    let inline = text
+        .split("](")
+        .skip(1)
+        .map(|rest| rest.split([')', ' ']).next().unwrap_or_default());
+    let named = text
+        .lines()
+        .filter(|line| line.starts_with('['))
+        .filter_map(|line| line.split_once("]: ").map(|(_, target)| target.trim()));
+    inline.chain(named).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_readme_has_at_most_150_short_lines() {
+    let readme = file("README.md");
+    let lines: Vec<&str> = readme.lines().collect();
+    assert!(lines.len() <= 150, "{} lines", lines.len());
+    for line in lines {
+        assert!(line.chars().count() < 100, "{line}");
+    }
+}
+
+#[test]
+fn every_link_of_the_pages_leads_to_a_file_and_to_a_heading_that_exist() {
+    let mut followed = 0;
+    let mut broken = vec![];
+    for page in pages() {
+        for link in links(&text(&page)) {
+            if link.contains("://") {
+                continue;
+            }
+            followed += 1;
+            let (path, anchor) = link.split_once('#').unwrap_or((&link, ""));
+            let target = match path {
+                "" => root().join(&page),
+                path => root().join(page.parent().unwrap()).join(path),
+            };
+            let inside = fs::canonicalize(&target)
+                .is_ok_and(|real| real.starts_with(fs::canonicalize(root()).unwrap()));
+            let heading =
+                || fs::read_to_string(&target).is_ok_and(|it| anchors(&it).contains(anchor));
+            if !inside || !(anchor.is_empty() || heading()) {
+                broken.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+    assert!(followed > 40, "only {followed} links were found");
+}
+
+/// The names of the operator's metrics as Prometheus sees them, from where they are registered.
+fn metrics() -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for source in files("src", "rs") {
+        let source = text(&source);
+        if !source.contains("Registry::with_prefix(\"shipbell\")") {
+            continue;
+        }
+        for call in source.split(".register(").skip(1) {
+            let call = call.split(");").next().unwrap();
+            let name = call.split('"').nth(1).unwrap();
+            let field = call
+                .split("metrics.")
+                .nth(1)
+                .and_then(|rest| rest.split('.').next())
+                .unwrap_or_else(|| panic!("which field is registered as {name}?"));
+            let declared = source
+                .lines()
+                .find(|line| line.trim_start().starts_with(&format!("{field}: ")))
+                .unwrap_or_else(|| panic!("what is the type of {field}?"));
+            let total = if declared.contains("Counter") {
+                "_total"
+            } else {
+                ""
+            };
+            names.insert(format!("shipbell_{name}{total}"));
+        }
+    }
+    assert!(names.len() >= 10, "{names:?}");
+    names
+}
+
+/// The words in a text that look like the operator's metrics.
+fn named_metrics(text: &str) -> BTreeSet<String> {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    text.split(|c| !word(c))
+        .filter(|word| word.starts_with("shipbell_"))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn every_metric_is_explained_and_every_metric_that_is_named_exists() {
+    let metrics = metrics();
+    let page = file("docs/operations.md");
+    for name in &metrics {
+        let row = format!("| `{name}` | ");
+        let row = page.lines().find(|line| line.starts_with(&row));
+        let row = row.unwrap_or_else(|| panic!("docs/operations.md has no row for {name}"));
+        let kind = if name.ends_with("_total") {
+            "counter"
+        } else {
+            "gauge"
+        };
+        assert!(row.contains(&format!("| {kind} |")), "{row}");
+    }
+    let shipped = ["yaml", "tpl", "txt", "json", "md"];
+    let shipped = shipped
+        .iter()
+        .flat_map(|extension| files("charts", extension));
+    for path in pages().into_iter().chain(shipped) {
+        let named = named_metrics(&text(&path));
+        let unknown: Vec<_> = named.difference(&metrics).collect();
+        assert!(unknown.is_empty(), "{}: {unknown:?}", path.display());
+    }
+}
+
+#[test]
+fn every_reason_has_one_row_of_its_own_in_a_table_of_the_page_about_troubles() {
+    let page = file("docs/troubleshooting.md");
+    let prose = prose(&page);
+    let mut rows = 0;
+    let mut section = "";
+    let mut seen: BTreeSet<(&str, &str)> = BTreeSet::new();
+    let mut lines = prose.iter().peekable();
+    while let Some(line) = lines.next() {
+        if let Some(heading) = line.strip_prefix("## ") {
+            section = heading;
+        }
+        if *line != "| reason | meaning | what to do |" {
+            continue;
+        }
+        let mut here = BTreeSet::new();
+        lines.next();
+        while let Some(row) = lines.next_if(|line| line.starts_with('|')) {
+            let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+            assert_eq!(cells.len(), 3, "{section}: {row}");
+            assert!(cells.iter().all(|cell| !cell.is_empty()), "{row}");
+            let reason = cells[0]
+                .strip_prefix('`')
+                .and_then(|it| it.strip_suffix('`'));
+            let reason = reason.unwrap_or_else(|| panic!("{section}: {row}"));
+            assert!(
+                reason.starts_with(|c: char| c.is_ascii_uppercase())
+                    && reason.chars().all(|c| c.is_ascii_alphabetic()),
+                "{section}: {row}"
+            );
+            assert!(here.insert(reason), "{section}: {reason} twice in a table");
+            seen.insert((section, reason));
+            rows += 1;
+        }
+    }
+    assert!(rows > 70, "only {rows} rows");
+    for (section, reason) in [
+        ("NotificationSetting: Ready", "SecretForbidden"),
+        ("NotificationSetting: Delivered", "PayloadRefused"),
+        ("NotificationSetting: skipped ranges", "CursorReset"),
+        ("NotificationSetting: dead letters", "RetryExpired"),
+        ("Environment: Ready", "LogForbidden"),
+        ("Environment: Compliant", "NoProvenance"),
+        ("ArtifactProvenance", "Conflict"),
+        ("ArtifactApproval", "Numbered"),
+        ("AllowedArtifact", "Expired"),
+    ] {
+        assert!(seen.contains(&(section, reason)), "{section}: {reason}");
+    }
+}
