@@ -1024,7 +1024,7 @@ pub fn image_id(image: &str) -> String {
     format!("registry.example/{image}@sha256:{}", digest(image))
 }
 
-/// WatchKind, namespace and name of a workload.
+/// Kind, namespace and name of a workload.
 fn parts(workload: &str) -> (String, String, String) {
     let (kind, name) = workload.split_once(' ').unwrap_or(("Deployment", workload));
     let (namespace, name) = name.split_once('/').unwrap_or(("shop", name));
