@@ -1,0 +1,393 @@
+//! Finds the next message for one environment of a setting in the log, and composes it. Nothing is decided here that the
+//! state of the setting must decide again: composing happens when the message's turn at the destination has come.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use crate::{
+    api::{
+        EnvironmentSnapshotSpec,
+        setting::{Cursor, UnreportedGap},
+        snapshot::Event,
+    },
+    delivery::{
+        history::SkippedEntries,
+        reasons::SkipReason,
+        subscription::{NextEvents, Subscription},
+    },
+    http::destination::DestinationKind,
+    message::{installation::Installation, kosli, slack, unreported_gap},
+    snapshot::{
+        event,
+        log::{self, EntryMeta},
+    },
+};
+
+/// At most this many entries without anything to send are passed before the cursor is reported.
+const PASSED: usize = 256;
+/// A Slack backlog of more snapshots than this goes out as a digest.
+const DIGEST_AFTER: usize = 5;
+/// At most this many snapshots make one digest.
+const DIGEST_MAX: usize = 200;
+
+/// What delivery reads of the log. An error is a sentence for people.
+pub(crate) trait LogReader {
+    /// The entry of this number, unless it was removed.
+    async fn read(
+        &self,
+        environment: &str,
+        uid: &str,
+        index: i64,
+    ) -> Result<Option<Arc<EnvironmentSnapshotSpec>>, String>;
+
+    /// The entries that are there, oldest first.
+    async fn entries(&self, environment: &str, uid: &str) -> Result<Vec<EntryMeta>, String>;
+}
+
+/// What to look for, and from where.
+#[derive(Clone, Debug)]
+pub(crate) struct Search {
+    pub subscription: Arc<Subscription>,
+    pub cursor: Cursor,
+    /// The number of the environment's newest snapshot.
+    pub head: i64,
+    /// Events that happened before this are given up.
+    pub expired_before: Option<Timestamp>,
+    /// The environment is gone: entries that are missing went with it.
+    pub deleted: bool,
+    pub now: Timestamp,
+}
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// Where the cursor stands: after what was passed over, before what is next.
+    pub cursor: Cursor,
+    /// What was passed over though it was asked for, and why.
+    pub skipped: Vec<SkippedEntries>,
+    /// The report of removed snapshots if it is given up: its id, and the name of the last of those snapshots.
+    pub given_up: Option<(String, String)>,
+    pub next: Next,
+}
+
+/// What is next after what was passed over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// There is nothing to send up to the cursor.
+    Nothing,
+    /// There is a message to send.
+    Message(MessageKey),
+    /// The log can't be read, and why.
+    Unreadable(String),
+}
+
+/// What makes a message: the same key leads to the same id and, under one configuration, the same bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum MessageKey {
+    /// Events of the snapshot after the cursor's.
+    Events(NextEvents),
+    /// That snapshots were removed before they could be delivered.
+    Gap(UnreportedGap),
+}
+
+/// A message, ready to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Message {
+    /// The id of the first event that it holds.
+    pub id: String,
+    pub body: Bytes,
+    /// The message without what a destination may refuse of it, if there is such a form.
+    pub plain: Option<Bytes>,
+    /// Where the cursor stands when it is delivered.
+    pub after: Cursor,
+    /// How many events it holds.
+    pub events: usize,
+    /// The name of the snapshot that it comes from.
+    pub snapshot: String,
+}
+
+impl Search {
+    /// Looks for the next message; the cursor moves over what is not asked for, given up or gone.
+    pub async fn find(&self, log: &impl LogReader) -> Found {
+        let mut found = Found {
+            cursor: self.cursor.clone(),
+            skipped: vec![],
+            given_up: None,
+            next: Next::Nothing,
+        };
+        found.next = match self.advance(log, &mut found).await {
+            Ok(Some(MessageKey::Gap(gap))) if self.is_expired(gap.time) => {
+                found.cursor.unreported_gap = None;
+                let uid = &self.cursor.environment_uid;
+                let last = log::name(&self.cursor.environment, gap.to);
+                found.given_up = Some((unreported_gap::id(uid, &gap), last));
+                Next::Nothing
+            }
+            Ok(Some(key)) => Next::Message(key),
+            Ok(None) => Next::Nothing,
+            Err(why) => Next::Unreadable(why),
+        };
+        found
+    }
+
+    fn is_expired(&self, time: Timestamp) -> bool {
+        self.expired_before.is_some_and(|limit| time < limit)
+    }
+
+    async fn read(
+        &self,
+        log: &impl LogReader,
+        index: i64,
+    ) -> Result<Option<Arc<EnvironmentSnapshotSpec>>, String> {
+        let Cursor {
+            environment,
+            environment_uid,
+            ..
+        } = &self.cursor;
+        log.read(environment, environment_uid, index).await
+    }
+
+    async fn advance(
+        &self,
+        log: &impl LogReader,
+        found: &mut Found,
+    ) -> Result<Option<MessageKey>, String> {
+        let cursor = &mut found.cursor;
+        let mut passed = 0;
+        while cursor.index < self.head && passed < PASSED {
+            passed += 1;
+            let index = cursor.index + 1;
+            let Some(snapshot) = self.read(log, index).await? else {
+                let hole = self.hole(log, index).await?;
+                if hole.reason == SkipReason::HistoryTruncated {
+                    let before = cursor.unreported_gap.as_ref();
+                    cursor.unreported_gap =
+                        Some(unreported_gap::widened(before, hole.from, hole.to, self.now));
+                }
+                (cursor.index, cursor.ordinal) = (hole.to, 0);
+                found.skipped.push(hole);
+                return Ok(None); // it is reported when the status holds it
+            };
+            if cursor.unreported_gap.is_some() {
+                break; // before any later event, and only now: the gap might have grown
+            }
+            let done = usize::try_from(cursor.ordinal).unwrap_or(0);
+            let wanted = self.subscription.count(&snapshot, done);
+            if wanted > 0 && self.is_expired(snapshot.time) {
+                skip_expired(&mut found.skipped, index, wanted);
+            } else if let Some(next) = self.subscription.next_events(&snapshot, done) {
+                return Ok(Some(MessageKey::Events(next)));
+            }
+            (cursor.index, cursor.ordinal) = (index, 0);
+        }
+        Ok(cursor.unreported_gap.clone().map(MessageKey::Gap))
+    }
+
+    /// Entries that were still to be passed are gone from the log.
+    async fn hole(&self, log: &impl LogReader, index: i64) -> Result<SkippedEntries, String> {
+        let Cursor {
+            environment,
+            environment_uid,
+            ..
+        } = &self.cursor;
+        let entries = log.entries(environment, environment_uid).await?;
+        let mut there = entries.iter().map(|entry| entry.index);
+        let to = there
+            .find(|there| *there >= index)
+            .map_or(self.head, |next| next - 1);
+        if to < index {
+            return Err(format!("snapshot {index} is listed but can't be read"));
+        }
+        Ok(SkippedEntries {
+            from: index,
+            to,
+            count: None,
+            reason: if self.deleted {
+                SkipReason::EnvironmentDeleted
+            } else {
+                SkipReason::HistoryTruncated
+            },
+        })
+    }
+
+    /// Composes the message at the cursor. `None`: the log no longer holds what was found.
+    pub async fn compose(
+        &self,
+        log: &impl LogReader,
+        key: &MessageKey,
+        from: &Origin<'_>,
+    ) -> Result<Option<Message>, String> {
+        let next = match key {
+            MessageKey::Gap(gap) => return Ok(Some(self.gap_message(gap, from))),
+            MessageKey::Events(next) => next,
+        };
+        let Some(snapshot) = self.read(log, self.cursor.index + 1).await? else {
+            return Ok(None);
+        };
+        let id = event::id(&snapshot, next.positions[0]);
+        let name = log::name(&snapshot.environment, snapshot.index);
+        let (body, plain, after, events) = match self.subscription.kind {
+            DestinationKind::Webhook => {
+                let event = &snapshot.events[next.positions[0]];
+                let body = kosli::body(from.installation, &snapshot, event);
+                (body, None, self.after(&snapshot, next.done), 1)
+            }
+            DestinationKind::Slack => {
+                let (message, after, events) =
+                    self.slack_message(log, &snapshot, next, from).await?;
+                (message.to_body(), Some(slack::plain(&message)), after, events)
+            }
+        };
+        Ok(Some(Message {
+            id,
+            body: body.into(),
+            plain: plain.map(Bytes::from),
+            after,
+            events,
+            snapshot: name,
+        }))
+    }
+
+    /// The message that reports removed snapshots.
+    fn gap_message(&self, gap: &UnreportedGap, from: &Origin<'_>) -> Message {
+        let cursor = &self.cursor;
+        let (installation, setting) = (from.installation, from.setting);
+        let (body, plain) = match self.subscription.kind {
+            DestinationKind::Webhook => (
+                kosli::truncated_body(installation, &cursor.environment, gap, setting),
+                None,
+            ),
+            DestinationKind::Slack => {
+                let message = slack::truncated(installation, &cursor.environment, gap, setting);
+                (message.to_body(), Some(slack::plain(&message)))
+            }
+        };
+        Message {
+            id: unreported_gap::id(&cursor.environment_uid, gap),
+            body: body.into(),
+            plain: plain.map(Bytes::from),
+            after: Cursor {
+                unreported_gap: None,
+                ..cursor.clone()
+            },
+            events: 1,
+            snapshot: log::name(&cursor.environment, gap.to),
+        }
+    }
+
+    /// The cursor when this many events of a snapshot are done.
+    fn after(&self, snapshot: &EnvironmentSnapshotSpec, done: usize) -> Cursor {
+        let mut cursor = self.cursor.clone();
+        (cursor.index, cursor.ordinal) = if done >= snapshot.events.len() {
+            (snapshot.index, 0)
+        } else {
+            (snapshot.index - 1, i64::try_from(done).unwrap_or(i64::MAX))
+        };
+        cursor
+    }
+
+    /// A message for Slack: of a snapshot; with the other parts of its cut; or, when many wait, a digest of them. And
+    /// where the cursor stands after it, and how many events it holds.
+    async fn slack_message(
+        &self,
+        log: &impl LogReader,
+        snapshot: &Arc<EnvironmentSnapshotSpec>,
+        next: &NextEvents,
+        from: &Origin<'_>,
+    ) -> Result<(slack::Message, Cursor, usize), String> {
+        let first = &snapshot.events[next.positions[0]];
+        if first.type_.is_of_environment() {
+            let message = slack::compliance(from.installation, snapshot, first);
+            return Ok((message, self.after(snapshot, next.done), 1));
+        }
+        let mut gathered = self.gather(log, snapshot, next).await?;
+        let telling = gathered.iter().filter(|(_, next)| !next.positions.is_empty());
+        let digest = telling.count() > DIGEST_AFTER;
+        if !digest {
+            let cut = snapshot.cut.map(|cut| cut.first);
+            let same_cut = |other: &EnvironmentSnapshotSpec| {
+                other.index == snapshot.index
+                    || cut.is_some() && other.cut.map(|cut| cut.first) == cut
+            };
+            let end = gathered.iter().position(|(other, _)| !same_cut(other));
+            gathered.truncate(end.unwrap_or(gathered.len()));
+        }
+        let events: Vec<Vec<&Event>> = gathered
+            .iter()
+            .map(|(snapshot, next)| {
+                let positions = next.positions.iter();
+                positions.map(|at| &snapshot.events[*at]).collect()
+            })
+            .collect();
+        let parts: Vec<_> = gathered
+            .iter()
+            .zip(&events)
+            .map(|((snapshot, _), events)| slack::Part { snapshot, events })
+            .collect();
+        let message = if digest {
+            slack::digest(from.installation, &parts)
+        } else {
+            slack::artifacts(from.installation, &parts)
+        };
+        let after = gathered
+            .last()
+            .map_or_else(|| self.cursor.clone(), |(last, next)| self.after(last, next.done));
+        Ok((message, after, events.iter().map(Vec::len).sum()))
+    }
+
+    /// The artifact events of consecutive snapshots up to the next event of the environment. Snapshots of which nothing is
+    /// asked for are gathered, too: a digest nets all that happened.
+    async fn gather(
+        &self,
+        log: &impl LogReader,
+        snapshot: &Arc<EnvironmentSnapshotSpec>,
+        next: &NextEvents,
+    ) -> Result<Vec<(Arc<EnvironmentSnapshotSpec>, NextEvents)>, String> {
+        let mut gathered = vec![(snapshot.clone(), next.clone())];
+        let mut whole = next.done == snapshot.events.len();
+        let mut index = snapshot.index;
+        while whole && index < self.head && gathered.len() < DIGEST_MAX {
+            index += 1;
+            let Some(other) = self.read(log, index).await? else {
+                break;
+            };
+            let next = match self.subscription.next_events(&other, 0) {
+                Some(next) if other.events[next.positions[0]].type_.is_of_environment() => break,
+                Some(next) => next,
+                None => NextEvents {
+                    positions: vec![],
+                    done: other.events.len(),
+                },
+            };
+            whole = next.done == other.events.len();
+            gathered.push((other, next));
+        }
+        Ok(gathered)
+    }
+}
+
+/// What every message says of the one who sends it.
+pub(crate) struct Origin<'a> {
+    pub installation: &'a Installation,
+    /// The namespace and the name of the setting.
+    pub setting: (&'a str, &'a str),
+}
+
+fn skip_expired(skipped: &mut Vec<SkippedEntries>, index: i64, events: usize) {
+    let events = i64::try_from(events).unwrap_or(i64::MAX);
+    let expired = |last: &&mut SkippedEntries| last.reason == SkipReason::RetryExpired;
+    match skipped.last_mut().filter(expired) {
+        Some(last) => {
+            last.to = index;
+            last.count = last.count.map(|count| count.saturating_add(events));
+        }
+        None => skipped.push(SkippedEntries {
+            from: index,
+            to: index,
+            count: Some(events),
+            reason: SkipReason::RetryExpired,
+        }),
+    }
+}

@@ -1,0 +1,163 @@
+//! Where delivery starts in an environment that a setting has no cursor for. The decision is written into the status, with
+//! its reason, before the setting counts as handled; it is never inferred again from what the objects look like later.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::{
+    api::setting::StartReason,
+    snapshot::{environments::EnvironmentInfo, log::EntryMeta},
+};
+
+/// How far the clocks of the operator and of the API server may differ.
+const SKEW: Duration = Duration::from_secs(60);
+
+/// Why delivery starts where it does. `handled`: when every start was decided for the spec that was handled last, if one
+/// was; `same_spec`: whether that is the spec of now.
+pub(crate) fn reason(
+    handled: Option<Timestamp>,
+    same_spec: bool,
+    environment: &EnvironmentInfo,
+) -> StartReason {
+    let Some(handled) = handled else {
+        return StartReason::NewSetting;
+    };
+    // Made after everything else had been decided, and never edited since, so it was never hidden: all of its log is news.
+    let earliest = handled - SignedDuration::try_from(SKEW).unwrap_or_default();
+    let is_new = environment.generation == 1
+        && environment
+            .created
+            .is_some_and(|created| created >= earliest);
+    if same_spec && is_new {
+        StartReason::NewEnvironment
+    } else {
+        StartReason::EnvironmentAdded
+    }
+}
+
+/// When an object was created, in whole seconds, and its resource version then or later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Age {
+    pub second: i64,
+    pub version: u64,
+}
+
+impl Age {
+    /// Within one second the order of writing decides.
+    fn is_before(self, other: Self) -> bool {
+        (self.second, self.version) < (other.second, other.version)
+    }
+}
+
+/// The snapshot at which a cursor starts: everything after it is sent. `log`: the entries, oldest first.
+pub(crate) fn index(reason: StartReason, log: &[EntryMeta], setting: Age) -> Option<i64> {
+    let baseline = log.first().map(|entry| entry.index);
+    let older = |entry: &&EntryMeta| {
+        let entry = Age {
+            second: entry.created.as_second(),
+            version: entry.version,
+        };
+        entry.is_before(setting)
+    };
+    match reason {
+        StartReason::NewSetting => {
+            let newest_older = log.iter().rfind(older).map(|entry| entry.index);
+            newest_older.or(baseline)
+        }
+        StartReason::NewEnvironment => baseline,
+        StartReason::EnvironmentAdded | StartReason::CursorReset => {
+            log.last().map(|entry| entry.index)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn environment(created: i64, generation: i64) -> EnvironmentInfo {
+        EnvironmentInfo {
+            uid: "u".to_owned(),
+            generation,
+            created: Some(at(created)),
+            visible_to: vec![],
+            head: None,
+        }
+    }
+
+    #[test]
+    fn why_a_cursor_starts_where_it_does() {
+        use StartReason::{EnvironmentAdded, NewEnvironment, NewSetting};
+        for (case, handled, same_spec, created, generation, want) in [
+            ("a new setting", None, true, 5_000, 1, NewSetting),
+            ("made later", Some(1_000), true, 5_000, 1, NewEnvironment),
+            (
+                "made at that time, by another clock",
+                Some(1_000),
+                true,
+                941,
+                1,
+                NewEnvironment,
+            ),
+            (
+                "there before, and not followed then",
+                Some(1_000),
+                true,
+                900,
+                1,
+                EnvironmentAdded,
+            ),
+            (
+                "edited since: it may have been hidden",
+                Some(1_000),
+                true,
+                5_000,
+                2,
+                EnvironmentAdded,
+            ),
+            (
+                "added to the setting",
+                Some(1_000),
+                false,
+                5_000,
+                1,
+                EnvironmentAdded,
+            ),
+        ] {
+            let of = environment(created, generation);
+            assert_eq!(reason(handled.map(at), same_spec, &of), want, "{case}");
+        }
+    }
+
+    #[test]
+    fn nothing_old_is_sent_and_nothing_new_is_lost() {
+        use StartReason::{EnvironmentAdded, NewEnvironment, NewSetting};
+        let entry = |(index, second, version)| EntryMeta {
+            index,
+            name: String::new(),
+            uid: String::new(),
+            created: at(second),
+            version,
+            checkpoint: false,
+            bytes: 0,
+            chunk: false,
+        };
+        let log = [(3, 8, 30), (4, 10, 39), (5, 10, 41), (6, 12, 50)].map(entry);
+        let age = |second, version| Age { second, version };
+        for (why, setting, want) in [
+            (NewSetting, age(10, 40), Some(4)),
+            (NewSetting, age(13, 60), Some(6)),
+            (NewSetting, age(1, 1), Some(3)),
+            (NewEnvironment, age(10, 40), Some(3)),
+            (EnvironmentAdded, age(10, 40), Some(6)),
+        ] {
+            assert_eq!(index(why, &log, setting), want, "{why:?} {setting:?}");
+        }
+        assert_eq!(index(NewSetting, &[], age(10, 40)), None);
+    }
+}
