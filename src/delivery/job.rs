@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use crate::{
     api::{
         EnvironmentSnapshotSpec,
-        setting::{Cursor, Gap},
+        setting::{Cursor, UnreportedGap},
         snapshot::Event,
     },
     delivery::{
@@ -86,7 +86,7 @@ enum NextMessage {
     /// Events of a snapshot.
     Events(Arc<EnvironmentSnapshotSpec>, NextEvents),
     /// That snapshots were removed before they could be delivered.
-    Gap(Gap),
+    Gap(UnreportedGap),
 }
 
 impl DeliveryJob {
@@ -100,7 +100,7 @@ impl DeliveryJob {
                 self.send(&snapshot, item).await.map(Some)
             }
             Ok(Some(NextMessage::Gap(gap))) if self.is_expired(gap.time) => {
-                self.cursor.untold = None;
+                self.cursor.unreported_gap = None;
                 given_up = Some((self.gap_id(&gap), self.last_of(&gap)));
                 Ok(None)
             }
@@ -144,7 +144,7 @@ impl DeliveryJob {
                 self.pass_hole(index, skipped).await?;
                 return Ok(None); // it is told when the status knows of it
             };
-            if self.cursor.untold.is_some() {
+            if self.cursor.unreported_gap.is_some() {
                 break; // before any later event, and only now: the gap might have grown
             }
             let done = usize::try_from(self.cursor.ordinal).unwrap_or(0);
@@ -156,7 +156,7 @@ impl DeliveryJob {
             }
             (self.cursor.index, self.cursor.ordinal) = (index, 0);
         }
-        Ok(self.cursor.untold.clone().map(NextMessage::Gap))
+        Ok(self.cursor.unreported_gap.clone().map(NextMessage::Gap))
     }
 
     /// Entries that were still to be passed are gone from the log.
@@ -184,8 +184,13 @@ impl DeliveryJob {
             count: -1,
             reason: unreported_gap::HISTORY_TRUNCATED,
         });
-        let gap = unreported_gap::widened(self.cursor.untold.as_ref(), index, to, Timestamp::now());
-        self.cursor.untold = Some(gap);
+        let gap = unreported_gap::widened(
+            self.cursor.unreported_gap.as_ref(),
+            index,
+            to,
+            Timestamp::now(),
+        );
+        self.cursor.unreported_gap = Some(gap);
         (self.cursor.index, self.cursor.ordinal) = (to, 0);
         Ok(())
     }
@@ -244,7 +249,7 @@ impl DeliveryJob {
     }
 
     /// Tells of a gap.
-    async fn tell(&self, gap: &Gap) -> SentMessage {
+    async fn tell(&self, gap: &UnreportedGap) -> SentMessage {
         let Self {
             installation,
             cursor,
@@ -266,7 +271,7 @@ impl DeliveryJob {
         let receipt = self.deliver(&id, body, plain).await;
         SentMessage {
             after: Cursor {
-                untold: None,
+                unreported_gap: None,
                 ..cursor.clone()
             },
             events: 1,
@@ -276,12 +281,12 @@ impl DeliveryJob {
         }
     }
 
-    fn gap_id(&self, gap: &Gap) -> String {
+    fn gap_id(&self, gap: &UnreportedGap) -> String {
         unreported_gap::id(&self.cursor.environment_uid, gap)
     }
 
     /// The name that the last of the removed snapshots had.
-    fn last_of(&self, gap: &Gap) -> String {
+    fn last_of(&self, gap: &UnreportedGap) -> String {
         log::name(&self.cursor.environment, gap.to)
     }
 
