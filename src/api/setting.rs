@@ -244,6 +244,10 @@ pub struct NotificationSettingStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 2048), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["environmentUID"]))]
     pub cursors: Vec<Cursor>,
+    /// Where the cursor of each environment starts, and why. This is decided once and written before anything is sent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 2048), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["environmentUID"]))]
+    pub starts: Vec<StartDecision>,
     /// How many events wait to be delivered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<i64>,
@@ -264,6 +268,10 @@ pub struct NotificationSettingStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "atomic"))]
     pub dead_letters: Vec<DeadLetter>,
+    /// How many messages the destination has refused for good since the setting was created. `deadLetters` lists the
+    /// newest ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_lettered: Option<i64>,
     /// Stretches of a log that were not sent, and why, newest first, at most 20.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20), extend("x-kubernetes-list-type" = "atomic"))]
@@ -289,22 +297,60 @@ pub struct Cursor {
     pub index: i64,
     /// So many events of the next snapshot are done.
     pub ordinal: i64,
-    /// Snapshots that were removed from the log before they could be delivered, as long as the destination has not been
-    /// told so: that message comes before any later event.
+    /// Snapshots that were removed from the log before they could be delivered, until the destination has received the
+    /// message that reports this. That message is sent before any later event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub untold: Option<Gap>,
+    pub unreported_gap: Option<UnreportedGap>,
 }
 
 /// Snapshots that were removed from a log before they could be delivered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Gap {
-    /// The first one.
+pub struct UnreportedGap {
+    /// The number of the first removed snapshot.
     pub from: i64,
-    /// The last one.
+    /// The number of the last removed snapshot.
     pub to: i64,
-    /// When that was noticed.
+    /// When the operator found that they were missing.
     pub time: Timestamp,
+}
+
+/// Why the cursor of an environment starts where it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum StartReason {
+    /// The setting is new. It starts at the newest snapshot that is not younger than the setting, or at the first
+    /// snapshot of the environment.
+    NewSetting,
+    /// The environment was created after the setting. It starts at the environment's first snapshot.
+    NewEnvironment,
+    /// The environment was added to the setting, or became visible to its namespace. It starts at the newest snapshot.
+    EnvironmentAdded,
+    /// The cursor existed but was lost. It starts again at the newest snapshot.
+    CursorReset,
+    /// The start cannot be decided yet; `message` says why. Nothing of this environment is sent until it is decided.
+    Undecided,
+}
+
+/// Where the cursor of an environment starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StartDecision {
+    /// The name of the environment.
+    #[schemars(length(max = 63))]
+    pub environment: String,
+    /// The UID of the environment.
+    #[serde(rename = "environmentUID")]
+    #[schemars(length(max = 64))]
+    pub environment_uid: String,
+    /// The number of the snapshot after which events are sent. Absent while the start is undecided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<i64>,
+    /// Why the cursor starts there.
+    pub reason: StartReason,
+    /// The same in a sentence, where the reason alone does not explain it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub message: Option<String>,
 }
 
 /// A delivery that succeeded.
@@ -381,8 +427,9 @@ pub struct SkippedRange {
     pub from: i64,
     /// The last one.
     pub to: i64,
-    /// How many events were skipped; -1 when the log no longer tells.
-    pub count: i64,
+    /// How many events were skipped. Absent if this is unknown, because the log no longer holds the snapshots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<i64>,
     /// Why, as one word of a closed list.
     #[schemars(length(max = 64))]
     pub reason: String,

@@ -55,12 +55,12 @@ impl EnvironmentQueue {
         self.ending.is_some()
             && !self.busy
             && self.cursor.index >= self.head
-            && self.cursor.untold.is_none()
+            && self.cursor.unreported_gap.is_none()
     }
 
     /// Whether something may be left to send.
     fn waits(&self) -> bool {
-        self.seen < self.head || self.cursor.untold.is_some()
+        self.seen < self.head || self.cursor.unreported_gap.is_some()
     }
 
     /// A gap is told only when the status knows of it: what is told follows from it alone, so that after a crash the same
@@ -69,10 +69,11 @@ impl EnvironmentQueue {
     fn may_tell(&self, written: &[Cursor]) -> bool {
         let here = &self.cursor;
         let knows = |there: &&Cursor| {
-            let passed = there.untold.is_none() && there.index >= here.index;
-            there.environment_uid == here.environment_uid && (passed || there.untold == here.untold)
+            let passed = there.unreported_gap.is_none() && there.index >= here.index;
+            there.environment_uid == here.environment_uid
+                && (passed || there.unreported_gap == here.unreported_gap)
         };
-        here.untold.is_none() || written.iter().any(|there| knows(&there))
+        here.unreported_gap.is_none() || written.iter().any(|there| knows(&there))
     }
 
     fn is_ready(&self, written: &[Cursor], now: Moment) -> bool {
@@ -245,7 +246,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::api::setting::Gap;
+    use crate::api::setting::UnreportedGap;
 
     type Change = fn(&mut EnvironmentQueue);
 
@@ -255,7 +256,7 @@ mod tests {
             environment_uid: uid.to_owned(),
             index,
             ordinal: 0,
-            untold: None,
+            unreported_gap: None,
         }
     }
 
@@ -286,13 +287,13 @@ mod tests {
 
     #[test]
     fn a_gap_is_told_when_the_status_knows_of_it_even_at_the_head_and_keeps_a_lane_from_ending() {
-        let gap = |to| Gap {
+        let gap = |to| UnreportedGap {
             from: 2,
             to,
             time: Timestamp::UNIX_EPOCH,
         };
-        let with = |uid, untold| Cursor {
-            untold,
+        let with = |uid, unreported_gap| Cursor {
+            unreported_gap,
             ..cursor(uid, 4)
         };
         let mut lanes = EnvironmentQueues::default();
@@ -315,7 +316,7 @@ mod tests {
             );
         }
         let lane = lanes.get_mut("a").unwrap();
-        lane.cursor.untold = None;
+        lane.cursor.unreported_gap = None;
         assert!(lane.is_through());
     }
 

@@ -117,7 +117,7 @@ pub fn skipped(
         environment: environment.to_owned(),
         from: skipped.from,
         to: skipped.to,
-        count: skipped.count,
+        count: (skipped.count >= 0).then_some(skipped.count),
         reason: skipped.reason.to_owned(),
         time,
     };
@@ -125,11 +125,11 @@ pub fn skipped(
         last.environment == range.environment
             && last.reason == range.reason
             && last.to + 1 >= range.from
-            && last.count >= 0
+            && last.count.is_some()
     };
     match status.skipped_ranges.first_mut().filter(same) {
-        Some(last) if range.count >= 0 => {
-            last.count += range.count;
+        Some(last) if range.count.is_some() => {
+            last.count = last.count.zip(range.count).map(|(was, more)| was + more);
             last.to = last.to.max(range.to);
             last.time = time;
         }
@@ -213,11 +213,11 @@ mod tests {
         assert_eq!(
             told,
             [
-                ("test", 10, 10, 1, at(10)),
-                ("test", 7, 9, -1, at(7)),
-                ("test", 6, 6, 1, at(6)),
-                ("prod", 5, 5, 1, at(5)),
-                ("prod", 1, 3, 4, at(3)),
+                ("test", 10, 10, Some(1), at(10)),
+                ("test", 7, 9, None, at(7)),
+                ("test", 6, 6, Some(1), at(6)),
+                ("prod", 5, 5, Some(1), at(5)),
+                ("prod", 1, 3, Some(4), at(3)),
             ]
         );
         for from in 0..30 {

@@ -324,7 +324,7 @@ mod tests {
             environment_uid: number.to_string(),
             index: *index,
             ordinal: 0,
-            untold: None,
+            unreported_gap: None,
         };
         NotificationSettingStatus {
             cursors: indexes.iter().enumerate().map(cursor).collect(),

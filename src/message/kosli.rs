@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     api::{
         EnvironmentSnapshotSpec,
-        setting::Gap,
+        setting::UnreportedGap,
         snapshot::{self, Change, ComplianceState, Event},
     },
     message::{installation::Installation, unreported_gap},
@@ -176,7 +176,7 @@ pub fn test_body(installation: &Installation, environment: &str, now: jiff::Time
 pub fn truncated_body(
     installation: &Installation,
     environment: &str,
-    gap: &Gap,
+    gap: &UnreportedGap,
     setting: (&str, &str),
 ) -> Vec<u8> {
     let told = Payload {
@@ -368,7 +368,7 @@ mod tests {
             cluster: "aws".to_owned(),
             external_url: Some("https://shipbell.example.com".to_owned()),
         };
-        let gap = Gap {
+        let gap = UnreportedGap {
             from: 1_000,
             to: 1_034,
             time: jiff::Timestamp::from_second(1_692_616_493).unwrap(),

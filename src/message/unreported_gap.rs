@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    api::{condition::whole_seconds, setting::Gap},
+    api::{condition::whole_seconds, setting::UnreportedGap},
     snapshot::{
         event::base32,
         retention::{ENVIRONMENT_CAP, TOTAL_CAP},
@@ -19,15 +19,20 @@ pub const HISTORY_TRUNCATED: &str = "HistoryTruncated";
 pub const EVENT_TYPE: &str = "HISTORY_TRUNCATED";
 
 /// The gap when entries are found missing, with what was missing before and has not been told yet.
-pub fn widened(untold: Option<&Gap>, from: i64, to: i64, now: Timestamp) -> Gap {
+pub fn widened(
+    untold: Option<&UnreportedGap>,
+    from: i64,
+    to: i64,
+    now: Timestamp,
+) -> UnreportedGap {
     match untold {
-        None => Gap {
+        None => UnreportedGap {
             from,
             to,
             time: whole_seconds(now),
         },
         // Noticed then: it must not get younger by growing, or it might never be given up.
-        Some(gap) => Gap {
+        Some(gap) => UnreportedGap {
             from: gap.from.min(from),
             to: gap.to.max(to),
             time: gap.time,
@@ -36,15 +41,15 @@ pub fn widened(untold: Option<&Gap>, from: i64, to: i64, now: Timestamp) -> Gap 
 }
 
 /// The id of the message: the same as long as the gap is the same.
-pub fn id(environment_uid: &str, gap: &Gap) -> String {
-    let Gap { from, to, .. } = gap;
+pub fn id(environment_uid: &str, gap: &UnreportedGap) -> String {
+    let UnreportedGap { from, to, .. } = gap;
     let named = format!("{environment_uid}\n{HISTORY_TRUNCATED}\n{from}\n{to}");
     base32(&Sha256::digest(named.as_bytes()))
 }
 
 /// What happened, in words without markup.
-pub fn what(gap: &Gap) -> String {
-    let Gap { from, to, .. } = gap;
+pub fn what(gap: &UnreportedGap) -> String {
+    let UnreportedGap { from, to, .. } = gap;
     if from == to {
         format!("snapshot {from} was removed before it could be delivered")
     } else {
@@ -69,7 +74,7 @@ pub fn command(setting: (&str, &str)) -> String {
 }
 
 /// All of it in one line.
-pub fn description(gap: &Gap, setting: (&str, &str)) -> String {
+pub fn description(gap: &UnreportedGap, setting: (&str, &str)) -> String {
     format!(
         "{}, and {} events are lost: {}; see why deliveries lagged behind with {}, and if they did not fail and were not suspended, raise settle times, so that less is recorded",
         what(gap),
@@ -83,8 +88,8 @@ pub fn description(gap: &Gap, setting: (&str, &str)) -> String {
 mod tests {
     use super::*;
 
-    fn gap(from: i64, to: i64, second: i64) -> Gap {
-        Gap {
+    fn gap(from: i64, to: i64, second: i64) -> UnreportedGap {
+        UnreportedGap {
             from,
             to,
             time: Timestamp::from_second(second).unwrap(),

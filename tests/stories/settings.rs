@@ -1066,7 +1066,7 @@ fn what_failed_for_too_long_is_skipped_and_says_so() {
         let range = &status.skipped_ranges[0];
         assert_eq!(
             (range.from, range.to, range.count, range.reason.as_str()),
-            (2, 2, 1, "RetryExpired")
+            (2, 2, Some(1), "RetryExpired")
         );
         assert_eq!(range.environment, actor.name);
         let status = actor
@@ -1359,7 +1359,7 @@ fn an_environment_that_is_taken_away_says_what_was_not_sent() {
         assert_eq!(range.environment, other.name);
         assert_eq!(
             (range.from, range.to, range.count, range.reason.as_str()),
-            (2, 3, 2, "EnvironmentLeft")
+            (2, 3, Some(2), "EnvironmentLeft")
         );
         assert_eq!(status.cursors.len(), 1);
         actor

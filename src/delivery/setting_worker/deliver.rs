@@ -174,8 +174,8 @@ impl SettingWorker {
         };
         lane.busy = false;
         let environment = lane.cursor.environment.clone();
-        let noticed = outcome.cursor.untold.clone();
-        let noticed = noticed.filter(|gap| lane.cursor.untold.as_ref() != Some(gap));
+        let noticed = outcome.cursor.unreported_gap.clone();
+        let noticed = noticed.filter(|gap| lane.cursor.unreported_gap.as_ref() != Some(gap));
         if lane.cursor != outcome.cursor {
             lane.cursor = outcome.cursor;
             self.pen.ask(WriteDue::Lazily);

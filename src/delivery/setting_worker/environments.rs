@@ -107,7 +107,7 @@ impl SettingWorker {
         let cursor = Cursor {
             index: index.min(head),
             ordinal: 0,
-            untold: None, // of another log
+            unreported_gap: None, // of another log
             ..lane.cursor.clone()
         };
         // Another replica may have appended and sent what ours has not heard of yet.
@@ -171,7 +171,7 @@ impl SettingWorker {
             environment_uid: known.uid.clone(),
             index,
             ordinal: 0,
-            untold: None,
+            unreported_gap: None,
         })
     }
 

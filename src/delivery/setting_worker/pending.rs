@@ -23,7 +23,7 @@ impl SettingWorker {
             let gap = self
                 .lanes
                 .get(&uid)
-                .and_then(|lane| lane.cursor.untold.as_ref());
+                .and_then(|lane| lane.cursor.unreported_gap.as_ref());
             pending += count + usize::from(gap.is_some());
             let gap = gap.map(|gap| gap.time);
             oldest = [oldest, time, gap].into_iter().flatten().min();

@@ -13,7 +13,7 @@ mod text;
 use crate::{
     api::{
         EventType,
-        setting::Gap,
+        setting::UnreportedGap,
         snapshot::{EnvironmentSnapshotSpec, Event},
     },
     message::{installation::Installation, unreported_gap},
@@ -153,7 +153,7 @@ pub fn test(origin: &Installation, setting: &str, environments: &[String]) -> Me
 pub fn truncated(
     origin: &Installation,
     environment: &str,
-    gap: &Gap,
+    gap: &UnreportedGap,
     setting: (&str, &str),
 ) -> Message {
     let place = prose_before_colon(&place(origin, environment), NAME);

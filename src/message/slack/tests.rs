@@ -96,9 +96,9 @@ fn linked(cluster: &str) -> Installation {
     }
 }
 
-fn lost(from: i64, to: i64) -> Gap {
+fn lost(from: i64, to: i64) -> UnreportedGap {
     let time = jiff::Timestamp::from_second(1_692_616_493).unwrap();
-    Gap { from, to, time }
+    UnreportedGap { from, to, time }
 }
 
 fn render(
