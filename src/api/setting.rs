@@ -248,6 +248,10 @@ pub struct NotificationSettingStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 2048), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["environmentUID"]))]
     pub starts: Vec<StartDecision>,
+    /// When the start had been decided for every environment that the spec asks for. An Environment that is created
+    /// later starts at its first snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starts_decided_time: Option<Timestamp>,
     /// How many events wait to be delivered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<i64>,
@@ -325,10 +329,8 @@ pub enum StartReason {
     NewEnvironment,
     /// The environment was added to the setting, or became visible to its namespace. It starts at the newest snapshot.
     EnvironmentAdded,
-    /// The cursor existed but was lost. It starts again at the newest snapshot.
+    /// The cursor existed but its log was lost. It starts again at the newest snapshot.
     CursorReset,
-    /// The start cannot be decided yet; `message` says why. Nothing of this environment is sent until it is decided.
-    Undecided,
 }
 
 /// Where the cursor of an environment starts.
@@ -342,15 +344,12 @@ pub struct StartDecision {
     #[serde(rename = "environmentUID")]
     #[schemars(length(max = 64))]
     pub environment_uid: String,
-    /// The number of the snapshot after which events are sent. Absent while the start is undecided.
+    /// The number of the snapshot after which events are sent. Absent while the log of the environment cannot be read:
+    /// nothing of this environment is sent until then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index: Option<i64>,
     /// Why the cursor starts there.
     pub reason: StartReason,
-    /// The same in a sentence, where the reason alone does not explain it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 256))]
-    pub message: Option<String>,
 }
 
 /// A delivery that succeeded.

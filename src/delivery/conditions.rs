@@ -1,4 +1,4 @@
-//! What a setting's status says: conditions and columns, from the facts. Never a URL, never a body.
+//! The conditions and columns of a setting's status. They never hold a URL or a body, and every text is cut to the schema.
 
 use std::time::Duration;
 
@@ -9,27 +9,31 @@ use crate::{
         NotificationSettingStatus,
         condition::{self, DELIVERED, READY, RECONCILING, STALLED, Statement},
     },
-    delivery::outbox::DeliveryProblem,
+    delivery::{
+        reasons::{DeliveredReason, NotReadyReason},
+        retry::{DeliveryProblem, Recovery},
+    },
     http::outcome::Reason,
 };
 
-/// So long something that is missing is expected to come by itself: a Secret is often applied a moment later.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+/// How long something that is missing is expected to come by itself: a Secret is often applied a moment later.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Why a setting is not sound.
+/// At most this many characters of a condition's message.
+const MESSAGE: usize = 1_000;
+
+/// Why a setting is not ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NotReady {
-    /// One word of a closed list.
-    pub reason: &'static str,
-    /// A sentence that says what mends it.
+pub(crate) struct NotReady {
+    pub reason: NotReadyReason,
+    /// A sentence that says what to do.
     pub message: String,
-    /// Nothing but an edit of the spec mends it.
+    /// Only an edit of the spec helps.
     pub stalled: bool,
 }
 
 impl NotReady {
-    /// A reason and what mends it.
-    pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
+    pub fn new(reason: NotReadyReason, message: impl Into<String>) -> Self {
         Self {
             reason,
             message: message.into(),
@@ -37,8 +41,7 @@ impl NotReady {
         }
     }
 
-    /// A reason that only an edit of the spec takes away.
-    pub fn of_spec(reason: &'static str, message: impl Into<String>) -> Self {
+    pub fn of_spec(reason: NotReadyReason, message: impl Into<String>) -> Self {
         Self {
             stalled: true,
             ..Self::new(reason, message)
@@ -46,19 +49,19 @@ impl NotReady {
     }
 }
 
-/// What is amiss with a setting, by where it comes from: each is mended on its own.
+/// Why a setting is not ready, by where it comes from: each ends on its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Problems {
+pub(crate) struct Problems {
     /// The spec or the Secret names no destination that may be used.
     pub destination: Option<NotReady>,
     /// An attempt found that the destination's name leads to an address that may not be dialled.
     pub denied: Option<NotReady>,
-    /// Environments that are asked for are not there or may not be seen.
+    /// Environments that are asked for do not exist or may not be seen.
     pub environments: Option<NotReady>,
 }
 
 impl Problems {
-    /// What is told: without a destination the rest hardly matters.
+    /// The one that is reported: without a destination the rest hardly matters.
     pub fn first(&self) -> Option<&NotReady> {
         let Self {
             destination,
@@ -72,8 +75,8 @@ impl Problems {
     }
 }
 
-/// What a status says of a setting's deliveries, for the operator that takes them up.
-pub fn trouble(status: &NotificationSettingStatus) -> Option<(DeliveryProblem, u32)> {
+/// The problem that a status names and the attempts so far, for an operator that takes the setting up.
+pub(crate) fn problem(status: &NotificationSettingStatus) -> Option<(DeliveryProblem, u32)> {
     let delivered = condition::find(&status.conditions, DELIVERED)?;
     let reason = Reason::ALL
         .into_iter()
@@ -82,142 +85,136 @@ pub fn trouble(status: &NotificationSettingStatus) -> Option<(DeliveryProblem, u
         .last_failure
         .as_ref()
         .filter(|failure| failure.reason == reason.as_str());
-    let trouble = DeliveryProblem {
-        reason: reason.as_str(),
+    let problem = DeliveryProblem {
+        reason,
         message: failure.map_or_else(
             || delivered.message.clone(),
             |failure| failure.message.clone(),
         ),
-        gone: false,
+        recovery: Recovery::Attempt,
     };
     let attempts = failure.map_or(1, |failure| failure.attempts);
-    Some((trouble, u32::try_from(attempts).unwrap_or(1)))
+    Some((problem, u32::try_from(attempts).unwrap_or(1)))
 }
 
 /// What the conditions follow from.
 #[derive(Clone, Debug)]
-pub struct ConditionInput<'a> {
+pub(crate) struct ConditionInput<'a> {
     /// The generation of the spec.
     pub generation: Option<i64>,
-    /// Why the setting is not sound, and for how long it has not been.
-    pub unsound: Option<(&'a NotReady, Duration)>,
+    /// Why the setting is not ready, and for how long.
+    pub not_ready: Option<(&'a NotReady, Duration)>,
     /// Why nothing is delivered.
-    pub trouble: Option<&'a DeliveryProblem>,
-    /// When the next attempt is made.
+    pub problem: Option<&'a DeliveryProblem>,
+    /// Why the log can't be read.
+    pub log_problem: Option<&'a str>,
     pub next_attempt: Option<Timestamp>,
-    /// Nothing is to be sent.
     pub suspended: bool,
     /// How many events wait.
     pub pending: i64,
-    /// The clock.
     pub now: Timestamp,
 }
 
 /// Brings conditions and columns up to date.
-pub fn tell(status: &mut NotificationSettingStatus, facts: &ConditionInput<'_>) {
-    let ready = match facts.unsound {
-        Some((unsound, _)) => Statement {
-            type_: READY,
-            status: Some(false),
-            reason: unsound.reason,
-            message: unsound.message.clone(),
-        },
-        None => Statement {
-            type_: READY,
-            status: Some(true),
-            reason: "Sound",
-            message: "The destination and the environments are there and may be used.".to_owned(),
-        },
+pub(crate) fn update(status: &mut NotificationSettingStatus, input: &ConditionInput<'_>) {
+    let not_ready = input.not_ready.map(|(not_ready, _)| not_ready);
+    let statement = |type_, status, reason, message: &str| Statement {
+        type_,
+        status,
+        reason,
+        message: shorten(message, MESSAGE),
     };
-    let delivered = delivered(status, facts);
-    condition::set(&mut status.conditions, &ready, facts.generation, facts.now);
-    condition::set(
-        &mut status.conditions,
-        &delivered,
-        facts.generation,
-        facts.now,
-    );
-    match facts.unsound.filter(|(unsound, _)| unsound.stalled) {
-        Some((unsound, _)) => {
-            let stalled = Statement {
-                type_: STALLED,
-                status: Some(true),
-                reason: unsound.reason,
-                message: unsound.message.clone(),
-            };
-            condition::set(
-                &mut status.conditions,
-                &stalled,
-                facts.generation,
-                facts.now,
-            );
-        }
-        None => condition::remove(&mut status.conditions, STALLED),
-    }
-    if facts
-        .unsound
-        .is_some_and(|(unsound, since)| !unsound.stalled && since < PATIENCE)
-    {
-        let waits = Statement {
-            type_: RECONCILING,
-            status: Some(true),
-            reason: "Waiting",
-            message: "What is missing may be on its way.".to_owned(),
-        };
-        condition::set(&mut status.conditions, &waits, facts.generation, facts.now);
-    } else {
-        condition::remove(&mut status.conditions, RECONCILING);
-    }
-    status.observed_generation = facts.generation;
-    status.pending = Some(facts.pending);
-    status.next_attempt_time = facts.next_attempt.map(condition::whole_seconds);
-    let amiss = [&ready, &delivered]
+    let ready = match not_ready {
+        Some(why) => statement(READY, Some(false), why.reason.as_str(), &why.message),
+        None => statement(
+            READY,
+            Some(true),
+            "Sound",
+            "The destination and the environments exist and may be used.",
+        ),
+    };
+    let delivered = {
+        let (value, reason, message) = delivered(status, input);
+        statement(DELIVERED, value, reason, &message)
+    };
+    let stalled = not_ready
+        .filter(|why| why.stalled)
+        .map(|why| statement(STALLED, Some(true), why.reason.as_str(), &why.message));
+    let reconciling = input
+        .not_ready
+        .filter(|(why, since)| !why.stalled && *since < PATIENCE)
+        .map(|_| {
+            let message = "What is missing may be applied in a moment.";
+            statement(RECONCILING, Some(true), "Waiting", message)
+        });
+    let column = [&ready, &delivered]
         .into_iter()
         .find(|statement| statement.status == Some(false));
-    status.reason = amiss.map(|statement| statement.reason.to_owned());
-    status.message = amiss.map(|statement| statement.message.clone());
+    status.reason = column.map(|statement| statement.reason.to_owned());
+    status.message = column.map(|statement| statement.message.clone());
+    for (type_, statement) in [
+        (READY, Some(ready)),
+        (DELIVERED, Some(delivered)),
+        (STALLED, stalled),
+        (RECONCILING, reconciling),
+    ] {
+        match statement {
+            Some(it) => condition::set(&mut status.conditions, &it, input.generation, input.now),
+            None => condition::remove(&mut status.conditions, type_),
+        }
+    }
+    status.observed_generation = input.generation;
+    status.pending = Some(input.pending);
+    status.next_attempt_time = input.next_attempt.map(condition::whole_seconds);
 }
 
-fn delivered(status: &NotificationSettingStatus, facts: &ConditionInput<'_>) -> Statement {
-    let waiting = match facts.pending {
+/// The condition `Delivered`: status, reason and message.
+fn delivered(
+    status: &NotificationSettingStatus,
+    input: &ConditionInput<'_>,
+) -> (Option<bool>, &'static str, String) {
+    let waiting = match input.pending {
         0 => String::new(),
         1 => " 1 event waits.".to_owned(),
         count => format!(" {count} events wait."),
     };
-    let (status, reason, message) = match (facts.trouble, facts.suspended) {
-        (_, true) if facts.pending > 0 => (
+    let sentence = |text: &str| format!("{}.{waiting}", text.trim_end_matches('.'));
+    let (value, reason, message) = match (input.problem, input.log_problem) {
+        _ if input.suspended && input.pending > 0 => (
             Some(false),
-            "Suspended",
-            format!("spec.suspend is true.{waiting} What waits is sent when it is set to false."),
+            DeliveredReason::Suspended,
+            format!("spec.suspend is true.{waiting} They are sent when it is set to false."),
+        ),
+        (Some(problem), _) if !input.suspended => {
+            return (Some(false), problem.reason.as_str(), sentence(&problem.message));
+        }
+        (_, Some(why)) => (
+            Some(false),
+            DeliveredReason::LogUnavailable,
+            sentence(&format!("The log of snapshots can't be read: {why}")),
         ),
         // Before any attempt: without a destination there is none.
-        _ if facts.unsound.is_some() && facts.trouble.is_none() && facts.pending > 0 => (
+        (None, None) if input.not_ready.is_some() && input.pending > 0 => (
             Some(false),
-            "NotReady",
+            DeliveredReason::NotReady,
             format!("The setting is not ready.{waiting}"),
-        ),
-        (Some(trouble), false) => (
-            Some(false),
-            trouble.reason,
-            format!("{}.{waiting}", trouble.message.trim_end_matches('.')),
         ),
         _ if status.last_delivery.is_none() => (
             None,
-            "NothingSentYet",
+            DeliveredReason::NothingSentYet,
             "Nothing has been delivered yet.".to_owned(),
         ),
-        _ => (Some(true), "UpToDate", "Nothing is overdue.".to_owned()),
+        _ => (
+            Some(true),
+            DeliveredReason::UpToDate,
+            "Nothing is overdue.".to_owned(),
+        ),
     };
-    Statement {
-        type_: DELIVERED,
-        status,
-        reason,
-        message,
-    }
+    (value, reason.as_str(), message)
 }
 
-/// At most so many characters: a status holds no text of any length.
-pub fn shorten(text: &str, most: usize) -> String {
+/// Cuts a text to this many characters: no text of any length may stand in a status.
+pub(crate) fn shorten(text: &str, most: usize) -> String {
     if text.chars().count() <= most {
         return text.to_owned();
     }
@@ -228,13 +225,14 @@ pub fn shorten(text: &str, most: usize) -> String {
 mod tests {
     use super::*;
 
-    fn told<'a>(
+    fn updated<'a>(
         change: impl FnOnce(&mut ConditionInput<'a>),
     ) -> (String, String, NotificationSettingStatus) {
         let mut facts = ConditionInput {
             generation: Some(2),
-            unsound: None,
-            trouble: None,
+            not_ready: None,
+            problem: None,
+            log_problem: None,
             next_attempt: None,
             suspended: false,
             pending: 0,
@@ -242,7 +240,7 @@ mod tests {
         };
         change(&mut facts);
         let mut status = NotificationSettingStatus::default();
-        tell(&mut status, &facts);
+        update(&mut status, &facts);
         let of = |type_| {
             condition::find(&status.conditions, type_)
                 .map(|c| format!("{} {}", c.status, c.reason))
@@ -253,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_new_setting_is_ready_and_has_sent_nothing_yet() {
-        let (ready, delivered, status) = told(|_| ());
+        let (ready, delivered, status) = updated(|_| ());
         assert_eq!(
             (ready.as_str(), delivered.as_str()),
             ("True Sound", "Unknown NothingSentYet")
@@ -264,13 +262,13 @@ mod tests {
 
     #[test]
     fn a_destination_in_trouble_is_not_delivered_but_the_setting_is_sound() {
-        let trouble = DeliveryProblem {
-            reason: "ServerError",
+        let problem = DeliveryProblem {
+            reason: Reason::ServerError,
             message: "the destination answered 503".to_owned(),
-            gone: false,
+            recovery: Recovery::Attempt,
         };
-        let facts = (Some(&trouble), 3);
-        let (ready, delivered, status) = told(|f| (f.trouble, f.pending) = facts);
+        let facts = (Some(&problem), 3);
+        let (ready, delivered, status) = updated(|f| (f.problem, f.pending) = facts);
         assert_eq!(
             (ready.as_str(), delivered.as_str()),
             ("True Sound", "False ServerError")
@@ -283,10 +281,10 @@ mod tests {
 
     #[test]
     fn what_is_missing_may_come_for_two_minutes() {
-        let unsound = NotReady::new("SecretNotFound", "create it");
+        let not_ready = NotReady::new(NotReadyReason::SecretNotFound, "create it");
         for (seconds, reconciling) in [(0, true), (119, true), (120, false)] {
             let (ready, _, status) =
-                told(|facts| facts.unsound = Some((&unsound, Duration::from_secs(seconds))));
+                updated(|facts| facts.not_ready = Some((&not_ready, Duration::from_secs(seconds))));
             assert_eq!(ready, "False SecretNotFound");
             assert_eq!(
                 condition::find(&status.conditions, RECONCILING).is_some(),
@@ -298,34 +296,35 @@ mod tests {
 
     #[test]
     fn what_only_an_edit_mends_is_stalled_and_not_waited_for() {
-        let unsound = NotReady::of_spec("UrlInvalid", "spec.webhook.url: no URL");
+        let not_ready = NotReady::of_spec(NotReadyReason::UrlInvalid, "spec.webhook.url: no URL");
         let (ready, _, status) =
-            told(|facts| facts.unsound = Some((&unsound, Duration::from_secs(1))));
+            updated(|facts| facts.not_ready = Some((&not_ready, Duration::from_secs(1))));
         assert_eq!(ready, "False UrlInvalid");
         assert!(condition::find(&status.conditions, STALLED).is_some());
         assert!(condition::find(&status.conditions, RECONCILING).is_none());
         let mut status = status;
         let facts = ConditionInput {
             generation: Some(3),
-            unsound: None,
-            trouble: None,
+            not_ready: None,
+            problem: None,
+            log_problem: None,
             next_attempt: None,
             suspended: false,
             pending: 0,
             now: Timestamp::from_second(101).unwrap(),
         };
-        tell(&mut status, &facts);
+        update(&mut status, &facts);
         assert!(condition::find(&status.conditions, STALLED).is_none());
     }
 
     #[test]
-    fn trouble_is_read_back_from_a_status() {
+    fn a_problem_is_read_back_from_a_status() {
         let gone = DeliveryProblem {
-            reason: "Gone",
+            reason: Reason::Gone,
             message: "the destination answered 410".to_owned(),
-            gone: true,
+            recovery: Recovery::Change,
         };
-        let (_, _, mut status) = told(|facts| (facts.trouble, facts.pending) = (Some(&gone), 2));
+        let (_, _, mut status) = updated(|facts| (facts.problem, facts.pending) = (Some(&gone), 2));
         status.last_failure = Some(crate::api::setting::Failure {
             reason: "Gone".to_owned(),
             message: gone.message.clone(),
@@ -333,28 +332,28 @@ mod tests {
             ..crate::api::setting::Failure::default()
         });
         let once_more = DeliveryProblem {
-            gone: false,
+            recovery: Recovery::Attempt,
             ..gone
         };
-        assert_eq!(trouble(&status), Some((once_more, 4)));
-        let (_, _, suspended) = told(|facts| (facts.suspended, facts.pending) = (true, 2));
-        assert_eq!(trouble(&suspended), None);
-        let (_, _, well) = told(|_| ());
-        assert_eq!(trouble(&well), None);
+        assert_eq!(problem(&status), Some((once_more, 4)));
+        let (_, _, suspended) = updated(|facts| (facts.suspended, facts.pending) = (true, 2));
+        assert_eq!(problem(&suspended), None);
+        let (_, _, well) = updated(|_| ());
+        assert_eq!(problem(&well), None);
     }
 
     #[test]
-    fn one_mended_thing_does_not_hide_another() {
-        let mut amiss = Problems {
-            destination: Some(NotReady::new("SecretNotFound", "create it")),
-            environments: Some(NotReady::new("EnvironmentNotFound", "create it")),
+    fn one_problem_that_ends_does_not_hide_another() {
+        let mut problems = Problems {
+            destination: Some(NotReady::new(NotReadyReason::SecretNotFound, "create it")),
+            environments: Some(NotReady::new(NotReadyReason::EnvironmentNotFound, "create it")),
             ..Problems::default()
         };
-        let reason = |amiss: &Problems| amiss.first().map(|unsound| unsound.reason);
-        assert_eq!(reason(&amiss), Some("SecretNotFound"));
-        amiss.destination = None;
-        assert_eq!(reason(&amiss), Some("EnvironmentNotFound"));
-        amiss.environments = None;
-        assert_eq!(reason(&amiss), None);
+        let reason = |problems: &Problems| problems.first().map(|why| why.reason);
+        assert_eq!(reason(&problems), Some(NotReadyReason::SecretNotFound));
+        problems.destination = None;
+        assert_eq!(reason(&problems), Some(NotReadyReason::EnvironmentNotFound));
+        problems.environments = None;
+        assert_eq!(reason(&problems), None);
     }
 }

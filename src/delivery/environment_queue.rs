@@ -1,243 +1,289 @@
-//! The lanes of a setting: how far the log of each of its environments has been sent, and which of them may go on.
+//! The queues of a setting: how far the log of each of its environments has been delivered, and what is being done with the
+//! next message.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use crate::{
     api::setting::Cursor,
     delivery::{
-        outbox::{AckWindow, Backlog},
-        visibility::EnvironmentInfo,
+        ack_window::AckWindow,
+        next_message::{Message, MessageKey},
+        pending::PendingCount,
+        reasons::SkipReason,
     },
     time::Moment,
 };
 
-/// How far the log of one environment has been sent.
-#[derive(Clone, Debug)]
-pub struct EnvironmentQueue {
-    /// Tells this lane from an earlier one of the same environment, whose last request may still be under way.
-    pub token: u64,
-    /// Where sending stands.
-    pub cursor: Cursor,
-    /// What was sent that the status doesn't know of.
-    pub ahead: AckWindow,
-    /// What waits, as far as it was counted.
-    pub backlog: Backlog,
-    /// A request is under way.
-    pub busy: bool,
-    /// Nothing is left to send up to this snapshot.
-    pub seen: i64,
-    /// The number of the newest snapshot.
-    pub head: i64,
-    /// How often in a row the log could not be read, and until when it is not read again.
-    pub unread: (u32, Moment),
-    /// Its environment is gone since then, so it ends when nothing is left.
-    pub ending: Option<Moment>,
+/// Tells one piece of work from all others: an answer to work that was cancelled meanwhile is recognised by it. A turn at
+/// the destination has the token of the work that took it.
+pub(crate) type Token = u64;
+
+/// What is being done with the next message of a queue.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Work {
+    #[default]
+    Idle,
+    /// The next message is looked for. `turn`: held from the message before.
+    Searching { token: Token, turn: Option<Turn> },
+    /// There is a message; it waits until the setting may send.
+    Found(MessageKey),
+    /// It waits for its turn at the destination.
+    Waiting { token: Token, key: MessageKey },
+    /// Its turn has come.
+    Composing { turn: Turn },
+    /// It is on its way: nothing can be decided any more.
+    Sending {
+        turn: Turn,
+        message: Box<Message>,
+        /// The destination that it is sent to, by its key.
+        to: [u8; 32],
+    },
 }
 
-impl EnvironmentQueue {
-    fn at(token: u64, cursor: Cursor) -> Self {
-        let index = cursor.index;
-        Self {
-            token,
-            cursor,
-            ahead: AckWindow::default(),
-            backlog: Backlog::default(),
-            busy: false,
-            seen: index,
-            head: index,
-            unread: (0, Moment::ZERO),
-            ending: None,
+/// A turn at the destination, which may serve several messages in a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Turn {
+    pub token: Token,
+    pub since: Moment,
+    /// How many messages it has served.
+    pub messages: u32,
+}
+
+impl Work {
+    pub fn is_sending(&self) -> bool {
+        matches!(self, Self::Sending { .. })
+    }
+
+    /// Whether something is or will be at the destination.
+    pub fn has_turn(&self) -> bool {
+        match self {
+            Self::Idle | Self::Found(_) => false,
+            Self::Searching { turn, .. } => turn.is_some(),
+            Self::Waiting { .. } | Self::Composing { .. } | Self::Sending { .. } => true,
         }
     }
 
-    /// Its environment is gone, and nothing that we know of its log is left to send.
+    /// The token whose answer is awaited.
+    pub fn token(&self) -> Option<Token> {
+        match self {
+            Self::Idle | Self::Found(_) => None,
+            Self::Searching { token, .. } | Self::Waiting { token, .. } => Some(*token),
+            Self::Composing { turn } | Self::Sending { turn, .. } => Some(turn.token),
+        }
+    }
+
+    /// Gives up what is not on its way yet. The token of the turn that becomes free, if there was one.
+    pub fn cancel(&mut self) -> Option<Token> {
+        let turn = match self {
+            Self::Sending { .. } => return None,
+            Self::Idle | Self::Found(_) => None,
+            Self::Searching { turn, .. } => turn.map(|turn| turn.token),
+            Self::Waiting { token, .. } => Some(*token),
+            Self::Composing { turn } => Some(turn.token),
+        };
+        *self = Self::Idle;
+        turn
+    }
+}
+
+/// How far the log of one environment has been delivered.
+#[derive(Clone, Debug)]
+pub(crate) struct EnvironmentQueue {
+    /// Tells this queue from an earlier one of the same environment.
+    opened: u64,
+    pub cursor: Cursor,
+    /// What was delivered that the status does not know of.
+    pub ahead: AckWindow,
+    pub pending: PendingCount,
+    pub work: Work,
+    /// Nothing is left to send up to this snapshot.
+    pub searched: i64,
+    /// The number of the newest snapshot that is known.
+    pub head: i64,
+    /// Why the log could not be read, if it could not.
+    pub unreadable: Option<Unreadable>,
+    /// Since when its environment is gone: the queue ends when nothing is left.
+    pub deleted: Option<Moment>,
+    /// The queue ends, for this reason, as soon as what waits has been counted.
+    pub leaving: Option<SkipReason>,
+    /// What is compared with the log at the moment: whether it has the entry that the cursor has reached.
+    pub comparing: bool,
+}
+
+/// Why a log can't be read.
+#[derive(Clone, Debug)]
+pub(crate) struct Unreadable {
+    pub why: String,
+    /// Failures in a row.
+    pub failures: u32,
+    /// It is not read again before this.
+    pub until: Moment,
+}
+
+impl EnvironmentQueue {
+    fn at(opened: u64, cursor: Cursor) -> Self {
+        let index = cursor.index;
+        let mut pending = PendingCount::default();
+        pending.pass(index);
+        Self {
+            opened,
+            cursor,
+            ahead: AckWindow::default(),
+            pending,
+            work: Work::Idle,
+            searched: index,
+            head: index,
+            unreadable: None,
+            deleted: None,
+            leaving: None,
+            comparing: false,
+        }
+    }
+
+    /// Whether something may be left to send.
+    pub fn has_more(&self) -> bool {
+        self.searched < self.head || self.cursor.unreported_gap.is_some()
+    }
+
+    /// Whether nothing that is known of its log is left to send.
     pub fn is_through(&self) -> bool {
-        self.ending.is_some()
-            && !self.busy
+        matches!(self.work, Work::Idle)
             && self.cursor.index >= self.head
             && self.cursor.unreported_gap.is_none()
     }
 
-    /// Whether something may be left to send.
-    fn waits(&self) -> bool {
-        self.seen < self.head || self.cursor.unreported_gap.is_some()
+    /// Moves the cursor over what was delivered or passed.
+    pub fn advance(&mut self, cursor: Cursor) {
+        self.pending.pass(cursor.index);
+        self.searched = self.searched.max(cursor.index);
+        self.cursor = cursor;
     }
 
-    /// A gap is told only when the status knows of it: what is told follows from it alone, so that after a crash the same
-    /// is told again. A status that has passed it and doesn't hold it is of a definition that is older than this program;
-    /// that must not hold it up.
-    fn may_tell(&self, written: &[Cursor]) -> bool {
-        let here = &self.cursor;
-        let knows = |there: &&Cursor| {
-            let passed = there.unreported_gap.is_none() && there.index >= here.index;
-            there.environment_uid == here.environment_uid
-                && (passed || there.unreported_gap == here.unreported_gap)
-        };
-        here.unreported_gap.is_none() || written.iter().any(|there| knows(&there))
+    /// Whether the next message may be looked for. `written`: the cursor that stands in the status.
+    fn may_search(&self, written: Option<&Cursor>, now: Moment) -> bool {
+        matches!(self.work, Work::Idle)
+            && self.leaving.is_none()
+            && !self.comparing
+            && self.has_more()
+            && self.may_go_on(written, now)
     }
 
-    fn is_ready(&self, written: &[Cursor], now: Moment) -> bool {
-        !self.busy
-            && self.waits()
-            && self.ahead.may_send(now)
-            && self.unread.1 <= now
-            && self.may_tell(written)
+    /// Whether another message may be sent before the status is written. Where the cursor starts must stand in the status
+    /// first; so must a gap, because its report follows from the status alone and must be the same after a crash.
+    pub fn may_go_on(&self, written: Option<&Cursor>, now: Moment) -> bool {
+        let Some(written) = written else { return false };
+        let gap = &self.cursor.unreported_gap;
+        self.ahead.may_send(now)
+            && self
+                .unreadable
+                .as_ref()
+                .is_none_or(|unreadable| unreadable.until <= now)
+            && (gap.is_none() || *gap == written.unreported_gap)
     }
 }
 
-/// How far each lane had been sent ahead at some moment.
-pub type Counted = Vec<(String, u64, AckWindow)>;
+/// How far each queue was ahead of the status at some moment.
+pub(crate) type Counted = Vec<(String, u64, AckWindow)>;
 
-/// All lanes of a setting, by the UID of the environment.
+/// All queues of a setting, by the UID of the environment.
 #[derive(Clone, Debug, Default)]
-pub struct EnvironmentQueues {
-    lanes: BTreeMap<String, EnvironmentQueue>,
-    tokens: u64,
+pub(crate) struct EnvironmentQueues {
+    queues: BTreeMap<String, EnvironmentQueue>,
+    opened: u64,
 }
 
 impl EnvironmentQueues {
-    /// Opens a lane at a cursor, in the place of any that its environment had.
+    /// Opens a queue at a cursor, unless its environment has one.
     pub fn open(&mut self, cursor: Cursor) -> &mut EnvironmentQueue {
-        self.tokens += 1;
-        let uid = cursor.environment_uid.clone();
-        let lane = EnvironmentQueue::at(self.tokens, cursor);
-        self.lanes.insert(uid.clone(), lane);
-        self.lanes.get_mut(&uid).expect("it was just put there")
+        self.opened += 1;
+        let opened = self.opened;
+        self.queues
+            .entry(cursor.environment_uid.clone())
+            .or_insert_with(|| EnvironmentQueue::at(opened, cursor))
     }
 
-    /// The lane of an environment.
     pub fn get(&self, uid: &str) -> Option<&EnvironmentQueue> {
-        self.lanes.get(uid)
+        self.queues.get(uid)
     }
 
-    /// The lane of an environment.
     pub fn get_mut(&mut self, uid: &str) -> Option<&mut EnvironmentQueue> {
-        self.lanes.get_mut(uid)
+        self.queues.get_mut(uid)
     }
 
-    /// The lane of an environment, if it is still the same one.
-    pub fn same(&mut self, uid: &str, token: u64) -> Option<&mut EnvironmentQueue> {
-        self.lanes.get_mut(uid).filter(|lane| lane.token == token)
-    }
-
-    /// Closes a lane.
     pub fn close(&mut self, uid: &str) -> Option<EnvironmentQueue> {
-        self.lanes.remove(uid)
+        self.queues.remove(uid)
     }
 
-    /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = &EnvironmentQueue> {
-        self.lanes.values()
+    pub fn iter(&self) -> impl Iterator<Item = (&String, &EnvironmentQueue)> {
+        self.queues.iter()
     }
 
-    /// The UIDs of their environments.
-    pub fn uids(&self) -> Vec<String> {
-        self.lanes.keys().cloned().collect()
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&String, &mut EnvironmentQueue)> {
+        self.queues.iter_mut()
     }
 
-    /// Where they stand.
+    /// The queue that waits for the answer to this work.
+    pub fn working(&mut self, token: Token) -> Option<(&String, &mut EnvironmentQueue)> {
+        self.queues
+            .iter_mut()
+            .find(|(_, queue)| queue.work.token() == Some(token))
+    }
+
     pub fn cursors(&self) -> Vec<Cursor> {
-        self.iter().map(|lane| lane.cursor.clone()).collect()
+        let cursors = self.queues.values().map(|queue| queue.cursor.clone());
+        cursors.collect()
     }
 
-    /// Other events may be asked for now: what was passed over as nothing to send may be something.
-    pub fn ask_anew(&mut self) {
-        for lane in self.lanes.values_mut() {
-            lane.seen = lane.cursor.index;
-            lane.backlog = Backlog::default();
-        }
-    }
-
-    /// Whether any request is under way.
-    pub fn any_busy(&self) -> bool {
-        self.iter().any(|lane| lane.busy)
-    }
-
-    /// Whether anything is under way or may be left to send.
+    /// Whether anything is on its way, or may be left to send.
     pub fn any_unfinished(&self) -> bool {
-        self.iter().any(|lane| lane.busy || lane.waits())
+        let mut queues = self.queues.values();
+        queues.any(|queue| queue.has_more() || queue.work.has_turn())
     }
 
-    /// Whether a lane can't go on before its cursor is written.
+    /// Whether a queue can't go on before its cursor is written.
     pub fn any_full(&self) -> bool {
-        self.iter().any(|lane| lane.ahead.is_full())
+        self.queues.values().any(|queue| queue.ahead.is_full())
     }
 
-    /// Whether anything was sent that the status doesn't know of.
+    /// Whether anything was delivered that the status does not know of.
     pub fn any_ahead(&self) -> bool {
-        self.iter().any(|lane| lane.ahead.any())
+        self.queues.values().any(|queue| queue.ahead.any())
     }
 
-    /// How far each is ahead.
     pub fn counted(&self) -> Counted {
-        let of = |(uid, lane): (&String, &EnvironmentQueue)| (uid.clone(), lane.token, lane.ahead);
-        self.lanes.iter().map(of).collect()
+        let of = |(uid, queue): (&String, &EnvironmentQueue)| {
+            (uid.clone(), queue.opened, queue.ahead)
+        };
+        self.queues.iter().map(of).collect()
     }
 
     /// The status knows of what was counted.
     pub fn written(&mut self, counted: &Counted, now: Moment) {
-        for (uid, token, ahead) in counted {
-            if let Some(lane) = self.same(uid, *token) {
-                lane.ahead.written(*ahead, now);
+        for (uid, opened, ahead) in counted {
+            let queue = self.queues.get_mut(uid);
+            if let Some(queue) = queue.filter(|queue| queue.opened == *opened) {
+                queue.ahead.written(*ahead, now);
             }
         }
     }
 
-    /// The status knows of all that was sent.
-    pub fn all_written(&mut self) {
-        for lane in self.lanes.values_mut() {
-            lane.ahead = AckWindow::default();
-        }
-    }
-
-    /// The lanes that have something to send and may. `written`: the cursors that the status has.
-    pub fn ready(&self, written: &[Cursor], now: Moment) -> Vec<String> {
-        let ready = |(_, lane): &(&String, &EnvironmentQueue)| lane.is_ready(written, now);
-        let ready = self.lanes.iter().filter(ready);
-        ready.map(|(uid, _)| uid.clone()).collect()
+    /// The queues whose next message may be looked for. `written`: the cursors that stand in the status.
+    pub fn searchable(&self, written: &[Cursor], now: Moment) -> Vec<String> {
+        let written: BTreeMap<_, _> = written
+            .iter()
+            .map(|cursor| (cursor.environment_uid.as_str(), cursor))
+            .collect();
+        self.queues
+            .iter()
+            .filter(|(uid, queue)| queue.may_search(written.get(uid.as_str()).copied(), now))
+            .map(|(uid, _)| uid.clone())
+            .collect()
     }
 
     /// When the next log that could not be read is read again.
-    pub fn next_read(&self, now: Moment) -> Option<Moment> {
-        let moments = self.iter().map(|lane| lane.unread.1);
-        moments.filter(|moment| *moment > now).min()
-    }
-
-    /// Whether the environment of any is gone.
-    pub fn any_ending(&self) -> bool {
-        self.iter().any(|lane| lane.ending.is_some())
-    }
-
-    /// The lanes that end now, each with the reason: their environment is not asked for any more, or may not be seen; or it
-    /// was deleted, and what is left has failed for too long. `names`: the environments that are asked for; `None`: all.
-    /// `failing`: for how long what is left is tried, if attempts fail.
-    pub fn ended(
-        &mut self,
-        names: Option<&Vec<String>>,
-        all: &BTreeMap<String, EnvironmentInfo>,
-        namespace: &str,
-        failing: Option<Duration>,
-        now: Moment,
-    ) -> Vec<(String, &'static str)> {
-        let mut ended = vec![];
-        for (uid, lane) in &mut self.lanes {
-            let name = &lane.cursor.environment;
-            let listed = names.is_none_or(|names| names.contains(name));
-            match all.get(name).filter(|known| known.uid == *uid) {
-                _ if !listed => ended.push((uid.clone(), "EnvironmentLeft")),
-                Some(known) if !known.is_visible_to(namespace) => {
-                    ended.push((uid.clone(), "EnvironmentNotVisible"));
-                }
-                Some(_) => lane.ending = None,
-                None => {
-                    let since = *lane.ending.get_or_insert(now);
-                    if failing.is_some_and(|most| now.saturating_sub(since) > most) {
-                        ended.push((uid.clone(), "EnvironmentDeleted"));
-                    }
-                }
-            }
-        }
-        ended
+    pub fn next_read(&self) -> Option<Moment> {
+        let unreadable = self.queues.values().filter_map(|queue| queue.unreadable.as_ref());
+        unreadable.map(|unreadable| unreadable.until).min()
     }
 }
 
@@ -255,8 +301,7 @@ mod tests {
             environment: format!("env-{uid}"),
             environment_uid: uid.to_owned(),
             index,
-            ordinal: 0,
-            unreported_gap: None,
+            ..Cursor::default()
         }
     }
 
@@ -265,28 +310,47 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_goes_on_when_it_is_idle_has_more_and_may() {
-        let mut lanes = EnvironmentQueues::default();
-        let cases: [(&str, Change); 6] = [
+    fn a_queue_goes_on_when_it_is_idle_and_has_more_and_its_start_is_written() {
+        let unreadable = |until| {
+            Some(Unreadable {
+                why: String::new(),
+                failures: 1,
+                until,
+            })
+        };
+        let mut queues = EnvironmentQueues::default();
+        let cases: [(&str, Change); 7] = [
             ("a", |_| ()),
-            ("b", |lane| lane.busy = true),
-            ("c", |lane| lane.seen = 9),
-            ("d", |lane| lane.unread = (1, at(11))),
-            ("e", |lane| lane.unread = (1, at(10))),
-            ("f", |lane| lane.ahead.sent(99, at(10))),
+            ("b", |queue| {
+                queue.work = Work::Searching {
+                    token: 1,
+                    turn: None,
+                };
+            }),
+            ("c", |queue| queue.searched = 9),
+            ("d", |_| ()),
+            ("e", |_| ()),
+            ("f", |queue| queue.ahead.sent(99, at(10))),
+            ("g", |queue| queue.leaving = Some(SkipReason::EnvironmentLeft)),
         ];
         for (uid, change) in cases {
-            let lane = lanes.open(cursor(uid, 4));
-            lane.head = 9;
-            change(lane);
+            let queue = queues.open(cursor(uid, 4));
+            queue.head = 9;
+            change(queue);
         }
-        assert_eq!(lanes.ready(&[], at(10)), ["a", "e"]);
-        assert_eq!(lanes.next_read(at(10)), Some(at(11)));
-        assert!(lanes.any_busy() && lanes.any_full() && lanes.any_unfinished());
+        queues.get_mut("d").unwrap().unreadable = unreadable(at(11));
+        queues.get_mut("e").unwrap().unreadable = unreadable(at(10));
+        let written: Vec<_> = ["a", "b", "c", "d", "e", "f", "g"]
+            .map(|uid| cursor(uid, 4))
+            .into();
+        assert_eq!(queues.searchable(&written, at(10)), ["a", "e"]);
+        assert!(queues.searchable(&[], at(10)).is_empty(), "not written yet");
+        assert_eq!(queues.next_read(), Some(at(10)));
+        assert!(queues.any_full() && queues.any_unfinished());
     }
 
     #[test]
-    fn a_gap_is_told_when_the_status_knows_of_it_even_at_the_head_and_keeps_a_lane_from_ending() {
+    fn a_gap_is_reported_when_the_status_holds_it_even_at_the_head() {
         let gap = |to| UnreportedGap {
             from: 2,
             to,
@@ -296,82 +360,39 @@ mod tests {
             unreported_gap,
             ..cursor(uid, 4)
         };
-        let mut lanes = EnvironmentQueues::default();
-        let lane = lanes.open(with("a", Some(gap(4))));
-        lane.ending = Some(at(1));
-        assert!(!lane.is_through());
-        assert!(lanes.any_unfinished());
+        let mut queues = EnvironmentQueues::default();
+        assert!(!queues.open(with("a", Some(gap(4)))).is_through());
+        assert!(queues.any_unfinished());
         for (written, ready) in [
             (vec![], false),
-            (vec![cursor("a", 3)], false),
-            (vec![cursor("a", 4)], true),
+            (vec![cursor("a", 4)], false),
             (vec![with("a", Some(gap(3)))], false),
             (vec![with("b", Some(gap(4)))], false),
             (vec![with("b", None), with("a", Some(gap(4)))], true),
         ] {
-            assert_eq!(
-                !lanes.ready(&written, at(2)).is_empty(),
-                ready,
-                "{written:?}"
-            );
+            let searchable = queues.searchable(&written, at(2));
+            assert_eq!(!searchable.is_empty(), ready, "{written:?}");
         }
-        let lane = lanes.get_mut("a").unwrap();
-        lane.cursor.unreported_gap = None;
-        assert!(lane.is_through());
+        queues.get_mut("a").unwrap().cursor.unreported_gap = None;
+        assert!(queues.get("a").unwrap().is_through());
     }
 
     #[test]
-    fn what_was_counted_for_an_earlier_lane_of_an_environment_is_not_taken_for_a_later_one() {
-        let mut lanes = EnvironmentQueues::default();
-        lanes.open(cursor("a", 4)).ahead.sent(3, at(1));
-        let counted = lanes.counted();
-        lanes.open(cursor("a", 0)).ahead.sent(3, at(2));
-        lanes.written(&counted, at(3));
-        assert!(lanes.any_ahead());
-        let counted = lanes.counted();
-        lanes.written(&counted, at(3));
-        assert!(!lanes.any_ahead());
-    }
-
-    #[test]
-    fn a_lane_ends_when_its_environment_is_not_asked_for_or_not_seen_or_gone_and_failing_for_long()
-    {
-        let known = |uid: &str, visible: &str| EnvironmentInfo {
-            uid: uid.to_owned(),
-            generation: 1,
-            visible_to: vec![visible.to_owned()],
-            head: None,
+    fn what_is_not_on_its_way_yet_can_be_cancelled_and_frees_its_turn() {
+        let turn = Turn {
+            token: 7,
+            since: at(1),
+            messages: 0,
         };
-        let all: BTreeMap<_, _> = [
-            ("env-a".to_owned(), known("a", "*")),
-            ("env-b".to_owned(), known("b", "other")),
-            ("env-c".to_owned(), known("another", "*")),
-            ("env-d".to_owned(), known("d", "*")),
-        ]
-        .into();
-        let names = ["env-a", "env-b", "env-c"].map(str::to_owned).to_vec();
-        let mut lanes = EnvironmentQueues::default();
-        for uid in ["a", "b", "c", "d"] {
-            lanes.open(cursor(uid, 4));
+        let searching = |turn| Work::Searching { token: 8, turn };
+        for (mut work, freed) in [
+            (Work::Idle, None),
+            (searching(None), None),
+            (searching(Some(turn)), Some(7)),
+            (Work::Composing { turn }, Some(7)),
+        ] {
+            assert_eq!(work.cancel(), freed, "{work:?}");
+            assert!(matches!(work, Work::Idle));
         }
-        let left = [
-            ("b".to_owned(), "EnvironmentNotVisible"),
-            ("d".to_owned(), "EnvironmentLeft"),
-        ];
-        let mut ended = |failing: Option<u64>, now| {
-            let failing = failing.map(Duration::from_secs);
-            lanes.ended(Some(&names), &all, "team", failing, at(now))
-        };
-        assert_eq!(ended(Some(5), 10), left);
-        assert_eq!(ended(Some(5), 15), left);
-        assert_eq!(ended(None, 16), left, "what does not fail is sent");
-        let all_three = [
-            left[0].clone(),
-            ("c".to_owned(), "EnvironmentDeleted"),
-            left[1].clone(),
-        ];
-        assert_eq!(ended(Some(5), 16), all_three);
-        assert!(lanes.get("c").unwrap().is_through());
-        assert!(!lanes.get("a").unwrap().is_through());
     }
 }

@@ -1,5 +1,5 @@
 //! What a setting's status keeps of single messages: the last that was delivered, the last that failed, those that were
-//! refused, and the stretches of a log that were not sent.
+//! refused, and the ranges of a log that were not sent.
 
 use std::time::Duration;
 
@@ -10,17 +10,19 @@ use crate::{
         NotificationSettingStatus,
         setting::{DeadLetter, Delivery, Failure, SkippedRange},
     },
-    delivery::conditions::shorten,
+    delivery::{conditions::shorten, reasons::SkipReason},
 };
 
-/// So many dead letters are kept.
+/// At most this many dead letters are kept.
 const DEAD_LETTERS: usize = 10;
-/// So many stretches are kept.
+/// At most this many skipped ranges are kept.
 const SKIPPED_RANGES: usize = 20;
+/// At most this many characters of a message: below what the schema takes.
+const MESSAGE: usize = 1_000;
 
 /// An attempt to deliver a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attempt {
+pub(crate) struct Attempt {
     /// The message's id.
     pub id: String,
     /// The name of the snapshot that it comes from, if it comes from one.
@@ -31,21 +33,20 @@ pub struct Attempt {
     pub time: Timestamp,
 }
 
-/// A stretch of the log that is not sent.
+/// A range of the log that is not sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SkippedEntries {
+pub(crate) struct SkippedEntries {
     /// The first snapshot.
     pub from: i64,
     /// The last one.
     pub to: i64,
-    /// How many events; -1 when the log no longer tells.
-    pub count: i64,
-    /// Why.
-    pub reason: &'static str,
+    /// How many events, if that is known.
+    pub count: Option<i64>,
+    pub reason: SkipReason,
 }
 
 /// Notes a message that was delivered, with the HTTP status of the answer and how long that took.
-pub fn delivered(
+pub(crate) fn delivered(
     status: &mut NotificationSettingStatus,
     attempt: Attempt,
     answer: Option<u16>,
@@ -62,7 +63,7 @@ pub fn delivered(
 }
 
 /// Notes an attempt that failed.
-pub fn failed(
+pub(crate) fn failed(
     status: &mut NotificationSettingStatus,
     attempt: Attempt,
     reason: &str,
@@ -72,13 +73,13 @@ pub fn failed(
         event_id: attempt.id,
         time: attempt.time,
         reason: reason.to_owned(),
-        message: shorten(message, 1_000),
+        message: shorten(message, MESSAGE),
         attempts: attempt.attempts,
     });
 }
 
-/// Notes a message that is set aside for good.
-pub fn set_aside(
+/// Notes a message that is never sent again.
+pub(crate) fn dead_lettered(
     status: &mut NotificationSettingStatus,
     attempt: &Attempt,
     reason: &str,
@@ -89,25 +90,23 @@ pub fn set_aside(
         snapshot: attempt.snapshot.clone().unwrap_or_default(),
         time: attempt.time,
         reason: reason.to_owned(),
-        message: shorten(message, 1_000),
+        message: shorten(message, MESSAGE),
     };
     status.dead_letters.insert(0, letter);
     status.dead_letters.truncate(DEAD_LETTERS);
+    status.dead_lettered = Some(status.dead_lettered.unwrap_or(0).saturating_add(1));
 }
 
-/// Notes a message that the destination will never take.
-pub fn refused(
-    status: &mut NotificationSettingStatus,
-    attempt: Attempt,
-    reason: &str,
-    message: &str,
-) {
-    set_aside(status, &attempt, reason, message);
-    failed(status, attempt, reason, message);
+/// The newest dead letter (id and message) if nothing was delivered since.
+pub(crate) fn refused_last(status: &NotificationSettingStatus) -> Option<(String, String)> {
+    let letter = status.dead_letters.first()?;
+    let delivered = status.last_delivery.as_ref();
+    let newest = delivered.is_none_or(|delivery| delivery.time <= letter.time);
+    newest.then(|| (letter.event_id.clone(), letter.message.clone()))
 }
 
-/// Notes a stretch of an environment's log that is not sent. A stretch that goes on is one stretch.
-pub fn skipped(
+/// Notes a range of an environment's log that is not sent. A range that goes on is one range.
+pub(crate) fn skipped(
     status: &mut NotificationSettingStatus,
     environment: &str,
     skipped: &SkippedEntries,
@@ -117,23 +116,22 @@ pub fn skipped(
         environment: environment.to_owned(),
         from: skipped.from,
         to: skipped.to,
-        count: (skipped.count >= 0).then_some(skipped.count),
-        reason: skipped.reason.to_owned(),
+        count: skipped.count,
+        reason: skipped.reason.as_str().to_owned(),
         time,
     };
-    let same = |last: &&mut SkippedRange| {
+    let last = status.skipped_ranges.first_mut().filter(|last| {
         last.environment == range.environment
             && last.reason == range.reason
             && last.to + 1 >= range.from
-            && last.count.is_some()
-    };
-    match status.skipped_ranges.first_mut().filter(same) {
-        Some(last) if range.count.is_some() => {
-            last.count = last.count.zip(range.count).map(|(was, more)| was + more);
+    });
+    match last.and_then(|last| last.count.zip(range.count).map(|counts| (last, counts))) {
+        Some((last, (before, more))) => {
+            last.count = Some(before.saturating_add(more));
             last.to = last.to.max(range.to);
             last.time = time;
         }
-        _ => status.skipped_ranges.insert(0, range),
+        None => status.skipped_ranges.insert(0, range),
     }
     status.skipped_ranges.truncate(SKIPPED_RANGES);
 }
@@ -156,11 +154,12 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_ten_dead_letters_are_kept_and_the_newest_is_the_last_failure_as_well() {
+    fn the_newest_ten_dead_letters_are_kept_and_all_are_counted() {
         let mut status = NotificationSettingStatus::default();
+        assert_eq!(refused_last(&status), None);
         for number in 0..12 {
             let one = attempt(&number.to_string());
-            refused(&mut status, one, "PayloadRefused", &"x".repeat(2_000));
+            dead_lettered(&mut status, &one, "PayloadRefused", &"x".repeat(2_000));
         }
         let ids: Vec<_> = status
             .dead_letters
@@ -168,11 +167,16 @@ mod tests {
             .map(|it| it.event_id.as_str())
             .collect();
         assert_eq!(ids, ["11", "10", "9", "8", "7", "6", "5", "4", "3", "2"]);
+        assert_eq!(status.dead_lettered, Some(12));
         assert_eq!(status.dead_letters[0].snapshot, "prod-0000000007");
         assert_eq!(status.dead_letters[0].message.chars().count(), 1_000);
-        let failure = status.last_failure.unwrap();
-        assert_eq!((failure.event_id.as_str(), failure.attempts), ("11", 3));
-        assert_eq!(status.last_delivery, None);
+        assert_eq!(refused_last(&status).unwrap().0, "11");
+        let later = Attempt {
+            time: at(51),
+            ..attempt("12")
+        };
+        delivered(&mut status, later, Some(200), Duration::ZERO);
+        assert_eq!(refused_last(&status), None);
     }
 
     #[test]
@@ -187,15 +191,16 @@ mod tests {
     }
 
     #[test]
-    fn stretches_that_touch_are_one_if_they_have_one_reason_and_are_counted() {
+    fn ranges_that_touch_are_one_if_they_have_one_reason_and_are_counted() {
+        use SkipReason::{CursorReset, HistoryTruncated, RetryExpired};
         let mut status = NotificationSettingStatus::default();
         for (environment, from, to, count, reason) in [
-            ("prod", 1, 2, 3, "RetryExpired"),
-            ("prod", 3, 3, 1, "RetryExpired"),
-            ("prod", 5, 5, 1, "RetryExpired"),
-            ("test", 6, 6, 1, "RetryExpired"),
-            ("test", 7, 9, -1, "HistoryTruncated"),
-            ("test", 10, 10, 1, "HistoryTruncated"),
+            ("prod", 1, 2, Some(3), RetryExpired),
+            ("prod", 3, 3, Some(1), RetryExpired),
+            ("prod", 5, 5, Some(1), RetryExpired),
+            ("test", 6, 6, Some(1), RetryExpired),
+            ("test", 7, 9, None, HistoryTruncated),
+            ("test", 10, 10, Some(1), HistoryTruncated),
         ] {
             let one = SkippedEntries {
                 from,
@@ -205,13 +210,13 @@ mod tests {
             };
             skipped(&mut status, environment, &one, at(from));
         }
-        let told: Vec<_> = status
+        let kept: Vec<_> = status
             .skipped_ranges
             .iter()
             .map(|it| (it.environment.as_str(), it.from, it.to, it.count, it.time))
             .collect();
         assert_eq!(
-            told,
+            kept,
             [
                 ("test", 10, 10, Some(1), at(10)),
                 ("test", 7, 9, None, at(7)),
@@ -224,11 +229,12 @@ mod tests {
             let one = SkippedEntries {
                 from,
                 to: from,
-                count: -1,
-                reason: "CursorReset",
+                count: None,
+                reason: CursorReset,
             };
             skipped(&mut status, "prod", &one, at(from));
         }
-        assert_eq!(status.skipped_ranges.len(), 20);
+        assert_eq!(status.skipped_ranges.len(), SKIPPED_RANGES);
+        assert_eq!(status.skipped_ranges[0].from, 29);
     }
 }

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     delivery::backoff,
-    http::outcome::{Outcome, Reason},
+    http::outcome::{HoldRetry, Outcome, Reason},
     time::Moment,
 };
 
@@ -166,10 +166,17 @@ impl RetryState {
                 backoff::obeying(backoff::delay(attempts, seed), *after, seed),
                 Recovery::Attempt,
             ),
-            Outcome::Hold { recheck: true, .. } => {
+            Outcome::Hold {
+                retry: HoldRetry::Slowly,
+                ..
+            } => {
                 (backoff::slow_delay(attempts, seed), Recovery::Attempt)
             }
-            Outcome::Hold { recheck: false, .. } | Outcome::Gone { .. } => {
+            Outcome::Hold {
+                retry: HoldRetry::AfterChange,
+                ..
+            }
+            | Outcome::Gone { .. } => {
                 (Duration::ZERO, Recovery::Change)
             }
         };

@@ -13,22 +13,29 @@ use crate::{
 /// How far the clocks of the operator and of the API server may differ.
 const SKEW: Duration = Duration::from_secs(60);
 
-/// Why delivery starts where it does. `handled`: when every start was decided for the spec that was handled last, if one
-/// was; `same_spec`: whether that is the spec of now.
-pub(crate) fn reason(
-    handled: Option<Timestamp>,
-    same_spec: bool,
-    environment: &EnvironmentInfo,
-) -> StartReason {
-    let Some(handled) = handled else {
+/// What the status says of an earlier handling of the setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Handled {
+    Never,
+    Before {
+        /// When every start had been decided, if the status tells.
+        decided: Option<Timestamp>,
+        /// The spec was the one of now.
+        same_spec: bool,
+    },
+}
+
+/// Why delivery starts where it does.
+pub(crate) fn reason(handled: Handled, environment: &EnvironmentInfo) -> StartReason {
+    let Handled::Before { decided, same_spec } = handled else {
         return StartReason::NewSetting;
     };
-    // Made after everything else had been decided, and never edited since, so it was never hidden: all of its log is news.
-    let earliest = handled - SignedDuration::try_from(SKEW).unwrap_or_default();
+    // Created after everything else had been decided, and never edited since, so never hidden: all of its log is news.
+    let skew = SignedDuration::try_from(SKEW).unwrap_or_default();
     let is_new = environment.generation == 1
-        && environment
-            .created
-            .is_some_and(|created| created >= earliest);
+        && decided
+            .zip(environment.created)
+            .is_some_and(|(decided, created)| created >= decided - skew);
     if same_spec && is_new {
         StartReason::NewEnvironment
     } else {
@@ -130,8 +137,18 @@ mod tests {
             ),
         ] {
             let of = environment(created, generation);
-            assert_eq!(reason(handled.map(at), same_spec, &of), want, "{case}");
+            let handled = handled.map_or(Handled::Never, |decided| Handled::Before {
+                decided: Some(at(decided)),
+                same_spec,
+            });
+            assert_eq!(reason(handled, &of), want, "{case}");
         }
+        let older_operator = Handled::Before {
+            decided: None,
+            same_spec: true,
+        };
+        let of = environment(5_000, 1);
+        assert_eq!(reason(older_operator, &of), EnvironmentAdded);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! When a setting's status is written, and what an answer to that means: whether a conflict is someone's edit of the spec
-//! or the metadata, a write of our own of which we never heard, or another writer.
+//! or the metadata, a write of our own whose answer was lost, or another writer.
 
 use std::time::Duration;
 
@@ -8,95 +8,132 @@ use serde_json::{Value, json};
 use crate::{
     api::{NotificationSettingStatus, setting::Cursor},
     cluster::pod_view::version,
-    delivery::environment_queue::Counted,
+    delivery::{conditions::shorten, environment_queue::Counted},
     time::Moment,
 };
 
-/// Writes of a status are at least so far apart, unless the window is full.
+/// Writes of a status are at least this far apart, unless sending waits for one.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// A cursor that moved over nothing of interest is written after so long.
+/// While only a counter moves, the pauses between writes double from the first to the second.
+const COUNTER_INTERVAL: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+/// A cursor that moved over nothing of interest is written after this long.
 const LAZY_INTERVAL: Duration = Duration::from_secs(60);
 /// The longest pause after writes that fail.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// After another writer of the status has shown up it is left alone for so long.
+/// Another writer of the status is left alone for this long.
 const STAND_BACK: Duration = Duration::from_secs(60);
-/// After so many conflicts in a row the object is changed too often for a write on its version.
+/// After this many conflicts in a row the object is changed too often for a write on its version.
 const CROWDED: u32 = 4;
-/// So many writes whose answer was lost are remembered.
-const UNHEARD: usize = 16;
-/// The first write after a new spec waits so long for cursors that can't be placed yet.
-const PLACING: Duration = Duration::from_secs(8);
+/// At most this many writes whose answer was lost are remembered.
+const UNANSWERED: usize = 16;
+/// How long the first write for a new spec waits for cursors whose log is still being read.
+const STARTING: Duration = Duration::from_secs(2);
+/// At most this many characters of a text once the API server has refused a status.
+const MINIMAL_TEXT: usize = 200;
 
 /// How soon the status should be written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum WriteDue {
+pub(crate) enum WriteDue {
     /// It says all there is to say.
     #[default]
     Never,
-    /// Some time.
+    /// Within a minute: the cursor moved over nothing of interest.
     Lazily,
+    /// When a counter has not been written for a while.
+    Counter,
     /// As soon as may be.
     Soon,
 }
 
-/// A write of the status: its cursors, and how far each lane had been sent ahead then.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct StatusWrite {
-    /// The cursors.
-    pub cursors: Vec<Cursor>,
-    /// What they count.
+/// A write of the status.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct StatusWrite {
+    pub status: NotificationSettingStatus,
+    /// How far each queue was ahead of the status before.
     pub counted: Counted,
+    pub form: WriteForm,
+}
+
+/// How a status is written.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum WriteForm {
+    /// The object as it was read or written at this version.
+    Replace { version: Option<String> },
+    /// A JSON patch, which succeeds whatever else of the object changes meanwhile.
+    Patch(Value),
+}
+
+/// What the API server makes of a write.
+#[derive(Clone, Debug)]
+pub(crate) enum WriteAnswer {
+    /// It is written; the object as it is now.
+    Written {
+        status: Box<NotificationSettingStatus>,
+        version: Option<String>,
+    },
+    /// The object is another than it was.
+    Conflict,
+    /// The status does not fit the schema.
+    Refused(String),
+    /// Anything else: no answer, no rights, no such object. The watch tells when the setting is gone.
+    Failed(String),
 }
 
 /// What is found after a conflict.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ConflictOutcome {
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum ConflictOutcome {
     /// The status that we wrote last: only the spec or the metadata changed.
     Same,
-    /// One of ours whose answer was lost.
-    Ours(StatusWrite),
+    /// One of ours whose answer was lost, with how far each queue was ahead then.
+    Ours(Counted),
     /// Someone else's.
     Others,
 }
 
-/// What writes the status of one setting.
+/// Decides when the status of one setting is written.
 #[derive(Clone, Debug)]
-pub struct StatusWriter {
+pub(crate) struct StatusWriter {
     /// The status as the API server has it.
     written: NotificationSettingStatus,
     /// The version of the object that it was read or written at.
     version: Option<String>,
     due: WriteDue,
     wrote_at: Option<Moment>,
+    /// The pause before the next write of a counter.
+    counter_interval: Duration,
     /// Not before this.
     after: Moment,
     /// The pause after the next write that fails.
     pause: Duration,
-    /// Not before this either, or before all cursors are placed.
-    placing: Option<Moment>,
+    /// Not before this either, or before all starts are known.
+    starting: Option<Moment>,
     /// Another writer is left alone until then.
     standing_back: Option<Moment>,
-    busy: bool,
+    writing: bool,
     conflicts: u32,
-    /// Writes that may have been carried out though we never heard of it.
-    unheard: Vec<StatusWrite>,
+    /// The API server refused the last status: texts are cut short until one is accepted.
+    minimal: bool,
+    /// Writes that may have been carried out though no answer came: their cursors and what they count.
+    unanswered: Vec<(Vec<Cursor>, Counted)>,
 }
 
 impl StatusWriter {
-    /// A pen for a setting that was read with this status.
+    /// For a setting that was read with this status.
     pub fn new(status: NotificationSettingStatus, version: Option<String>, now: Moment) -> Self {
         Self {
             written: status,
             version,
             due: WriteDue::Never,
             wrote_at: None,
+            counter_interval: COUNTER_INTERVAL.0,
             after: now,
             pause: INTERVAL,
-            placing: None,
+            starting: None,
             standing_back: None,
-            busy: false,
+            writing: false,
             conflicts: 0,
-            unheard: vec![],
+            minimal: false,
+            unanswered: vec![],
         }
     }
 
@@ -105,14 +142,10 @@ impl StatusWriter {
         &self.written
     }
 
-    /// The version of the object to write on.
-    pub fn version(&self) -> Option<&str> {
-        self.version.as_deref()
-    }
-
-    /// Whether the setting was ever handled.
-    pub fn has_written(&self) -> bool {
-        self.written.observed_generation.is_some()
+    /// The cursor of an environment as the API server has it.
+    pub fn written_cursor(&self, uid: &str) -> Option<&Cursor> {
+        let mut cursors = self.written.cursors.iter();
+        cursors.find(|cursor| cursor.environment_uid == uid)
     }
 
     /// There is something new to say.
@@ -120,39 +153,41 @@ impl StatusWriter {
         self.due = self.due.max(due);
     }
 
-    /// Cursors are being placed for a new spec: they are waited for, but not for ever.
-    pub fn wait_for_cursors(&mut self, now: Moment) {
-        self.placing = Some(now + PLACING);
+    /// A new spec is taken in: its starts are waited for, but not for long.
+    pub fn wait_for_starts(&mut self, now: Moment) {
+        self.starting = Some(now + STARTING);
         self.due = WriteDue::Soon;
     }
 
-    /// All cursors that can be placed are.
-    pub fn cursors_placed(&mut self) {
-        self.placing = None;
+    /// The start of every environment is known.
+    pub fn starts_known(&mut self) {
+        self.starting = None;
     }
 
     /// Whether nothing is being written or to be written soon.
     pub fn rests(&self) -> bool {
-        self.due != WriteDue::Soon && !self.busy
+        self.due != WriteDue::Soon && !self.writing
+    }
+
+    pub fn is_writing(&self) -> bool {
+        self.writing
     }
 
     /// When the status is to be written next. `full`: sending waits for it.
     pub fn next_write(&self, full: bool) -> Option<Moment> {
-        if self.busy || self.standing_back.is_some() {
+        if self.writing || self.standing_back.is_some() {
             return None;
         }
-        // Not before all cursors are placed that can be: a setting that was handled has none that is missing.
-        let earliest = self.after.max(self.placing.unwrap_or(self.after));
+        let earliest = self.after.max(self.starting.unwrap_or(self.after));
         let interval = match self.due {
             WriteDue::Never => return None,
             _ if full => return Some(earliest),
             WriteDue::Lazily => LAZY_INTERVAL,
+            WriteDue::Counter => self.counter_interval,
             WriteDue::Soon => INTERVAL,
         };
-        Some(
-            self.wrote_at
-                .map_or(earliest, |at| (at + interval).max(earliest)),
-        )
+        let next = self.wrote_at.map(|at| at + interval);
+        Some(next.map_or(earliest, |next| next.max(earliest)))
     }
 
     /// Nothing is written before this, however urgent it is.
@@ -160,32 +195,61 @@ impl StatusWriter {
         self.after
     }
 
-    /// Whether the status has to be written before the program may stop. `ahead`: something was sent of which it doesn't
-    /// know.
+    /// Whether the status has to be written before the program may stop. `ahead`: something was delivered of which it
+    /// does not know.
     pub fn owes(&self, ahead: bool) -> bool {
-        let placing = self.placing.is_some() && !self.has_written();
-        (self.due != WriteDue::Never || ahead) && !placing && self.standing_back.is_none()
+        (self.due != WriteDue::Never || ahead) && self.standing_back.is_none()
     }
 
     /// The status is put together: what is asked for from here on is for the next write.
     pub fn take_up(&mut self, now: Moment) {
+        self.counter_interval = match self.due {
+            WriteDue::Counter => (self.counter_interval * 2).min(COUNTER_INTERVAL.1),
+            _ => COUNTER_INTERVAL.0,
+        };
         self.due = WriteDue::Never;
         self.wrote_at = Some(now);
-        self.placing = None;
+        self.starting = None;
     }
 
-    /// A write begins.
-    pub fn begin(&mut self, attempt: StatusWrite) {
-        if self.unheard.len() >= UNHEARD {
-            self.unheard.remove(1); // the first is the likeliest to have been carried out, and then the last
+    /// Begins to write a status.
+    pub fn begin(
+        &mut self,
+        uid: &str,
+        status: &NotificationSettingStatus,
+        counted: Counted,
+    ) -> StatusWrite {
+        let mut status = status.clone();
+        if self.minimal {
+            shorten_texts(&mut status);
         }
-        self.unheard.push(attempt);
-        self.busy = true;
+        if self.unanswered.len() >= UNANSWERED {
+            self.unanswered.remove(1); // the first is the likeliest to have been carried out, and then the last
+        }
+        self.unanswered
+            .push((status.cursors.clone(), counted.clone()));
+        self.writing = true;
+        let form = if self.is_crowded() {
+            WriteForm::Patch(self.patch(uid, &status))
+        } else {
+            let version = self.version.clone();
+            WriteForm::Replace { version }
+        };
+        StatusWrite {
+            status,
+            counted,
+            form,
+        }
     }
 
     /// A write was answered, in whatever way.
     pub fn answered(&mut self) {
-        self.busy = false;
+        self.writing = false;
+    }
+
+    /// The object is being read: nothing is written meanwhile.
+    pub fn hold(&mut self) {
+        self.writing = true;
     }
 
     /// Whether someone changes the object so often that a write on the version it was read at hardly ever succeeds.
@@ -194,8 +258,8 @@ impl StatusWriter {
     }
 
     /// The write that succeeds whatever else of the object changes meanwhile, as long as it is the same object and its
-    /// cursors are those that were written last: what a conflict would lead to in the end, in one step. A JSON patch.
-    pub fn patch(&self, uid: &str, status: &NotificationSettingStatus) -> Value {
+    /// cursors are those that were written last. A JSON patch.
+    fn patch(&self, uid: &str, status: &NotificationSettingStatus) -> Value {
         let cursors = &self.written.cursors;
         // For `test`, null means that there is nothing at that path; an empty list is not written at all.
         let same = if self.written == NotificationSettingStatus::default() {
@@ -216,25 +280,32 @@ impl StatusWriter {
     pub fn accepted(&mut self, status: NotificationSettingStatus, version: Option<String>) {
         self.written = status;
         self.version = version;
+        self.unanswered.clear();
         self.pause = INTERVAL;
         self.conflicts = 0;
-        self.unheard.clear();
+        self.minimal = false;
     }
 
-    /// The write failed; whether it was carried out is not known.
+    /// The write failed: another one follows after a pause.
     pub fn failed(&mut self, now: Moment) {
-        self.conflicts = 0;
         self.after = now + self.pause;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        self.conflicts = 0;
         self.due = WriteDue::Soon;
+    }
+
+    /// The API server refused the status for what it holds: the next one is cut short.
+    pub fn refused(&mut self, now: Moment) {
+        self.minimal = true;
+        self.failed(now);
     }
 
     /// The object was changed since it was read: it is read again, and written again at once.
     pub fn conflicted(&mut self, now: Moment) {
         self.due = WriteDue::Soon;
         self.wrote_at = None;
-        // Whoever edits it all the time must not make us run in circles.
         self.conflicts += 1;
+        // Whoever edits it all the time must not make us run in circles.
         self.after =
             now + Duration::from_millis(50) * self.conflicts.saturating_sub(CROWDED).min(20);
     }
@@ -242,11 +313,6 @@ impl StatusWriter {
     /// What there is could not be read.
     pub fn could_not_read(&mut self, now: Moment) {
         self.after = now + INTERVAL;
-    }
-
-    /// The setting is gone: there is nothing to write on.
-    pub fn gone(&mut self) {
-        self.due = WriteDue::Never;
     }
 
     /// Judges what is found after a conflict.
@@ -261,30 +327,30 @@ impl StatusWriter {
             self.written = status.clone();
             return ConflictOutcome::Same;
         }
-        let ours = |attempt: &&StatusWrite| sorted(&attempt.cursors) == cursors;
-        match self.unheard.iter().find(ours) {
-            Some(attempt) => ConflictOutcome::Ours(attempt.clone()),
+        let ours = |(written, _): &&(Vec<Cursor>, Counted)| sorted(written) == cursors;
+        match self.unanswered.iter().find(ours) {
+            Some((_, counted)) => ConflictOutcome::Ours(counted.clone()),
             None => ConflictOutcome::Others,
         }
     }
 
     /// The watch has shown the object. If only its spec or metadata changed, the next write is on that version; another
-    /// one's status is met by a conflict.
+    /// writer's status is met by a conflict.
     pub fn shown(&mut self, cursors: &[Cursor], shown: Option<String>) {
         let number = |text: Option<&str>| version(text.unwrap_or_default());
-        if number(shown.as_deref()) > number(self.version())
+        if number(shown.as_deref()) > number(self.version.as_deref())
             && sorted(cursors) == sorted(&self.written.cursors)
         {
             self.version = shown;
         }
     }
 
-    /// Leaves the status alone for a while: another one writes it.
+    /// Leaves the status alone for a while: someone else writes it.
     pub fn stand_back(&mut self, now: Moment) {
         self.standing_back = Some(now + STAND_BACK);
     }
 
-    /// The same, a little longer: what there is could not be read.
+    /// The same for a little longer: what there is could not be read.
     pub fn stand_back_briefly(&mut self, now: Moment) {
         self.standing_back = Some(now + INTERVAL);
     }
@@ -295,13 +361,32 @@ impl StatusWriter {
     }
 
     /// Goes on from the status that another writer left.
-    pub fn come_back(&mut self, status: NotificationSettingStatus, version: Option<String>) {
+    pub fn resume(&mut self, status: NotificationSettingStatus, version: Option<String>) {
         self.standing_back = None;
         self.version = version;
         self.written = status;
-        self.unheard.clear();
+        self.unanswered.clear();
         self.due = WriteDue::Soon;
     }
+}
+
+/// Keeps of a status what delivery needs, with short texts.
+fn shorten_texts(status: &mut NotificationSettingStatus) {
+    for condition in &mut status.conditions {
+        condition.message = shorten(&condition.message, MINIMAL_TEXT);
+    }
+    status.message = status
+        .message
+        .take()
+        .map(|message| shorten(&message, MINIMAL_TEXT));
+    if let Some(failure) = &mut status.last_failure {
+        failure.message = shorten(&failure.message, MINIMAL_TEXT);
+    }
+    status.dead_letters.truncate(1);
+    for letter in &mut status.dead_letters {
+        letter.message = shorten(&letter.message, MINIMAL_TEXT);
+    }
+    status.skipped_ranges.truncate(1);
 }
 
 fn sorted(cursors: &[Cursor]) -> Vec<Cursor> {

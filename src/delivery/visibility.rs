@@ -1,39 +1,18 @@
-//! Which environments a setting follows, and what is amiss with others that it asks for.
+//! Which environments a setting follows, and why it can't follow others that it asks for.
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
-
-use crate::delivery::conditions::{NotReady, shorten};
+use crate::{
+    delivery::{conditions::{NotReady, shorten}, reasons::NotReadyReason},
+    snapshot::environments::EnvironmentInfo,
+};
 
 /// More environments than this are not followed by a setting that names none.
 const MAX_ENVIRONMENTS: usize = 1_024;
 
-/// An environment, as delivery sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EnvironmentInfo {
-    /// Its UID.
-    pub uid: String,
-    /// The generation of its spec.
-    pub generation: i64,
-    /// The namespaces that may hear of it; `*` is all of them.
-    pub visible_to: Vec<String>,
-    /// The number and the time of its newest snapshot, once its log has been read.
-    pub head: Option<(i64, Timestamp)>,
-}
-
-impl EnvironmentInfo {
-    /// Whether settings of a namespace may hear of it.
-    pub fn is_visible_to(&self, namespace: &str) -> bool {
-        self.visible_to
-            .iter()
-            .any(|visible| visible == "*" || visible == namespace)
-    }
-}
-
-/// The environments that a setting of a namespace asks for and may see, and what is amiss with others. `names`: those
+/// The environments that a setting of a namespace asks for and may see, and why it can't follow others. `names`: those
 /// that it names; `None`: it asks for all that it may see.
-pub fn reach<'a>(
+pub(crate) fn followed<'a>(
     names: Option<&'a Vec<String>>,
     all: &'a BTreeMap<String, EnvironmentInfo>,
     namespace: &str,
@@ -50,15 +29,15 @@ pub fn reach<'a>(
                 "this namespace may see {} environments, and a setting follows {MAX_ENVIRONMENTS} at most: name them in spec.environments",
                 seen.len()
             );
-            return (vec![], Some(NotReady::new("TooManyEnvironments", message)));
+            return (vec![], Some(NotReady::new(NotReadyReason::TooManyEnvironments, message)));
         }
-        let amiss = seen.is_empty().then(|| {
+        let problem = seen.is_empty().then(|| {
             let message = format!(
                 "no Environment is visible to namespace {namespace}: add {namespace} to the visibleTo of one"
             );
-            NotReady::new("NoEnvironments", message)
+            NotReady::new(NotReadyReason::NoEnvironments, message)
         });
-        return (seen, amiss);
+        return (seen, problem);
     };
     let (mut seen, mut missing, mut hidden) = (vec![], vec![], vec![]);
     for name in names {
@@ -79,18 +58,18 @@ pub fn reach<'a>(
             "spec.environments: there is no Environment {} ({there})",
             missing.join(", ")
         );
-        ("EnvironmentNotFound", message)
+        (NotReadyReason::EnvironmentNotFound, message)
     } else if !hidden.is_empty() {
         let message = format!(
             "spec.environments: {} may not be seen from namespace {namespace}: a platform admin can add {namespace} to its spec.visibleTo",
             hidden.join(", ")
         );
-        ("EnvironmentNotVisible", message)
+        (NotReadyReason::EnvironmentNotVisible, message)
     } else {
         return (seen, None);
     };
-    let amiss = NotReady::new(reason, shorten(&message, 1_000));
-    (seen, Some(amiss))
+    let problem = NotReady::new(reason, shorten(&message, 1_000));
+    (seen, Some(problem))
 }
 
 #[cfg(test)]
@@ -103,13 +82,14 @@ mod tests {
         EnvironmentInfo {
             uid: "u".to_owned(),
             generation: 1,
+            created: None,
             visible_to: visible_to.iter().map(|&name| name.to_owned()).collect(),
             head: None,
         }
     }
 
     #[test]
-    fn a_setting_follows_what_it_may_see_and_hears_what_is_amiss_with_the_rest() {
+    fn a_setting_follows_what_it_may_see_and_hears_what_is_problem_with_the_rest() {
         let some: BTreeMap<String, EnvironmentInfo> = [
             ("open", known(&["*"])),
             ("ours", known(&["other", "team"])),
@@ -144,11 +124,11 @@ mod tests {
         for (all, names, follows, reason) in cases {
             let names: Option<Vec<String>> =
                 names.map(|names| names.iter().map(|&name| name.to_owned()).collect());
-            let (seen, amiss) = reach(names.as_ref(), all, "team");
+            let (seen, problem) = followed(names.as_ref(), all, "team");
             let seen: Vec<_> = seen.iter().map(|(name, _)| *name).collect();
             assert_eq!(seen, follows, "{names:?}");
-            let told = amiss.as_ref().map_or("", |unsound| unsound.reason);
-            assert_eq!(told, reason, "{names:?}: {amiss:?}");
+            let reason_ = problem.as_ref().map_or("", |why| why.reason.as_str());
+            assert_eq!(reason_, reason, "{names:?}: {problem:?}");
         }
     }
 }

@@ -8,8 +8,31 @@ use std::{
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-pub use crate::delivery::visibility::EnvironmentInfo;
 use crate::snapshot::shared::lock;
+
+/// An environment, as delivery sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EnvironmentInfo {
+    /// Its UID.
+    pub uid: String,
+    /// The generation of its spec.
+    pub generation: i64,
+    /// When it was created.
+    pub created: Option<Timestamp>,
+    /// The namespaces that may hear of it; `*` is all of them.
+    pub visible_to: Vec<String>,
+    /// The number and the time of its newest snapshot, once its log has been read.
+    pub head: Option<(i64, Timestamp)>,
+}
+
+impl EnvironmentInfo {
+    /// Whether settings of a namespace may hear of it.
+    pub fn is_visible_to(&self, namespace: &str) -> bool {
+        self.visible_to
+            .iter()
+            .any(|visible| visible == "*" || visible == namespace)
+    }
+}
 
 /// All environments.
 #[derive(Debug)]
