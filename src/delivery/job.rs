@@ -237,7 +237,7 @@ impl DeliveryJob {
         };
         let to = &self.destination;
         let receipt = self.courier.deliver(to, &outgoing(body)).await;
-        match plain.filter(|_| receipt.verdict.is_payload_problem()) {
+        match plain.filter(|_| receipt.outcome.is_payload_problem()) {
             Some(plain) => self.courier.deliver(to, &outgoing(plain)).await,
             None => receipt,
         }

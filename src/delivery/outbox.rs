@@ -10,7 +10,10 @@ use jiff::Timestamp;
 use crate::{
     api::{EnvironmentSnapshotSpec, EventType, NotificationSettingSpec},
     delivery::backoff,
-    http::{destination::DestinationKind, outcome::Outcome},
+    http::{
+        destination::DestinationKind,
+        outcome::{HoldRetry, Outcome},
+    },
     time::Moment,
 };
 
@@ -201,7 +204,7 @@ impl RetryState {
             self.attempts.saturating_add(1)
         };
         let (wait, gone) = match verdict {
-            Outcome::Delivered | Outcome::Refused { .. } => {
+            Outcome::Delivered { .. } | Outcome::Refused { .. } => {
                 if !along {
                     *self = Self::default();
                 }
@@ -211,8 +214,15 @@ impl RetryState {
                 backoff::obeying(backoff::delay(attempts, seed), *after, seed),
                 false,
             ),
-            Outcome::Hold { .. } => (backoff::slow_delay(attempts, seed), false),
-            Outcome::Gone { .. } => (Duration::ZERO, true),
+            Outcome::Hold {
+                retry: HoldRetry::Slowly,
+                ..
+            } => (backoff::slow_delay(attempts, seed), false),
+            Outcome::Hold {
+                retry: HoldRetry::AfterChange,
+                ..
+            }
+            | Outcome::Gone { .. } => (Duration::ZERO, true),
         };
         if along && self.trouble.as_ref().is_some_and(|trouble| trouble.gone) {
             return;
@@ -438,7 +448,7 @@ mod tests {
         assert_eq!(pulse.attempts, 6);
         let then = last + at(6);
         assert_eq!(pulse.may_send(then), Ok(()));
-        pulse.after(&Outcome::Delivered, 7, then, then);
+        pulse.after(&Outcome::DELIVERED, 7, then, then);
         assert_eq!(pulse, RetryState::default());
     }
 
@@ -455,14 +465,14 @@ mod tests {
         let one = pulse.clone();
         pulse.after(&fail(None), 7, at(1), at(10));
         assert_eq!(pulse, one, "the same failure");
-        pulse.after(&Outcome::Delivered, 7, at(1), at(10));
+        pulse.after(&Outcome::DELIVERED, 7, at(1), at(10));
         assert_eq!(pulse, one, "an answer to an older request");
         pulse.after(&fail(Some(60)), 7, at(1), at(11));
         assert_eq!(pulse.attempts, 1);
         assert!(pulse.may_send(at(70)).is_err(), "the longer pause counts");
         pulse.after(&fail(None), 7, at(90), at(91));
         assert_eq!(pulse.attempts, 2);
-        pulse.after(&Outcome::Delivered, 7, at(99), at(99));
+        pulse.after(&Outcome::DELIVERED, 7, at(99), at(99));
         assert_eq!(pulse, RetryState::default());
     }
 

@@ -164,7 +164,7 @@ impl SettingWorker {
         if let Ok(Some(sent)) = &outcome.sent {
             self.office.metrics.delivered(
                 self.wish.kind.as_str(),
-                outcome_word(&sent.receipt.verdict),
+                outcome_word(&sent.receipt.outcome),
                 sent.receipt.latency.as_secs_f64(),
             );
         }
@@ -237,7 +237,7 @@ impl SettingWorker {
             snapshot,
             receipt,
         } = sent;
-        let verdict = &receipt.verdict;
+        let verdict = &receipt.outcome;
         let attempts = i64::from(self.pulse.attempts) + 1;
         let attempt = Attempt {
             id: id.clone(),
@@ -252,7 +252,7 @@ impl SettingWorker {
             self.pulse.after(verdict, self.seed, began.1, now);
         }
         match verdict {
-            Outcome::Delivered => {
+            Outcome::Delivered { .. } => {
                 self.advance(uid, after, events, now);
                 debug!(setting = %self.title(), id, snapshot, "delivered");
                 history::delivered(&mut self.status, attempt, receipt.status, receipt.latency);
@@ -334,7 +334,7 @@ impl SettingWorker {
 
 fn outcome_word(verdict: &Outcome) -> &'static str {
     match verdict {
-        Outcome::Delivered => "delivered",
+        Outcome::Delivered { .. } => "delivered",
         Outcome::Retry { .. } => "retry",
         Outcome::Refused { .. } => "refused",
         Outcome::Hold { .. } | Outcome::Gone { .. } => "held",

@@ -94,8 +94,8 @@ impl SettingWorker {
             attempts: 1,
             time: Timestamp::now(),
         };
-        match &receipt.verdict {
-            Outcome::Delivered => {
+        match &receipt.outcome {
+            Outcome::Delivered { .. } => {
                 history::delivered(&mut self.status, attempt, receipt.status, receipt.latency);
                 self.pulse.retry_now(); // the destination is well: what waits needn't
                 let note = "the test message was delivered".to_owned();
@@ -108,6 +108,6 @@ impl SettingWorker {
                 self.publish(EventType::Warning, "TestFailed", message.to_owned());
             }
         }
-        self.note_denied(&receipt.verdict);
+        self.note_denied(&receipt.outcome);
     }
 }
