@@ -1,4 +1,4 @@
-//! What an answer means. A verdict is data: the shell that sends decides nothing, the one that dispatches acts on this.
+//! What an answer means. An outcome is data: the shell that sends decides nothing, the one that dispatches acts on this.
 //!
 //! Classes (and so what is lost, repeated or held) follow Standard Webhooks, the HTTP webhook of `CloudEvents` and Slack's
 //! documents. Messages are sentences for people and end up in status: they hold neither a URL nor any text of an answer,
@@ -17,7 +17,10 @@ pub const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The destination has it.
-    Delivered,
+    Delivered {
+        /// What was unusual in the answer.
+        note: Option<Note>,
+    },
     /// The destination is in trouble: try again with backoff.
     Retry {
         /// How long the destination asks to be left alone, at most [`LONGEST_RETRY_AFTER`].
@@ -34,8 +37,10 @@ pub enum Outcome {
         /// Why, as a sentence.
         message: String,
     },
-    /// The destination is wrong: hold, retry slowly, resume when the Secret or the spec changes.
+    /// The destination is wrong: hold until the Secret or the spec changes.
     Hold {
+        /// Whether attempts go on meanwhile.
+        retry: HoldRetry,
         /// Why.
         reason: Reason,
         /// Why, as a sentence.
@@ -46,6 +51,33 @@ pub enum Outcome {
         /// Why, as a sentence.
         message: String,
     },
+}
+
+/// Whether a held message is tried again before the Secret or the spec changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HoldRetry {
+    /// Tried again now and then: the destination may be mended without a change here.
+    Slowly,
+    /// Not tried again: the destination may have taken the message, and each attempt may be one copy more.
+    AfterChange,
+}
+
+/// What was unusual in the answer to a message that was delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// A success without Slack's `ok`, as servers that are compatible with Slack give it.
+    WithoutSlackOk,
+}
+
+impl Note {
+    /// The note as a sentence.
+    pub const fn message(self) -> &'static str {
+        match self {
+            Self::WithoutSlackOk => {
+                "the destination reported success without Slack's ok, as servers that are compatible with Slack do"
+            }
+        }
+    }
 }
 
 /// Why an attempt failed, as one word of a closed list.
@@ -159,7 +191,7 @@ impl Outcome {
     /// Why it failed, if it did.
     pub const fn reason(&self) -> Option<Reason> {
         match self {
-            Self::Delivered => None,
+            Self::Delivered { .. } => None,
             Self::Retry { reason, .. }
             | Self::Refused { reason, .. }
             | Self::Hold { reason, .. } => Some(*reason),
@@ -170,7 +202,7 @@ impl Outcome {
     /// Why it failed, as a sentence; empty if it didn't.
     pub fn message(&self) -> &str {
         match self {
-            Self::Delivered => "",
+            Self::Delivered { .. } => "",
             Self::Retry { message, .. }
             | Self::Refused { message, .. }
             | Self::Hold { message, .. }
@@ -189,6 +221,9 @@ impl Outcome {
         )
     }
 
+    /// Delivered, with nothing to note.
+    pub const DELIVERED: Self = Self::Delivered { note: None };
+
     fn retry(after: Option<Duration>, reason: Reason, message: impl Into<String>) -> Self {
         let message = message.into();
         Self::Retry {
@@ -204,8 +239,11 @@ impl Outcome {
     }
 
     fn hold(reason: Reason, message: impl Into<String>) -> Self {
-        let message = message.into();
-        Self::Hold { reason, message }
+        Self::Hold {
+            retry: HoldRetry::Slowly,
+            reason,
+            message: message.into(),
+        }
     }
 }
 
@@ -227,7 +265,7 @@ pub fn of_answer(
 fn of_status(status: u16, after: Option<Duration>) -> Outcome {
     let said = format!("the destination answered {status}");
     match status {
-        200..=299 => Outcome::Delivered,
+        200..=299 => Outcome::DELIVERED,
         300..=399 => Outcome::hold(
             Reason::Redirected,
             format!("{said}; redirects are never followed: give the URL that it redirects to"),
@@ -285,7 +323,7 @@ fn of_slack(status: u16, after: Option<Duration>, body: &[u8]) -> Outcome {
     }
     let Some(code) = slack_code(body) else {
         return match of_status(status, after) {
-            Outcome::Delivered => Outcome::hold(
+            Outcome::Delivered { .. } => Outcome::hold(
                 Reason::UnexpectedAnswer,
                 format!(
                     "the destination answered {status} without Slack's ok; check that the URL is an incoming webhook of Slack's"
@@ -295,12 +333,12 @@ fn of_slack(status: u16, after: Option<Duration>, body: &[u8]) -> Outcome {
             Outcome::Refused { message, .. } if status == 400 => {
                 Outcome::hold(Reason::UnexpectedAnswer, message)
             }
-            verdict => verdict,
+            outcome => outcome,
         };
     };
     let said = format!("Slack answered {code}");
     match code {
-        "ok" if (200..=299).contains(&status) => Outcome::Delivered,
+        "ok" if (200..=299).contains(&status) => Outcome::DELIVERED,
         "no_service" | "no_active_hooks" | "no_service_id" | "no_team" | "invalid_token"
         | "team_disabled" => Outcome::hold(
             Reason::SlackCredential,
@@ -342,11 +380,11 @@ fn of_slack(status: u16, after: Option<Duration>, body: &[u8]) -> Outcome {
         | "service_unavailable"
         | "request_timeout" => Outcome::retry(after, Reason::ServerError, said),
         _ => match of_status(status, after) {
-            Outcome::Delivered | Outcome::Refused { .. } => Outcome::hold(
+            Outcome::Delivered { .. } | Outcome::Refused { .. } => Outcome::hold(
                 Reason::UnexpectedAnswer,
                 format!("{said} with status {status}, which is not known to us"),
             ),
-            verdict => verdict.with_code(code),
+            outcome => outcome.with_code(code),
         },
     }
 }
@@ -355,7 +393,7 @@ impl Outcome {
     /// Adds a code that we don't know but people may.
     fn with_code(mut self, code: &str) -> Self {
         match &mut self {
-            Self::Delivered => {}
+            Self::Delivered { .. } => {}
             Self::Retry { message, .. }
             | Self::Refused { message, .. }
             | Self::Hold { message, .. }
@@ -370,6 +408,12 @@ fn slack_code(body: &[u8]) -> Option<&str> {
     let is_code =
         (1..=64).contains(&body.len()) && body.iter().all(|b| b.is_ascii_lowercase() || *b == b'_');
     is_code.then(|| str::from_utf8(body).ok()).flatten()
+}
+
+impl From<Denied> for Outcome {
+    fn from(denied: Denied) -> Self {
+        of_fault(&Fault::Denied(denied))
+    }
 }
 
 /// What the lack of an answer means.
@@ -471,15 +515,15 @@ mod tests {
         of_answer(DestinationKind::Slack, status, None, body.as_bytes(), now())
     }
 
-    fn class(verdict: &Outcome) -> String {
-        let class = match verdict {
-            Outcome::Delivered => return "Delivered".to_owned(),
+    fn class(outcome: &Outcome) -> String {
+        let class = match outcome {
+            Outcome::Delivered { .. } => return "Delivered".to_owned(),
             Outcome::Retry { .. } => "Retry",
             Outcome::Refused { .. } => "Refused",
             Outcome::Hold { .. } => "Hold",
             Outcome::Gone { .. } => "Gone",
         };
-        format!("{class} {}", verdict.reason().unwrap().as_str())
+        format!("{class} {}", outcome.reason().unwrap().as_str())
     }
 
     #[test]
@@ -568,15 +612,15 @@ mod tests {
             (403, "news_to_us", "Hold AuthRefused"),
             (410, "", "Gone Gone"),
         ] {
-            let verdict = slack(status, body);
-            assert_eq!(class(&verdict), expected, "{status} {body}");
+            let outcome = slack(status, body);
+            assert_eq!(class(&outcome), expected, "{status} {body}");
             assert_eq!(
-                verdict.is_payload_problem(),
+                outcome.is_payload_problem(),
                 expected.starts_with("Refused"),
                 "{status} {body}"
             );
             if body.contains('_') && status != 429 {
-                assert!(verdict.message().contains(body), "{verdict:?}");
+                assert!(outcome.message().contains(body), "{outcome:?}");
             }
         }
     }
@@ -599,9 +643,9 @@ mod tests {
             (Fault::Denied(denied), "Hold DestinationDenied"),
             (Fault::Protocol, "Retry UnexpectedAnswer"),
         ] {
-            let verdict = of_fault(&fault);
-            assert_eq!(class(&verdict), expected, "{fault:?}");
-            assert!(!verdict.message().is_empty());
+            let outcome = of_fault(&fault);
+            assert_eq!(class(&outcome), expected, "{fault:?}");
+            assert!(!outcome.message().is_empty());
         }
     }
 
@@ -657,15 +701,15 @@ mod tests {
             (DestinationKind::Slack, 429),
             (DestinationKind::Slack, 500),
         ] {
-            let verdict = of_answer(kind, status, Some(b"30"), b"", now());
+            let outcome = of_answer(kind, status, Some(b"30"), b"", now());
             assert!(
-                matches!(verdict, Outcome::Retry { after: Some(after), .. } if after == Duration::from_secs(30)),
-                "{verdict:?}"
+                matches!(outcome, Outcome::Retry { after: Some(after), .. } if after == Duration::from_secs(30)),
+                "{outcome:?}"
             );
         }
         assert_eq!(
             of_answer(DestinationKind::Webhook, 200, Some(b"30"), b"", now()),
-            Outcome::Delivered
+            Outcome::DELIVERED
         );
     }
 
@@ -685,10 +729,10 @@ mod tests {
             status: u16, header: Vec<u8>, body in "[ -~]{0,80}CANARY[ -~]{0,80}", slack: bool,
         ) {
             let kind = if slack { DestinationKind::Slack } else { DestinationKind::Webhook };
-            let verdict = of_answer(kind, status, Some(&header), body.as_bytes(), now());
-            prop_assert!(!verdict.message().contains("CANARY"));
-            prop_assert!(verdict.message().len() < 400);
-            if let Outcome::Retry { after: Some(after), .. } = verdict {
+            let outcome = of_answer(kind, status, Some(&header), body.as_bytes(), now());
+            prop_assert!(!outcome.message().contains("CANARY"));
+            prop_assert!(outcome.message().len() < 400);
+            if let Outcome::Retry { after: Some(after), .. } = outcome {
                 prop_assert!(after <= LONGEST_RETRY_AFTER);
             }
         }

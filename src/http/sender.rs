@@ -19,15 +19,18 @@ use secrecy::SecretString;
 use thiserror::Error;
 use tokio::{sync::Semaphore, time::Instant};
 
-pub use crate::http::proxy::ProxyConfig;
 use crate::http::{
     client::{LOOKUPS, Resolver, client, parse_proxy},
     destination::{Destination, DestinationKind},
     error::fault,
     guard::{Denied, Guard},
-    outcome::{Fault, Outcome, Reason, of_answer, of_fault},
+    outcome::{Outcome, Reason, of_answer, of_fault},
     proxy::NoProxy,
     slots::Slots,
+};
+pub use crate::http::{
+    proxy::ProxyConfig,
+    slots::{SendKey, Slot},
 };
 
 /// The default of [`SenderConfig::timeout`]. It must stay well below the time between the last renewal of a lease and its end:
@@ -117,7 +120,7 @@ pub struct Outgoing {
 #[derive(Clone, Debug)]
 pub struct Receipt {
     /// What to do now.
-    pub verdict: Outcome,
+    pub outcome: Outcome,
     /// The status of the answer, if there was one.
     pub status: Option<u16>,
     /// The time from the request's start to the answer's head or to the fault. Waiting for a turn is not in it.
@@ -134,7 +137,7 @@ struct Inner {
     https_proxy: Option<Client>,
     http_proxy: Option<Client>,
     bypass: NoProxy,
-    turns: Slots,
+    slots: Slots,
 }
 
 impl HttpSender {
@@ -163,41 +166,41 @@ impl HttpSender {
             https_proxy: through(&proxies.https, "HTTPS_PROXY")?,
             http_proxy: through(&proxies.http, "HTTP_PROXY")?,
             bypass: NoProxy::parse(&proxies.no_proxy),
-            turns: Slots::new(config.per_destination, config.total),
+            slots: Slots::new(config.per_destination, config.total),
             guard,
         })))
     }
 
-    /// Makes one attempt. First waits for its turn, without limit; the attempt itself ends within [`SenderConfig::timeout`].
-    /// To give up, drop the future.
-    pub async fn deliver(&self, destination: &Destination, outgoing: &Outgoing) -> Receipt {
-        let unsent = |verdict| Receipt {
-            verdict,
-            status: None,
-            latency: Duration::ZERO,
-        };
+    /// Waits until a message of this setting may go to this destination: until the pause that the destination has asked
+    /// for is over, its pace allows it, and there is room within the limits. Waits without limit; dropping the future
+    /// gives the place up at once. `Err`: the operator's policy denies the destination, as far as that can be told
+    /// without asking the DNS.
+    pub async fn slot(&self, who: &SendKey, to: &Destination) -> Result<Slot, Denied> {
+        self.0.permits(to, self.0.proxied(to).is_some())?;
+        Ok(self.0.slots.wait(who, to).await)
+    }
+
+    /// How long the destination has asked everybody to wait.
+    pub fn pause_of(&self, to: &Destination) -> Option<Duration> {
+        self.0.slots.pause_of(to)
+    }
+
+    /// Makes exactly one attempt, which ends within [`SenderConfig::timeout`]. `_slot` is the leave to make it, from
+    /// [`Self::slot`] for the same destination.
+    pub async fn send(
+        &self,
+        _slot: &Slot,
+        destination: &Destination,
+        outgoing: &Outgoing,
+    ) -> Receipt {
         let proxied = self.0.proxied(destination);
-        if let Err(denied) = self.0.permits(destination, proxied.is_some()) {
-            return unsent(of_fault(&Fault::Denied(denied)));
-        }
-        let _turn = match self.0.turns.wait(destination).await {
-            Ok(turn) => turn,
-            Err(left) => {
-                return unsent(Outcome::Retry {
-                    after: Some(left),
-                    reason: Reason::RateLimited,
-                    message: "the destination has asked for a pause, which is not over yet"
-                        .to_owned(),
-                });
-            }
-        };
         let started = Instant::now();
         let request = request(proxied.unwrap_or(&self.0.direct), destination, outgoing);
         let mut answer = match request.send().await {
             Ok(answer) => answer,
             Err(error) => {
                 return Receipt {
-                    verdict: of_fault(&fault(&error, proxied.is_some())),
+                    outcome: of_fault(&fault(&error, proxied.is_some())),
                     status: None,
                     latency: started.elapsed(),
                 };
@@ -213,7 +216,7 @@ impl HttpSender {
             }
             DestinationKind::Slack => beginning(&mut answer).await,
         };
-        let verdict = match body {
+        let outcome = match body {
             // Without its body a success of Slack's is none, and may yet be one.
             Err(error) if status.is_success() => of_fault(&fault(&error, false)),
             body => {
@@ -232,13 +235,13 @@ impl HttpSender {
             after: Some(after),
             reason: Reason::RateLimited,
             ..
-        } = verdict
+        } = outcome
         {
             // "Too many" is meant for all who send there.
-            self.0.turns.pause(destination, after);
+            self.0.slots.pause(destination, after);
         }
         Receipt {
-            verdict,
+            outcome,
             status: Some(status.as_u16()),
             latency,
         }
@@ -246,6 +249,22 @@ impl HttpSender {
 }
 
 impl HttpSender {
+    /// Waits for a slot and makes one attempt.
+    pub async fn deliver(&self, destination: &Destination, outgoing: &Outgoing) -> Receipt {
+        let nobody = SendKey {
+            namespace: "".into(),
+            setting: "".into(),
+        };
+        match self.slot(&nobody, destination).await {
+            Ok(slot) => self.send(&slot, destination, outgoing).await,
+            Err(denied) => Receipt {
+                outcome: denied.into(),
+                status: None,
+                latency: Duration::ZERO,
+            },
+        }
+    }
+
     /// Whether a destination may be dialled, as far as that can be told without asking the DNS; `Err`: what opens it.
     pub fn permits(&self, to: &Destination) -> Result<(), String> {
         let proxied = self.0.proxied(to).is_some();

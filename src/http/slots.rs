@@ -26,14 +26,23 @@ const SWEEP_AT: usize = 256;
 
 /// The limits, shared by all who send.
 pub(super) struct Slots {
-    lanes: Keyed<[u8; 32], DestinationQueue>,
+    destinations: Keyed<[u8; 32], DestinationQueue>,
     hosts: Keyed<String, Semaphore>,
     per_host: usize,
     total: Arc<Semaphore>,
 }
 
+/// Who sends.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SendKey {
+    /// The setting's namespace.
+    pub namespace: Arc<str>,
+    /// The setting's name.
+    pub setting: Arc<str>,
+}
+
 /// Leave to send one message; given back by dropping it.
-pub(super) struct Slot {
+pub struct Slot {
     _host: OwnedSemaphorePermit,
     _total: OwnedSemaphorePermit,
 }
@@ -41,56 +50,68 @@ pub(super) struct Slot {
 impl Slots {
     pub(super) fn new(per_host: usize, total: usize) -> Self {
         Self {
-            lanes: Keyed::default(),
+            destinations: Keyed::default(),
             hosts: Keyed::default(),
             per_host: per_host.max(1),
             total: Arc::new(Semaphore::new(total.max(1))),
         }
     }
 
-    /// Waits for a turn. `Err` at once if the destination has asked to be left alone for so long.
-    pub(super) async fn wait(&self, to: &Destination) -> Result<Slot, Duration> {
-        let lane = self.lanes.get(
+    /// Waits until a message may be sent, without limit.
+    pub(super) async fn wait(&self, _who: &SendKey, to: &Destination) -> Slot {
+        let queue = self.destination(to);
+        // Held until this message's moment is fixed: all others to this channel queue up behind, in order.
+        let mut pace = match to.kind {
+            DestinationKind::Slack => Some(queue.pace.lock().await),
+            DestinationKind::Webhook => None,
+        };
+        loop {
+            while let Some(left) = queue.pause() {
+                sleep_until(Instant::now() + left).await;
+            }
+            if let Some(pace) = &pace {
+                sleep_until(pace.next()).await;
+            }
+            // The host's limit first, so that those who wait for a slow host take no place from others.
+            let of_host = self.hosts.get(
+                to.host().to_string(),
+                || Semaphore::new(self.per_host),
+                |_| true,
+            );
+            let host = acquire(of_host).await;
+            let total = acquire(Arc::clone(&self.total)).await;
+            // Another message may have been answered by "too many" meanwhile.
+            if queue.pause().is_some() {
+                continue;
+            }
+            if let Some(pace) = &mut pace {
+                pace.spend(Instant::now());
+            }
+            return Slot {
+                _host: host,
+                _total: total,
+            };
+        }
+    }
+
+    /// How long the destination has asked everybody to wait.
+    pub(super) fn pause_of(&self, to: &Destination) -> Option<Duration> {
+        self.destination(to).pause()
+    }
+
+    fn destination(&self, to: &Destination) -> Arc<DestinationQueue> {
+        self.destinations.get(
             to.key(),
             DestinationQueue::default,
             DestinationQueue::is_idle,
-        );
-        // Held until this message's moment is fixed: all others to this channel queue up behind, in order.
-        let mut pace = match to.kind {
-            DestinationKind::Slack => Some(lane.pace.lock().await),
-            DestinationKind::Webhook => None,
-        };
-        lane.is_open()?;
-        if let Some(pace) = &pace {
-            sleep_until(pace.next()).await;
-        }
-        // The host's limit first, so that those who wait for a slow host take no place from others.
-        let of_host = self.hosts.get(
-            to.host().to_string(),
-            || Semaphore::new(self.per_host),
-            |_| true,
-        );
-        let host = acquire(of_host).await;
-        let total = acquire(Arc::clone(&self.total)).await;
-        // Another message may have been answered by "too many" meanwhile.
-        lane.is_open()?;
-        if let Some(pace) = &mut pace {
-            pace.spend(Instant::now());
-        }
-        Ok(Slot {
-            _host: host,
-            _total: total,
-        })
+        )
     }
 
     /// Leaves a destination alone: it answered "too many" and said for how long.
     pub(super) fn pause(&self, to: &Destination, pause: Duration) {
-        let lane = self.lanes.get(
-            to.key(),
-            DestinationQueue::default,
-            DestinationQueue::is_idle,
-        );
-        *lock(&lane.closed_until) = Some(Instant::now() + pause);
+        let queue = self.destination(to);
+        let mut until = lock(&queue.closed_until);
+        *until = (*until).max(Some(Instant::now() + pause));
     }
 }
 
@@ -109,18 +130,16 @@ struct DestinationQueue {
 }
 
 impl DestinationQueue {
-    fn is_open(&self) -> Result<(), Duration> {
-        let until = *lock(&self.closed_until);
-        let left = until.map_or(Duration::ZERO, |until| {
-            until.saturating_duration_since(Instant::now())
-        });
-        if left.is_zero() { Ok(()) } else { Err(left) }
+    fn pause(&self) -> Option<Duration> {
+        let until = (*lock(&self.closed_until))?;
+        let left = until.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some(left)
     }
 
-    /// Whether a new lane would be the same.
+    /// Whether a new one would be the same.
     fn is_idle(&self) -> bool {
         let paced = self.pace.try_lock().is_ok_and(|pace| pace.is_full());
-        paced && self.is_open().is_ok()
+        paced && self.pause().is_none()
     }
 }
 
@@ -177,43 +196,50 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
+    fn who() -> SendKey {
+        SendKey {
+            namespace: "team".into(),
+            setting: "chat".into(),
+        }
+    }
+
     fn to(kind: DestinationKind, path: usize) -> Destination {
         Destination::parse(kind, &format!("https://h{path}.example/{path}")).unwrap()
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_slack_channel_gets_three_messages_at_once_and_then_one_a_second() {
-        let turns = Slots::new(8, 64);
+        let slots = Slots::new(8, 64);
         let start = Instant::now();
         let mut seconds = Vec::new();
         for _ in 0..6 {
-            drop(turns.wait(&to(DestinationKind::Slack, 0)).await.unwrap());
+            drop(slots.wait(&who(), &to(DestinationKind::Slack, 0)).await);
             seconds.push((Instant::now() - start).as_secs());
         }
         assert_eq!(seconds, [0, 0, 0, 1, 2, 3]);
         tokio::time::advance(Duration::from_mins(1)).await;
         let start = Instant::now();
         for _ in 0..4 {
-            drop(turns.wait(&to(DestinationKind::Slack, 0)).await.unwrap());
+            drop(slots.wait(&who(), &to(DestinationKind::Slack, 0)).await);
         }
         assert_eq!((Instant::now() - start).as_secs(), 1);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_second_has_more_than_the_pace_even_when_turns_are_held_up() {
-        let turns = Arc::new(Slots::new(1, 64));
+    async fn no_second_has_more_than_the_pace_even_when_slots_are_held_up() {
+        let slots = Arc::new(Slots::new(1, 64));
         // The host's only place is taken for a minute, while messages to two of its channels queue up.
         let to = |path| {
             Destination::parse(DestinationKind::Slack, &format!("https://h.example/{path}"))
                 .unwrap()
         };
-        let held = turns.wait(&to(9)).await.unwrap();
+        let held = slots.wait(&who(), &to(9)).await;
         let sent = Arc::new(Mutex::new(Vec::new()));
         let tasks: Vec<_> = (0..8)
             .map(|n| {
-                let (turns, sent) = (Arc::clone(&turns), Arc::clone(&sent));
+                let (slots, sent) = (Arc::clone(&slots), Arc::clone(&sent));
                 tokio::spawn(async move {
-                    drop(turns.wait(&to(n % 2)).await.unwrap());
+                    drop(slots.wait(&who(), &to(n % 2)).await);
                     sent.lock().unwrap().push((n % 2, Instant::now()));
                 })
             })
@@ -231,19 +257,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn turns_come_in_the_order_of_asking_and_channels_do_not_wait_for_each_other() {
-        let turns = Arc::new(Slots::new(8, 64));
+    async fn slots_come_in_the_order_of_asking_and_channels_do_not_wait_for_each_other() {
+        let slots = Arc::new(Slots::new(8, 64));
         let order = Arc::new(Mutex::new(Vec::new()));
         let tasks: Vec<_> = (0..12)
             .map(|n| {
-                let (turns, order) = (Arc::clone(&turns), Arc::clone(&order));
+                let (slots, order) = (Arc::clone(&slots), Arc::clone(&order));
                 let channel = usize::from(n == 11);
                 tokio::spawn(async move {
                     drop(
-                        turns
-                            .wait(&to(DestinationKind::Slack, channel))
-                            .await
-                            .unwrap(),
+                        slots
+                            .wait(&who(), &to(DestinationKind::Slack, channel))
+                            .await,
                     );
                     order.lock().unwrap().push(n);
                 })
@@ -260,49 +285,51 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn webhooks_have_no_pace() {
-        let turns = Slots::new(8, 64);
+        let slots = Slots::new(8, 64);
         let start = Instant::now();
         for _ in 0..1000 {
-            drop(turns.wait(&to(DestinationKind::Webhook, 0)).await.unwrap());
+            drop(slots.wait(&who(), &to(DestinationKind::Webhook, 0)).await);
         }
         assert_eq!(Instant::now(), start);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_paused_destination_is_left_alone_and_no_other() {
-        let turns = Slots::new(8, 64);
+        let slots = Slots::new(8, 64);
         for kind in [DestinationKind::Webhook, DestinationKind::Slack] {
-            turns.pause(&to(kind, 7), Duration::from_secs(30));
+            slots.pause(&to(kind, 7), Duration::from_secs(30));
             tokio::time::advance(Duration::from_secs(10)).await;
-            let left = turns.wait(&to(kind, 7)).await.err();
-            assert_eq!(left, Some(Duration::from_secs(20)));
-            assert!(turns.wait(&to(kind, 8)).await.is_ok());
-            tokio::time::advance(Duration::from_secs(20)).await;
-            assert!(turns.wait(&to(kind, 7)).await.is_ok());
+            assert_eq!(slots.pause_of(&to(kind, 7)), Some(Duration::from_secs(20)));
+            let start = Instant::now();
+            drop(slots.wait(&who(), &to(kind, 8)).await);
+            assert_eq!(Instant::now(), start);
+            drop(slots.wait(&who(), &to(kind, 7)).await);
+            assert_eq!((Instant::now() - start).as_secs(), 20);
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn destinations_are_forgotten_when_they_hold_nothing() {
-        let turns = Slots::new(8, 64);
-        turns.pause(&to(DestinationKind::Webhook, 0), Duration::from_hours(1));
+        let slots = Slots::new(8, 64);
+        slots.pause(&to(DestinationKind::Webhook, 0), Duration::from_hours(1));
         for n in 1..10_000 {
-            drop(turns.wait(&to(DestinationKind::Webhook, n)).await.unwrap());
+            drop(slots.wait(&who(), &to(DestinationKind::Webhook, n)).await);
         }
-        assert!(lock(&turns.lanes.0).0.len() <= SWEEP_AT);
-        assert!(lock(&turns.hosts.0).0.len() <= SWEEP_AT);
-        assert!(turns.wait(&to(DestinationKind::Webhook, 0)).await.is_err());
+        assert!(lock(&slots.destinations.0).0.len() <= SWEEP_AT);
+        assert!(lock(&slots.hosts.0).0.len() <= SWEEP_AT);
+        assert!(slots.pause_of(&to(DestinationKind::Webhook, 0)).is_some());
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_gives_up_waiting_takes_nothing() {
-        let turns = Slots::new(8, 64);
+        let slots = Slots::new(8, 64);
         for _ in 0..3 {
-            drop(turns.wait(&to(DestinationKind::Slack, 0)).await.unwrap());
+            drop(slots.wait(&who(), &to(DestinationKind::Slack, 0)).await);
         }
         for _ in 0..5 {
             let channel = to(DestinationKind::Slack, 0);
-            let wait = turns.wait(&channel);
+            let who = who();
+            let wait = slots.wait(&who, &channel);
             assert!(
                 tokio::time::timeout(Duration::from_millis(100), wait)
                     .await
@@ -310,7 +337,7 @@ mod tests {
             );
         }
         let start = Instant::now();
-        drop(turns.wait(&to(DestinationKind::Slack, 0)).await.unwrap());
+        drop(slots.wait(&who(), &to(DestinationKind::Slack, 0)).await);
         assert_eq!((Instant::now() - start).as_millis(), 500);
     }
 }

@@ -50,12 +50,12 @@ pub fn courier(receiver: &Receiver, count: usize, at_once: usize) -> Result<Send
             timestamp: Timestamp::now(),
         };
         let courier = &courier;
-        async move { courier.deliver(destination, &outgoing).await.verdict }
+        async move { courier.deliver(destination, &outgoing).await.outcome }
     };
     measure(count, at_once, async |from, to| {
         let verdicts = stream::iter(from..to).map(send).buffer_unordered(at_once);
         let bad = verdicts
-            .filter(|verdict| std::future::ready(*verdict != Outcome::Delivered))
+            .filter(|verdict| std::future::ready(*verdict != Outcome::DELIVERED))
             .collect::<Vec<_>>()
             .await;
         ensure!(bad.is_empty(), "not delivered: {:?}", bad[0]);
