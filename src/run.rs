@@ -35,7 +35,7 @@ use crate::{
     compliance::{evidence_status::EvidenceStatusWriter, evidence_watch},
     config,
     delivery::{
-        dispatcher::{DeliveryProgress, Dispatcher},
+        dispatcher::{self, DeliveryProgress},
         secret::RbacHints,
     },
     http::{
@@ -203,23 +203,24 @@ pub async fn run(flags: config::Run) -> anyhow::Result<()> {
         let listener = health::bind(flags.api_listen, "--api-listen").await?;
         tokio::spawn(axum::serve(listener, read_api::router(archive)).into_future());
     }
-    let dispatcher = Dispatcher {
+    let delivery = dispatcher::Context {
         client: client.clone(),
-        hub: hub.clone(),
-        logbook: logbook.clone(),
+        clock: hub.clone(),
+        log: logbook.clone(),
         environments: environments.clone(),
-        courier,
+        sender: courier,
         installation: installation.clone(),
         metrics: metrics.clone(),
         events,
-        names: RbacHints {
+        rbac_hints: RbacHints {
             secrets_role: flags.secrets_role.clone(),
             service_account: (flags.service_account.clone(), namespace.clone()),
         },
-        passed: passed.clone(),
+        progress: passed.clone(),
         stop: stop.clone(),
+        status_writes: dispatcher::Context::status_writes(),
     };
-    let mut sending = tokio::spawn(dispatcher.run(cursors_ready));
+    let mut sending = tokio::spawn(dispatcher::run(delivery, cursors_ready));
 
     let app = health::health(health);
     let mut server = tokio::spawn(axum::serve(listener, app).into_future());

@@ -186,7 +186,11 @@ fn delivered(
             format!("spec.suspend is true.{waiting} They are sent when it is set to false."),
         ),
         (Some(problem), _) if !input.suspended => {
-            return (Some(false), problem.reason.as_str(), sentence(&problem.message));
+            return (
+                Some(false),
+                problem.reason.as_str(),
+                sentence(&problem.message),
+            );
         }
         (_, Some(why)) => (
             Some(false),
@@ -346,7 +350,10 @@ mod tests {
     fn one_problem_that_ends_does_not_hide_another() {
         let mut problems = Problems {
             destination: Some(NotReady::new(NotReadyReason::SecretNotFound, "create it")),
-            environments: Some(NotReady::new(NotReadyReason::EnvironmentNotFound, "create it")),
+            environments: Some(NotReady::new(
+                NotReadyReason::EnvironmentNotFound,
+                "create it",
+            )),
             ..Problems::default()
         };
         let reason = |problems: &Problems| problems.first().map(|why| why.reason);

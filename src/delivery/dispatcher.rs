@@ -4,11 +4,12 @@
     reason = "talks to the API server"
 )]
 
-//! Follows the settings: one task each, so that none waits for another.
+//! Follows the settings and gives each a worker of its own, so that none waits for another; tells each what changes in the
+//! environments that it asks for.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::Duration,
 };
 
@@ -22,8 +23,9 @@ use kube::{
         watcher::{self, watcher},
     },
 };
+use parking_lot::Mutex;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -31,75 +33,71 @@ use tracing::warn;
 
 use crate::{
     api::{NotificationSetting, setting::Cursor},
-    delivery::{secret::RbacHints, setting_worker::SettingWorker},
+    delivery::{heads, mailbox::Mailbox, secret::RbacHints, setting_worker::SettingWorker},
     http::sender::HttpSender,
     message::installation::Installation,
     metrics::Metrics,
     snapshot::{
-        environments::Environments,
+        environments::{EnvironmentInfo, Environments},
         log::SnapshotLog,
-        shared::{SharedState, lock},
+        shared::SharedState,
     },
 };
 
-/// The first cursors are waited for so long: an API server that doesn't take them must not stop the log for ever.
+/// How long the first cursors are waited for: an API server that does not take them must not stop the log for ever.
 const CURSORS: Duration = Duration::from_secs(10);
+/// At most this many statuses are written at once. A thousand settings that hear of one change must not crowd out all
+/// other writes; while they queue, each acknowledges more with one write.
+const STATUS_WRITES: usize = 8;
 
-/// What dispatching needs.
-pub struct Dispatcher {
-    /// For the settings, their status and their Secrets.
+/// What delivery works with.
+pub(crate) struct Context {
     pub client: Client,
-    /// The clock.
-    pub hub: Arc<SharedState>,
-    /// The log.
-    pub logbook: SnapshotLog,
-    /// The environments, and where their logs end.
+    /// The monotonic clock.
+    pub clock: Arc<SharedState>,
+    pub log: SnapshotLog,
     pub environments: Arc<Environments>,
-    /// The outbound client.
-    pub courier: HttpSender,
-    /// What each payload says of the installation.
+    pub sender: HttpSender,
     pub installation: Arc<Installation>,
-    /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// Kubernetes Events.
+    /// Records Kubernetes Events.
     pub events: Events,
-    /// RbacHints that advice needs.
-    pub names: RbacHints,
+    pub rbac_hints: RbacHints,
     /// How far every setting has got, for pruning.
-    pub passed: Arc<DeliveryProgress>,
-    /// Ends sending: what is under way is finished first.
+    pub progress: Arc<DeliveryProgress>,
+    /// Ends sending: what is on its way is finished first.
     pub stop: CancellationToken,
+    pub status_writes: Semaphore,
+}
+
+impl Context {
+    /// How many statuses may be written at once, for [`Context::status_writes`].
+    pub fn status_writes() -> Semaphore {
+        Semaphore::new(STATUS_WRITES)
+    }
 }
 
 /// How far the settings have got, as their status says.
 #[derive(Debug, Default)]
-pub struct DeliveryProgress {
+pub(crate) struct DeliveryProgress {
     /// By the UID of the setting.
     cursors: Mutex<BTreeMap<String, Vec<Cursor>>>,
     complete: Mutex<bool>,
 }
 
 impl DeliveryProgress {
-    pub(crate) fn put(&self, setting: &str, cursors: Vec<Cursor>) {
-        lock(&self.cursors).insert(setting.to_owned(), cursors);
-    }
-
-    pub(crate) fn remove(&self, setting: &str) {
-        lock(&self.cursors).remove(setting);
-    }
-
     pub(crate) fn set_complete(&self, complete: bool) {
-        *lock(&self.complete) = complete;
+        *self.complete.lock() = complete;
     }
 
     /// Whether all settings are known by now.
-    pub fn is_complete(&self) -> bool {
-        *lock(&self.complete)
+    pub(crate) fn is_complete(&self) -> bool {
+        *self.complete.lock()
     }
 
     /// The least that all settings have passed of an environment's log, if any follows it.
-    pub fn least(&self, environment_uid: &str) -> Option<i64> {
-        let all = lock(&self.cursors);
+    pub(crate) fn least(&self, environment_uid: &str) -> Option<i64> {
+        let all = self.cursors.lock();
         let of = all
             .values()
             .flatten()
@@ -108,55 +106,129 @@ impl DeliveryProgress {
     }
 }
 
-struct TaskHandle {
-    setting: watch::Sender<NotificationSetting>,
+/// The progress of one setting: it counts as long as this lives.
+#[derive(Debug)]
+pub(crate) struct ProgressEntry {
+    progress: Arc<DeliveryProgress>,
+    setting: String,
+}
+
+impl ProgressEntry {
+    pub fn new(progress: Arc<DeliveryProgress>, setting_uid: &str) -> Self {
+        Self {
+            progress,
+            setting: setting_uid.to_owned(),
+        }
+    }
+
+    pub fn put(&self, cursors: Vec<Cursor>) {
+        let mut all = self.progress.cursors.lock();
+        all.insert(self.setting.clone(), cursors);
+    }
+}
+
+impl Drop for ProgressEntry {
+    fn drop(&mut self) {
+        self.progress.cursors.lock().remove(&self.setting);
+    }
+}
+
+/// A setting that is being worked for.
+struct Worker {
+    mailbox: Arc<Mailbox>,
+    /// The environments that its spec names; `None`: all.
+    environments: Option<BTreeSet<String>>,
     stop: CancellationToken,
 }
 
-impl Dispatcher {
-    /// Follows the settings until it is stopped, and what is under way then is done. `cursors_ready` is set when those that
-    /// exist at start have their cursors.
-    pub async fn run(self, cursors_ready: watch::Sender<bool>) {
-        let this = Arc::new(self);
-        let cursors_ready = Arc::new(cursors_ready);
-        let desks = TaskTracker::new();
-        let mut eras = this.environments.eras();
-        let mut seats: BTreeMap<String, TaskHandle> = BTreeMap::new();
-        loop {
-            tokio::select! {
-                () = this.follow(&mut seats, &desks, &cursors_ready) => break,
-                () = this.stop.cancelled() => break,
-                _ = eras.changed() => {}
-            }
-            // The statuses were set back with the rest: they tell how far each setting has got.
-            for seat in std::mem::take(&mut seats).into_values() {
-                seat.stop.cancel();
-            }
-            desks.close();
-            desks.wait().await;
-            desks.reopen();
-            this.passed.set_complete(false);
-            cursors_ready.send_replace(false);
+/// The workers, by the UID of their setting.
+struct Workers {
+    context: Arc<Context>,
+    tasks: TaskTracker,
+    workers: BTreeMap<String, Worker>,
+    /// Which workers want to hear of an environment by its name.
+    by_environment: BTreeMap<String, BTreeSet<String>>,
+    /// Which want to hear of all.
+    of_all: BTreeSet<String>,
+    /// The environments as the workers know them.
+    known: Arc<BTreeMap<String, EnvironmentInfo>>,
+}
+
+/// Follows the settings until the program stops, and what is on its way then is done. `cursors_ready` is set when those
+/// that exist at start have their cursors.
+pub(crate) async fn run(context: Context, cursors_ready: watch::Sender<bool>) {
+    let context = Arc::new(context);
+    let cursors_ready = Arc::new(cursors_ready);
+    let mut eras = context.environments.eras();
+    let heads = tokio::spawn(heads::find(
+        context.environments.clone(),
+        context.log.clone(),
+    ));
+    let mut workers = Workers::new(context.clone());
+    loop {
+        tokio::select! {
+            () = workers.follow(&cursors_ready) => break,
+            () = context.stop.cancelled() => break,
+            _ = eras.changed() => {}
         }
-        desks.close();
-        desks.wait().await;
+        // The statuses were set back with the rest: they tell how far each setting has got.
+        workers.end().await;
+        context.progress.set_complete(false);
+        cursors_ready.send_replace(false);
+    }
+    workers.tasks.close();
+    workers.tasks.wait().await;
+    heads.abort();
+}
+
+impl Workers {
+    fn new(context: Arc<Context>) -> Self {
+        Self {
+            known: context.environments.all(),
+            context,
+            tasks: TaskTracker::new(),
+            workers: BTreeMap::new(),
+            by_environment: BTreeMap::new(),
+            of_all: BTreeSet::new(),
+        }
     }
 
-    async fn follow(
-        self: &Arc<Self>,
-        seats: &mut BTreeMap<String, TaskHandle>,
-        desks: &TaskTracker,
-        cursors_ready: &Arc<watch::Sender<bool>>,
-    ) {
-        self.environments.wait_listed().await;
-        let api: Api<DeserializeGuard<NotificationSetting>> = Api::all(self.client.clone());
+    /// Ends all workers at once.
+    async fn end(&mut self) {
+        for worker in self.workers.values() {
+            worker.stop.cancel();
+        }
+        self.workers.clear();
+        self.by_environment.clear();
+        self.of_all.clear();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.tasks.reopen();
+    }
+
+    async fn follow(&mut self, cursors_ready: &Arc<watch::Sender<bool>>) {
+        let environments = self.context.environments.clone();
+        environments.wait_listed().await;
+        let mut changes = environments.subscribe();
+        changes.mark_changed();
+        let api: Api<DeserializeGuard<NotificationSetting>> = Api::all(self.context.client.clone());
         let stream = watcher(api, watcher::Config::default()).default_backoff();
         pin_mut!(stream);
         let mut listed: Option<BTreeSet<String>> = None;
-        let (placed, placed_all) = mpsc::channel::<()>(1);
-        let mut first = Some((placed, placed_all));
+        let (settled, all_settled) = mpsc::channel::<()>(1);
+        let mut first = Some((settled, all_settled));
         loop {
-            match stream.try_next().await {
+            let event = tokio::select! {
+                event = stream.try_next() => event,
+                changed = changes.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.environments_changed(environments.all());
+                    continue;
+                }
+            };
+            match event {
                 Ok(None) => return,
                 Err(error) => warn!(%error, "can't follow the settings; trying again"),
                 Ok(Some(watcher::Event::Init)) => listed = Some(BTreeSet::new()),
@@ -164,92 +236,160 @@ impl Dispatcher {
                     if let Some(listed) = &mut listed {
                         listed.extend(guarded.uid());
                     }
-                    let placed = first.as_ref().map(|(placed, ..)| placed.clone());
-                    self.seen(guarded, seats, desks, placed);
+                    let settled = first.as_ref().map(|(settled, ..)| settled.clone());
+                    self.setting_seen(guarded, settled);
                 }
-                Ok(Some(watcher::Event::Apply(guarded))) => self.seen(guarded, seats, desks, None),
+                Ok(Some(watcher::Event::Apply(guarded))) => self.setting_seen(guarded, None),
                 Ok(Some(watcher::Event::Delete(guarded))) => {
                     if let Some(uid) = guarded.uid() {
-                        self.gone(&uid, seats);
+                        self.setting_gone(&uid);
                     }
                 }
                 Ok(Some(watcher::Event::InitDone)) => {
                     let there = listed.take().unwrap_or_default();
-                    let gone: Vec<_> = seats
-                        .keys()
-                        .filter(|uid| !there.contains(*uid))
-                        .cloned()
-                        .collect();
+                    let uids = self.workers.keys().cloned();
+                    let gone: Vec<_> = uids.filter(|uid| !there.contains(uid)).collect();
                     for uid in gone {
-                        self.gone(&uid, seats);
+                        self.setting_gone(&uid);
                     }
-                    if let Some((placed, mut placed_all)) = first.take() {
-                        drop(placed);
-                        let passed = self.passed.clone();
-                        let cursors_ready = cursors_ready.clone();
-                        tokio::spawn(async move {
-                            // Each setting drops its end when its cursors are written.
-                            let _ = timeout(CURSORS, placed_all.recv()).await;
-                            cursors_ready.send_replace(true);
-                            passed.set_complete(true);
-                        });
+                    if let Some((settled, all_settled)) = first.take() {
+                        drop(settled);
+                        self.wait_for_cursors(all_settled, cursors_ready.clone());
                     }
                 }
             }
         }
     }
 
-    fn seen(
-        self: &Arc<Self>,
-        guarded: DeserializeGuard<NotificationSetting>,
-        seats: &mut BTreeMap<String, TaskHandle>,
-        desks: &TaskTracker,
-        placed: Option<mpsc::Sender<()>>,
+    /// Lets the log go on when each setting has dropped its end: its cursors stand in its status.
+    fn wait_for_cursors(
+        &self,
+        mut all_settled: mpsc::Receiver<()>,
+        cursors_ready: Arc<watch::Sender<bool>>,
     ) {
-        let name = format!(
-            "{}/{}",
-            guarded.namespace().unwrap_or_default(),
-            guarded.name_any()
-        );
+        let progress = self.context.progress.clone();
+        tokio::spawn(async move {
+            let _ = timeout(CURSORS, all_settled.recv()).await;
+            cursors_ready.send_replace(true);
+            progress.set_complete(true);
+        });
+    }
+
+    fn setting_seen(
+        &mut self,
+        guarded: DeserializeGuard<NotificationSetting>,
+        settled: Option<mpsc::Sender<()>>,
+    ) {
+        let namespace = guarded.namespace().unwrap_or_default();
+        let name = guarded.name_any();
         let setting = match guarded.0 {
-            Ok(setting) => setting,
+            Ok(setting) => Arc::new(setting),
             Err(invalid) => {
-                warn!(
-                    setting = name,
-                    error = invalid.error,
-                    "the setting can't be read; its last good state is kept"
-                );
+                let error = invalid.error;
+                warn!(setting = %format_args!("{namespace}/{name}"), error, "the setting can't be read; its last good state is kept");
                 return;
             }
         };
         let Some(uid) = setting.uid() else { return };
-        if let Some(seat) = seats.get(&uid) {
-            seat.setting.send_replace(setting);
+        self.index(&uid, &setting);
+        if let Some(worker) = self.workers.get_mut(&uid) {
+            worker.mailbox.setting(setting);
             return;
         }
+        let mailbox = Arc::new(Mailbox::default());
         let stop = CancellationToken::new();
-        let (sender, receiver) = watch::channel(setting);
-        seats.insert(
-            uid.clone(),
-            TaskHandle {
-                setting: sender,
+        let worker = SettingWorker::new(
+            self.context.clone(),
+            mailbox.clone(),
+            setting.clone(),
+            settled,
+        );
+        self.workers.insert(
+            uid,
+            Worker {
+                mailbox,
+                environments: names(&setting),
                 stop: stop.clone(),
             },
         );
-        let desk = SettingWorker::new(self.clone(), receiver, placed);
-        let passed = self.passed.clone();
-        desks.spawn(async move {
+        self.tasks.spawn(async move {
             tokio::select! {
-                () = desk.run() => {}
-                () = stop.cancelled() => passed.remove(&uid),
+                () = worker.run() => {}
+                () = stop.cancelled() => {}
             }
         });
     }
 
-    fn gone(&self, uid: &str, seats: &mut BTreeMap<String, TaskHandle>) {
-        if let Some(seat) = seats.remove(uid) {
-            seat.stop.cancel();
+    /// Notes which environments a setting wants to hear of.
+    fn index(&mut self, uid: &str, setting: &NotificationSetting) {
+        let names = names(setting);
+        if let Some(worker) = self.workers.get_mut(uid) {
+            if worker.environments == names {
+                return;
+            }
+            worker.environments.clone_from(&names);
         }
-        self.passed.remove(uid);
+        self.unindex(uid);
+        match names {
+            None => {
+                self.of_all.insert(uid.to_owned());
+            }
+            Some(names) => {
+                for name in names {
+                    let workers = self.by_environment.entry(name).or_default();
+                    workers.insert(uid.to_owned());
+                }
+            }
+        }
     }
+
+    fn unindex(&mut self, uid: &str) {
+        self.of_all.remove(uid);
+        self.by_environment.retain(|_, workers| {
+            workers.remove(uid);
+            !workers.is_empty()
+        });
+    }
+
+    fn setting_gone(&mut self, uid: &str) {
+        if let Some(worker) = self.workers.remove(uid) {
+            worker.stop.cancel();
+            self.unindex(uid);
+        }
+    }
+
+    /// Tells the workers what is new: those who ask for a log that has grown, or all of them if an environment came, went
+    /// or was edited.
+    fn environments_changed(&mut self, now: Arc<BTreeMap<String, EnvironmentInfo>>) {
+        let before = std::mem::replace(&mut self.known, now.clone());
+        let same = |(a, b): (&EnvironmentInfo, &EnvironmentInfo)| {
+            (&a.uid, a.generation, &a.visible_to) == (&b.uid, b.generation, &b.visible_to)
+        };
+        let same_set = before.len() == now.len()
+            && before.keys().eq(now.keys())
+            && before.values().zip(now.values()).all(same);
+        if !same_set {
+            for worker in self.workers.values() {
+                worker.mailbox.environments(now.clone());
+            }
+            return;
+        }
+        for ((name, info), old) in now.iter().zip(before.values()) {
+            let Some((head, _)) = info.head.filter(|_| info.head != old.head) else {
+                continue;
+            };
+            let by_name = self.by_environment.get(name).into_iter().flatten();
+            for uid in by_name.chain(&self.of_all) {
+                if let Some(worker) = self.workers.get(uid) {
+                    worker.mailbox.head(name, &info.uid, head);
+                }
+            }
+        }
+    }
+}
+
+/// The environments that a setting names; `None`: it asks for all.
+fn names(setting: &NotificationSetting) -> Option<BTreeSet<String>> {
+    let names = setting.spec.environments.as_ref()?;
+    Some(names.iter().cloned().collect())
 }

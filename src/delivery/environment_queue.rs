@@ -251,9 +251,8 @@ impl EnvironmentQueues {
     }
 
     pub fn counted(&self) -> Counted {
-        let of = |(uid, queue): (&String, &EnvironmentQueue)| {
-            (uid.clone(), queue.opened, queue.ahead)
-        };
+        let of =
+            |(uid, queue): (&String, &EnvironmentQueue)| (uid.clone(), queue.opened, queue.ahead);
         self.queues.iter().map(of).collect()
     }
 
@@ -282,7 +281,10 @@ impl EnvironmentQueues {
 
     /// When the next log that could not be read is read again.
     pub fn next_read(&self) -> Option<Moment> {
-        let unreadable = self.queues.values().filter_map(|queue| queue.unreadable.as_ref());
+        let unreadable = self
+            .queues
+            .values()
+            .filter_map(|queue| queue.unreadable.as_ref());
         unreadable.map(|unreadable| unreadable.until).min()
     }
 }
@@ -331,7 +333,9 @@ mod tests {
             ("d", |_| ()),
             ("e", |_| ()),
             ("f", |queue| queue.ahead.sent(99, at(10))),
-            ("g", |queue| queue.leaving = Some(SkipReason::EnvironmentLeft)),
+            ("g", |queue| {
+                queue.leaving = Some(SkipReason::EnvironmentLeft)
+            }),
         ];
         for (uid, change) in cases {
             let queue = queues.open(cursor(uid, 4));

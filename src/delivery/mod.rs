@@ -1,13 +1,22 @@
-//! Follows the log for each setting and delivers what it asks for.
+//! Follows the log for each setting and delivers what it asks for. [`setting_state`] decides, [`setting_worker`] executes.
 
-pub mod backoff;
-pub mod conditions;
-pub mod dispatcher;
-pub mod environment_queue;
-pub mod history;
-pub mod job;
-pub mod outbox;
-pub mod secret;
-pub mod setting_worker;
-pub mod status_writer;
-pub mod visibility;
+mod ack_window;
+pub(crate) mod backoff;
+mod conditions;
+pub(crate) mod dispatcher;
+mod environment_queue;
+mod heads;
+mod history;
+mod mailbox;
+mod next_message;
+mod pending;
+pub(crate) mod reasons;
+mod retry;
+pub(crate) mod secret;
+mod setting_state;
+mod setting_worker;
+mod start;
+mod status_writer;
+mod subscription;
+mod test_message;
+mod visibility;

@@ -163,8 +163,9 @@ impl Search {
                 let hole = self.hole(log, index).await?;
                 if hole.reason == SkipReason::HistoryTruncated {
                     let before = cursor.unreported_gap.as_ref();
-                    cursor.unreported_gap =
-                        Some(unreported_gap::widened(before, hole.from, hole.to, self.now));
+                    cursor.unreported_gap = Some(unreported_gap::widened(
+                        before, hole.from, hole.to, self.now,
+                    ));
                 }
                 (cursor.index, cursor.ordinal) = (hole.to, 0);
                 found.skipped.push(hole);
@@ -237,7 +238,12 @@ impl Search {
             DestinationKind::Slack => {
                 let (message, after, events) =
                     self.slack_message(log, &snapshot, next, from).await?;
-                (message.to_body(), Some(slack::plain(&message)), after, events)
+                (
+                    message.to_body(),
+                    Some(slack::plain(&message)),
+                    after,
+                    events,
+                )
             }
         };
         Ok(Some(Message {
@@ -303,7 +309,9 @@ impl Search {
             return Ok((message, self.after(snapshot, next.done), 1));
         }
         let mut gathered = self.gather(log, snapshot, next).await?;
-        let telling = gathered.iter().filter(|(_, next)| !next.positions.is_empty());
+        let telling = gathered
+            .iter()
+            .filter(|(_, next)| !next.positions.is_empty());
         let digest = telling.count() > DIGEST_AFTER;
         if !digest {
             let cut = snapshot.cut.map(|cut| cut.first);
@@ -331,9 +339,10 @@ impl Search {
         } else {
             slack::artifacts(from.installation, &parts)
         };
-        let after = gathered
-            .last()
-            .map_or_else(|| self.cursor.clone(), |(last, next)| self.after(last, next.done));
+        let after = gathered.last().map_or_else(
+            || self.cursor.clone(),
+            |(last, next)| self.after(last, next.done),
+        );
         Ok((message, after, events.iter().map(Vec::len).sum()))
     }
 

@@ -100,8 +100,7 @@ impl RetryState {
     /// When the next attempt is made, while attempts fail.
     pub fn next_attempt(&self) -> Option<Moment> {
         let problem = self.problem.as_ref()?;
-        self.until
-            .filter(|_| problem.recovery == Recovery::Attempt)
+        self.until.filter(|_| problem.recovery == Recovery::Attempt)
     }
 
     /// Events that happened before this are given up: they are older than `max_age`, and an attempt that was made after
@@ -169,16 +168,12 @@ impl RetryState {
             Outcome::Hold {
                 retry: HoldRetry::Slowly,
                 ..
-            } => {
-                (backoff::slow_delay(attempts, seed), Recovery::Attempt)
-            }
+            } => (backoff::slow_delay(attempts, seed), Recovery::Attempt),
             Outcome::Hold {
                 retry: HoldRetry::AfterChange,
                 ..
             }
-            | Outcome::Gone { .. } => {
-                (Duration::ZERO, Recovery::Change)
-            }
+            | Outcome::Gone { .. } => (Duration::ZERO, Recovery::Change),
         };
         self.failed_at = self.failed_at.max(Some(began.wall));
         let held = self
@@ -267,10 +262,7 @@ mod tests {
         retry.answered(&fails(None), began("b", 1), 7, at(10));
         assert_eq!(retry.attempts, one.attempts, "the same failure");
         retry.answered(&delivered(), began("b", 1), 7, at(10));
-        assert_eq!(
-            retry.problem, one.problem,
-            "an answer to an older request"
-        );
+        assert_eq!(retry.problem, one.problem, "an answer to an older request");
         retry.answered(&fails(Some(60)), began("c", 1), 7, at(11));
         assert_eq!(retry.attempts(), 1);
         assert!(!retry.may_send(at(70)), "the longer pause counts");

@@ -4,7 +4,7 @@
     reason = "talks to the API server"
 )]
 
-//! Where a setting sends to: read from its spec or from a Secret of its own namespace, when needed.
+//! Reads where a setting sends to, from its spec or from a Secret of its own namespace, when it is needed.
 
 use std::collections::BTreeMap;
 
@@ -15,16 +15,19 @@ use tokio::time::{Duration, timeout};
 
 use crate::{
     api::{NotificationSettingSpec, setting::SecretKeyRef},
-    delivery::conditions::NotReady,
+    delivery::{
+        conditions::{NotReady, shorten},
+        reasons::NotReadyReason,
+    },
     http::destination::{Destination, DestinationKind},
 };
 
-/// A Secret that takes longer to read is tried again later.
+/// A Secret that takes longer to read is read again later.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// RbacHints that advice needs.
 #[derive(Clone, Debug)]
-pub struct RbacHints {
+pub(crate) struct RbacHints {
     /// The ClusterRole that allows to read Secrets.
     pub secrets_role: String,
     /// The operator's service account, and its namespace.
@@ -33,28 +36,29 @@ pub struct RbacHints {
 
 /// Why there is no destination.
 #[derive(Debug)]
-pub enum DestinationError {
-    /// The user can mend it.
+pub(crate) enum DestinationError {
+    /// The user can change that.
     NotReady(NotReady),
-    /// The API server didn't say; it will.
+    /// The API server did not say; it will.
     Unknown(String),
 }
 
 /// The destination of a setting.
-pub async fn read(
+pub(crate) async fn read(
     client: &Client,
     namespace: &str,
     spec: &NotificationSettingSpec,
     names: &RbacHints,
 ) -> Result<Destination, DestinationError> {
-    let invalid =
-        |message: &str| DestinationError::NotReady(NotReady::of_spec("SpecInvalid", message));
+    let invalid = |message: &str| {
+        DestinationError::NotReady(NotReady::of_spec(NotReadyReason::SpecInvalid, message))
+    };
     let (kind, source) = match (&spec.webhook, &spec.slack) {
         (Some(webhook), None) => match (&webhook.url, &webhook.url_from) {
             (Some(url), None) => {
                 return Destination::parse(DestinationKind::Webhook, url).map_err(|error| {
                     DestinationError::NotReady(NotReady::of_spec(
-                        "UrlInvalid",
+                        NotReadyReason::UrlInvalid,
                         format!("spec.webhook.url: {error}"),
                     ))
                 });
@@ -70,7 +74,7 @@ pub async fn read(
     Destination::parse_bytes(kind, &value).map_err(|error| {
         let (key, name) = (reference.key(), &reference.name);
         let message = format!("key {key} of Secret {name}: {error}");
-        DestinationError::NotReady(NotReady::new("UrlInvalid", message))
+        DestinationError::NotReady(NotReady::new(NotReadyReason::UrlInvalid, message))
     })
 }
 
@@ -88,10 +92,10 @@ async fn secret_value(
 ) -> Result<Vec<u8>, DestinationError> {
     let SecretKeyRef { name, .. } = reference;
     let key = reference.key();
-    let unsound = |reason, message| DestinationError::NotReady(NotReady::new(reason, message));
+    let not_ready = |reason, message| DestinationError::NotReady(NotReady::new(reason, message));
     let no_name = || {
         let message = format!("secretKeyRef.name: {name:?} can't be the name of a Secret");
-        DestinationError::NotReady(NotReady::of_spec("SpecInvalid", message))
+        DestinationError::NotReady(NotReady::of_spec(NotReadyReason::SpecInvalid, message))
     };
     // The name becomes a part of a path: it must not lead to another namespace.
     if !is_name(name) {
@@ -110,7 +114,7 @@ async fn secret_value(
             let message = format!(
                 "there is no Secret {name} in namespace {namespace}: kubectl -n {namespace} create secret generic {name} --from-literal={key}=https://..."
             );
-            return Err(unsound("SecretNotFound", message));
+            return Err(not_ready(NotReadyReason::SecretNotFound, message));
         }
         Err(kube::Error::Api(status)) if status.code == 403 => {
             let RbacHints {
@@ -120,7 +124,7 @@ async fn secret_value(
             let message = format!(
                 "Shipbell may not read Secrets in namespace {namespace}: add it to the chart's settingsNamespaces, or kubectl -n {namespace} create rolebinding shipbell-secrets --clusterrole={secrets_role} --serviceaccount={home}:{account}"
             );
-            return Err(unsound("SecretForbidden", message));
+            return Err(not_ready(NotReadyReason::SecretForbidden, message));
         }
         Err(kube::Error::Api(status)) => {
             return Err(DestinationError::Unknown(format!(
@@ -138,16 +142,12 @@ async fn secret_value(
         .map_err(|_| DestinationError::Unknown("the Secret can't be read".to_owned()))?;
     let data = secret.data.unwrap_or_default();
     let Some(value) = data.get(key) else {
-        let keys: Vec<_> = data.keys().map(String::as_str).collect();
-        let has = if keys.is_empty() {
-            "it is empty".to_owned()
-        } else {
-            format!("it has {}", keys.join(", "))
-        };
-        return Err(unsound(
-            "SecretKeyMissing",
-            format!("Secret {name} has no key {key} ({has}): name one with secretKeyRef.key"),
-        ));
+        // Which keys it has is for those to know who may read it.
+        let message = format!(
+            "Secret {name} has no key {}: name one that it has with secretKeyRef.key",
+            shorten(key, 253)
+        );
+        return Err(not_ready(NotReadyReason::SecretKeyMissing, message));
     };
     STANDARD
         .decode(value)

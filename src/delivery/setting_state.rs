@@ -19,7 +19,9 @@ use crate::{
     delivery::{
         backoff,
         conditions::{self, ConditionInput, NotReady, PATIENCE, Problems, shorten},
-        environment_queue::{Counted, EnvironmentQueue, EnvironmentQueues, Token, Turn, Unreadable, Work},
+        environment_queue::{
+            Counted, EnvironmentQueue, EnvironmentQueues, Token, Turn, Unreadable, Work,
+        },
         history::{self, Attempt, SkippedEntries},
         next_message::{Found, Message, MessageKey, Next, Search},
         pending::{CountedEntry, PendingCount},
@@ -309,6 +311,11 @@ impl SettingState {
         .min()
     }
 
+    /// What the destination understands.
+    pub fn kind(&self) -> DestinationKind {
+        self.subscription.kind
+    }
+
     fn is_suspended(&self) -> bool {
         self.subscription.suspended
     }
@@ -455,12 +462,7 @@ impl SettingState {
         match from {
             Some(from) => {
                 let to = queue.head.min(from.saturating_add(COUNTED_AT_END - 1));
-                let count = (
-                    queue.cursor.environment.clone(),
-                    uid.to_owned(),
-                    from,
-                    to,
-                );
+                let count = (queue.cursor.environment.clone(), uid.to_owned(), from, to);
                 let subscription = self.subscription.clone();
                 self.actions.push(Action::Count(subscription, vec![count]));
             }
@@ -547,9 +549,11 @@ impl SettingState {
                 self.start_at(uid, head, head);
             }
             _ => {
-                if self.listing.get(uid).is_none_or(|again| {
-                    again.is_some_and(|again| again <= now.moment)
-                }) {
+                if self
+                    .listing
+                    .get(uid)
+                    .is_none_or(|again| again.is_some_and(|again| again <= now.moment))
+                {
                     self.listing.insert(uid.to_owned(), None);
                     self.actions.push(Action::ListEntries(name, uid.to_owned()));
                 }
@@ -745,7 +749,8 @@ impl SettingState {
                 if self.destination.value.as_ref() != Some(&destination) {
                     // It is another one, or it is back: what waits for a turn must not go to the old one.
                     self.cancel_unsent();
-                    let first = self.destination.value.is_none() && self.problems.destination.is_none();
+                    let first =
+                        self.destination.value.is_none() && self.problems.destination.is_none();
                     if !first {
                         self.retry.retry_now();
                         self.problems.denied = None;
@@ -802,7 +807,9 @@ impl SettingState {
     /// Gives up whatever is not on its way yet; what still is to be sent is found again.
     fn cancel_unsent(&mut self) {
         let queues = self.queues.iter_mut();
-        let mut freed: Vec<_> = queues.filter_map(|(_, queue)| queue.work.cancel()).collect();
+        let mut freed: Vec<_> = queues
+            .filter_map(|(_, queue)| queue.work.cancel())
+            .collect();
         freed.extend(self.test.cancel());
         self.actions
             .extend(freed.into_iter().map(Action::ReleaseTurn));
@@ -883,7 +890,11 @@ impl SettingState {
             Next::Unreadable(why) => {
                 warn!(setting = %self.title, environment, why, "can't read the log; trying again");
                 unreadable(queue, why, seed, now);
-                if queue.unreadable.as_ref().is_some_and(|it| it.failures == UNREADABLE) {
+                if queue
+                    .unreadable
+                    .as_ref()
+                    .is_some_and(|it| it.failures == UNREADABLE)
+                {
                     self.writer.ask(WriteDue::Soon);
                 }
             }
@@ -1062,7 +1073,8 @@ impl SettingState {
             let id = message.id.clone();
             let to = destination.key();
             queue.work = Work::Sending { turn, message, to };
-            self.actions.push(Action::Send(token, destination, id, plain));
+            self.actions
+                .push(Action::Send(token, destination, id, plain));
             return;
         }
         let current = self.destination.value.as_ref().map(Destination::key) == Some(to);
@@ -1269,10 +1281,13 @@ impl SettingState {
     fn write_if_due(&mut self, now: Now) {
         let full = self.queues.any_full();
         let due = if self.stopping {
-            self.writer.owes(self.queues.any_ahead()) && !self.writer.is_writing()
+            self.writer.owes(self.queues.any_ahead())
+                && !self.writer.is_writing()
                 && self.writer.earliest() <= now.moment
         } else {
-            self.writer.next_write(full).is_some_and(|at| at <= now.moment)
+            self.writer
+                .next_write(full)
+                .is_some_and(|at| at <= now.moment)
         };
         if !due || self.counting == Counting::UnderWay {
             return;
@@ -1293,9 +1308,7 @@ impl SettingState {
             return;
         }
         let uid = self.setting.metadata.uid.as_deref().unwrap_or_default();
-        let write = self
-            .writer
-            .begin(uid, &self.status, self.queues.counted());
+        let write = self.writer.begin(uid, &self.status, self.queues.counted());
         self.actions.push(Action::WriteStatus(Box::new(write)));
     }
 
@@ -1329,7 +1342,12 @@ impl SettingState {
                 let all = complete && queue.pending.next(queue.head).is_none();
                 self.close(&uid, all, now);
             } else if !complete {
-                unreadable(queue, "an entry could not be read".to_owned(), self.seed, now);
+                unreadable(
+                    queue,
+                    "an entry could not be read".to_owned(),
+                    self.seed,
+                    now,
+                );
             }
         }
         if self.counting == Counting::UnderWay {
@@ -1398,7 +1416,12 @@ impl SettingState {
             let mut cursors = written.iter();
             cursors.any(|cursor| cursor.environment_uid == start.environment_uid)
         };
-        let kept = self.status.starts.iter().filter(|start| done(start)).count();
+        let kept = self
+            .status
+            .starts
+            .iter()
+            .filter(|start| done(start))
+            .count();
         let mut surplus = kept.saturating_sub(STARTS_KEPT);
         self.status.starts.retain(|start| {
             let goes = surplus > 0 && done(start);
@@ -1521,9 +1544,9 @@ impl SettingState {
             self.writer.hold();
         }
         let due: Vec<_> = self.listing.iter().collect();
-        let due = due.into_iter().filter(|(_, again)| {
-            again.is_some_and(|again| again <= now.moment)
-        });
+        let due = due
+            .into_iter()
+            .filter(|(_, again)| again.is_some_and(|again| again <= now.moment));
         let due: Vec<_> = due.map(|(uid, _)| uid.clone()).collect();
         for uid in due {
             self.try_start(&uid, now);
@@ -1600,12 +1623,7 @@ impl SettingState {
     }
 }
 
-fn unreadable(
-    queue: &mut EnvironmentQueue,
-    why: String,
-    seed: u64,
-    now: Now,
-) {
+fn unreadable(queue: &mut EnvironmentQueue, why: String, seed: u64, now: Now) {
     let failures = queue
         .unreadable
         .as_ref()

@@ -1,404 +1,496 @@
-#![expect(clippy::disallowed_methods, reason = "waits")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "talks to the API server"
+)]
 
-//! The desk of one setting: what it asks for, how far it has got, and what its status says. Here is the life of it; each
-//! of its works has a file of its own.
-
-mod deliver;
-mod environments;
-mod pending;
-mod status;
-mod test_message;
+//! Executes what the state machine of one setting says, and feeds the results back. Each action is a task of its own, so
+//! whatever one waits for, the others go on; they all end with the worker.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use bytes::Bytes;
+use http::{Method, Request, header::CONTENT_TYPE};
 use jiff::Timestamp;
 use kube::{
-    Resource as _, ResourceExt as _,
+    Api, Resource as _, ResourceExt as _,
     runtime::events::{Event, EventType},
 };
 use tokio::{
-    sync::{mpsc, watch},
-    task::{JoinError, JoinSet},
+    sync::mpsc,
+    task::{AbortHandle, JoinSet},
     time::{Instant, sleep_until, timeout},
 };
 use tracing::debug;
 
 use crate::{
-    api::{
-        NotificationSetting, NotificationSettingStatus,
-        condition::{self, READY},
-    },
+    api::{Environment, EnvironmentSnapshotSpec, NotificationSetting},
     delivery::{
-        backoff,
-        conditions::{PATIENCE, Problems, shorten, trouble},
-        dispatcher::Dispatcher,
-        environment_queue::EnvironmentQueues,
-        job::JobResult,
-        outbox::{CursorStart, RetryState, Subscription},
-        status_writer::{StatusWrite, StatusWriter, WriteDue},
+        conditions::NotReady,
+        dispatcher::{Context, ProgressEntry},
+        environment_queue::Token,
+        mailbox::Mailbox,
+        next_message::{LogReader, Origin},
+        pending::CountedEntry,
+        reasons::{EventReason, NotReadyReason},
+        secret::{self, DestinationError},
+        setting_state::{Action, Deleted, DestinationAnswer, Input, Now, SettingState},
+        status_writer::{StatusWrite, WriteAnswer, WriteForm},
+        subscription::Subscription,
     },
-    http::{destination::Destination, sender::Receipt},
-    time::Moment,
+    http::{
+        destination::Destination,
+        guard::Denied,
+        outcome::Outcome,
+        sender::{Outgoing, Receipt, SendKey, Slot},
+    },
+    snapshot::log::{EntryMeta, LogError, SnapshotLog},
 };
 
-/// A status that takes longer to write is tried again.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
-/// A destination that was read longer ago is read again before it is used: a rotated Secret is taken up within this.
-const DESTINATION_FRESH: Duration = Duration::from_secs(30);
-/// What is missing is looked for this often, at first and later.
-const LOOK_AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(15));
+/// A request to the API server that takes longer is given up.
+const TIMEOUT: Duration = Duration::from_secs(15);
+/// How long to sleep when nothing is planned.
+const IDLE: Duration = Duration::from_secs(300);
 
+/// The result of a task.
 enum Done {
-    Carried {
-        uid: String,
-        token: u64,
-        /// Which destination it was sent to.
-        to: [u8; 32],
-        began: (Timestamp, Moment),
-        outcome: Box<JobResult>,
-    },
-    Tested {
-        request: String,
-        id: String,
-        receipt: Receipt,
-    },
-    Written {
-        result: Result<Box<NotificationSetting>, kube::Error>,
-        attempt: StatusWrite,
-    },
+    Input(Input),
+    Turn(Token, Result<Slot, Denied>),
+    Sent(Token, Now, Receipt, Slot),
+    Nothing,
 }
 
-/// The desk of one setting.
-pub struct SettingWorker {
-    office: Arc<Dispatcher>,
-    setting: watch::Receiver<NotificationSetting>,
-    placed: Option<mpsc::Sender<()>>,
-    namespace: String,
-    name: String,
-    uid: String,
-    seed: u64,
-    /// The spec that is being worked for.
-    spec_generation: Option<i64>,
-    names: Option<Arc<Vec<String>>>,
-    wish: Subscription,
-    status: NotificationSettingStatus,
-    pen: StatusWriter,
-    lanes: EnvironmentQueues,
-    /// Where cursors start that can't be placed yet.
-    starts: BTreeMap<String, CursorStart>,
-    /// All cursors that can be placed are.
-    complete: bool,
-    pulse: RetryState,
-    /// The lane that failed: it goes first.
-    probe: Option<String>,
-    /// When the last attempt began that failed.
-    failed_at: Option<Timestamp>,
-    destination: Option<Destination>,
-    destination_read: Option<Instant>,
-    amiss: Problems,
-    amiss_since: Option<Instant>,
-    look_again: Option<Instant>,
-    testing: bool,
-    /// The request for a test for which the destination was read anew.
-    test_seen: Option<String>,
+/// The worker of one setting.
+pub(crate) struct SettingWorker {
+    context: Arc<Context>,
+    mailbox: Arc<Mailbox>,
+    setting: Arc<NotificationSetting>,
+    who: SendKey,
+    state: SettingState,
+    /// Turns at the destination that are held.
+    slots: BTreeMap<Token, Slot>,
+    /// Turns that are waited for.
+    waiting: BTreeMap<Token, AbortHandle>,
+    tasks: JoinSet<Done>,
+    progress: ProgressEntry,
+    /// Dropped when the cursors stand in the status.
+    settled: Option<mpsc::Sender<()>>,
 }
 
 impl SettingWorker {
-    /// The desk of a setting.
     pub fn new(
-        office: Arc<Dispatcher>,
-        setting: watch::Receiver<NotificationSetting>,
-        placed: Option<mpsc::Sender<()>>,
+        context: Arc<Context>,
+        mailbox: Arc<Mailbox>,
+        setting: Arc<NotificationSetting>,
+        settled: Option<mpsc::Sender<()>>,
     ) -> Self {
-        let first = setting.borrow().clone();
-        let status = first.status.clone().unwrap_or_default();
-        let uid = first.uid().unwrap_or_default();
-        office.passed.put(&uid, status.cursors.clone());
-        let (trouble, attempts) = trouble(&status).unzip();
-        let mut desk = Self {
-            namespace: first.namespace().unwrap_or_default(),
-            name: first.name_any(),
-            seed: backoff::seed(&uid),
-            spec_generation: None,
-            names: None,
-            wish: Subscription::of(&first.spec),
-            pen: StatusWriter::new(status.clone(), first.resource_version(), office.hub.now()),
-            lanes: EnvironmentQueues::default(),
-            starts: BTreeMap::new(),
-            complete: false,
-            pulse: RetryState::resumed(trouble, attempts.unwrap_or_default()),
-            probe: None,
-            failed_at: None,
-            destination: None,
-            destination_read: None,
-            amiss: Problems::default(),
-            amiss_since: unsound_since(&status),
-            look_again: None,
-            testing: false,
-            test_seen: None,
-            uid,
-            status,
-            office,
-            setting,
-            placed,
+        let uid = setting.uid().unwrap_or_default();
+        let who = SendKey {
+            namespace: setting.namespace().unwrap_or_default().into(),
+            setting: setting.name_any().into(),
         };
-        for cursor in desk.status.cursors.clone() {
-            desk.lanes.open(cursor);
+        let environments = context.environments.all();
+        let installation = context.installation.clone();
+        let now = context.now();
+        let (state, actions) = SettingState::new(setting.clone(), environments, installation, now);
+        let mut worker = Self {
+            progress: ProgressEntry::new(context.progress.clone(), &uid),
+            context,
+            mailbox,
+            setting,
+            who,
+            state,
+            slots: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            settled,
+        };
+        for action in actions {
+            worker.execute(action);
         }
-        desk
+        worker
     }
 
-    /// Works until the setting is gone, or the program is to stop: then nothing new is sent, and what is under way is
-    /// finished and written down.
+    /// Works until the program is to stop: then nothing new is sent, and what is on its way is finished and written down.
     pub async fn run(mut self) {
-        let stop = self.office.stop.clone();
+        let stop = self.context.stop.clone();
         let mut stopping = false;
-        let mut environments = self.office.environments.subscribe();
-        // Each in a task of its own: whatever this one waits for, they go on. They end with it.
-        let mut tasks: JoinSet<Done> = JoinSet::new();
-        self.examine().await;
         loop {
-            stopping |= stop.is_cancelled();
-            if stopping {
-                if tasks.is_empty() {
-                    if !self.pen.owes(self.lanes.any_ahead()) {
-                        return;
-                    }
-                    sleep_until(self.office.hub.instant(self.pen.earliest())).await;
-                    self.write(&mut tasks).await;
-                    if tasks.is_empty() {
-                        return;
-                    }
-                }
-            } else {
-                self.start_lanes(&mut tasks).await;
-                self.start_test(&mut tasks).await;
-                if self.write_at().is_some_and(|at| at <= self.now()) {
-                    self.write(&mut tasks).await;
-                }
+            if self.state.is_finished() {
+                return;
             }
-            if self.complete && self.pen.rests() {
-                self.placed = None; // all cursors are where they should be, and nothing is to be written
+            if self.state.is_settled() {
+                self.settled = None;
             }
-            self.plan_look();
             let wake = self.wake();
             tokio::select! {
-                Some(done) = tasks.join_next(), if !tasks.is_empty() => self.done(done).await,
-                changed = self.setting.changed() => {
-                    if changed.is_err() {
-                        return;
+                Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => match done {
+                    Ok(done) => self.done(done),
+                    Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                    Err(_) => {} // cancelled
+                },
+                () = self.mailbox.news(), if !stopping => {
+                    for input in self.mailbox.take() {
+                        self.feed(input);
                     }
-                    self.setting_changed().await;
                 }
-                () = stop.cancelled(), if !stopping => {}
-                _ = environments.changed(), if !stopping => self.environments_changed().await,
-                () = sleep_until(wake), if !stopping => self.look().await,
+                () = stop.cancelled(), if !stopping => {
+                    stopping = true;
+                    self.feed(Input::Stop);
+                }
+                () = sleep_until(wake) => self.feed(Input::Wake),
             }
         }
     }
 
-    async fn done(&mut self, done: Result<Done, JoinError>) {
-        match done {
-            Ok(Done::Carried {
-                uid,
-                token,
-                to,
-                began,
-                outcome,
-            }) => self.carried(&uid, token, to, began, *outcome),
-            Ok(Done::Tested {
-                request,
-                id,
-                receipt,
-            }) => self.tested(request, id, &receipt),
-            Ok(Done::Written { result, attempt }) => self.wrote(result, attempt).await,
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(_) => {} // the program ends
-        }
-    }
-
-    // ---- what is asked for ----
-
-    async fn setting_changed(&mut self) {
-        let (generation, version, cursors) = {
-            let setting = self.setting.borrow_and_update();
-            let cursors = setting.status.as_ref().map(|status| status.cursors.clone());
-            (
-                setting.metadata.generation,
-                setting.resource_version(),
-                cursors.unwrap_or_default(),
-            )
-        };
-        self.pen.shown(&cursors, version);
-        if generation != self.spec_generation {
-            self.examine().await;
-        }
-    }
-
-    async fn environments_changed(&mut self) {
-        let news = self.place().await;
-        if news
-            && (self.pulse.trouble.is_some() || self.amiss.first().is_some() || self.is_suspended())
-        {
-            self.pen.ask(WriteDue::Soon); // more waits
-        }
-    }
-
-    fn is_suspended(&self) -> bool {
-        self.setting.borrow().spec.suspend == Some(true)
-    }
-
-    /// A clock has run out: look at what may have changed without a word.
-    async fn look(&mut self) {
-        let moment = self.now();
-        if self
-            .pen
-            .stands_back_until()
-            .is_some_and(|until| until <= moment)
-        {
-            self.come_back().await;
-        }
-        let now = Instant::now();
-        if self.look_again.is_some_and(|at| at <= now) {
-            self.look_again = None;
-            let Problems {
-                destination,
-                denied,
-                ..
-            } = &self.amiss;
-            let troubled =
-                destination.is_some() || denied.is_some() || self.pulse.trouble.is_some();
-            if troubled || self.destination.is_none() {
-                self.read_destination().await;
-            }
-            self.place().await;
-            if troubled || self.amiss.first().is_some() {
-                self.pen.ask(WriteDue::Soon); // a reason that only holds for a while (Reconciling) is taken back
-            }
-        }
-    }
-
-    /// What may change without a word is looked at again.
-    fn plan_look(&mut self) {
-        let now = Instant::now();
-        let since = self.amiss_since.unwrap_or(now);
-        let patient = since.elapsed() < PATIENCE;
-        let missing = (self.amiss.destination.is_some() || self.destination.is_none())
-            .then_some(if patient { LOOK_AGAIN.0 } else { LOOK_AGAIN.1 });
-        let unplaced = (!self.complete).then_some(LOOK_AGAIN.0);
-        let troubled = (self.pulse.trouble.is_some() || self.amiss.denied.is_some())
-            .then_some(DESTINATION_FRESH);
-        let reconciling = (self.amiss.first().is_some() && patient)
-            .then(|| PATIENCE.saturating_sub(since.elapsed()));
-        let ending = self.lanes.any_ending().then_some(LOOK_AGAIN.1);
-        let after = [missing, unplaced, troubled, reconciling, ending]
-            .into_iter()
-            .flatten()
-            .min();
-        if let Some(after) = after {
-            let at = now + after;
-            self.look_again = Some(self.look_again.map_or(at, |planned| planned.min(at)));
-        }
-    }
-
-    /// Takes in a new spec.
-    async fn examine(&mut self) {
-        let setting = self.setting.borrow().clone();
-        let first = self.spec_generation.is_none();
-        self.spec_generation = setting.metadata.generation;
-        self.wish = Subscription::of(&setting.spec);
-        self.status.destination = Some(self.wish.kind.as_str().to_owned());
-        let names = setting
-            .spec
-            .environments
-            .as_ref()
-            .map(|names| names.join(","));
-        self.status.environments = Some(shorten(names.as_deref().unwrap_or("*"), 256));
-        self.names = setting.spec.environments.map(Arc::new);
-        self.destination = None;
-        self.destination_read = None;
-        self.amiss.denied = None;
-        if !first {
-            self.amiss_since = None; // what is missing now may be on its way
-        }
-        self.failed_at = None;
-        self.pulse.retry_now();
-        self.lanes.ask_anew();
-        if self.pen.written().observed_generation != self.spec_generation {
-            let now = self.now();
-            self.pen.wait_for_cursors(now);
-        }
-        if self.status.conditions.is_empty() {
-            self.pen.ask(WriteDue::Soon);
-        }
-        let since = self.amiss_since;
-        self.read_destination().await;
-        self.place().await;
-        if self.amiss.first().is_some() && since.is_some() {
-            self.amiss_since = since;
-        }
-    }
-
-    /// Records a Kubernetes Event, without waiting for it.
-    fn publish(&self, type_: EventType, reason: &str, note: String) {
-        let event = Event {
-            type_,
-            reason: reason.to_owned(),
-            note: Some(note),
-            action: "Deliver".to_owned(),
-            secondary: None,
-        };
-        let reference = self.setting.borrow().object_ref(&());
-        let (office, title) = (self.office.clone(), self.title());
-        tokio::spawn(async move {
-            let published = office.events.publish(&event, &reference);
-            match timeout(WRITE_TIMEOUT, published).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => debug!(setting = title, %error, "can't record an Event"),
-                Err(_) => debug!(setting = title, "can't record an Event: no answer"),
-            }
-        });
-    }
-
-    // ---- clocks ----
-
-    fn now(&self) -> Moment {
-        self.office.hub.now()
-    }
-
-    /// When the status is to be written next.
-    fn write_at(&self) -> Option<Moment> {
-        self.pen.next_write(self.lanes.any_full())
-    }
-
-    /// When to wake up if nothing happens.
     fn wake(&self) -> Instant {
-        let far = Instant::now() + Duration::from_secs(300);
-        let now = self.now();
-        let send = self.pulse.may_send(now).err().flatten();
-        let moments = [
-            send.filter(|moment| *moment > now),
-            self.lanes.next_read(now),
-            self.write_at(),
-            self.pen.stands_back_until(),
-        ];
-        let moment = moments.into_iter().flatten().min();
-        let moment = moment.map(|moment| self.office.hub.instant(moment));
-        [moment, self.look_again]
-            .into_iter()
-            .flatten()
-            .fold(far, Instant::min)
+        let moment = self.state.wake_at(self.context.now().moment);
+        moment.map_or_else(
+            || Instant::now() + IDLE,
+            |moment| self.context.clock.instant(moment),
+        )
     }
 
-    fn title(&self) -> String {
-        format!("{}/{}", self.namespace, self.name)
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Input(input) => self.feed(input),
+            Done::Turn(token, result) => {
+                self.waiting.remove(&token);
+                let result = match result {
+                    Ok(slot) => {
+                        self.slots.insert(token, slot);
+                        Ok(())
+                    }
+                    Err(denied) => Err(denied.to_string()),
+                };
+                self.feed(Input::Turn(token, result));
+            }
+            Done::Sent(token, began, receipt, slot) => {
+                self.slots.insert(token, slot);
+                self.context.metrics.delivered(
+                    self.state.kind().as_str(),
+                    outcome_label(&receipt.outcome),
+                    receipt.latency.as_secs_f64(),
+                );
+                self.feed(Input::Sent(token, began, receipt));
+            }
+            Done::Nothing => {}
+        }
+    }
+
+    fn feed(&mut self, input: Input) {
+        if let Input::Setting(setting) = &input {
+            self.setting = setting.clone();
+        }
+        let now = self.context.now();
+        for action in self.state.step(input, now) {
+            self.execute(action);
+        }
+    }
+
+    fn spawn(&mut self, task: impl Future<Output = Input> + Send + 'static) {
+        self.tasks.spawn(async move { Done::Input(task.await) });
+    }
+
+    fn execute(&mut self, action: Action) {
+        let context = self.context.clone();
+        match action {
+            Action::ReadDestination(generation) => {
+                let setting = self.setting.clone();
+                self.spawn(async move {
+                    let answer = read_destination(&context, &setting).await;
+                    Input::Destination(generation, answer)
+                });
+            }
+            Action::Search(token, search) => self.spawn(async move {
+                let found = search.find(&context.log).await;
+                Input::Found(token, found)
+            }),
+            Action::TakeTurn(token, destination) => {
+                let who = self.who.clone();
+                let task = async move {
+                    let slot = context.sender.slot(&who, &destination).await;
+                    Done::Turn(token, slot)
+                };
+                self.waiting.insert(token, self.tasks.spawn(task));
+            }
+            Action::ReleaseTurn(token) => {
+                self.slots.remove(&token);
+                if let Some(task) = self.waiting.remove(&token) {
+                    task.abort();
+                }
+            }
+            Action::Compose(token, search, key) => {
+                let who = self.who.clone();
+                self.spawn(async move {
+                    let origin = Origin {
+                        installation: &context.installation,
+                        setting: (&who.namespace, &who.setting),
+                    };
+                    let composed = search.compose(&context.log, &key, &origin).await;
+                    Input::Composed(token, composed)
+                });
+            }
+            Action::Send(token, destination, id, body) => {
+                self.send(token, destination, id, body);
+            }
+            Action::Count(subscription, ranges) => {
+                self.spawn(async move {
+                    Input::Counted(count(&context.log, &subscription, ranges).await)
+                });
+            }
+            Action::ListEntries(environment, uid) => self.spawn(async move {
+                let entries = LogReader::entries(&context.log, &environment, &uid).await;
+                Input::Entries(uid, entries)
+            }),
+            Action::Compare(environment, uid, index) => self.spawn(async move {
+                let read = context.log.read_anew(&environment, &uid, index).await;
+                let there = read.map(|there| there.is_some());
+                Input::Compared(uid, there.map_err(|error| error.to_string()))
+            }),
+            Action::CheckDeleted(environment, uid) => self.spawn(async move {
+                let checked = check_deleted(&context, &environment, &uid).await;
+                Input::Checked(uid, checked.map_err(|error| error.to_string()))
+            }),
+            Action::WriteStatus(write) => {
+                let setting = self.setting.clone();
+                self.spawn(async move {
+                    let answer = write_status(&context, &setting, &write).await;
+                    Input::Written(write.counted, answer)
+                });
+            }
+            Action::ReadSetting => {
+                let setting = self.setting.clone();
+                self.spawn(async move { Input::Read(read_setting(&context, &setting).await) });
+            }
+            Action::Publish(reason, note) => {
+                let setting = self.setting.clone();
+                self.tasks.spawn(async move {
+                    publish(&context, &setting, reason, note).await;
+                    Done::Nothing
+                });
+            }
+            Action::Progress(cursors) => self.progress.put(cursors),
+        }
+    }
+
+    /// Makes one attempt with a turn that is held.
+    fn send(&mut self, token: Token, destination: Destination, id: String, body: Bytes) {
+        let Some(slot) = self.slots.remove(&token) else {
+            debug_assert!(false, "a message is sent without a turn");
+            return;
+        };
+        let context = self.context.clone();
+        self.tasks.spawn(async move {
+            let began = context.now();
+            let outgoing = Outgoing {
+                id,
+                body,
+                timestamp: began.wall,
+            };
+            let receipt = context.sender.send(&slot, &destination, &outgoing).await;
+            Done::Sent(token, began, receipt, slot)
+        });
     }
 }
 
-/// Since when a setting is not ready, as its status says.
-fn unsound_since(status: &NotificationSettingStatus) -> Option<Instant> {
-    let ready =
-        condition::find(&status.conditions, READY).filter(|ready| ready.status == "False")?;
-    let age = Timestamp::now().duration_since(ready.last_transition_time.0);
-    Instant::now().checked_sub(Duration::try_from(age).ok()?)
+/// How metrics call what came of an attempt.
+fn outcome_label(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Delivered { .. } => "delivered",
+        Outcome::Retry { .. } => "retry",
+        Outcome::Refused { .. } => "refused",
+        Outcome::Hold { .. } | Outcome::Gone { .. } => "held",
+    }
+}
+
+impl Context {
+    pub(crate) fn now(&self) -> Now {
+        Now {
+            moment: self.clock.now(),
+            wall: Timestamp::now(),
+        }
+    }
+}
+
+async fn within<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, LogError> {
+    let answer = timeout(TIMEOUT, request).await;
+    Ok(answer.map_err(|_| LogError::Timeout)??)
+}
+
+/// Where a setting sends to, and whether that may be dialled.
+async fn read_destination(context: &Context, setting: &NotificationSetting) -> DestinationAnswer {
+    let namespace = setting.namespace().unwrap_or_default();
+    let found = secret::read(
+        &context.client,
+        &namespace,
+        &setting.spec,
+        &context.rbac_hints,
+    );
+    match found.await {
+        Ok(destination) => match context.sender.permits(&destination) {
+            Ok(()) => DestinationAnswer::Known(destination),
+            Err(why) => {
+                DestinationAnswer::NotReady(NotReady::new(NotReadyReason::DestinationDenied, why))
+            }
+        },
+        Err(DestinationError::NotReady(why)) => DestinationAnswer::NotReady(why),
+        Err(DestinationError::Unknown(why)) => DestinationAnswer::Unknown(why),
+    }
+}
+
+impl LogReader for SnapshotLog {
+    async fn read(
+        &self,
+        environment: &str,
+        uid: &str,
+        index: i64,
+    ) -> Result<Option<Arc<EnvironmentSnapshotSpec>>, String> {
+        let read = SnapshotLog::read(self, environment, uid, index).await;
+        read.map_err(|error| error.to_string())
+    }
+
+    async fn entries(&self, environment: &str, uid: &str) -> Result<Vec<EntryMeta>, String> {
+        let entries = SnapshotLog::entries(self, environment, uid).await;
+        entries.map_err(|error| error.to_string())
+    }
+}
+
+/// Counts what is asked for in ranges of logs.
+async fn count(
+    log: &impl LogReader,
+    subscription: &Subscription,
+    ranges: Vec<(String, String, i64, i64)>,
+) -> Vec<(String, Vec<CountedEntry>, bool)> {
+    let mut counted = vec![];
+    for (environment, uid, from, to) in ranges {
+        let mut entries = vec![];
+        let mut complete = true;
+        for index in from..=to {
+            let Ok(read) = log.read(&environment, &uid, index).await else {
+                complete = false; // it won't tell of the next one either
+                break;
+            };
+            entries.push(subscription.count_entry(index, read.as_deref()));
+        }
+        counted.push((uid, entries, complete));
+    }
+    counted
+}
+
+/// Whether an environment is deleted, and where its log ends: its newest entries may not have been heard of.
+async fn check_deleted(context: &Context, name: &str, uid: &str) -> Result<Deleted, LogError> {
+    let api: Api<Environment> = Api::all(context.client.clone());
+    let found = within(api.get_metadata_opt(name)).await?;
+    if found.is_some_and(|found| found.uid().as_deref() == Some(uid)) {
+        return Ok(Deleted::No);
+    }
+    let entries = context.log.entries(name, uid).await?;
+    Ok(Deleted::Yes(entries.last().map_or(0, |entry| entry.index)))
+}
+
+async fn write_status(
+    context: &Context,
+    setting: &NotificationSetting,
+    write: &StatusWrite,
+) -> WriteAnswer {
+    let Ok(_permit) = context.status_writes.acquire().await else {
+        return WriteAnswer::Failed("the program ends".to_owned());
+    };
+    let request = match status_request(setting, write) {
+        Ok(request) => request,
+        Err(why) => return WriteAnswer::Failed(why),
+    };
+    let written = timeout(
+        TIMEOUT,
+        context.client.request::<NotificationSetting>(request),
+    )
+    .await;
+    match written {
+        Err(_) => WriteAnswer::Failed("no answer from the API server".to_owned()),
+        Ok(Ok(object)) => WriteAnswer::Written {
+            version: object.resource_version(),
+            status: Box::new(object.status.unwrap_or_default()),
+        },
+        Ok(Err(kube::Error::Api(status))) if status.code == 409 => WriteAnswer::Conflict,
+        Ok(Err(kube::Error::Api(status))) if status.code == 422 => {
+            WriteAnswer::Refused(status.message.clone())
+        }
+        Ok(Err(error)) => WriteAnswer::Failed(error.to_string()),
+    }
+}
+
+fn status_request(
+    setting: &NotificationSetting,
+    write: &StatusWrite,
+) -> Result<Request<Vec<u8>>, String> {
+    let namespace = setting.namespace().unwrap_or_default();
+    let collection = NotificationSetting::url_path(&(), Some(&namespace));
+    let path = format!("{collection}/{}/status", setting.name_any());
+    let (method, type_, body) = match &write.form {
+        WriteForm::Patch(patch) => (
+            Method::PATCH,
+            "application/json-patch+json",
+            serde_json::to_vec(patch),
+        ),
+        WriteForm::Replace { version } => {
+            let mut object = setting.clone();
+            object.metadata.resource_version = version.clone();
+            object.metadata.managed_fields = None;
+            object.status = Some(write.status.clone());
+            (Method::PUT, "application/json", serde_json::to_vec(&object))
+        }
+    };
+    let body = body.map_err(|error| error.to_string())?;
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(CONTENT_TYPE, type_)
+        .body(body);
+    request.map_err(|error| error.to_string())
+}
+
+/// The status and the version of the setting as the API server has it.
+async fn read_setting(
+    context: &Context,
+    setting: &NotificationSetting,
+) -> Result<(Box<crate::api::NotificationSettingStatus>, Option<String>), String> {
+    let namespace = setting.namespace().unwrap_or_default();
+    let api: Api<NotificationSetting> = Api::namespaced(context.client.clone(), &namespace);
+    let found = within(api.get_opt(&setting.name_any())).await;
+    let found = found.map_err(|error| error.to_string())?;
+    let found = found.filter(|found| found.uid() == setting.uid());
+    let found = found.ok_or("it is not there")?; // the watch tells whether it is gone
+    let version = found.resource_version();
+    Ok((Box::new(found.status.unwrap_or_default()), version))
+}
+
+/// Records a Kubernetes Event on a setting.
+async fn publish(
+    context: &Context,
+    setting: &NotificationSetting,
+    reason: EventReason,
+    note: String,
+) {
+    let event = Event {
+        type_: match reason {
+            EventReason::DeliveryRecovered | EventReason::TestDelivered => EventType::Normal,
+            _ => EventType::Warning,
+        },
+        reason: reason.as_str().to_owned(),
+        note: Some(note),
+        action: "Deliver".to_owned(),
+        secondary: None,
+    };
+    let reference = setting.object_ref(&());
+    let title = format!(
+        "{}/{}",
+        setting.namespace().unwrap_or_default(),
+        setting.name_any()
+    );
+    match timeout(TIMEOUT, context.events.publish(&event, &reference)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(setting = title, %error, "can't record an Event"),
+        Err(_) => debug!(setting = title, "can't record an Event: no answer"),
+    }
 }

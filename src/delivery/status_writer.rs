@@ -398,6 +398,7 @@ fn sorted(cursors: &[Cursor]) -> Vec<Cursor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::delivery::ack_window::AckWindow;
 
     fn at(seconds: u64) -> Moment {
         Moment::from_secs(seconds)
@@ -418,74 +419,108 @@ mod tests {
         }
     }
 
-    fn attempt(indexes: &[i64]) -> StatusWrite {
-        StatusWrite {
-            cursors: status(indexes).cursors,
-            counted: vec![],
-        }
+    fn counted(number: u64) -> Counted {
+        vec![("0".to_owned(), number, AckWindow::default())]
     }
 
-    fn pen() -> StatusWriter {
+    fn writer() -> StatusWriter {
         StatusWriter::new(status(&[1, 1]), Some("10".to_owned()), at(0))
     }
 
     #[test]
     fn what_is_urgent_is_written_a_second_after_the_last_write_and_at_once_when_sending_waits() {
-        let mut pen = pen();
-        assert_eq!((pen.next_write(false), pen.next_write(true)), (None, None));
-        pen.ask(WriteDue::Lazily);
+        let mut writer = writer();
         assert_eq!(
-            pen.next_write(false),
+            (writer.next_write(false), writer.next_write(true)),
+            (None, None)
+        );
+        writer.ask(WriteDue::Lazily);
+        assert_eq!(
+            writer.next_write(false),
             Some(at(0)),
             "nothing was written yet"
         );
-        pen.take_up(at(5));
-        assert_eq!(pen.next_write(true), None, "nothing new");
-        pen.ask(WriteDue::Lazily);
-        assert_eq!(pen.next_write(false), Some(at(65)));
-        pen.ask(WriteDue::Soon);
-        pen.ask(WriteDue::Lazily);
-        assert_eq!(pen.next_write(false), Some(at(6)));
-        assert_eq!(pen.next_write(true), Some(at(0)));
-        pen.begin(attempt(&[2, 1]));
-        assert_eq!(pen.next_write(true), None, "one at a time");
+        writer.take_up(at(5));
+        assert_eq!(writer.next_write(true), None, "nothing new");
+        writer.ask(WriteDue::Lazily);
+        assert_eq!(writer.next_write(false), Some(at(65)));
+        writer.ask(WriteDue::Soon);
+        writer.ask(WriteDue::Lazily);
+        assert_eq!(writer.next_write(false), Some(at(6)));
+        assert_eq!(writer.next_write(true), Some(at(0)));
+        writer.begin("u", &status(&[2, 1]), counted(1));
+        assert_eq!(writer.next_write(true), None, "one at a time");
     }
 
     #[test]
-    fn a_new_spec_waits_for_its_cursors_but_not_for_ever() {
-        let mut pen = StatusWriter::new(NotificationSettingStatus::default(), None, at(0));
-        pen.wait_for_cursors(at(1));
-        assert_eq!(pen.next_write(true), Some(at(9)));
-        assert!(
-            !pen.owes(true),
-            "a setting that was never handled owes nothing"
-        );
-        pen.cursors_placed();
-        assert_eq!(pen.next_write(false), Some(at(0)));
-        assert!(pen.owes(false));
+    fn a_new_spec_waits_for_its_starts_but_not_for_long() {
+        let mut writer = StatusWriter::new(NotificationSettingStatus::default(), None, at(0));
+        writer.wait_for_starts(at(1));
+        assert_eq!(writer.next_write(true), Some(at(3)));
+        writer.starts_known();
+        assert_eq!(writer.next_write(false), Some(at(0)));
+        assert!(writer.owes(false));
+    }
+
+    #[test]
+    fn a_counter_that_keeps_moving_is_written_less_and_less_often() {
+        let mut writer = writer();
+        let mut pauses = vec![];
+        let mut last = 0;
+        writer.take_up(at(0));
+        for _ in 0..6 {
+            writer.ask(WriteDue::Counter);
+            let next = writer.next_write(false).unwrap();
+            pauses.push(next.as_secs() - last);
+            last = next.as_secs();
+            writer.take_up(next);
+        }
+        assert_eq!(pauses, [5, 10, 20, 40, 60, 60]);
+        writer.ask(WriteDue::Soon);
+        writer.take_up(at(1_000));
+        writer.ask(WriteDue::Counter);
+        assert_eq!(writer.next_write(false), Some(at(1_005)), "news come first");
+    }
+
+    #[test]
+    fn a_status_that_is_refused_is_written_with_short_texts_until_one_is_accepted() {
+        let mut long = status(&[1]);
+        long.message = Some("x".repeat(4_000));
+        let mut writer = writer();
+        let begin = |writer: &mut StatusWriter| writer.begin("u", &long, vec![]).status;
+        assert_eq!(begin(&mut writer), long);
+        writer.refused(at(5));
+        assert_eq!(writer.next_write(true), None, "one at a time");
+        writer.answered();
+        assert_eq!(writer.next_write(true), Some(at(6)));
+        let short = begin(&mut writer);
+        assert_eq!(short.message.unwrap().chars().count(), MINIMAL_TEXT);
+        assert_eq!(short.cursors, long.cursors);
+        writer.accepted(status(&[1]), None);
+        assert_eq!(begin(&mut writer), long);
     }
 
     #[test]
     fn writes_that_fail_are_tried_again_after_longer_and_longer_pauses() {
-        let mut pen = pen();
+        let mut writer = writer();
         let mut pauses = vec![];
         for _ in 0..7 {
-            pen.failed(at(100));
-            pauses.push(pen.next_write(true).unwrap().as_secs() - 100);
+            writer.failed(at(100));
+            pauses.push(writer.next_write(true).unwrap().as_secs() - 100);
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
-        pen.accepted(status(&[1, 1]), Some("11".to_owned()));
-        pen.failed(at(200));
-        assert_eq!(pen.next_write(true), Some(at(201)));
+        writer.accepted(status(&[1, 1]), Some("11".to_owned()));
+        writer.failed(at(200));
+        assert_eq!(writer.next_write(true), Some(at(201)));
     }
 
     #[test]
     fn conflicts_are_answered_at_once_and_after_some_in_a_row_with_a_little_pause() {
-        let mut pen = pen();
+        let mut writer = writer();
         let mut pauses = vec![];
         for _ in 0..30 {
-            pen.conflicted(at(100));
-            pauses.push(pen.next_write(true).unwrap().as_millis() - 100_000);
+            writer.conflicted(at(100));
+            pauses.push(writer.next_write(true).unwrap().as_millis() - 100_000);
         }
         assert_eq!(pauses[..6], [0, 0, 0, 0, 50, 100]);
         assert_eq!(pauses[29], 1_000);
@@ -494,14 +529,14 @@ mod tests {
     #[test]
     fn an_object_that_is_changed_all_the_time_is_written_whatever_its_version_if_its_cursors_are_ours()
      {
-        let mut pen = pen();
+        let mut writer = writer();
         for crowded in [false, false, false, false, true, true] {
-            assert_eq!(pen.is_crowded(), crowded);
-            pen.conflicted(at(1));
+            assert_eq!(writer.is_crowded(), crowded);
+            writer.conflicted(at(1));
         }
         let next = status(&[2, 1]);
         assert_eq!(
-            pen.patch("u", &next),
+            writer.patch("u", &next),
             json!([
                 {"op": "test", "path": "/metadata/uid", "value": "u"},
                 {"op": "test", "path": "/status/cursors", "value": status(&[1, 1]).cursors},
@@ -516,67 +551,71 @@ mod tests {
             let want = json!({"op": "test", "path": path, "value": null});
             assert_eq!(test(written), want);
         }
-        pen.failed(at(2));
+        writer.failed(at(2));
         assert!(
-            !pen.is_crowded(),
+            !writer.is_crowded(),
             "where it may not be patched, the other way is tried again"
         );
     }
 
     #[test]
     fn after_a_conflict_a_status_is_the_same_or_ours_or_another_writers() {
-        let mut pen = pen();
-        pen.begin(attempt(&[2, 1]));
-        pen.begin(attempt(&[2, 3]));
+        let mut writer = writer();
+        writer.begin("u", &status(&[2, 1]), counted(1));
+        writer.begin("u", &status(&[2, 3]), counted(2));
         let mut swapped = status(&[1, 1]);
         swapped.cursors.reverse();
         for (there, want) in [
             (swapped, ConflictOutcome::Same),
-            (status(&[2, 1]), ConflictOutcome::Ours(attempt(&[2, 1]))),
-            (status(&[2, 3]), ConflictOutcome::Ours(attempt(&[2, 3]))),
+            (status(&[2, 1]), ConflictOutcome::Ours(counted(1))),
+            (status(&[2, 3]), ConflictOutcome::Ours(counted(2))),
             (status(&[2, 2]), ConflictOutcome::Others),
             (status(&[1]), ConflictOutcome::Others),
         ] {
-            assert_eq!(pen.found(&there, Some("12".to_owned())), want, "{there:?}");
-            assert_eq!(pen.version(), Some("12"));
+            assert_eq!(
+                writer.found(&there, Some("12".to_owned())),
+                want,
+                "{there:?}"
+            );
+            assert_eq!(writer.version.as_deref(), Some("12"));
         }
     }
 
     #[test]
     fn of_writes_that_were_never_answered_the_first_and_the_last_are_remembered() {
-        let mut pen = pen();
+        let mut writer = writer();
         for index in 2..=40 {
-            pen.begin(attempt(&[index, 1]));
+            writer.begin("u", &status(&[index, 1]), vec![]);
         }
         for (index, known) in [(2, true), (3, false), (25, false), (26, true), (40, true)] {
-            let found = pen.found(&status(&[index, 1]), None);
+            let found = writer.found(&status(&[index, 1]), None);
             assert_eq!(matches!(found, ConflictOutcome::Ours(_)), known, "{index}");
         }
     }
 
     #[test]
     fn the_version_that_the_watch_shows_is_taken_if_the_status_is_ours() {
-        let mut pen = pen();
+        let mut writer = writer();
         for (indexes, shown, version) in [
             (&[1, 1], "9", "10"),
             (&[1, 1], "11", "11"),
             (&[2, 1], "12", "11"),
         ] {
-            pen.shown(&status(indexes).cursors, Some(shown.to_owned()));
-            assert_eq!(pen.version(), Some(version));
+            writer.shown(&status(indexes).cursors, Some(shown.to_owned()));
+            assert_eq!(writer.version.as_deref(), Some(version));
         }
     }
 
     #[test]
     fn another_writer_is_left_alone_for_a_minute() {
-        let mut pen = pen();
-        pen.ask(WriteDue::Soon);
-        pen.stand_back(at(10));
-        assert_eq!(pen.stands_back_until(), Some(at(70)));
-        assert_eq!(pen.next_write(true), None);
-        assert!(!pen.owes(true));
-        pen.come_back(status(&[5, 5]), Some("20".to_owned()));
-        assert_eq!(pen.next_write(true), Some(at(0)));
-        assert_eq!(pen.written().cursors[0].index, 5);
+        let mut writer = writer();
+        writer.ask(WriteDue::Soon);
+        writer.stand_back(at(10));
+        assert_eq!(writer.stands_back_until(), Some(at(70)));
+        assert_eq!(writer.next_write(true), None);
+        assert!(!writer.owes(true));
+        writer.resume(status(&[5, 5]), Some("20".to_owned()));
+        assert_eq!(writer.next_write(true), Some(at(0)));
+        assert_eq!(writer.written().cursors[0].index, 5);
     }
 }

@@ -2,8 +2,11 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use jiff::Timestamp;
+
 use crate::{
     api::{EnvironmentSnapshotSpec, EventType, NotificationSettingSpec},
+    delivery::pending::CountedEntry,
     http::destination::DestinationKind,
 };
 
@@ -59,6 +62,22 @@ impl Subscription {
         events
             .filter(|event| self.types.contains(&event.type_))
             .count()
+    }
+
+    /// Which events of an entry of the log are asked for; none of one that was removed.
+    pub fn count_entry(
+        &self,
+        index: i64,
+        snapshot: Option<&EnvironmentSnapshotSpec>,
+    ) -> CountedEntry {
+        let events = snapshot.map_or(&[][..], |snapshot| &snapshot.events);
+        let wanted = events.iter().enumerate();
+        let wanted = wanted.filter(|(_, event)| self.types.contains(&event.type_));
+        CountedEntry {
+            index,
+            positions: wanted.map(|(at, _)| at).collect(),
+            time: snapshot.map_or(Timestamp::UNIX_EPOCH, |snapshot| snapshot.time),
+        }
     }
 
     /// The next events to send of a snapshot of which `done` events are done: one event for a webhook; for Slack all

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    delivery::{conditions::{NotReady, shorten}, reasons::NotReadyReason},
+    delivery::{
+        conditions::{NotReady, shorten},
+        reasons::NotReadyReason,
+    },
     snapshot::environments::EnvironmentInfo,
 };
 
@@ -29,7 +32,10 @@ pub(crate) fn followed<'a>(
                 "this namespace may see {} environments, and a setting follows {MAX_ENVIRONMENTS} at most: name them in spec.environments",
                 seen.len()
             );
-            return (vec![], Some(NotReady::new(NotReadyReason::TooManyEnvironments, message)));
+            return (
+                vec![],
+                Some(NotReady::new(NotReadyReason::TooManyEnvironments, message)),
+            );
         }
         let problem = seen.is_empty().then(|| {
             let message = format!(

@@ -38,7 +38,7 @@ pub struct Pruner {
     /// The log.
     pub logbook: SnapshotLog,
     /// How far the settings have got.
-    pub passed: Arc<DeliveryProgress>,
+    pub(crate) passed: Arc<DeliveryProgress>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// How often it is looked.

@@ -215,6 +215,7 @@ impl Recorder {
         let known = EnvironmentInfo {
             uid: uid.clone(),
             generation: environment.metadata.generation.unwrap_or(1),
+            created: environment.creation_timestamp().map(|time| time.0),
             visible_to,
             head: None,
         };
