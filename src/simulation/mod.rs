@@ -6,6 +6,7 @@
 mod behaviour;
 mod big;
 mod compliance;
+mod delivery;
 mod evidence;
 mod identity;
 mod properties;

@@ -1,0 +1,850 @@
+//! Delivery in virtual time: the real state machine of a setting between a scripted log, a scripted receiver and a status
+//! store that conflicts, loses replies and refuses. Everything that the machine asks for becomes an event on one clock,
+//! drawn from a seed; whatever it does is checked as it does it.
+
+mod properties;
+mod scenarios;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::ObjectMeta;
+
+use crate::{
+    api::{
+        EnvironmentSnapshotSpec, EventType, NotificationSetting, NotificationSettingSpec,
+        NotificationSettingStatus, condition,
+        setting::{Cursor, Slack, Webhook},
+    },
+    delivery::{
+        ack_window::WINDOW,
+        conditions::NotReady,
+        environment_queue::Token,
+        next_message::{LogReader, Origin},
+        reasons::{EventReason, NotReadyReason},
+        setting_state::{Action, Deleted, DestinationAnswer, Input, Now, SettingState},
+        status_writer::{StatusWrite, WriteAnswer, WriteForm},
+        subscription::Subscription,
+    },
+    http::{
+        destination::{Destination, DestinationKind},
+        outcome::{HoldRetry, Outcome, Reason},
+        sender::Receipt,
+    },
+    message::installation::Installation,
+    simulation::testing,
+    snapshot::{environments::EnvironmentInfo, event, ledger::content_hash, log::EntryMeta},
+    time::Moment,
+};
+
+/// When the clock starts.
+const EPOCH: i64 = 1_700_000_000;
+
+fn wall(at: Duration) -> Timestamp {
+    let since = SignedDuration::try_from(at).unwrap();
+    Timestamp::from_second(EPOCH).unwrap() + since
+}
+
+/// What the simulated log answers comes at once.
+fn block_on<T>(answer: impl Future<Output = T>) -> T {
+    answer.now_or_never().expect("it never waits")
+}
+
+fn seconds(number: u64) -> Duration {
+    Duration::from_secs(number)
+}
+
+fn millis(number: u64) -> Duration {
+    Duration::from_millis(number)
+}
+
+/// How a receiver answers an attempt: the outcome, how long it takes, and whether it has taken the message.
+#[derive(Clone, Debug)]
+struct Answer {
+    outcome: Outcome,
+    after: Duration,
+    taken: bool,
+}
+
+fn takes() -> Answer {
+    Answer {
+        outcome: Outcome::DELIVERED,
+        after: millis(3),
+        taken: true,
+    }
+}
+
+fn fails(reason: Reason) -> Answer {
+    Answer {
+        outcome: Outcome::Retry {
+            after: None,
+            reason,
+            message: "the destination is in trouble".to_owned(),
+        },
+        after: millis(3),
+        taken: false,
+    }
+}
+
+fn refuses(message: &str) -> Answer {
+    Answer {
+        outcome: Outcome::Refused {
+            reason: Reason::PayloadRefused,
+            message: message.to_owned(),
+        },
+        after: millis(3),
+        taken: false,
+    }
+}
+
+fn holds() -> Answer {
+    Answer {
+        outcome: Outcome::Hold {
+            retry: HoldRetry::Slowly,
+            reason: Reason::NotFound,
+            message: "the destination answered 404".to_owned(),
+        },
+        after: millis(3),
+        taken: false,
+    }
+}
+
+/// An attempt, as the receiver has seen it.
+#[derive(Clone, Debug)]
+struct Heard {
+    at: Duration,
+    url: String,
+    id: String,
+    body: Bytes,
+    taken: bool,
+}
+
+/// The log of one environment.
+#[derive(Clone, Debug, Default)]
+struct Log {
+    name: String,
+    created: Duration,
+    generation: i64,
+    visible_to: Vec<String>,
+    /// Deleted environments keep their log for a while.
+    deleted: bool,
+    /// What the recorder says of its end.
+    head_known: bool,
+    entries: BTreeMap<i64, (Arc<EnvironmentSnapshotSpec>, Duration, u64)>,
+    unreadable: BTreeSet<i64>,
+}
+
+/// What may go wrong, each with so many chances in a thousand.
+#[derive(Clone, Copy, Debug, Default)]
+struct Faults {
+    /// The operator dies between two actions and starts again.
+    kill: u64,
+    /// A write of the status is carried out and its answer lost.
+    lost_reply: u64,
+    /// A write of the status fails.
+    write_fails: u64,
+    /// Someone edits the setting's metadata.
+    edit: u64,
+    /// A read of the log fails.
+    read_fails: u64,
+    /// The Secret can't be read.
+    secret_fails: u64,
+}
+
+enum Event {
+    Input(usize, u64, Box<Input>),
+    /// The work of an action is done now.
+    Perform(usize, u64, Box<Action>),
+    /// A receiver has an answer for an operator.
+    Answered(usize, u64, Token, Now, Box<Receipt>),
+    Start(usize),
+}
+
+struct Operator {
+    /// Counts starts: what was begun before a kill is not heard of after it.
+    life: u64,
+    state: Option<SettingState>,
+    waiting: BTreeSet<Token>,
+    held: BTreeSet<Token>,
+    /// What the operator has been told of the spec.
+    suspended: bool,
+    stopped: bool,
+    generation: i64,
+    destination: Option<String>,
+    progress: Vec<Cursor>,
+}
+
+/// A simulated installation with one setting.
+struct Simulation {
+    at: Duration,
+    random: u64,
+    faults: Faults,
+    logs: BTreeMap<String, Log>,
+    setting: NotificationSetting,
+    setting_created: Duration,
+    version: u64,
+    /// The URL in the Secret; `None`: there is no Secret.
+    url: Option<String>,
+    /// How the receiver answers the attempt at this time with this id.
+    receiver: Box<dyn FnMut(Duration, &str, &str) -> Answer>,
+    /// How long a turn at the destination takes to come.
+    turn: Box<dyn FnMut(u64) -> Duration>,
+    /// The API server refuses a status that is longer.
+    longest_status: usize,
+    /// A write or read of the setting answers 404.
+    spurious_404: bool,
+    heard: Vec<Heard>,
+    events: Vec<(EventReason, String)>,
+    status_writes: usize,
+    kills: usize,
+    steps: usize,
+    operators: Vec<Operator>,
+    queue: BTreeMap<(Duration, u64), Event>,
+    sequence: u64,
+    installation: Arc<Installation>,
+}
+
+struct Reader<'a>(&'a BTreeMap<String, Log>, bool);
+
+impl LogReader for Reader<'_> {
+    async fn read(
+        &self,
+        environment: &str,
+        uid: &str,
+        index: i64,
+    ) -> Result<Option<Arc<EnvironmentSnapshotSpec>>, String> {
+        let log = self.0.get(uid).filter(|log| log.name == environment);
+        let unreadable = log.is_some_and(|log| log.unreadable.contains(&index));
+        if self.1 || unreadable {
+            return Err("no answer from the API server".to_owned());
+        }
+        Ok(log.and_then(|log| log.entries.get(&index).map(|(spec, ..)| spec.clone())))
+    }
+
+    async fn entries(&self, _: &str, uid: &str) -> Result<Vec<EntryMeta>, String> {
+        if self.1 {
+            return Err("no answer from the API server".to_owned());
+        }
+        let log = self.0.get(uid);
+        let entries = log.into_iter().flat_map(|log| &log.entries);
+        let meta = |(index, (_, created, version)): (&i64, &(_, Duration, u64))| EntryMeta {
+            index: *index,
+            name: String::new(),
+            uid: String::new(),
+            created: condition::whole_seconds(wall(*created)),
+            version: *version,
+            checkpoint: false,
+            bytes: 0,
+            chunk: false,
+        };
+        Ok(entries.map(meta).collect())
+    }
+}
+
+fn webhook() -> NotificationSettingSpec {
+    NotificationSettingSpec {
+        webhook: Some(Webhook::default()),
+        ..NotificationSettingSpec::default()
+    }
+}
+
+fn slack() -> NotificationSettingSpec {
+    NotificationSettingSpec {
+        slack: Some(Slack::default()),
+        ..NotificationSettingSpec::default()
+    }
+}
+
+impl Simulation {
+    fn new(seed: u64, spec: NotificationSettingSpec) -> Self {
+        Self {
+            at: seconds(1_000),
+            random: seed,
+            faults: Faults::default(),
+            logs: BTreeMap::new(),
+            setting: NotificationSetting {
+                metadata: ObjectMeta {
+                    namespace: Some("team".to_owned()),
+                    name: Some("hook".to_owned()),
+                    uid: Some("setting-uid".to_owned()),
+                    generation: Some(1),
+                    ..ObjectMeta::default()
+                },
+                spec,
+                status: None,
+            },
+            setting_created: seconds(1_000),
+            version: 100,
+            url: Some("https://hook.example/a".to_owned()),
+            receiver: Box::new(|_, _, _| takes()),
+            turn: Box::new(|random| millis(random % 3)),
+            longest_status: usize::MAX,
+            spurious_404: false,
+            heard: vec![],
+            events: vec![],
+            status_writes: 0,
+            kills: 0,
+            steps: 0,
+            operators: vec![],
+            queue: BTreeMap::new(),
+            sequence: 0,
+            installation: Arc::new(Installation {
+                org: "org".to_owned(),
+                cluster: "cluster".to_owned(),
+                external_url: None,
+            }),
+        }
+    }
+
+    fn random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn chance(&mut self, per_mille: u64) -> bool {
+        per_mille > 0 && self.random() % 1000 < per_mille
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            moment: Moment::ZERO + self.at,
+            wall: wall(self.at),
+        }
+    }
+
+    fn schedule(&mut self, after: Duration, event: Event) {
+        self.sequence += 1;
+        self.queue.insert((self.at + after, self.sequence), event);
+    }
+
+    fn latency(&mut self) -> Duration {
+        millis(1 + self.random() % 5)
+    }
+
+    // ---- the cluster ----
+
+    fn next_version(&mut self) -> u64 {
+        self.version += 1;
+        self.version
+    }
+
+    /// Creates an environment with its baseline.
+    fn environment(&mut self, name: &str, uid: &str) {
+        let created = self.at;
+        let log = Log {
+            name: name.to_owned(),
+            created,
+            generation: 1,
+            visible_to: vec!["*".to_owned()],
+            head_known: true,
+            ..Log::default()
+        };
+        self.logs.insert(uid.to_owned(), log);
+        self.append(uid, &[]);
+        self.environments_changed();
+    }
+
+    /// Appends a snapshot with these changes: name, was, now.
+    fn append(&mut self, uid: &str, changes: &[(&str, i64, i64)]) {
+        let version = self.next_version();
+        let at = self.at;
+        let log = self.logs.get_mut(uid).unwrap();
+        let index = log.entries.keys().next_back().map_or(1, |last| last + 1);
+        let mut spec = testing::snapshot(index, changes);
+        spec.environment.clone_from(&log.name);
+        uid.clone_into(&mut spec.environment_uid);
+        spec.time = wall(at);
+        spec.content_hash = content_hash(&spec);
+        log.entries.insert(index, (Arc::new(spec), at, version));
+        if !log.head_known {
+            return;
+        }
+        let (name, uid) = (log.name.clone(), uid.to_owned());
+        for operator in 0..self.operators.len() {
+            let input = Input::Head(name.clone(), uid.clone(), index);
+            self.tell(operator, input);
+        }
+    }
+
+    fn infos(&self) -> Arc<BTreeMap<String, EnvironmentInfo>> {
+        let living = self.logs.iter().filter(|(_, log)| !log.deleted);
+        let info = |(uid, log): (&String, &Log)| {
+            let head = log.entries.last_key_value();
+            let head = head.map(|(index, (_, created, _))| (*index, wall(*created)));
+            let info = EnvironmentInfo {
+                uid: uid.clone(),
+                generation: log.generation,
+                created: Some(condition::whole_seconds(wall(log.created))),
+                visible_to: log.visible_to.clone(),
+                head: head.filter(|_| log.head_known),
+            };
+            (log.name.clone(), info)
+        };
+        Arc::new(living.map(info).collect())
+    }
+
+    fn environments_changed(&mut self) {
+        let infos = self.infos();
+        for operator in 0..self.operators.len() {
+            self.tell(operator, Input::Environments(infos.clone()));
+        }
+    }
+
+    /// Edits the setting's spec.
+    fn edit(&mut self, change: impl FnOnce(&mut NotificationSettingSpec)) {
+        change(&mut self.setting.spec);
+        *self.setting.metadata.generation.as_mut().unwrap() += 1;
+        self.setting_changed();
+    }
+
+    fn setting_changed(&mut self) {
+        self.version += 1;
+        for operator in 0..self.operators.len() {
+            let setting = Arc::new(self.object());
+            self.tell(operator, Input::Setting(setting));
+        }
+    }
+
+    fn object(&self) -> NotificationSetting {
+        let mut object = self.setting.clone();
+        object.metadata.resource_version = Some(self.version.to_string());
+        object.metadata.creation_timestamp =
+            Some(Time(condition::whole_seconds(wall(self.setting_created))));
+        object
+    }
+
+    fn status(&self) -> NotificationSettingStatus {
+        self.setting.status.clone().unwrap_or_default()
+    }
+
+    fn delivered(&self) -> String {
+        let status = self.status();
+        let condition = condition::find(&status.conditions, condition::DELIVERED);
+        condition.map_or(String::new(), |it| format!("{} {}", it.status, it.reason))
+    }
+
+    fn tell(&mut self, operator: usize, input: Input) {
+        let life = self.operators[operator].life;
+        let after = self.latency();
+        self.schedule(after, Event::Input(operator, life, Box::new(input)));
+    }
+
+    // ---- the operators ----
+
+    fn start(&mut self) -> usize {
+        self.operators.push(Operator {
+            life: 0,
+            state: None,
+            waiting: BTreeSet::new(),
+            held: BTreeSet::new(),
+            suspended: false,
+            stopped: false,
+            generation: 0,
+            destination: None,
+            progress: vec![],
+        });
+        let operator = self.operators.len() - 1;
+        self.begin(operator);
+        operator
+    }
+
+    fn begin(&mut self, operator: usize) {
+        let setting = Arc::new(self.object());
+        let it = &mut self.operators[operator];
+        it.life += 1;
+        it.waiting.clear();
+        it.held.clear();
+        it.destination = None;
+        it.stopped = false;
+        it.generation = setting.metadata.generation.unwrap();
+        it.suspended = setting.spec.suspend == Some(true);
+        let (state, actions) =
+            SettingState::new(setting, self.infos(), self.installation.clone(), self.now());
+        self.operators[operator].state = Some(state);
+        self.execute(operator, actions);
+    }
+
+    fn kill(&mut self, operator: usize) {
+        self.kills += 1;
+        self.operators[operator].state = None;
+        self.operators[operator].life += 1;
+    }
+
+    fn restart(&mut self, operator: usize) {
+        self.kill(operator);
+        self.schedule(millis(500), Event::Start(operator));
+    }
+
+    fn stop(&mut self, operator: usize) {
+        self.feed(operator, Input::Stop);
+    }
+
+    /// Tells an operator what happened, and does what it says.
+    fn feed(&mut self, operator: usize, input: Input) {
+        let now = self.now();
+        let it = &mut self.operators[operator];
+        match &input {
+            Input::Setting(setting) => {
+                it.suspended = setting.spec.suspend == Some(true);
+                it.generation = setting.metadata.generation.unwrap();
+            }
+            Input::Stop => it.stopped = true,
+            Input::Destination(_, DestinationAnswer::Known(destination)) => {
+                it.destination = Some(destination.expose_url().to_string());
+            }
+            Input::Turn(token, Ok(())) => {
+                it.waiting.remove(token);
+                it.held.insert(*token);
+            }
+            _ => {}
+        }
+        self.steps += 1;
+        let Some(state) = &mut self.operators[operator].state else {
+            return;
+        };
+        let actions = state.step(input, now);
+        self.execute(operator, actions);
+    }
+
+    fn execute(&mut self, operator: usize, actions: Vec<Action>) {
+        let life = self.operators[operator].life;
+        for action in actions {
+            if self.chance(self.faults.kill) {
+                self.restart(operator);
+            }
+            if self.operators[operator].life != life {
+                return;
+            }
+            let mut after = self.latency();
+            match action {
+                Action::ReleaseTurn(token) => {
+                    let it = &mut self.operators[operator];
+                    it.waiting.remove(&token);
+                    it.held.remove(&token);
+                    continue;
+                }
+                Action::Publish(reason, note) => {
+                    self.events.push((reason, note));
+                    continue;
+                }
+                Action::Progress(cursors) => {
+                    self.operators[operator].progress = cursors;
+                    continue;
+                }
+                Action::Send(token, destination, id, body) => {
+                    self.send(operator, token, &destination, id, body);
+                    continue;
+                }
+                Action::TakeTurn(token, _) => {
+                    self.operators[operator].waiting.insert(token);
+                    let random = self.random();
+                    after = (self.turn)(random);
+                }
+                _ => {}
+            }
+            self.schedule(after, Event::Perform(operator, life, Box::new(action)));
+        }
+    }
+
+    fn send(
+        &mut self,
+        operator: usize,
+        token: Token,
+        destination: &Destination,
+        id: String,
+        body: Bytes,
+    ) {
+        let it = &self.operators[operator];
+        assert!(it.held.contains(&token), "sent without a turn");
+        assert!(!it.suspended, "sent after spec.suspend was seen");
+        assert!(!it.stopped, "sent after stop");
+        let url = destination.expose_url().to_string();
+        assert_eq!(Some(&url), it.destination.as_ref(), "sent to an old URL");
+        let slack = self.setting.spec.slack.is_some();
+        if it.generation == self.setting.metadata.generation.unwrap() {
+            let kind = destination.kind == DestinationKind::Slack;
+            assert_eq!(kind, slack, "a message of another generation");
+        }
+        let life = it.life;
+        let answer = (self.receiver)(self.at, &url, &id);
+        self.heard.push(Heard {
+            at: self.at,
+            url,
+            id,
+            body,
+            taken: answer.taken,
+        });
+        let receipt = Receipt {
+            outcome: answer.outcome,
+            status: Some(200),
+            latency: answer.after,
+        };
+        let began = self.now();
+        let answered = Event::Answered(operator, life, token, began, Box::new(receipt));
+        self.schedule(answer.after, answered);
+    }
+
+    /// Does what an action asks for, and schedules the answer.
+    fn perform(&mut self, operator: usize, action: Action) {
+        let fails = self.chance(self.faults.read_fails);
+        let input = match action {
+            Action::ReadDestination(generation) => {
+                Input::Destination(generation, self.destination())
+            }
+            Action::Search(token, search) => {
+                let found = block_on(search.find(&Reader(&self.logs, fails)));
+                Input::Found(token, found)
+            }
+            Action::TakeTurn(token, _) => {
+                if !self.operators[operator].waiting.contains(&token) {
+                    return; // given up meanwhile
+                }
+                Input::Turn(token, Ok(()))
+            }
+            Action::Compose(token, search, key) => {
+                let origin = Origin {
+                    installation: &self.installation,
+                    setting: ("team", "hook"),
+                };
+                let reader = Reader(&self.logs, fails);
+                Input::Composed(token, block_on(search.compose(&reader, &key, &origin)))
+            }
+            Action::Count(subscription, ranges) => {
+                Input::Counted(self.count(&subscription, ranges, fails))
+            }
+            Action::ListEntries(environment, uid) => {
+                let entries = block_on(Reader(&self.logs, fails).entries(&environment, &uid));
+                Input::Entries(uid, entries)
+            }
+            Action::Compare(environment, uid, index) => {
+                let read = block_on(Reader(&self.logs, fails).read(&environment, &uid, index));
+                Input::Compared(uid, read.map(|read| read.is_some()))
+            }
+            Action::CheckDeleted(_, uid) => {
+                let log = self.logs.get(&uid);
+                let deleted = match log {
+                    Some(log) if !log.deleted => Deleted::No,
+                    log => {
+                        let last = log.and_then(|log| log.entries.keys().next_back().copied());
+                        Deleted::Yes(last.unwrap_or(0))
+                    }
+                };
+                Input::Checked(uid, Ok(deleted))
+            }
+            Action::WriteStatus(write) => {
+                let Some(answer) = self.write_status(&write) else {
+                    return;
+                };
+                Input::Written(write.counted, answer)
+            }
+            Action::ReadSetting => Input::Read(if self.spurious_404 {
+                Err("it is not there".to_owned())
+            } else {
+                Ok((Box::new(self.status()), Some(self.version.to_string())))
+            }),
+            Action::ReleaseTurn(_)
+            | Action::Send(..)
+            | Action::Publish(..)
+            | Action::Progress(_) => unreachable!("done at once"),
+        };
+        self.tell(operator, input);
+    }
+
+    fn destination(&mut self) -> DestinationAnswer {
+        if self.chance(self.faults.secret_fails) {
+            return DestinationAnswer::Unknown("no answer from the API server".to_owned());
+        }
+        let kind = if self.setting.spec.slack.is_some() {
+            DestinationKind::Slack
+        } else {
+            DestinationKind::Webhook
+        };
+        match &self.url {
+            Some(url) => DestinationAnswer::Known(Destination::parse(kind, url).unwrap()),
+            None => DestinationAnswer::NotReady(NotReady::new(
+                NotReadyReason::SecretNotFound,
+                "there is no Secret hook",
+            )),
+        }
+    }
+
+    fn count(
+        &self,
+        subscription: &Subscription,
+        ranges: Vec<(String, String, i64, i64)>,
+        fails: bool,
+    ) -> Vec<(String, Vec<crate::delivery::pending::CountedEntry>, bool)> {
+        let reader = Reader(&self.logs, fails);
+        let count = |(environment, uid, from, to): (String, String, i64, i64)| {
+            let read = |index| block_on(reader.read(&environment, &uid, index));
+            let read = (from..=to).map(|index| (index, read(index)));
+            let good: Vec<_> = read.take_while(|(_, read)| read.is_ok()).collect();
+            let all = good.len() == usize::try_from(to - from + 1).unwrap();
+            let entry = |(index, read): (i64, Result<Option<Arc<_>>, String>)| {
+                subscription.count_entry(index, read.unwrap().as_deref())
+            };
+            (uid.clone(), good.into_iter().map(entry).collect(), all)
+        };
+        ranges.into_iter().map(count).collect()
+    }
+
+    /// The API server takes a status, or does not. `None`: it never answers.
+    fn write_status(&mut self, write: &StatusWrite) -> Option<WriteAnswer> {
+        self.status_writes += 1;
+        if self.spurious_404 {
+            return Some(WriteAnswer::Failed("not found".to_owned()));
+        }
+        if self.chance(self.faults.edit) {
+            self.setting_changed();
+        }
+        if self.chance(self.faults.write_fails) {
+            return Some(WriteAnswer::Failed(
+                "the API server is in trouble".to_owned(),
+            ));
+        }
+        let size = serde_json::to_string(&write.status).unwrap().len();
+        if size > self.longest_status {
+            return Some(WriteAnswer::Refused("status.message: Too long".to_owned()));
+        }
+        match &write.form {
+            WriteForm::Replace { version } => {
+                if version.as_deref() != Some(&*self.version.to_string()) {
+                    return Some(WriteAnswer::Conflict);
+                }
+            }
+            WriteForm::Patch(patch) => {
+                let status = serde_json::to_value(&self.setting.status).unwrap();
+                let test = &patch[1];
+                let there = if test["path"] == "/status" {
+                    &status
+                } else {
+                    &status["cursors"]
+                };
+                if test["value"] != *there {
+                    return Some(WriteAnswer::Refused("the test failed".to_owned()));
+                }
+            }
+        }
+        self.setting.status = Some(write.status.clone());
+        self.setting_changed();
+        if self.chance(self.faults.lost_reply) {
+            return Some(WriteAnswer::Failed(
+                "no answer from the API server".to_owned(),
+            ));
+        }
+        Some(WriteAnswer::Written {
+            status: Box::new(write.status.clone()),
+            version: Some(self.version.to_string()),
+        })
+    }
+
+    /// Lets time pass.
+    fn run(&mut self, time: Duration) {
+        let end = self.at + time;
+        loop {
+            let queued = self.queue.first_key_value().map(|((at, _), _)| *at);
+            let now = Moment::ZERO + self.at;
+            let states = self.operators.iter().enumerate();
+            let wake = states
+                .filter_map(|(operator, it)| {
+                    let wake = it.state.as_ref()?.wake_at(now)? - Moment::ZERO;
+                    Some((wake, operator))
+                })
+                .min();
+            let next = [queued, wake.map(|(at, _)| at)].into_iter().flatten().min();
+            let Some(next) = next.filter(|next| *next <= end) else {
+                self.at = end;
+                return;
+            };
+            assert!(self.steps < 2_000_000, "it spins");
+            self.at = self.at.max(next);
+            if let Some((at, operator)) = wake
+                && queued.is_none_or(|queued| at < queued)
+            {
+                self.feed(operator, Input::Wake);
+                continue;
+            }
+            let (_, event) = self.queue.pop_first().unwrap();
+            self.happen(event);
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        let alive = |it: &Self, operator: usize, life| it.operators[operator].life == life;
+        match event {
+            Event::Input(operator, life, input) if alive(self, operator, life) => {
+                self.feed(operator, *input);
+            }
+            Event::Perform(operator, life, action) => {
+                // A write that was sent may be carried out though its sender is dead.
+                if alive(self, operator, life) {
+                    self.perform(operator, *action);
+                } else if let Action::WriteStatus(write) = *action
+                    && self.random().is_multiple_of(2)
+                {
+                    self.write_status(&write);
+                }
+            }
+            Event::Answered(operator, life, token, began, receipt)
+                if alive(self, operator, life) =>
+            {
+                self.feed(operator, Input::Sent(token, began, *receipt));
+            }
+            Event::Start(operator) => self.begin(operator),
+            Event::Input(..) | Event::Answered(..) => {}
+        }
+    }
+
+    // ---- what is checked ----
+
+    /// The ids of all events of a log that are asked for by default, in order, after this snapshot.
+    fn ids_after(&self, uid: &str, index: i64) -> Vec<String> {
+        let entries = self.logs[uid].entries.range(index + 1..);
+        entries
+            .flat_map(|(_, (spec, ..))| {
+                let wanted = spec.events.iter().enumerate();
+                let wanted = wanted.filter(|(_, it)| it.type_ != EventType::ArtifactScaled);
+                wanted
+                    .map(|(at, _)| event::id(spec, at))
+                    .collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
+    /// The ids that the receiver has taken, each once, in the order in which it took them first.
+    fn taken(&self) -> Vec<String> {
+        let mut seen = BTreeSet::new();
+        let taken = self.heard.iter().filter(|heard| heard.taken);
+        let first = taken.filter(|heard| seen.insert(heard.id.clone()));
+        first.map(|heard| heard.id.clone()).collect()
+    }
+
+    /// How many messages the receiver took more than once; each time with the same bytes.
+    fn duplicates(&self) -> usize {
+        let mut bodies: BTreeMap<&str, &Bytes> = BTreeMap::new();
+        let mut duplicates = 0;
+        for heard in self.heard.iter().filter(|heard| heard.taken) {
+            if let Some(before) = bodies.insert(&heard.id, &heard.body) {
+                assert_eq!(before, &heard.body, "a duplicate with another body");
+                duplicates += 1;
+            }
+        }
+        duplicates
+    }
+
+    /// The most duplicates that kills may have caused.
+    fn allowed_duplicates(&self) -> usize {
+        let window = usize::try_from(WINDOW).unwrap() + 1;
+        self.kills * window * self.logs.len()
+    }
+}

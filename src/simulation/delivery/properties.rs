@@ -1,0 +1,191 @@
+//! What holds of delivery whatever goes wrong: nothing is missing, duplicates only within the window, in order, nothing is
+//! sent against the spec, and every state heals.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A story drawn from a seed: environments that change, a receiver that fails now and then, and faults of all kinds.
+fn story(seed: u64, faults: Faults, spec: NotificationSettingSpec, operators: usize) -> Simulation {
+    let mut it = Simulation::new(seed, spec);
+    it.faults = faults;
+    for (name, uid) in [("prod", "u1"), ("test", "u2")] {
+        it.environment(name, uid);
+    }
+    it.at += seconds(10);
+    it.setting_created = it.at;
+    let mut random = seed ^ 0x5151;
+    it.receiver = Box::new(move |_, _, _| {
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        match (random >> 33) % 20 {
+            0 => fails(Reason::ServerError),
+            1 => Answer {
+                after: seconds(15),
+                ..fails(Reason::Timeout)
+            },
+            2 => Answer {
+                outcome: fails(Reason::RateLimited).outcome,
+                after: millis(5),
+                taken: false,
+            },
+            3 => Answer {
+                after: seconds(9),
+                ..takes()
+            },
+            _ => takes(),
+        }
+    });
+    for _ in 0..operators {
+        it.start();
+    }
+    it.run(seconds(5));
+    for round in 0..40 {
+        for uid in ["u1", "u2"] {
+            for _ in 0..it.random() % 3 {
+                let name = format!("image-{round}-{}", it.random() % 1000);
+                it.append(uid, &[(&name, 0, 1)]);
+            }
+        }
+        let pause = match it.random() % 4 {
+            0 => millis(5),
+            1 => millis(200),
+            2 => seconds(3),
+            _ => seconds(40),
+        };
+        it.run(pause);
+    }
+    it.faults = Faults::default();
+    it.receiver = Box::new(|_, _, _| takes());
+    it.run(seconds(3_600));
+    it
+}
+
+fn check(it: &Simulation) {
+    let taken = it.taken();
+    for uid in ["u1", "u2"] {
+        let all = it.ids_after(uid, 1);
+        let of: Vec<_> = taken
+            .iter()
+            .filter(|id| all.contains(id))
+            .cloned()
+            .collect();
+        assert_eq!(of, all, "missing, or not in order");
+    }
+    let status = it.status();
+    assert_eq!(status.pending, Some(0));
+    assert_eq!(it.delivered(), "True UpToDate");
+    assert!(status.dead_letters.is_empty() && status.skipped_ranges.is_empty());
+    assert!(status.oldest_pending_time.is_none());
+    let duplicates = it.duplicates();
+    assert!(
+        duplicates <= it.allowed_duplicates(),
+        "{duplicates} duplicates after {} kills",
+        it.kills
+    );
+}
+
+fn faults() -> impl Strategy<Value = Faults> {
+    (
+        0..4_u64,
+        0..60_u64,
+        0..60_u64,
+        0..200_u64,
+        0..60_u64,
+        0..100_u64,
+    )
+        .prop_map(
+            |(kill, lost_reply, write_fails, edit, read_fails, secret_fails)| Faults {
+                kill,
+                lost_reply,
+                write_fails,
+                edit,
+                read_fails,
+                secret_fails,
+            },
+        )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_is_missing_and_everything_is_in_order_whatever_goes_wrong(seed: u64, faults in faults()) {
+        check(&story(seed, faults, webhook(), 1));
+    }
+
+    #[test]
+    fn without_a_kill_nothing_is_sent_twice(seed: u64, faults in faults()) {
+        let faults = Faults { kill: 0, ..faults };
+        let it = story(seed, faults, webhook(), 1);
+        check(&it);
+        assert_eq!(it.duplicates(), 0);
+    }
+
+    #[test]
+    fn two_operators_that_both_work_miss_nothing_and_stand_back(seed: u64) {
+        let faults = Faults { edit: 50, lost_reply: 20, ..Faults::default() };
+        let mut it = story(seed, faults, webhook(), 2);
+        it.kills = 40; // each take-over may repeat a window
+        let taken = it.taken();
+        for uid in ["u1", "u2"] {
+            let all = it.ids_after(uid, 1);
+            prop_assert!(all.iter().all(|id| taken.contains(id)), "missing");
+        }
+        prop_assert_eq!(it.status().pending, Some(0));
+        let _ = it.duplicates();
+    }
+
+    #[test]
+    fn edits_of_the_spec_the_secret_and_suspension_never_let_anything_go_the_old_way(seed: u64) {
+        let mut it = Simulation::new(seed, webhook());
+        it.environment("prod", "u1");
+        it.at += seconds(10);
+        it.setting_created = it.at;
+        it.turn = Box::new(|random| millis(random % 4_000));
+        it.start();
+        it.run(seconds(5));
+        for round in 0..60 {
+            let name = format!("image-{round}");
+            it.append("u1", &[(&name, 0, 1)]);
+            match it.random() % 8 {
+                0 => it.edit(|spec| spec.suspend = Some(spec.suspend != Some(true))),
+                1 => it.edit(|spec| {
+                    if spec.slack.is_some() {
+                        *spec = webhook();
+                    } else {
+                        *spec = slack();
+                    }
+                }),
+                2 => it.url = Some(format!("https://hook.example/{round}")),
+                3 => it.url = None,
+                _ => {}
+            }
+            let pause = millis(it.random() % 5_000);
+            it.run(pause);
+        }
+        it.edit(|spec| spec.suspend = None);
+        it.url = Some("https://hook.example/last".to_owned());
+        it.run(seconds(3_600));
+        prop_assert_eq!(it.status().pending, Some(0));
+        prop_assert_eq!(it.delivered(), "True UpToDate");
+    }
+}
+
+#[test]
+fn a_quiet_setting_does_next_to_nothing() {
+    let mut it = Simulation::new(1, webhook());
+    it.environment("prod", "u1");
+    it.start();
+    it.append("u1", &[("a", 0, 1)]);
+    it.run(seconds(60));
+    let (steps, writes) = (it.steps, it.status_writes);
+    it.run(seconds(24 * 3_600));
+    assert_eq!(it.status_writes, writes, "a heartbeat");
+    assert!(
+        it.steps < steps + 100,
+        "{} steps in a day",
+        it.steps - steps
+    );
+}
