@@ -226,8 +226,10 @@ fn imports(files: &[SourceFile]) -> Vec<(&SourceFile, &SourceFile, String)> {
     for file in files {
         let children: BTreeSet<&str> = files
             .iter()
-            .filter_map(|other| other.module.strip_prefix(&file.module[..]))
-            .filter_map(|inside| (inside.len() == 1).then(|| &*inside[0]))
+            .filter_map(|other| match other.module.strip_prefix(&file.module[..])? {
+                [child] => Some(child.as_str()),
+                _ => None,
+            })
             .collect();
         for path in file.own_paths(&children) {
             let mut path = path;
