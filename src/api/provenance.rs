@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Condition, snapshot::ComplianceState};
+use crate::api::Condition;
 
 /// A digest in a spec: 64 lower-case hex digits.
 pub const DIGEST: &str = "^[0-9a-f]{64}$";
@@ -196,14 +196,6 @@ impl RecordState {
             Self::Compliant => "Compliant",
             Self::Incomplete => "Incomplete",
             Self::NonCompliant => "Non-Compliant",
-        }
-    }
-
-    /// What it comes to: what is incomplete is not compliant.
-    pub const fn compliance(self) -> ComplianceState {
-        match self {
-            Self::Compliant => ComplianceState::Compliant,
-            Self::Incomplete | Self::NonCompliant => ComplianceState::NonCompliant,
         }
     }
 }

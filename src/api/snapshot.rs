@@ -201,6 +201,16 @@ pub enum ComplianceState {
     Unknown,
 }
 
+impl From<RecordState> for ComplianceState {
+    /// An incomplete record is not compliant.
+    fn from(state: RecordState) -> Self {
+        match state {
+            RecordState::Compliant => Self::Compliant,
+            RecordState::Incomplete | RecordState::NonCompliant => Self::NonCompliant,
+        }
+    }
+}
+
 impl ComplianceState {
     /// Its name, in the log and in statuses.
     pub const fn as_str(self) -> &'static str {

@@ -23,7 +23,6 @@ use kube::{
         watcher::{self, watcher},
     },
 };
-use parking_lot::Mutex;
 use tokio::{
     sync::{Semaphore, mpsc, watch},
     time::timeout,
@@ -40,6 +39,7 @@ use crate::{
     snapshot::{
         environments::{EnvironmentInfo, Environments},
         log::SnapshotLog,
+        progress::DeliveryProgress,
         shared::SharedState,
     },
 };
@@ -77,35 +77,6 @@ impl Context {
     }
 }
 
-/// How far the settings have got, as their status says.
-#[derive(Debug, Default)]
-pub(crate) struct DeliveryProgress {
-    /// By the UID of the setting.
-    cursors: Mutex<BTreeMap<String, Vec<Cursor>>>,
-    complete: Mutex<bool>,
-}
-
-impl DeliveryProgress {
-    pub(crate) fn set_complete(&self, complete: bool) {
-        *self.complete.lock() = complete;
-    }
-
-    /// Whether all settings are known by now.
-    pub(crate) fn is_complete(&self) -> bool {
-        *self.complete.lock()
-    }
-
-    /// The least that all settings have passed of an environment's log, if any follows it.
-    pub(crate) fn least(&self, environment_uid: &str) -> Option<i64> {
-        let all = self.cursors.lock();
-        let of = all
-            .values()
-            .flatten()
-            .filter(|cursor| cursor.environment_uid == environment_uid);
-        of.map(|cursor| cursor.index).min()
-    }
-}
-
 /// The progress of one setting: it counts as long as this lives.
 #[derive(Debug)]
 pub(crate) struct ProgressEntry {
@@ -122,14 +93,13 @@ impl ProgressEntry {
     }
 
     pub fn put(&self, cursors: Vec<Cursor>) {
-        let mut all = self.progress.cursors.lock();
-        all.insert(self.setting.clone(), cursors);
+        self.progress.put(&self.setting, cursors);
     }
 }
 
 impl Drop for ProgressEntry {
     fn drop(&mut self) {
-        self.progress.cursors.lock().remove(&self.setting);
+        self.progress.remove(&self.setting);
     }
 }
 

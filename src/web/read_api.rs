@@ -10,7 +10,7 @@
 use std::{
     collections::BTreeMap,
     pin::pin,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -29,6 +29,7 @@ use k8s_openapi::api::{
     authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
 };
 use kube::{Api, Client, api::PostParams};
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -42,7 +43,7 @@ use crate::{
     snapshot::{
         environments::{EnvironmentInfo, Environments},
         log::{LogError, SnapshotLog},
-        shared::{SharedState, lock},
+        shared::SharedState,
         state::ClusterState,
     },
     web::{
@@ -198,7 +199,7 @@ async fn guard(State(archive): State<ReadApi>, request: Request, next: Next) -> 
 impl ReadApi {
     async fn may_read(&self, token: &str) -> Result<bool, String> {
         let key: [u8; 32] = Sha256::digest(token).into();
-        if let Some((may, at)) = lock(&self.tokens).get(&key)
+        if let Some((may, at)) = self.tokens.lock().get(&key)
             && at.elapsed() < REMEMBERED
         {
             return Ok(*may);
@@ -207,7 +208,7 @@ impl ReadApi {
             .await
             .map_err(|_| "no answer".to_owned())?;
         let may = may.map_err(|error| error.to_string())?;
-        let mut tokens = lock(&self.tokens);
+        let mut tokens = self.tokens.lock();
         tokens.retain(|_, (_, at)| at.elapsed() < REMEMBERED);
         if tokens.len() < TOKENS {
             tokens.insert(key, (may, Instant::now()));

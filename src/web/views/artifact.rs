@@ -338,7 +338,7 @@ impl ArtifactView<'_> {
     fn json(&self, installation: &Installation, subject: &Subject<'_>) -> Value {
         let fingerprint = subject.fingerprint.to_string();
         let state = self.state.map_or("", RecordState::as_str);
-        let is_good = self.state.map(RecordState::compliance);
+        let is_good = self.state.map(ComplianceState::from);
         let attestations = self.attestations.iter().map(|attested| {
             let type_ = attested.type_.as_deref();
             json!({"name": attested.name, "type": text(type_), "compliant": attested.compliant})
