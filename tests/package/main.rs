@@ -8,6 +8,7 @@ mod examples;
 mod helm;
 mod image;
 mod install;
+mod install_file;
 mod rights;
 
 use anyhow::Result;
