@@ -7,6 +7,8 @@
 //! and [`send`] makes the requests. [`api`] holds the kinds,
 //! [`model`] every decision, as pure functions; all else is a thin shell around them.
 
+#![forbid(unsafe_code)]
+
 pub mod answer;
 pub mod api;
 pub mod carry;
