@@ -55,16 +55,12 @@ fn the_install_file_is_what_the_chart_makes() {
 fn the_command_in_the_install_file_installs_it() {
     let life = async {
         let header = file("examples/install/shipbell.yaml");
-        let command: String = header
+        let lines = header
             .lines()
-            .skip_while(|line| !line.starts_with("#   sed "))
-            .take_while(|line| line.starts_with("#   "))
-            .map(|line| format!("{}\n", &line[1..]))
-            .collect();
-        let (edit, apply) = command
-            .trim()
-            .split_once(" | kubectl ")
-            .context("no kubectl")?;
+            .skip_while(|line| !line.starts_with("#   sed "));
+        let lines = lines.map_while(|line| line.strip_prefix("#   "));
+        let command = lines.collect::<Vec<_>>().join("\n");
+        let (edit, apply) = command.split_once(" | kubectl ").context("no kubectl")?;
         let edited = Command::new("sh")
             .args(["-c", edit])
             .current_dir(root())
