@@ -17,6 +17,7 @@
 // Decisions are functions of what they are given: no I/O, no clock, no waiting. A file that does otherwise says so in its
 // first line. `clippy.toml` says what this keeps out.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+#![forbid(unsafe_code)]
 
 pub mod api;
 pub mod cluster;

@@ -1,5 +1,7 @@
 //! The `shipbell` binary.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use clap::Parser as _;

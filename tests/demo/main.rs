@@ -9,14 +9,11 @@ use kit::{
     Cluster, Operator, OperatorOptions, PlaneOptions, Receiver, apply, assets, deployment,
     eventually, operator::binary,
 };
+use kube::Client;
 use narrator::{Narrator, note, show, title};
 use serde_json::{Value, json};
 use shipbell::api::EnvironmentSnapshot;
-use std::{
-    path::{Path, PathBuf},
-    process::{Command, ExitCode},
-    time::Duration,
-};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 use tokio::runtime::Builder;
 
 /// Long enough for a machine under load, and never waited out when all is well.
@@ -49,9 +46,7 @@ async fn demo() -> Result<()> {
     title(
         "Shipbell rings when what runs in your cluster changes. This takes about 40 seconds, once all is built.",
     );
-    let (found, helm) = tokio::task::spawn_blocking(|| (assets::find(), assets::helm())).await?;
-    found?;
-    let helm = helm?;
+    tokio::task::spawn_blocking(assets::find).await??;
 
     tell.step("Starting a real control plane: etcd, kube-apiserver, controller manager, scheduler, and a fake node").await;
     let cluster = Cluster::start(PlaneOptions::default()).await?;
@@ -59,7 +54,7 @@ async fn demo() -> Result<()> {
 
     tell.step("Two workloads run already: `web` and `worker` in namespace `shop`")
         .await;
-    apply(&client, vec![namespace(RELEASE), namespace(SHOP)]).await?;
+    apply(&client, namespace(SHOP)).await?;
     apply(
         &client,
         deployment(SHOP, "web", "registry.example.com/shop/web:v1", 3),
@@ -73,16 +68,21 @@ async fn demo() -> Result<()> {
     cluster.rolled_out(SHOP, "web").await?;
     cluster.rolled_out(SHOP, "worker").await?;
 
-    tell.step("Installing the chart: kinds, service account, and no more rights than it needs")
-        .await;
-    install(&cluster, &helm).await?;
+    tell.step(
+        "Installing examples/install/shipbell.yaml: kinds, service account, and no more rights than it needs",
+    )
+    .await;
+    install(&client).await?;
 
     let webhook = Receiver::start();
     let slack = Receiver::start();
     tell.listen("webhook", &webhook);
     tell.listen("slack", &slack);
 
-    tell.step("Starting the operator under the chart's service account, as `shipbell run --cluster-name demo`").await;
+    tell.step(
+        "Starting the operator under that service account, as `shipbell run --cluster-name demo`",
+    )
+    .await;
     let mut operator = start(&cluster).await?;
     shortened(&cluster).await?;
     baseline(&cluster).await?;
@@ -280,38 +280,27 @@ fn namespace(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
 }
 
-/// What the chart makes, but for the Deployment: its image would have to be built, and the operator runs as a process here.
-async fn install(cluster: &Cluster, helm: &Path) -> Result<()> {
-    let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/shipbell");
-    let output = Command::new(helm)
-        .args([
-            "template",
-            "shipbell",
-            chart,
-            "--namespace",
-            RELEASE,
-            "--kube-version",
-            "1.36.2",
-        ])
-        .args([
-            "--set",
-            "clusterName=demo",
-            "--set",
-            "image.repository=registry.example.com/shipbell",
-        ])
-        .args(["--set", &format!("settingsNamespaces={{{SHOP}}}")])
-        .output()?;
-    ensure!(
-        output.status.success(),
-        "helm: {}",
-        String::from_utf8_lossy(&output.stderr)
+/// Applies the install file, but for the Deployment: its image would have to be built, and the operator runs as a process
+/// here. The operator may also read the Secrets of the shop, by the same binding as in its own namespace.
+async fn install(client: &Client) -> Result<()> {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../examples/install/shipbell.yaml"
     );
-    let objects = serde_saphyr::from_multiple::<Value>(std::str::from_utf8(&output.stdout)?)?;
-    let objects: Vec<_> = objects
-        .into_iter()
-        .filter(|object| object.is_object() && object["kind"] != "Deployment")
-        .collect();
-    apply(&cluster.client(), objects).await?;
+    let text = std::fs::read_to_string(path).context(path)?;
+    let mut objects = serde_saphyr::from_multiple::<Value>(&text)?;
+    objects.retain(|object| object.is_object() && object["kind"] != "Deployment");
+    let settings = |object: &&Value| {
+        object["kind"] == "RoleBinding" && object["metadata"]["name"] == "shipbell-settings"
+    };
+    let mut binding = objects
+        .iter()
+        .find(settings)
+        .context("the install file has no RoleBinding shipbell-settings")?
+        .clone();
+    binding["metadata"]["namespace"] = SHOP.into();
+    objects.push(binding);
+    apply(client, objects).await?;
     Ok(())
 }
 

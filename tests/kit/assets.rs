@@ -28,7 +28,9 @@ pub const PROGRAMS: [&str; 5] = [
 /// The Kubernetes version `tests/kube/go.mod` pins.
 pub const KUBERNETES_VERSION: &str = "v1.36.2";
 
-const HELM: &str = "helm.sh/helm/v3/cmd/helm@v3.21.4";
+/// helm's package. It is a tool of the same module: in one of its own, the Kubernetes packages that it shares with
+/// the control plane would be compiled a second time.
+const HELM: &str = "helm.sh/helm/v3/cmd/helm";
 /// The oldest Go, as 1.x, that `tests/kube/go.mod` builds with.
 const OLDEST_GO: u32 = 26;
 const SAY_EVERY: Duration = Duration::from_secs(10);
@@ -83,9 +85,7 @@ pub fn find() -> Result<Assets> {
         }
     }
     let module = module();
-    let flags = build_flags();
-    let sum = fs::read(module.join("go.sum")).unwrap_or_default();
-    let recipe = hash(&[&sum, flags.as_bytes()]);
+    let recipe = recipe(&module);
     let go = go_version();
     match cached(
         &cache()?.join("kube"),
@@ -96,22 +96,23 @@ pub fn find() -> Result<Assets> {
         Ok(assets) => return Ok(assets),
         Err(miss) => looked.push(miss),
     }
-    match go.as_deref().map(|go| (go, fit(go))) {
-        Some((go, true)) => {
+    match fit_go(go) {
+        Ok(go) => {
             let directory = build(
                 &cache()?.join("kube"),
                 &recipe,
-                go,
+                &go,
                 |directory| Assets::in_directory(directory).is_ok(),
                 |into| build_plane(&module, into),
             )?;
-            return Assets::in_directory(&directory)
-                .map_err(|program| anyhow::anyhow!("the build left no {program}"));
+            Assets::in_directory(&directory)
+                .map_err(|program| anyhow::anyhow!("the build left no {program}"))
         }
-        Some((go, false)) => looked.push(format!("Go on PATH is too old: {go}")),
-        None => looked.push("no Go on PATH".to_owned()),
+        Err(miss) => {
+            looked.push(miss);
+            bail!("{}", no_plane(&looked))
+        }
     }
-    bail!("{}", no_plane(&looked))
 }
 
 /// Finds helm, or builds it. Blocks.
@@ -122,35 +123,38 @@ pub fn helm() -> Result<PathBuf> {
         Some(helm) => looked.push(format!("TEST_ASSET_HELM: no file {}", helm.display())),
         None => looked.push("TEST_ASSET_HELM: not set".to_owned()),
     }
-    let recipe = hash(&[HELM.as_bytes()]);
+    let module = module();
+    let recipe = recipe(&module);
     let go = go_version();
     let helm = |directory: &Path| Some(directory.join("helm")).filter(|helm| helm.is_file());
     match cached(&cache()?.join("helm"), &recipe, go.as_deref(), helm) {
         Ok(helm) => return Ok(helm),
         Err(miss) => looked.push(miss),
     }
-    if let Some(go) = go {
-        let directory = build(
-            &cache()?.join("helm"),
-            &recipe,
-            &go,
-            |directory| helm(directory).is_some(),
-            |into| {
-                let mut install = go_command();
-                install
-                    .args(["install", HELM])
-                    .env("GOBIN", into)
-                    .env("GOFLAGS", "-mod=mod");
-                run("helm", install, into)
-            },
-        )?;
-        return Ok(directory.join("helm"));
+    match fit_go(go) {
+        Ok(go) => {
+            let directory = build(
+                &cache()?.join("helm"),
+                &recipe,
+                &go,
+                |directory| helm(directory).is_some(),
+                |into| {
+                    let mut command = go_build(&module, "-s -w", into);
+                    command.arg(HELM);
+                    run("helm", command, into)
+                },
+            )?;
+            Ok(directory.join("helm"))
+        }
+        Err(miss) => {
+            looked.push(miss);
+            bail!(
+                "No helm.\n\nTo get one, either\n  - put Go 1.{OLDEST_GO} or newer on PATH: it is then built from \
+                 tests/kube, or\n  - set TEST_ASSET_HELM to a helm 3 program.\n\nLooked at\n  - {}",
+                looked.join("\n  - ")
+            )
+        }
     }
-    bail!(
-        "No helm.\n\nTo get one, either\n  - set TEST_ASSET_HELM to a helm 3 program, or\n  - put Go on PATH: \
-         it is then built (go install {HELM}).\n\nLooked at\n  - {}\n  - no Go on PATH",
-        looked.join("\n  - ")
-    )
 }
 
 /// The variables that controller-runtime's envtest reads, plus two it has no need of.
@@ -242,29 +246,35 @@ fn build_plane(module: &Path, into: &Path) -> Result<()> {
         "kube-assets: building Kubernetes {KUBERNETES_VERSION} and etcd from {}; 5 to 10 minutes the first time",
         module.display()
     );
-    // One `go build` for the four: they share most packages. Tags are those of Kubernetes' own build;
-    // grpcnotrace lets the linker drop a fifth.
-    let mut kubernetes = go_command();
-    kubernetes
-        .current_dir(module)
-        .args(["build", "-trimpath", TAGS, "-ldflags", &ld_flags(), "-o"])
-        .arg(into)
-        .args(
-            PROGRAMS[1..]
-                .iter()
-                .map(|program| format!("k8s.io/kubernetes/cmd/{program}")),
-        );
-    run(&PROGRAMS[1..].join(", "), kubernetes, into)?;
-    // By itself, as the file would else be called "server".
-    let mut etcd = go_command();
-    etcd.current_dir(module)
-        .args(["build", "-trimpath", "-ldflags", "-s -w", "-o"])
-        .arg(into.join("etcd"))
-        .arg("go.etcd.io/etcd/server/v3");
-    run("etcd", etcd, into)
+    // One `go build` for all: they share most packages, and where one is linked another is compiled. Tags are those of
+    // Kubernetes' own build; grpcnotrace lets the linker drop a fifth.
+    let mut plane = go_build(module, &ld_flags(), into);
+    plane.args(
+        PROGRAMS[1..]
+            .iter()
+            .map(|program| format!("k8s.io/kubernetes/cmd/{program}")),
+    );
+    plane.arg("go.etcd.io/etcd/server/v3");
+    run(&PROGRAMS.join(", "), plane, into)?;
+    // Go calls it after its package.
+    fs::rename(into.join("server"), into.join("etcd")).context("the build left no etcd")
+}
+
+/// `go build` in the module, all but the packages. The same flags for all programs, so that what they share is compiled
+/// once.
+fn go_build(module: &Path, ld_flags: &str, output: &Path) -> Command {
+    let mut go = go_command();
+    go.current_dir(module)
+        .args(["build", "-trimpath", TAGS, COMPILER, "-ldflags", ld_flags])
+        .arg("-o")
+        .arg(output);
+    go
 }
 
 const TAGS: &str = "-tags=selinux,notest,grpcnotrace";
+
+/// What debuggers need is left out by the linker: not to make it in the first place saves an eighth of the time.
+const COMPILER: &str = "-gcflags=all=-dwarf=false";
 
 /// Without these, /version says v0.0.0 and neither helm nor version checks work.
 fn ld_flags() -> String {
@@ -284,8 +294,11 @@ fn ld_flags() -> String {
     flags
 }
 
-fn build_flags() -> String {
-    format!("-trimpath {TAGS} -ldflags {}", ld_flags())
+/// What the programs are built of, in short: a cached build of the same recipe is the same program.
+fn recipe(module: &Path) -> String {
+    let sum = fs::read(module.join("go.sum")).unwrap_or_default();
+    let flags = format!("-trimpath {TAGS} {COMPILER} -ldflags {}", ld_flags());
+    hash(&[&sum, flags.as_bytes()])
 }
 
 fn go_command() -> Command {
@@ -307,6 +320,15 @@ fn go_version() -> Option<String> {
     let version = String::from_utf8(output.stdout).ok()?;
     (output.status.success() && version.starts_with("go version"))
         .then(|| version.trim().to_owned())
+}
+
+/// The Go to build with, or why there is none.
+fn fit_go(version: Option<String>) -> Result<String, String> {
+    match version {
+        Some(version) if fit(&version) => Ok(version),
+        Some(version) => Err(format!("Go on PATH is too old: {version}")),
+        None => Err("no Go on PATH".to_owned()),
+    }
 }
 
 /// Whether `go version go1.26.8 linux/amd64` is new enough.

@@ -130,7 +130,7 @@ fn die_with_parent(command: &mut Command) -> &mut Command {
     use std::os::unix::process::CommandExt;
     // SAFETY: between fork and exec only async-signal-safe calls are allowed. The closure makes one system
     // call, prctl, which allocates nothing and takes no lock.
-    #[allow(unsafe_code)]
+    #[expect(unsafe_code, reason = "nothing safe runs between fork and exec")]
     unsafe {
         command.pre_exec(
             || match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {

@@ -78,12 +78,17 @@ fn mirror(context: &Path) -> Result<()> {
     Ok(())
 }
 
-fn build() -> Result<PathBuf> {
-    // One at a time: another checkout may share the target directory.
+/// What Docker's builder would see, for one at a time: another checkout may share the target directory.
+fn context() -> Result<(PathBuf, File)> {
     let lock = File::create(scratch().join("image.lock"))?;
     lock.lock()?;
     let context = scratch().join("image-context");
     mirror(&context)?;
+    Ok((context, lock))
+}
+
+fn build() -> Result<PathBuf> {
+    let (context, _lock) = context()?;
     eprintln!("building the static operator; minutes the first time");
     let target = scratch().parent().context("no target directory")?;
     let output = Command::new(context.join("scripts/build-static.sh"))
@@ -205,6 +210,78 @@ fn in_an_empty_root_it_tells_its_version_and_its_flags() {
     }
 }
 
+/// What the workspace's lock file and the operator's manifest say is compiled into the program.
+fn crates() -> Vec<(String, String)> {
+    let edges = "--edges=normal,no-proc-macro";
+    let output = Command::new(env!("CARGO"))
+        .args([
+            "tree",
+            "--locked",
+            "--package=shipbell",
+            edges,
+            "--prefix=none",
+            "--no-dedupe",
+        ])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    let words = text.lines().filter_map(|line| line.split_once(" v"));
+    let crates = words.map(|(name, rest)| {
+        let version = rest.split(' ').next().unwrap();
+        (name.to_owned(), version.to_owned())
+    });
+    crates.filter(|(name, _)| name != "shipbell").collect()
+}
+
+#[test]
+fn the_image_names_every_crate_in_it_with_the_text_of_its_licence() {
+    let (context, _lock) = context().unwrap();
+    for file in ["LICENSE", "NOTICE"] {
+        assert!(context.join(file).is_file(), "{file}");
+    }
+    let output = Command::new(context.join("scripts/third-party-licenses.sh"))
+        .current_dir("/")
+        .output()
+        .unwrap();
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{complaint}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let crates = crates();
+    assert!(crates.len() > 100, "{}", crates.len());
+    for (name, version) in crates {
+        assert!(
+            text.contains(&format!("\n- {name} {version}: ")),
+            "{name} {version}"
+        );
+    }
+    // Of works in several parts each part, and of what is no crate.
+    for part in [
+        "Copyright (c) Meta Platforms, Inc. and affiliates. All rights reserved.",
+        "Copyright 2015-2016 Brian Smith",
+        "the fiat-crypto authors",
+        "The Rust standard library",
+        "The GNU C library, which is linked in statically",
+    ] {
+        assert!(text.contains(part), "{part}");
+    }
+}
+
+#[test]
+fn one_release_of_the_compiler_builds_everything() {
+    let channel = file("rust-toolchain.toml");
+    let channel = channel
+        .lines()
+        .find_map(|line| line.strip_prefix("channel = \""));
+    let manifest = file("Cargo.toml");
+    let version = manifest
+        .lines()
+        .find_map(|line| line.strip_prefix("rust-version = \""));
+    let version = version.unwrap().trim_end_matches('"');
+    assert!(channel.unwrap().starts_with(&format!("{version}.")));
+}
+
 #[test]
 fn the_image_is_a_static_file_and_the_authorities_for_whatever_architecture() {
     let text = file("Dockerfile");
@@ -218,7 +295,8 @@ fn the_image_is_a_static_file_and_the_authorities_for_whatever_architecture() {
         .find_map(|line| line.strip_prefix("rust-version = "))
         .unwrap();
     let builder = format!("FROM rust:{}-bookworm AS build", rust.trim_matches('"'));
-    assert_eq!(lines[0], builder);
+    let stages = ["ARG BUILDKIT_SBOM_SCAN_CONTEXT=true", &builder];
+    assert_eq!(lines[..2], stages);
     let last = lines
         .iter()
         .rposition(|line| line.starts_with("FROM "))
@@ -229,6 +307,7 @@ fn the_image_is_a_static_file_and_the_authorities_for_whatever_architecture() {
         [
             "FROM scratch",
             "COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt",
+            "COPY --from=build /licenses /licenses",
             "COPY --from=build /shipbell /shipbell",
             "USER 65532:65532",
             "EXPOSE 8080 8081",

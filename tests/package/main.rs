@@ -9,6 +9,8 @@ mod examples;
 mod helm;
 mod image;
 mod install;
+mod install_file;
+mod needs;
 mod rights;
 
 use anyhow::Result;

@@ -1,15 +1,23 @@
-//! Prints where the control plane's programs and helm are, one path a line, after building what is missing.
+//! Prints where the control plane's programs are, after building what is missing; with `--helm`, where helm is too, one
+//! path a line.
 
-use std::process::ExitCode;
+use std::{env, path::PathBuf, process::ExitCode};
 
 fn main() -> ExitCode {
-    let found = kit::assets::find().and_then(|assets| Ok((assets, kit::assets::helm()?)));
-    match found {
-        Ok((assets, helm)) => {
-            // The directory when one holds them all, as it does unless the environment says otherwise.
-            let directory = assets.etcd.parent().unwrap_or(&assets.etcd);
-            println!("{}", directory.display());
-            println!("{}", helm.display());
+    let args: Vec<_> = env::args().skip(1).collect();
+    let helm = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => false,
+        ["--helm"] => true,
+        _ => {
+            eprintln!("kube-assets: there is no argument but --helm, not {args:?}");
+            return ExitCode::from(2);
+        }
+    };
+    match find(helm) {
+        Ok(paths) => {
+            for path in paths {
+                println!("{}", path.display());
+            }
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -17,4 +25,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn find(helm: bool) -> anyhow::Result<Vec<PathBuf>> {
+    let etcd = kit::assets::find()?.etcd;
+    // The directory when one holds them all, as it does unless the environment says otherwise.
+    let mut paths = vec![etcd.parent().unwrap_or(&etcd).to_owned()];
+    if helm {
+        paths.push(kit::assets::helm()?);
+    }
+    Ok(paths)
 }
