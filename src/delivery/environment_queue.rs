@@ -100,6 +100,8 @@ pub(crate) struct EnvironmentQueue {
     pub searched: i64,
     /// The number of the newest snapshot that is known.
     pub head: i64,
+    /// Where the log ends has been learned since the start of the program.
+    pub head_known: bool,
     /// Why the log could not be read, if it could not.
     pub unreadable: Option<Unreadable>,
     /// Since when its environment is gone: the queue ends when nothing is left.
@@ -133,6 +135,7 @@ impl EnvironmentQueue {
             work: Work::Idle,
             searched: index,
             head: index,
+            head_known: false,
             unreadable: None,
             deleted: None,
             leaving: None,
@@ -238,6 +241,12 @@ impl EnvironmentQueues {
     pub fn any_unfinished(&self) -> bool {
         let mut queues = self.queues.values();
         queues.any(|queue| queue.has_more() || queue.work.has_turn())
+    }
+
+    /// Whether it is known of every log where it ends, so that what is not known to wait does not wait.
+    pub fn heads_are_known(&self) -> bool {
+        let mut queues = self.queues.values();
+        queues.all(|queue| queue.head_known || queue.leaving.is_some())
     }
 
     /// Whether a queue can't go on before its cursor is written.

@@ -618,6 +618,7 @@ impl SettingState {
         });
         queue.pending.pass(index);
         queue.head = queue.head.max(head);
+        queue.head_known = true;
         self.listing.remove(uid);
         self.writer.ask(WriteDue::Soon);
     }
@@ -657,6 +658,10 @@ impl SettingState {
             }
             return;
         }
+        if !queue.head_known {
+            queue.head_known = true;
+            self.writer.ask(WriteDue::Counter);
+        }
         if queue.head < head {
             queue.head = head;
             let waits = self.retry.problem().is_some()
@@ -681,12 +686,20 @@ impl SettingState {
                 return;
             }
         };
+        let reached = queue.cursor.index + i64::from(queue.cursor.ordinal > 0);
+        if there {
+            // Another replica has appended what was not heard of here yet.
+            queue.head = queue.head.max(reached);
+            queue.head_known = true;
+            self.writer.ask(WriteDue::Counter);
+            return;
+        }
         let name = queue.cursor.environment.clone();
         let info = self.environments.get(&name).filter(|info| info.uid == uid);
         let Some((head, _)) = info.and_then(|info| info.head) else {
             return;
         };
-        if there || queue.cursor.index + i64::from(queue.cursor.ordinal > 0) <= head {
+        if reached <= head {
             return;
         }
         warn!(setting = %self.title, environment = name, index = queue.cursor.index, head, "the cursor is ahead of the log; starting at its head");
@@ -717,6 +730,7 @@ impl SettingState {
         match result {
             Ok(Deleted::Yes(head)) => {
                 queue.head = queue.head.max(head);
+                queue.head_known = true;
                 if queue.deleted.is_some() && queue.is_through() {
                     self.close(uid, true, now);
                 }
@@ -1133,7 +1147,11 @@ impl SettingState {
                 self.probe = Some(uid.to_owned());
             }
         }
-        self.writer.ask(WriteDue::Soon);
+        if verdict == Verdict::Delivered && before.is_none() {
+            self.writer.ask_for_delivered(now.moment);
+        } else {
+            self.writer.ask(WriteDue::Soon);
+        }
         let moved = verdict != Verdict::Keep;
         let mut more = false;
         if let Some(queue) = self.queues.get_mut(uid) {
@@ -1371,6 +1389,15 @@ impl SettingState {
         if uncounted {
             self.writer.ask(WriteDue::Soon); // the rest is counted for the next write
         }
+        if !self.queues.heads_are_known() {
+            // Until the logs are known again the status goes on saying what it said.
+            let before = usize::try_from(self.status.pending.unwrap_or(0)).unwrap_or(0);
+            pending = pending.max(before);
+            oldest = [oldest, self.status.oldest_pending_time]
+                .into_iter()
+                .flatten()
+                .min();
+        }
         let log_problem = self.log_problem();
         let next_attempt = self
             .retry
@@ -1466,7 +1493,7 @@ impl SettingState {
         self.writer.accepted(status, version);
         self.queues.written(counted, now.moment);
         if self.queues.any_ahead() {
-            self.writer.ask(WriteDue::Soon);
+            self.writer.ask_for_delivered(now.moment);
         }
     }
 
@@ -1607,6 +1634,7 @@ impl SettingState {
         if !self.stopping {
             if self.retry.problem().is_some()
                 && self.starts_are_known()
+                && self.queues.heads_are_known()
                 && !self.queues.any_unfinished()
             {
                 // Given up, or not asked for any more: nothing is overdue.

@@ -14,6 +14,8 @@ use crate::{
 
 /// Writes of a status are at least this far apart, unless sending waits for one.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// How long deliveries are gathered for one write: within the time that the window of unacknowledged events leaves.
+const GATHER: Duration = Duration::from_millis(400);
 /// While only a counter moves, the pauses between writes double from the first to the second.
 const COUNTER_INTERVAL: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 /// A cursor that moved over nothing of interest is written after this long.
@@ -41,6 +43,8 @@ pub(crate) enum WriteDue {
     Lazily,
     /// When a counter has not been written for a while.
     Counter,
+    /// A moment after the first message that it does not know of was delivered.
+    Delivered,
     /// As soon as may be.
     Soon,
 }
@@ -99,6 +103,8 @@ pub(crate) struct StatusWriter {
     version: Option<String>,
     due: WriteDue,
     wrote_at: Option<Moment>,
+    /// When the first message was delivered that is not written.
+    delivered_at: Option<Moment>,
     /// The pause before the next write of a counter.
     counter_interval: Duration,
     /// Not before this.
@@ -125,6 +131,7 @@ impl StatusWriter {
             version,
             due: WriteDue::Never,
             wrote_at: None,
+            delivered_at: None,
             counter_interval: COUNTER_INTERVAL.0,
             after: now,
             pause: INTERVAL,
@@ -153,6 +160,12 @@ impl StatusWriter {
         self.due = self.due.max(due);
     }
 
+    /// A message was delivered.
+    pub fn ask_for_delivered(&mut self, now: Moment) {
+        self.delivered_at.get_or_insert(now);
+        self.ask(WriteDue::Delivered);
+    }
+
     /// A new spec is taken in: its starts are waited for, but not for long.
     pub fn wait_for_starts(&mut self, now: Moment) {
         self.starting = Some(now + STARTING);
@@ -166,7 +179,7 @@ impl StatusWriter {
 
     /// Whether nothing is being written or to be written soon.
     pub fn rests(&self) -> bool {
-        self.due != WriteDue::Soon && !self.writing
+        self.due < WriteDue::Delivered && !self.writing
     }
 
     pub fn is_writing(&self) -> bool {
@@ -178,12 +191,17 @@ impl StatusWriter {
         if self.writing || self.standing_back.is_some() {
             return None;
         }
-        let earliest = self.after.max(self.starting.unwrap_or(self.after));
+        let mut earliest = self.after.max(self.starting.unwrap_or(self.after));
         let interval = match self.due {
             WriteDue::Never => return None,
             _ if full => return Some(earliest),
             WriteDue::Lazily => LAZY_INTERVAL,
             WriteDue::Counter => self.counter_interval,
+            WriteDue::Delivered => {
+                let gathered = self.delivered_at.map_or(earliest, |at| at + GATHER);
+                earliest = earliest.max(gathered);
+                INTERVAL
+            }
             WriteDue::Soon => INTERVAL,
         };
         let next = self.wrote_at.map(|at| at + interval);
@@ -208,6 +226,7 @@ impl StatusWriter {
             _ => COUNTER_INTERVAL.0,
         };
         self.due = WriteDue::Never;
+        self.delivered_at = None;
         self.wrote_at = Some(now);
         self.starting = None;
     }

@@ -190,6 +190,8 @@ struct Simulation {
     setting: NotificationSetting,
     setting_created: Duration,
     version: u64,
+    /// The resource version of the setting.
+    setting_version: u64,
     /// The URL in the Secret; `None`: there is no Secret.
     url: Option<String>,
     /// How the receiver answers the attempt at this time with this id.
@@ -282,6 +284,7 @@ impl Simulation {
             },
             setting_created: seconds(1_000),
             version: 100,
+            setting_version: 100,
             url: Some("https://hook.example/a".to_owned()),
             receiver: Box::new(|_, _, _| takes()),
             turn: Box::new(|random| millis(random % 3)),
@@ -408,7 +411,7 @@ impl Simulation {
     }
 
     fn setting_changed(&mut self) {
-        self.version += 1;
+        self.setting_version = self.next_version();
         for operator in 0..self.operators.len() {
             let setting = Arc::new(self.object());
             self.tell(operator, Input::Setting(setting));
@@ -417,7 +420,7 @@ impl Simulation {
 
     fn object(&self) -> NotificationSetting {
         let mut object = self.setting.clone();
-        object.metadata.resource_version = Some(self.version.to_string());
+        object.metadata.resource_version = Some(self.setting_version.to_string());
         object.metadata.creation_timestamp =
             Some(Time(condition::whole_seconds(wall(self.setting_created))));
         object
@@ -650,7 +653,10 @@ impl Simulation {
             Action::ReadSetting => Input::Read(if self.spurious_404 {
                 Err("it is not there".to_owned())
             } else {
-                Ok((Box::new(self.status()), Some(self.version.to_string())))
+                Ok((
+                    Box::new(self.status()),
+                    Some(self.setting_version.to_string()),
+                ))
             }),
             Action::ReleaseTurn(_)
             | Action::Send(..)
@@ -718,7 +724,7 @@ impl Simulation {
         }
         match &write.form {
             WriteForm::Replace { version } => {
-                if version.as_deref() != Some(&*self.version.to_string()) {
+                if version.as_deref() != Some(&*self.setting_version.to_string()) {
                     return Some(WriteAnswer::Conflict);
                 }
             }
@@ -744,7 +750,7 @@ impl Simulation {
         }
         Some(WriteAnswer::Written {
             status: Box::new(write.status.clone()),
-            version: Some(self.version.to_string()),
+            version: Some(self.setting_version.to_string()),
         })
     }
 

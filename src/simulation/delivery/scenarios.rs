@@ -1,1 +1,553 @@
-//! The faults that were, as scenarios.
+//! Faults that were found in delivery, each as a scenario that failed before it was mended.
+
+use super::*;
+use crate::{api::setting::StartReason, delivery::reasons::SkipReason, http::outcome::HoldRetry};
+
+fn with_one_environment(spec: NotificationSettingSpec) -> Simulation {
+    let mut it = Simulation::new(7, spec);
+    it.environment("prod", "u1");
+    it.at += seconds(10);
+    it.setting_created = it.at;
+    it
+}
+
+fn change(it: &mut Simulation, uid: &str, name: &str) {
+    it.append(uid, &[(name, 0, 1)]);
+}
+
+fn reasons(it: &Simulation) -> Vec<String> {
+    let status = it.status();
+    let ranges = status.skipped_ranges.iter();
+    ranges.map(|range| range.reason.clone()).collect()
+}
+
+// ---- where a cursor starts ----
+
+#[test]
+fn old_history_is_not_sent_though_the_log_could_not_be_found_when_the_setting_was_handled() {
+    let mut it = with_one_environment(webhook());
+    for name in ["a", "b", "c"] {
+        it.at += seconds(10);
+        change(&mut it, "u1", name);
+    }
+    it.at += seconds(10);
+    it.setting_created = it.at;
+    it.logs.get_mut("u1").unwrap().head_known = false;
+    it.faults.read_fails = 1_000;
+    it.start();
+    it.run(seconds(30));
+    let status = it.status();
+    assert_eq!(status.observed_generation, Some(1), "it is handled");
+    assert_eq!(status.starts[0].reason, StartReason::NewSetting);
+    assert_eq!(status.starts[0].index, None, "and the start is still open");
+    it.restart(0);
+    it.run(seconds(2));
+    it.faults.read_fails = 0;
+    it.logs.get_mut("u1").unwrap().head_known = true;
+    it.environments_changed();
+    it.run(seconds(60));
+    assert_eq!(it.status().cursors[0].index, 4);
+    assert!(it.heard.is_empty(), "nothing old is sent");
+    change(&mut it, "u1", "d");
+    it.run(seconds(60));
+    assert_eq!(it.taken(), it.ids_after("u1", 4));
+}
+
+#[test]
+fn of_more_environments_than_a_setting_may_follow_nothing_old_is_sent_when_one_goes() {
+    let mut it = Simulation::new(7, webhook());
+    for number in 0..=1_024 {
+        it.environment(&format!("e{number}"), &format!("u{number}"));
+    }
+    change(&mut it, "u7", "old");
+    it.at += seconds(3_600);
+    it.setting_created = it.at;
+    it.start();
+    it.run(seconds(60));
+    assert_eq!(it.status().reason.as_deref(), Some("TooManyEnvironments"));
+    it.at += seconds(3_600);
+    change(&mut it, "u7", "also old");
+    it.restart(0);
+    it.logs.get_mut("u0").unwrap().deleted = true;
+    it.environments_changed();
+    it.run(seconds(60));
+    assert!(it.heard.is_empty());
+    change(&mut it, "u7", "new");
+    it.run(seconds(60));
+    assert_eq!(it.taken(), it.ids_after("u7", 3));
+}
+
+#[test]
+fn all_of_an_environment_that_was_created_later_is_sent_also_if_nobody_was_there_to_see_it() {
+    let mut it = with_one_environment(webhook());
+    it.start();
+    it.run(seconds(120));
+    it.kill(0);
+    it.run(seconds(120));
+    it.environment("later", "u2");
+    it.run(seconds(10));
+    change(&mut it, "u2", "a");
+    it.run(seconds(10));
+    it.begin(0);
+    it.run(seconds(60));
+    assert_eq!(it.taken(), it.ids_after("u2", 1));
+    let start = &it.status().starts;
+    let start = start.iter().find(|start| start.environment == "later");
+    assert_eq!(start.unwrap().reason, StartReason::NewEnvironment);
+}
+
+#[test]
+fn an_environment_that_is_opened_to_the_namespace_starts_at_its_newest_snapshot() {
+    let mut it = with_one_environment(webhook());
+    it.environment("hidden", "u2");
+    it.logs.get_mut("u2").unwrap().visible_to = vec!["other".to_owned()];
+    it.start();
+    it.run(seconds(120));
+    change(&mut it, "u2", "unseen");
+    let log = it.logs.get_mut("u2").unwrap();
+    log.visible_to = vec!["*".to_owned()];
+    log.generation = 2;
+    it.environments_changed();
+    it.run(seconds(10));
+    change(&mut it, "u2", "seen");
+    it.run(seconds(10));
+    assert_eq!(it.taken(), it.ids_after("u2", 2));
+}
+
+// ---- turns ----
+
+#[test]
+fn waiting_for_a_turn_is_no_failure_and_gives_nothing_up() {
+    let mut it = with_one_environment(NotificationSettingSpec {
+        retry: Some(crate::api::setting::Retry {
+            max_age: Some("1m".parse().unwrap()),
+        }),
+        ..webhook()
+    });
+    it.start();
+    it.run(seconds(5));
+    // Others keep the destination busy for an hour.
+    it.turn = Box::new(|_| seconds(3_600));
+    change(&mut it, "u1", "a");
+    change(&mut it, "u1", "b");
+    it.run(seconds(3_000));
+    let status = it.status();
+    assert!(status.last_failure.is_none() && status.skipped_ranges.is_empty());
+    it.turn = Box::new(|_| millis(1));
+    it.run(seconds(700));
+    assert_eq!(it.taken(), it.ids_after("u1", 1));
+}
+
+#[test]
+fn what_waits_for_a_turn_is_not_sent_once_the_setting_is_suspended_or_the_program_stops() {
+    for stop in [false, true] {
+        let mut it = with_one_environment(webhook());
+        it.environment("test", "u2");
+        it.at += seconds(10);
+        it.setting_created = it.at;
+        it.start();
+        it.run(seconds(5));
+        it.turn = Box::new(|_| seconds(3));
+        change(&mut it, "u1", "a");
+        change(&mut it, "u2", "b");
+        it.run(seconds(1));
+        if stop {
+            it.stop(0);
+        } else {
+            it.edit(|spec| spec.suspend = Some(true));
+        }
+        it.run(seconds(3_600));
+        assert!(it.heard.is_empty());
+        if stop {
+            assert!(it.operators[0].state.as_ref().unwrap().is_finished());
+            continue;
+        }
+        assert_eq!(it.delivered(), "False Suspended");
+        assert_eq!(it.status().pending, Some(2));
+        it.edit(|spec| spec.suspend = None);
+        it.run(seconds(60));
+        assert_eq!(it.taken().len(), 2);
+    }
+}
+
+#[test]
+fn what_waits_for_a_turn_goes_to_the_corrected_url() {
+    let mut it = with_one_environment(webhook());
+    it.start();
+    it.run(seconds(5));
+    it.turn = Box::new(|_| seconds(20));
+    for name in ["a", "b", "c"] {
+        change(&mut it, "u1", name);
+    }
+    it.run(seconds(1));
+    it.url = Some("https://hook.example/corrected".to_owned());
+    it.edit(|spec| spec.environments = Some(vec!["prod".to_owned()]));
+    it.run(seconds(300));
+    assert_eq!(it.taken(), it.ids_after("u1", 1));
+    assert!(
+        it.heard
+            .iter()
+            .all(|heard| heard.url.ends_with("corrected"))
+    );
+}
+
+#[test]
+fn an_answer_of_the_old_destination_says_nothing_of_the_new_one() {
+    let mut it = with_one_environment(webhook());
+    it.receiver = Box::new(|_, url, _| {
+        if url.ends_with("/a") {
+            Answer {
+                outcome: Outcome::Gone {
+                    message: "gone".to_owned(),
+                },
+                after: seconds(10),
+                taken: false,
+            }
+        } else {
+            takes()
+        }
+    });
+    it.start();
+    it.run(seconds(5));
+    change(&mut it, "u1", "a");
+    it.run(seconds(1));
+    it.url = Some("https://hook.example/b".to_owned());
+    it.edit(|spec| spec.environments = Some(vec!["prod".to_owned()]));
+    it.run(seconds(60));
+    assert_eq!(it.taken(), it.ids_after("u1", 1));
+    assert_eq!(it.delivered(), "True UpToDate");
+}
+
+// ---- the destination ----
+
+#[test]
+fn a_destination_that_refuses_different_events_with_one_answer_is_wrong_and_holds_the_setting() {
+    let mut it = with_one_environment(webhook());
+    it.receiver = Box::new(|_, _, _| refuses("the destination answered 400"));
+    it.start();
+    it.run(seconds(5));
+    for name in ["a", "b", "c", "d"] {
+        change(&mut it, "u1", name);
+    }
+    it.run(seconds(600));
+    let status = it.status();
+    assert_eq!(it.delivered(), "False PayloadRefused");
+    assert_eq!(status.dead_lettered, Some(1), "only the first is given up");
+    assert_eq!(status.pending, Some(3));
+    let failing = |(reason, _): &&(EventReason, String)| *reason == EventReason::DeliveryFailing;
+    assert_eq!(it.events.iter().filter(failing).count(), 1);
+    it.restart(0);
+    it.run(seconds(600));
+    assert_eq!(it.status().dead_lettered, Some(1), "also after a restart");
+    it.receiver = Box::new(|_, _, _| takes());
+    it.url = Some("https://hook.example/right".to_owned());
+    it.run(seconds(120));
+    assert_eq!(it.taken(), it.ids_after("u1", 1)[1..]);
+    assert_eq!(it.delivered(), "True UpToDate");
+}
+
+#[test]
+fn one_event_that_is_refused_is_set_aside_and_the_next_go_on() {
+    let mut it = with_one_environment(webhook());
+    it.start();
+    it.run(seconds(5));
+    for name in ["a", "b", "c", "d"] {
+        change(&mut it, "u1", name);
+    }
+    let ids = it.ids_after("u1", 1);
+    let poison = ids[1].clone();
+    it.receiver = Box::new(move |_, _, id| {
+        if id == poison {
+            refuses("the destination answered 422")
+        } else {
+            takes()
+        }
+    });
+    it.run(seconds(60));
+    assert_eq!(it.taken(), [&ids[0], &ids[2], &ids[3]].map(String::clone));
+    assert_eq!(it.status().dead_letters[0].event_id, ids[1]);
+    assert_eq!(it.delivered(), "True UpToDate");
+}
+
+#[test]
+fn a_page_instead_of_an_answer_is_not_sent_to_again_until_something_changes() {
+    let mut it = with_one_environment(slack());
+    it.receiver = Box::new(|_, _, _| Answer {
+        outcome: Outcome::Hold {
+            retry: HoldRetry::AfterChange,
+            reason: Reason::UnexpectedAnswer,
+            message: "the destination answered with a page".to_owned(),
+        },
+        after: millis(3),
+        taken: true,
+    });
+    it.start();
+    it.run(seconds(5));
+    change(&mut it, "u1", "a");
+    it.run(seconds(72 * 3_600));
+    assert_eq!(it.heard.len(), 1, "posted once, not for three days");
+    assert_eq!(it.delivered(), "False UnexpectedAnswer");
+    it.receiver = Box::new(|_, _, _| takes());
+    it.url = Some("https://hook.example/right".to_owned());
+    it.run(seconds(60));
+    assert_eq!(it.delivered(), "True UpToDate");
+}
+
+#[test]
+fn a_message_whose_form_is_refused_is_sent_once_more_as_plain_text() {
+    let mut it = with_one_environment(slack());
+    let mut attempts = 0;
+    it.receiver = Box::new(move |_, _, _| {
+        attempts += 1;
+        if attempts == 1 {
+            refuses("the destination answered 400")
+        } else {
+            takes()
+        }
+    });
+    it.start();
+    it.run(seconds(5));
+    change(&mut it, "u1", "a");
+    it.run(seconds(60));
+    assert_eq!(it.heard.len(), 2);
+    assert_eq!(it.heard[0].id, it.heard[1].id);
+    let plain: serde_json::Value = serde_json::from_slice(&it.heard[1].body).unwrap();
+    let keys: Vec<_> = plain.as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["text"]);
+    assert!(it.status().dead_letters.is_empty());
+}
+
+#[test]
+fn an_event_is_given_up_only_after_an_attempt_that_failed_when_it_was_too_old() {
+    let mut it = with_one_environment(NotificationSettingSpec {
+        retry: Some(crate::api::setting::Retry {
+            max_age: Some("1h".parse().unwrap()),
+        }),
+        ..webhook()
+    });
+    it.receiver = Box::new(|_, _, _| holds());
+    it.start();
+    it.run(seconds(5));
+    change(&mut it, "u1", "a");
+    it.run(seconds(3_000));
+    assert!(it.status().skipped_ranges.is_empty());
+    // The operator is down while the event grows old: after the start one attempt comes first.
+    it.kill(0);
+    it.run(seconds(7_200));
+    let before = it.heard.len();
+    it.begin(0);
+    it.run(seconds(5));
+    assert_eq!(it.heard.len(), before + 1);
+    it.run(seconds(1_200));
+    assert_eq!(reasons(&it), [SkipReason::RetryExpired.as_str()]);
+    assert_eq!(it.status().skipped_ranges[0].count, Some(1));
+    it.run(seconds(120));
+    assert_eq!(it.status().pending, Some(0));
+}
+
+// ---- the log ----
+
+#[test]
+fn what_is_in_a_log_is_delivered_while_its_environment_can_t_be_recorded() {
+    let mut it = with_one_environment(webhook());
+    it.start();
+    it.run(seconds(5));
+    it.receiver = Box::new(|_, _, _| fails(Reason::ServerError));
+    change(&mut it, "u1", "a");
+    it.run(seconds(60));
+    it.kill(0);
+    it.receiver = Box::new(|_, _, _| takes());
+    it.logs.get_mut("u1").unwrap().head_known = false;
+    it.begin(0);
+    it.run(seconds(10));
+    assert_ne!(
+        it.status().pending,
+        Some(0),
+        "nobody has said that nothing waits"
+    );
+    // Delivery finds where the log ends.
+    let head = Input::Head("prod".to_owned(), "u1".to_owned(), 2);
+    it.tell(0, head);
+    it.run(seconds(60));
+    assert_eq!(it.taken(), it.ids_after("u1", 1));
+}
+
+#[test]
+fn a_log_that_can_t_be_read_is_reported_and_heals() {
+    let mut it = with_one_environment(webhook());
+    it.start();
+    it.run(seconds(5));
+    it.logs.get_mut("u1").unwrap().unreadable.insert(2);
+    change(&mut it, "u1", "a");
+    change(&mut it, "u1", "b");
+    it.run(seconds(300));
+    assert_eq!(it.delivered(), "False LogUnavailable");
+    assert!(it.status().message.unwrap().contains("environment prod"));
+    it.logs.get_mut("u1").unwrap().unreadable.clear();
+    it.run(seconds(600));
+    assert_eq!(it.taken(), it.ids_after("u1", 1));
+    assert_eq!(it.delivered(), "True UpToDate");
+}
+
+#[test]
+fn removed_history_is_reported_once_before_any_later_event() {
+    let mut it = with_one_environment(webhook());
+    it.receiver = Box::new(|_, _, _| fails(Reason::ServerError));
+    it.start();
+    it.run(seconds(5));
+    for name in ["a", "b", "c", "d"] {
+        change(&mut it, "u1", name);
+    }
+    it.run(seconds(30));
+    let log = it.logs.get_mut("u1").unwrap();
+    log.entries.retain(|index, _| *index > 4);
+    it.faults.kill = 20;
+    it.receiver = Box::new(|_, _, _| takes());
+    it.run(seconds(600));
+    it.faults.kill = 0;
+    it.run(seconds(600));
+    let taken = it.taken();
+    let left = it.ids_after("u1", 1);
+    assert_eq!(taken.len(), 1 + left.len(), "a report and what is left");
+    assert_eq!(taken[1..], left);
+    assert_eq!(reasons(&it), ["HistoryTruncated"]);
+    assert_eq!(it.status().skipped_ranges[0].count, None);
+    let _ = it.duplicates(); // each with the same bytes
+}
+
+#[test]
+fn what_went_with_a_deleted_environment_is_reported_as_that() {
+    let mut it = with_one_environment(webhook());
+    it.receiver = Box::new(|_, _, _| fails(Reason::ServerError));
+    it.start();
+    it.run(seconds(5));
+    for name in ["a", "b"] {
+        change(&mut it, "u1", name);
+    }
+    it.run(seconds(5));
+    // Deleted and created anew under its name: the new log takes the names of the old entries.
+    let log = it.logs.get_mut("u1").unwrap();
+    log.deleted = true;
+    log.entries.remove(&2);
+    it.environment("prod", "u2");
+    it.receiver = Box::new(|_, _, _| takes());
+    it.run(seconds(1_200));
+    assert_eq!(reasons(&it), [SkipReason::EnvironmentDeleted.as_str()]);
+    assert_eq!(it.taken(), it.ids_after("u1", 2));
+    let cursors = it.status().cursors;
+    let uids: Vec<_> = cursors
+        .iter()
+        .map(|it| it.environment_uid.as_str())
+        .collect();
+    assert_eq!(uids, ["u2"]);
+}
+
+#[test]
+fn a_log_that_was_set_back_starts_at_its_head_and_says_so() {
+    let mut it = with_one_environment(webhook());
+    it.start();
+    it.run(seconds(5));
+    for name in ["a", "b", "c"] {
+        change(&mut it, "u1", name);
+    }
+    it.run(seconds(60));
+    let taken = it.taken().len();
+    it.logs
+        .get_mut("u1")
+        .unwrap()
+        .entries
+        .retain(|index, _| *index < 3);
+    let head = Input::Head("prod".to_owned(), "u1".to_owned(), 2);
+    it.environments_changed();
+    it.tell(0, head);
+    it.run(seconds(60));
+    assert_eq!(reasons(&it), ["CursorReset"]);
+    change(&mut it, "u1", "d");
+    it.run(seconds(60));
+    assert_eq!(it.taken().len(), taken + 1);
+}
+
+// ---- the status ----
+
+#[test]
+fn a_status_that_the_api_server_refuses_is_reported_and_written_with_short_texts() {
+    let mut it = with_one_environment(webhook());
+    it.start();
+    it.run(seconds(5));
+    it.longest_status = 2_000;
+    let long = "x".repeat(3_000);
+    it.receiver = Box::new(move |_, _, _| Answer {
+        outcome: Outcome::Retry {
+            after: None,
+            reason: Reason::ServerError,
+            message: long.clone(),
+        },
+        after: millis(3),
+        taken: false,
+    });
+    change(&mut it, "u1", "a");
+    it.run(seconds(60));
+    assert_eq!(it.delivered(), "False ServerError");
+    let refused = |(reason, _): &(EventReason, String)| *reason == EventReason::StatusRefused;
+    assert!(it.events.iter().any(refused));
+    it.receiver = Box::new(|_, _, _| takes());
+    it.run(seconds(600));
+    assert_eq!(it.taken(), it.ids_after("u1", 1));
+}
+
+#[test]
+fn a_spurious_404_stops_nothing() {
+    let mut it = with_one_environment(webhook());
+    it.start();
+    it.run(seconds(5));
+    it.spurious_404 = true;
+    for name in ["a", "b"] {
+        change(&mut it, "u1", name);
+    }
+    it.run(seconds(120));
+    it.spurious_404 = false;
+    it.run(seconds(60));
+    change(&mut it, "u1", "c");
+    it.run(seconds(60));
+    assert_eq!(it.taken(), it.ids_after("u1", 1));
+    assert_eq!(it.duplicates(), 0);
+    assert_eq!(it.status().cursors[0].index, 4);
+}
+
+#[test]
+fn a_suspended_setting_counts_what_waits_without_a_write_each_second() {
+    let mut it = with_one_environment(webhook());
+    it.edit(|spec| spec.suspend = Some(true));
+    it.start();
+    it.run(seconds(60));
+    let before = it.status_writes;
+    for number in 0..300 {
+        change(&mut it, "u1", &format!("image-{number}"));
+        it.run(seconds(1));
+    }
+    it.run(seconds(60));
+    assert_eq!(it.status().pending, Some(300));
+    assert!(
+        it.status_writes - before <= 12,
+        "{}",
+        it.status_writes - before
+    );
+}
+
+#[test]
+fn a_backlog_is_acknowledged_by_few_writes() {
+    let mut it = with_one_environment(webhook());
+    it.start();
+    it.run(seconds(60));
+    let before = it.status_writes;
+    for number in 0..10 {
+        change(&mut it, "u1", &format!("image-{number}"));
+    }
+    it.run(seconds(60));
+    assert_eq!(it.taken().len(), 10);
+    assert!(
+        it.status_writes - before <= 2,
+        "{}",
+        it.status_writes - before
+    );
+}
