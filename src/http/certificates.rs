@@ -121,3 +121,95 @@ fn head(key: &[u8]) -> &[u8] {
 fn contains(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
 }
+
+/// A CA with a key of P-521 and a server's certificate that it signed.
+#[cfg(test)]
+pub(super) const P521: &str = include_str!("certificates/p521.pem");
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+
+    use super::*;
+
+    fn ca(name: &str) -> String {
+        let mut params = CertificateParams::default();
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        params.self_signed(&key).unwrap().pem()
+    }
+
+    fn read(pem: &str) -> (usize, Vec<String>) {
+        let bundle = CaBundle::read(pem.as_bytes());
+        (bundle.certificates.len(), bundle.problems)
+    }
+
+    #[test]
+    fn a_bundle_is_read_however_it_was_put_together() {
+        let (a, b) = (ca("a"), ca("b"));
+        let indented: String = [&a, &b]
+            .iter()
+            .flat_map(|pem| pem.lines())
+            .map(|line| format!("    {line}\n"))
+            .collect();
+        for pem in [
+            format!("{a}{b}"),
+            // Glued: `cat` of a file without a last newline.
+            format!("{}{}", a.trim_end(), b.trim_end()),
+            format!("{a}{b}").replace('\n', "\r\n"),
+            format!("\u{feff}# ours\n{a}\nissuer: b\n{b} end"),
+            indented,
+            format!("{a}{b}").replace("CERTIFICATE", "X509 CERTIFICATE"),
+        ] {
+            assert_eq!(read(&pem), (2, vec![]), "{pem}");
+        }
+    }
+
+    #[test]
+    fn a_bad_certificate_costs_none_of_the_others_and_is_named() {
+        let mut pems: Vec<_> = (0..140).map(|n| ca(&n.to_string())).collect();
+        let lines: usize = pems[..70].iter().map(|pem| pem.lines().count()).sum();
+        pems[70] = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_owned();
+        let (good, problems) = read(&pems.concat());
+        assert_eq!(good, 139);
+        let line = lines + 1;
+        let problem = format!("certificate 71 (line {line}) is malformed and is not used");
+        assert_eq!(problems, [problem]);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_certificate_is_said() {
+        let good = ca("good");
+        for (bad, problem) in [
+            ("-----BEGIN CERTIFICATE-----\nMIIB\n", "has no END line"),
+            (
+                "-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----\n",
+                "is not base64",
+            ),
+            (
+                "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+                "is of another kind",
+            ),
+            ("-----BEGIN CERT", "has a first line without an end"),
+        ] {
+            for pem in [format!("{good}{bad}"), format!("{bad}\n{good}")] {
+                let (count, problems) = read(&pem);
+                assert_eq!((count, problems.len()), (1, 1), "{pem}");
+                assert!(problems[0].contains(problem), "{problems:?}");
+            }
+        }
+        assert_eq!(read(""), (0, vec![]));
+        assert_eq!(read("nonsense"), (0, vec![]));
+    }
+
+    #[test]
+    fn an_algorithm_that_is_not_supported_is_named() {
+        let (count, problems) = read(&format!("{P521}{}", ca("a")));
+        assert_eq!(count, 3);
+        let problem = "certificate 1 (line 1) has a key of P-521, which is not supported: no destination can be verified by it";
+        assert_eq!(problems, [problem]);
+    }
+}

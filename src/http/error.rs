@@ -85,3 +85,40 @@ fn unsupported(identifiers: &[&Vec<u8>]) -> TlsProblem {
     let name = identifiers.iter().find_map(|id| algorithm_name(id));
     TlsProblem::UnsupportedAlgorithm(name.unwrap_or("an algorithm"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use rustls::{
+        RootCertStore,
+        client::{WebPkiServerVerifier, danger::ServerCertVerifier as _},
+        pki_types::UnixTime,
+    };
+
+    use super::*;
+    use crate::http::certificates::{CaBundle, P521};
+
+    #[test]
+    fn an_algorithm_that_is_not_supported_is_named() {
+        let [authority, server] = CaBundle::read(P521.as_bytes())
+            .certificates
+            .try_into()
+            .unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(authority).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .unwrap();
+        let in_2040 = UnixTime::since_unix_epoch(Duration::from_secs(2_208_988_800));
+        let name = "localhost".try_into().unwrap();
+        let error = verifier
+            .verify_server_cert(&server, &[], &name, &[], in_2040)
+            .unwrap_err();
+        let TlsProblem::UnsupportedAlgorithm(name) = tls_problem(&error) else {
+            panic!("{error:?}");
+        };
+        assert!(name.contains("P-521"), "{name}");
+    }
+}

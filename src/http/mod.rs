@@ -6,6 +6,7 @@ mod config;
 pub mod destination;
 mod error;
 pub mod guard;
+pub(crate) mod logging;
 pub mod outcome;
 mod proxy;
 mod resolver;

@@ -304,6 +304,67 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_thousand_healthy_settings_feel_nothing_of_a_hundred_that_hang() {
+        async fn send(slots: &Slots, namespace: &str, n: usize, time: Duration) -> Duration {
+            let who = SendKey {
+                namespace: namespace.into(),
+                setting: n.to_string().into(),
+            };
+            let url = format!("https://hooks.example/{n}");
+            let to = Destination::parse(DestinationKind::Webhook, &url).unwrap();
+            let asked = Instant::now();
+            let slot = slots.wait(&who, &to).await;
+            slot.sent();
+            let waited = asked.elapsed();
+            tokio::time::sleep(time).await;
+            waited
+        }
+        let slots = Arc::new(Slots::new(Limits {
+            per_destination: 8,
+            per_setting: 8,
+            per_namespace: 128,
+            total: 512,
+        }));
+        // Half of the bad ones are in one namespace, the others where healthy ones are; each has eight messages under
+        // way if it may, all the time, and takes the whole timeout or is just within it.
+        let mut bad = tokio::task::JoinSet::new();
+        for n in 0..800 {
+            let slots = Arc::clone(&slots);
+            bad.spawn(async move {
+                let namespace = match n % 100 {
+                    ..50 => "hostile".to_owned(),
+                    n => format!("team-{n}"),
+                };
+                let time = Duration::from_secs(14 + n as u64 % 2);
+                loop {
+                    send(&slots, &namespace, n % 100, time).await;
+                }
+            });
+        }
+        let mut healthy = tokio::task::JoinSet::new();
+        for n in 0..1000 {
+            let slots = Arc::clone(&slots);
+            healthy.spawn(async move {
+                let namespace = match n % 10 {
+                    0 => "hostile".to_owned(),
+                    _ => format!("team-{}", n % 100),
+                };
+                let mut waited = Vec::new();
+                for _ in 0..20 {
+                    let time = Duration::from_millis(50);
+                    waited.push(send(&slots, &namespace, 1000 + n, time).await);
+                    tokio::time::sleep(Duration::from_secs(3)).await;
+                }
+                waited
+            });
+        }
+        let mut waited: Vec<_> = healthy.join_all().await.into_iter().flatten().collect();
+        waited.sort_unstable();
+        let (p99, most) = (waited[waited.len() * 99 / 100], waited[waited.len() - 1]);
+        assert!(p99 < Duration::from_secs(1), "p99 {p99:?}, most {most:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn webhooks_have_no_pace() {
         let slots = slots();
         let start = Instant::now();

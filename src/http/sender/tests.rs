@@ -29,6 +29,7 @@ use tokio::{
 use secrecy::SecretString;
 
 use super::*;
+use crate::http::{certificates::P521, logging::may_be_logged};
 
 /// In the path of every URL here: no receipt may show it.
 const CANARY: &str = "c4n4ry";
@@ -797,4 +798,259 @@ async fn a_burst_to_a_slack_channel_arrives_in_order_and_no_faster_than_its_pace
         heard.recv().await.unwrap();
     }
     assert!(started.elapsed() >= Duration::from_secs(1));
+}
+
+/// A sender whose names lead to this machine, but for those that don't exist, that can't be asked for, and that hang.
+fn with_names(mut config: SenderConfig, timeout: Duration) -> HttpSender {
+    config.timeout = timeout;
+    let lookup = |host: &str| match host.split('.').next() {
+        Some("missing") => Err(std::io::Error::other("Name or service not known")),
+        Some("failing") => Err(std::io::Error::other(
+            "Temporary failure in name resolution",
+        )),
+        Some("hanging") => {
+            std::thread::sleep(Duration::from_secs(2));
+            Err(std::io::Error::other("no answer"))
+        }
+        _ => Ok(vec!["127.0.0.1:0".parse().unwrap()]),
+    };
+    HttpSender::with_lookup(&config, Arc::new(lookup)).unwrap()
+}
+
+#[tokio::test]
+async fn a_dns_in_trouble_is_asked_again_and_a_name_that_does_not_exist_is_held() {
+    let (at, mut heard) = receiver(vec![]).await;
+    let sender = with_names(config(&["127.0.0.1"]), TIMEOUT);
+    for (host, expected) in [
+        ("a.example", "Delivered"),
+        ("failing.example", "Retry DnsFailed"),
+        ("missing.example", "Hold DnsFailed"),
+    ] {
+        let receipt = send(&sender, DestinationKind::Webhook, &url("http", host, at)).await;
+        assert_eq!(outcome(&receipt), expected, "{host}");
+    }
+    heard.recv().await.unwrap();
+    assert!(heard.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn authorities_are_replaced_while_it_runs() {
+    let acceptor = OTHER.acceptor("localhost", |_| {});
+    let at = raw(move |stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            if let Ok(stream) = acceptor.accept(stream).await {
+                answer_ok(stream).await;
+            }
+        }
+    })
+    .await;
+    let sender = HttpSender::new(&config(&["localhost"])).unwrap();
+    let to = url("https", "localhost", at);
+    let receipt = send(&sender, DestinationKind::Webhook, &to).await;
+    assert_eq!(outcome(&receipt), "Hold TlsFailed");
+    // What can't be used changes nothing.
+    assert!(matches!(
+        sender.reload_extra_ca(b"nonsense"),
+        Err(SendError::BadCa)
+    ));
+    sender.reload_extra_ca(OTHER.1.as_bytes()).unwrap();
+    let receipt = send(&sender, DestinationKind::Webhook, &to).await;
+    assert_eq!(outcome(&receipt), "Delivered");
+    assert!(sender.reload_extra_ca(b"nonsense").is_err());
+    let receipt = send(&sender, DestinationKind::Webhook, &to).await;
+    assert_eq!(outcome(&receipt), "Delivered");
+}
+
+/// Where a subscriber writes in a test.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        std::io::Write::write(&mut *self.0.lock().unwrap(), line)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn no_log_line_names_a_destination_at_any_level() {
+    use tracing_subscriber::{
+        filter::filter_fn, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+    };
+    let (at, _heard) = receiver(vec![]).await;
+    let acceptor = OURS.acceptor(&format!("{CANARY}.example"), |_| {});
+    let tls = raw(move |stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            if let Ok(stream) = acceptor.accept(stream).await {
+                answer_ok(stream).await;
+            }
+        }
+    })
+    .await;
+    let (proxy, _heard_there) = proxy(at).await;
+    let mut through = config(&["127.0.0.1"]);
+    through.proxy = Some(ProxyConfig {
+        http: Some(format!("http://127.0.0.1:{}", proxy.port()).into()),
+        ..ProxyConfig::default()
+    });
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let refused = closed.local_addr().unwrap();
+    drop(closed);
+    let mut texts = Vec::new();
+    for filter in [false, true] {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let layer = tracing_subscriber::fmt::layer()
+            .with_ansi(false)
+            .with_writer(move || writer.clone());
+        let filter = filter_fn(move |line| !filter || may_be_logged(line.target()));
+        let _guard = tracing_subscriber::registry()
+            .with(layer)
+            .with(filter)
+            .set_default();
+        for config in [config(&["127.0.0.1"]), through.clone()] {
+            let sender = with_names(config, TIMEOUT);
+            for (scheme, host, at) in [
+                ("http", format!("{CANARY}.example"), at),
+                ("https", format!("{CANARY}.example"), tls),
+                ("https", format!("{CANARY}.other.example"), tls),
+                ("http", format!("{CANARY}.example"), refused),
+                ("http", format!("missing.{CANARY}.example"), at),
+                ("http", format!("failing.{CANARY}.example"), at),
+            ] {
+                send(&sender, DestinationKind::Webhook, &url(scheme, &host, at)).await;
+            }
+            sender.reload_extra_ca(P521.as_bytes()).unwrap();
+        }
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        texts.push(text);
+    }
+    // They do name it, so this test would see it.
+    for library in ["hyper_util", "reqwest", "rustls"] {
+        let names = |line: &str| line.contains(library) && line.contains(CANARY);
+        assert!(texts[0].lines().any(names), "{library}");
+    }
+    assert!(texts[1].contains("P-521"), "{}", texts[1]);
+    assert!(!texts[1].contains(CANARY), "{}", texts[1]);
+}
+
+/// What a setting's destination does with a message.
+#[derive(Clone, Copy, PartialEq)]
+enum Behaviour {
+    Answers,
+    AnswersLate,
+    NeverAnswers,
+    DoesNotResolve,
+}
+
+/// A receiver that behaves as the path says.
+async fn receiver_of_many() -> SocketAddr {
+    async fn answer(uri: Uri) -> &'static str {
+        match uri.path().split('/').nth(1) {
+            Some("never") => std::future::pending().await,
+            Some("late") => tokio::time::sleep(Duration::from_millis(2500)).await,
+            _ => {}
+        }
+        "ok"
+    }
+    let app = Router::new().fallback(answer);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    at
+}
+
+#[tokio::test]
+async fn a_thousand_healthy_settings_feel_nothing_of_a_hundred_that_hang_behind_the_same_name() {
+    use Behaviour::{Answers, AnswersLate, DoesNotResolve, NeverAnswers};
+    const HEALTHY: usize = 1000;
+    let at = receiver_of_many().await;
+    // Fifteen seconds are three here.
+    let sender = with_names(config(&["127.0.0.1"]), Duration::from_secs(3));
+    let setting = |n: usize, behaviour, namespace: String| {
+        let (host, path) = match behaviour {
+            Answers => ("hooks.example".to_owned(), "well"),
+            AnswersLate => ("hooks.example".to_owned(), "late"),
+            NeverAnswers => ("hooks.example".to_owned(), "never"),
+            DoesNotResolve => (format!("hanging.{n}.example"), "well"),
+        };
+        let url = format!("http://{host}:{}/{path}/{n}", at.port());
+        let to = Destination::parse(DestinationKind::Webhook, &url).unwrap();
+        let who = SendKey {
+            namespace: namespace.into(),
+            setting: n.to_string().into(),
+        };
+        (who, to)
+    };
+    let (stop, stopped) = tokio::sync::watch::channel(());
+    // Half of the bad ones in one namespace, the others where healthy ones are. Each wants to send all the time, four
+    // messages at once.
+    let mut bad = tokio::task::JoinSet::new();
+    for n in 0..100 {
+        let behaviour = [NeverAnswers, AnswersLate, DoesNotResolve][n % 3];
+        let namespace = if n < 50 {
+            "hostile".to_owned()
+        } else {
+            format!("team-{n}")
+        };
+        let (who, to) = setting(n, behaviour, namespace);
+        for _ in 0..4 {
+            let (sender, who, to, mut stopped) =
+                (sender.clone(), who.clone(), to.clone(), stopped.clone());
+            bad.spawn(async move {
+                let forever = async {
+                    loop {
+                        let slot = sender.slot(&who, &to).await.unwrap();
+                        let receipt = sender.send(&slot, &to, &outgoing()).await;
+                        drop(slot);
+                        // Whoever sends waits after a failure.
+                        if receipt.outcome.reason().is_some() {
+                            tokio::time::sleep(Duration::from_secs(1)).await;
+                        }
+                    }
+                };
+                tokio::select! {
+                    () = forever => {}
+                    _ = stopped.changed() => {}
+                }
+            });
+        }
+    }
+    // They have what they can get before the others begin.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let mut healthy = tokio::task::JoinSet::new();
+    for n in 0..HEALTHY {
+        let namespace = match n % 10 {
+            0 => "hostile".to_owned(),
+            _ => format!("team-{}", n % 100),
+        };
+        let (who, to) = setting(1000 + n, Answers, namespace);
+        let sender = sender.clone();
+        healthy.spawn(async move {
+            // So many in a second are little work for a slow machine: what is measured is waiting.
+            tokio::time::sleep(Duration::from_millis(6 * n as u64)).await;
+            let asked = Instant::now();
+            let slot = sender.slot(&who, &to).await.unwrap();
+            let receipt = sender.send(&slot, &to, &outgoing()).await;
+            assert_eq!(outcome(&receipt), "Delivered");
+            asked.elapsed()
+        });
+    }
+    let mut delays = healthy.join_all().await;
+    delays.sort_unstable();
+    assert_eq!(delays.len(), HEALTHY);
+    let p99 = delays[HEALTHY * 99 / 100];
+    println!(
+        "p50 {:?} p99 {p99:?} most {:?}",
+        delays[HEALTHY / 2],
+        delays[HEALTHY - 1]
+    );
+    assert!(p99 < Duration::from_secs(1), "p99 {p99:?}");
+    stop.send(()).unwrap();
+    bad.join_all().await;
 }
