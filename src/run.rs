@@ -6,7 +6,7 @@
 
 //! The composition root: everything is made here and handed to what needs it.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -24,7 +24,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    EnvFilter, Layer as _, filter::filter_fn, layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 use crate::{
     api::{
@@ -40,6 +43,7 @@ use crate::{
     delivery::{dispatcher, secret::RbacHints},
     http::{
         guard::Guard,
+        logging::may_be_logged,
         sender::{self, HttpSender, ProxyConfig},
     },
     message::installation::Installation,
@@ -56,6 +60,8 @@ use crate::{
 
 /// The log is pruned this often.
 const PRUNE: Duration = Duration::from_secs(600);
+/// The file of extra CA certificates is read this often.
+const CA_FILE: Duration = Duration::from_secs(30);
 /// An API server that doesn't answer at start is reported after so long.
 const ANSWER: Duration = Duration::from_secs(10);
 /// A connection that takes longer is tried again.
@@ -86,7 +92,7 @@ pub async fn run(flags: config::Run) -> anyhow::Result<()> {
         .clone()
         .unwrap_or_else(|| config.default_namespace.clone());
     let server = config.cluster_url.to_string();
-    let courier = courier(&flags, &config)?;
+    let sender = http_sender(&flags, &config)?;
     let client = Client::try_from(config).context("can't make a client for the cluster")?;
     let version = timeout(ANSWER, client.apiserver_version())
         .await
@@ -211,12 +217,15 @@ pub async fn run(flags: config::Run) -> anyhow::Result<()> {
         let listener = health::bind(flags.api_listen, "--api-listen").await?;
         tokio::spawn(axum::serve(listener, read_api::router(archive)).into_future());
     }
+    if let Some(file) = flags.extra_ca_file.clone() {
+        tasks.spawn(reload_extra_ca(sender.clone(), file));
+    }
     let delivery = dispatcher::Context {
         client: client.clone(),
         clock: hub.clone(),
         log: logbook.clone(),
         environments: environments.clone(),
-        sender: courier,
+        sender,
         installation: installation.clone(),
         metrics: metrics.clone(),
         events,
@@ -250,7 +259,7 @@ pub async fn run(flags: config::Run) -> anyhow::Result<()> {
 }
 
 /// The outbound client, as the flags and the cluster want it.
-fn courier(flags: &config::Run, config: &Config) -> anyhow::Result<HttpSender> {
+fn http_sender(flags: &config::Run, config: &Config) -> anyhow::Result<HttpSender> {
     // The API server is never a destination, by whatever name; nor are we.
     let server = config
         .cluster_url
@@ -287,21 +296,47 @@ fn courier(flags: &config::Run, config: &Config) -> anyhow::Result<HttpSender> {
     HttpSender::new(&settings).context("can't make the outbound client")
 }
 
+/// Trusts what the file of extra CA certificates holds by now, as a mounted ConfigMap changes.
+async fn reload_extra_ca(sender: HttpSender, file: PathBuf) {
+    let mut known = tokio::fs::read(&file).await.ok();
+    let mut every = interval(CA_FILE);
+    loop {
+        every.tick().await;
+        let pem = match tokio::fs::read(&file).await {
+            Ok(pem) => pem,
+            Err(error) => {
+                warn!(%error, "can't read --extra-ca-file; trusting what it held before");
+                continue;
+            }
+        };
+        if known.as_ref() == Some(&pem) {
+            continue;
+        }
+        match sender.reload_extra_ca(&pem) {
+            Ok(()) => info!("--extra-ca-file has changed and is used from now on"),
+            Err(error) => {
+                warn!(%error, "--extra-ca-file has changed and can't be used; trusting what it held before")
+            }
+        }
+        known = Some(pem);
+    }
+}
+
 fn telemetry(flags: &config::Run) -> anyhow::Result<()> {
     let filter =
         EnvFilter::try_new(&flags.log).with_context(|| format!("--log {:?}", flags.log))?;
-    // The client writes whole bodies at this place, which may hold a Secret.
-    let filter = filter.add_directive("kube_client::client=off".parse()?);
-    // It calls a certificate that is not trusted an error of the program; the setting's status tells of it.
-    let filter = filter.add_directive("rustls_platform_verifier=off".parse()?);
-    let layer = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    if flags.log_format == "json" {
-        layer.json().init();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = if flags.log_format == "json" {
+        lines.json().boxed()
     } else {
-        layer.with_ansi(false).init();
-    }
+        lines.with_ansi(false).boxed()
+    };
+    tracing_subscriber::registry()
+        .with(lines)
+        .with(filter)
+        // Apart from the flag, so that no value of it lets a secret through.
+        .with(filter_fn(|line| may_be_logged(line.target())))
+        .init();
     Ok(())
 }
 

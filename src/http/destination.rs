@@ -3,6 +3,10 @@
 
 use std::{fmt, sync::Arc};
 
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD},
+};
 use secrecy::{
     ExposeSecret as _, SecretBox,
     zeroize::{Zeroize, Zeroizing},
@@ -59,6 +63,22 @@ pub enum BadUrl {
         "the URL is longer than {MAX_URL} bytes; store nothing but the URL under the key that the setting names"
     )]
     TooLong,
+    /// UTF-16, as some tools on Windows write it.
+    #[error("the URL is UTF-16 text, as some tools on Windows write it; store it as UTF-8")]
+    Utf16,
+    /// An invisible character inside: a word processor or a chat put it there.
+    #[error(
+        "the URL holds an invisible character (U+{0:04X}); type it anew, or copy it from where the receiver shows it"
+    )]
+    Invisible(u32),
+    /// In quotes or brackets.
+    #[error("the URL is in quotes or brackets; store it without them")]
+    Quoted,
+    /// The base64 of a URL, most often of a value that was encoded twice.
+    #[error(
+        "this looks like base64 of a URL, so it was encoded once too often; store the URL itself under `stringData`, or its base64 under `data`"
+    )]
+    Base64,
     /// White space or a control character inside. A URL parser drops some of these in silence: that would be another URL.
     #[error(
         "the URL has white space or a control character inside; store it on one line, without quotes or blanks"
@@ -96,19 +116,32 @@ pub enum BadUrl {
 }
 
 impl Destination {
-    /// Reads the value of a Secret's key. White space around it is dropped: an editor's trailing newline is no error.
+    /// Reads the value of a Secret's key, as [`Self::parse`] does.
     pub fn parse_bytes(kind: DestinationKind, bytes: &[u8]) -> Result<Self, BadUrl> {
+        if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+            return Err(BadUrl::Utf16);
+        }
         Self::parse(kind, str::from_utf8(bytes).map_err(|_| BadUrl::NotText)?)
     }
 
-    /// Reads a URL. White space around it and a fragment are dropped.
+    /// Reads a URL. White space and invisible characters around it are dropped, as an editor's last newline or its byte
+    /// order mark are no error; so is a fragment.
     pub fn parse(kind: DestinationKind, text: &str) -> Result<Self, BadUrl> {
-        let text = text.trim();
+        let text = text.trim_matches(|c: char| c.is_whitespace() || is_invisible(c));
         if text.is_empty() {
             return Err(BadUrl::Empty);
         }
         if text.len() > MAX_URL {
             return Err(BadUrl::TooLong);
+        }
+        if is_quoted(text) {
+            return Err(BadUrl::Quoted);
+        }
+        if is_base64_of_url(text) {
+            return Err(BadUrl::Base64);
+        }
+        if let Some(c) = text.chars().find(|c| is_invisible(*c)) {
+            return Err(BadUrl::Invisible(c.into()));
         }
         if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
             return Err(BadUrl::WhiteSpace);
@@ -162,6 +195,36 @@ impl Destination {
         let port = port.map_or(String::new(), |port| format!(":{port}"));
         format!("{}{port}", self.host())
     }
+}
+
+/// Characters that show nothing and are no white space: joiners, marks of direction and order, fillers, selectors, tags.
+const fn is_invisible(c: char) -> bool {
+    matches!(c,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+        | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}'
+        | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+/// Whether a text is in quotes or brackets, or has lost one of the two.
+fn is_quoted(text: &str) -> bool {
+    const OPEN: &[char] = &[
+        '"', '\'', '`', '<', '(', '[', '{', '“', '”', '„', '‘', '’', '‚', '«', '»', '‹', '›',
+    ];
+    const CLOSE: &[char] = &['"', '\'', '`', '>', '“', '”', '‘', '’', '«', '»', '‹', '›'];
+    text.starts_with(OPEN) || text.ends_with(CLOSE)
+}
+
+/// Whether a text is the base64 of a URL, in one line or several.
+fn is_base64_of_url(text: &str) -> bool {
+    let text: String = text.split_whitespace().collect();
+    let text = text.trim_end_matches('=');
+    [STANDARD_NO_PAD, URL_SAFE_NO_PAD].iter().any(|base64| {
+        base64.decode(text).is_ok_and(|bytes| {
+            let bytes = bytes.trim_ascii_start().to_ascii_lowercase();
+            bytes.starts_with(b"https://") || bytes.starts_with(b"http://")
+        })
+    })
 }
 
 /// Slack's own demands on a URL, and those on a URL of Slack's.
@@ -430,6 +493,114 @@ mod tests {
             Destination::parse_bytes(DestinationKind::Webhook, b"https://a.example/\xff"),
             Err(BadUrl::NotText)
         );
+    }
+
+    #[test]
+    fn invisible_characters_around_a_url_are_dropped() {
+        let url = "https://a.example/x";
+        for [before, after] in [
+            ["\u{feff}", ""],
+            ["", "\u{feff}"],
+            ["", "\u{200b}"],
+            ["\u{200b}\u{200c}\u{200d}", "\u{2060}"],
+            ["\u{a0}", "\u{a0}\u{202f}\n"],
+            ["\u{2028}", "\u{2029}"],
+            ["\u{200e}", "\u{202c}"],
+            ["\u{feff} \n", "\r\n\u{200b} "],
+            ["", "\u{fe0f}"],
+            ["\u{3000}", "\u{3164}"],
+            ["", "\u{e007f}"],
+            ["\u{ad}", "\u{180e}"],
+        ] {
+            let text = format!("{before}{url}{after}");
+            assert_eq!(parse(DestinationKind::Webhook, &text).as_deref(), Ok(url));
+            assert_eq!(
+                Destination::parse_bytes(DestinationKind::Webhook, text.as_bytes()),
+                Destination::parse(DestinationKind::Webhook, url)
+            );
+        }
+        for nothing in ["\u{feff}", "\u{200b}\n", "\u{a0}"] {
+            assert_eq!(parse(DestinationKind::Webhook, nothing), Err(BadUrl::Empty));
+        }
+    }
+
+    #[test]
+    fn what_people_paste_around_a_url_is_named() {
+        for (text, problem, says) in [
+            (
+                "https://a.exam\u{200b}ple/x",
+                BadUrl::Invisible(0x200b),
+                "an invisible character (U+200B)",
+            ),
+            (
+                "https://a.example/\u{ad}x",
+                BadUrl::Invisible(0xad),
+                "an invisible character (U+00AD)",
+            ),
+            (
+                "https://a.example/x\u{feff}/y",
+                BadUrl::Invisible(0xfeff),
+                "an invisible character",
+            ),
+            ("\"https://a.example/x\"", BadUrl::Quoted, "is in quotes"),
+            (
+                "\u{feff}'https://a.example/x'\n",
+                BadUrl::Quoted,
+                "is in quotes",
+            ),
+            ("“https://a.example/x”", BadUrl::Quoted, "is in quotes"),
+            ("«https://a.example/x»", BadUrl::Quoted, "is in quotes"),
+            ("`https://a.example/x`", BadUrl::Quoted, "is in quotes"),
+            ("<https://a.example/x>", BadUrl::Quoted, "is in quotes"),
+            ("\"https://a.example/x", BadUrl::Quoted, "is in quotes"),
+            ("https://a.example/x\"", BadUrl::Quoted, "is in quotes"),
+            (
+                "aHR0cHM6Ly9hLmV4YW1wbGUveA==",
+                BadUrl::Base64,
+                "looks like base64 of a URL",
+            ),
+            (
+                "aHR0cHM6Ly9hLmV4YW1wbGUveA",
+                BadUrl::Base64,
+                "looks like base64 of a URL",
+            ),
+            (
+                "aHR0cHM6Ly9hLmV4\nYW1wbGUveA==\n",
+                BadUrl::Base64,
+                "looks like base64 of a URL",
+            ),
+            (
+                "SFRUUDovL2EuZXhhbXBsZS8_eD0-Pj4=",
+                BadUrl::Base64,
+                "looks like base64 of a URL",
+            ),
+            (
+                "\u{feff}aHR0cDovL2EuZXhhbXBsZS8=",
+                BadUrl::Base64,
+                "looks like base64 of a URL",
+            ),
+        ] {
+            assert_eq!(
+                parse(DestinationKind::Webhook, text),
+                Err(problem),
+                "{text:?}"
+            );
+            assert!(problem.to_string().contains(says), "{problem}");
+        }
+        let utf16: Vec<u8> = "\u{feff}https://a.example/x"
+            .encode_utf16()
+            .flat_map(u16::to_le_bytes)
+            .collect();
+        let problem = Destination::parse_bytes(DestinationKind::Webhook, &utf16).unwrap_err();
+        assert_eq!(problem, BadUrl::Utf16);
+        // What a URL may hold is no quote around it.
+        for url in [
+            "https://a.example/(x)",
+            "https://a.example/x=",
+            "https://a.example/[x]",
+        ] {
+            assert!(parse(DestinationKind::Webhook, url).is_ok(), "{url}");
+        }
     }
 
     #[test]

@@ -3,22 +3,26 @@
 use std::error::Error as StdError;
 
 use crate::http::{
-    client::Unresolved,
+    certificates::algorithm_name,
     guard::Denied,
     outcome::{Fault, TlsProblem},
+    resolver::LookupError,
 };
 
 /// What went wrong, told from the chain of causes.
 pub(super) fn fault(error: &reqwest::Error, proxied: bool) -> Fault {
-    for link in links(error) {
-        if let Some(denied) = link.downcast_ref::<Denied>() {
+    for cause in causes(error) {
+        if let Some(denied) = cause.downcast_ref::<Denied>() {
             return Fault::Denied(denied.clone());
         }
-        if let Some(error) = link.downcast_ref::<rustls::Error>() {
-            return Fault::Tls(distrust(error));
+        if let Some(error) = cause.downcast_ref::<rustls::Error>() {
+            return Fault::Tls(tls_problem(error));
         }
-        if link.is::<Unresolved>() {
-            return if proxied { Fault::Proxy } else { Fault::Dns };
+        match cause.downcast_ref() {
+            Some(_) if proxied => return Fault::Proxy,
+            Some(LookupError::NotFound) => return Fault::NameNotFound,
+            Some(LookupError::Unavailable) => return Fault::Dns,
+            None => {}
         }
     }
     if error.is_timeout() {
@@ -29,7 +33,7 @@ pub(super) fn fault(error: &reqwest::Error, proxied: bool) -> Fault {
         } else {
             Fault::Connect
         }
-    } else if links(error).any(<dyn StdError>::is::<std::io::Error>) {
+    } else if causes(error).any(<dyn StdError>::is::<std::io::Error>) {
         Fault::Lost
     } else {
         Fault::Protocol
@@ -37,19 +41,19 @@ pub(super) fn fault(error: &reqwest::Error, proxied: bool) -> Fault {
 }
 
 /// An error and its causes. An I/O error that wraps another shows that one's cause only, so its inside is taken.
-pub(super) fn links(error: &reqwest::Error) -> impl Iterator<Item = &(dyn StdError + 'static)> {
+pub(super) fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn StdError + 'static)> {
     let first: &(dyn StdError + 'static) = error;
-    std::iter::successors(Some(first), |&link| {
-        let inner = link
+    std::iter::successors(Some(first), |&cause| {
+        let inner = cause
             .downcast_ref::<std::io::Error>()
             .and_then(std::io::Error::get_ref);
         inner
             .map(|inner| inner as &(dyn StdError + 'static))
-            .or_else(|| link.source())
+            .or_else(|| cause.source())
     })
 }
 
-fn distrust(error: &rustls::Error) -> TlsProblem {
+fn tls_problem(error: &rustls::Error) -> TlsProblem {
     use rustls::CertificateError as Of;
     match error {
         rustls::Error::InvalidCertificate(problem) => match problem {
@@ -61,8 +65,60 @@ fn distrust(error: &rustls::Error) -> TlsProblem {
             Of::Other(other) if format!("{other:?}").contains("CaUsedAsEndEntity") => {
                 TlsProblem::AuthorityItself
             }
+            Of::UnsupportedSignatureAlgorithmContext {
+                signature_algorithm_id: id,
+                ..
+            } => unsupported(&[id]),
+            Of::UnsupportedSignatureAlgorithmForPublicKeyContext {
+                signature_algorithm_id,
+                public_key_algorithm_id,
+            } => unsupported(&[public_key_algorithm_id, signature_algorithm_id]),
             _ => TlsProblem::Other,
         },
+        rustls::Error::AlertReceived(rustls::AlertDescription::HandshakeFailure)
+        | rustls::Error::PeerIncompatible(_) => TlsProblem::NothingInCommon,
         _ => TlsProblem::Other,
+    }
+}
+
+fn unsupported(identifiers: &[&Vec<u8>]) -> TlsProblem {
+    let name = identifiers.iter().find_map(|id| algorithm_name(id));
+    TlsProblem::UnsupportedAlgorithm(name.unwrap_or("an algorithm"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use rustls::{
+        RootCertStore,
+        client::{WebPkiServerVerifier, danger::ServerCertVerifier as _},
+        pki_types::UnixTime,
+    };
+
+    use super::*;
+    use crate::http::certificates::{CaBundle, P521};
+
+    #[test]
+    fn an_algorithm_that_is_not_supported_is_named() {
+        let [authority, server] = CaBundle::read(P521.as_bytes())
+            .certificates
+            .try_into()
+            .unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(authority).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .unwrap();
+        let in_2040 = UnixTime::since_unix_epoch(Duration::from_secs(2_208_988_800));
+        let name = "localhost".try_into().unwrap();
+        let error = verifier
+            .verify_server_cert(&server, &[], &name, &[], in_2040)
+            .unwrap_err();
+        let TlsProblem::UnsupportedAlgorithm(name) = tls_problem(&error) else {
+            panic!("{error:?}");
+        };
+        assert!(name.contains("P-521"), "{name}");
     }
 }

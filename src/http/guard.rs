@@ -142,9 +142,9 @@ const DENIED: &[Range] = &[
     v4(224, 0, 0, 0, 4, MULTICAST),
     v4(240, 0, 0, 0, 4, RESERVED),
     v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8, MULTICAST),
-    // IPv4-compatible, NAT64 (well-known and local), 6to4.
+    // IPv4-compatible, NAT64 with a prefix of the network's own (where the IPv4 address stands in it is known only
+    // there), 6to4. For NAT64 with the well-known prefix see `nat64`.
     v6([0, 0, 0, 0, 0, 0, 0, 0], 96, TRANSITION),
-    v6([0x64, 0xff9b, 0, 0, 0, 0, 0, 0], 96, TRANSITION),
     v6([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48, TRANSITION),
     v6([0x2002, 0, 0, 0, 0, 0, 0, 0], 16, TRANSITION),
     // Discard-only and its dummy prefix; Teredo, ORCHID, benchmarks; documentation (old and new); SRv6 SIDs.
@@ -204,6 +204,12 @@ impl Guard {
     /// about the very address that is dialled, or a second answer of the DNS gets round it.
     pub fn permits_ip(&self, host: &str, ip: IpAddr) -> Result<(), Denied> {
         let ip = ip.to_canonical();
+        // A network without IPv4 reaches it through these (DNS64): what is dialled in the end is the address inside.
+        if let Some(inside) = nat64(ip)
+            && !self.also_denied.contains(&ip)
+        {
+            return self.permits_ip(host, inside.into());
+        }
         let Some(range) = self.range(ip) else {
             return Ok(());
         };
@@ -212,7 +218,7 @@ impl Guard {
             .iter()
             .any(|open| open.contains(&ip) && (!range.strict || range.net.contains(open)));
         if named || (!range.strict && self.opens_host(host)) {
-            // An IPv6-only cluster opens 64:ff9b::/96 to reach the IPv4 world; that must not open all of it.
+            // Who opens such a prefix to reach the IPv4 world must not open all of it.
             return embedded(ip).map_or(Ok(()), |ip| self.permits_ip(host, ip.into()));
         }
         let open = if range.strict && range.net.prefix_len() < range.net.max_prefix_len() {
@@ -343,14 +349,26 @@ fn canonical(net: IpNet) -> IpNet {
     Ipv4Net::new(ip, len).map_or(net, IpNet::V4)
 }
 
-/// The IPv4 address that an IPv6 one stands for: NAT64's well-known prefix, 6to4, IPv4-compatible.
+/// The IPv4 address that one of NAT64's well-known prefix (RFC 6052) stands for.
+fn nat64(ip: IpAddr) -> Option<Ipv4Addr> {
+    match ip {
+        IpAddr::V6(ip) if ip.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0] => {
+            let [.., a, b, c, d] = ip.octets();
+            Some(Ipv4Addr::new(a, b, c, d))
+        }
+        _ => None,
+    }
+}
+
+/// The IPv4 address that an IPv6 one of another kind stands for: NAT64 with a prefix of /96 of the network's own, 6to4,
+/// IPv4-compatible.
 fn embedded(ip: IpAddr) -> Option<Ipv4Addr> {
     let IpAddr::V6(ip) = ip else {
         return None;
     };
     let tail = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
     match ip.segments() {
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => Some(tail(high, low)),
+        [0x64, 0xff9b, 1, _, 0, 0, high, low] | [0x2002, high, low, ..] => Some(tail(high, low)),
         // :: and ::1 are addresses of their own.
         [0, 0, 0, 0, 0, 0, high, low] if (high, low) > (0, 1) => Some(tail(high, low)),
         _ => None,
@@ -427,8 +445,16 @@ mod tests {
             ("203.0.113.1", EXAMPLE),
             ("2001:db8::1", EXAMPLE),
             ("3fff::1", EXAMPLE),
-            ("64:ff9b::808:808", TRANSITION),
-            ("64:ff9b::a9fe:a9fe", TRANSITION),
+            ("64:ff9b::127.0.0.1", LOOPBACK),
+            ("64:ff9b::10.0.0.1", PRIVATE),
+            ("64:ff9b::169.254.169.254", METADATA),
+            ("64:ff9b::100.64.0.1", SHARED),
+            ("64:ff9b::10.96.0.1", OURS),
+            ("64:ff9b::", LOOPBACK),
+            ("64:ff9b:1::8.8.8.8", TRANSITION),
+            ("64:ff9b:0:1::8.8.8.8", NOT_PUBLIC),
+            ("2002:808:808::1", TRANSITION),
+            ("2001:0:808:808::1", RESERVED),
             ("64:ff9b:1::1", TRANSITION),
             ("2002:7f00:1::", TRANSITION),
             ("::8.8.8.8", TRANSITION),
@@ -482,6 +508,9 @@ mod tests {
             "2606:4700:4700::1111",
             "2a00:1450::1",
             "::ffff:8.8.8.8",
+            // DNS64 gives these beside the address itself.
+            "64:ff9b::8.8.8.8",
+            "64:ff9b::808:808",
         ] {
             assert_eq!(guard(&[]).permits_ip("a.example", ip(address)), Ok(()));
         }
@@ -570,8 +599,8 @@ mod tests {
                 true,
             ),
         ] {
-            let verdict = guard(&[allow]).permits_ip(host, ip(address));
-            assert_eq!(verdict.is_ok(), open, "{allow} {host} {address}");
+            let permitted = guard(&[allow]).permits_ip(host, ip(address));
+            assert_eq!(permitted.is_ok(), open, "{allow} {host} {address}");
         }
     }
 
@@ -600,24 +629,26 @@ mod tests {
             ("*.example", "168.63.129.16", false),
             ("a.example", "127.0.0.1", true),
         ] {
-            let verdict = guard(&[allow]).permits_ip("a.example", ip(address));
-            assert_eq!(verdict.is_ok(), open, "{allow} {address}");
+            let permitted = guard(&[allow]).permits_ip("a.example", ip(address));
+            assert_eq!(permitted.is_ok(), open, "{allow} {address}");
         }
     }
 
     #[test]
     fn an_opened_translation_prefix_opens_only_what_the_ipv4_address_may() {
-        let guard = guard(&["64:ff9b::/96", "2002::/16"]);
+        let guard = guard(&["64:ff9b::/96", "64:ff9b:1::/48", "2002::/16"]);
         for (address, open) in [
             ("64:ff9b::8.8.8.8", true),
             ("64:ff9b::10.0.0.1", false),
             ("64:ff9b::169.254.169.254", false),
             ("64:ff9b::10.96.0.1", false),
+            ("64:ff9b:1::8.8.8.8", true),
+            ("64:ff9b:1::169.254.169.254", false),
             ("2002:808:808::1", true),
             ("2002:a9fe:a9fe::1", false),
         ] {
-            let verdict = guard.permits_ip("a.example", ip(address));
-            assert_eq!(verdict.is_ok(), open, "{address}");
+            let permitted = guard.permits_ip("a.example", ip(address));
+            assert_eq!(permitted.is_ok(), open, "{address}");
         }
     }
 

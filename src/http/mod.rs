@@ -1,10 +1,15 @@
 //! The one outbound client, and what an answer to it means.
 
+mod certificates;
 mod client;
+mod config;
 pub mod destination;
 mod error;
 pub mod guard;
+pub(crate) mod logging;
 pub mod outcome;
 mod proxy;
+mod resolver;
+mod schedule;
 pub mod sender;
 mod slots;

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
+use serde::Deserialize;
 
 use crate::http::{destination::DestinationKind, guard::Denied};
 
@@ -158,7 +159,9 @@ pub enum Fault {
     Connect,
     /// The connection broke before the answer. Ambiguous.
     Lost,
-    /// The host name has no address, or the DNS failed.
+    /// The DNS says that the host name does not exist or has no address.
+    NameNotFound,
+    /// The DNS gave no answer; it may give one soon.
     Dns,
     /// No trust in the destination.
     Tls(TlsProblem),
@@ -183,7 +186,11 @@ pub enum TlsProblem {
     OtherHost,
     /// The certificate is an authority's, as self-signed ones often are.
     AuthorityItself,
-    /// Anything else: no common version, not TLS at all, …
+    /// The certificate, or one that vouches for it, uses an algorithm that is not supported.
+    UnsupportedAlgorithm(&'static str),
+    /// The destination ended the handshake: it has nothing in common with us.
+    NothingInCommon,
+    /// Anything else: not TLS at all, …
     Other,
 }
 
@@ -224,6 +231,10 @@ impl Outcome {
     /// Delivered, with nothing to note.
     pub const DELIVERED: Self = Self::Delivered { note: None };
 
+    const DELIVERED_WITHOUT_OK: Self = Self::Delivered {
+        note: Some(Note::WithoutSlackOk),
+    };
+
     fn retry(after: Option<Duration>, reason: Reason, message: impl Into<String>) -> Self {
         let message = message.into();
         Self::Retry {
@@ -242,6 +253,14 @@ impl Outcome {
         Self::Hold {
             retry: HoldRetry::Slowly,
             reason,
+            message: message.into(),
+        }
+    }
+
+    fn hold_until_change(message: impl Into<String>) -> Self {
+        Self::Hold {
+            retry: HoldRetry::AfterChange,
+            reason: Reason::UnexpectedAnswer,
             message: message.into(),
         }
     }
@@ -323,16 +342,21 @@ fn of_slack(status: u16, after: Option<Duration>, body: &[u8]) -> Outcome {
     }
     let Some(code) = slack_code(body) else {
         return match of_status(status, after) {
-            Outcome::Delivered { .. } => Outcome::hold(
+            Outcome::Delivered { .. } if is_page(body) => Outcome::hold_until_change(format!(
+                "the destination answered {status} with a web page, as login pages do, so it is not known whether it took the message; check that the URL is that of an incoming webhook (nothing is sent until the Secret or the spec changes)"
+            )),
+            Outcome::Delivered { .. } if says_failed(body) => Outcome::hold_until_change(format!(
+                "the destination answered {status}, but its JSON says that it failed; check that the URL is that of an incoming webhook (nothing is sent until the Secret or the spec changes)"
+            )),
+            // Mattermost, Rocket.Chat, Zulip, Discord and proxies before them: JSON, nothing, or a word of their own.
+            Outcome::Delivered { .. } => Outcome::DELIVERED_WITHOUT_OK,
+            // Not the receiver's own answer: a proxy's, or that of a port that wants TLS.
+            Outcome::Refused { .. } if status == 400 && is_page(body) => Outcome::hold(
                 Reason::UnexpectedAnswer,
                 format!(
-                    "the destination answered {status} without Slack's ok; check that the URL is an incoming webhook of Slack's"
+                    "the destination answered {status} with a web page; check the URL, its scheme and its port"
                 ),
             ),
-            // A page instead of a code: not Slack, but something before it, or another service.
-            Outcome::Refused { message, .. } if status == 400 => {
-                Outcome::hold(Reason::UnexpectedAnswer, message)
-            }
             outcome => outcome,
         };
     };
@@ -380,10 +404,7 @@ fn of_slack(status: u16, after: Option<Duration>, body: &[u8]) -> Outcome {
         | "service_unavailable"
         | "request_timeout" => Outcome::retry(after, Reason::ServerError, said),
         _ => match of_status(status, after) {
-            Outcome::Delivered { .. } | Outcome::Refused { .. } => Outcome::hold(
-                Reason::UnexpectedAnswer,
-                format!("{said} with status {status}, which is not known to us"),
-            ),
+            Outcome::Delivered { .. } => Outcome::DELIVERED_WITHOUT_OK,
             outcome => outcome.with_code(code),
         },
     }
@@ -410,6 +431,24 @@ fn slack_code(body: &[u8]) -> Option<&str> {
     is_code.then(|| str::from_utf8(body).ok()).flatten()
 }
 
+/// Whether a body is a page (HTML) rather than an answer for programs. The header says nothing of it: Slack itself calls
+/// its `ok` HTML, as many servers do with their JSON.
+fn is_page(body: &[u8]) -> bool {
+    let text = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
+    text.trim_ascii_start().starts_with(b"<")
+}
+
+/// Whether a body is JSON that reports a failure, as Slack's Web API and Rocket.Chat do under status 200.
+fn says_failed(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Answer {
+        ok: Option<bool>,
+        success: Option<bool>,
+    }
+    serde_json::from_slice::<Answer>(body)
+        .is_ok_and(|answer| answer.ok == Some(false) || answer.success == Some(false))
+}
+
 impl From<Denied> for Outcome {
     fn from(denied: Denied) -> Self {
         of_fault(&Fault::Denied(denied))
@@ -418,7 +457,8 @@ impl From<Denied> for Outcome {
 
 /// What the lack of an answer means.
 pub fn of_fault(fault: &Fault) -> Outcome {
-    let tls = |problem| Outcome::hold(Reason::TlsFailed, format!("the destination's {problem}"));
+    let tls =
+        |problem: &str| Outcome::hold(Reason::TlsFailed, format!("the destination's {problem}"));
     match fault {
         Fault::Timeout => Outcome::retry(
             None,
@@ -435,9 +475,14 @@ pub fn of_fault(fault: &Fault) -> Outcome {
             Reason::ConnectionLost,
             "the connection broke before the destination answered; it may have taken the event",
         ),
-        Fault::Dns => Outcome::hold(
+        Fault::NameNotFound => Outcome::hold(
             Reason::DnsFailed,
-            "the destination's host name could not be resolved; check its spelling and the cluster's DNS",
+            "the destination's host name does not exist or has no address; check its spelling and the DNS",
+        ),
+        Fault::Dns => Outcome::retry(
+            None,
+            Reason::DnsFailed,
+            "the DNS gave no answer about the destination's host name; if this goes on, check the cluster's DNS",
         ),
         Fault::Tls(TlsProblem::UnknownAuthority) => tls(
             "certificate comes from an authority that is not trusted; give the operator that authority's certificate",
@@ -451,6 +496,12 @@ pub fn of_fault(fault: &Fault) -> Outcome {
         }
         Fault::Tls(TlsProblem::AuthorityItself) => tls(
             "certificate is that of an authority (as self-signed ones often are), not of a server; replace it there by one for servers",
+        ),
+        Fault::Tls(TlsProblem::UnsupportedAlgorithm(name)) => tls(&format!(
+            "certificate, or one that vouches for it, uses {name}, which is not supported; use keys of RSA, P-256, P-384 or Ed25519 there"
+        )),
+        Fault::Tls(TlsProblem::NothingInCommon) => tls(
+            "TLS handshake failed, because it shares no version, cipher or kind of key with the operator; it must take TLS 1.2 or 1.3 and have a key of RSA, P-256, P-384 or Ed25519 (P-521 is not supported)",
         ),
         Fault::Tls(TlsProblem::Other) => tls(
             "TLS handshake failed; check that the port speaks TLS 1.2 or 1.3 and that its certificate is sound",
@@ -556,10 +607,8 @@ mod tests {
         for (status, body, expected) in [
             (200, "ok", "Delivered"),
             (200, "ok\n", "Delivered"),
-            (200, "", "Hold UnexpectedAnswer"),
             (200, "<html>ok</html>", "Hold UnexpectedAnswer"),
             (200, r#"{"ok":false,"error":"x"}"#, "Hold UnexpectedAnswer"),
-            (200, "OK", "Hold UnexpectedAnswer"),
             (200, "no_service", "Hold SlackCredential"),
             (404, "ok", "Hold NotFound"),
             (404, "no_service", "Hold SlackCredential"),
@@ -607,8 +656,7 @@ mod tests {
             (408, "", "Retry Timeout"),
             (302, "", "Hold Redirected"),
             (400, "<html>", "Hold UnexpectedAnswer"),
-            (400, "news_to_us", "Hold UnexpectedAnswer"),
-            (200, "news_to_us", "Hold UnexpectedAnswer"),
+            (400, "news_to_us", "Refused PayloadRefused"),
             (403, "news_to_us", "Hold AuthRefused"),
             (410, "", "Gone Gone"),
         ] {
@@ -626,18 +674,93 @@ mod tests {
     }
 
     #[test]
+    fn a_success_of_a_server_that_imitates_slack_is_delivered_with_a_note() {
+        for body in [
+            "",
+            "\n",
+            "OK",
+            "news_to_us",
+            "success",
+            "Message sent.",
+            "null",
+            "{}",
+            "[]",
+            r#"{"ok":true}"#,
+            r#"{"success":true}"#,
+            r#"{"result":"success","msg":"","id":7}"#,
+            "\u{feff}{\"id\":\"1\"}",
+            r#"{"text":"<!doctype html>"}"#,
+        ] {
+            for status in [200, 201, 202, 204] {
+                let note = Some(Note::WithoutSlackOk);
+                assert_eq!(slack(status, body), Outcome::Delivered { note }, "{body:?}");
+            }
+        }
+        assert_eq!(slack(200, "ok"), Outcome::DELIVERED);
+        // What only a webhook of ours gets is judged by its status alone.
+        assert_eq!(webhook(200), Outcome::DELIVERED);
+    }
+
+    #[test]
+    fn a_page_or_a_reported_failure_under_a_success_is_not_repeated_before_a_change() {
+        for body in [
+            "<html>ok</html>",
+            " \n<!DOCTYPE html><title>Log in</title>",
+            "\u{feff}<html>",
+            "<!-- x --><HTML>",
+            r#"{"ok":false,"error":"invalid_auth"}"#,
+            r#"{"success":false}"#,
+        ] {
+            let outcome = slack(200, body);
+            assert!(
+                matches!(
+                    outcome,
+                    Outcome::Hold {
+                        retry: HoldRetry::AfterChange,
+                        reason: Reason::UnexpectedAnswer,
+                        ..
+                    }
+                ),
+                "{body}: {outcome:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_server_that_imitates_slack_refuses_is_a_problem_of_the_payload() {
+        for body in [
+            "",
+            r#"{"content":["Must be 2000 or fewer in length."]}"#,
+            r#"{"message":"Invalid Form Body","code":50035}"#,
+            "Unable to parse incoming data",
+            "msg_too_long",
+        ] {
+            assert!(slack(400, body).is_payload_problem(), "{body}");
+        }
+        assert!(
+            !slack(400, "<html>The plain HTTP request was sent to HTTPS port").is_payload_problem()
+        );
+    }
+
+    #[test]
     fn faults_have_their_class() {
         let denied = Denied::Port(10250);
         for (fault, expected) in [
             (Fault::Timeout, "Retry Timeout"),
             (Fault::Connect, "Retry ConnectFailed"),
             (Fault::Lost, "Retry ConnectionLost"),
-            (Fault::Dns, "Hold DnsFailed"),
+            (Fault::NameNotFound, "Hold DnsFailed"),
+            (Fault::Dns, "Retry DnsFailed"),
             (Fault::Tls(TlsProblem::UnknownAuthority), "Hold TlsFailed"),
             (Fault::Tls(TlsProblem::Expired), "Hold TlsFailed"),
             (Fault::Tls(TlsProblem::NotYetValid), "Hold TlsFailed"),
             (Fault::Tls(TlsProblem::OtherHost), "Hold TlsFailed"),
             (Fault::Tls(TlsProblem::AuthorityItself), "Hold TlsFailed"),
+            (
+                Fault::Tls(TlsProblem::UnsupportedAlgorithm("P-521")),
+                "Hold TlsFailed",
+            ),
+            (Fault::Tls(TlsProblem::NothingInCommon), "Hold TlsFailed"),
             (Fault::Tls(TlsProblem::Other), "Hold TlsFailed"),
             (Fault::Proxy, "Retry ProxyFailed"),
             (Fault::Denied(denied), "Hold DestinationDenied"),

@@ -3,20 +3,7 @@
 //! on one host name would be a hole.
 
 use ipnet::IpNet;
-use secrecy::SecretString;
 use url::Host;
-
-/// The proxies of the outbound side. Their URLs may hold credentials.
-#[derive(Clone, Debug, Default)]
-pub struct ProxyConfig {
-    /// The proxy for https destinations, `HTTPS_PROXY`.
-    pub https: Option<SecretString>,
-    /// The proxy for http destinations, `HTTP_PROXY`.
-    pub http: Option<SecretString>,
-    /// What is dialled directly, `NO_PROXY`: a list, separated by commas, of names (`example.com` and `.example.com` mean
-    /// that domain and all below it), addresses, address ranges, each but the last with an optional port; or `*`.
-    pub no_proxy: String,
-}
 
 /// `NO_PROXY`, parsed.
 #[derive(Clone, Debug, Default)]

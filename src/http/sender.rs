@@ -7,7 +7,10 @@
 //! The one outbound client. What leaves this process for a webhook or for Slack leaves here: guarded (addresses are judged
 //! when they are dialled), bounded (time, size, number), and quiet (no URL and no body in any message).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -15,95 +18,33 @@ use reqwest::{
     Client, Response,
     header::{ACCEPT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
 };
-use secrecy::SecretString;
-use thiserror::Error;
-use tokio::{sync::Semaphore, time::Instant};
+use rustls::pki_types::CertificateDer;
+use tokio::time::Instant;
+use tracing::warn;
 
 use crate::http::{
-    client::{LOOKUPS, Resolver, client, parse_proxy},
+    certificates::CaBundle,
+    client::Clients,
     destination::{Destination, DestinationKind},
     error::fault,
     guard::{Denied, Guard},
     outcome::{Outcome, Reason, of_answer, of_fault},
     proxy::NoProxy,
+    resolver::{Lookup, Lookups, system_lookup},
+    schedule::Limits,
     slots::Slots,
 };
 pub use crate::http::{
-    proxy::ProxyConfig,
-    slots::{SendKey, Slot},
+    config::{ProxyConfig, SendError, SenderConfig, TIMEOUT},
+    schedule::SendKey,
+    slots::Slot,
 };
-
-/// The default of [`SenderConfig::timeout`]. It must stay well below the time between the last renewal of a lease and its end:
-/// a leader that has lost its lease may still have a request under way.
-pub const TIMEOUT: Duration = Duration::from_secs(15);
-/// The default of [`SenderConfig::per_destination`].
-pub const PER_DESTINATION: usize = 8;
-/// The default of [`SenderConfig::total`]: a hundred destinations that hang must leave places for those that don't.
-pub const TOTAL: usize = 256;
 
 /// So much of an answer is read. Slack's codes have at most some 40 bytes; the rest is for people's pages.
 const BODY: usize = 4096;
 /// How long a webhook's body, which decides nothing, may hold up the next message. Reading it to its end lets the
 /// connection be used again.
 const DRAIN: Duration = Duration::from_secs(1);
-
-/// How to send.
-#[derive(Clone, Debug)]
-pub struct SenderConfig {
-    /// Which addresses may be dialled.
-    pub guard: Guard,
-    /// Certificates (PEM, any number) of authorities that are trusted besides the system's.
-    pub extra_ca_pem: Option<Vec<u8>>,
-    /// Proxies; `None`: dial directly, whatever the environment says.
-    pub proxy: Option<ProxyConfig>,
-    /// The time for one attempt from the first byte of the DNS query to the last that is read of the answer.
-    pub timeout: Duration,
-    /// Requests at once to one host.
-    pub per_destination: usize,
-    /// Requests at once in all.
-    pub total: usize,
-    /// The header `user-agent`: `shipbell/` and the version.
-    pub user_agent: String,
-}
-
-impl SenderConfig {
-    /// The defaults, with this guard.
-    pub fn new(guard: Guard) -> Self {
-        Self {
-            guard,
-            extra_ca_pem: None,
-            proxy: None,
-            timeout: TIMEOUT,
-            per_destination: PER_DESTINATION,
-            total: TOTAL,
-            user_agent: concat!("shipbell/", env!("CARGO_PKG_VERSION")).to_owned(),
-        }
-    }
-}
-
-/// Why nothing can be sent at all.
-#[derive(Debug, Error)]
-pub enum SendError {
-    /// The program must install its TLS provider first.
-    #[error("no TLS provider is installed; this is a defect of the program")]
-    NoTlsProvider,
-    /// The system has no certificates of authorities.
-    #[error(
-        "no CA certificates were found on this system; install a CA bundle, or name one in SSL_CERT_FILE, or give one to the operator"
-    )]
-    NoRoots,
-    /// [`SenderConfig::extra_ca_pem`] is malformed.
-    #[error(
-        "the extra CA bundle holds no certificate that can be read; give certificates in PEM form"
-    )]
-    BadCa,
-    /// A URL of [`SenderConfig::proxy`] is malformed.
-    #[error("{0} is no URL of a proxy; give one such as http://proxy.example:3128")]
-    BadProxy(&'static str),
-    /// Anything else.
-    #[error("the HTTP client could not be made: {0}")]
-    Client(String),
-}
 
 /// One message, ready to be sent.
 #[derive(Clone)]
@@ -132,43 +73,61 @@ pub struct Receipt {
 pub struct HttpSender(Arc<Inner>);
 
 struct Inner {
+    config: SenderConfig,
     guard: Arc<Guard>,
-    direct: Client,
-    https_proxy: Option<Client>,
-    http_proxy: Option<Client>,
+    lookups: Lookups,
+    clients: RwLock<Arc<Clients>>,
     bypass: NoProxy,
     slots: Slots,
 }
 
 impl HttpSender {
-    /// Makes the client. Reads the system's CA certificates once; a TLS provider must be installed.
+    /// Makes the client. Reads the system's CA certificates; a TLS provider must be installed.
     pub fn new(config: &SenderConfig) -> Result<Self, SendError> {
+        Self::with_lookup(config, system_lookup())
+    }
+
+    fn with_lookup(config: &SenderConfig, lookup: Lookup) -> Result<Self, SendError> {
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             return Err(SendError::NoTlsProvider);
         }
         let guard = Arc::new(config.guard.clone());
-        let lookups = Arc::new(Semaphore::new(LOOKUPS));
-        let resolver = |guard| Resolver {
-            guard,
-            lookups: Arc::clone(&lookups),
+        let lookups = Lookups::new(lookup);
+        let extra_cas = extra_cas(config.extra_ca_pem.as_deref())?;
+        let clients = Clients::new(config, &extra_cas, &guard, &lookups)?;
+        let limits = Limits {
+            per_destination: config.per_destination,
+            per_setting: config.per_setting,
+            per_namespace: config.per_namespace,
+            total: config.total,
         };
-        // All that is given to this client goes through its proxy, so the proxy's is the only name that it resolves.
-        let through = |proxy: &Option<SecretString>, name| match proxy {
-            None => Ok(None),
-            Some(url) => {
-                let proxy = parse_proxy(url).ok_or(SendError::BadProxy(name))?;
-                client(config, resolver(None), Some(proxy)).map(Some)
-            }
-        };
-        let proxies = config.proxy.clone().unwrap_or_default();
+        let no_proxy = config.proxy.as_ref().map_or("", |proxy| &proxy.no_proxy);
         Ok(Self(Arc::new(Inner {
-            direct: client(config, resolver(Some(Arc::clone(&guard))), None)?,
-            https_proxy: through(&proxies.https, "HTTPS_PROXY")?,
-            http_proxy: through(&proxies.http, "HTTP_PROXY")?,
-            bypass: NoProxy::parse(&proxies.no_proxy),
-            slots: Slots::new(config.per_destination, config.total),
+            bypass: NoProxy::parse(no_proxy),
+            slots: Slots::new(limits),
+            clients: RwLock::new(Arc::new(clients)),
+            config: config.clone(),
             guard,
+            lookups,
         })))
+    }
+
+    /// Trusts these certificates (PEM) instead of [`SenderConfig::extra_ca_pem`] from the next connection on, and reads
+    /// the system's again. `Err`: nothing has changed.
+    pub fn reload_extra_ca(&self, pem: &[u8]) -> Result<(), SendError> {
+        let Inner {
+            config,
+            guard,
+            lookups,
+            ..
+        } = &*self.0;
+        let clients = Clients::new(config, &extra_cas(Some(pem))?, guard, lookups)?;
+        *self
+            .0
+            .clients
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(clients);
+        Ok(())
     }
 
     /// Waits until a message of this setting may go to this destination: until the pause that the destination has asked
@@ -176,7 +135,7 @@ impl HttpSender {
     /// gives the place up at once. `Err`: the operator's policy denies the destination, as far as that can be told
     /// without asking the DNS.
     pub async fn slot(&self, who: &SendKey, to: &Destination) -> Result<Slot, Denied> {
-        self.0.permits(to, self.0.proxied(to).is_some())?;
+        self.0.permits(to)?;
         Ok(self.0.slots.wait(who, to).await)
     }
 
@@ -185,22 +144,25 @@ impl HttpSender {
         self.0.slots.pause_of(to)
     }
 
-    /// Makes exactly one attempt, which ends within [`SenderConfig::timeout`]. `_slot` is the leave to make it, from
+    /// Makes exactly one attempt, which ends within [`SenderConfig::timeout`]. `slot`: the leave to make it, from
     /// [`Self::slot`] for the same destination.
     pub async fn send(
         &self,
-        _slot: &Slot,
+        slot: &Slot,
         destination: &Destination,
         outgoing: &Outgoing,
     ) -> Receipt {
-        let proxied = self.0.proxied(destination);
+        slot.sent();
+        let (client, proxied) = self.0.client(destination);
+        let host = destination.host().to_string();
+        let _wanted = self.0.lookups.wanted(&host, &slot.who().namespace);
         let started = Instant::now();
-        let request = request(proxied.unwrap_or(&self.0.direct), destination, outgoing);
+        let request = request(&client, destination, outgoing);
         let mut answer = match request.send().await {
             Ok(answer) => answer,
             Err(error) => {
                 return Receipt {
-                    outcome: of_fault(&fault(&error, proxied.is_some())),
+                    outcome: of_fault(&fault(&error, proxied)),
                     status: None,
                     latency: started.elapsed(),
                 };
@@ -267,27 +229,28 @@ impl HttpSender {
 
     /// Whether a destination may be dialled, as far as that can be told without asking the DNS; `Err`: what opens it.
     pub fn permits(&self, to: &Destination) -> Result<(), String> {
-        let proxied = self.0.proxied(to).is_some();
-        self.0
-            .permits(to, proxied)
-            .map_err(|denied| denied.to_string())
+        self.0.permits(to).map_err(|denied| denied.to_string())
     }
 }
 
 impl Inner {
-    /// The client for the proxy that the destination is reached through, if any.
-    fn proxied(&self, to: &Destination) -> Option<&Client> {
-        let client = match to.expose_url().scheme() {
-            "https" => self.https_proxy.as_ref(),
-            _ => self.http_proxy.as_ref(),
+    /// The client for a destination, and whether it leads through a proxy.
+    fn client(&self, to: &Destination) -> (Client, bool) {
+        let clients = self.clients.read().unwrap_or_else(PoisonError::into_inner);
+        let proxy = match to.expose_url().scheme() {
+            "https" => clients.https_proxy.as_ref(),
+            _ => clients.http_proxy.as_ref(),
         };
-        client.filter(|_| !self.bypass.covers(&to.host(), to.port()))
+        match proxy.filter(|_| !self.bypass.covers(&to.host(), to.port())) {
+            Some(client) => (client.clone(), true),
+            None => (clients.direct.clone(), false),
+        }
     }
 
     /// What can be judged before the DNS. Literals in particular: the connector never shows them to the resolver.
-    fn permits(&self, to: &Destination, proxied: bool) -> Result<(), Denied> {
+    fn permits(&self, to: &Destination) -> Result<(), Denied> {
         Guard::permits_port(to.port())?;
-        if proxied {
+        if self.client(to).1 {
             self.guard.permits_name(&to.host())
         } else {
             self.guard.permits_literal(&to.host())
@@ -295,10 +258,25 @@ impl Inner {
     }
 }
 
+/// The certificates of a bundle that can be used; the log names the others.
+fn extra_cas(pem: Option<&[u8]>) -> Result<Vec<CertificateDer<'static>>, SendError> {
+    let Some(pem) = pem else {
+        return Ok(Vec::new());
+    };
+    let bundle = CaBundle::read(pem);
+    for problem in bundle.problems {
+        warn!("extra CA bundle: {problem}");
+    }
+    if bundle.certificates.is_empty() {
+        return Err(SendError::BadCa);
+    }
+    Ok(bundle.certificates)
+}
+
 fn request(client: &Client, to: &Destination, outgoing: &Outgoing) -> reqwest::RequestBuilder {
     let request = client
         .post(to.expose_url().clone())
-        .header(CONTENT_TYPE, "application/json; charset=utf-8")
+        .header(CONTENT_TYPE, "application/json")
         .header(ACCEPT_ENCODING, "identity")
         .body(outgoing.body.clone());
     match to.kind {

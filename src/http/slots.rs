@@ -1,200 +1,215 @@
-#![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "waits")]
+#![expect(clippy::disallowed_methods, reason = "waits")]
 
-//! Whose turn it is: limits on what is under way at once, and the pace of messages to one Slack channel. Waiting is
-//! first come, first served, and is neither latency nor a failure.
+//! Waits for what the schedule decides. Waiting is neither latency nor a failure.
 
 use std::{
-    collections::HashMap,
-    hash::Hash,
-    sync::{Arc, Mutex, PoisonError},
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
 use tokio::{
-    sync::{Mutex as FairMutex, OwnedSemaphorePermit, Semaphore},
+    runtime::Handle,
+    sync::{Notify, oneshot},
+    task::JoinHandle,
     time::{Instant, sleep_until},
 };
 
-use crate::http::destination::{Destination, DestinationKind};
+use crate::{
+    http::{
+        destination::{Destination, DestinationKind},
+        schedule::{Limits, Schedule, SendKey, Ticket},
+    },
+    time::Moment,
+};
 
-/// Slack takes one message a second for each incoming webhook, …
-const INTERVAL: Duration = Duration::from_secs(1);
-/// … and short bursts.
-const BURST: u32 = 3;
-/// A map is looked through for entries without use when it has grown to this many, and later each time it has doubled.
-const SWEEP_AT: usize = 256;
+/// The schedule, shared by all who send.
+pub(super) struct Slots(Arc<Shared>);
 
-/// The limits, shared by all who send.
-pub(super) struct Slots {
-    destinations: Keyed<[u8; 32], DestinationQueue>,
-    hosts: Keyed<String, Semaphore>,
-    per_host: usize,
-    total: Arc<Semaphore>,
+struct Shared {
+    start: Instant,
+    state: Mutex<State>,
+    /// The clock has to go off earlier.
+    earlier: Arc<Notify>,
 }
 
-/// Who sends.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SendKey {
-    /// The setting's namespace.
-    pub namespace: Arc<str>,
-    /// The setting's name.
-    pub setting: Arc<str>,
+struct State {
+    schedule: Schedule,
+    waiting: BTreeMap<Ticket, oneshot::Sender<()>>,
+    clock: Option<JoinHandle<()>>,
+    /// When the clock goes off.
+    clock_at: Option<Moment>,
 }
 
-/// Leave to send one message; given back by dropping it.
+/// Leave to send a message; given back by dropping it.
 pub struct Slot {
-    _host: OwnedSemaphorePermit,
-    _total: OwnedSemaphorePermit,
+    who: SendKey,
+    place: Place,
+}
+
+/// A place among those that wait or send, given up by dropping it.
+struct Place {
+    shared: Arc<Shared>,
+    ticket: Ticket,
 }
 
 impl Slots {
-    pub(super) fn new(per_host: usize, total: usize) -> Self {
-        Self {
-            destinations: Keyed::default(),
-            hosts: Keyed::default(),
-            per_host: per_host.max(1),
-            total: Arc::new(Semaphore::new(total.max(1))),
-        }
+    pub(super) fn new(limits: Limits) -> Self {
+        Self(Arc::new(Shared {
+            start: Instant::now(),
+            state: Mutex::new(State {
+                schedule: Schedule::new(limits),
+                waiting: BTreeMap::new(),
+                clock: None,
+                clock_at: None,
+            }),
+            earlier: Arc::new(Notify::new()),
+        }))
     }
 
     /// Waits until a message may be sent, without limit.
-    pub(super) async fn wait(&self, _who: &SendKey, to: &Destination) -> Slot {
-        let queue = self.destination(to);
-        // Held until this message's moment is fixed: all others to this channel queue up behind, in order.
-        let mut pace = match to.kind {
-            DestinationKind::Slack => Some(queue.pace.lock().await),
-            DestinationKind::Webhook => None,
+    pub(super) async fn wait(&self, who: &SendKey, to: &Destination) -> Slot {
+        let (place, started) = {
+            let now = self.0.now();
+            let mut state = self.0.state();
+            let ticket = state.schedule.wait(who, to.key(), is_paced(to), now);
+            let (start, started) = oneshot::channel();
+            state.waiting.insert(ticket, start);
+            let shared = Arc::clone(&self.0);
+            self.0.start(&mut state, now);
+            (Place { shared, ticket }, started)
         };
-        loop {
-            while let Some(left) = queue.pause() {
-                sleep_until(Instant::now() + left).await;
-            }
-            if let Some(pace) = &pace {
-                sleep_until(pace.next()).await;
-            }
-            // The host's limit first, so that those who wait for a slow host take no place from others.
-            let of_host = self.hosts.get(
-                to.host().to_string(),
-                || Semaphore::new(self.per_host),
-                |_| true,
-            );
-            let host = acquire(of_host).await;
-            let total = acquire(Arc::clone(&self.total)).await;
-            // Another message may have been answered by "too many" meanwhile.
-            if queue.pause().is_some() {
-                continue;
-            }
-            if let Some(pace) = &mut pace {
-                pace.spend(Instant::now());
-            }
-            return Slot {
-                _host: host,
-                _total: total,
-            };
+        // The sender is in the map until it is used, or until `place` is dropped.
+        let _ = started.await;
+        Slot {
+            who: who.clone(),
+            place,
         }
     }
 
     /// How long the destination has asked everybody to wait.
     pub(super) fn pause_of(&self, to: &Destination) -> Option<Duration> {
-        self.destination(to).pause()
+        self.0.state().schedule.pause_of(to.key(), self.0.now())
     }
 
-    fn destination(&self, to: &Destination) -> Arc<DestinationQueue> {
-        self.destinations.get(
-            to.key(),
-            DestinationQueue::default,
-            DestinationQueue::is_idle,
-        )
-    }
-
-    /// Leaves a destination alone: it answered "too many" and said for how long.
+    /// Lets everybody wait: the destination answered "too many" and said for how long.
     pub(super) fn pause(&self, to: &Destination, pause: Duration) {
-        let queue = self.destination(to);
-        let mut until = lock(&queue.closed_until);
-        *until = (*until).max(Some(Instant::now() + pause));
+        let now = self.0.now();
+        let mut state = self.0.state();
+        state
+            .schedule
+            .pause(to.key(), is_paced(to), now + pause, now);
+        self.0.start(&mut state, now);
     }
 }
 
-async fn acquire(semaphore: Arc<Semaphore>) -> OwnedSemaphorePermit {
-    semaphore
-        .acquire_owned()
-        .await
-        .expect("no semaphore here is ever closed")
+/// Only Slack asks for a pace: one message a second for each incoming webhook.
+fn is_paced(to: &Destination) -> bool {
+    to.kind == DestinationKind::Slack
 }
 
-/// What is known of one destination.
-#[derive(Default)]
-struct DestinationQueue {
-    pace: FairMutex<Pace>,
-    closed_until: Mutex<Option<Instant>>,
-}
-
-impl DestinationQueue {
-    fn pause(&self) -> Option<Duration> {
-        let until = (*lock(&self.closed_until))?;
-        let left = until.saturating_duration_since(Instant::now());
-        (!left.is_zero()).then_some(left)
+impl Slot {
+    /// Who was given it.
+    pub(super) fn who(&self) -> &SendKey {
+        &self.who
     }
 
-    /// Whether a new one would be the same.
-    fn is_idle(&self) -> bool {
-        let paced = self.pace.try_lock().is_ok_and(|pace| pace.is_full());
-        paced && self.pause().is_none()
+    /// Counts an attempt.
+    pub(super) fn sent(&self) {
+        let Place { shared, ticket } = &self.place;
+        let now = shared.now();
+        let mut state = shared.state();
+        state.schedule.sent(*ticket, now);
+        shared.start(&mut state, now);
     }
 }
 
-/// A bucket of [`BURST`] messages that fills by one each [`INTERVAL`], kept as the moment at which it is full again.
-#[derive(Default)]
-struct Pace {
-    full: Option<Instant>,
-}
-
-impl Pace {
-    /// When the next message may go.
-    fn next(&self) -> Instant {
-        let now = Instant::now();
-        self.full
-            .and_then(|full| full.checked_sub(INTERVAL * (BURST - 1)))
-            .map_or(now, |next| next.max(now))
-    }
-
-    fn spend(&mut self, now: Instant) {
-        self.full = Some(self.full.map_or(now, |full| full.max(now)) + INTERVAL);
-    }
-
-    fn is_full(&self) -> bool {
-        self.full.is_none_or(|full| full <= Instant::now())
+impl Drop for Place {
+    fn drop(&mut self) {
+        let now = self.shared.now();
+        let mut state = self.shared.state();
+        state.waiting.remove(&self.ticket);
+        state.schedule.end(self.ticket, now);
+        self.shared.start(&mut state, now);
     }
 }
 
-/// A map of shared things that are made when asked for, and forgotten when nobody has them and they hold nothing.
-struct Keyed<K, V>(Mutex<(HashMap<K, Arc<V>>, usize)>);
-
-impl<K, V> Default for Keyed<K, V> {
-    fn default() -> Self {
-        Self(Mutex::new((HashMap::new(), SWEEP_AT)))
+impl Shared {
+    fn now(&self) -> Moment {
+        self.start.elapsed()
     }
-}
 
-impl<K: Eq + Hash, V> Keyed<K, V> {
-    fn get(&self, key: K, new: impl FnOnce() -> V, is_idle: impl Fn(&V) -> bool) -> Arc<V> {
-        let (map, sweep_at) = &mut *lock(&self.0);
-        if map.len() >= *sweep_at {
-            map.retain(|_, value| Arc::strong_count(value) > 1 || !is_idle(value));
-            *sweep_at = SWEEP_AT.max(2 * map.len());
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it holds the lock, so a poisoned one is as good as any.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts all that may start, and sees to it that what opens later starts then.
+    fn start(self: &Arc<Self>, state: &mut State, now: Moment) {
+        for ticket in state.schedule.start(now) {
+            if let Some(start) = state.waiting.remove(&ticket) {
+                // Whoever waits no longer drops its place, which ends what was started here.
+                let _ = start.send(());
+            }
         }
-        Arc::clone(map.entry(key).or_insert_with(|| Arc::new(new())))
+        let Some(next) = state.schedule.next_change() else {
+            return;
+        };
+        if state.clock.as_ref().is_none_or(JoinHandle::is_finished) {
+            // It ends with the runtime that it was started on, and when that does, slots are dropped outside of any.
+            let (shared, earlier) = (Arc::downgrade(self), Arc::clone(&self.earlier));
+            state.clock = Handle::try_current()
+                .ok()
+                .map(|runtime| runtime.spawn(run_clock(shared, earlier)));
+        } else if state.clock_at.is_none_or(|at| next < at) {
+            self.earlier.notify_one();
+        }
     }
 }
 
-/// Nothing here panics while it holds a lock, so a poisoned one is as good as any.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.earlier.notify_one();
+    }
 }
 
+/// Starts what may start by the passing of time alone.
+async fn run_clock(shared: Weak<Shared>, earlier: Arc<Notify>) {
+    loop {
+        let next = {
+            let Some(shared) = shared.upgrade() else {
+                return;
+            };
+            let now = shared.now();
+            let mut state = shared.state();
+            shared.start(&mut state, now);
+            let next = state.schedule.next_change();
+            state.clock_at = next;
+            next.map(|next| shared.start + next)
+        };
+        match next {
+            Some(next) => tokio::select! {
+                () = sleep_until(next) => {}
+                () = earlier.notified() => {}
+            },
+            None => earlier.notified().await,
+        }
+    }
+}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const LIMITS: Limits = Limits {
+        per_destination: 8,
+        per_setting: 8,
+        per_namespace: 64,
+        total: 64,
+    };
+
+    fn slots() -> Slots {
+        Slots::new(LIMITS)
+    }
 
     fn who() -> SendKey {
         SendKey {
@@ -203,32 +218,37 @@ mod tests {
         }
     }
 
+    /// Waits for a slot, uses it and gives it back.
+    async fn send(slots: &Slots, to: &Destination) {
+        slots.wait(&who(), to).await.sent();
+    }
+
     fn to(kind: DestinationKind, path: usize) -> Destination {
         Destination::parse(kind, &format!("https://h{path}.example/{path}")).unwrap()
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_slack_channel_gets_three_messages_at_once_and_then_one_a_second() {
-        let slots = Slots::new(8, 64);
+        let slots = slots();
         let start = Instant::now();
         let mut seconds = Vec::new();
         for _ in 0..6 {
-            drop(slots.wait(&who(), &to(DestinationKind::Slack, 0)).await);
+            send(&slots, &to(DestinationKind::Slack, 0)).await;
             seconds.push((Instant::now() - start).as_secs());
         }
         assert_eq!(seconds, [0, 0, 0, 1, 2, 3]);
         tokio::time::advance(Duration::from_mins(1)).await;
         let start = Instant::now();
         for _ in 0..4 {
-            drop(slots.wait(&who(), &to(DestinationKind::Slack, 0)).await);
+            send(&slots, &to(DestinationKind::Slack, 0)).await;
         }
         assert_eq!((Instant::now() - start).as_secs(), 1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn no_second_has_more_than_the_pace_even_when_slots_are_held_up() {
-        let slots = Arc::new(Slots::new(1, 64));
-        // The host's only place is taken for a minute, while messages to two of its channels queue up.
+        // The only slot is taken, while messages to two channels queue up.
+        let slots = Arc::new(Slots::new(Limits { total: 2, ..LIMITS }));
         let to = |path| {
             Destination::parse(DestinationKind::Slack, &format!("https://h.example/{path}"))
                 .unwrap()
@@ -239,12 +259,13 @@ mod tests {
             .map(|n| {
                 let (slots, sent) = (Arc::clone(&slots), Arc::clone(&sent));
                 tokio::spawn(async move {
-                    drop(slots.wait(&who(), &to(n % 2)).await);
+                    send(&slots, &to(n % 2)).await;
                     sent.lock().unwrap().push((n % 2, Instant::now()));
                 })
             })
             .collect();
-        tokio::time::sleep(Duration::from_mins(1)).await;
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        assert!(sent.lock().unwrap().is_empty());
         drop(held);
         for task in tasks {
             task.await.unwrap();
@@ -252,24 +273,23 @@ mod tests {
         let sent = sent.lock().unwrap();
         for channel in 0..2 {
             let times: Vec<_> = sent.iter().filter(|(of, _)| *of == channel).collect();
-            assert!(times[3].1 >= times[0].1 + INTERVAL, "{times:?}");
+            assert!(
+                times[3].1 >= times[0].1 + Duration::from_secs(1),
+                "{times:?}"
+            );
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn slots_come_in_the_order_of_asking_and_channels_do_not_wait_for_each_other() {
-        let slots = Arc::new(Slots::new(8, 64));
+        let slots = Arc::new(slots());
         let order = Arc::new(Mutex::new(Vec::new()));
         let tasks: Vec<_> = (0..12)
             .map(|n| {
                 let (slots, order) = (Arc::clone(&slots), Arc::clone(&order));
                 let channel = usize::from(n == 11);
                 tokio::spawn(async move {
-                    drop(
-                        slots
-                            .wait(&who(), &to(DestinationKind::Slack, channel))
-                            .await,
-                    );
+                    send(&slots, &to(DestinationKind::Slack, channel)).await;
                     order.lock().unwrap().push(n);
                 })
             })
@@ -284,47 +304,158 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_thousand_healthy_settings_feel_nothing_of_a_hundred_that_hang() {
+        async fn send(slots: &Slots, namespace: &str, n: usize, time: Duration) -> Duration {
+            let who = SendKey {
+                namespace: namespace.into(),
+                setting: n.to_string().into(),
+            };
+            let url = format!("https://hooks.example/{n}");
+            let to = Destination::parse(DestinationKind::Webhook, &url).unwrap();
+            let asked = Instant::now();
+            let slot = slots.wait(&who, &to).await;
+            slot.sent();
+            let waited = asked.elapsed();
+            tokio::time::sleep(time).await;
+            waited
+        }
+        let slots = Arc::new(Slots::new(Limits {
+            per_destination: 8,
+            per_setting: 8,
+            per_namespace: 128,
+            total: 512,
+        }));
+        // Half of the bad ones are in one namespace, the others where healthy ones are; each has eight messages under
+        // way if it may, all the time, and takes the whole timeout or is just within it.
+        let mut bad = tokio::task::JoinSet::new();
+        for n in 0..800 {
+            let slots = Arc::clone(&slots);
+            bad.spawn(async move {
+                let namespace = match n % 100 {
+                    ..50 => "hostile".to_owned(),
+                    n => format!("team-{n}"),
+                };
+                let time = Duration::from_secs(14 + n as u64 % 2);
+                loop {
+                    send(&slots, &namespace, n % 100, time).await;
+                }
+            });
+        }
+        let mut healthy = tokio::task::JoinSet::new();
+        for n in 0..1000 {
+            let slots = Arc::clone(&slots);
+            healthy.spawn(async move {
+                let namespace = match n % 10 {
+                    0 => "hostile".to_owned(),
+                    _ => format!("team-{}", n % 100),
+                };
+                let mut waited = Vec::new();
+                for _ in 0..20 {
+                    let time = Duration::from_millis(50);
+                    waited.push(send(&slots, &namespace, 1000 + n, time).await);
+                    tokio::time::sleep(Duration::from_secs(3)).await;
+                }
+                waited
+            });
+        }
+        let mut waited: Vec<_> = healthy.join_all().await.into_iter().flatten().collect();
+        waited.sort_unstable();
+        let (p99, most) = (waited[waited.len() * 99 / 100], waited[waited.len() - 1]);
+        assert!(p99 < Duration::from_secs(1), "p99 {p99:?}, most {most:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn webhooks_have_no_pace() {
-        let slots = Slots::new(8, 64);
+        let slots = slots();
         let start = Instant::now();
         for _ in 0..1000 {
-            drop(slots.wait(&who(), &to(DestinationKind::Webhook, 0)).await);
+            send(&slots, &to(DestinationKind::Webhook, 0)).await;
         }
         assert_eq!(Instant::now(), start);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_paused_destination_is_left_alone_and_no_other() {
-        let slots = Slots::new(8, 64);
+        let slots = slots();
         for kind in [DestinationKind::Webhook, DestinationKind::Slack] {
             slots.pause(&to(kind, 7), Duration::from_secs(30));
             tokio::time::advance(Duration::from_secs(10)).await;
             assert_eq!(slots.pause_of(&to(kind, 7)), Some(Duration::from_secs(20)));
             let start = Instant::now();
-            drop(slots.wait(&who(), &to(kind, 8)).await);
+            send(&slots, &to(kind, 8)).await;
             assert_eq!(Instant::now(), start);
-            drop(slots.wait(&who(), &to(kind, 7)).await);
+            send(&slots, &to(kind, 7)).await;
             assert_eq!((Instant::now() - start).as_secs(), 20);
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn destinations_are_forgotten_when_they_hold_nothing() {
-        let slots = Slots::new(8, 64);
+        let slots = slots();
         slots.pause(&to(DestinationKind::Webhook, 0), Duration::from_hours(1));
         for n in 1..10_000 {
-            drop(slots.wait(&who(), &to(DestinationKind::Webhook, n)).await);
+            send(&slots, &to(DestinationKind::Webhook, n)).await;
         }
-        assert!(lock(&slots.destinations.0).0.len() <= SWEEP_AT);
-        assert!(lock(&slots.hosts.0).0.len() <= SWEEP_AT);
+        assert!(slots.0.state().schedule.is_forgetful());
         assert!(slots.pause_of(&to(DestinationKind::Webhook, 0)).is_some());
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_request_that_hangs_makes_room_without_anything_else_happening() {
+        let slots = Slots::new(Limits { total: 2, ..LIMITS });
+        let held = slots.wait(&who(), &to(DestinationKind::Webhook, 0)).await;
+        held.sent();
+        let start = Instant::now();
+        send(&slots, &to(DestinationKind::Webhook, 1)).await;
+        assert_eq!((Instant::now() - start).as_secs(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_that_comes_while_a_message_waits_for_room_is_waited_for() {
+        let slots = Slots::new(LIMITS);
+        let first = slots.wait(&who(), &to(DestinationKind::Webhook, 0)).await;
+        first.sent();
+        let start = Instant::now();
+        let second = to(DestinationKind::Webhook, 0);
+        let second = send(&slots, &second);
+        let answered = async {
+            slots.pause(&to(DestinationKind::Webhook, 0), Duration::from_secs(30));
+            drop(first);
+        };
+        futures::join!(second, answered);
+        assert_eq!((Instant::now() - start).as_secs(), 30);
+    }
+
+    #[test]
+    fn slots_outlive_the_runtime_that_they_were_waited_for_on() {
+        let slots = slots();
+        let channel = to(DestinationKind::Slack, 0);
+        let runtime = || {
+            tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .build()
+                .unwrap()
+        };
+        let first = runtime();
+        let kept = first.block_on(async {
+            for _ in 0..3 {
+                send(&slots, &channel).await;
+            }
+            let who = who();
+            let waiting = slots.wait(&who, &channel);
+            assert!(futures::poll!(Box::pin(waiting)).is_pending());
+            slots.wait(&who, &to(DestinationKind::Webhook, 0)).await
+        });
+        drop(first);
+        drop(kept);
+        runtime().block_on(send(&slots, &channel));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn who_gives_up_waiting_takes_nothing() {
-        let slots = Slots::new(8, 64);
+        let slots = slots();
         for _ in 0..3 {
-            drop(slots.wait(&who(), &to(DestinationKind::Slack, 0)).await);
+            send(&slots, &to(DestinationKind::Slack, 0)).await;
         }
         for _ in 0..5 {
             let channel = to(DestinationKind::Slack, 0);
@@ -337,7 +468,7 @@ mod tests {
             );
         }
         let start = Instant::now();
-        drop(slots.wait(&who(), &to(DestinationKind::Slack, 0)).await);
+        send(&slots, &to(DestinationKind::Slack, 0)).await;
         assert_eq!((Instant::now() - start).as_millis(), 500);
     }
 }

@@ -1,0 +1,482 @@
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "asks the DNS"
+)]
+
+//! Resolves host names, and vets the very addresses that are dialled next: to ask twice is to be told something else.
+//!
+//! A look-up takes a thread until the system's resolver gives up, even when nobody waits any more. So a name is asked
+//! for once at a time, a namespace has few look-ups at once, and names that were never resolved quickly take at most
+//! half of all threads: whose names don't resolve, or resolve slowly, holds up nobody else.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    net::{SocketAddr, ToSocketAddrs as _},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use thiserror::Error;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::{Instant, timeout},
+};
+
+use crate::http::guard::Guard;
+
+/// Threads for names that the last look-up found quickly; as many again are for all others.
+const THREADS: usize = 32;
+/// Look-ups at once for the settings of one namespace.
+const PER_NAMESPACE: usize = 4;
+/// How long to wait for an answer. Below the time for a connection, so that a DNS that doesn't answer is called so.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// How long an answer with addresses is used again. A burst of connections is one look-up; a change of the DNS is seen at once.
+const KEEP_FOUND: Duration = Duration::from_secs(5);
+/// How long an answer without addresses is used again.
+const KEEP_FAILED: Duration = Duration::from_secs(2);
+/// A look-up that takes longer is slow.
+const QUICK: Duration = Duration::from_secs(1);
+/// How long a name counts as one that is found quickly.
+const REMEMBER: Duration = Duration::from_hours(1);
+/// At most so many names are remembered.
+const MAX_NAMES: usize = 4096;
+
+/// Why a name has no address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub(super) enum LookupError {
+    /// The DNS says that it doesn't exist, or exists without an address.
+    #[error("the host name does not exist")]
+    NotFound,
+    /// The DNS gave no answer, or said that it can't give one now.
+    #[error("the DNS gave no answer")]
+    Unavailable,
+}
+
+type Answer = Result<Arc<[SocketAddr]>, LookupError>;
+/// Asks the system's resolver; blocks.
+pub(super) type Lookup = Arc<dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
+
+/// The system's resolver. Port 0 means that the URL's counts.
+pub(super) fn system_lookup() -> Lookup {
+    Arc::new(|host| (host, 0).to_socket_addrs().map(Iterator::collect))
+}
+
+/// All look-ups of the process. Clones share everything.
+#[derive(Clone)]
+pub(super) struct Lookups(Arc<Shared>);
+
+struct Shared {
+    lookup: Lookup,
+    state: Mutex<State>,
+    quick: Arc<Semaphore>,
+    others: Arc<Semaphore>,
+}
+
+#[derive(Default)]
+struct State {
+    names: HashMap<String, watch::Sender<NameState>>,
+    namespaces: HashMap<Arc<str>, Arc<Semaphore>>,
+    /// Whose messages are under way to a host: the HTTP library tells only the name when it asks.
+    wanted: HashMap<String, BTreeMap<Arc<str>, usize>>,
+}
+
+#[derive(Clone)]
+enum NameState {
+    Unknown,
+    Running,
+    Known {
+        answer: Answer,
+        at: Instant,
+        quick: bool,
+    },
+}
+
+impl NameState {
+    fn fresh(&self) -> Option<Answer> {
+        match self {
+            Self::Known { answer, at, .. } => {
+                let keep = if answer.is_ok() {
+                    KEEP_FOUND
+                } else {
+                    KEEP_FAILED
+                };
+                (at.elapsed() < keep).then(|| answer.clone())
+            }
+            Self::Unknown | Self::Running => None,
+        }
+    }
+
+    fn is_quick(&self) -> bool {
+        matches!(self, Self::Known { at, quick: true, .. } if at.elapsed() < REMEMBER)
+    }
+}
+
+impl Lookups {
+    pub(super) fn new(lookup: Lookup) -> Self {
+        Self(Arc::new(Shared {
+            lookup,
+            state: Mutex::default(),
+            quick: Arc::new(Semaphore::new(THREADS)),
+            others: Arc::new(Semaphore::new(THREADS)),
+        }))
+    }
+
+    /// Notes that a message of this namespace is under way to a host, until the guard is dropped.
+    pub(super) fn wanted(&self, host: &str, namespace: &Arc<str>) -> Wanted {
+        let wanted = Wanted {
+            lookups: self.clone(),
+            host: host.to_owned(),
+            namespace: Arc::clone(namespace),
+        };
+        let mut state = self.state();
+        let of_host = state.wanted.entry(wanted.host.clone()).or_default();
+        *of_host.entry(Arc::clone(namespace)).or_default() += 1;
+        wanted
+    }
+
+    async fn resolve(&self, host: &str) -> Answer {
+        let asked = timeout(PATIENCE, self.ask(host)).await;
+        asked.unwrap_or(Err(LookupError::Unavailable))
+    }
+
+    async fn ask(&self, host: &str) -> Answer {
+        let mut name = self.name(host);
+        loop {
+            let (running, quick) = {
+                let now = name.borrow_and_update();
+                if let Some(answer) = now.fresh() {
+                    return answer;
+                }
+                (matches!(*now, NameState::Running), now.is_quick())
+            };
+            if running {
+                // The sender lives in the map as long as anybody listens.
+                let _ = name.changed().await;
+                continue;
+            }
+            tokio::select! {
+                permits = self.permits(host, quick) => self.start(host, permits),
+                _ = name.changed() => {}
+            }
+        }
+    }
+
+    /// Waits for a thread: first within the namespace's share, so that few of one namespace wait for the threads of all.
+    async fn permits(&self, host: &str, quick: bool) -> [OwnedSemaphorePermit; 2] {
+        let share = self.share_for(host);
+        let threads = if quick { &self.0.quick } else { &self.0.others };
+        [acquire(share).await, acquire(Arc::clone(threads)).await]
+    }
+
+    /// The share of a namespace that wants this host: of several, the one that has the most left, so that a namespace
+    /// that has used up its own holds up no other. Names that no setting gave (a proxy's) have a share of their own.
+    fn share_for(&self, host: &str) -> Arc<Semaphore> {
+        let state = &mut *self.state();
+        let nobody = BTreeMap::from([(Arc::from(""), 1)]);
+        let wanted = state.wanted.get(host).unwrap_or(&nobody);
+        state.namespaces.retain(|namespace, share| {
+            Arc::strong_count(share) > 1 || wanted.contains_key(namespace)
+        });
+        let shares = wanted.keys().map(|namespace| {
+            let share = state.namespaces.entry(Arc::clone(namespace));
+            Arc::clone(share.or_insert_with(|| Arc::new(Semaphore::new(PER_NAMESPACE))))
+        });
+        shares
+            .max_by_key(|share| share.available_permits())
+            .unwrap_or_else(|| Arc::new(Semaphore::new(1)))
+    }
+
+    /// Starts the look-up unless another has, or has just ended.
+    fn start(&self, host: &str, permits: [OwnedSemaphorePermit; 2]) {
+        let Some(name) = self.state().names.get(host).cloned() else {
+            return;
+        };
+        let starts = name.send_if_modified(|now| {
+            let starts = !matches!(now, NameState::Running) && now.fresh().is_none();
+            if starts {
+                *now = NameState::Running;
+            }
+            starts
+        });
+        if !starts {
+            return;
+        }
+        let (lookup, host) = (Arc::clone(&self.0.lookup), host.to_owned());
+        tokio::task::spawn_blocking(move || {
+            // Given back when the thread is, not when the one who asked has given up.
+            let _permits = permits;
+            let began = Instant::now();
+            let answer = match lookup(&host) {
+                Ok(found) if found.is_empty() => Err(LookupError::NotFound),
+                Ok(found) => Ok(found.into()),
+                Err(error) => Err(classify(&error)),
+            };
+            let quick = answer.is_ok() && began.elapsed() < QUICK;
+            let at = Instant::now();
+            name.send_replace(NameState::Known { answer, at, quick });
+        });
+    }
+
+    fn name(&self, host: &str) -> watch::Receiver<NameState> {
+        let names = &mut self.state().names;
+        if names.len() >= MAX_NAMES && !names.contains_key(host) {
+            names.retain(|_, name| name.receiver_count() > 0 || name.borrow().is_quick());
+            if names.len() >= MAX_NAMES {
+                names.retain(|_, name| name.receiver_count() > 0);
+            }
+        }
+        let name = names.entry(host.to_owned());
+        name.or_insert_with(|| watch::Sender::new(NameState::Unknown))
+            .subscribe()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it holds the lock, so a poisoned one is as good as any.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn acquire(semaphore: Arc<Semaphore>) -> OwnedSemaphorePermit {
+    semaphore
+        .acquire_owned()
+        .await
+        .expect("no semaphore here is ever closed")
+}
+
+/// A message is under way to a host.
+pub(super) struct Wanted {
+    lookups: Lookups,
+    host: String,
+    namespace: Arc<str>,
+}
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        let mut state = self.lookups.state();
+        if let Some(of_host) = state.wanted.get_mut(&self.host) {
+            if let Some(count) = of_host.get_mut(&self.namespace) {
+                *count -= 1;
+            }
+            of_host.retain(|_, count| *count > 0);
+            if of_host.is_empty() {
+                state.wanted.remove(&self.host);
+            }
+        }
+    }
+}
+
+/// What the system's resolver says. The standard library keeps the C library's text and drops the code, so the texts of
+/// glibc and musl are what there is; whatever else they say may be over soon.
+fn classify(error: &io::Error) -> LookupError {
+    const NOT_FOUND: [&str; 6] = [
+        "Name or service not known",
+        "No address associated with hostname",
+        "Address family for hostname not supported",
+        "Name does not resolve",
+        "Name has no usable address",
+        "nodename nor servname provided, or not known",
+    ];
+    let text = error.to_string();
+    let not_found = NOT_FOUND.iter().any(|known| text.ends_with(known));
+    // A name that can't be asked for at all.
+    if not_found || error.kind() == io::ErrorKind::InvalidInput {
+        LookupError::NotFound
+    } else {
+        LookupError::Unavailable
+    }
+}
+
+/// The HTTP library's way to the look-ups.
+pub(super) struct Resolver {
+    /// `None`: for a proxy's name, which the operator's own flags give.
+    pub(super) guard: Option<Arc<Guard>>,
+    pub(super) lookups: Lookups,
+}
+
+impl Resolve for Resolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let (guard, lookups) = (self.guard.clone(), self.lookups.clone());
+        Box::pin(async move {
+            let found = lookups.resolve(name.as_str()).await?;
+            // One bad address fails the name: which of them is dialled is not ours to choose.
+            if let Some(guard) = guard {
+                found
+                    .iter()
+                    .try_for_each(|found| guard.permits_ip(name.as_str(), found.ip()))?;
+            }
+            Ok(Box::new(found.to_vec().into_iter()) as Addrs)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        atomic::{AtomicUsize, Ordering::SeqCst},
+        mpsc,
+    };
+
+    use futures::future::join_all;
+
+    use super::*;
+
+    fn address() -> SocketAddr {
+        "192.0.2.1:0".parse().unwrap()
+    }
+
+    fn namespace(name: &str) -> Arc<str> {
+        Arc::from(name)
+    }
+
+    /// Look-ups that count how often they are asked; names that start with `hang` are answered when the sender is dropped.
+    fn counted() -> (Lookups, Arc<AtomicUsize>, mpsc::Sender<()>) {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let (release, held) = mpsc::channel();
+        let (count, held) = (Arc::clone(&asked), Mutex::new(held));
+        let held = Arc::new(held);
+        let lookups = Lookups::new(Arc::new(move |host| {
+            count.fetch_add(1, SeqCst);
+            if host.starts_with("hang") {
+                while held
+                    .lock()
+                    .unwrap()
+                    .recv_timeout(Duration::from_millis(5))
+                    .is_err_and(|error| error == mpsc::RecvTimeoutError::Timeout)
+                {}
+            }
+            Ok(vec![address()])
+        }));
+        (lookups, asked, release)
+    }
+
+    #[tokio::test]
+    async fn a_name_is_asked_for_once_however_many_want_it() {
+        let (lookups, asked, _release) = counted();
+        let answers = join_all((0..200).map(|_| lookups.resolve("a.example"))).await;
+        assert!(
+            answers
+                .iter()
+                .all(|answer| answer.as_deref() == Ok(&[address()]))
+        );
+        assert_eq!(asked.load(SeqCst), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_used_for_a_few_seconds() {
+        let (lookups, asked, _release) = counted();
+        for (seconds, count) in [(0, 1), (4, 1), (2, 2), (4, 2)] {
+            tokio::time::advance(Duration::from_secs(seconds)).await;
+            lookups.ask("a.example").await.unwrap();
+            assert_eq!(asked.load(SeqCst), count);
+        }
+    }
+
+    #[tokio::test]
+    async fn names_that_hang_hold_up_neither_other_namespaces_nor_their_own_names_for_others() {
+        let (lookups, _asked, release) = counted();
+        let (hostile, healthy) = (namespace("hostile"), namespace("healthy"));
+        let hosts: Vec<_> = (0..200).map(|n| format!("hang-{n}.example")).collect();
+        let wanted: Vec<_> = hosts
+            .iter()
+            .map(|host| lookups.wanted(host, &hostile))
+            .collect();
+        // The hostile namespace wants the others' name, too, and waits for it behind its own.
+        let shared = lookups.wanted("shared.example", &hostile);
+        let hanging = hosts.iter().map(|host| lookups.ask(host));
+        let hanging = join_all(hanging.chain([lookups.ask("shared.example")]));
+        let mut hanging = Box::pin(hanging);
+        assert!(futures::poll!(&mut hanging).is_pending());
+        let _wanted = ["shared.example", "b.example"].map(|host| lookups.wanted(host, &healthy));
+        for host in ["shared.example", "b.example"] {
+            assert!(lookups.ask(host).await.is_ok());
+        }
+        drop((release, wanted, shared));
+        hanging.await;
+        assert!(lookups.state().wanted.len() == 2);
+    }
+
+    #[tokio::test]
+    async fn names_that_hang_in_many_namespaces_leave_threads_to_names_that_are_known() {
+        let (lookups, _asked, release) = counted();
+        lookups.ask("known.example").await.unwrap();
+        let hosts: Vec<_> = (0..200).map(|n| format!("hang-{n}.example")).collect();
+        let wanted = hosts
+            .iter()
+            .map(|host| lookups.wanted(host, &namespace(host)));
+        let wanted: Vec<_> = wanted.collect();
+        let mut hanging = Box::pin(join_all(hosts.iter().map(|host| lookups.ask(host))));
+        assert!(futures::poll!(&mut hanging).is_pending());
+        assert_eq!(lookups.0.others.available_permits(), 0);
+        // As if the answer were too old to be used again.
+        let name = lookups.state().names["known.example"].clone();
+        name.send_modify(|now| {
+            if let NameState::Known { at, .. } = now {
+                *at -= KEEP_FOUND;
+            }
+        });
+        assert!(lookups.ask("known.example").await.is_ok());
+        drop(release);
+        hanging.await;
+        drop(wanted);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dns_that_gives_no_answer_is_called_so_in_time() {
+        let (lookups, _asked, release) = counted();
+        let (answer, ()) = futures::join!(
+            lookups.resolve("hang.example"),
+            tokio::time::advance(PATIENCE)
+        );
+        assert_eq!(answer, Err(LookupError::Unavailable));
+        drop(release);
+    }
+
+    #[test]
+    fn only_a_name_that_does_not_exist_is_not_found() {
+        let said = |text: &str| {
+            let text = format!("failed to lookup address information: {text}");
+            classify(&io::Error::other(text))
+        };
+        for text in [
+            "Name or service not known",
+            "No address associated with hostname",
+            "Name does not resolve",
+        ] {
+            assert_eq!(said(text), LookupError::NotFound, "{text}");
+        }
+        for text in [
+            "Temporary failure in name resolution",
+            "Non-recoverable failure in name resolution",
+            "Try again",
+            "System error",
+            "Memory allocation failure",
+        ] {
+            assert_eq!(said(text), LookupError::Unavailable, "{text}");
+        }
+        assert_eq!(
+            classify(&io::Error::from_raw_os_error(11)),
+            LookupError::Unavailable
+        );
+        // The system's resolver itself: a label that is too long is never asked for.
+        let long = system_lookup()(&format!("{}.example", "a".repeat(64)));
+        assert_eq!(classify(&long.unwrap_err()), LookupError::NotFound);
+    }
+
+    #[tokio::test]
+    async fn names_are_forgotten() {
+        let (lookups, _asked, _release) = counted();
+        for n in 0..2 * MAX_NAMES {
+            let host = format!("{n}.example");
+            let _wanted = lookups.wanted(&host, &namespace(&host));
+            lookups.ask(&host).await.unwrap();
+        }
+        let state = lookups.state();
+        assert!(state.names.len() <= MAX_NAMES);
+        // A thread may give its share back a little after its answer.
+        assert!(state.namespaces.len() <= 2 * THREADS);
+        assert!(state.wanted.is_empty());
+    }
+}
