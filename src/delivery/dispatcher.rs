@@ -12,25 +12,19 @@ use std::{
     time::Duration,
 };
 
-use futures::{TryStreamExt as _, pin_mut};
-use kube::{
-    Api, Client, ResourceExt as _,
-    core::DeserializeGuard,
-    runtime::{
-        WatchStreamExt as _,
-        events::Recorder as Events,
-        watcher::{self, watcher},
-    },
-};
+use kube::{Client, ResourceExt as _, api::ObjectMeta};
 use tokio::{
     sync::{mpsc, watch},
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::warn;
 
 use crate::{
     api::NotificationSetting,
+    cluster::{
+        events::EventPublisher,
+        own_watch::{self, Follower},
+    },
     delivery::{secret::RbacHints, setting_worker::SettingWorker},
     http::sender::HttpSender,
     message::installation::Installation,
@@ -61,7 +55,7 @@ pub struct Dispatcher {
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Kubernetes Events.
-    pub events: Events,
+    pub events: EventPublisher,
     /// RbacHints that advice needs.
     pub names: RbacHints,
     /// How far every setting has got, for pruning.
@@ -85,8 +79,19 @@ impl Dispatcher {
         let mut eras = this.environments.eras();
         let mut seats: BTreeMap<String, TaskHandle> = BTreeMap::new();
         loop {
+            let mut workers = Workers {
+                dispatcher: &this,
+                running: &mut seats,
+                tracker: &desks,
+                cursors_ready: &cursors_ready,
+                first: Some(mpsc::channel(1)),
+            };
+            let follow = async {
+                this.environments.wait_listed().await;
+                own_watch::follow(this.client.clone(), &mut workers).await;
+            };
             tokio::select! {
-                () = this.follow(&mut seats, &desks, &cursors_ready) => break,
+                () = follow => break,
                 () = this.stop.cancelled() => break,
                 _ = eras.changed() => {}
             }
@@ -103,115 +108,73 @@ impl Dispatcher {
         desks.close();
         desks.wait().await;
     }
+}
 
-    async fn follow(
-        self: &Arc<Self>,
-        seats: &mut BTreeMap<String, TaskHandle>,
-        desks: &TaskTracker,
-        cursors_ready: &Arc<watch::Sender<bool>>,
-    ) {
-        self.environments.wait_listed().await;
-        let api: Api<DeserializeGuard<NotificationSetting>> = Api::all(self.client.clone());
-        let stream = watcher(api, watcher::Config::default()).default_backoff();
-        pin_mut!(stream);
-        let mut listed: Option<BTreeSet<String>> = None;
-        let (placed, placed_all) = mpsc::channel::<()>(1);
-        let mut first = Some((placed, placed_all));
-        loop {
-            match stream.try_next().await {
-                Ok(None) => return,
-                Err(error) => warn!(%error, "can't follow the settings; trying again"),
-                Ok(Some(watcher::Event::Init)) => listed = Some(BTreeSet::new()),
-                Ok(Some(watcher::Event::InitApply(guarded))) => {
-                    if let Some(listed) = &mut listed {
-                        listed.extend(guarded.uid());
-                    }
-                    let placed = first.as_ref().map(|(placed, ..)| placed.clone());
-                    self.seen(guarded, seats, desks, placed);
-                }
-                Ok(Some(watcher::Event::Apply(guarded))) => self.seen(guarded, seats, desks, None),
-                Ok(Some(watcher::Event::Delete(guarded))) => {
-                    if let Some(uid) = guarded.uid() {
-                        self.gone(&uid, seats);
-                    }
-                }
-                Ok(Some(watcher::Event::InitDone)) => {
-                    let there = listed.take().unwrap_or_default();
-                    let gone: Vec<_> = seats
-                        .keys()
-                        .filter(|uid| !there.contains(*uid))
-                        .cloned()
-                        .collect();
-                    for uid in gone {
-                        self.gone(&uid, seats);
-                    }
-                    if let Some((placed, mut placed_all)) = first.take() {
-                        drop(placed);
-                        let passed = self.passed.clone();
-                        let cursors_ready = cursors_ready.clone();
-                        tokio::spawn(async move {
-                            // Each setting drops its end when its cursors are written.
-                            let _ = timeout(CURSORS, placed_all.recv()).await;
-                            cursors_ready.send_replace(true);
-                            passed.set_complete(true);
-                        });
-                    }
-                }
-            }
-        }
+/// The workers of all settings.
+struct Workers<'a> {
+    dispatcher: &'a Arc<Dispatcher>,
+    running: &'a mut BTreeMap<String, TaskHandle>,
+    tracker: &'a TaskTracker,
+    cursors_ready: &'a Arc<watch::Sender<bool>>,
+    /// Held by each setting of the first list until its cursors are written; and what then ends.
+    first: Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>,
+}
+
+impl Follower<NotificationSetting> for Workers<'_> {
+    type Key = String;
+
+    fn key(metadata: &ObjectMeta) -> Option<String> {
+        metadata.uid.clone()
     }
 
-    fn seen(
-        self: &Arc<Self>,
-        guarded: DeserializeGuard<NotificationSetting>,
-        seats: &mut BTreeMap<String, TaskHandle>,
-        desks: &TaskTracker,
-        placed: Option<mpsc::Sender<()>>,
-    ) {
-        let name = format!(
-            "{}/{}",
-            guarded.namespace().unwrap_or_default(),
-            guarded.name_any()
-        );
-        let setting = match guarded.0 {
-            Ok(setting) => setting,
-            Err(invalid) => {
-                warn!(
-                    setting = name,
-                    error = invalid.error,
-                    "the setting can't be read; its last good state is kept"
-                );
-                return;
-            }
-        };
+    fn apply(&mut self, setting: NotificationSetting, listing: bool) {
         let Some(uid) = setting.uid() else { return };
-        if let Some(seat) = seats.get(&uid) {
-            seat.setting.send_replace(setting);
+        if let Some(task) = self.running.get(&uid) {
+            task.setting.send_replace(setting);
             return;
         }
+        let placed = self.first.as_ref().filter(|_| listing);
+        let placed = placed.map(|(placed, _)| placed.clone());
         let stop = CancellationToken::new();
         let (sender, receiver) = watch::channel(setting);
-        seats.insert(
-            uid.clone(),
-            TaskHandle {
-                setting: sender,
-                stop: stop.clone(),
-            },
-        );
-        let desk = SettingWorker::new(self.clone(), receiver, placed);
-        let passed = self.passed.clone();
-        desks.spawn(async move {
+        let handle = TaskHandle {
+            setting: sender,
+            stop: stop.clone(),
+        };
+        self.running.insert(uid.clone(), handle);
+        let worker = SettingWorker::new(self.dispatcher.clone(), receiver, placed);
+        let passed = self.dispatcher.passed.clone();
+        self.tracker.spawn(async move {
             tokio::select! {
-                () = desk.run() => {}
+                () = worker.run() => {}
                 () = stop.cancelled() => passed.remove(&uid),
             }
         });
     }
 
-    fn gone(&self, uid: &str, seats: &mut BTreeMap<String, TaskHandle>) {
-        if let Some(seat) = seats.remove(uid) {
-            seat.stop.cancel();
+    fn delete(&mut self, uid: &String) {
+        if let Some(task) = self.running.remove(uid) {
+            task.stop.cancel();
         }
-        self.passed.remove(uid);
+        self.dispatcher.passed.remove(uid);
+    }
+
+    fn listed(&mut self, present: &BTreeSet<String>) {
+        let known = self.running.keys().cloned();
+        let gone: Vec<_> = known.filter(|uid| !present.contains(uid)).collect();
+        for uid in gone {
+            self.delete(&uid);
+        }
+        if let Some((placed, mut placed_all)) = self.first.take() {
+            drop(placed);
+            let passed = self.dispatcher.passed.clone();
+            let cursors_ready = self.cursors_ready.clone();
+            tokio::spawn(async move {
+                // Each setting drops its end when its cursors are written.
+                let _ = timeout(CURSORS, placed_all.recv()).await;
+                cursors_ready.send_replace(true);
+                passed.set_complete(true);
+            });
+        }
     }
 }

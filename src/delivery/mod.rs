@@ -1,6 +1,5 @@
 //! Follows the log for each setting and delivers what it asks for.
 
-pub mod backoff;
 pub mod conditions;
 pub mod dispatcher;
 pub mod environment_queue;

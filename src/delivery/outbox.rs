@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use crate::{
     api::{EnvironmentSnapshotSpec, EventType, NotificationSettingSpec},
-    delivery::backoff,
+    backoff,
     http::{destination::DestinationKind, outcome::Outcome},
     time::Moment,
 };

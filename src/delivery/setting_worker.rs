@@ -12,24 +12,20 @@ mod test_message;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use kube::{
-    Resource as _, ResourceExt as _,
-    runtime::events::{Event, EventType},
-};
+use kube::{Resource as _, ResourceExt as _, runtime::events::EventType};
 use tokio::{
     sync::{mpsc, watch},
     task::{JoinError, JoinSet},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until},
 };
-use tracing::debug;
 
 use crate::{
     api::{
         NotificationSetting, NotificationSettingStatus,
         condition::{self, READY},
     },
+    backoff,
     delivery::{
-        backoff,
         conditions::{PATIENCE, Problems, shorten, trouble},
         dispatcher::Dispatcher,
         environment_queue::EnvironmentQueues,
@@ -341,23 +337,10 @@ impl SettingWorker {
 
     /// Records a Kubernetes Event, without waiting for it.
     fn publish(&self, type_: EventType, reason: &str, note: String) {
-        let event = Event {
-            type_,
-            reason: reason.to_owned(),
-            note: Some(note),
-            action: "Deliver".to_owned(),
-            secondary: None,
-        };
-        let reference = self.setting.borrow().object_ref(&());
-        let (office, title) = (self.office.clone(), self.title());
-        tokio::spawn(async move {
-            let published = office.events.publish(&event, &reference);
-            match timeout(WRITE_TIMEOUT, published).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => debug!(setting = title, %error, "can't record an Event"),
-                Err(_) => debug!(setting = title, "can't record an Event: no answer"),
-            }
-        });
+        let about = self.setting.borrow().object_ref(&());
+        self.office
+            .events
+            .publish(about, type_, "Deliver", reason, note);
     }
 
     // ---- clocks ----

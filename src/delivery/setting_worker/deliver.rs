@@ -9,8 +9,8 @@ use tracing::{debug, info, warn};
 
 use crate::{
     api::setting::Cursor,
+    backoff,
     delivery::{
-        backoff,
         conditions::{NotReady, Problems},
         dispatcher::Dispatcher,
         environment_queue::EnvironmentQueue,
