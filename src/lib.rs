@@ -3,7 +3,7 @@
 //! One room (module) for each capability, from the ground up. A room imports only those above it in this list, and no two
 //! files import each other; the tests in `rooms.rs` read the imports and check it:
 //!
-//! - [`time`], [`metrics`]: the clock's type, what is counted
+//! - [`time`], [`backoff`], [`metrics`]: moments of the clock, pauses between attempts, what is counted
 //! - [`api`]: the custom resources, data only
 //! - [`http`]: the outbound client: destination, guard, slots, proxy, what an answer means
 //! - [`cluster`]: the list/watch loop, slim views, the packed fleet, image references, scope
@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+mod backoff;
 pub mod cluster;
 pub mod compliance;
 pub mod config;

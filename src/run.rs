@@ -13,7 +13,6 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     Api, Client, Config,
     api::{ListParams, ObjectMeta, PostParams},
-    runtime::events::{Recorder as Events, Reporter},
 };
 use secrecy::SecretString;
 use tokio::{
@@ -34,7 +33,9 @@ use crate::{
         AllowedArtifact, ArtifactApproval, ArtifactProvenance, Environment, EnvironmentSpec,
         environment::Namespaces,
     },
+    backoff::Backoff,
     cluster::{
+        events::EventPublisher,
         pod_view::{DeploymentView, NamespaceView, PodView},
         watch::{self, WatchTimings},
     },
@@ -50,7 +51,8 @@ use crate::{
     metrics::Metrics,
     snapshot::{
         environments::Environments, log::SnapshotLog, progress::DeliveryProgress, pruning::Pruner,
-        recorder::Recorder, self_check, shared::SharedState, state::ClusterState,
+        recorder, recorder_context::RecorderContext, self_check, shared::SharedState,
+        state::ClusterState,
     },
     web::{
         health::{self, Health},
@@ -146,24 +148,20 @@ pub async fn run(flags: config::Run) -> anyhow::Result<()> {
         flags.tuning.check_interval.0,
     ));
     tasks.spawn(tick(hub.clone()));
-    let reporter = Reporter {
-        controller: "shipbell".to_owned(),
-        instance: flags.pod_name(),
-    };
-    let events = Events::new(client.clone(), reporter);
-    let recorder = Recorder {
+    let events = EventPublisher::new(client.clone(), flags.pod_name());
+    let recorder = RecorderContext {
         client: client.clone(),
-        hub: hub.clone(),
-        logbook: logbook.clone(),
+        shared: hub.clone(),
+        log: logbook.clone(),
         environments: environments.clone(),
         metrics: metrics.clone(),
         namespace: namespace.clone(),
         cursors_ready: cursors,
-        bucket: Arc::default(),
+        write_budget: Arc::default(),
         events: events.clone(),
         stop: stop.clone(),
     };
-    tasks.spawn(recorder.run());
+    tasks.spawn(recorder::run(recorder));
     let statuses = Arc::default();
     let s = || Arc::clone(&statuses);
     tasks.spawn(evidence_watch::follow::<ArtifactProvenance, _>(
@@ -378,7 +376,7 @@ async fn default_environment(
     namespace: String,
 ) {
     environments.wait_listed().await;
-    let mut pause = BACKOFF.0;
+    let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
     while environments.all().is_empty() {
         let created = create_default_environment(&client, &cluster, &namespace);
         match timeout(ANSWER, created).await {
@@ -388,8 +386,7 @@ async fn default_environment(
             }
             Err(_) => warn!("no answer when creating the default Environment; trying again"),
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(BACKOFF.1);
+        sleep(backoff.take(0)).await;
     }
 }
 

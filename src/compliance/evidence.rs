@@ -6,7 +6,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use kube::ResourceExt as _;
+use kube::{ResourceExt as _, api::ObjectMeta};
 
 use crate::{
     api::{
@@ -52,10 +52,15 @@ pub struct EvidenceKey {
 
 impl EvidenceKey {
     /// The key of an object.
-    pub fn of(object: &impl kube::ResourceExt) -> Self {
+    pub fn of(object: &impl kube::Resource) -> Self {
+        Self::of_metadata(object.meta())
+    }
+
+    /// The key of an object with this metadata.
+    pub fn of_metadata(metadata: &ObjectMeta) -> Self {
         Self {
-            namespace: object.namespace().unwrap_or_default().into(),
-            name: object.name_any().into(),
+            namespace: metadata.namespace.as_deref().unwrap_or_default().into(),
+            name: metadata.name.as_deref().unwrap_or_default().into(),
         }
     }
 

@@ -4,20 +4,12 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use futures::{TryStreamExt as _, pin_mut};
-use kube::{
-    Api, Client, Resource as _,
-    core::DeserializeGuard,
-    runtime::{
-        WatchStreamExt as _,
-        watcher::{self, Event, watcher},
-    },
-};
+use kube::{Client, api::ObjectMeta, runtime::watcher};
 use parking_lot::Mutex;
 use tracing::warn;
 
 use crate::{
-    cluster::pod_view::version,
+    cluster::own_watch::{self, Follower},
     compliance::{
         evidence::{EvidenceKey, EvidenceKind},
         evidence_resource::EvidenceResource,
@@ -32,77 +24,61 @@ pub async fn follow<K: EvidenceResource, S: SharedEvidence>(
     shared: Arc<S>,
     statuses: Arc<Mutex<EvidenceStatuses>>,
 ) {
-    let api: Api<DeserializeGuard<K>> = Api::all(client);
-    let events = watcher(api, watcher::Config::default()).default_backoff();
-    pin_mut!(events);
-    let apply = |guarded: DeserializeGuard<K>| {
-        let key = EvidenceKey::of(&guarded);
-        let taken = match guarded.0 {
-            Ok(object) => {
-                statuses
-                    .lock()
-                    .seen(K::KIND, &key, object.meta(), object.status());
-                shared.with_evidence(|state, now| {
-                    state.mark_status_dirty(K::KIND, key.clone());
-                    object.apply(&key, state, now)
-                })
-            }
-            Err(invalid) => Err(invalid.error),
-        };
-        if let Err(error) = taken {
+    let mut watch = EvidenceWatch { shared, statuses };
+    own_watch::follow::<K, _>(client, &mut watch).await;
+}
+
+struct EvidenceWatch<S> {
+    shared: Arc<S>,
+    statuses: Arc<Mutex<EvidenceStatuses>>,
+}
+
+impl<K: EvidenceResource, S: SharedEvidence> Follower<K> for EvidenceWatch<S> {
+    type Key = EvidenceKey;
+
+    // Reviews are numbered in the order in which they were created.
+    const OLDEST_FIRST: bool = matches!(K::KIND, EvidenceKind::Reviews);
+
+    fn key(metadata: &ObjectMeta) -> Option<EvidenceKey> {
+        Some(EvidenceKey::of_metadata(metadata))
+    }
+
+    fn apply(&mut self, object: K, _: bool) {
+        let metadata = object.meta();
+        let key = EvidenceKey::of_metadata(metadata);
+        self.statuses
+            .lock()
+            .seen(K::KIND, &key, metadata, object.status());
+        let applied = self.shared.with_evidence(|state, now| {
+            state.mark_status_dirty(K::KIND, key.clone());
+            object.apply(&key, state, now)
+        });
+        if let Err(error) = applied {
             let kind = K::KIND.as_str();
-            warn!(kind, object = %key, error, "this can't be read; its last good state is kept");
+            warn!(kind, object = %key, error, "this object can't be read; its last good state is kept");
         }
-        key
-    };
-    let mut listed: BTreeSet<EvidenceKey> = BTreeSet::new();
-    let mut waiting: Vec<DeserializeGuard<K>> = vec![];
-    loop {
-        match events.try_next().await {
-            Ok(None) => return,
-            Err(error) => {
-                let kind = K::KIND.as_str();
-                warn!(kind, %error, "can't follow these; trying again");
-                let why = format!("the {kind} can't be read: {error}");
-                shared.with_evidence(|state, _| state.evidence_fails(K::KIND, why));
+    }
+
+    fn delete(&mut self, key: &EvidenceKey) {
+        self.statuses.lock().gone(K::KIND, key);
+        self.shared
+            .with_evidence(|state, now| K::remove(key, state, now));
+    }
+
+    fn listed(&mut self, present: &BTreeSet<EvidenceKey>) {
+        self.shared.with_evidence(|state, now| {
+            for key in K::keys(state) {
+                if !present.contains(&key) {
+                    K::remove(&key, state, now);
+                }
             }
-            Ok(Some(Event::Init)) => {
-                listed.clear();
-                waiting.clear();
-            }
-            // Reviews are numbered in the order in which they came, and lists are in another.
-            Ok(Some(Event::InitApply(guarded))) if K::KIND == EvidenceKind::Reviews => {
-                waiting.push(guarded);
-            }
-            Ok(Some(Event::InitApply(guarded))) => {
-                listed.insert(apply(guarded));
-            }
-            Ok(Some(Event::InitDone)) => {
-                waiting.sort_by_key(|guarded| {
-                    let metadata = guarded.meta();
-                    let text = metadata.resource_version.as_deref().unwrap_or_default();
-                    let created = metadata.creation_timestamp.as_ref().map(|time| time.0);
-                    (created, version(text))
-                });
-                listed.extend(waiting.drain(..).map(apply));
-                shared.with_evidence(|state, now| {
-                    for key in K::keys(state) {
-                        if !listed.contains(&key) {
-                            K::remove(&key, state, now);
-                        }
-                    }
-                    state.evidence_listed(K::KIND);
-                });
-                listed.clear();
-            }
-            Ok(Some(Event::Apply(guarded))) => {
-                apply(guarded);
-            }
-            Ok(Some(Event::Delete(guarded))) => {
-                let key = EvidenceKey::of(&guarded);
-                statuses.lock().gone(K::KIND, &key);
-                shared.with_evidence(|state, now| K::remove(&key, state, now));
-            }
-        }
+            state.evidence_listed(K::KIND);
+        });
+    }
+
+    fn failed(&mut self, error: &watcher::Error) {
+        let why = format!("the {} can't be read: {error}", K::KIND.as_str());
+        self.shared
+            .with_evidence(|state, _| state.evidence_fails(K::KIND, why));
     }
 }

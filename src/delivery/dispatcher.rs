@@ -13,25 +13,20 @@ use std::{
     time::Duration,
 };
 
-use futures::{TryStreamExt as _, pin_mut};
-use kube::{
-    Api, Client, ResourceExt as _,
-    core::DeserializeGuard,
-    runtime::{
-        WatchStreamExt as _,
-        events::Recorder as Events,
-        watcher::{self, watcher},
-    },
-};
+use kube::{Client, ResourceExt as _, api::ObjectMeta};
+use parking_lot::Mutex;
 use tokio::{
     sync::{Semaphore, mpsc, watch},
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::warn;
 
 use crate::{
     api::{NotificationSetting, setting::Cursor},
+    cluster::{
+        events::EventPublisher,
+        own_watch::{self, Follower},
+    },
     delivery::{heads, mailbox::Mailbox, secret::RbacHints, setting_worker::SettingWorker},
     http::sender::HttpSender,
     message::installation::Installation,
@@ -61,7 +56,7 @@ pub(crate) struct Context {
     pub installation: Arc<Installation>,
     pub metrics: Arc<Metrics>,
     /// Records Kubernetes Events.
-    pub events: Events,
+    pub events: EventPublisher,
     pub rbac_hints: RbacHints,
     /// How far every setting has got, for pruning.
     pub progress: Arc<DeliveryProgress>,
@@ -111,14 +106,11 @@ struct Worker {
     stop: CancellationToken,
 }
 
-/// The workers, by the UID of their setting.
-struct Workers {
-    context: Arc<Context>,
-    tasks: TaskTracker,
+/// The workers by the UID of their setting, and who wants to hear of what.
+#[derive(Default)]
+struct Directory {
     workers: BTreeMap<String, Worker>,
-    /// Which workers want to hear of an environment by its name.
     by_environment: BTreeMap<String, BTreeSet<String>>,
-    /// Which want to hear of all.
     of_all: BTreeSet<String>,
     /// The environments as the workers know them.
     known: Arc<BTreeMap<String, EnvironmentInfo>>,
@@ -129,159 +121,90 @@ struct Workers {
 pub(crate) async fn run(context: Context, cursors_ready: watch::Sender<bool>) {
     let context = Arc::new(context);
     let cursors_ready = Arc::new(cursors_ready);
-    let mut eras = context.environments.eras();
-    let heads = tokio::spawn(heads::find(
-        context.environments.clone(),
-        context.log.clone(),
-    ));
-    let mut workers = Workers::new(context.clone());
+    let environments = context.environments.clone();
+    let mut eras = environments.eras();
+    let heads = tokio::spawn(heads::find(environments.clone(), context.log.clone()));
+    let tasks = TaskTracker::new();
     loop {
+        environments.wait_listed().await;
+        let directory = Arc::new(Mutex::new(Directory {
+            known: environments.all(),
+            ..Directory::default()
+        }));
+        let mut settings = Settings {
+            context: context.clone(),
+            directory: directory.clone(),
+            tasks: tasks.clone(),
+            cursors_ready: cursors_ready.clone(),
+            first: Some(mpsc::channel(1)),
+        };
         tokio::select! {
-            () = workers.follow(&cursors_ready) => break,
+            () = own_watch::follow(context.client.clone(), &mut settings) => break,
+            () = follow_environments(&environments, &directory) => break,
             () = context.stop.cancelled() => break,
             _ = eras.changed() => {}
         }
         // The statuses were set back with the rest: they tell how far each setting has got.
-        workers.end().await;
+        for worker in directory.lock().workers.values() {
+            worker.stop.cancel();
+        }
+        tasks.close();
+        tasks.wait().await;
+        tasks.reopen();
         context.progress.set_complete(false);
         cursors_ready.send_replace(false);
     }
-    workers.tasks.close();
-    workers.tasks.wait().await;
+    tasks.close();
+    tasks.wait().await;
     heads.abort();
 }
 
-impl Workers {
-    fn new(context: Arc<Context>) -> Self {
-        Self {
-            known: context.environments.all(),
-            context,
-            tasks: TaskTracker::new(),
-            workers: BTreeMap::new(),
-            by_environment: BTreeMap::new(),
-            of_all: BTreeSet::new(),
-        }
+/// Tells the workers what changes in the environments, for ever.
+async fn follow_environments(environments: &Environments, directory: &Mutex<Directory>) {
+    let mut changes = environments.subscribe();
+    changes.mark_changed();
+    while changes.changed().await.is_ok() {
+        directory.lock().environments_changed(environments.all());
+    }
+}
+
+/// Gives each setting its worker.
+struct Settings {
+    context: Arc<Context>,
+    directory: Arc<Mutex<Directory>>,
+    tasks: TaskTracker,
+    cursors_ready: Arc<watch::Sender<bool>>,
+    /// Held by each setting of the first list until its cursors are written; and what then ends.
+    first: Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>,
+}
+
+impl Follower<NotificationSetting> for Settings {
+    type Key = String;
+
+    fn key(metadata: &ObjectMeta) -> Option<String> {
+        metadata.uid.clone()
     }
 
-    /// Ends all workers at once.
-    async fn end(&mut self) {
-        for worker in self.workers.values() {
-            worker.stop.cancel();
-        }
-        self.workers.clear();
-        self.by_environment.clear();
-        self.of_all.clear();
-        self.tasks.close();
-        self.tasks.wait().await;
-        self.tasks.reopen();
-    }
-
-    async fn follow(&mut self, cursors_ready: &Arc<watch::Sender<bool>>) {
-        let environments = self.context.environments.clone();
-        environments.wait_listed().await;
-        let mut changes = environments.subscribe();
-        changes.mark_changed();
-        let api: Api<DeserializeGuard<NotificationSetting>> = Api::all(self.context.client.clone());
-        let stream = watcher(api, watcher::Config::default()).default_backoff();
-        pin_mut!(stream);
-        let mut listed: Option<BTreeSet<String>> = None;
-        let (settled, all_settled) = mpsc::channel::<()>(1);
-        let mut first = Some((settled, all_settled));
-        loop {
-            let event = tokio::select! {
-                event = stream.try_next() => event,
-                changed = changes.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                    self.environments_changed(environments.all());
-                    continue;
-                }
-            };
-            match event {
-                Ok(None) => return,
-                Err(error) => warn!(%error, "can't follow the settings; trying again"),
-                Ok(Some(watcher::Event::Init)) => listed = Some(BTreeSet::new()),
-                Ok(Some(watcher::Event::InitApply(guarded))) => {
-                    if let Some(listed) = &mut listed {
-                        listed.extend(guarded.uid());
-                    }
-                    let settled = first.as_ref().map(|(settled, ..)| settled.clone());
-                    self.setting_seen(guarded, settled);
-                }
-                Ok(Some(watcher::Event::Apply(guarded))) => self.setting_seen(guarded, None),
-                Ok(Some(watcher::Event::Delete(guarded))) => {
-                    if let Some(uid) = guarded.uid() {
-                        self.setting_gone(&uid);
-                    }
-                }
-                Ok(Some(watcher::Event::InitDone)) => {
-                    let there = listed.take().unwrap_or_default();
-                    let uids = self.workers.keys().cloned();
-                    let gone: Vec<_> = uids.filter(|uid| !there.contains(uid)).collect();
-                    for uid in gone {
-                        self.setting_gone(&uid);
-                    }
-                    if let Some((settled, all_settled)) = first.take() {
-                        drop(settled);
-                        self.wait_for_cursors(all_settled, cursors_ready.clone());
-                    }
-                }
-            }
-        }
-    }
-
-    /// Lets the log go on when each setting has dropped its end: its cursors stand in its status.
-    fn wait_for_cursors(
-        &self,
-        mut all_settled: mpsc::Receiver<()>,
-        cursors_ready: Arc<watch::Sender<bool>>,
-    ) {
-        let progress = self.context.progress.clone();
-        tokio::spawn(async move {
-            let _ = timeout(CURSORS, all_settled.recv()).await;
-            cursors_ready.send_replace(true);
-            progress.set_complete(true);
-        });
-    }
-
-    fn setting_seen(
-        &mut self,
-        guarded: DeserializeGuard<NotificationSetting>,
-        settled: Option<mpsc::Sender<()>>,
-    ) {
-        let namespace = guarded.namespace().unwrap_or_default();
-        let name = guarded.name_any();
-        let setting = match guarded.0 {
-            Ok(setting) => Arc::new(setting),
-            Err(invalid) => {
-                let error = invalid.error;
-                warn!(setting = %format_args!("{namespace}/{name}"), error, "the setting can't be read; its last good state is kept");
-                return;
-            }
-        };
+    fn apply(&mut self, setting: NotificationSetting, listing: bool) {
         let Some(uid) = setting.uid() else { return };
-        self.index(&uid, &setting);
-        if let Some(worker) = self.workers.get_mut(&uid) {
+        let setting = Arc::new(setting);
+        let mut directory = self.directory.lock();
+        directory.index(&uid, &setting);
+        if let Some(worker) = directory.workers.get(&uid) {
             worker.mailbox.setting(setting);
             return;
         }
+        let settled = self.first.as_ref().filter(|_| listing);
+        let settled = settled.map(|(settled, _)| settled.clone());
         let mailbox = Arc::new(Mailbox::default());
         let stop = CancellationToken::new();
-        let worker = SettingWorker::new(
-            self.context.clone(),
-            mailbox.clone(),
-            setting.clone(),
-            settled,
-        );
-        self.workers.insert(
-            uid,
-            Worker {
-                mailbox,
-                environments: names(&setting),
-                stop: stop.clone(),
-            },
-        );
+        let worker = Worker {
+            mailbox: mailbox.clone(),
+            environments: names(&setting),
+            stop: stop.clone(),
+        };
+        directory.workers.insert(uid, worker);
+        let worker = SettingWorker::new(self.context.clone(), mailbox, setting, settled);
         self.tasks.spawn(async move {
             tokio::select! {
                 () = worker.run() => {}
@@ -290,6 +213,38 @@ impl Workers {
         });
     }
 
+    fn delete(&mut self, uid: &String) {
+        let mut directory = self.directory.lock();
+        if let Some(worker) = directory.workers.remove(uid) {
+            worker.stop.cancel();
+            directory.unindex(uid);
+        }
+    }
+
+    fn listed(&mut self, present: &BTreeSet<String>) {
+        let gone: Vec<_> = {
+            let directory = self.directory.lock();
+            let known = directory.workers.keys().cloned();
+            known.filter(|uid| !present.contains(uid)).collect()
+        };
+        for uid in gone {
+            self.delete(&uid);
+        }
+        if let Some((settled, mut all_settled)) = self.first.take() {
+            drop(settled);
+            let progress = self.context.progress.clone();
+            let cursors_ready = self.cursors_ready.clone();
+            tokio::spawn(async move {
+                // Each setting drops its end when its cursors stand in its status.
+                let _ = timeout(CURSORS, all_settled.recv()).await;
+                cursors_ready.send_replace(true);
+                progress.set_complete(true);
+            });
+        }
+    }
+}
+
+impl Directory {
     /// Notes which environments a setting wants to hear of.
     fn index(&mut self, uid: &str, setting: &NotificationSetting) {
         let names = names(setting);
@@ -319,13 +274,6 @@ impl Workers {
             workers.remove(uid);
             !workers.is_empty()
         });
-    }
-
-    fn setting_gone(&mut self, uid: &str) {
-        if let Some(worker) = self.workers.remove(uid) {
-            worker.stop.cancel();
-            self.unindex(uid);
-        }
     }
 
     /// Tells the workers what is new: those who ask for a log that has grown, or all of them if an environment came, went

@@ -1,7 +1,6 @@
 //! Follows the log for each setting and delivers what it asks for. [`setting_state`] decides, [`setting_worker`] executes.
 
 pub(crate) mod ack_window;
-pub(crate) mod backoff;
 pub(crate) mod conditions;
 pub(crate) mod dispatcher;
 pub(crate) mod environment_queue;

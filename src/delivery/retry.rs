@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    delivery::backoff,
+    backoff,
     http::outcome::{HoldRetry, Outcome, Reason},
     time::Moment,
 };

@@ -15,9 +15,9 @@ use crate::{
         condition::READY,
         setting::{Cursor, StartDecision, StartReason},
     },
+    backoff,
     cluster::pod_view::version,
     delivery::{
-        backoff,
         conditions::{self, ConditionInput, NotReady, PATIENCE, Problems, shorten},
         environment_queue::{
             Counted, EnvironmentQueue, EnvironmentQueues, Token, Turn, Unreadable, Work,

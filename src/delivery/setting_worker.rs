@@ -12,16 +12,12 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{Method, Request, header::CONTENT_TYPE};
 use jiff::Timestamp;
-use kube::{
-    Api, Resource as _, ResourceExt as _,
-    runtime::events::{Event, EventType},
-};
+use kube::{Api, Resource as _, ResourceExt as _, runtime::events::EventType};
 use tokio::{
     sync::mpsc,
     task::{AbortHandle, JoinSet},
     time::{Instant, sleep_until, timeout},
 };
-use tracing::debug;
 
 use crate::{
     api::{Environment, EnvironmentSnapshotSpec, NotificationSetting},
@@ -57,7 +53,6 @@ enum Done {
     Input(Input),
     Turn(Token, Result<Slot, Denied>),
     Sent(Token, Now, Receipt, Slot),
-    Nothing,
 }
 
 /// The worker of one setting.
@@ -174,7 +169,6 @@ impl SettingWorker {
                 );
                 self.feed(Input::Sent(token, began, receipt));
             }
-            Done::Nothing => {}
         }
     }
 
@@ -264,11 +258,17 @@ impl SettingWorker {
                 self.spawn(async move { Input::Read(read_setting(&context, &setting).await) });
             }
             Action::Publish(reason, note) => {
-                let setting = self.setting.clone();
-                self.tasks.spawn(async move {
-                    publish(&context, &setting, reason, note).await;
-                    Done::Nothing
-                });
+                let type_ = match reason {
+                    EventReason::DeliveryRecovered | EventReason::TestDelivered => {
+                        EventType::Normal
+                    }
+                    _ => EventType::Warning,
+                };
+                let about = self.setting.object_ref(&());
+                let reason = reason.as_str();
+                context
+                    .events
+                    .publish(about, type_, "Deliver", reason, note);
             }
             Action::Progress(cursors) => self.progress.put(cursors),
         }
@@ -463,34 +463,4 @@ async fn read_setting(
     let found = found.ok_or("it is not there")?; // the watch tells whether it is gone
     let version = found.resource_version();
     Ok((Box::new(found.status.unwrap_or_default()), version))
-}
-
-/// Records a Kubernetes Event on a setting.
-async fn publish(
-    context: &Context,
-    setting: &NotificationSetting,
-    reason: EventReason,
-    note: String,
-) {
-    let event = Event {
-        type_: match reason {
-            EventReason::DeliveryRecovered | EventReason::TestDelivered => EventType::Normal,
-            _ => EventType::Warning,
-        },
-        reason: reason.as_str().to_owned(),
-        note: Some(note),
-        action: "Deliver".to_owned(),
-        secondary: None,
-    };
-    let reference = setting.object_ref(&());
-    let title = format!(
-        "{}/{}",
-        setting.namespace().unwrap_or_default(),
-        setting.name_any()
-    );
-    match timeout(TIMEOUT, context.events.publish(&event, &reference)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(setting = title, %error, "can't record an Event"),
-        Err(_) => debug!(setting = title, "can't record an Event: no answer"),
-    }
 }

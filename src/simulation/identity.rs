@@ -275,11 +275,11 @@ fn a_container_that_cannot_be_identified_is_in_no_artifact_until_it_can_be() {
     // S10
     let (mut cluster, pod) = with_web("registry.example/a:1");
     assert_eq!(recorded(&cluster), pairs(&[]));
-    assert_eq!(cluster.world.picture("prod").unwrap().unidentified, 1);
+    assert_eq!(cluster.world.summary("prod").unwrap().unidentified, 1);
     cluster.container(&pod, |c| c.image_id = image_id("index"));
     cluster.pass(60);
     assert_eq!(cluster.told(), ["started index 0>1"]);
-    assert_eq!(cluster.world.picture("prod").unwrap().unidentified, 0);
+    assert_eq!(cluster.world.summary("prod").unwrap().unidentified, 0);
     cluster.assert_at_rest();
 }
 

@@ -37,7 +37,7 @@ use crate::{
         event,
         ledger::{Ledger, content_hash},
         settle::Settle,
-        state::{ClusterState, Plan},
+        state::{ClusterState, FrozenReason, Plan},
     },
     time::Moment,
 };
@@ -454,8 +454,11 @@ impl Cluster {
         let env = self.environments.get_mut(name).unwrap();
         env.frozen = None;
         match plan {
-            Plan::Frozen("ReadingLog", _) => self.read_log(name),
-            Plan::Frozen(reason, _) => {
+            Plan::Frozen(frozen) if frozen.reason == FrozenReason::ReadingLog => {
+                self.read_log(name);
+            }
+            Plan::Frozen(frozen) => {
+                let reason = frozen.reason.as_str();
                 env.frozen = Some(reason);
                 env.wake = now + seconds(5);
             }

@@ -598,7 +598,7 @@ fn a_running_image_without_a_digest_is_counted_apart_and_warned_of_once() {
     cluster.container(&pod, |c| c.restarts = 1);
     cluster.pass(60);
     assert_eq!(cluster.told(), ["scaled v1 3>2"]);
-    assert_eq!(cluster.world.picture("prod").unwrap().unidentified, 1);
+    assert_eq!(cluster.world.summary("prod").unwrap().unidentified, 1);
     assert_eq!(cluster.recorded("prod").totals().unidentified, 1);
     assert_eq!(cluster.warnings.len(), 1, "{:?}", cluster.warnings);
 }

@@ -1,22 +1,94 @@
-//! What an environment's status says of its compliance: for people, from what the log and the newest judgements say.
+//! What an environment's status says.
 
 use jiff::Timestamp;
 
 use crate::{
     api::{
-        condition::{COMPLIANT, Statement},
-        environment::Finding,
+        EnvironmentStatus,
+        condition::{self, COMPLIANT, READY, RECONCILING, Statement},
+        environment::{Finding, Head},
         snapshot::{ComplianceState, VerdictReason},
     },
-    snapshot::state::{EnvironmentProblem, EnvironmentSummary},
+    snapshot::{
+        log,
+        state::{EnvironmentProblem, EnvironmentSummary, Frozen},
+    },
 };
 
-/// So many images are named in the message.
+/// The status of an environment after `status`. `frozen`: why nothing is recorded; `recovering`: not for long yet.
+pub(crate) fn new_status(
+    mut status: EnvironmentStatus,
+    name: &str,
+    summary: &EnvironmentSummary,
+    frozen: Option<&Frozen>,
+    recovering: bool,
+    now: Timestamp,
+) -> EnvironmentStatus {
+    let generation = status.observed_generation;
+    if let Some((index, time)) = summary.head {
+        status.head = Some(Head {
+            index,
+            name: log::name(name, index),
+            time,
+        });
+        status.artifacts = Some(summary.totals.artifacts);
+        status.instances = Some(summary.totals.instances);
+        status.unidentified = Some(i64::try_from(summary.unidentified).unwrap_or(i64::MAX));
+        status.compliance = Some(summary.compliance.state.as_str().to_owned());
+        status.pending_until = summary.compliance.pending_until;
+        status.reasons = findings(summary);
+        let compliant = compliant(summary);
+        condition::set(&mut status.conditions, &compliant, generation, now);
+    }
+    let ready = ready(summary, frozen);
+    condition::set(&mut status.conditions, &ready, generation, now);
+    if recovering {
+        let healing = Statement {
+            type_: RECONCILING,
+            status: Some(true),
+            reason: "Healing",
+            message: String::new(),
+        };
+        condition::set(&mut status.conditions, &healing, generation, now);
+    } else {
+        condition::remove(&mut status.conditions, RECONCILING);
+    }
+    status
+}
+
+fn ready(summary: &EnvironmentSummary, frozen: Option<&Frozen>) -> Statement {
+    let (status, reason, message) = match (frozen, summary.unidentified) {
+        (Some(Frozen { reason, message }), _) => (
+            false,
+            reason.as_str(),
+            format!("Nothing is recorded until this heals: {message}"),
+        ),
+        (None, 0) => (
+            true,
+            "Recording",
+            "What runs is known and recorded.".to_owned(),
+        ),
+        (None, count) => (
+            true,
+            "Recording",
+            format!(
+                "What runs is known and recorded, but for {count} containers whose image has no digest yet."
+            ),
+        ),
+    };
+    Statement {
+        type_: READY,
+        status: Some(status),
+        reason,
+        message,
+    }
+}
+
+/// How many images are named in the message.
 const NAMED: usize = 3;
 
-/// The reasons in a status.
-pub fn reasons(picture: &EnvironmentSummary) -> Vec<Finding> {
-    let (troubles, _) = &picture.troubles;
+fn findings(summary: &EnvironmentSummary) -> Vec<Finding> {
+    let (troubles, _) = &summary.problems;
     let reason = |trouble: &EnvironmentProblem| Finding {
         fingerprint: trouble.fingerprint.to_string(),
         name: trouble.name.clone(),
@@ -27,20 +99,19 @@ pub fn reasons(picture: &EnvironmentSummary) -> Vec<Finding> {
     troubles.iter().map(reason).collect()
 }
 
-/// The condition `Compliant`.
-pub fn statement(picture: &EnvironmentSummary) -> Statement {
-    let compliance = &picture.compliance;
+fn compliant(summary: &EnvironmentSummary) -> Statement {
+    let compliance = &summary.compliance;
     let said = |status, reason, message: String| Statement {
         type_: COMPLIANT,
         status,
         reason,
         message,
     };
-    if !picture.ruled {
+    if !summary.ruled {
         let message = "There are no rules: spec.compliance is not set.".to_owned();
         return said(None, "NoPolicy", message);
     }
-    let (troubles, more) = &picture.troubles;
+    let (troubles, more) = &summary.problems;
     let is_broken = |trouble: &&EnvironmentProblem| trouble.verdict.grace_until.is_none();
     let broken: Vec<&EnvironmentProblem> = troubles.iter().filter(is_broken).collect();
     let waiting: Vec<&EnvironmentProblem> = troubles.iter().filter(|it| !is_broken(it)).collect();

@@ -3,7 +3,8 @@
 pub mod assessment;
 pub mod census;
 pub mod cut;
-pub mod environment_status;
+pub(crate) mod environment_recorder;
+pub(crate) mod environment_status;
 pub mod environments;
 pub mod event;
 pub mod ledger;
@@ -12,6 +13,7 @@ pub mod progress;
 pub mod pruning;
 pub mod reasons;
 pub mod recorder;
+pub mod recorder_context;
 pub mod retention;
 pub mod self_check;
 pub mod settle;

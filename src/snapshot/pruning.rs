@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use crate::{
     api::Environment,
-    cluster::watch::jitter,
+    backoff,
     metrics::Metrics,
     snapshot::{
         log::{EntryMeta, LogError, SnapshotLog},
@@ -49,7 +49,7 @@ impl Pruner {
     /// Prunes for ever.
     pub async fn run(self) {
         loop {
-            sleep(self.every + jitter(self.every / 5)).await;
+            sleep(self.every + backoff::part(self.every / 5, backoff::random())).await;
             if let Err(error) = self.round().await {
                 warn!(%error, "can't prune the log; trying again later");
             }

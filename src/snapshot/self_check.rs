@@ -13,10 +13,11 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use crate::{
+    backoff,
     cluster::{
         pod_view::PodView,
         stream::WatchKind,
-        watch::{WatchedKind as _, count, jitter},
+        watch::{WatchedKind as _, count},
     },
     metrics::Metrics,
     snapshot::{shared::SharedState, state::ClusterState},
@@ -26,7 +27,7 @@ use crate::{
 pub async fn run(client: Client, hub: Arc<SharedState>, metrics: Arc<Metrics>, every: Duration) {
     let mut differed = false;
     loop {
-        sleep(every + jitter(every / 5)).await;
+        sleep(every + backoff::part(every / 5, backoff::random())).await;
         let astray = hub.with(ClusterState::self_check);
         metrics.astray(astray);
         let here = hub.with(|world, _| world.stream(WatchKind::Pods).version);

@@ -85,8 +85,8 @@ impl SharedState {
         result
     }
 
-    /// Rings when there is something new to look at in an environment.
-    pub fn bell(&self, environment: &str) -> Arc<Notify> {
+    /// Is notified when there may be something new to do for an environment.
+    pub fn changed(&self, environment: &str) -> Arc<Notify> {
         self.bells
             .lock()
             .entry(environment.to_owned())

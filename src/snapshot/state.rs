@@ -58,10 +58,10 @@ struct EnvironmentState {
     /// What the log knows to be one image because a record said so.
     recorded: RecordedIdentities,
     /// What is known of the artifacts by now.
-    docket: AssessmentState,
+    assessment: AssessmentState,
     /// Since when there are containers that can't be identified and the log says that there are none, or the other way
     /// round.
-    nameless_since: Option<Moment>,
+    unidentified_since: Option<Moment>,
     /// What the log said before it had to be read again.
     before: Option<Arc<Ledger>>,
     last_cut: Option<Moment>,
@@ -79,11 +79,58 @@ enum KnownLog {
     Read(Arc<Ledger>, Moment),
 }
 
+/// Why nothing is recorded. What is not known must never look as if everything had stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frozen {
+    /// The reason of the condition Ready.
+    pub reason: FrozenReason,
+    /// The same as a sentence.
+    pub message: String,
+}
+
+/// Why nothing is recorded: the reasons of the condition Ready of an environment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrozenReason {
+    /// The log is being read.
+    ReadingLog,
+    /// Not everything that is needed has been listed.
+    NotSynced,
+    /// A watch was silent for too long.
+    WatchStale,
+    /// A watch has not reached what the log has seen.
+    CatchingUp,
+    /// The log may not be read or written.
+    LogForbidden,
+    /// The log can't be read or written.
+    LogUnavailable,
+}
+
+impl FrozenReason {
+    /// The reason as conditions have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ReadingLog => "ReadingLog",
+            Self::NotSynced => "NotSynced",
+            Self::WatchStale => "WatchStale",
+            Self::CatchingUp => "CatchingUp",
+            Self::LogForbidden => "LogForbidden",
+            Self::LogUnavailable => "LogUnavailable",
+        }
+    }
+
+    fn because(self, message: impl Into<String>) -> Frozen {
+        Frozen {
+            reason: self,
+            message: message.into(),
+        }
+    }
+}
+
 /// What to do about an environment.
 #[derive(Debug)]
 pub enum Plan {
-    /// Nothing can be said now; why, as a reason and a sentence.
-    Frozen(&'static str, String),
+    /// Nothing can be recorded now.
+    Frozen(Frozen),
     /// Nothing until then, if nothing happens.
     Wait(Option<Moment>),
     /// Append these.
@@ -102,7 +149,7 @@ pub struct EnvironmentSummary {
     /// Whether it keeps its rules, as the log says.
     pub compliance: Compliance,
     /// What breaks the rules now or lacks something: name, digest, reason, words. At most 20, and how many more.
-    pub troubles: (Vec<EnvironmentProblem>, usize),
+    pub problems: (Vec<EnvironmentProblem>, usize),
     /// There are rules.
     pub ruled: bool,
 }
@@ -486,7 +533,7 @@ impl ClusterState {
         for (name, env) in &mut self.environments {
             for learned in &pinned {
                 // What is said of the one is now said of the other.
-                env.docket.touch([learned.alias, learned.known]);
+                env.assessment.touch([learned.alias, learned.known]);
             }
             if env.counts_any(&renamed) {
                 // Rare: it has counted one artifact as two.
@@ -509,7 +556,7 @@ impl ClusterState {
                 {
                     let counted = env.census.count(pod, &names, add);
                     cells.extend(counted.cells);
-                    env.docket.touch(counted.known_otherwise);
+                    env.assessment.touch(counted.known_otherwise);
                 }
             }
             let KnownLog::Read(ledger, _) = &env.log else {
@@ -520,7 +567,8 @@ impl ClusterState {
                     .observe(cell, &env.census, ledger, &self.fleet, &env.settle, now);
             }
             // The status tells of them.
-            let mut waiting = env.census.unidentified() != unidentified || env.docket.has_work();
+            let mut waiting =
+                env.census.unidentified() != unidentified || env.assessment.has_work();
             for pod in [&change.before, &change.now].into_iter().flatten() {
                 waiting |=
                     env.unsettled
@@ -586,7 +634,7 @@ impl ClusterState {
             env.settle = settle;
             env.wanted = wanted;
             if (&env.rules, &env.trust) != (&rules, &trust) {
-                env.docket.rules_edited();
+                env.assessment.rules_edited();
                 env.rules = rules;
             }
             let rescoped = !matches!(env.log, KnownLog::Read(..)) && env.scope != env.wanted;
@@ -614,8 +662,8 @@ impl ClusterState {
             rules,
             trust,
             recorded: RecordedIdentities::default(),
-            docket: AssessmentState::default(),
-            nameless_since: None,
+            assessment: AssessmentState::default(),
+            unidentified_since: None,
             before: None,
             last_cut: None,
             restored: false,
@@ -649,7 +697,7 @@ impl ClusterState {
         if let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid) {
             env.log = KnownLog::Blank(end.map(Box::new), cause);
             let empty = Ledger::empty(Scope::default());
-            env.docket = AssessmentState::of(&empty);
+            env.assessment = AssessmentState::of(&empty);
             self.touched.insert(name.to_owned());
         }
     }
@@ -675,7 +723,7 @@ impl ClusterState {
             .collect();
         env.scope = ledger.scope.clone();
         env.recorded = ledger.recorded_identities();
-        env.docket = AssessmentState::of(&ledger);
+        env.assessment = AssessmentState::of(&ledger);
         let artifacts: Vec<_> = ledger
             .artifacts()
             .map(|(fingerprint, _)| *fingerprint)
@@ -758,7 +806,7 @@ impl ClusterState {
         } else {
             // What is wanted may be another scope by now; that is for the next plan.
             if env.scope != after.scope {
-                env.docket.touch_all();
+                env.assessment.touch_all();
             }
             env.scope.clone_from(&after.scope);
             env.recount(&self.fleet, &self.evidence, now);

@@ -275,7 +275,7 @@ impl ReadApi {
     }
 
     fn describe(&self, world: &ClusterState, name: &str) -> Value {
-        views::environment(&self.installation, name, world.picture(name).as_ref())
+        views::environment(&self.installation, name, world.summary(name).as_ref())
     }
 
     fn allow_list(&self, environment: Option<&str>) -> Vec<Value> {

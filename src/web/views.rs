@@ -62,7 +62,7 @@ pub fn environment(
     let state = compliance.map_or(ComplianceState::Unknown, |compliance| compliance.state);
     let head = picture.and_then(|picture| picture.head);
     let (troubles, more) = picture.map_or((&[][..], 0), |picture| {
-        (&picture.troubles.0[..], picture.troubles.1)
+        (&picture.problems.0[..], picture.problems.1)
     });
     let reasons = troubles.iter().map(|trouble| {
         let mut value = json!({
@@ -418,7 +418,7 @@ mod tests {
     fn an_environment_tells_whether_it_keeps_its_rules_and_why_not() {
         let mut cluster = red();
         let told = |cluster: &Cluster| {
-            let picture = cluster.world.picture("prod");
+            let picture = cluster.world.summary("prod");
             environment(&installation(), "prod", picture.as_ref())
         };
         let found = told(&cluster);

@@ -41,7 +41,7 @@ impl EnvironmentState {
     pub(super) fn recount(&mut self, fleet: &Fleet, evidence: &Evidence, now: Moment) {
         self.census = Census::of(&self.scope, &self.names(fleet, evidence));
         // Artifacts may be known by other digests than before.
-        self.docket.touch_all();
+        self.assessment.touch_all();
         match &self.log {
             KnownLog::Read(ledger, _) => {
                 self.unsettled
@@ -62,25 +62,27 @@ impl EnvironmentState {
         let more = match &self.log {
             KnownLog::Read(ledger, _) => {
                 let (identities, _) = identities(ledger, &self.census, &names, &BTreeSet::new());
-                let timer = self.docket.next_timer(name, ledger, evidence);
+                let timer = self.assessment.next_timer(name, ledger, evidence);
                 !identities.is_empty() || !ledger.rollouts.is_empty() || timer.is_some()
             }
             _ => true,
         };
-        more || self.docket.has_work() || !self.unsettled.is_settled() || self.scope != self.wanted
+        more || self.assessment.has_work()
+            || !self.unsettled.is_settled()
+            || self.scope != self.wanted
     }
 
     /// What breaks the rules now or lacks something, by name.
-    pub(super) fn troubles(&self) -> (Vec<EnvironmentProblem>, usize) {
+    pub(super) fn problems(&self) -> (Vec<EnvironmentProblem>, usize) {
         const LISTED: usize = 20;
         let KnownLog::Read(ledger, _) = &self.log else {
             return (vec![], 0);
         };
-        let mut troubles: Vec<EnvironmentProblem> = ledger
+        let mut problems: Vec<EnvironmentProblem> = ledger
             .artifacts()
             .filter_map(|(fingerprint, _)| {
                 let recorded = || ledger.facts.get(fingerprint);
-                let facts = self.docket.facts(*fingerprint).or_else(recorded)?;
+                let facts = self.assessment.facts(*fingerprint).or_else(recorded)?;
                 let verdict = facts.verdict.clone()?;
                 let name = ledger.names.get(fingerprint).cloned().unwrap_or_default();
                 (verdict.state == ComplianceState::NonCompliant).then_some(EnvironmentProblem {
@@ -90,9 +92,9 @@ impl EnvironmentState {
                 })
             })
             .collect();
-        troubles.sort_by(|a, b| (&a.name, a.fingerprint).cmp(&(&b.name, b.fingerprint)));
-        let more = troubles.len().saturating_sub(LISTED);
-        troubles.truncate(LISTED);
-        (troubles, more)
+        problems.sort_by(|a, b| (&a.name, a.fingerprint).cmp(&(&b.name, b.fingerprint)));
+        let more = problems.len().saturating_sub(LISTED);
+        problems.truncate(LISTED);
+        (problems, more)
     }
 }

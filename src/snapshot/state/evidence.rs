@@ -142,7 +142,7 @@ impl EvidenceState for ClusterState {
         self.mark_status_dirty(EvidenceKind::Allowances, EvidenceKey::of_cluster(name));
         for name in environments {
             if let Some(env) = self.environments.get_mut(&*name) {
-                env.docket.allow_list_changed();
+                env.assessment.allow_list_changed();
                 self.touched.insert(name.into());
             }
         }
@@ -239,7 +239,7 @@ impl ClusterState {
                 |digest: &&Fingerprint| ledger.total(digest) > 0 || env.census.total(digest) > 0;
             let concerned: Vec<_> = images.iter().filter(runs).copied().collect();
             if !concerned.is_empty() {
-                env.docket.touch(concerned);
+                env.assessment.touch(concerned);
                 self.touched.insert(name.clone());
             }
         }

@@ -13,24 +13,25 @@ use crate::{
     cluster::{
         fleet::Fleet,
         pod_view::version,
+        scope::Scope,
         stream::{StreamState, WatchKind},
     },
     compliance::{evidence::EvidenceKind, identity::IdentityResolver},
     snapshot::{
-        assessment::Assessor,
+        assessment::{AssessmentState, Assessor},
         census::Census,
         cut::{CutInput, PendingEntries},
         ledger::{CENSUS_VERSION, Cell, Identities, Ledger},
         settle::{Settle, Unsettled, restless_until, rests_at, rolling_until},
-        state::{ClusterState, EnvironmentState, KnownLog, Plan},
+        state::{ClusterState, EnvironmentState, Frozen, FrozenReason, KnownLog, Plan},
     },
     time::Moment,
 };
 
-/// So long we wait for a stream to reach what the log has seen; then a new list settles it. A bookmark may take a minute:
-/// not to record anything for that long, after each change of the one who writes, would be worse than a list.
-const BEHIND: Duration = Duration::from_secs(10);
-/// At most one cut of an environment in this time.
+/// How long to wait for a watch to catch up with the log before relisting. A bookmark may take a minute: to record nothing
+/// for that long, each time another instance takes over, would be worse than a list.
+const CATCH_UP: Duration = Duration::from_secs(10);
+/// How long to wait between two cuts of an environment.
 const CUT_INTERVAL: Duration = Duration::from_secs(1);
 
 impl ClusterState {
@@ -39,210 +40,131 @@ impl ClusterState {
         let Some(env) = self.environments.get(name) else {
             return Plan::Wait(None);
         };
-        if let Some((reason, message)) = self.frozen(env, now) {
-            return Plan::Frozen(reason, message);
-        }
-        let behind = match &env.log {
-            KnownLog::Unread => {
-                return Plan::Frozen(
-                    "ReadingLog",
-                    "the environment's log is being read".to_owned(),
-                );
-            }
-            KnownLog::Blank(..) => None,
-            KnownLog::Read(ledger, read) => Some(self.behind(ledger, *read, now)),
-        };
-        if let Some(behind) = behind {
-            match behind {
-                Behind::No { set_back } => {
-                    if let Some(env) = self.environments.get_mut(name) {
-                        env.restored |= set_back;
-                    }
-                }
-                Behind::Wait { until, kinds } if now < until => {
-                    let waits = format!(
-                        "waiting for the {} to reach what the log has seen",
-                        names(&kinds)
-                    );
-                    return Plan::Frozen("CatchingUp", waits);
-                }
-                Behind::Wait { kinds, .. } => {
-                    for kind in &kinds {
-                        self.want_relist(*kind);
-                    }
-                    let reads = format!("reading the {} anew", names(&kinds));
-                    return Plan::Frozen("CatchingUp", reads);
-                }
-            }
+        let frozen = self.unknown_cluster(env, now);
+        if let Some(frozen) = frozen.or_else(|| self.unknown_log(name, now)) {
+            return Plan::Frozen(frozen);
         }
         let read_at = self.read_at(now);
         let Some(env) = self.environments.get_mut(name) else {
             return Plan::Wait(None);
         };
-        if let Some(last) = env
-            .last_cut
-            .map(|last| last + CUT_INTERVAL)
-            .filter(|at| *at > now)
-        {
-            return if env.has_work(name, &self.fleet, &self.evidence) {
-                Plan::Wait(Some(last))
-            } else {
-                Plan::Wait(None)
-            };
+        let next_cut = env.last_cut.map(|last| last + CUT_INTERVAL);
+        if let Some(next_cut) = next_cut.filter(|next_cut| *next_cut > now) {
+            let has_work = env.has_work(name, &self.fleet, &self.evidence);
+            return Plan::Wait(has_work.then_some(next_cut));
         }
-        let causes: &[Cause] = if env.restored {
-            &[Cause::Restored]
-        } else {
-            &[]
-        };
-        let names = IdentityResolver {
+        let resolver = IdentityResolver {
             fleet: &self.fleet,
             evidence: &self.evidence,
             trust: &env.trust,
             recorded: &env.recorded,
         };
-        let assessor = Assessor {
-            environment: name,
-            rules: env.rules.as_ref(),
-            names,
-            census: &env.census,
-        };
-        let mut material = CutInput {
-            environment: name,
-            uid: &env.uid,
-            census: &env.census,
-            fleet: &self.fleet,
-            assessor,
-            unidentified: i64::try_from(env.census.unidentified()).unwrap_or(i64::MAX),
-            settle: &env.settle,
-            read_at: &read_at,
-            causes,
-            now,
-            wall,
-        };
-        let docket = &mut env.docket;
-        let draft = match &mut env.log {
-            KnownLog::Unread => return Plan::Wait(None),
-            KnownLog::Blank(end, cause) => {
-                material.baseline(end.as_deref(), &env.scope, *cause, docket)
-            }
-            KnownLog::Read(ledger, _) => {
-                if ledger.census_version != CENSUS_VERSION {
-                    let cause = Cause::RulesChanged;
-                    let draft = material.baseline(Some(ledger), &env.scope, cause, docket);
-                    return Plan::Append(Box::new(draft));
-                }
-                let nameless = (material.unidentified > 0, ledger.unidentified > 0);
-                let mut steady = None;
-                if env.rules.is_some() && nameless.0 != nameless.1 {
-                    // It may pass: a container that has just started is often known by its image a moment later.
-                    let since = *env.nameless_since.get_or_insert(now);
-                    if now < since + env.settle.max {
-                        steady = Some(since + env.settle.max);
-                        material.unidentified = ledger.unidentified;
-                    }
+        let planner = Planner {
+            input: CutInput {
+                environment: name,
+                uid: &env.uid,
+                census: &env.census,
+                fleet: &self.fleet,
+                assessor: Assessor {
+                    environment: name,
+                    rules: env.rules.as_ref(),
+                    names: resolver,
+                    census: &env.census,
+                },
+                unidentified: count(&env.census),
+                settle: &env.settle,
+                read_at: &read_at,
+                causes: if env.restored {
+                    &[Cause::Restored]
                 } else {
-                    env.nameless_since = None;
-                }
-                if let Some(draft) = material.timers(ledger, docket) {
-                    return Plan::Append(Box::new(draft));
-                }
-                let closing =
-                    close_rollouts(ledger, &env.unsettled, &self.fleet, &env.settle, now, wall);
-                let rescoped = env.scope != env.wanted;
-                let ripe = env
-                    .unsettled
-                    .ripe(&env.census, ledger, &self.fleet, &env.settle, now);
-                let mut cells = ripe.cells;
-                if rescoped {
-                    // What changed under the old scope is told before the new scope counts as known.
-                    cells = env.unsettled.dirty().keys().cloned().collect();
-                }
-                let (identities, more) = identities(ledger, &env.census, &names, &cells);
-                if more {
-                    cells.clear(); // what is renamed later would look as if it had stopped
-                }
-                // Looked at only if there may be something: it takes a copy of all that is recorded.
-                let nameless = env.rules.is_some() && material.unidentified != ledger.unidentified;
-                let looks = !cells.is_empty() || !identities.is_empty() || docket.has_work();
-                let draft = (looks || nameless)
-                    .then(|| material.record(ledger, &env.unsettled, &cells, &identities, docket))
-                    .flatten();
-                if rescoped {
-                    let census = &Census::of(&env.wanted, &names);
-                    let end = draft.as_ref().and_then(|draft| draft.entries.last());
-                    let end = end.map_or(&**ledger, |entry| &entry.after);
-                    let assessor = Assessor { census, ..assessor };
-                    let unidentified = i64::try_from(census.unidentified()).unwrap_or(i64::MAX);
-                    let scoped = CutInput {
-                        census,
-                        assessor,
-                        unidentified,
-                        ..material
-                    };
-                    let cause = Cause::ScopeChanged;
-                    let baseline = scoped.baseline(Some(end), &env.wanted, cause, docket);
-                    let mut entries = draft.map(|draft| draft.entries).unwrap_or_default();
-                    entries.extend(baseline.entries);
-                    PendingEntries {
-                        entries,
-                        ..baseline
-                    }
-                } else if let Some(draft) = draft {
-                    draft
-                } else {
-                    let timer = docket.next_timer(name, ledger, &self.evidence);
-                    let timer = timer.map(|at| {
-                        let wait = at.duration_since(wall).max(SignedDuration::ZERO);
-                        now + wait.unsigned_abs()
-                    });
-                    return Plan::Wait(
-                        [ripe.next, closing, steady, timer]
-                            .into_iter()
-                            .flatten()
-                            .min(),
-                    );
-                }
-            }
+                    &[]
+                },
+                now,
+                wall,
+            },
+            scope: &env.scope,
+            wanted: &env.wanted,
+            unsettled: &env.unsettled,
+            unidentified_since: &mut env.unidentified_since,
+            assessment: &mut env.assessment,
         };
-        Plan::Append(Box::new(draft))
+        match &mut env.log {
+            KnownLog::Unread => Plan::Wait(None),
+            KnownLog::Blank(end, cause) => planner.baseline(end.as_deref(), *cause),
+            KnownLog::Read(ledger, _) if ledger.census_version != CENSUS_VERSION => {
+                planner.baseline(Some(ledger), Cause::RulesChanged)
+            }
+            KnownLog::Read(ledger, _) => planner.next(ledger),
+        }
     }
 
-    /// Why nothing can be said of an environment now. It must never look as if everything had stopped.
-    fn frozen(&self, env: &EnvironmentState, now: Moment) -> Option<(&'static str, String)> {
-        let mut needed = vec![WatchKind::Pods];
-        if env.wanted.needs_namespaces() || env.scope.needs_namespaces() {
-            needed.push(WatchKind::Namespaces);
-        }
-        let unlisted = EvidenceKind::ALL
-            .into_iter()
-            .find(|kind| !self.listed_evidence.contains(kind));
-        let watched = needed.into_iter().find_map(|kind| {
-            let stream = self.stream(kind);
-            let name = kind.as_str();
-            let why = stream.trouble.clone();
-            match (stream.synced, stream.is_good(now)) {
-                (true, true) => None,
-                (true, false) => Some((
-                    "WatchStale",
-                    format!(
-                        "the watch of {name} has been silent for too long: {}",
-                        why.unwrap_or_else(|| "reconnecting".to_owned())
-                    ),
-                )),
-                (false, _) => Some((
-                    "NotSynced",
-                    why.unwrap_or_else(|| format!("the {name} are being listed")),
-                )),
+    /// Why nothing can be built on the log now: it is not read, or has seen more of the cluster than we have.
+    fn unknown_log(&mut self, name: &str, now: Moment) -> Option<Frozen> {
+        let env = self.environments.get(name)?;
+        let behind = match &env.log {
+            KnownLog::Unread => {
+                return Some(
+                    FrozenReason::ReadingLog.because("the environment's log is being read"),
+                );
             }
-        });
-        watched.or_else(|| {
-            // Without them everything would look as if nobody knew where it comes from.
-            let kind = unlisted?;
-            let why = self.evidence_trouble.get(&kind).cloned();
-            let why = why.unwrap_or_else(|| format!("the {} are being listed", kind.as_str()));
-            Some(("NotSynced", why))
-        })
+            KnownLog::Blank(..) => return None,
+            KnownLog::Read(ledger, read) => self.behind(ledger, *read, now),
+        };
+        match behind {
+            Behind::No { set_back } => {
+                self.environments.get_mut(name)?.restored |= set_back;
+                None
+            }
+            Behind::Wait { until, kinds } if now < until => {
+                Some(FrozenReason::CatchingUp.because(format!(
+                    "waiting for the {} to reach what the log has seen",
+                    names(&kinds)
+                )))
+            }
+            Behind::Wait { kinds, .. } => {
+                for kind in &kinds {
+                    self.want_relist(*kind);
+                }
+                let message = format!("reading the {} anew", names(&kinds));
+                Some(FrozenReason::CatchingUp.because(message))
+            }
+        }
+    }
+
+    /// Why nothing can be said of the cluster now. It must never look as if everything had stopped.
+    fn unknown_cluster(&self, env: &EnvironmentState, now: Moment) -> Option<Frozen> {
+        let needs_namespaces = env.wanted.needs_namespaces() || env.scope.needs_namespaces();
+        let needed = [
+            Some(WatchKind::Pods),
+            needs_namespaces.then_some(WatchKind::Namespaces),
+        ];
+        let mut needed = needed.into_iter().flatten();
+        needed
+            .find_map(|kind| self.unknown_kind(kind, now))
+            .or_else(|| {
+                // Without evidence every image would look as if nobody knew where it comes from.
+                let mut kinds = EvidenceKind::ALL.into_iter();
+                let kind = kinds.find(|kind| !self.listed_evidence.contains(kind))?;
+                let why = self.evidence_trouble.get(&kind).cloned();
+                let why = why.unwrap_or_else(|| format!("the {} are being listed", kind.as_str()));
+                Some(FrozenReason::NotSynced.because(why))
+            })
+    }
+
+    fn unknown_kind(&self, kind: WatchKind, now: Moment) -> Option<Frozen> {
+        let stream = self.stream(kind);
+        let name = kind.as_str();
+        if !stream.synced {
+            let listing = || format!("the {name} are being listed");
+            let why = stream.trouble.clone().unwrap_or_else(listing);
+            return Some(FrozenReason::NotSynced.because(why));
+        }
+        if stream.is_good(now) {
+            return None;
+        }
+        let why = stream.trouble.as_deref().unwrap_or("reconnecting");
+        let message = format!("the watch of {name} has been silent for too long: {why}");
+        Some(FrozenReason::WatchStale.because(message))
     }
 
     /// Whether what has been read is older than what the log has seen.
@@ -273,7 +195,7 @@ impl ClusterState {
             Behind::No { set_back }
         } else {
             Behind::Wait {
-                until: head_read + BEHIND,
+                until: head_read + CATCH_UP,
                 kinds,
             }
         }
@@ -303,6 +225,139 @@ enum Behind {
         until: Moment,
         kinds: Vec<WatchKind>,
     },
+}
+
+/// Plans the next entries of a log that can be written.
+struct Planner<'a> {
+    input: CutInput<'a>,
+    /// The scope that is counted.
+    scope: &'a Scope,
+    /// The scope that the spec asks for.
+    wanted: &'a Scope,
+    unsettled: &'a Unsettled,
+    unidentified_since: &'a mut Option<Moment>,
+    assessment: &'a mut AssessmentState,
+}
+
+impl Planner<'_> {
+    fn baseline(self, before: Option<&Ledger>, cause: Cause) -> Plan {
+        let entries = self
+            .input
+            .baseline(before, self.scope, cause, self.assessment);
+        Plan::Append(Box::new(entries))
+    }
+
+    /// What comes after `ledger`: what timers mean that have run out, else what is settled, else a wait.
+    fn next(mut self, ledger: &mut Arc<Ledger>) -> Plan {
+        let steady = self.wait_for_identities(ledger);
+        if let Some(entries) = self.input.timers(ledger, self.assessment) {
+            return Plan::Append(Box::new(entries));
+        }
+        let input = self.input;
+        let (fleet, settle, now) = (input.fleet, input.settle, input.now);
+        let closing = close_rollouts(ledger, self.unsettled, fleet, settle, now, input.wall);
+        let rescoped = self.scope != self.wanted;
+        let ripe = self
+            .unsettled
+            .ripe(input.census, ledger, fleet, settle, now);
+        let mut cells = ripe.cells;
+        if rescoped {
+            // Changes under the old scope are recorded before what the new scope holds counts as known.
+            cells = self.unsettled.dirty().keys().cloned().collect();
+        }
+        let resolver = &input.assessor.names;
+        let (identities, more) = identities(ledger, input.census, resolver, &cells);
+        if more {
+            cells.clear(); // an artifact that is renamed later would look as if it had stopped
+        }
+        let entries = self.record(ledger, &cells, &identities);
+        if rescoped {
+            return Plan::Append(Box::new(self.rescope(ledger, entries)));
+        }
+        if let Some(entries) = entries {
+            return Plan::Append(Box::new(entries));
+        }
+        let timer = self.next_timer(ledger);
+        let waits = [ripe.next, closing, steady, timer];
+        Plan::Wait(waits.into_iter().flatten().min())
+    }
+
+    /// Until when to wait before it is recorded that there are unidentified containers now, or no more. That may pass: a
+    /// container that has just started is often identified a moment later.
+    fn wait_for_identities(&mut self, ledger: &Ledger) -> Option<Moment> {
+        let input = &mut self.input;
+        let differs = (input.unidentified > 0) != (ledger.unidentified > 0);
+        if input.assessor.rules.is_none() || !differs {
+            *self.unidentified_since = None;
+            return None;
+        }
+        let since = *self.unidentified_since.get_or_insert(input.now);
+        let until = since + input.settle.max;
+        if input.now >= until {
+            return None;
+        }
+        input.unidentified = ledger.unidentified;
+        Some(until)
+    }
+
+    /// The entries that record these cells and identities. Assessing copies all that is recorded: only if there may be
+    /// something.
+    fn record(
+        &mut self,
+        ledger: &Ledger,
+        cells: &BTreeSet<Cell>,
+        identities: &Identities,
+    ) -> Option<PendingEntries> {
+        let input = &self.input;
+        let unidentified =
+            input.assessor.rules.is_some() && input.unidentified != ledger.unidentified;
+        let may_differ = unidentified
+            || !cells.is_empty()
+            || !identities.is_empty()
+            || self.assessment.has_work();
+        may_differ
+            .then(|| input.record(ledger, self.unsettled, cells, identities, self.assessment))
+            .flatten()
+    }
+
+    /// These entries, and a baseline of the new scope after them.
+    fn rescope(self, ledger: &Ledger, entries: Option<PendingEntries>) -> PendingEntries {
+        let input = self.input;
+        let census = &Census::of(self.wanted, &input.assessor.names);
+        let scoped = CutInput {
+            census,
+            assessor: Assessor {
+                census,
+                ..input.assessor
+            },
+            unidentified: count(census),
+            ..input
+        };
+        let mut entries = entries.map(|entries| entries.entries).unwrap_or_default();
+        let end = entries.last().map_or(ledger, |entry| &entry.after);
+        let cause = Cause::ScopeChanged;
+        let baseline = scoped.baseline(Some(end), self.wanted, cause, self.assessment);
+        entries.extend(baseline.entries);
+        PendingEntries {
+            entries,
+            uid: baseline.uid,
+        }
+    }
+
+    fn next_timer(&self, ledger: &Ledger) -> Option<Moment> {
+        let input = &self.input;
+        let evidence = input.assessor.names.evidence;
+        let timer = self
+            .assessment
+            .next_timer(input.environment, ledger, evidence)?;
+        let wait = timer.duration_since(input.wall).max(SignedDuration::ZERO);
+        Some(input.now + wait.unsigned_abs())
+    }
+}
+
+/// The containers that can't be identified.
+fn count(census: &Census) -> i64 {
+    i64::try_from(census.unidentified()).unwrap_or(i64::MAX)
 }
 
 /// The names of kinds, for people.

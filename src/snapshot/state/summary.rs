@@ -13,7 +13,7 @@ use crate::{
 
 impl ClusterState {
     /// What an environment looks like.
-    pub fn picture(&self, name: &str) -> Option<EnvironmentSummary> {
+    pub fn summary(&self, name: &str) -> Option<EnvironmentSummary> {
         let env = self.environments.get(name)?;
         let (head, totals, compliance) = match &env.log {
             KnownLog::Read(ledger, _) => (
@@ -28,7 +28,7 @@ impl ClusterState {
             totals,
             unidentified: env.census.unidentified(),
             compliance,
-            troubles: env.troubles(),
+            problems: env.problems(),
             ruled: env.rules.is_some(),
         })
     }

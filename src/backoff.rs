@@ -1,5 +1,5 @@
-//! How long to wait between attempts. Jitter is a function of the event and the attempt: settings spread out, tests don't
-//! roll dice, and a restarted operator keeps to the same plan.
+//! How long to wait between attempts, as functions of a number that spreads them out. For deliveries that is a function of
+//! the event and the attempt, so that a restarted operator keeps to the same plan; elsewhere it is random.
 
 use std::time::Duration;
 
@@ -15,6 +15,53 @@ const FIRST_SLOW: Duration = Duration::from_secs(30);
 const LONGEST_SLOW: Duration = Duration::from_secs(500);
 /// Jitter either way, in per mille (Svix: +-20 %).
 const JITTER: u64 = 200;
+
+/// Pauses between attempts that double from a first one to a longest one.
+#[derive(Clone, Debug)]
+pub struct Backoff {
+    first: Duration,
+    longest: Duration,
+    next: Duration,
+}
+
+impl Backoff {
+    /// The first pause, and the longest.
+    pub const fn new(first: Duration, longest: Duration) -> Self {
+        Self {
+            first,
+            longest,
+            next: first,
+        }
+    }
+
+    /// The next pause before jitter.
+    pub fn next(&self) -> Duration {
+        self.next
+    }
+
+    /// Takes the next pause, longer by up to as much again; the one after it is twice as long.
+    pub fn take(&mut self, random: u64) -> Duration {
+        let pause = self.next + part(self.next, random);
+        self.next = (self.next * 2).min(self.longest);
+        pause
+    }
+
+    /// Begins with the first pause again.
+    pub fn reset(&mut self) {
+        self.next = self.first;
+    }
+}
+
+/// A random part of a span.
+pub fn part(span: Duration, random: u64) -> Duration {
+    scaled(span, random % 1_000)
+}
+
+/// A number that differs from process to process and from call to call.
+pub fn random() -> u64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    RandomState::new().hash_one(0)
+}
 
 /// The wait after the `attempt`-th failure in a row (counted from 1) of a destination in trouble: about 1 s, 2 s, 4 s, …,
 /// 5 min at most, each moved by up to 20 % either way.
@@ -112,6 +159,16 @@ mod tests {
         for pair in waits.windows(40) {
             assert!(pair[39] > pair[0] + SECOND, "{pair:?}");
         }
+    }
+
+    #[test]
+    fn pauses_double_up_to_the_longest_and_begin_again_after_a_success() {
+        let mut backoff = Backoff::new(SECOND / 2, 3 * SECOND);
+        let pauses: Vec<_> = (0..5).map(|_| backoff.take(0).as_millis()).collect();
+        assert_eq!(pauses, [500, 1000, 2000, 3000, 3000]);
+        backoff.reset();
+        assert_eq!(backoff.take(1_999), Duration::from_millis(999));
+        assert_eq!(backoff.next(), SECOND);
     }
 
     proptest! {

@@ -1,0 +1,270 @@
+//! Reads the pages of a list and the lines of a watch. An object that can't be read stops nothing else.
+
+use kube::api::WatchEvent;
+use serde::Deserialize;
+
+use crate::cluster::pod_view::{Decoded, SlimView};
+
+/// A page of a list.
+#[derive(Deserialize)]
+pub(crate) struct List<T> {
+    pub(crate) metadata: ListMeta,
+    pub(crate) items: Vec<T>,
+}
+
+impl<T: SlimView> List<Decoded<T>> {
+    /// Reads a page in one pass; one that holds what can't be read is read once more, object by object.
+    pub(crate) fn read(text: &[u8]) -> serde_json::Result<Self> {
+        match serde_json::from_slice::<List<T>>(text) {
+            Ok(List { metadata, items }) => Ok(Self {
+                metadata,
+                items: items.into_iter().map(Decoded::Good).collect(),
+            }),
+            Err(_) => serde_json::from_slice(text),
+        }
+    }
+}
+
+/// A line of a watch that holds an object: all but a few.
+#[derive(Deserialize)]
+struct WatchLine<T> {
+    #[serde(rename = "type")]
+    change: ChangeType,
+    object: T,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+enum ChangeType {
+    Added,
+    Modified,
+    Deleted,
+}
+
+/// Reads a line of a watch, in the same way.
+pub(crate) fn event<T: SlimView>(line: &[u8]) -> serde_json::Result<WatchEvent<Decoded<T>>> {
+    let Ok(WatchLine { change, object }) = serde_json::from_slice::<WatchLine<T>>(line) else {
+        return serde_json::from_slice(line);
+    };
+    let seen = Decoded::Good(object);
+    Ok(match change {
+        ChangeType::Added => WatchEvent::Added(seen),
+        ChangeType::Modified => WatchEvent::Modified(seen),
+        ChangeType::Deleted => WatchEvent::Deleted(seen),
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ListMeta {
+    #[serde(default)]
+    pub(crate) resource_version: String,
+    #[serde(default, rename = "continue")]
+    pub(crate) next: Option<String>,
+}
+
+/// A page of a list of which only the number of objects matters.
+#[derive(Deserialize)]
+pub(crate) struct CountPage {
+    pub(crate) metadata: CountPageMeta,
+    pub(crate) items: Vec<serde::de::IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct CountPageMeta {
+    #[serde(default)]
+    pub(crate) resource_version: String,
+    #[serde(default)]
+    pub(crate) remaining_item_count: Option<i64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Debug;
+
+    use proptest::{collection::vec, prelude::*, sample::select};
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::cluster::pod_view::{DeploymentView, NamespaceView, PodView};
+
+    fn pod(name: &str) -> Value {
+        let status = |name: &str| {
+            json!({
+                "name": name, "imageID": "r.example/a@sha256:1", "containerID": "containerd://1", "restartCount": 0, "ready": true,
+                "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}, "lastState": {"terminated": {"exitCode": 1}},
+            })
+        };
+        json!({
+            "kind": "Pod", "apiVersion": "v1",
+            "metadata": {
+                "name": name, "namespace": "shop", "uid": format!("6ba7b810-9dad-11d1-80b4-{name:0>12}"), "resourceVersion": "41",
+                "generation": 1, "deletionTimestamp": "2026-01-01T00:00:00Z", "labels": {"app": "web", "pod-template-hash": "x"},
+                "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-x", "controller": true}],
+                "managedFields": [{"fieldsV1": {"f:metadata": {"f:labels": {".": {}}}}}],
+            },
+            "spec": {
+                "restartPolicy": "Always", "nodeName": "a",
+                "containers": [{"name": "web", "image": "r.example/a:v1", "env": [{"name": "A", "value": "\u{e9}\n"}]}],
+                "initContainers": [{"name": "mesh", "image": "m", "restartPolicy": "Always"}], "ephemeralContainers": [{"name": "debug"}],
+            },
+            "status": {
+                "phase": "Running", "containerStatuses": [status("web")], "initContainerStatuses": [status("mesh")],
+                "ephemeralContainerStatuses": [status("debug")],
+            },
+        })
+    }
+
+    fn deployment(name: &str) -> Value {
+        json!({
+            "metadata": {"name": name, "namespace": "shop", "uid": name, "resourceVersion": "7", "generation": 2, "labels": {"app": "web"}},
+            "spec": {"paused": false, "replicas": 3},
+            "status": {"observedGeneration": 2, "conditions": [{"type": "Progressing", "status": "True", "reason": "ReplicaSetUpdated"}]},
+        })
+    }
+
+    /// All that is in a value, as JSON pointers.
+    fn places(value: &Value, at: &str, to: &mut Vec<String>) {
+        let parts: Vec<_> = match value {
+            Value::Object(fields) => fields.iter().map(|(k, v)| (k.clone(), v)).collect(),
+            Value::Array(items) => (0..).map(|n: usize| n.to_string()).zip(items).collect(),
+            _ => vec![],
+        };
+        for (key, part) in parts {
+            let at = format!("{at}/{}", key.replace('/', "~1"));
+            places(part, &at, to);
+            to.push(at);
+        }
+    }
+
+    /// Replaces what is at a place, or takes it out.
+    fn change(value: &mut Value, place: &str, by: Option<Value>) {
+        match (by, place.rsplit_once('/')) {
+            (Some(by), _) => {
+                if let Some(there) = value.pointer_mut(place) {
+                    *there = by;
+                }
+            }
+            (None, Some((above, key))) => {
+                if let Some(Value::Object(fields)) = value.pointer_mut(above) {
+                    fields.remove(key);
+                }
+            }
+            (None, None) => {}
+        }
+    }
+
+    /// An object of which a few parts are gone, null, of another type, or texts that can't be borrowed.
+    fn odd(object: Value) -> impl Strategy<Value = Value> {
+        let mut at = vec![];
+        places(&object, "", &mut at);
+        let by = select(vec![
+            None,
+            Some(json!(null)),
+            Some(json!(7)),
+            Some(json!(1.5e300)),
+            Some(json!(true)),
+            Some(json!("")),
+            Some(json!("a\"b\\\n\u{1f514}")),
+            Some(json!([])),
+            Some(json!([null, {}])),
+            Some(json!({})),
+            Some(json!({"a": "b"})),
+        ]);
+        vec((select(at), by), 0..4).prop_map(move |changes| {
+            let mut object = object.clone();
+            for (place, by) in changes {
+                change(&mut object, &place, by);
+            }
+            object
+        })
+    }
+
+    /// What is read in one pass where that can be is what the tolerant way reads.
+    fn agree<T: SlimView + PartialEq + Debug>(objects: &[Value]) -> Result<(), TestCaseError> {
+        let list =
+            json!({"kind": "List", "metadata": {"resourceVersion": "9", "continue": "c"}, "items": objects})
+                .to_string();
+        let quick = List::<Decoded<T>>::read(list.as_bytes()).unwrap();
+        let tolerant: List<Decoded<T>> = serde_json::from_str(&list).unwrap();
+        prop_assert_eq!(&quick.items, &tolerant.items);
+        prop_assert_eq!(quick.items.len(), objects.len());
+        for (object, seen) in objects.iter().zip(&quick.items) {
+            for kind in ["ADDED", "MODIFIED", "DELETED"] {
+                let line = format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n");
+                match (kind, event::<T>(line.as_bytes()).unwrap()) {
+                    ("ADDED", WatchEvent::Added(told))
+                    | ("MODIFIED", WatchEvent::Modified(told))
+                    | ("DELETED", WatchEvent::Deleted(told)) => prop_assert_eq!(&told, seen),
+                    (kind, told) => prop_assert!(false, "{} became {:?}", kind, told),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn pods_are_read_alike_in_one_pass_and_tolerantly(pods in vec(odd(pod("1")), 1..4)) {
+            agree::<PodView>(&pods)?;
+        }
+
+        #[test]
+        fn deployments_and_namespaces_are_too(objects in vec(odd(deployment("web")), 1..4)) {
+            agree::<DeploymentView>(&objects)?;
+            agree::<NamespaceView>(&objects)?;
+        }
+    }
+
+    #[test]
+    fn sound_objects_are_good_and_a_bad_one_among_them_is_named() {
+        let bad = |change: fn(&mut Value)| {
+            let mut pod = pod("2");
+            change(&mut pod);
+            pod
+        };
+        for (bad, name) in [
+            (
+                bad(|pod| pod["metadata"]["labels"] = json!(["no", "map"])),
+                "2",
+            ),
+            (bad(|pod| pod["spec"]["containers"] = json!("none")), "2"),
+            (bad(|pod| pod["metadata"]["uid"] = json!(null)), "2"),
+            (bad(|pod| pod["metadata"] = json!(7)), ""),
+            (json!(null), ""),
+            (json!([[[["deep"]]]]), ""),
+        ] {
+            let items = [pod("1"), bad.clone(), pod("3")];
+            agree::<PodView>(&items).unwrap();
+            let list = json!({"metadata": {}, "items": items}).to_string();
+            let page = List::<Decoded<PodView>>::read(list.as_bytes()).unwrap();
+            let told: Vec<_> = page
+                .items
+                .iter()
+                .map(|seen| (matches!(seen, Decoded::Good(_)), seen.meta().name.as_str()))
+                .collect();
+            assert_eq!(told, [(true, "1"), (false, name), (true, "3")], "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_object_is_told_by_a_watch_as_it_is() {
+        let bookmark = br#"{"type":"BOOKMARK","object":{"kind":"Pod","apiVersion":"v1","metadata":{"resourceVersion":"12","creationTimestamp":null}}}"#;
+        assert!(
+            matches!(event::<PodView>(bookmark), Ok(WatchEvent::Bookmark(b)) if b.metadata.resource_version == "12")
+        );
+        let error = br#"{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"too old","reason":"Expired","code":410}}"#;
+        assert!(
+            matches!(event::<PodView>(error), Ok(WatchEvent::Error(status)) if status.code == 410)
+        );
+        for broken in [
+            &b"{\"type\":\"ADDED\",\"object\":{\"metadata\""[..],
+            b"",
+            b"\n",
+            b"no",
+        ] {
+            assert!(event::<PodView>(broken).is_err());
+        }
+    }
+}

@@ -1,0 +1,418 @@
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "talks to the API server"
+)]
+
+//! Keeps the log of one environment: reads it, asks the state for a plan, appends what is ready, reports in the status.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::{Api, Resource as _, ResourceExt as _, runtime::events::EventType};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, timeout_at},
+};
+use tracing::{error, info, warn};
+
+use crate::{
+    api::{Environment, EnvironmentSnapshotSpec, EnvironmentStatus, snapshot::Cause},
+    backoff::{self, Backoff},
+    cluster::{
+        scope::Scope,
+        status::{StatusWrite, apply_status},
+    },
+    snapshot::{
+        cut::Entry,
+        environment_status::new_status,
+        event,
+        ledger::Ledger,
+        log::{self, Appended, LogError, within},
+        recorder_context::RecorderContext,
+        settle::Settle,
+        state::{Frozen, FrozenReason, Plan},
+    },
+};
+
+/// How long a head that was read counts as the head. Without a limit a writer that stood still could fill a name that was
+/// pruned meanwhile.
+const HEAD_FRESH: Duration = Duration::from_secs(60);
+/// How long to wait between writes of a status, at least.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+/// How many entries after the one known last are tried one by one to find the head, before all are listed.
+const STEPS: i64 = 32;
+/// How long the first append waits for the cursors of settings, at most.
+const CURSORS: Duration = Duration::from_secs(15);
+/// How long to wait for a change that nobody announces, at most.
+const IDLE: Duration = Duration::from_secs(30);
+/// How long a log that can't be kept counts as recovering.
+const RECOVERING: Duration = Duration::from_secs(120);
+
+/// Keeps the log of one environment.
+pub(crate) struct EnvironmentRecorder {
+    context: RecorderContext,
+    name: String,
+    uid: String,
+    changed: Arc<Notify>,
+    /// Where the log may end, as the status says.
+    head_hint: Option<i64>,
+    /// The status that was written last.
+    status: EnvironmentStatus,
+    generation: Option<i64>,
+    rollout: Duration,
+    status_due: Instant,
+    frozen_since: Option<Instant>,
+    /// How often in a row another entry had the name of ours.
+    lost: u32,
+}
+
+/// What one round of recording came to.
+enum Round {
+    /// All that was to be written is written.
+    Complete,
+    /// There may be more to do, or nothing is recorded at present.
+    Incomplete,
+}
+
+/// What became of an entry.
+enum AppendResult {
+    Appended,
+    /// The log has to be read again.
+    LogChanged,
+}
+
+impl EnvironmentRecorder {
+    /// For an environment as it was read.
+    pub(crate) fn new(context: &RecorderContext, environment: &Environment, uid: &str) -> Self {
+        let name = environment.name_any();
+        let status = environment.status.clone().unwrap_or_default();
+        Self {
+            changed: context.shared.changed(&name),
+            head_hint: status.head.as_ref().map(|head| head.index),
+            status,
+            generation: environment.metadata.generation,
+            rollout: Settle::of(environment.spec.settle.as_ref()).rollout,
+            status_due: Instant::now(),
+            frozen_since: None,
+            lost: 0,
+            context: context.clone(),
+            name,
+            uid: uid.to_owned(),
+        }
+    }
+
+    /// Keeps the log for ever.
+    pub(crate) async fn run(mut self) {
+        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+        loop {
+            match self.round().await {
+                // That the log can be read doesn't show that it can be written.
+                Ok(Round::Complete) => backoff.reset(),
+                Ok(Round::Incomplete) => {}
+                Err(error) => {
+                    let reason = if error.is_forbidden() {
+                        FrozenReason::LogForbidden
+                    } else {
+                        FrozenReason::LogUnavailable
+                    };
+                    warn!(environment = self.name, %error, "can't keep the log; trying again");
+                    let message = error.to_string();
+                    self.report(Some(Frozen { reason, message })).await;
+                    // The write may have been carried out: the log shows it.
+                    self.forget_log();
+                    sleep(backoff.take(backoff::random())).await;
+                }
+            }
+        }
+    }
+
+    /// Asks for a plan once, and carries it out.
+    async fn round(&mut self) -> Result<Round, LogError> {
+        let shared = self.context.shared.clone();
+        let plan = shared.with(|state, now| state.plan(&self.name, now, Timestamp::now()));
+        let (round, wait, status_due) = match plan {
+            Plan::Append(pending) => return self.append_all(pending.entries).await,
+            Plan::Frozen(frozen) if frozen.reason == FrozenReason::ReadingLog => {
+                self.read_log().await?;
+                return Ok(Round::Incomplete);
+            }
+            Plan::Frozen(frozen) => {
+                let status_due = self.report(Some(frozen)).await;
+                let wait = Some(Instant::now() + Duration::from_secs(5));
+                (Round::Incomplete, wait, status_due)
+            }
+            Plan::Wait(until) => {
+                let status_due = self.report(None).await;
+                let wait = until.map(|moment| shared.instant(moment));
+                (Round::Complete, wait, status_due)
+            }
+        };
+        let until = [wait, status_due].into_iter().flatten().min();
+        let until = until.unwrap_or_else(|| Instant::now() + IDLE);
+        let _ = timeout_at(until, self.changed.notified()).await;
+        Ok(round)
+    }
+
+    async fn append_all(&mut self, entries: Vec<Entry>) -> Result<Round, LogError> {
+        self.wait_for_cursors(&entries).await;
+        if !self.is_still_head().await? {
+            self.log_changed(None);
+            return Ok(Round::Incomplete);
+        }
+        for entry in entries {
+            match self.append(entry).await? {
+                AppendResult::Appended => {}
+                AppendResult::LogChanged => return Ok(Round::Incomplete),
+            }
+        }
+        Ok(Round::Complete)
+    }
+
+    /// Somebody else appended to the log.
+    fn log_changed(&self, index: Option<i64>) {
+        let environment = &self.name;
+        info!(
+            environment,
+            index, "someone else appended to the log; reading it again"
+        );
+        self.forget_log();
+    }
+
+    /// Reads the log again before anything else is done.
+    fn forget_log(&self) {
+        let shared = &self.context.shared;
+        shared.with(|state, _| state.log_is_stale(&self.name, &self.uid));
+    }
+
+    /// Cursors of settings that exist already are placed before anything new is recorded, or it would be missed.
+    async fn wait_for_cursors(&mut self, entries: &[Entry]) {
+        let baseline = entries
+            .first()
+            .is_some_and(|entry| entry.spec.causes.contains(&Cause::Baseline));
+        if !baseline && !*self.context.cursors_ready.borrow() {
+            let limit = Instant::now() + CURSORS;
+            let _ = timeout_at(limit, self.context.cursors_ready.wait_for(|ready| *ready)).await;
+        }
+    }
+
+    /// Whether the head that we know is surely the head.
+    async fn is_still_head(&self) -> Result<bool, LogError> {
+        let RecorderContext { shared, log, .. } = &self.context;
+        let Some((ledger, at)) = shared.with(|state, _| state.head_read(&self.name)) else {
+            return Ok(true);
+        };
+        let now = shared.now();
+        if now.saturating_sub(at) <= HEAD_FRESH {
+            return Ok(true);
+        }
+        let (name, uid, index) = (&self.name, &self.uid, ledger.index);
+        let ours = log.read_anew(name, uid, index).await?;
+        let next = log.read_anew(name, uid, index + 1).await?;
+        let is_head = ours.is_some_and(|hash| hash == ledger.content_hash) && next.is_none();
+        if is_head {
+            shared.with(|state, _| state.head_confirmed(&self.name, now));
+        }
+        Ok(is_head)
+    }
+
+    async fn append(&mut self, entry: Entry) -> Result<AppendResult, LogError> {
+        let context = self.context.clone();
+        context.write_budget.pass().await;
+        let spec = &entry.spec;
+        match context.log.append(&entry).await? {
+            Appended::Done => {
+                self.lost = 0;
+                context.shared.with(|state, now| {
+                    state.appended(&self.name, &self.uid, entry.after.clone(), now);
+                });
+                let head = (spec.index, spec.time);
+                context.environments.set_head(&self.name, &self.uid, head);
+                context.metrics.appended(&self.name, spec.index);
+                let events = spec.events.iter().map(|event| event.type_.as_str());
+                let events: Vec<_> = events.collect();
+                info!(environment = self.name, index = spec.index, causes = ?spec.causes, ?events, "appended");
+                self.publish(spec);
+                Ok(AppendResult::Appended)
+            }
+            Appended::Taken(uid) if uid == self.uid => {
+                self.log_changed(Some(spec.index));
+                self.give_way().await;
+                Ok(AppendResult::LogChanged)
+            }
+            Appended::Taken(uid) => {
+                self.clear_name(spec.index, &uid).await?;
+                Ok(AppendResult::LogChanged)
+            }
+        }
+    }
+
+    /// Removes a leftover of a deleted environment that has the name of our entry, unless we are the deleted one: the API
+    /// server knows which of them exists.
+    async fn clear_name(&mut self, index: i64, uid: &str) -> Result<(), LogError> {
+        let api: Api<Environment> = Api::all(self.context.client.clone());
+        let existing = within(api.get_opt(&self.name)).await?;
+        let existing = existing.and_then(|environment| environment.uid());
+        if existing.as_deref() != Some(&*self.uid) {
+            sleep(Duration::from_secs(1)).await; // the watch reports it
+            return Ok(());
+        }
+        warn!(
+            environment = self.name,
+            index, "removing an entry of a deleted environment of this name"
+        );
+        let log = &self.context.log;
+        log.remove_leftover(&self.name, index, uid).await?;
+        self.give_way().await;
+        Ok(())
+    }
+
+    /// Records a Kubernetes Event for each change of the environment's compliance.
+    fn publish(&self, spec: &EnvironmentSnapshotSpec) {
+        for event in &spec.events {
+            let (type_, reason) = match event.type_ {
+                crate::api::EventType::EnvironmentCompliant => (EventType::Normal, "Compliant"),
+                crate::api::EventType::EnvironmentNonCompliant => {
+                    (EventType::Warning, "NonCompliant")
+                }
+                _ => continue,
+            };
+            let note = format!(
+                "snapshot {}: {}",
+                spec.index,
+                event::description(spec, event)
+            );
+            let about = ObjectReference {
+                api_version: Some(Environment::api_version(&()).into_owned()),
+                kind: Some(Environment::kind(&()).into_owned()),
+                name: Some(self.name.clone()),
+                uid: Some(self.uid.clone()),
+                ..ObjectReference::default()
+            };
+            let events = &self.context.events;
+            events.publish(about, type_, "Assess", reason, note);
+        }
+    }
+
+    /// Waits a moment after someone else took the name of an entry, longer if that happens again and again.
+    async fn give_way(&mut self) {
+        let pause = Duration::from_millis(50) * 2_u32.pow(self.lost.min(8));
+        self.lost = self.lost.saturating_add(1);
+        sleep(backoff::part(pause, backoff::random())).await;
+    }
+
+    /// Reads the log: its head, and the state after it.
+    async fn read_log(&mut self) -> Result<(), LogError> {
+        let context = self.context.clone();
+        let (shared, name, uid) = (&context.shared, self.name.clone(), self.uid.clone());
+        let begun = shared.now();
+        let Some(head) = self.find_head().await? else {
+            shared.with(|state, _| state.log_is_blank(&name, &uid, None, Cause::Baseline));
+            return Ok(());
+        };
+        self.head_hint = Some(head);
+        let replay = context.log.replay(&name, &uid, head).await?;
+        let ledger = replay.and_then(|replay| {
+            let ledger = shared.with(|state, _| replay.ledger(self.rollout, state.fleet_mut()));
+            ledger.map_err(|error| error.to_string())
+        });
+        match ledger {
+            Ok(ledger) => {
+                context
+                    .environments
+                    .set_head(&name, &uid, (ledger.index, ledger.time));
+                context.metrics.head_is(&name, ledger.index);
+                info!(environment = name, head = ledger.index, "read the log");
+                shared.with(|state, _| state.log_is_read(&name, &uid, Arc::new(ledger), begun));
+            }
+            Err(why) => {
+                error!(environment = name, head, %why, "the log can't be continued; what runs now counts as known");
+                let Some(spec) = context.log.read(&name, &uid, head).await? else {
+                    return Err(LogError::Vanished(log::name(&name, head)));
+                };
+                let mut end = Ledger::empty(Scope::default());
+                (end.index, end.time) = (spec.index, spec.time);
+                end.content_hash.clone_from(&spec.content_hash);
+                end.compliance = spec.compliance.clone();
+                context
+                    .environments
+                    .set_head(&name, &uid, (end.index, end.time));
+                let cause = Cause::HistoryLost;
+                shared.with(|state, _| state.log_is_blank(&name, &uid, Some(end), cause));
+            }
+        }
+        Ok(())
+    }
+
+    /// The number of the newest entry. What the status or an earlier reading says is a hint; it holds if that entry is
+    /// there, and the head is then found by going on from it.
+    async fn find_head(&mut self) -> Result<Option<i64>, LogError> {
+        let log = &self.context.log;
+        if let Some(hint) = self.head_hint.take() {
+            let mut head = None;
+            for index in hint..hint + STEPS {
+                let there = log.read_anew(&self.name, &self.uid, index).await?;
+                match (there, head) {
+                    (Some(_), _) => head = Some(index),
+                    (None, Some(_)) => return Ok(head),
+                    (None, None) => break,
+                }
+            }
+        }
+        let entries = log.entries(&self.name, &self.uid).await?;
+        Ok(entries.last().map(|entry| entry.index))
+    }
+
+    /// Writes the status if it says something new, and not too often. When to try again, if it is not written yet.
+    async fn report(&mut self, frozen: Option<Frozen>) -> Option<Instant> {
+        let context = &self.context;
+        context.metrics.frozen(&self.name, frozen.is_some());
+        if frozen.is_none() {
+            self.frozen_since = None;
+        } else if self.frozen_since.is_none() {
+            self.frozen_since = Some(Instant::now());
+        }
+        // `None` while the environment is not known any more.
+        let summary = context.shared.with(|state, _| state.summary(&self.name))?;
+        let known = context.environments.get(&self.name);
+        let status = EnvironmentStatus {
+            observed_generation: known.map(|known| known.generation).or(self.generation),
+            ..self.status.clone()
+        };
+        let since = self.frozen_since.map(|since| since.elapsed());
+        let recovering = since.is_some_and(|since| since < RECOVERING);
+        let now = Timestamp::now();
+        let status = new_status(
+            status,
+            &self.name,
+            &summary,
+            frozen.as_ref(),
+            recovering,
+            now,
+        );
+        if status == self.status {
+            return None;
+        }
+        if Instant::now() < self.status_due {
+            return Some(self.status_due);
+        }
+        let written =
+            apply_status::<Environment>(&context.client, "", &self.name, &self.uid, &status).await;
+        self.status_due = Instant::now() + STATUS_INTERVAL;
+        match written {
+            Ok(StatusWrite::Written) => {
+                self.status = status;
+                return None;
+            }
+            Ok(StatusWrite::Gone) => {}
+            Err(error) => {
+                warn!(
+                    environment = self.name,
+                    error, "can't write the environment's status"
+                );
+            }
+        }
+        Some(self.status_due)
+    }
+}

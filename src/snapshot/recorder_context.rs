@@ -1,0 +1,79 @@
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "talks to the API server"
+)]
+
+//! What the recorders of all environments share.
+
+use std::{sync::Arc, time::Duration};
+
+use kube::Client;
+use tokio::{
+    sync::{Mutex, watch},
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cluster::events::EventPublisher,
+    metrics::Metrics,
+    snapshot::{environments::Environments, log::SnapshotLog, shared::SharedState},
+};
+
+/// How many snapshots of all environments together are appended in a second, at most.
+const APPENDS_PER_SECOND: u32 = 20;
+
+/// What recording needs.
+#[derive(Clone)]
+pub struct RecorderContext {
+    /// For the environments and their status.
+    pub client: Client,
+    /// What runs, and what is to be recorded.
+    pub shared: Arc<SharedState>,
+    /// Where snapshots are appended.
+    pub log: SnapshotLog,
+    /// What delivery knows of the environments.
+    pub environments: Arc<Environments>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// The operator's own namespace: it may see an environment that doesn't say who may.
+    pub namespace: String,
+    /// Opens when the settings that exist at start have their cursors: no entry before that.
+    pub cursors_ready: watch::Receiver<bool>,
+    /// Spreads appends over time.
+    pub write_budget: Arc<WriteBudget>,
+    /// Kubernetes Events on environments.
+    pub events: EventPublisher,
+    /// Ends recording.
+    pub stop: CancellationToken,
+}
+
+/// Lets so many appends a second pass, in the order in which they come.
+#[derive(Debug)]
+pub struct WriteBudget {
+    next: Mutex<Instant>,
+    interval: Duration,
+}
+
+impl Default for WriteBudget {
+    fn default() -> Self {
+        Self {
+            next: Mutex::new(Instant::now()),
+            interval: Duration::from_secs(1) / APPENDS_PER_SECOND,
+        }
+    }
+}
+
+impl WriteBudget {
+    pub(crate) async fn pass(&self) {
+        let at = {
+            let mut next = self.next.lock().await;
+            // A burst of one second's worth may pass at once.
+            let at = (*next).max(Instant::now() - Duration::from_secs(1));
+            *next = at + self.interval;
+            at
+        };
+        sleep_until(at).await;
+    }
+}
