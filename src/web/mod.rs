@@ -4,3 +4,6 @@ pub mod health;
 mod page;
 pub mod read_api;
 pub mod views;
+
+#[cfg(test)]
+mod tests;
