@@ -1,4 +1,4 @@
-//! What the events of one or more snapshots come to: by artifact, then by workload.
+//! The net change over one or more snapshots: by artifact, then by workload.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,7 +26,7 @@ impl<'a> NetWorkload<'a> {
         }
     }
 
-    /// With the kind, less its API group.
+    /// With the kind, but without its API group.
     pub(super) fn path(&self) -> String {
         let kind = self.kind.split('.').next().unwrap_or_default();
         format!("{}/{}/{}", self.namespace, kind.to_lowercase(), self.name)
@@ -56,20 +56,20 @@ struct NetCell {
     rolling: bool,
 }
 
-/// One artifact that an event tells of, over all the snapshots.
+/// The net change of one artifact that an event reports, over all the snapshots.
 #[derive(Debug)]
 pub(super) struct NetArtifact<'a> {
     pub(super) name: &'a str,
     pub(super) fingerprint: &'a str,
     pub(super) count: Count,
-    /// An event tells of its instances.
+    /// Whether an event reports a change of its instances.
     pub(super) counted: bool,
-    /// An event tells that it was allow-listed.
+    /// Whether an event reports that it was allow-listed.
     pub(super) allowed: bool,
-    /// Why.
+    /// The entry that allows it.
     pub(super) allowance: Option<&'a Allowed>,
     cells: BTreeMap<NetWorkload<'a>, NetCell>,
-    /// Workloads that the snapshot doesn't list.
+    /// How many workloads the snapshot does not list.
     pub(super) more: i64,
 }
 
@@ -78,7 +78,7 @@ impl<'a> NetArtifact<'a> {
         self.cells.keys().copied().collect()
     }
 
-    /// How many workloads it is in, listed or not.
+    /// In how many workloads it is, listed or not.
     pub(super) fn size(&self) -> usize {
         self.cells.len() + size(self.more)
     }
@@ -87,7 +87,7 @@ impl<'a> NetArtifact<'a> {
         self.cells.values().any(|cell| cell.rolling)
     }
 
-    /// What became of it as a whole.
+    /// The change over all its workloads.
     pub(super) fn what(&self) -> What {
         self.what_of(self.count)
     }
@@ -101,7 +101,7 @@ impl<'a> NetArtifact<'a> {
     }
 }
 
-/// What happened, on balance.
+/// A net change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum What {
     /// One artifact took the place of another.
@@ -114,13 +114,13 @@ pub(super) enum What {
     /// As many instances as before.
     Same,
     /// Started, and stopped again.
-    CameAndWent,
+    StartedAndStopped,
 }
 
 impl What {
     fn of(Count { was, now }: Count) -> Self {
         match (was, now) {
-            (0, 0) => Self::CameAndWent,
+            (0, 0) => Self::StartedAndStopped,
             (0, _) => Self::Started,
             (_, 0) => Self::Stopped,
             _ if was < now => Self::ScaledUp,
@@ -130,51 +130,52 @@ impl What {
     }
 }
 
-/// What became of an artifact in the workloads of a group.
+/// The change of an artifact in the workloads of a group.
 #[derive(Debug)]
 pub(super) struct Move<'a> {
     pub(super) what: What,
     pub(super) artifact: &'a NetArtifact<'a>,
     pub(super) count: Count,
-    /// The one whose place it took.
+    /// The artifact that it replaced.
     pub(super) old: Option<(&'a NetArtifact<'a>, Count)>,
 }
 
-/// Workloads in which the same happened.
+/// Workloads with the same change.
 #[derive(Debug)]
 pub(super) struct Group<'a> {
-    /// Empty when no workload is known: then it is about an image.
+    /// Empty if no workload is known; then the change is about an image.
     pub(super) workloads: Vec<NetWorkload<'a>>,
-    /// Workloads that the snapshot doesn't list.
+    /// How many workloads the snapshot does not list.
     pub(super) more: usize,
     pub(super) moves: Vec<Move<'a>>,
     pub(super) rolling: bool,
 }
 
 impl Group<'_> {
-    /// How many workloads, or images, it stands for.
+    /// How many workloads, or images, are in the group.
     pub(super) fn size(&self) -> usize {
         (self.workloads.len() + self.more).max(1)
     }
 }
 
-/// The artifacts that the events tell of, from before the first snapshot to after the last one.
+/// The artifacts that the events report, from before the first snapshot to after the last one.
 pub(super) fn artifacts<'a>(parts: &[Part<'a>]) -> Vec<NetArtifact<'a>> {
-    let mut told: BTreeMap<&str, BTreeSet<EventType>> = BTreeMap::new();
+    let mut reported: BTreeMap<&str, BTreeSet<EventType>> = BTreeMap::new();
     for part in parts {
         for event in part.events.iter().filter(|e| !e.type_.is_of_environment()) {
             let at = event.change.and_then(|at| usize::try_from(at).ok());
             if let Some(change) = at.and_then(|at| part.snapshot.changes.get(at)) {
-                told.entry(&change.fingerprint)
+                reported
+                    .entry(&change.fingerprint)
                     .or_default()
                     .insert(event.type_);
             }
         }
     }
-    // The numbers are those of all changes, told or not: a filter hides events, it doesn't change what runs.
+    // The numbers are those of all changes, reported or not: a filter hides events, it does not change what runs.
     let mut artifacts: BTreeMap<&str, NetArtifact> = BTreeMap::new();
     for change in parts.iter().flat_map(|part| &part.snapshot.changes) {
-        let Some(types) = told.get(change.fingerprint.as_str()) else {
+        let Some(types) = reported.get(change.fingerprint.as_str()) else {
             continue;
         };
         let artifact = artifacts
@@ -213,7 +214,7 @@ pub(super) fn artifacts<'a>(parts: &[Part<'a>]) -> Vec<NetArtifact<'a>> {
     }
     let mut artifacts: Vec<_> = artifacts.into_values().collect();
     for artifact in &mut artifacts {
-        // A workload that ends as it began says something only where none does otherwise.
+        // A workload that ends as it began is only listed if this is so for all of them.
         let changed = |cell: &NetCell| cell.count.was != cell.count.now;
         if artifact.cells.values().any(changed) {
             artifact.cells.retain(|_, cell| changed(cell));
@@ -223,7 +224,7 @@ pub(super) fn artifacts<'a>(parts: &[Part<'a>]) -> Vec<NetArtifact<'a>> {
     artifacts
 }
 
-/// The workloads and what became of the artifacts in them; those with the same to tell are together.
+/// Groups the workloads by the changes of the artifacts in them.
 pub(super) fn groups<'a>(artifacts: &'a [NetArtifact<'a>]) -> Vec<Group<'a>> {
     let mut workloads: BTreeMap<NetWorkload, Vec<(&NetArtifact, NetCell)>> = BTreeMap::new();
     let mut groups: BTreeMap<Vec<_>, Group> = BTreeMap::new();
@@ -277,7 +278,7 @@ pub(super) fn groups<'a>(artifacts: &'a [NetArtifact<'a>]) -> Vec<Group<'a>> {
     for group in &mut groups {
         let listed = group.workloads.len();
         for moved in &mut group.moves {
-            // All that is known of the artifact is in this group: so is what the snapshot doesn't list.
+            // All listed workloads of the artifact are in this group. So the others belong to it as well.
             let whole =
                 |artifact: &NetArtifact| artifact.cells.len() == listed && artifact.more > 0;
             if whole(moved.artifact) {
@@ -292,13 +293,13 @@ pub(super) fn groups<'a>(artifacts: &'a [NetArtifact<'a>]) -> Vec<Group<'a>> {
             }
         }
     }
-    // What matters most comes first, for the list is cut.
+    // The most important ones come first, because the list is cut.
     groups.sort_by_cached_key(|group| {
         let what = group.moves.iter().map(|moved| moved.what).min();
         let urgency = match what {
             Some(What::RolledOut | What::Started | What::Stopped) => 0,
             Some(What::ScaledUp | What::ScaledDown | What::Allowed) => 1,
-            Some(What::Same | What::CameAndWent) | None => 2,
+            Some(What::Same | What::StartedAndStopped) | None => 2,
         };
         let image = group.moves.first().map(|moved| moved.artifact.name);
         (urgency, group.workloads.clone(), image)
@@ -311,8 +312,8 @@ fn key<'a>(moved: &Move<'a>) -> (What, &'a str, Option<&'a str>) {
     (moved.what, moved.artifact.fingerprint, old)
 }
 
-/// The artifacts of one workload, where one that stopped goes with the one that took its place: the one of the same
-/// image, or the only one there is.
+/// Pairs the artifacts of one workload: one that stopped belongs to the one that replaced it, which is the one of the
+/// same image, or the only one that started.
 fn pair<'a>(cells: &[(&'a NetArtifact<'a>, NetCell)]) -> Vec<Move<'a>> {
     let moves = cells.iter().map(|(artifact, cell)| Move {
         what: artifact.what_of(cell.count),
@@ -322,7 +323,7 @@ fn pair<'a>(cells: &[(&'a NetArtifact<'a>, NetCell)]) -> Vec<Move<'a>> {
     });
     let (mut stopped, mut moves): (Vec<_>, Vec<_>) =
         moves.partition(|moved| moved.what == What::Stopped);
-    let take_place = |moved: &mut Move<'a>, old: Move<'a>| {
+    let replace = |moved: &mut Move<'a>, old: Move<'a>| {
         moved.what = What::RolledOut;
         moved.old = Some((old.artifact, old.count));
     };
@@ -332,19 +333,19 @@ fn pair<'a>(cells: &[(&'a NetArtifact<'a>, NetCell)]) -> Vec<Move<'a>> {
             .iter()
             .position(|old| repository(old.artifact.name) == image);
         if let Some(old) = old {
-            take_place(moved, stopped.remove(old));
+            replace(moved, stopped.remove(old));
         }
     }
     let mut started = moves.iter_mut().filter(|m| m.what == What::Started);
     if let (Some(moved), None, 1) = (started.next(), started.next(), stopped.len()) {
-        take_place(moved, stopped.remove(0));
+        replace(moved, stopped.remove(0));
     }
     moves.extend(stopped);
     moves.sort_by_key(|moved| moved.what);
     moves
 }
 
-/// A number of workloads, kept from overflowing a sum by being absurd.
+/// A number of workloads, limited so that absurd ones cannot overflow a sum.
 pub(super) fn size(number: i64) -> usize {
     usize::try_from(number.clamp(0, 1_000_000)).unwrap_or_default()
 }

@@ -1,11 +1,16 @@
-//! The part of Block Kit that the messages are made of.
+//! The part of Slack's Block Kit that the messages use.
 
 use serde::Serialize;
+
+use crate::message::slack::text;
+
+/// How long the text may be that is sent without blocks, in UTF-16 code units.
+const MAX_PLAIN: usize = 1_900;
 
 /// A message as Slack's incoming webhooks and `chat.postMessage` take it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Message {
-    /// The whole message as sentences: the notification, and all that a screen reader reads.
+    /// The whole message in sentences: the notification, and the only part that a screen reader reads.
     pub(super) text: String,
     pub(super) blocks: Vec<Block>,
     pub(super) attachments: Vec<Attachment>,
@@ -14,7 +19,7 @@ pub struct Message {
 }
 
 impl Message {
-    /// A headline, and below it, beside a bar of `color`, what there is to know.
+    /// Creates a message: a headline, and below it the details beside a bar of `color`.
     pub(super) fn new(
         text: String,
         headline: Block,
@@ -40,14 +45,15 @@ impl Message {
     }
 }
 
-/// The body that is left when Slack refuses the blocks: the same message as text alone.
+/// The body to send when the receiver refuses the blocks: the same message as text alone. It is cut, because servers that
+/// imitate Slack's webhooks take less than Slack does: Discord at most 2,000 characters.
 pub fn plain(message: &Message) -> Vec<u8> {
     #[derive(Serialize)]
     struct Plain<'a> {
         text: &'a str,
     }
     json(&Plain {
-        text: &message.text,
+        text: &text::shorten(&message.text, MAX_PLAIN),
     })
 }
 
@@ -55,7 +61,7 @@ fn json(body: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(body).expect("strings, lists and booleans are always JSON")
 }
 
-/// What Slack draws beside a coloured bar.
+/// The blocks that Slack shows beside a coloured bar.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Attachment {
     pub(super) color: &'static str,
@@ -78,9 +84,6 @@ pub(super) enum Block {
     },
     Context {
         elements: Vec<Text>,
-    },
-    Actions {
-        elements: Vec<Button>,
     },
 }
 
@@ -110,18 +113,10 @@ impl Block {
         }
     }
 
-    pub(super) fn button(label: &str, url: String, action_id: &'static str) -> Self {
-        let text = Text::PlainText {
-            text: label.to_owned(),
-            emoji: false,
-        };
-        Self::Actions {
-            elements: vec![Button::Button {
-                text,
-                url,
-                action_id,
-            }],
-        }
+    /// A link on a line of its own. No button: Slack reports a click on one to the app, and shows a warning if the app
+    /// has no address for that, as an incoming webhook has none.
+    pub(super) fn link(label: &str, url: &str) -> Self {
+        Self::section(format!("<{url}|{label}>"))
     }
 }
 
@@ -130,7 +125,7 @@ impl Block {
 pub(super) enum Text {
     Mrkdwn {
         text: String,
-        /// Else Slack would make links of what looks like a channel, a mention or a URL.
+        /// Always true: otherwise Slack turns whatever looks like a channel, a mention or a URL into a link.
         verbatim: bool,
     },
     PlainText {
@@ -147,14 +142,4 @@ impl Text {
             verbatim: true,
         }
     }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub(super) enum Button {
-    Button {
-        text: Text,
-        url: String,
-        action_id: &'static str,
-    },
 }

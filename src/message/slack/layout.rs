@@ -1,9 +1,9 @@
-//! What the messages have in common: where, which snapshots, how compliant, when; names and lists of them.
+//! What the messages have in common: place, snapshots, compliance and time; names, and lists of names.
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    api::snapshot::{ComplianceState, EnvironmentSnapshotSpec},
+    api::{compliance::ComplianceState, snapshot::EnvironmentSnapshotSpec},
     message::slack::{
         Installation, Part,
         block::Block,
@@ -17,18 +17,18 @@ pub(super) const RED: &str = "#E01E5A";
 pub(super) const BLUE: &str = "#36C5F0";
 pub(super) const GREY: &str = "#8D8D8D";
 
-/// At most so many lines of a list.
+/// At most this many lines of a list.
 pub(super) const MAX_LINES: usize = 10;
-/// At most so many workloads are named at one place.
+/// At most this many workloads are named in one place.
 pub(super) const MAX_NAMED: usize = 3;
-/// Of a name of a place, a workload or an image. Few are longer, and their beginnings tell them apart.
+/// At most this much of the name of a place, a workload or an image. Few are longer, and their beginnings differ.
 pub(super) const NAME: usize = 140;
-/// For the lines of a section, which takes 3,000 units.
+/// At most this much for the lines of a section, which may have 3,000 characters.
 const LINES: usize = 2_700;
-/// For the same lines in `text`, which has a beginning and an end besides.
+/// At most this much for the same lines in `text`, which also has a beginning and an end.
 const SENTENCE: usize = 2_000;
 
-/// Where it happened: `cluster/environment`, or one name if both have the same.
+/// Where it happened: `cluster/environment`, or one name if both are the same.
 pub(super) fn place(origin: &Installation, environment: &str) -> String {
     let cluster = &origin.cluster;
     if cluster.is_empty() || cluster == environment {
@@ -38,11 +38,11 @@ pub(super) fn place(origin: &Installation, environment: &str) -> String {
     }
 }
 
-/// What every message about snapshots says.
+/// What every message about snapshots contains.
 pub(super) struct Frame {
-    /// Where, ready to be put into a sentence.
+    /// The place, escaped for a sentence.
     pub(super) place: String,
-    /// Where the last snapshot can be read.
+    /// The page of the last snapshot.
     pub(super) url: Option<String>,
     pub(super) compliance: ComplianceState,
     /// The numbers of the first and the last snapshot.
@@ -114,7 +114,7 @@ impl Frame {
         format!("{}, {compliance}.", self.snapshots())
     }
 
-    /// How long a backlog took to build up.
+    /// The time between the first and the last snapshot.
     pub(super) fn within(&self) -> String {
         let long = long(self.span);
         long.map(|long| format!(" within {long}"))
@@ -135,7 +135,7 @@ pub(super) fn long(span: SignedDuration) -> Option<String> {
     })
 }
 
-/// A moment, which Slack shows in the reader's own time zone.
+/// A time, which Slack shows in the reader's time zone.
 pub(super) fn date(time: Timestamp) -> String {
     format!(
         "<!date^{}^{{date_short_pretty}} {{time_secs}}|{}>",
@@ -148,7 +148,7 @@ fn ceil(seconds: i64, unit: i64) -> i64 {
     seconds / unit + i64::from(seconds % unit != 0)
 }
 
-/// Whether names stand as inline code, for the eye, or as words.
+/// Whether names are written as inline code (for the blocks) or as words (for `text`).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Style {
     Marked,
@@ -163,7 +163,7 @@ impl Style {
         }
     }
 
-    /// The beginning of a fingerprint.
+    /// The first digits of a fingerprint.
     pub(super) fn fingerprint(self, fingerprint: &str) -> String {
         let mut start: String = fingerprint.chars().take(12).collect();
         if self == Self::Marked && start.len() < fingerprint.len() {
@@ -173,7 +173,7 @@ impl Style {
     }
 }
 
-/// At most `max` of the names, and how many more there are, with `more` that have no name here.
+/// At most `max` of the names, and the number of the others. `more` further ones have no name here.
 pub(super) fn names<'a>(
     style: Style,
     names: impl ExactSizeIterator<Item = &'a str>,
@@ -193,8 +193,8 @@ pub(super) fn plural(word: &str, number: usize) -> String {
     format!("{word}{}", if number == 1 { "" } else { "s" })
 }
 
-/// The lines of a list, as many as there is room for, each with how many things it stands for. `more` things are in
-/// no line.
+/// As many lines of a list as fit, and the number of the others. Each line comes with the number of things that it
+/// stands for; `more` things are in no line.
 pub(super) fn bullets(lines: &[(String, usize)], more: usize) -> String {
     let (shown, more) = shown(lines, more, LINES);
     let mut bullets: Vec<_> = shown.iter().map(|(line, _)| format!("• {line}")).collect();
@@ -204,7 +204,7 @@ pub(super) fn bullets(lines: &[(String, usize)], more: usize) -> String {
     bullets.join("\n")
 }
 
-/// The same as a part of a sentence.
+/// The same lines as a part of a sentence.
 pub(super) fn sentence(lines: &[(String, usize)], more: usize) -> String {
     let (shown, more) = shown(lines, more, SENTENCE);
     let mut items: Vec<_> = shown.iter().map(|(line, _)| line.clone()).collect();
