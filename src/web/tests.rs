@@ -7,24 +7,16 @@ use serde::Serialize;
 
 use super::{
     page,
+    testing::installation,
     views::{
-        self,
-        artifact::{ArtifactAnswer, ArtifactQuery, Wanted},
+        artifact::{FlowQuery, LoggedProvenance, Wanted},
+        environment, snapshot,
     },
 };
 use crate::{
-    api::{EnvironmentSnapshotSpec, snapshot::ComplianceState},
-    message::installation::Installation,
-    simulation::{Cluster, testing::digest},
+    api::{EnvironmentSnapshotSpec, compliance::ComplianceState},
+    simulation::{Cluster, testing, testing::digest},
 };
-
-fn installation() -> Installation {
-    Installation {
-        org: "acme".to_owned(),
-        cluster: "c".to_owned(),
-        external_url: Some("https://s.example".to_owned()),
-    }
-}
 
 /// Compares with a file in `testdata/`.
 fn expect(name: &str, found: &[u8]) {
@@ -86,8 +78,8 @@ fn cluster() -> Cluster {
 /// The newest entry with all that runs after it.
 async fn expect_snapshot(name: &str, cluster: &Cluster) {
     let spec = &cluster.log("prod").last().unwrap().spec;
-    let found = views::snapshot(&installation(), spec, cluster.recorded("prod"), None);
-    let events = views::events(&installation(), spec);
+    let found = snapshot::snapshot(&installation(), spec, cluster.recorded("prod"), None);
+    let events = snapshot::events(&installation(), spec);
     expect_json(&format!("snapshot-{name}"), &found);
     let page = page::snapshot("prod", &found, &events);
     expect_page(&format!("snapshot-{name}"), page).await;
@@ -96,8 +88,8 @@ async fn expect_snapshot(name: &str, cluster: &Cluster) {
 async fn expect_environment(name: &str, cluster: &Cluster) {
     let now = cluster.wall();
     let environment = cluster.world.picture("prod");
-    let found = views::environment(&installation(), "prod", environment.as_ref());
-    let allowed = views::allow_list(cluster.world.evidence(), Some("prod"), now);
+    let found = environment::environment(&installation(), "prod", environment.as_ref());
+    let allowed = environment::allow_list(cluster.world.evidence(), Some("prod"), now);
     expect_json(&format!("environment-{name}"), &found);
     expect_page(
         &format!("environment-{name}"),
@@ -108,7 +100,7 @@ async fn expect_environment(name: &str, cluster: &Cluster) {
 
 #[tokio::test]
 async fn environments_and_snapshots_keep_their_shape() {
-    let unread = views::environment(&installation(), "prod", None);
+    let unread = environment::environment(&installation(), "prod", None);
     expect_json("environment-unread", &unread);
     expect_page("environment-unread", page::environment(&unread, &[])).await;
 
@@ -126,7 +118,7 @@ async fn environments_and_snapshots_keep_their_shape() {
     expect_snapshot("scaled", &cluster).await;
     let spec = &cluster.log("prod").last().unwrap().spec;
     let next = Some(spec.time + std::time::Duration::from_millis(1_250));
-    let found = views::snapshot(&installation(), spec, cluster.recorded("prod"), next);
+    let found = snapshot::snapshot(&installation(), spec, cluster.recorded("prod"), next);
     expect_json("snapshot-not-latest", &found);
     cluster.scale("other", 0);
     cluster.pass(600);
@@ -155,26 +147,27 @@ async fn environments_and_snapshots_keep_their_shape() {
         ("prod-later", Some("prod"), "2027-12-01T00:00:00Z"),
         ("other", Some("other"), "2027-11-30T00:00:00Z"),
     ] {
-        let found = views::allow_list(evidence, environment, now.parse().unwrap());
+        let found = environment::allow_list(evidence, environment, now.parse().unwrap());
         expect_json(&format!("allow-list-{name}"), &found);
     }
     let events: Vec<_> = cluster
         .log("prod")
         .iter()
-        .flat_map(|entry| views::events(&installation(), &entry.spec))
+        .flat_map(|entry| snapshot::events(&installation(), &entry.spec))
         .collect();
     expect_json("events", &events);
     let at = |text: &str| text.parse().unwrap();
     let (from, to) = (at("2026-11-24T10:00:00.5Z"), at("2026-11-24T10:00:02Z"));
+    let entry = |index, time, state| {
+        let mut spec = testing::snapshot(index, &[]);
+        (spec.time, spec.compliance.state) = (time, state);
+        spec
+    };
+    let older = entry(7, from, ComplianceState::NonCompliant);
+    let newest = entry(8, to, ComplianceState::Unknown);
     let lines = [
-        views::line(7, from, Some(to), ComplianceState::NonCompliant, to),
-        views::line(
-            8,
-            to,
-            None,
-            ComplianceState::Unknown,
-            at("2026-11-25T10:00:02Z"),
-        ),
+        snapshot::line(&older, Some(to), to),
+        snapshot::line(&newest, None, at("2026-11-25T10:00:02Z")),
     ];
     expect_json("snapshots", &lines);
 }
@@ -184,13 +177,13 @@ async fn artifacts_deployments_and_reviews_keep_their_shape() {
     let mut cluster = cluster();
     cluster.pass(600);
     for (name, wanted) in wanted() {
-        let query = ArtifactQuery {
+        let query = FlowQuery {
             flow: "runner".to_owned(),
             wanted,
         };
         let found = query.answer(&installation(), &cluster.world).unwrap();
         expect_json(&format!("{name}-by-record"), &found);
-        expect_page(&format!("{name}-by-record"), page_of(&found, wanted)).await;
+        expect_page(&format!("{name}-by-record"), page::flow_answer(&found)).await;
     }
     cluster.unrecord("runner-1");
     cluster.pass(60);
@@ -200,15 +193,17 @@ async fn artifacts_deployments_and_reviews_keep_their_shape() {
         .map(|it| it.spec.clone())
         .collect();
     for (name, wanted) in wanted() {
-        let query = ArtifactQuery {
+        let query = FlowQuery {
             flow: "runner".to_owned(),
             wanted,
         };
-        let mut entries = specs.iter().rev().flat_map(ArtifactAnswer::in_entry);
+        let mut entries = specs.iter().rev().flat_map(LoggedProvenance::in_entry);
         let entry = entries.find(|it| query.is_answered_by(it)).unwrap();
-        let found = query.answer_by(&installation(), &cluster.world, &entry);
+        let found = query
+            .answer_by(&installation(), &cluster.world, &entry)
+            .unwrap();
         expect_json(&format!("{name}-by-log"), &found);
-        expect_page(&format!("{name}-by-log"), page_of(&found, wanted)).await;
+        expect_page(&format!("{name}-by-log"), page::flow_answer(&found)).await;
     }
 }
 
@@ -218,12 +213,4 @@ fn wanted() -> [(&'static str, Wanted); 3] {
         ("deployment", Wanted::Deployment(44)),
         ("approval", Wanted::Approval(42)),
     ]
-}
-
-fn page_of(found: &serde_json::Value, wanted: Wanted) -> Response {
-    match wanted {
-        Wanted::Artifact(_) => page::artifact(found),
-        Wanted::Deployment(_) => page::deployment(found),
-        Wanted::Approval(_) => page::approval(found),
-    }
 }
