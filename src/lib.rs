@@ -1,7 +1,7 @@
 //! Shipbell rings when what runs in your cluster changes.
 //!
-//! One room (module) a capability, in the order of the data, from the ground up. A room imports only those above it in
-//! this list, and no two files import each other; `tests::rooms` reads the imports and checks it:
+//! One room (module) for each capability, from the ground up. A room imports only those above it in this list, and no two
+//! files import each other; the tests in `rooms.rs` read the imports and check it:
 //!
 //! - [`time`], [`metrics`]: the clock's type, what is counted
 //! - [`api`]: the custom resources, data only
@@ -26,6 +26,8 @@ pub mod delivery;
 pub mod http;
 pub mod message;
 pub mod metrics;
+#[cfg(test)]
+mod rooms;
 pub mod run;
 #[cfg(test)]
 mod simulation;

@@ -8,8 +8,6 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::snapshot::state::WatchKind;
-
 /// All metrics of the program.
 #[derive(Debug)]
 pub struct Metrics {
@@ -129,28 +127,18 @@ impl Metrics {
         text
     }
 
-    pub(crate) fn watched(&self, kind: WatchKind) {
-        self.events
-            .get_or_create(&OfKind {
-                kind: kind.as_str(),
-            })
-            .inc();
+    pub(crate) fn watched(&self, kind: &'static str) {
+        self.events.get_or_create(&OfKind { kind }).inc();
     }
 
-    pub(crate) fn listed(&self, kind: WatchKind, count: usize) {
+    pub(crate) fn listed(&self, kind: &'static str, count: usize) {
         self.listed
-            .get_or_create(&OfKind {
-                kind: kind.as_str(),
-            })
+            .get_or_create(&OfKind { kind })
             .inc_by(count as u64);
     }
 
-    pub(crate) fn watch_failed(&self, kind: WatchKind) {
-        self.failures
-            .get_or_create(&OfKind {
-                kind: kind.as_str(),
-            })
-            .inc();
+    pub(crate) fn watch_failed(&self, kind: &'static str) {
+        self.failures.get_or_create(&OfKind { kind }).inc();
     }
 
     pub(crate) fn warned(&self) {

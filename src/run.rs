@@ -31,13 +31,13 @@ use crate::{
         AllowedArtifact, ArtifactApproval, ArtifactProvenance, Environment, EnvironmentSpec,
         environment::Namespaces,
     },
-    cluster::watch::{self, WatchTimings},
+    cluster::{
+        pod_view::{DeploymentView, NamespaceView, PodView},
+        watch::{self, WatchTimings},
+    },
     compliance::{evidence_status::EvidenceStatusWriter, evidence_watch},
     config,
-    delivery::{
-        dispatcher::{DeliveryProgress, Dispatcher},
-        secret::RbacHints,
-    },
+    delivery::{dispatcher::Dispatcher, secret::RbacHints},
     http::{
         guard::Guard,
         sender::{self, HttpSender, ProxyConfig},
@@ -45,8 +45,8 @@ use crate::{
     message::installation::Installation,
     metrics::Metrics,
     snapshot::{
-        environments::Environments, log::SnapshotLog, pruning::Pruner, recorder::Recorder,
-        shared::SharedState, state::ClusterState,
+        environments::Environments, log::SnapshotLog, progress::DeliveryProgress, pruning::Pruner,
+        recorder::Recorder, self_check, shared::SharedState, state::ClusterState,
     },
     web::{
         access::{Access, TokenChecker},
@@ -132,10 +132,15 @@ pub async fn run(flags: config::Run) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     let (c, h, m) = (&client, &hub, &metrics);
     let (c, h, m) = (|| c.clone(), || h.clone(), || m.clone());
-    tasks.spawn(watch::follow(c(), watch::PODS, h(), m(), patience));
-    tasks.spawn(watch::follow(c(), watch::DEPLOYMENTS, h(), m(), patience));
-    tasks.spawn(watch::follow(c(), watch::NAMESPACES, h(), m(), patience));
-    tasks.spawn(watch::check(c(), h(), m(), flags.tuning.check_interval.0));
+    tasks.spawn(watch::follow::<PodView, _>(c(), h(), m(), patience));
+    tasks.spawn(watch::follow::<DeploymentView, _>(c(), h(), m(), patience));
+    tasks.spawn(watch::follow::<NamespaceView, _>(c(), h(), m(), patience));
+    tasks.spawn(self_check::run(
+        c(),
+        h(),
+        m(),
+        flags.tuning.check_interval.0,
+    ));
     tasks.spawn(tick(hub.clone()));
     let reporter = Reporter {
         controller: "shipbell".to_owned(),
@@ -157,13 +162,16 @@ pub async fn run(flags: config::Run) -> anyhow::Result<()> {
     tasks.spawn(recorder.run());
     let statuses = Arc::default();
     let s = || Arc::clone(&statuses);
-    tasks.spawn(evidence_watch::follow::<ArtifactProvenance>(c(), h(), s()));
-    tasks.spawn(evidence_watch::follow::<ArtifactApproval>(c(), h(), s()));
-    tasks.spawn(evidence_watch::follow::<AllowedArtifact>(c(), h(), s()));
+    tasks.spawn(evidence_watch::follow::<ArtifactProvenance, _>(
+        c(),
+        h(),
+        s(),
+    ));
+    tasks.spawn(evidence_watch::follow::<ArtifactApproval, _>(c(), h(), s()));
+    tasks.spawn(evidence_watch::follow::<AllowedArtifact, _>(c(), h(), s()));
     let answerer = EvidenceStatusWriter {
         client: client.clone(),
-        hub: hub.clone(),
-        environments: environments.clone(),
+        shared: hub.clone(),
         statuses: s(),
     };
     tasks.spawn(answerer.run());

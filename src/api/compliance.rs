@@ -5,7 +5,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::Span;
+use crate::api::{Span, provenance::RecordState};
 
 /// The compliance of an environment, or of one artifact.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -18,6 +18,16 @@ pub enum ComplianceState {
     /// There are no rules, or not enough is known.
     #[default]
     Unknown,
+}
+
+impl From<RecordState> for ComplianceState {
+    /// An incomplete record is not compliant.
+    fn from(state: RecordState) -> Self {
+        match state {
+            RecordState::Compliant => Self::Compliant,
+            RecordState::Incomplete | RecordState::NonCompliant => Self::NonCompliant,
+        }
+    }
 }
 
 impl ComplianceState {

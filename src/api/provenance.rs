@@ -6,7 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Condition, compliance::ComplianceState};
+use crate::api::Condition;
 
 /// The record of an image: the flow that built it, the commit, the build, and what was attested. It counts only in
 /// environments that trust its namespace.
@@ -197,14 +197,6 @@ impl RecordState {
             Self::Compliant => "Compliant",
             Self::Incomplete => "Incomplete",
             Self::NonCompliant => "Non-Compliant",
-        }
-    }
-
-    /// The compliance of an image with this record. An incomplete record is not compliant.
-    pub const fn compliance(self) -> ComplianceState {
-        match self {
-            Self::Compliant => ComplianceState::Compliant,
-            Self::Incomplete | Self::NonCompliant => ComplianceState::NonCompliant,
         }
     }
 }

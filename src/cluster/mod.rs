@@ -5,4 +5,6 @@ pub mod image;
 pub mod intern;
 pub mod pod_view;
 pub mod scope;
+pub(crate) mod status;
+pub mod stream;
 pub mod watch;

@@ -22,12 +22,11 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use crate::{
-    cluster::pod_view::{Decoded, DeploymentView, NamespaceView, PodView, SlimView, version},
-    metrics::Metrics,
-    snapshot::{
-        shared::SharedState,
-        state::{ClusterState, WatchKind},
+    cluster::{
+        pod_view::{Decoded, DeploymentView, NamespaceView, PodView, SlimView, version},
+        stream::WatchKind,
     },
+    metrics::Metrics,
     time::Moment,
 };
 
@@ -64,43 +63,59 @@ impl Default for WatchTimings {
     }
 }
 
-/// A kind that is watched: where it is found, and where what is seen of it goes.
-pub struct WatchedResource<T> {
-    kind: WatchKind,
-    path: &'static str,
-    seen: fn(&mut ClusterState, Decoded<T>, bool, Moment) -> Vec<String>,
-    deleted: fn(&mut ClusterState, &Decoded<T>, Moment),
+/// A kind that is watched, and where the API server has it.
+pub trait WatchedKind: SlimView {
+    /// Which kind.
+    const KIND: WatchKind;
+    /// The path of all its objects.
+    const PATH: &'static str;
 }
 
-impl<T> Clone for WatchedResource<T> {
-    fn clone(&self) -> Self {
-        *self
-    }
+impl WatchedKind for PodView {
+    const KIND: WatchKind = WatchKind::Pods;
+    const PATH: &'static str = "/api/v1/pods";
 }
 
-impl<T> Copy for WatchedResource<T> {}
+impl WatchedKind for DeploymentView {
+    const KIND: WatchKind = WatchKind::Deployments;
+    const PATH: &'static str = "/apis/apps/v1/deployments";
+}
 
-/// Pods.
-pub const PODS: WatchedResource<PodView> = WatchedResource {
-    kind: WatchKind::Pods,
-    path: "/api/v1/pods",
-    seen: ClusterState::pod_seen,
-    deleted: ClusterState::pod_deleted,
-};
-/// Deployments.
-pub const DEPLOYMENTS: WatchedResource<DeploymentView> = WatchedResource {
-    kind: WatchKind::Deployments,
-    path: "/apis/apps/v1/deployments",
-    seen: ClusterState::deployment_seen,
-    deleted: ClusterState::deployment_deleted,
-};
-/// Namespaces.
-pub const NAMESPACES: WatchedResource<NamespaceView> = WatchedResource {
-    kind: WatchKind::Namespaces,
-    path: "/api/v1/namespaces",
-    seen: ClusterState::namespace_seen,
-    deleted: ClusterState::namespace_deleted,
-};
+impl WatchedKind for NamespaceView {
+    const KIND: WatchKind = WatchKind::Namespaces;
+    const PATH: &'static str = "/api/v1/namespaces";
+}
+
+/// Keeps how far each kind has been read. Each call is one change.
+pub trait StreamSink: Send + Sync {
+    /// The time of its clock.
+    fn now(&self) -> Moment;
+    /// The resource version up to which a kind has been read.
+    fn version(&self, kind: WatchKind) -> u64;
+    /// Whether what is known of a kind can be relied on.
+    fn is_good(&self, kind: WatchKind) -> bool;
+    /// Whether a new list of a kind is requested.
+    fn wants_relist(&self, kind: WatchKind) -> bool;
+    /// Resolves after a new list of a kind was requested. It may have been read meanwhile.
+    fn relist_requested(&self, kind: WatchKind) -> impl Future<Output = ()> + Send;
+    /// A list begins.
+    fn list_begins(&self, kind: WatchKind);
+    /// The list that began at `begun` is complete. True if the server is not as far as it was before: its store was set
+    /// back to an older state.
+    fn list_ends(&self, kind: WatchKind, version: u64, begun: Moment) -> bool;
+    /// A bookmark: nothing happened up to this version.
+    fn bookmark(&self, kind: WatchKind, version: u64);
+    /// A list or a watch failed, or is forbidden.
+    fn stream_fails(&self, kind: WatchKind, why: String, forbidden: bool);
+}
+
+/// Takes in the objects of a kind. Each call is one change.
+pub trait ObjectSink<T>: StreamSink {
+    /// Objects were listed, or one was added or changed. What to warn of.
+    fn seen(&self, objects: impl IntoIterator<Item = Decoded<T>>, listed: bool) -> Vec<String>;
+    /// An object was deleted.
+    fn deleted(&self, object: &Decoded<T>);
+}
 
 #[derive(Deserialize)]
 struct List<T> {
@@ -169,7 +184,7 @@ enum StreamEnd {
     Failed(StreamFailure),
 }
 
-struct StreamFailure {
+pub(crate) struct StreamFailure {
     why: String,
     /// We may not read this kind at all.
     forbidden: bool,
@@ -188,14 +203,14 @@ impl From<String> for StreamFailure {
 }
 
 /// Follows one kind for ever.
-pub async fn follow<T>(
+pub async fn follow<T, S>(
     client: Client,
-    feed: WatchedResource<T>,
-    hub: Arc<SharedState>,
+    sink: Arc<S>,
     metrics: Arc<Metrics>,
     patience: WatchTimings,
 ) where
-    T: SlimView,
+    T: WatchedKind,
+    S: ObjectSink<T>,
 {
     let mut pause = BACKOFF.0;
     let mut relist_at = Instant::now();
@@ -209,15 +224,15 @@ pub async fn follow<T>(
         let begun = Instant::now();
         let listing = !resume || begun >= relist_at;
         let mut proven = false;
-        let end = if barred && let Err(failure) = may_watch::<T>(&client, feed, &hub).await {
+        let end = if barred && let Err(failure) = may_watch::<T>(&client, &*sink).await {
             StreamEnd::Failed(failure)
         } else if listing {
             barred = false;
-            list(&client, feed, &hub, &metrics).await
-        } else if !fresh && let Err(end) = ask(&client, feed, &hub).await {
+            list::<T>(&client, &*sink, &metrics).await
+        } else if !fresh && let Err(end) = ask::<T>(&client, &*sink).await {
             end
         } else {
-            let (end, told) = watch(&client, feed, &hub, &metrics, relist_at, patience.idle).await;
+            let (end, told) = watch::<T>(&client, &*sink, &metrics, relist_at, patience.idle).await;
             proven = told || begun.elapsed() >= PROVEN.min(patience.idle);
             barred = matches!(&end, StreamEnd::Failed(failure) if failure.forbidden);
             end
@@ -236,7 +251,7 @@ pub async fn follow<T>(
                 }
             }
             StreamEnd::Relist(why) => {
-                info!(kind = feed.kind.as_str(), why, "listing anew");
+                info!(kind = T::KIND.as_str(), why, "listing anew");
                 resume = false;
             }
             StreamEnd::Failed(failure) => {
@@ -245,14 +260,12 @@ pub async fn follow<T>(
                     forbidden,
                     halfway,
                 } = failure;
-                warn!(kind = feed.kind.as_str(), %why, "can't follow; trying again");
-                metrics.watch_failed(feed.kind);
-                hub.with(|world, now| world.stream_fails(feed.kind, why, forbidden, now));
+                warn!(kind = T::KIND.as_str(), %why, "can't follow; trying again");
+                metrics.watch_failed(T::KIND.as_str());
+                sink.stream_fails(T::KIND, why, forbidden);
                 // Where we were may still be known to the server: a list is dear, and a watch that can't resume says
                 // so. After a long silence only a list shows that what we know is still so.
-                resume = !forbidden
-                    && !halfway
-                    && hub.with(|world, now| world.stream(feed.kind).is_good(now));
+                resume = !forbidden && !halfway && sink.is_good(T::KIND);
                 sleep(pause + jitter(pause)).await;
                 pause = (pause * 2).min(BACKOFF.1);
                 if listing {
@@ -272,14 +285,9 @@ pub async fn follow<T>(
 
 /// Asks how far the server is. One that is not as far as we are was set back to an older state: a watch from where we are
 /// would be answered by silence.
-async fn ask<T>(
-    client: &Client,
-    feed: WatchedResource<T>,
-    hub: &SharedState,
-) -> Result<(), StreamEnd> {
-    let (there, _) = count(client, feed.path).await.map_err(StreamEnd::Failed)?;
-    let here = hub.with(|world, _| world.stream(feed.kind).version);
-    if there < here {
+async fn ask<T: WatchedKind>(client: &Client, sink: &impl StreamSink) -> Result<(), StreamEnd> {
+    let (there, _) = count(client, T::PATH).await.map_err(StreamEnd::Failed)?;
+    if there < sink.version(T::KIND) {
         return Err(StreamEnd::Relist(
             "the server is behind what it told before",
         ));
@@ -288,7 +296,7 @@ async fn ask<T>(
 }
 
 /// The server's version, and how many objects there are.
-async fn count(client: &Client, path: &str) -> Result<(u64, usize), StreamFailure> {
+pub(crate) async fn count(client: &Client, path: &str) -> Result<(u64, usize), StreamFailure> {
     let request = Request::new(path)
         .list(&ListParams::default().limit(1))
         .map_err(|error| StreamFailure::from(error.to_string()))?;
@@ -304,18 +312,12 @@ async fn count(client: &Client, path: &str) -> Result<(u64, usize), StreamFailur
 }
 
 /// Whether a watch would be refused.
-async fn may_watch<T>(
+async fn may_watch<T: WatchedKind>(
     client: &Client,
-    feed: WatchedResource<T>,
-    hub: &SharedState,
-) -> Result<(), StreamFailure>
-where
-    T: SlimView,
-{
-    let from = hub
-        .with(|world, _| world.stream(feed.kind).version)
-        .to_string();
-    let request = Request::new(feed.path)
+    sink: &impl StreamSink,
+) -> Result<(), StreamFailure> {
+    let from = sink.version(T::KIND).to_string();
+    let request = Request::new(T::PATH)
         .watch(&WatchParams::default().timeout(1), &from)
         .map_err(|error| StreamFailure::from(error.to_string()))?;
     match timeout(PAGE_TIMEOUT, client.request_stream(request)).await {
@@ -328,23 +330,19 @@ where
 }
 
 /// Reads a complete list, page by page. A quorum read: no resource version is given, so it is never old.
-async fn list<T>(
+async fn list<T: WatchedKind>(
     client: &Client,
-    feed: WatchedResource<T>,
-    hub: &SharedState,
+    sink: &impl ObjectSink<T>,
     metrics: &Metrics,
-) -> StreamEnd
-where
-    T: SlimView,
-{
-    let begun = hub.now();
-    hub.with(|world, _| world.list_begins(feed.kind));
+) -> StreamEnd {
+    let begun = sink.now();
+    sink.list_begins(T::KIND);
     let mut params = ListParams::default().limit(PAGE);
     loop {
         let halfway = params.continue_token.is_some();
         let fails =
             |failure: StreamFailure| StreamEnd::Failed(StreamFailure { halfway, ..failure });
-        let request = match Request::new(feed.path).list(&params) {
+        let request = match Request::new(T::PATH).list(&params) {
             Ok(request) => request,
             Err(error) => return fails(error.to_string().into()),
         };
@@ -360,34 +358,21 @@ where
             },
         };
         let count = page.items.len();
-        let warnings = hub.with(|world, now| {
-            let seen = page
-                .items
-                .into_iter()
-                .flat_map(|item| (feed.seen)(world, item, true, now));
-            seen.collect::<Vec<_>>()
-        });
-        metrics.listed(feed.kind, count);
+        let warnings = sink.seen(page.items, true);
+        metrics.listed(T::KIND.as_str(), count);
         tell(&warnings, metrics);
         if let Some(next) = page.metadata.next.filter(|next| !next.is_empty()) {
             params = params.continue_token(&next);
         } else {
             let version = version(&page.metadata.resource_version);
-            let set_back = hub.with(|world, now| {
-                let set_back = world.list_ends(feed.kind, version, begun, now);
-                if set_back {
-                    world.set_back();
-                }
-                set_back
-            });
-            debug!(kind = feed.kind.as_str(), "listed");
+            let set_back = sink.list_ends(T::KIND, version, begun);
+            debug!(kind = T::KIND.as_str(), "listed");
             if set_back {
                 warn!(
-                    kind = feed.kind.as_str(),
+                    kind = T::KIND.as_str(),
                     version,
                     "the cluster's store was set back to an older state; reading everything anew"
                 );
-                hub.set_back();
             }
             return StreamEnd::Resume;
         }
@@ -396,27 +381,20 @@ where
 }
 
 /// Follows the changes from where we are; and whether there was anything to be heard.
-async fn watch<T>(
+async fn watch<T: WatchedKind>(
     client: &Client,
-    feed: WatchedResource<T>,
-    hub: &SharedState,
+    sink: &impl ObjectSink<T>,
     metrics: &Metrics,
     relist_at: Instant,
     idle: Duration,
-) -> (StreamEnd, bool)
-where
-    T: SlimView,
-{
+) -> (StreamEnd, bool) {
     let mut told = false;
-    let from = hub
-        .with(|world, _| world.stream(feed.kind).version)
-        .to_string();
-    let mut request = match Request::new(feed.path)
-        .watch(&WatchParams::default().timeout(WATCH_SECONDS), &from)
-    {
-        Ok(request) => request,
-        Err(error) => return (StreamEnd::Failed(error.to_string().into()), told),
-    };
+    let from = sink.version(T::KIND).to_string();
+    let mut request =
+        match Request::new(T::PATH).watch(&WatchParams::default().timeout(WATCH_SECONDS), &from) {
+            Ok(request) => request,
+            Err(error) => return (StreamEnd::Failed(error.to_string().into()), told),
+        };
     // A server that zips would make a whole of each event; nothing here unzips that.
     let plain = HeaderValue::from_static("identity");
     request.headers_mut().insert(ACCEPT_ENCODING, plain);
@@ -438,9 +416,9 @@ where
         // What was read of a line stays in it when another branch is taken.
         let read = tokio::select! {
             read = timeout(idle, stream.read_until(b'\n', &mut line)) => read,
-            () = hub.relist_wanted(feed.kind).notified() => {
-                // The bell may ring for a wish that a list has met meanwhile.
-                if hub.with(|world, _| world.stream(feed.kind).relist) {
+            () = sink.relist_requested(T::KIND) => {
+                // A list may have met the request meanwhile.
+                if sink.wants_relist(T::KIND) {
                     break StreamEnd::Relist("it is wanted");
                 }
                 continue;
@@ -450,7 +428,7 @@ where
         match read {
             // Nobody knows what happened meanwhile.
             Err(_) => {
-                metrics.watch_failed(feed.kind);
+                metrics.watch_failed(T::KIND.as_str());
                 break StreamEnd::Relist("the watch went silent");
             }
             Ok(Err(error)) if is_cut(&error) => break StreamEnd::Resume,
@@ -466,27 +444,21 @@ where
         };
         line.clear();
         line.shrink_to(LINE);
-        metrics.watched(feed.kind);
-        let warnings = hub.with(|world, now| match event {
+        metrics.watched(T::KIND.as_str());
+        match event {
             WatchEvent::Added(seen) | WatchEvent::Modified(seen) => {
-                Ok((feed.seen)(world, seen, false, now))
+                tell(&sink.seen([seen], false), metrics);
             }
-            WatchEvent::Deleted(seen) => {
-                (feed.deleted)(world, &seen, now);
-                Ok(vec![])
-            }
+            WatchEvent::Deleted(seen) => sink.deleted(&seen),
             WatchEvent::Bookmark(bookmark) => {
-                world.bookmark(feed.kind, version(&bookmark.metadata.resource_version), now);
-                Ok(vec![])
+                sink.bookmark(T::KIND, version(&bookmark.metadata.resource_version));
             }
-            WatchEvent::Error(status) => Err(status),
-        });
-        match warnings {
-            Ok(warnings) => tell(&warnings, metrics),
-            Err(status) if status.code == 410 => {
+            WatchEvent::Error(status) if status.code == 410 => {
                 break StreamEnd::Relist("the server has forgotten where we were");
             }
-            Err(status) => break StreamEnd::Failed(failed(&kube::Error::Api(status))),
+            WatchEvent::Error(status) => {
+                break StreamEnd::Failed(failed(&kube::Error::Api(status)));
+            }
         }
         told = true;
     };
@@ -546,27 +518,6 @@ pub fn jitter(span: Duration) -> Duration {
     use std::hash::{BuildHasher as _, RandomState};
     let random = RandomState::new().hash_one(0) % 1_000;
     span.mul_f64(f64::from(u32::try_from(random).unwrap_or(0)) / 1_000.0)
-}
-
-/// Compares how many pods there are with how many we know, and asks for a new list when they differ twice in a row.
-pub async fn check(client: Client, hub: Arc<SharedState>, metrics: Arc<Metrics>, every: Duration) {
-    let mut differed = false;
-    loop {
-        sleep(every + jitter(every / 5)).await;
-        let astray = hub.with(ClusterState::self_check);
-        metrics.astray(astray);
-        let here = hub.with(|world, _| world.stream(WatchKind::Pods).version);
-        let Ok((there, pods)) = count(&client, PODS.path).await else {
-            continue; // the watch tells of it
-        };
-        let differs =
-            hub.with(|world, _| world.stream(WatchKind::Pods).synced && world.known_pods() != pods);
-        if differs && differed || there < here {
-            warn!("the pods differ from what the watch told; listing anew");
-            hub.with(|world, _| world.want_relist(WatchKind::Pods));
-        }
-        differed = differs;
-    }
 }
 
 #[derive(Deserialize)]

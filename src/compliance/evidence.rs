@@ -16,6 +16,31 @@ use crate::{
     cluster::image::Fingerprint,
 };
 
+/// The kinds of objects that carry evidence about images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EvidenceKind {
+    /// ArtifactProvenances.
+    Records,
+    /// ArtifactApprovals.
+    Reviews,
+    /// AllowedArtifacts.
+    Allowances,
+}
+
+impl EvidenceKind {
+    /// All three.
+    pub const ALL: [Self; 3] = [Self::Records, Self::Reviews, Self::Allowances];
+
+    /// The kind's name for people, in lower case.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Records => "artifactprovenances",
+            Self::Reviews => "artifactapprovals",
+            Self::Allowances => "allowedartifacts",
+        }
+    }
+}
+
 /// Which object, as namespace and name. The namespace of what has none is empty.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EvidenceKey {

@@ -4,50 +4,41 @@
     reason = "talks to the API server"
 )]
 
-//! Answers those who say something of images: what became of it stands in the status of their objects.
+//! Writes status back to provenance, approval and allow-list objects.
 
 use std::{
     collections::BTreeMap,
-    fmt::Debug,
     hash::{DefaultHasher, Hash as _, Hasher as _},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::Duration,
 };
 
 use jiff::Timestamp;
-use kube::{
-    Api, Client,
-    api::{ObjectMeta, Patch, PatchParams},
-};
-use serde::{Serialize, de::DeserializeOwned};
-use serde_json::json;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use kube::{Client, api::ObjectMeta};
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::time::{Instant, sleep, timeout_at};
 use tracing::warn;
 
 use crate::{
     api::{
         AllowedArtifact, ArtifactApproval, ArtifactProvenance, Condition,
-        allowed::{AllowedArtifactStatus, AllowedState},
-        approval::ArtifactApprovalStatus,
-        condition::{self, READY, Statement},
-        provenance::{ArtifactProvenanceStatus, RunningIn},
+        condition::{self, READY},
     },
-    compliance::evidence::{Allowance, ApprovalReview, EvidenceKey, ProvenanceRecord},
-    snapshot::{
-        environments::Environments,
-        shared::{SharedState, lock},
-        state::{ClusterState, EvidenceKind},
+    cluster::status::{StatusWrite, apply_status},
+    compliance::{
+        evidence::{EvidenceKey, EvidenceKind},
+        evidence_resource::{EvidenceResource, EvidenceStatus},
+        evidence_state::SharedEvidence,
     },
 };
 
-/// So many objects are looked at before others get a turn.
+/// How many objects are taken at once.
 const BATCH: usize = 64;
-/// Status writes are at least so far apart: 20 a second.
-const APART: Duration = Duration::from_millis(50);
-/// A write that takes longer is given up and tried again.
-const TIMEOUT: Duration = Duration::from_secs(15);
-/// The list of environments in a status.
-const ENVIRONMENTS: usize = 256;
+/// How long to wait after each write: at most 20 a second.
+const INTERVAL: Duration = Duration::from_millis(50);
+/// How long to wait after a write that failed.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// What is known of the statuses that objects have: enough to tell whether another would say anything new.
 #[derive(Debug, Default)]
@@ -62,9 +53,9 @@ struct KnownStatus {
     ready: Option<Condition>,
 }
 
-fn hash(status: &impl Serialize) -> u64 {
+fn hash(status: Option<&impl Serialize>) -> u64 {
     let mut hasher = DefaultHasher::new();
-    serde_json::to_string(status)
+    serde_json::to_string(&status)
         .unwrap_or_default()
         .hash(&mut hasher);
     hasher.finish()
@@ -72,15 +63,14 @@ fn hash(status: &impl Serialize) -> u64 {
 
 impl EvidenceStatuses {
     /// Notes the status that an object has.
-    pub fn seen(
+    pub fn seen<S: EvidenceStatus>(
         &mut self,
         kind: EvidenceKind,
         key: &EvidenceKey,
         metadata: &ObjectMeta,
-        conditions: Option<&[Condition]>,
-        status: &Option<impl Serialize>,
+        status: Option<&S>,
     ) {
-        let mut conditions = conditions.into_iter().flatten();
+        let mut conditions = status.into_iter().flat_map(EvidenceStatus::conditions);
         let known = KnownStatus {
             generation: metadata.generation,
             uid: metadata.uid.clone().unwrap_or_default(),
@@ -92,338 +82,98 @@ impl EvidenceStatuses {
         self.0.insert((kind, key.clone()), known);
     }
 
-    /// Forgets an object that is gone.
+    /// Forgets an object that was deleted.
     pub fn gone(&mut self, kind: EvidenceKind, key: &EvidenceKey) {
         self.0.remove(&(kind, key.clone()));
     }
 }
 
-/// What answering needs.
+/// Writes the status of evidence whenever it changes.
 #[derive(Clone)]
-pub struct EvidenceStatusWriter {
+pub struct EvidenceStatusWriter<S> {
     /// For writing.
     pub client: Client,
-    /// The world.
-    pub hub: Arc<SharedState>,
-    /// The environments there are.
-    pub environments: Arc<Environments>,
+    /// The evidence, and where its images run.
+    pub shared: Arc<S>,
     /// The statuses that objects have.
     pub statuses: Arc<Mutex<EvidenceStatuses>>,
 }
 
-impl EvidenceStatusWriter {
-    /// Answers for ever.
+/// Whether a status had to be written.
+enum Write {
+    Unchanged,
+    Sent,
+}
+
+impl<S: SharedEvidence> EvidenceStatusWriter<S> {
+    /// Writes for ever.
     pub async fn run(self) {
         loop {
             let taken = self
-                .hub
-                .with(|world, now| world.take_unanswered(BATCH, now));
+                .shared
+                .with_evidence(|state, now| state.take_dirty_status(BATCH, now));
             if taken.is_empty() {
-                let until = Instant::now() + self.until_an_end();
-                let _ = timeout_at(until, self.hub.unanswered().notified()).await;
-                self.hub
-                    .with(|world, _| world.look_at_ends(Timestamp::now()));
+                let until = Instant::now() + self.until_expiry();
+                let _ = timeout_at(until, self.shared.status_changed()).await;
+                self.shared
+                    .with_evidence(|state, _| state.expire_allowances(Timestamp::now()));
                 continue;
             }
             for (kind, key) in taken {
                 let written = match kind {
-                    EvidenceKind::Records => self.answer_record(&key).await,
-                    EvidenceKind::Reviews => self.answer_review(&key).await,
-                    EvidenceKind::Allowances => self.answer_allowance(&key).await,
+                    EvidenceKind::Records => self.update::<ArtifactProvenance>(&key).await,
+                    EvidenceKind::Reviews => self.update::<ArtifactApproval>(&key).await,
+                    EvidenceKind::Allowances => self.update::<AllowedArtifact>(&key).await,
                 };
                 match written {
-                    Ok(false) => {}
-                    Ok(true) => sleep(APART).await,
+                    Ok(Write::Unchanged) => {}
+                    Ok(Write::Sent) => sleep(INTERVAL).await,
                     Err(error) => {
-                        let of = kind.as_str();
-                        warn!(kind = of, object = %key, error, "can't write a status; trying again");
-                        sleep(Duration::from_secs(1)).await;
-                        self.hub.with(|world, _| world.unanswered(kind, key));
+                        let kind_name = kind.as_str();
+                        warn!(kind = kind_name, object = %key, error, "can't write a status; trying again");
+                        sleep(RETRY).await;
+                        self.shared
+                            .with_evidence(|state, _| state.mark_status_dirty(kind, key));
                     }
                 }
             }
         }
     }
 
-    /// How long until an entry of the allow-list ends.
-    fn until_an_end(&self) -> Duration {
+    /// How long until an entry of the allow-list expires.
+    fn until_expiry(&self) -> Duration {
         let now = Timestamp::now();
-        let next = self.hub.with(|world, _| world.next_end(now));
+        let next = self.shared.with_evidence(|state, _| state.next_expiry(now));
         let wait = next.map_or(Duration::MAX, |end| end.duration_since(now).unsigned_abs());
         wait.min(Duration::from_secs(30)) + Duration::from_millis(10)
     }
 
-    async fn answer_record(&self, key: &EvidenceKey) -> Result<bool, String> {
-        let status = self.hub.with(|world, _| {
-            let record = world.evidence().records().get(key)?.clone();
-            Some(record_status(world, &record))
-        });
-        let Some((mut status, ready)) = status else {
-            return Ok(false);
+    /// Writes the status of an object if it says something new.
+    async fn update<K: EvidenceResource>(&self, key: &EvidenceKey) -> Result<Write, String> {
+        let now = Timestamp::now();
+        let new = self
+            .shared
+            .with_evidence(|state, _| K::new_status(key, state, now));
+        let slot = (K::KIND, key.clone());
+        let known = self.statuses.lock().0.get(&slot).cloned();
+        let (Some((mut status, ready)), Some(known)) = (new, known) else {
+            return Ok(Write::Unchanged); // the object is gone
         };
-        let api: Api<ArtifactProvenance> = Api::namespaced(self.client.clone(), &key.namespace);
-        let (conditions, generation) = (&mut status.conditions, &mut status.observed_generation);
-        let Some(known) = self.begin(EvidenceKind::Records, key, &ready, conditions, generation)
-        else {
-            return Ok(false);
-        };
-        self.write(
-            &api,
-            EvidenceKind::Records,
-            key,
-            known,
-            "ArtifactProvenance",
-            status,
-        )
-        .await
-    }
-
-    async fn answer_review(&self, key: &EvidenceKey) -> Result<bool, String> {
-        let status = self.hub.with(|world, _| {
-            let review = world.evidence().reviews().get(key)?.clone();
-            Some(review_status(world, &review))
-        });
-        let Some((mut status, ready)) = status else {
-            return Ok(false);
-        };
-        let api: Api<ArtifactApproval> = Api::namespaced(self.client.clone(), &key.namespace);
-        let (conditions, generation) = (&mut status.conditions, &mut status.observed_generation);
-        let Some(known) = self.begin(EvidenceKind::Reviews, key, &ready, conditions, generation)
-        else {
-            return Ok(false);
-        };
-        self.write(
-            &api,
-            EvidenceKind::Reviews,
-            key,
-            known,
-            "ArtifactApproval",
-            status,
-        )
-        .await
-    }
-
-    async fn answer_allowance(&self, key: &EvidenceKey) -> Result<bool, String> {
-        let there = self.environments.all();
-        let status = self.hub.with(|world, _| {
-            let entry = world.evidence().allowances().get(&key.name)?.clone();
-            let exists = |name: &str| there.contains_key(name);
-            Some(allowance_status(world, &entry, exists, Timestamp::now()))
-        });
-        let Some((mut status, ready)) = status else {
-            return Ok(false);
-        };
-        let api: Api<AllowedArtifact> = Api::all(self.client.clone());
-        let (conditions, generation) = (&mut status.conditions, &mut status.observed_generation);
-        let Some(known) = self.begin(
-            EvidenceKind::Allowances,
-            key,
-            &ready,
-            conditions,
-            generation,
-        ) else {
-            return Ok(false);
-        };
-        self.write(
-            &api,
-            EvidenceKind::Allowances,
-            key,
-            known,
-            "AllowedArtifact",
-            status,
-        )
-        .await
-    }
-
-    /// Fills in what every status has. `None`: the object is gone.
-    fn begin(
-        &self,
-        kind: EvidenceKind,
-        key: &EvidenceKey,
-        ready: &Statement,
-        conditions: &mut Vec<Condition>,
-        generation: &mut Option<i64>,
-    ) -> Option<KnownStatus> {
-        let known = lock(&self.statuses).0.get(&(kind, key.clone())).cloned()?;
+        let (conditions, generation) = status.common();
         *generation = known.generation;
-        conditions.extend(known.ready.clone());
-        condition::set(conditions, ready, known.generation, Timestamp::now());
-        Some(known)
-    }
-
-    /// Writes a status that says something new. True if there was something to write.
-    async fn write<K, S>(
-        &self,
-        api: &Api<K>,
-        kind: EvidenceKind,
-        key: &EvidenceKey,
-        known: KnownStatus,
-        name: &str,
-        status: S,
-    ) -> Result<bool, String>
-    where
-        K: Clone + DeserializeOwned + Debug,
-        S: Serialize,
-    {
-        let status = Some(status);
-        if hash(&status) == known.hash {
-            return Ok(false);
+        conditions.extend(known.ready);
+        condition::set(conditions, &ready, known.generation, now);
+        let new_hash = hash(Some(&status));
+        if new_hash == known.hash {
+            return Ok(Write::Unchanged);
         }
-        let patch = json!({
-            "apiVersion": "shipbell.dev/v1alpha1", "kind": name,
-            "metadata": {"name": &*key.name, "uid": known.uid}, "status": status,
-        });
-        let params = PatchParams::apply("shipbell").force();
-        match timeout(
-            TIMEOUT,
-            api.patch_status(&key.name, &params, &Patch::Apply(patch)),
-        )
-        .await
+        let (namespace, name) = (&*key.namespace, &*key.name);
+        let written = apply_status::<K>(&self.client, namespace, name, &known.uid, &status).await?;
+        if written == StatusWrite::Written
+            && let Some(known) = self.statuses.lock().0.get_mut(&slot)
         {
-            Ok(Ok(_)) => {
-                if let Some(known) = lock(&self.statuses).0.get_mut(&(kind, key.clone())) {
-                    known.hash = hash(&status);
-                }
-                Ok(true)
-            }
-            // Gone, or another of this name: the watch tells.
-            Ok(Err(kube::Error::Api(gone))) if gone.code == 404 || gone.code == 409 => Ok(true),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err("no answer from the API server".to_owned()),
+            known.hash = new_hash;
         }
+        Ok(Write::Sent)
     }
-}
-
-fn not_trusted(namespace: &str) -> Statement {
-    Statement {
-        type_: READY,
-        status: Some(false),
-        reason: "NamespaceNotTrusted",
-        message: format!(
-            "no Environment trusts namespace {namespace}, so this changes nothing; add it to spec.compliance.provenance.trustedNamespaces of an Environment"
-        ),
-    }
-}
-
-fn record_status(
-    world: &ClusterState,
-    record: &ProvenanceRecord,
-) -> (ArtifactProvenanceStatus, Statement) {
-    let namespace = &*record.key.namespace;
-    let digests: Vec<_> = record.digests().collect();
-    let running = world.running_in(namespace, &digests);
-    let running_in = running
-        .into_iter()
-        .take(ENVIRONMENTS)
-        .map(|(name, runs, state)| RunningIn {
-            environment: name.to_owned(),
-            fingerprint: runs.to_string(),
-            compliance: state.as_str().to_owned(),
-        });
-    let conflict = world
-        .evidence()
-        .conflict(record, |namespace| world.trusts(namespace));
-    let conflict = conflict.map(ToString::to_string);
-    let ready = match &conflict {
-        _ if !world.trusts(namespace) => not_trusted(namespace),
-        Some(older) => Statement {
-            type_: READY,
-            status: Some(false),
-            reason: "Conflict",
-            message: format!(
-                "{older} is an older record of flow {} for the same image, and counts instead of this one",
-                record.flow
-            ),
-        },
-        None => Statement {
-            type_: READY,
-            status: Some(true),
-            reason: "Recorded",
-            message: format!("The record counts in environments that trust namespace {namespace}."),
-        },
-    };
-    let status = ArtifactProvenanceStatus {
-        state: Some(record.state),
-        missing: record.missing.iter().map(ToString::to_string).collect(),
-        conflict,
-        running_in: running_in.collect(),
-        ..ArtifactProvenanceStatus::default()
-    };
-    (status, ready)
-}
-
-fn review_status(
-    world: &ClusterState,
-    review: &ApprovalReview,
-) -> (ArtifactApprovalStatus, Statement) {
-    let namespace = &*review.key.namespace;
-    let ready = if world.trusts(namespace) {
-        Statement {
-            type_: READY,
-            status: Some(true),
-            reason: "Numbered",
-            message: format!("The review counts in environments that trust namespace {namespace}."),
-        }
-    } else {
-        not_trusted(namespace)
-    };
-    let status = ArtifactApprovalStatus {
-        number: Some(review.number),
-        ..ArtifactApprovalStatus::default()
-    };
-    (status, ready)
-}
-
-fn allowance_status(
-    world: &ClusterState,
-    entry: &Allowance,
-    exists: impl Fn(&str) -> bool,
-    now: Timestamp,
-) -> (AllowedArtifactStatus, Statement) {
-    let missing: Vec<&str> = entry
-        .environments
-        .iter()
-        .map(|name| &**name)
-        .filter(|name| !exists(name))
-        .collect();
-    let state = if !entry.is_active(now) {
-        AllowedState::Expired
-    } else if missing.len() == entry.environments.len() {
-        AllowedState::EnvironmentNotFound
-    } else {
-        AllowedState::Active
-    };
-    let (status, reason, message) = match state {
-        // What was said is over, not wrong: nobody waits for it to heal.
-        AllowedState::Expired => (
-            true,
-            "Expired",
-            "expiresAt is over: the rules hold for these images.".to_owned(),
-        ),
-        _ if !missing.is_empty() => (
-            false,
-            "EnvironmentNotFound",
-            format!(
-                "there is no Environment {}; kubectl get environments lists them",
-                missing.join(", ")
-            ),
-        ),
-        _ => (true, "Active", "These images are allowed.".to_owned()),
-    };
-    let ready = Statement {
-        type_: READY,
-        status: Some(status),
-        reason,
-        message,
-    };
-    let announced = entry
-        .environments
-        .iter()
-        .filter(|name| world.announced(name, &entry.uid));
-    let status = AllowedArtifactStatus {
-        state: Some(state),
-        announced: announced.map(ToString::to_string).collect(),
-        ..AllowedArtifactStatus::default()
-    };
-    (status, ready)
 }

@@ -3,6 +3,8 @@
 pub mod artifact_rules;
 pub mod environment_state;
 pub mod evidence;
+pub mod evidence_resource;
+pub mod evidence_state;
 pub mod evidence_status;
 pub mod evidence_watch;
 pub mod identity;

@@ -8,7 +8,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::Duration,
 };
 
@@ -30,15 +30,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
 use crate::{
-    api::{NotificationSetting, setting::Cursor},
+    api::NotificationSetting,
     delivery::{secret::RbacHints, setting_worker::SettingWorker},
     http::sender::HttpSender,
     message::installation::Installation,
     metrics::Metrics,
     snapshot::{
-        environments::Environments,
-        log::SnapshotLog,
-        shared::{SharedState, lock},
+        environments::Environments, log::SnapshotLog, progress::DeliveryProgress,
+        shared::SharedState,
     },
 };
 
@@ -69,43 +68,6 @@ pub struct Dispatcher {
     pub passed: Arc<DeliveryProgress>,
     /// Ends sending: what is under way is finished first.
     pub stop: CancellationToken,
-}
-
-/// How far the settings have got, as their status says.
-#[derive(Debug, Default)]
-pub struct DeliveryProgress {
-    /// By the UID of the setting.
-    cursors: Mutex<BTreeMap<String, Vec<Cursor>>>,
-    complete: Mutex<bool>,
-}
-
-impl DeliveryProgress {
-    pub(crate) fn put(&self, setting: &str, cursors: Vec<Cursor>) {
-        lock(&self.cursors).insert(setting.to_owned(), cursors);
-    }
-
-    pub(crate) fn remove(&self, setting: &str) {
-        lock(&self.cursors).remove(setting);
-    }
-
-    pub(crate) fn set_complete(&self, complete: bool) {
-        *lock(&self.complete) = complete;
-    }
-
-    /// Whether all settings are known by now.
-    pub fn is_complete(&self) -> bool {
-        *lock(&self.complete)
-    }
-
-    /// The least that all settings have passed of an environment's log, if any follows it.
-    pub fn least(&self, environment_uid: &str) -> Option<i64> {
-        let all = lock(&self.cursors);
-        let of = all
-            .values()
-            .flatten()
-            .filter(|cursor| cursor.environment_uid == environment_uid);
-        of.map(|cursor| cursor.index).min()
-    }
 }
 
 struct TaskHandle {

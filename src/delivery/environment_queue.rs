@@ -4,10 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     api::setting::Cursor,
-    delivery::{
-        outbox::{AckWindow, Backlog},
-        visibility::EnvironmentInfo,
-    },
+    delivery::outbox::{AckWindow, Backlog},
+    snapshot::environments::EnvironmentInfo,
     time::Moment,
 };
 

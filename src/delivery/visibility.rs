@@ -2,34 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
-
-use crate::delivery::conditions::{NotReady, shorten};
+use crate::{
+    delivery::conditions::{NotReady, shorten},
+    snapshot::environments::EnvironmentInfo,
+};
 
 /// More environments than this are not followed by a setting that names none.
 const MAX_ENVIRONMENTS: usize = 1_024;
-
-/// An environment, as delivery sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EnvironmentInfo {
-    /// Its UID.
-    pub uid: String,
-    /// The generation of its spec.
-    pub generation: i64,
-    /// The namespaces that may hear of it; `*` is all of them.
-    pub visible_to: Vec<String>,
-    /// The number and the time of its newest snapshot, once its log has been read.
-    pub head: Option<(i64, Timestamp)>,
-}
-
-impl EnvironmentInfo {
-    /// Whether settings of a namespace may hear of it.
-    pub fn is_visible_to(&self, namespace: &str) -> bool {
-        self.visible_to
-            .iter()
-            .any(|visible| visible == "*" || visible == namespace)
-    }
-}
 
 /// The environments that a setting of a namespace asks for and may see, and what is amiss with others. `names`: those
 /// that it names; `None`: it asks for all that it may see.

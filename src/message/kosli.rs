@@ -219,7 +219,9 @@ fn provenance(
     known: &snapshot::Provenance,
 ) -> ProvenanceBody {
     let flow = &known.flow;
-    let status = known.status.map(|state| state.compliance().word());
+    let status = known
+        .status
+        .map(|state| ComplianceState::from(state).word());
     let deployments = known.deployments.iter().map(|note| DeploymentBody {
         number: note.number.to_string(),
         timestamp: note.time.as_second().to_string(),

@@ -1,8 +1,8 @@
 //! What people do to workloads, and what is told of it.
 
 use crate::{
+    cluster::stream::WatchKind,
     simulation::{Cluster, State, seconds},
-    snapshot::state::WatchKind,
 };
 
 /// `web` runs three instances of `v1`, and that is told.

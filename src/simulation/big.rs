@@ -10,13 +10,14 @@ use crate::{
     cluster::{
         fleet::Fleet,
         pod_view::{ContainerView, Decoded, Meta, Owner, PodView},
+        stream::WatchKind,
     },
     simulation::{empty_world, seconds, testing::digest},
     snapshot::{
         cut::{Entry, PendingEntries},
         event,
         ledger::{Ledger, content_hash},
-        state::{ClusterState, Plan, WatchKind},
+        state::{ClusterState, Plan},
     },
 };
 

@@ -8,6 +8,7 @@ use crate::{
         snapshot::{Cause, ComplianceState},
     },
     cluster::scope::Scope,
+    compliance::evidence_state::EvidenceState as _,
     simulation::{Cluster, testing::digest},
     snapshot::ledger::Ledger,
 };
@@ -171,16 +172,19 @@ fn the_end_of_an_allowance_gives_its_entry_another_status_once() {
     cluster.pass(10);
     let look = |cluster: &mut Cluster| {
         let now = cluster.wall();
-        cluster.world.look_at_ends(now);
-        let rings = cluster.world.take_answers();
-        (rings, cluster.world.take_unanswered(100, cluster.now).len())
+        cluster.world.expire_allowances(now);
+        let rings = cluster.world.take_status_news();
+        (
+            rings,
+            cluster.world.take_dirty_status(100, cluster.now).len(),
+        )
     };
     look(&mut cluster);
     assert_eq!(look(&mut cluster), (false, 0));
     cluster.pass(1_000);
     // What the cut that tells of it brings up.
-    cluster.world.take_answers();
-    cluster.world.take_unanswered(100, cluster.now);
+    cluster.world.take_status_news();
+    cluster.world.take_dirty_status(100, cluster.now);
     assert_eq!(look(&mut cluster), (true, 1));
     // Or it would ring for itself, for ever.
     assert_eq!(look(&mut cluster), (false, 0));

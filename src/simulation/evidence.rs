@@ -7,9 +7,11 @@ use kube::api::ObjectMeta;
 
 use crate::{
     api::{AllowedArtifact, ArtifactApproval, ArtifactProvenance},
-    compliance::evidence::{Allowance, EvidenceKey, ProvenanceRecord},
+    compliance::{
+        evidence::{Allowance, EvidenceKey, EvidenceKind, ProvenanceRecord},
+        evidence_state::EvidenceState as _,
+    },
     simulation::{Cluster, testing::digest},
-    snapshot::state::EvidenceKind,
 };
 
 /// What lies in the cluster.

@@ -27,14 +27,16 @@ use crate::{
         fleet::Fleet,
         image::Fingerprint,
         pod_view::{Decoded, SlimView},
+        stream::WatchKind,
     },
+    compliance::{evidence::EvidenceKind, evidence_state::EvidenceState as _},
     simulation::testing::digest,
     snapshot::{
         cut::{self, Entry},
         event,
         ledger::{Ledger, content_hash},
         settle::Settle,
-        state::{ClusterState, EvidenceKind, Plan, WatchKind},
+        state::{ClusterState, Plan},
     },
     time::Moment,
 };

@@ -7,8 +7,9 @@ use proptest::prelude::*;
 use crate::{
     api::{EventType, snapshot::Cause},
     cluster::image::Fingerprint,
+    cluster::stream::WatchKind,
     simulation::{Cluster, State, image_id, seconds, story, testing::digest},
-    snapshot::{event, state::WatchKind},
+    snapshot::event,
     time::Moment,
 };
 

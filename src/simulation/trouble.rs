@@ -5,8 +5,9 @@ use std::sync::Arc;
 use crate::{
     api::snapshot::Cause,
     cluster::scope::Scope,
+    cluster::stream::WatchKind,
     simulation::{Cluster, State, seconds},
-    snapshot::{ledger::Ledger, state::WatchKind},
+    snapshot::ledger::Ledger,
 };
 
 fn with_web() -> Cluster {

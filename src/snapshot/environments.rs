@@ -1,15 +1,32 @@
 //! Which environments there are, who may see them, and where their logs end: what delivery needs to know of recording.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
-pub use crate::delivery::visibility::EnvironmentInfo;
-use crate::snapshot::shared::lock;
+/// An environment, as delivery sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EnvironmentInfo {
+    /// Its UID.
+    pub uid: String,
+    /// The generation of its spec.
+    pub generation: i64,
+    /// The namespaces that may hear of it; `*` is all of them.
+    pub visible_to: Vec<String>,
+    /// The number and the time of its newest snapshot, once its log has been read.
+    pub head: Option<(i64, Timestamp)>,
+}
+
+impl EnvironmentInfo {
+    /// Whether settings of a namespace may hear of it.
+    pub fn is_visible_to(&self, namespace: &str) -> bool {
+        self.visible_to
+            .iter()
+            .any(|visible| visible == "*" || visible == namespace)
+    }
+}
 
 /// All environments.
 #[derive(Debug)]
@@ -65,7 +82,7 @@ impl Environments {
 
     /// Forgets where the logs end: they were set back, and delivery begins anew.
     pub(crate) fn begin_anew(&self) {
-        for known in Arc::make_mut(&mut lock(&self.known)).values_mut() {
+        for known in Arc::make_mut(&mut self.known.lock()).values_mut() {
             known.head = None;
         }
         self.era.send_modify(|era| *era += 1);
@@ -79,7 +96,7 @@ impl Environments {
     /// Notes what an environment is. Its head is kept while it is the same one.
     pub(crate) fn put(&self, name: &str, mut known: EnvironmentInfo) {
         let changed = {
-            let mut all = lock(&self.known);
+            let mut all = self.known.lock();
             let before = all.get(name);
             if let Some(before) = before.filter(|before| before.uid == known.uid) {
                 known.head = known.head.max(before.head);
@@ -97,7 +114,7 @@ impl Environments {
 
     pub(crate) fn set_head(&self, name: &str, uid: &str, head: (i64, Timestamp)) {
         let changed = {
-            let mut all = lock(&self.known);
+            let mut all = self.known.lock();
             let news = all
                 .get(name)
                 .is_some_and(|known| known.uid == uid && known.head != Some(head));
@@ -112,17 +129,17 @@ impl Environments {
     }
 
     pub(crate) fn remove(&self, name: &str) {
-        Arc::make_mut(&mut lock(&self.known)).remove(name);
+        Arc::make_mut(&mut self.known.lock()).remove(name);
         self.bump();
     }
 
     /// An environment.
     pub fn get(&self, name: &str) -> Option<EnvironmentInfo> {
-        lock(&self.known).get(name).cloned()
+        self.known.lock().get(name).cloned()
     }
 
     /// All environments.
     pub fn all(&self) -> Arc<BTreeMap<String, EnvironmentInfo>> {
-        lock(&self.known).clone()
+        self.known.lock().clone()
     }
 }

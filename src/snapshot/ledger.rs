@@ -25,6 +25,7 @@ use crate::{
         image::Fingerprint,
         scope::Scope,
     },
+    compliance::identity::RecordedIdentities,
 };
 
 /// The rules by which instances are counted. Raise it when the same cluster would give other counts than before.
@@ -182,6 +183,16 @@ impl Ledger {
             since_checkpoint: (0, 0),
             checkpoint_size: 0,
         }
+    }
+
+    /// What it knows to be one image because a record said so.
+    pub fn recorded_identities(&self) -> RecordedIdentities {
+        let identities = self.identities.iter();
+        RecordedIdentities::of(
+            identities
+                .filter(|(_, (_, source))| *source == IdentitySource::Record)
+                .map(|(alias, (known, _))| (*alias, *known)),
+        )
     }
 
     /// Recorded instances.

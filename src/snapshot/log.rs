@@ -8,7 +8,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,6 +18,7 @@ use kube::{
     api::{DeleteParams, ListParams, ObjectMeta, PostParams, Preconditions},
     core::PartialObjectMeta,
 };
+use parking_lot::Mutex;
 use tokio::time::timeout;
 
 use crate::{
@@ -29,7 +30,6 @@ use crate::{
     snapshot::{
         cut::Entry,
         ledger::{Ledger, Unreadable},
-        shared::lock,
     },
 };
 
@@ -162,7 +162,7 @@ impl SnapshotLog {
 
     /// Forgets what was read: the log was set back.
     pub fn forget(&self) {
-        *lock(&self.cache) = Cache::default();
+        *self.cache.lock() = Cache::default();
     }
 
     /// Appends an entry. Its name is its number, so only one writer succeeds.
@@ -245,7 +245,7 @@ impl SnapshotLog {
         uid: &str,
         index: i64,
     ) -> Result<Option<Arc<EnvironmentSnapshotSpec>>, LogError> {
-        if let Some(found) = lock(&self.cache).entries.get(&(uid.to_owned(), index)) {
+        if let Some(found) = self.cache.lock().entries.get(&(uid.to_owned(), index)) {
             return Ok(Some(found.clone()));
         }
         let found = within(self.snapshots.get_opt(&name(environment, index))).await?;
@@ -274,7 +274,7 @@ impl SnapshotLog {
         if let Some(checkpoint) = &mut slim.checkpoint {
             checkpoint.data = None;
         }
-        let mut cache = lock(&self.cache);
+        let mut cache = self.cache.lock();
         if cache.entries.insert(key.clone(), Arc::new(slim)).is_none() {
             cache.order.push_back(key);
         }

@@ -16,10 +16,10 @@ use tracing::{info, warn};
 use crate::{
     api::Environment,
     cluster::watch::jitter,
-    delivery::dispatcher::DeliveryProgress,
     metrics::Metrics,
     snapshot::{
         log::{EntryMeta, LogError, SnapshotLog},
+        progress::DeliveryProgress,
         retention::{ENVIRONMENT_CAP, RetainedEntry, TOTAL_CAP, cut},
     },
 };

@@ -8,10 +8,8 @@ mod summary;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
 };
 
-use environment::recorded_of;
 use jiff::Timestamp;
 
 use crate::{
@@ -24,10 +22,11 @@ use crate::{
         image::Fingerprint,
         pod_view::{Decoded, DeploymentView, NamespaceView, PodView},
         scope::Scope,
+        stream::{StreamState, WatchKind},
     },
     compliance::{
         artifact_rules::ArtifactRules,
-        evidence::{Evidence, EvidenceKey},
+        evidence::{Evidence, EvidenceKey, EvidenceKind},
         identity::{IdentityResolver, RecordedIdentities, TrustedNamespaces},
     },
     snapshot::{
@@ -39,65 +38,6 @@ use crate::{
     },
     time::Moment,
 };
-
-/// A stream that was silent for so long may have died: the server sends a bookmark about every minute.
-const STALE: Duration = Duration::from_secs(150);
-/// The kinds that are watched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum WatchKind {
-    /// Pods: without them nothing can be said.
-    Pods,
-    /// Deployments: they tell of rollouts.
-    Deployments,
-    /// Namespaces: their labels.
-    Namespaces,
-}
-
-impl WatchKind {
-    /// All three.
-    pub const ALL: [Self; 3] = [Self::Pods, Self::Deployments, Self::Namespaces];
-
-    /// The kind's name for people, in lower case.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pods => "pods",
-            Self::Deployments => "deployments",
-            Self::Namespaces => "namespaces",
-        }
-    }
-}
-
-/// How far one kind has been read.
-#[derive(Clone, Debug, Default)]
-pub struct StreamState {
-    /// A complete list has been read, and what happened since.
-    pub synced: bool,
-    /// The resource version of the last complete list, event or bookmark.
-    pub version: u64,
-    /// When that was.
-    pub progress: Moment,
-    /// When the last complete list was begun.
-    pub list_begun: Option<Moment>,
-    /// What is wrong with it, for people.
-    pub trouble: Option<String>,
-    /// A new list is wanted.
-    pub relist: bool,
-    /// The number of the list that is being read, or was read last.
-    mark: u32,
-    /// Objects that can't be read: UID -> name and why.
-    pub unreadable: BTreeMap<u128, String>,
-    /// Those that the list that is being read has not held so far.
-    unlisted: BTreeSet<u128>,
-    /// The list that is being read holds something that doesn't even tell its UID: it may be any of those we know.
-    nameless: bool,
-}
-
-impl StreamState {
-    /// Whether what it says can be relied on.
-    pub fn is_good(&self, now: Moment) -> bool {
-        self.synced && now.saturating_sub(self.progress) <= STALE
-    }
-}
 
 /// An environment, as far as counting and recording go.
 #[derive(Debug)]
@@ -234,37 +174,12 @@ pub struct ClusterState {
     home: String,
     /// Environments that have something new to look at.
     touched: BTreeSet<String>,
-    /// Objects whose status may be another now.
-    unanswered: BTreeSet<(EvidenceKind, EvidenceKey)>,
-    /// There may be more to answer than when this was last asked.
-    answers: bool,
-    /// Until when the ends of allowances have been looked at.
-    ends_seen: Option<Timestamp>,
-}
-
-/// The kinds that say something of images.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum EvidenceKind {
-    /// ArtifactProvenances.
-    Records,
-    /// ArtifactApprovals.
-    Reviews,
-    /// AllowedArtifacts.
-    Allowances,
-}
-
-impl EvidenceKind {
-    /// All three.
-    pub const ALL: [Self; 3] = [Self::Records, Self::Reviews, Self::Allowances];
-
-    /// The kind's name for people, in lower case.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Records => "artifactprovenances",
-            Self::Reviews => "artifactapprovals",
-            Self::Allowances => "allowedartifacts",
-        }
-    }
+    /// Evidence whose status may have changed.
+    dirty_status: BTreeSet<(EvidenceKind, EvidenceKey)>,
+    /// More statuses may have to be written than when this was last asked.
+    status_news: bool,
+    /// Until when expired allowances have been dealt with.
+    expired_until: Option<Timestamp>,
 }
 
 impl ClusterState {
@@ -324,11 +239,7 @@ impl ClusterState {
 
     /// A list begins: what it doesn't hold will be swept when it is complete.
     pub fn list_begins(&mut self, kind: WatchKind) {
-        let stream = self.stream_mut(kind);
-        stream.mark = stream.mark.wrapping_add(1);
-        stream.relist = false;
-        stream.unlisted = stream.unreadable.keys().copied().collect();
-        stream.nameless = false;
+        self.stream_mut(kind).list_begins();
         if kind == WatchKind::Namespaces {
             self.listed.clear();
         }
@@ -336,10 +247,10 @@ impl ClusterState {
 
     /// A list that began at `begun` is complete. True if the server is not as far as it was before: its store was set back.
     pub fn list_ends(&mut self, kind: WatchKind, version: u64, begun: Moment, now: Moment) -> bool {
-        let mark = self.stream(kind).mark;
+        let mark = self.stream(kind).list_number();
         match kind {
             // What seems to be gone may be what can't be read.
-            _ if self.stream(kind).nameless => self.recount(now),
+            _ if self.stream(kind).holds_unknown() => self.recount(now),
             WatchKind::Pods => {
                 for uid in self.fleet.unmarked_pods(mark) {
                     self.pod_gone(uid, now);
@@ -363,18 +274,8 @@ impl ClusterState {
                 }
             }
         }
-        let stream = self.stream_mut(kind);
-        for uid in std::mem::take(&mut stream.unlisted) {
-            stream.unreadable.remove(&uid);
-        }
-        let first = !stream.synced;
-        let set_back = version > 0 && version < stream.version;
-        stream.synced = true;
-        stream.relist = false;
-        stream.version = version;
-        stream.progress = now;
-        stream.list_begun = Some(begun);
-        stream.trouble = None;
+        let first = !self.stream(kind).synced;
+        let set_back = self.stream_mut(kind).list_ends(version, begun, now);
         if kind == WatchKind::Pods && first {
             self.recount(now);
         }
@@ -462,8 +363,8 @@ impl ClusterState {
 
     /// A pod was listed, added or changed. What is to be warned of.
     pub fn pod_seen(&mut self, seen: Decoded<PodView>, listed: bool, now: Moment) -> Vec<String> {
-        let mark = self.pods.mark;
-        self.progress(WatchKind::Pods, seen.meta().version, listed, now);
+        let mark = self.pods.list_number();
+        self.pods.advance(seen.meta().version, listed, now);
         match seen {
             Decoded::Good(view) => {
                 self.pods.unreadable.remove(&view.meta.uid);
@@ -480,14 +381,14 @@ impl ClusterState {
             }
             Decoded::Bad(meta, why) => {
                 self.fleet.keep_pod(meta.uid, mark);
-                unreadable(&mut self.pods, "pod", &meta, &why)
+                self.pods.unreadable("pod", &meta, &why)
             }
         }
     }
 
     /// A pod was deleted.
     pub fn pod_deleted(&mut self, seen: &Decoded<PodView>, now: Moment) {
-        self.progress(WatchKind::Pods, seen.meta().version, false, now);
+        self.pods.advance(seen.meta().version, false, now);
         self.pods.unreadable.remove(&seen.meta().uid);
         self.pod_gone(seen.meta().uid, now);
     }
@@ -505,8 +406,8 @@ impl ClusterState {
         listed: bool,
         now: Moment,
     ) -> Vec<String> {
-        let mark = self.deployments.mark;
-        self.progress(WatchKind::Deployments, seen.meta().version, listed, now);
+        let mark = self.deployments.list_number();
+        self.deployments.advance(seen.meta().version, listed, now);
         match seen {
             Decoded::Good(view) => {
                 self.deployments.unreadable.remove(&view.meta.uid);
@@ -518,7 +419,7 @@ impl ClusterState {
             Decoded::Bad(meta, why) => {
                 self.fleet
                     .keep_deployment(&meta.namespace, &meta.name, mark);
-                unreadable(&mut self.deployments, "deployment", &meta, &why)
+                self.deployments.unreadable("deployment", &meta, &why)
             }
         }
     }
@@ -526,7 +427,7 @@ impl ClusterState {
     /// A Deployment was deleted.
     pub fn deployment_deleted(&mut self, seen: &Decoded<DeploymentView>, now: Moment) {
         let meta = seen.meta().clone();
-        self.progress(WatchKind::Deployments, meta.version, false, now);
+        self.deployments.advance(meta.version, false, now);
         self.deployments.unreadable.remove(&meta.uid);
         self.deployment_gone(&meta.namespace, &meta.name, now);
     }
@@ -544,8 +445,8 @@ impl ClusterState {
         listed: bool,
         now: Moment,
     ) -> Vec<String> {
-        let mark = self.namespaces.mark;
-        self.progress(WatchKind::Namespaces, seen.meta().version, listed, now);
+        let mark = self.namespaces.list_number();
+        self.namespaces.advance(seen.meta().version, listed, now);
         match seen {
             Decoded::Good(view) => {
                 self.namespaces.unreadable.remove(&view.meta.uid);
@@ -558,25 +459,17 @@ impl ClusterState {
             }
             Decoded::Bad(meta, why) => {
                 self.fleet.keep_namespace(&meta.name, mark);
-                unreadable(&mut self.namespaces, "namespace", &meta, &why)
+                self.namespaces.unreadable("namespace", &meta, &why)
             }
         }
     }
 
     /// A namespace was deleted.
     pub fn namespace_deleted(&mut self, seen: &Decoded<NamespaceView>, now: Moment) {
-        self.progress(WatchKind::Namespaces, seen.meta().version, false, now);
+        self.namespaces.advance(seen.meta().version, false, now);
         self.namespaces.unreadable.remove(&seen.meta().uid);
         if self.fleet.remove_namespace(&seen.meta().name) {
             self.recount_by_namespaces(now);
-        }
-    }
-
-    fn progress(&mut self, kind: WatchKind, version: u64, listed: bool, now: Moment) {
-        let stream = self.stream_mut(kind);
-        stream.progress = now;
-        if !listed {
-            stream.version = stream.version.max(version);
         }
     }
 
@@ -706,7 +599,7 @@ impl ClusterState {
                 env.recount(&self.fleet, &self.evidence, now);
             }
             if retrusted {
-                self.all_unanswered();
+                self.mark_all_status_dirty();
             }
             return false;
         }
@@ -729,7 +622,7 @@ impl ClusterState {
         };
         env.recount(&self.fleet, &self.evidence, now);
         self.environments.insert(name.to_owned(), env);
-        self.all_unanswered();
+        self.mark_all_status_dirty();
         true
     }
 
@@ -741,7 +634,7 @@ impl ClusterState {
             .is_some_and(|env| env.uid == uid)
         {
             self.environments.remove(name);
-            self.all_unanswered();
+            self.mark_all_status_dirty();
         }
     }
 
@@ -781,7 +674,7 @@ impl ClusterState {
             })
             .collect();
         env.scope = ledger.scope.clone();
-        env.recorded = recorded_of(&ledger);
+        env.recorded = ledger.recorded_identities();
         env.docket = AssessmentState::of(&ledger);
         let artifacts: Vec<_> = ledger
             .artifacts()
@@ -790,8 +683,8 @@ impl ClusterState {
         (env.log, env.before) = (KnownLog::Read(ledger, now), None);
         env.recount(&self.fleet, &self.evidence, now);
         self.touched.insert(name.to_owned());
-        self.artifacts_unanswered(name, artifacts);
-        self.allowances_unanswered();
+        self.mark_artifacts_dirty(name, artifacts);
+        self.mark_allowances_dirty();
         for (name, env) in &mut self.environments {
             if env.counts_any(&renamed) {
                 env.recount(&self.fleet, &self.evidence, now);
@@ -836,7 +729,7 @@ impl ClusterState {
         let KnownLog::Read(after, _) = &env.log else {
             return;
         };
-        let recorded = recorded_of(after);
+        let recorded = after.recorded_identities();
         let renamed = env.recorded != recorded;
         env.recorded = recorded;
         let mut changed = vec![];
@@ -871,9 +764,9 @@ impl ClusterState {
             env.recount(&self.fleet, &self.evidence, now);
         }
         self.touched.insert(name.to_owned());
-        self.artifacts_unanswered(name, changed);
+        self.mark_artifacts_dirty(name, changed);
         if listed {
-            self.allowances_unanswered();
+            self.mark_allowances_dirty();
         }
     }
 
@@ -901,21 +794,4 @@ impl ClusterState {
         }
         astray
     }
-}
-
-fn unreadable(
-    stream: &mut StreamState,
-    kind: &str,
-    meta: &crate::cluster::pod_view::Meta,
-    why: &str,
-) -> Vec<String> {
-    stream.unlisted.remove(&meta.uid);
-    stream.nameless |= meta.name.is_empty();
-    let slash = if meta.namespace.is_empty() { "" } else { "/" };
-    let name = format!("{}{slash}{}", meta.namespace, meta.name);
-    let told = format!("{kind} {name}: {why}");
-    if stream.unreadable.insert(meta.uid, told.clone()).as_ref() == Some(&told) {
-        return vec![]; // warned of before
-    }
-    vec![format!("can't read {told}; its last good state is kept")]
 }

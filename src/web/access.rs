@@ -8,7 +8,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -23,11 +23,12 @@ use k8s_openapi::api::{
     authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
 };
 use kube::{Api, Client, api::PostParams};
+use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
 use tracing::warn;
 
-use crate::{api::GROUP, snapshot::shared::lock, web::refusal::Refusal};
+use crate::{api::GROUP, web::refusal::Refusal};
 
 /// How long the answer about a token is used before it is asked again.
 const REMEMBERED: Duration = Duration::from_secs(60);
@@ -109,7 +110,7 @@ impl TokenChecker {
 
     async fn permission(&self, token: &str) -> Result<Permission, String> {
         let key: [u8; 32] = Sha256::digest(token).into();
-        if let Some((permission, at)) = lock(&self.remembered).get(&key)
+        if let Some((permission, at)) = self.remembered.lock().get(&key)
             && at.elapsed() < REMEMBERED
         {
             return Ok(*permission);
@@ -118,7 +119,7 @@ impl TokenChecker {
         let permission = asked
             .map_err(|_| "no answer".to_owned())?
             .map_err(|error| error.to_string())?;
-        let mut remembered = lock(&self.remembered);
+        let mut remembered = self.remembered.lock();
         remembered.retain(|_, (_, at)| at.elapsed() < REMEMBERED);
         if remembered.len() < TOKENS {
             remembered.insert(key, (permission, Instant::now()));

@@ -10,9 +10,13 @@ use shipbell::{
     cluster::{
         image::Fingerprint,
         pod_view::{Decoded, PodView},
+        stream::WatchKind,
     },
-    compliance::evidence::{EvidenceKey, ProvenanceRecord},
-    snapshot::state::{ClusterState, EvidenceKind, Plan, WatchKind},
+    compliance::{
+        evidence::{EvidenceKey, EvidenceKind, ProvenanceRecord},
+        evidence_state::EvidenceState as _,
+    },
+    snapshot::state::{ClusterState, Plan},
 };
 use std::{
     fs,

@@ -2,23 +2,29 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{
-    api::{
-        EventType,
-        snapshot::{Allowed, WorkloadChange},
-    },
-    message::slack::Part,
+use crate::api::{
+    EventType,
+    snapshot::{Allowed, EnvironmentSnapshotSpec, Event, WorkloadChange},
 };
 
+/// The events of one snapshot that a message reports.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    /// The snapshot.
+    pub snapshot: &'a EnvironmentSnapshotSpec,
+    /// The events that the setting asks for. Events of the environment as a whole have messages of their own.
+    pub events: &'a [&'a Event],
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct NetWorkload<'a> {
-    pub(super) namespace: &'a str,
-    pub(super) name: &'a str,
-    pub(super) kind: &'a str,
+pub(crate) struct NetWorkload<'a> {
+    pub(crate) namespace: &'a str,
+    pub(crate) name: &'a str,
+    pub(crate) kind: &'a str,
 }
 
 impl<'a> NetWorkload<'a> {
-    pub(super) fn of(change: &'a WorkloadChange) -> Self {
+    pub(crate) fn of(change: &'a WorkloadChange) -> Self {
         Self {
             namespace: &change.namespace,
             name: &change.name,
@@ -27,7 +33,7 @@ impl<'a> NetWorkload<'a> {
     }
 
     /// With the kind, but without its API group.
-    pub(super) fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         let kind = self.kind.split('.').next().unwrap_or_default();
         format!("{}/{}/{}", self.namespace, kind.to_lowercase(), self.name)
     }
@@ -35,9 +41,9 @@ impl<'a> NetWorkload<'a> {
 
 /// Instances before and after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Count {
-    pub(super) was: i64,
-    pub(super) now: i64,
+pub(crate) struct Count {
+    pub(crate) was: i64,
+    pub(crate) now: i64,
 }
 
 impl Count {
@@ -58,37 +64,37 @@ struct NetCell {
 
 /// The net change of one artifact that an event reports, over all the snapshots.
 #[derive(Debug)]
-pub(super) struct NetArtifact<'a> {
-    pub(super) name: &'a str,
-    pub(super) fingerprint: &'a str,
-    pub(super) count: Count,
+pub(crate) struct NetArtifact<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) fingerprint: &'a str,
+    pub(crate) count: Count,
     /// Whether an event reports a change of its instances.
-    pub(super) counted: bool,
+    pub(crate) counted: bool,
     /// Whether an event reports that it was allow-listed.
-    pub(super) allowed: bool,
+    pub(crate) allowed: bool,
     /// The entry that allows it.
-    pub(super) allowance: Option<&'a Allowed>,
+    pub(crate) allowance: Option<&'a Allowed>,
     cells: BTreeMap<NetWorkload<'a>, NetCell>,
     /// How many workloads the snapshot does not list.
-    pub(super) more: i64,
+    pub(crate) more: i64,
 }
 
 impl<'a> NetArtifact<'a> {
-    pub(super) fn workloads(&self) -> Vec<NetWorkload<'a>> {
+    pub(crate) fn workloads(&self) -> Vec<NetWorkload<'a>> {
         self.cells.keys().copied().collect()
     }
 
     /// In how many workloads it is, listed or not.
-    pub(super) fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         self.cells.len() + size(self.more)
     }
 
-    pub(super) fn rolling(&self) -> bool {
+    pub(crate) fn rolling(&self) -> bool {
         self.cells.values().any(|cell| cell.rolling)
     }
 
     /// The change over all its workloads.
-    pub(super) fn what(&self) -> What {
+    pub(crate) fn what(&self) -> What {
         self.what_of(self.count)
     }
 
@@ -103,7 +109,7 @@ impl<'a> NetArtifact<'a> {
 
 /// A net change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum What {
+pub(crate) enum What {
     /// One artifact took the place of another.
     RolledOut,
     Started,
@@ -132,34 +138,34 @@ impl What {
 
 /// The change of an artifact in the workloads of a group.
 #[derive(Debug)]
-pub(super) struct Move<'a> {
-    pub(super) what: What,
-    pub(super) artifact: &'a NetArtifact<'a>,
-    pub(super) count: Count,
+pub(crate) struct Move<'a> {
+    pub(crate) what: What,
+    pub(crate) artifact: &'a NetArtifact<'a>,
+    pub(crate) count: Count,
     /// The artifact that it replaced.
-    pub(super) old: Option<(&'a NetArtifact<'a>, Count)>,
+    pub(crate) old: Option<(&'a NetArtifact<'a>, Count)>,
 }
 
 /// Workloads with the same change.
 #[derive(Debug)]
-pub(super) struct Group<'a> {
+pub(crate) struct Group<'a> {
     /// Empty if no workload is known; then the change is about an image.
-    pub(super) workloads: Vec<NetWorkload<'a>>,
+    pub(crate) workloads: Vec<NetWorkload<'a>>,
     /// How many workloads the snapshot does not list.
-    pub(super) more: usize,
-    pub(super) moves: Vec<Move<'a>>,
-    pub(super) rolling: bool,
+    pub(crate) more: usize,
+    pub(crate) moves: Vec<Move<'a>>,
+    pub(crate) rolling: bool,
 }
 
 impl Group<'_> {
     /// How many workloads, or images, are in the group.
-    pub(super) fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         (self.workloads.len() + self.more).max(1)
     }
 }
 
 /// The artifacts that the events report, from before the first snapshot to after the last one.
-pub(super) fn artifacts<'a>(parts: &[Part<'a>]) -> Vec<NetArtifact<'a>> {
+pub(crate) fn artifacts<'a>(parts: &[Part<'a>]) -> Vec<NetArtifact<'a>> {
     let mut reported: BTreeMap<&str, BTreeSet<EventType>> = BTreeMap::new();
     for part in parts {
         for event in part.events.iter().filter(|e| !e.type_.is_of_environment()) {
@@ -225,7 +231,7 @@ pub(super) fn artifacts<'a>(parts: &[Part<'a>]) -> Vec<NetArtifact<'a>> {
 }
 
 /// Groups the workloads by the changes of the artifacts in them.
-pub(super) fn groups<'a>(artifacts: &'a [NetArtifact<'a>]) -> Vec<Group<'a>> {
+pub(crate) fn groups<'a>(artifacts: &'a [NetArtifact<'a>]) -> Vec<Group<'a>> {
     let mut workloads: BTreeMap<NetWorkload, Vec<(&NetArtifact, NetCell)>> = BTreeMap::new();
     let mut groups: BTreeMap<Vec<_>, Group> = BTreeMap::new();
     for artifact in artifacts {
@@ -346,12 +352,12 @@ fn pair<'a>(cells: &[(&'a NetArtifact<'a>, NetCell)]) -> Vec<Move<'a>> {
 }
 
 /// A number of workloads, limited so that absurd ones cannot overflow a sum.
-pub(super) fn size(number: i64) -> usize {
+pub(crate) fn size(number: i64) -> usize {
     usize::try_from(number.clamp(0, 1_000_000)).unwrap_or_default()
 }
 
 /// An image's name without its tag and digest.
-pub(super) fn repository(image: &str) -> &str {
+pub(crate) fn repository(image: &str) -> &str {
     let image = image.split_once('@').map_or(image, |(image, _)| image);
     let segment = image.rfind('/').map_or(0, |slash| slash + 1);
     image[segment..]
@@ -360,12 +366,12 @@ pub(super) fn repository(image: &str) -> &str {
 }
 
 /// The last segment of an image's name, with its tag.
-pub(super) fn tagged(image: &str) -> &str {
+pub(crate) fn tagged(image: &str) -> &str {
     let image = image.split_once('@').map_or(image, |(image, _)| image);
     image.rsplit('/').next().unwrap_or(image)
 }
 
 /// The last segment of an image's name, without its tag.
-pub(super) fn short(image: &str) -> &str {
+pub(crate) fn short(image: &str) -> &str {
     tagged(repository(image))
 }

@@ -11,16 +11,16 @@ const MAX_PLAIN: usize = 1_900;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Message {
     /// The whole message in sentences: the notification, and the only part that a screen reader reads.
-    pub(super) text: String,
-    pub(super) blocks: Vec<Block>,
-    pub(super) attachments: Vec<Attachment>,
-    pub(super) unfurl_links: bool,
-    pub(super) unfurl_media: bool,
+    pub(crate) text: String,
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) attachments: Vec<Attachment>,
+    pub(crate) unfurl_links: bool,
+    pub(crate) unfurl_media: bool,
 }
 
 impl Message {
     /// Creates a message: a headline, and below it the details beside a bar of `color`.
-    pub(super) fn new(
+    pub(crate) fn new(
         text: String,
         headline: Block,
         color: &'static str,
@@ -63,16 +63,16 @@ fn json(body: &impl Serialize) -> Vec<u8> {
 
 /// The blocks that Slack shows beside a coloured bar.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Attachment {
-    pub(super) color: &'static str,
+pub(crate) struct Attachment {
+    pub(crate) color: &'static str,
     /// For clients without blocks.
-    pub(super) fallback: String,
-    pub(super) blocks: Vec<Block>,
+    pub(crate) fallback: String,
+    pub(crate) blocks: Vec<Block>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub(super) enum Block {
+pub(crate) enum Block {
     Header {
         text: Text,
     },
@@ -88,26 +88,26 @@ pub(super) enum Block {
 }
 
 impl Block {
-    pub(super) fn header(text: String) -> Self {
+    pub(crate) fn header(text: String) -> Self {
         let text = Text::PlainText { text, emoji: false };
         Self::Header { text }
     }
 
-    pub(super) fn section(text: String) -> Self {
+    pub(crate) fn section(text: String) -> Self {
         Self::Section {
             text: Some(Text::marked(text)),
             fields: Vec::new(),
         }
     }
 
-    pub(super) fn fields(fields: Vec<String>) -> Self {
+    pub(crate) fn fields(fields: Vec<String>) -> Self {
         Self::Section {
             text: None,
             fields: fields.into_iter().map(Text::marked).collect(),
         }
     }
 
-    pub(super) fn context(text: String) -> Self {
+    pub(crate) fn context(text: String) -> Self {
         Self::Context {
             elements: vec![Text::marked(text)],
         }
@@ -115,14 +115,14 @@ impl Block {
 
     /// A link on a line of its own. No button: Slack reports a click on one to the app, and shows a warning if the app
     /// has no address for that, as an incoming webhook has none.
-    pub(super) fn link(label: &str, url: &str) -> Self {
+    pub(crate) fn link(label: &str, url: &str) -> Self {
         Self::section(format!("<{url}|{label}>"))
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub(super) enum Text {
+pub(crate) enum Text {
     Mrkdwn {
         text: String,
         /// Always true: otherwise Slack turns whatever looks like a channel, a mention or a URL into a link.

@@ -3,8 +3,7 @@
 use crate::{
     api::{compliance::ComplianceState, snapshot::Change},
     message::slack::{
-        Part,
-        aggregate::{self, Count, Group, Move, NetArtifact, NetWorkload, What},
+        aggregate::{self, Count, Group, Move, NetArtifact, NetWorkload, Part, What},
         block::{Block, Message},
         layout::{
             AMBER, BLUE, Frame, GREEN, GREY, MAX_LINES, MAX_NAMED, NAME, RED, Style, bullets, date,
@@ -20,7 +19,7 @@ const MAX_FIELDS: usize = 8;
 const IMAGE: usize = 300;
 
 /// The message about one artifact.
-pub(super) fn one(frame: &Frame, artifact: &NetArtifact, parts: &[Part]) -> Message {
+pub(crate) fn one(frame: &Frame, artifact: &NetArtifact, parts: &[Part]) -> Message {
     let (what, name) = (artifact.what(), aggregate::short(artifact.name));
     let mut headline = headline(frame, what, artifact.count, &code(name, NAME));
     let fingerprint = |style: Style| style.fingerprint(artifact.fingerprint);
@@ -106,7 +105,7 @@ fn counterpart<'a>(
 }
 
 /// Makes the message about one workload, or about several with the same change. None if a list is clearer.
-pub(super) fn card(frame: &Frame, group: &Group) -> Option<Message> {
+pub(crate) fn card(frame: &Frame, group: &Group) -> Option<Message> {
     let first = group.moves.first()?;
     let is_rollout = group.moves.iter().any(|m| m.what == What::RolledOut);
     let alike = |m: &Move| m.what == first.what && m.count == first.count;
@@ -190,7 +189,7 @@ fn sides<'a>(moved: &Move<'a>) -> impl Iterator<Item = (&'a NetArtifact<'a>, Wha
 }
 
 /// Makes the message about several workloads or images.
-pub(super) fn list(
+pub(crate) fn list(
     frame: &Frame,
     artifacts: &[NetArtifact],
     groups: &[Group],

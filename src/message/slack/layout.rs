@@ -4,32 +4,35 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     api::{compliance::ComplianceState, snapshot::EnvironmentSnapshotSpec},
-    message::slack::{
-        Installation, Part,
-        block::Block,
-        text::{self, code, prose, prose_before_colon},
+    message::{
+        installation::Installation,
+        slack::{
+            aggregate::Part,
+            block::Block,
+            text::{self, code, prose, prose_before_colon},
+        },
     },
 };
 
-pub(super) const GREEN: &str = "#2EB67D";
-pub(super) const AMBER: &str = "#ECB22E";
-pub(super) const RED: &str = "#E01E5A";
-pub(super) const BLUE: &str = "#36C5F0";
-pub(super) const GREY: &str = "#8D8D8D";
+pub(crate) const GREEN: &str = "#2EB67D";
+pub(crate) const AMBER: &str = "#ECB22E";
+pub(crate) const RED: &str = "#E01E5A";
+pub(crate) const BLUE: &str = "#36C5F0";
+pub(crate) const GREY: &str = "#8D8D8D";
 
 /// At most this many lines of a list.
-pub(super) const MAX_LINES: usize = 10;
+pub(crate) const MAX_LINES: usize = 10;
 /// At most this many workloads are named in one place.
-pub(super) const MAX_NAMED: usize = 3;
+pub(crate) const MAX_NAMED: usize = 3;
 /// At most this much of the name of a place, a workload or an image. Few are longer, and their beginnings differ.
-pub(super) const NAME: usize = 140;
+pub(crate) const NAME: usize = 140;
 /// At most this much for the lines of a section, which may have 3,000 characters.
 const LINES: usize = 2_700;
 /// At most this much for the same lines in `text`, which also has a beginning and an end.
 const SENTENCE: usize = 2_000;
 
 /// Where it happened: `cluster/environment`, or one name if both are the same.
-pub(super) fn place(origin: &Installation, environment: &str) -> String {
+pub(crate) fn place(origin: &Installation, environment: &str) -> String {
     let cluster = &origin.cluster;
     if cluster.is_empty() || cluster == environment {
         environment.to_owned()
@@ -39,12 +42,12 @@ pub(super) fn place(origin: &Installation, environment: &str) -> String {
 }
 
 /// What every message about snapshots contains.
-pub(super) struct Frame {
+pub(crate) struct Frame {
     /// The place, escaped for a sentence.
-    pub(super) place: String,
+    pub(crate) place: String,
     /// The page of the last snapshot.
-    pub(super) url: Option<String>,
-    pub(super) compliance: ComplianceState,
+    pub(crate) url: Option<String>,
+    pub(crate) compliance: ComplianceState,
     /// The numbers of the first and the last snapshot.
     range: (i64, i64),
     /// The time of the last one, and how much earlier the first one was.
@@ -53,12 +56,12 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    pub(super) fn new(origin: &Installation, parts: &[Part]) -> Option<Self> {
+    pub(crate) fn new(origin: &Installation, parts: &[Part]) -> Option<Self> {
         let (first, last) = (parts.first()?, parts.last()?);
         Some(Self::of(origin, first.snapshot, last.snapshot))
     }
 
-    pub(super) fn of(
+    pub(crate) fn of(
         origin: &Installation,
         first: &EnvironmentSnapshotSpec,
         last: &EnvironmentSnapshotSpec,
@@ -73,7 +76,7 @@ impl Frame {
         }
     }
 
-    pub(super) fn footer(&self) -> Block {
+    pub(crate) fn footer(&self) -> Block {
         let (first, last) = self.range;
         let last_number = match &self.url {
             Some(url) => format!("<{url}|#{last}>"),
@@ -98,7 +101,7 @@ impl Frame {
     }
 
     /// The snapshots in words.
-    pub(super) fn snapshots(&self) -> String {
+    pub(crate) fn snapshots(&self) -> String {
         match self.range {
             (first, last) if first == last => format!("Snapshot #{last}"),
             (first, last) => format!("Snapshots #{first}–#{last}"),
@@ -106,7 +109,7 @@ impl Frame {
     }
 
     /// The last sentence of a `text`.
-    pub(super) fn tail(&self) -> String {
+    pub(crate) fn tail(&self) -> String {
         let compliance = match self.compliance {
             ComplianceState::Unknown => "compliance unknown",
             known => known.word(),
@@ -115,7 +118,7 @@ impl Frame {
     }
 
     /// The time between the first and the last snapshot.
-    pub(super) fn within(&self) -> String {
+    pub(crate) fn within(&self) -> String {
         let long = long(self.span);
         long.map(|long| format!(" within {long}"))
             .unwrap_or_default()
@@ -123,7 +126,7 @@ impl Frame {
 }
 
 /// A length of time, rounded up; `None` for none.
-pub(super) fn long(span: SignedDuration) -> Option<String> {
+pub(crate) fn long(span: SignedDuration) -> Option<String> {
     let (minute, hour, day) = (60, 60 * 60, 24 * 60 * 60);
     let seconds = span.as_secs();
     Some(match seconds {
@@ -136,7 +139,7 @@ pub(super) fn long(span: SignedDuration) -> Option<String> {
 }
 
 /// A time, which Slack shows in the reader's time zone.
-pub(super) fn date(time: Timestamp) -> String {
+pub(crate) fn date(time: Timestamp) -> String {
     format!(
         "<!date^{}^{{date_short_pretty}} {{time_secs}}|{}>",
         time.as_second(),
@@ -150,13 +153,13 @@ fn ceil(seconds: i64, unit: i64) -> i64 {
 
 /// Whether names are written as inline code (for the blocks) or as words (for `text`).
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Style {
+pub(crate) enum Style {
     Marked,
     Plain,
 }
 
 impl Style {
-    pub(super) fn name(self, text: &str, max: usize) -> String {
+    pub(crate) fn name(self, text: &str, max: usize) -> String {
         match self {
             Self::Marked => code(text, max),
             Self::Plain => prose(text, max),
@@ -164,7 +167,7 @@ impl Style {
     }
 
     /// The first digits of a fingerprint.
-    pub(super) fn fingerprint(self, fingerprint: &str) -> String {
+    pub(crate) fn fingerprint(self, fingerprint: &str) -> String {
         let mut start: String = fingerprint.chars().take(12).collect();
         if self == Self::Marked && start.len() < fingerprint.len() {
             start.push('…');
@@ -174,7 +177,7 @@ impl Style {
 }
 
 /// At most `max` of the names, and the number of the others. `more` further ones have no name here.
-pub(super) fn names<'a>(
+pub(crate) fn names<'a>(
     style: Style,
     names: impl ExactSizeIterator<Item = &'a str>,
     more: usize,
@@ -189,13 +192,13 @@ pub(super) fn names<'a>(
     }
 }
 
-pub(super) fn plural(word: &str, number: usize) -> String {
+pub(crate) fn plural(word: &str, number: usize) -> String {
     format!("{word}{}", if number == 1 { "" } else { "s" })
 }
 
 /// As many lines of a list as fit, and the number of the others. Each line comes with the number of things that it
 /// stands for; `more` things are in no line.
-pub(super) fn bullets(lines: &[(String, usize)], more: usize) -> String {
+pub(crate) fn bullets(lines: &[(String, usize)], more: usize) -> String {
     let (shown, more) = shown(lines, more, LINES);
     let mut bullets: Vec<_> = shown.iter().map(|(line, _)| format!("• {line}")).collect();
     if more > 0 {
@@ -205,7 +208,7 @@ pub(super) fn bullets(lines: &[(String, usize)], more: usize) -> String {
 }
 
 /// The same lines as a part of a sentence.
-pub(super) fn sentence(lines: &[(String, usize)], more: usize) -> String {
+pub(crate) fn sentence(lines: &[(String, usize)], more: usize) -> String {
     let (shown, more) = shown(lines, more, SENTENCE);
     let mut items: Vec<_> = shown.iter().map(|(line, _)| line.clone()).collect();
     if more > 0 {

@@ -18,21 +18,13 @@ use crate::{
     },
     message::{installation::Installation, unreported_gap},
 };
+pub use aggregate::Part;
 use block::Block;
 pub use block::{Message, plain};
 use layout::{
     AMBER, Frame, GREEN, MAX_LINES, NAME, RED, Style, bullets, names, place, plural, sentence,
 };
 use text::{code, prose, prose_before_colon};
-
-/// The events of one snapshot that a message reports.
-#[derive(Clone, Copy, Debug)]
-pub struct Part<'a> {
-    /// The snapshot.
-    pub snapshot: &'a EnvironmentSnapshotSpec,
-    /// The events that the setting asks for. Events of the environment as a whole have messages of their own.
-    pub events: &'a [&'a Event],
-}
 
 /// Makes the message about the artifacts of one snapshot, or of all parts of one that was split.
 pub fn artifacts(origin: &Installation, parts: &[Part]) -> Message {

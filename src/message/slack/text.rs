@@ -9,7 +9,7 @@ use std::borrow::Cow;
 const MAX_MARKS: usize = 4;
 
 /// A foreign string as inline code, in which nothing is formatted. At most `max` units and the backticks.
-pub(super) fn code(text: &str, max: usize) -> String {
+pub(crate) fn code(text: &str, max: usize) -> String {
     // Nothing can be escaped within inline code: a backtick would end it.
     let text = clean(&text.replace('`', ""));
     let text = if text.is_empty() { "?" } else { &text };
@@ -17,23 +17,23 @@ pub(super) fn code(text: &str, max: usize) -> String {
 }
 
 /// A foreign string as a part of a sentence, without anything that Slack takes for markup. At most `max` units.
-pub(super) fn prose(text: &str, max: usize) -> String {
+pub(crate) fn prose(text: &str, max: usize) -> String {
     escape(&words(text, max))
 }
 
 /// The same directly before a `:` of ours: the two together must not become an emoji.
-pub(super) fn prose_before_colon(text: &str, max: usize) -> String {
+pub(crate) fn prose_before_colon(text: &str, max: usize) -> String {
     let text = disarm(&format!("{}:", prose(text, max)));
     text.strip_suffix(':').unwrap_or(&text).to_owned()
 }
 
 /// The same for a `plain_text` object. Slack does not say whether it decodes escaped characters there, so they are removed.
-pub(super) fn plain(text: &str, max: usize) -> String {
+pub(crate) fn plain(text: &str, max: usize) -> String {
     words(&text.replace(['&', '<', '>'], ""), max)
 }
 
 /// The length of an assembled text.
-pub(super) fn units(text: &str) -> usize {
+pub(crate) fn units(text: &str) -> usize {
     text.chars()
         .map(|c| match c {
             '"' | '\\' => 2,
@@ -49,7 +49,7 @@ fn is_inert(text: &str) -> bool {
 }
 
 /// Checks that a browser can open the URL and that it can be a part of a Slack link.
-pub(super) fn link(url: &str) -> Option<String> {
+pub(crate) fn link(url: &str) -> Option<String> {
     let url = url::Url::parse(url).ok()?;
     let is_web = matches!(url.scheme(), "http" | "https") && url.has_host();
     let is_public = url.username().is_empty() && url.password().is_none();
@@ -187,7 +187,7 @@ fn cut(text: &str, max: usize) -> String {
 
 /// Cuts an assembled text to at most `max` UTF-16 code units, with "…" if something was cut. It never separates a
 /// character from its marks, nor cuts through an escaped character.
-pub(super) fn shorten(text: &str, max: usize) -> Cow<'_, str> {
+pub(crate) fn shorten(text: &str, max: usize) -> Cow<'_, str> {
     if text.encode_utf16().count() <= max {
         return text.into();
     }

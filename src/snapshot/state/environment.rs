@@ -3,12 +3,9 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    api::snapshot::{ComplianceState, IdentitySource},
+    api::snapshot::ComplianceState,
     cluster::{fleet::Fleet, image::Fingerprint},
-    compliance::{
-        evidence::Evidence,
-        identity::{IdentityResolver, RecordedIdentities},
-    },
+    compliance::{evidence::Evidence, identity::IdentityResolver},
     snapshot::{
         census::Census,
         ledger::Ledger,
@@ -98,14 +95,4 @@ impl EnvironmentState {
         troubles.truncate(LISTED);
         (troubles, more)
     }
-}
-
-/// What a log knows to be one image because a record said so.
-pub(super) fn recorded_of(ledger: &Ledger) -> RecordedIdentities {
-    let known = ledger.identities.iter();
-    RecordedIdentities::of(
-        known
-            .filter(|(_, (_, source))| *source == IdentitySource::Record)
-            .map(|(alias, (known, _))| (*alias, *known)),
-    )
 }

@@ -1,47 +1,50 @@
-//! What is said of images, and whose status that changes.
+//! Takes in evidence, and notes what it changes: environments to assess again, and statuses to write.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
 use crate::{
-    api::ArtifactApproval,
+    api::{ArtifactApproval, snapshot::ComplianceState},
     cluster::image::Fingerprint,
-    compliance::evidence::{Allowance, EvidenceKey, ProvenanceRecord},
-    snapshot::state::{ClusterState, EnvironmentState, EvidenceKind, KnownLog},
+    compliance::{
+        evidence::{Allowance, Evidence, EvidenceKey, EvidenceKind, ProvenanceRecord},
+        evidence_state::EvidenceState,
+    },
+    snapshot::state::{ClusterState, EnvironmentState, KnownLog},
     time::Moment,
 };
 
 /// After so long nobody waits any more for a log that can't be read: what is said elsewhere is answered.
 const LOGS: Moment = Moment::from_secs(30);
 
-impl ClusterState {
-    /// Whether there may be more to answer than when this was last asked.
-    pub fn take_answers(&mut self) -> bool {
-        std::mem::take(&mut self.answers)
+impl EvidenceState for ClusterState {
+    fn evidence(&self) -> &Evidence {
+        &self.evidence
     }
 
-    /// Some of the objects whose status may be another now, at most `max`; none before every log has been read, or had its time.
-    pub fn take_unanswered(&mut self, max: usize, now: Moment) -> Vec<(EvidenceKind, EvidenceKey)> {
+    fn trusts(&self, namespace: &str) -> bool {
+        self.trusts(namespace)
+    }
+
+    fn take_dirty_status(&mut self, max: usize, now: Moment) -> Vec<(EvidenceKind, EvidenceKey)> {
         let known = self.environments.values().all(|env| env.ledger().is_some());
         if self.listed_evidence.len() < EvidenceKind::ALL.len() || !known && now < LOGS {
             return vec![];
         }
-        let taken: Vec<_> = self.unanswered.iter().take(max).cloned().collect();
+        let taken: Vec<_> = self.dirty_status.iter().take(max).cloned().collect();
         for object in &taken {
-            self.unanswered.remove(object);
+            self.dirty_status.remove(object);
         }
         taken
     }
 
-    /// The status of this object may be another now.
-    pub fn unanswered(&mut self, kind: EvidenceKind, key: EvidenceKey) {
-        self.answers = true;
-        self.unanswered.insert((kind, key));
+    fn mark_status_dirty(&mut self, kind: EvidenceKind, key: EvidenceKey) {
+        self.status_news = true;
+        self.dirty_status.insert((kind, key));
     }
 
-    /// When the next entry of the allow-list ends.
-    pub fn next_end(&self, now: Timestamp) -> Option<Timestamp> {
+    fn next_expiry(&self, now: Timestamp) -> Option<Timestamp> {
         let entries = self.evidence.allowances().values();
         entries
             .filter_map(|entry| entry.expires)
@@ -49,9 +52,8 @@ impl ClusterState {
             .min()
     }
 
-    /// Entries of the allow-list that ended since this was last asked have another status now.
-    pub fn look_at_ends(&mut self, now: Timestamp) {
-        let since = self.ends_seen.replace(now);
+    fn expire_allowances(&mut self, now: Timestamp) {
+        let since = self.expired_until.replace(now);
         let is_news = |end: Timestamp| end <= now && since.is_none_or(|since| end > since);
         let entries = self.evidence.allowances().values();
         let ended: Vec<_> = entries
@@ -59,59 +61,23 @@ impl ClusterState {
             .map(|entry| EvidenceKey::of_cluster(&entry.name))
             .collect();
         for key in ended {
-            self.unanswered(EvidenceKind::Allowances, key);
+            self.mark_status_dirty(EvidenceKind::Allowances, key);
         }
     }
 
-    /// The status of all objects may be another now.
-    pub(super) fn all_unanswered(&mut self) {
-        let records = self.evidence.records().keys();
-        self.unanswered
-            .extend(records.map(|key| (EvidenceKind::Records, key.clone())));
-        let reviews = self.evidence.reviews().keys();
-        self.unanswered
-            .extend(reviews.map(|key| (EvidenceKind::Reviews, key.clone())));
-        self.allowances_unanswered();
-    }
-
-    pub(super) fn allowances_unanswered(&mut self) {
-        self.answers = true;
-        let names = self.evidence.allowances().keys();
-        self.unanswered
-            .extend(names.map(|name| (EvidenceKind::Allowances, EvidenceKey::of_cluster(name))));
-    }
-
-    /// The records of these images have another status now.
-    pub(super) fn records_unanswered(&mut self, digests: impl IntoIterator<Item = Fingerprint>) {
-        self.answers = true;
-        for digest in digests {
-            let records = self.evidence.records_of(digest);
-            self.unanswered
-                .extend(records.map(|record| (EvidenceKind::Records, record.key.clone())));
-        }
-    }
-
-    /// A kind has been listed, or can't be read: why.
-    pub fn evidence_listed(&mut self, kind: EvidenceKind) {
+    fn evidence_listed(&mut self, kind: EvidenceKind) {
         self.listed_evidence.insert(kind);
-        self.answers = true;
+        self.status_news = true;
         self.evidence_trouble.remove(&kind);
         self.touch_all();
     }
 
-    /// A kind can't be read.
-    pub fn evidence_fails(&mut self, kind: EvidenceKind, why: String) {
+    fn evidence_fails(&mut self, kind: EvidenceKind, why: String) {
         self.evidence_trouble.insert(kind, why);
         self.touch_all();
     }
 
-    /// A record was written, edited or deleted.
-    pub fn record_seen(
-        &mut self,
-        key: &EvidenceKey,
-        record: Option<ProvenanceRecord>,
-        now: Moment,
-    ) {
+    fn record_seen(&mut self, key: &EvidenceKey, record: Option<ProvenanceRecord>, now: Moment) {
         let old = self.evidence.records().get(key).cloned();
         let digests = old.iter().flat_map(|record| record.digests());
         let digests: BTreeSet<_> = digests
@@ -141,8 +107,8 @@ impl ClusterState {
         if !self.evidence.put_record(key, record) {
             return;
         }
-        self.unanswered(EvidenceKind::Records, key.clone());
-        self.records_unanswered(digests);
+        self.mark_status_dirty(EvidenceKind::Records, key.clone());
+        self.mark_records_dirty(digests);
         if several {
             for (name, called) in called(self) {
                 let Some(env) = self.environments.get_mut(&name) else {
@@ -157,25 +123,23 @@ impl ClusterState {
         self.said_of(&images);
     }
 
-    /// A review was written or deleted. An error says what can't be read in it.
-    pub fn review_seen(
+    fn review_seen(
         &mut self,
         key: &EvidenceKey,
         object: Option<&ArtifactApproval>,
     ) -> Result<(), String> {
         if let Some(touched) = self.evidence.put_review(key, object)? {
-            self.unanswered(EvidenceKind::Reviews, key.clone());
+            self.mark_status_dirty(EvidenceKind::Reviews, key.clone());
             self.said_of(&self.images(&touched));
         }
         Ok(())
     }
 
-    /// An entry of the allow-list was written, edited or deleted.
-    pub fn allowance_seen(&mut self, name: &str, allowance: Option<Allowance>) {
+    fn allowance_seen(&mut self, name: &str, allowance: Option<Allowance>) {
         let Some((touched, environments)) = self.evidence.put_allowance(name, allowance) else {
             return;
         };
-        self.unanswered(EvidenceKind::Allowances, EvidenceKey::of_cluster(name));
+        self.mark_status_dirty(EvidenceKind::Allowances, EvidenceKey::of_cluster(name));
         for name in environments {
             if let Some(env) = self.environments.get_mut(&*name) {
                 env.docket.allow_list_changed();
@@ -183,6 +147,67 @@ impl ClusterState {
             }
         }
         self.said_of(&self.images(&touched));
+    }
+
+    fn running_in(
+        &self,
+        namespace: &str,
+        digests: &[Fingerprint],
+    ) -> Vec<(&str, Fingerprint, ComplianceState)> {
+        let found = self.running_where(digests, |env| env.trust.contains(namespace));
+        let told = found.into_iter().map(|held| {
+            let verdict = held.verdict();
+            let state = verdict.map_or(ComplianceState::Unknown, |verdict| verdict.state);
+            (held.environment, held.fingerprint, state)
+        });
+        told.collect()
+    }
+
+    fn environment_exists(&self, name: &str) -> bool {
+        self.environments.contains_key(name)
+    }
+
+    fn announced(&self, name: &str, uid: &str) -> bool {
+        let Some(KnownLog::Read(ledger, _)) = self.environments.get(name).map(|env| &env.log)
+        else {
+            return false;
+        };
+        ledger.allowed.keys().any(|(known, _)| **known == *uid)
+    }
+}
+
+impl ClusterState {
+    /// Whether there may be more to answer than when this was last asked.
+    pub fn take_status_news(&mut self) -> bool {
+        std::mem::take(&mut self.status_news)
+    }
+
+    /// The status of all objects may be another now.
+    pub(super) fn mark_all_status_dirty(&mut self) {
+        let records = self.evidence.records().keys();
+        self.dirty_status
+            .extend(records.map(|key| (EvidenceKind::Records, key.clone())));
+        let reviews = self.evidence.reviews().keys();
+        self.dirty_status
+            .extend(reviews.map(|key| (EvidenceKind::Reviews, key.clone())));
+        self.mark_allowances_dirty();
+    }
+
+    pub(super) fn mark_allowances_dirty(&mut self) {
+        self.status_news = true;
+        let names = self.evidence.allowances().keys();
+        self.dirty_status
+            .extend(names.map(|name| (EvidenceKind::Allowances, EvidenceKey::of_cluster(name))));
+    }
+
+    /// The records of these images have another status now.
+    pub(super) fn mark_records_dirty(&mut self, digests: impl IntoIterator<Item = Fingerprint>) {
+        self.status_news = true;
+        for digest in digests {
+            let records = self.evidence.records_of(digest);
+            self.dirty_status
+                .extend(records.map(|record| (EvidenceKind::Records, record.key.clone())));
+        }
     }
 
     /// All digests that anybody who is trusted anywhere says are one image with one of these.
@@ -221,7 +246,7 @@ impl ClusterState {
     }
 
     /// What is known of these artifacts of an environment is other than before.
-    pub(super) fn artifacts_unanswered(&mut self, name: &str, artifacts: Vec<Fingerprint>) {
+    pub(super) fn mark_artifacts_dirty(&mut self, name: &str, artifacts: Vec<Fingerprint>) {
         let Some(env) = self.environments.get(name) else {
             return;
         };
@@ -230,6 +255,6 @@ impl ClusterState {
             .into_iter()
             .flat_map(|it| names.called(it))
             .collect();
-        self.records_unanswered(digests);
+        self.mark_records_dirty(digests);
     }
 }

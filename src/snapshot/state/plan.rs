@@ -10,17 +10,19 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     api::snapshot::{Cause, MAX_IDENTITIES, ReadAt},
-    cluster::{fleet::Fleet, pod_view::version},
-    compliance::identity::IdentityResolver,
+    cluster::{
+        fleet::Fleet,
+        pod_view::version,
+        stream::{StreamState, WatchKind},
+    },
+    compliance::{evidence::EvidenceKind, identity::IdentityResolver},
     snapshot::{
         assessment::Assessor,
         census::Census,
         cut::{CutInput, PendingEntries},
         ledger::{CENSUS_VERSION, Cell, Identities, Ledger},
         settle::{Settle, Unsettled, restless_until, rests_at, rolling_until},
-        state::{
-            ClusterState, EnvironmentState, EvidenceKind, KnownLog, Plan, StreamState, WatchKind,
-        },
+        state::{ClusterState, EnvironmentState, KnownLog, Plan},
     },
     time::Moment,
 };

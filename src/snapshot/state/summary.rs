@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    api::snapshot::{Compliance, ComplianceState, Totals},
+    api::snapshot::{Compliance, Totals},
     cluster::image::Fingerprint,
     compliance::identity::IdentityResolver,
     snapshot::state::{
@@ -48,7 +48,7 @@ impl ClusterState {
         self.running_where(digests, |_| true)
     }
 
-    fn running_where(
+    pub(super) fn running_where(
         &self,
         digests: &[Fingerprint],
         counts: impl Fn(&EnvironmentState) -> bool,
@@ -66,22 +66,6 @@ impl ClusterState {
         found
     }
 
-    /// The environments in which an image runs that is known by these digests and where records of this namespace count:
-    /// name, the digest that it goes by there, and what it is there.
-    pub fn running_in(
-        &self,
-        namespace: &str,
-        digests: &[Fingerprint],
-    ) -> Vec<(&str, Fingerprint, ComplianceState)> {
-        let found = self.running_where(digests, |env| env.trust.contains(namespace));
-        let told = found.into_iter().map(|held| {
-            let verdict = held.verdict();
-            let state = verdict.map_or(ComplianceState::Unknown, |verdict| verdict.state);
-            (held.environment, held.fingerprint, state)
-        });
-        told.collect()
-    }
-
     /// All digests that are this one for the rules of any environment.
     pub fn vouched(&self, digest: Fingerprint) -> BTreeSet<Fingerprint> {
         let environments = self.environments.values();
@@ -93,15 +77,6 @@ impl ClusterState {
     pub fn trusts(&self, namespace: &str) -> bool {
         let mut all = self.environments.values();
         all.any(|env| env.trust.contains(namespace))
-    }
-
-    /// What the log of an environment knows of its allow-list: UIDs of entries.
-    pub fn announced(&self, name: &str, uid: &str) -> bool {
-        let Some(KnownLog::Read(ledger, _)) = self.environments.get(name).map(|env| &env.log)
-        else {
-            return false;
-        };
-        ledger.allowed.keys().any(|(known, _)| **known == *uid)
     }
 
     pub(super) fn names<'a>(&'a self, env: &'a EnvironmentState) -> IdentityResolver<'a> {

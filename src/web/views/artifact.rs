@@ -560,7 +560,7 @@ impl Subject<'_> {
     /// An image of which nothing more is known.
     fn artifact(&self, state: Option<RecordState>, source: Source) -> ArtifactView {
         let Link { html, api } = self.links().artifact;
-        let compliance = state.map_or(ComplianceState::Unknown, RecordState::compliance);
+        let compliance = state.map_or(ComplianceState::Unknown, ComplianceState::from);
         ArtifactView {
             aliases: vec![],
             api_url: api,

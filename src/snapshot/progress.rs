@@ -1,0 +1,44 @@
+//! How far the settings have got with each log: what pruning needs to know of delivery.
+
+use std::collections::BTreeMap;
+
+use parking_lot::Mutex;
+
+use crate::api::setting::Cursor;
+
+/// How far the settings have got, as their status says.
+#[derive(Debug, Default)]
+pub struct DeliveryProgress {
+    /// By the UID of the setting.
+    cursors: Mutex<BTreeMap<String, Vec<Cursor>>>,
+    complete: Mutex<bool>,
+}
+
+impl DeliveryProgress {
+    pub(crate) fn put(&self, setting: &str, cursors: Vec<Cursor>) {
+        self.cursors.lock().insert(setting.to_owned(), cursors);
+    }
+
+    pub(crate) fn remove(&self, setting: &str) {
+        self.cursors.lock().remove(setting);
+    }
+
+    pub(crate) fn set_complete(&self, complete: bool) {
+        *self.complete.lock() = complete;
+    }
+
+    /// Whether all settings are known by now.
+    pub fn is_complete(&self) -> bool {
+        *self.complete.lock()
+    }
+
+    /// The least that all settings have passed of an environment's log, if any follows it.
+    pub fn least(&self, environment_uid: &str) -> Option<i64> {
+        let all = self.cursors.lock();
+        let of = all
+            .values()
+            .flatten()
+            .filter(|cursor| cursor.environment_uid == environment_uid);
+        of.map(|cursor| cursor.index).min()
+    }
+}

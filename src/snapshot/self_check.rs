@@ -1,0 +1,44 @@
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "talks to the API server"
+)]
+
+//! Compares the running counts with a new count, and the number of pods with that of the API server.
+
+use std::{sync::Arc, time::Duration};
+
+use kube::Client;
+use tokio::time::sleep;
+use tracing::warn;
+
+use crate::{
+    cluster::{
+        pod_view::PodView,
+        stream::WatchKind,
+        watch::{WatchedKind as _, count, jitter},
+    },
+    metrics::Metrics,
+    snapshot::{shared::SharedState, state::ClusterState},
+};
+
+/// Checks for ever, and requests a new list of pods when their number differs twice in a row.
+pub async fn run(client: Client, hub: Arc<SharedState>, metrics: Arc<Metrics>, every: Duration) {
+    let mut differed = false;
+    loop {
+        sleep(every + jitter(every / 5)).await;
+        let astray = hub.with(ClusterState::self_check);
+        metrics.astray(astray);
+        let here = hub.with(|world, _| world.stream(WatchKind::Pods).version);
+        let Ok((there, pods)) = count(&client, PodView::PATH).await else {
+            continue; // the watch reports it
+        };
+        let differs =
+            hub.with(|world, _| world.stream(WatchKind::Pods).synced && world.known_pods() != pods);
+        if differs && differed || there < here {
+            warn!("the number of pods differs from that of the API server; listing anew");
+            hub.with(|world, _| world.want_relist(WatchKind::Pods));
+        }
+        differed = differs;
+    }
+}
