@@ -16,7 +16,6 @@ const KNOWN_CIRCLES: &[(&str, &str)] = &[
     ("http/client.rs", "http/error.rs"),
     ("http/client.rs", "http/sender.rs"),
     ("http/error.rs", "http/sender.rs"),
-    ("message/slack/", "message/slack/"),
 ];
 
 /// A source file: its place in the tree of modules, and the paths that its production code names.

@@ -55,8 +55,10 @@ use crate::{
         state::ClusterState,
     },
     web::{
+        access::{Access, TokenChecker},
         health::{self, Health},
-        read_api::{self, ReadApi},
+        lookup::Lookup,
+        read_api,
     },
 };
 
@@ -124,7 +126,7 @@ pub async fn run(flags: config::Run) -> anyhow::Result<()> {
     let (cursors_ready, cursors) = channel::channel(false);
 
     let health = Health {
-        hub: hub.clone(),
+        state: hub.clone(),
         environments: environments.clone(),
         metrics: metrics.clone(),
     };
@@ -203,17 +205,19 @@ pub async fn run(flags: config::Run) -> anyhow::Result<()> {
         external_url: flags.external_url.clone(),
     });
     if flags.external_url.is_some() {
-        let archive = ReadApi {
-            client: client.clone(),
-            hub: hub.clone(),
-            logbook: logbook.clone(),
+        let lookup = Lookup {
+            state: hub.clone(),
+            log: logbook.clone(),
             environments: environments.clone(),
             installation: installation.clone(),
-            open: flags.api_behind_authenticating_proxy,
-            tokens: Arc::default(),
+        };
+        let access = if flags.api_behind_authenticating_proxy {
+            Access::Everybody
+        } else {
+            Access::ByToken(TokenChecker::new(client.clone()))
         };
         let listener = health::bind(flags.api_listen, "--api-listen").await?;
-        tokio::spawn(axum::serve(listener, read_api::router(archive)).into_future());
+        tokio::spawn(axum::serve(listener, read_api::router(lookup, access)).into_future());
     }
     if let Some(file) = flags.extra_ca_file.clone() {
         tasks.spawn(reload_extra_ca(sender.clone(), file));
@@ -237,7 +241,7 @@ pub async fn run(flags: config::Run) -> anyhow::Result<()> {
     };
     let mut sending = tokio::spawn(dispatcher::run(delivery, cursors_ready));
 
-    let app = health::health(health);
+    let app = health::router(health);
     let mut server = tokio::spawn(axum::serve(listener, app).into_future());
     tokio::select! {
         result = &mut server => result?.context("the health port failed")?,

@@ -1,4 +1,5 @@
-//! `ArtifactApproval`: one review of an image. A kind of its own, because rights can't be given field by field.
+//! `ArtifactApproval`: one review of an image. It is a kind of its own, because Kubernetes grants rights for kinds,
+//! not for fields.
 
 use jiff::Timestamp;
 use kube::{CustomResource, KubeSchema};
@@ -54,47 +55,48 @@ pub struct ArtifactApprovalSpec {
     /// The SHA-256 digest of the image: 64 hex digits without `sha256:`.
     #[schemars(length(min = 64, max = 64), pattern("^[0-9a-f]{64}$"))]
     pub fingerprint: String,
-    /// The flow of the record that was reviewed. Omitted: whichever.
+    /// The flow of the record that was reviewed. Omitted: the review counts for every flow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128), pattern("^[a-zA-Z0-9][a-zA-Z0-9._~-]*$"))]
     pub flow: Option<String>,
-    /// The environment that it is approved or rejected for. Omitted: all.
+    /// The environment for which the image is approved or rejected. Omitted: all environments.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub environment: Option<String>,
-    /// The review's number, if another system gave it one; later numbers are newer. Omitted: Shipbell numbers reviews in
-    /// the order in which they come.
+    /// The number of the review, if another system assigns numbers; a higher number is newer. Omitted: Shipbell
+    /// numbers the reviews in the order in which they are created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub number: Option<i64>,
-    /// What the reviewer says.
+    /// The decision of the reviewer.
     pub state: ReviewState,
-    /// Who reviewed.
+    /// The name of the reviewer.
     #[schemars(length(min = 1, max = 253))]
     pub reviewer: String,
-    /// Why.
+    /// The reason for the decision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub comment: Option<String>,
-    /// A page that shows the review.
+    /// The URL of a page that shows the review.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048), pattern("^https?://"))]
     pub url: Option<String>,
-    /// When it was reviewed. Omitted: when the object was created.
+    /// When the image was reviewed. Omitted: the time at which the object was created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<Timestamp>,
-    /// Until when an approval holds; it ends at that very instant, without grace. Omitted: for ever.
+    /// When the approval ends. From that moment on it no longer counts, and there is no grace period. Omitted: it
+    /// never ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
 }
 
-/// What a reviewer says.
+/// The decision of a reviewer.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum ReviewState {
-    /// A review is asked for; what was approved before doesn't count any more.
+    /// A review is requested. Earlier approvals no longer count.
     Requested,
     /// The image may run.
     Approved,
@@ -103,7 +105,7 @@ pub enum ReviewState {
 }
 
 impl ReviewState {
-    /// Its name on the wire.
+    /// The name in messages and in the read API.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Requested => "requested",
@@ -113,18 +115,19 @@ impl ReviewState {
     }
 }
 
-/// What Shipbell makes of the review.
+/// The state of the review, written by Shipbell.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ArtifactApprovalStatus {
-    /// The generation of the spec that this status speaks of.
+    /// The generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`: the review is numbered and counts where its namespace is trusted.
+    /// `Ready` is True when the review has a number. It counts in environments that trust its namespace.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// The review's number: that of the spec, else the next one that was free when it came.
+    /// The number of the review: the one in the spec, or else the next free number when Shipbell first read the
+    /// review.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub number: Option<i64>,
 }

@@ -1,37 +1,36 @@
-//! Conditions: one list of types and reasons, and the rule that a transition time moves only with the status.
+//! Conditions of the custom resources: their types, and how they are updated.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-/// Whether the object is sound: what it names exists and may be used.
+/// Whether the spec is correct and can be used.
 pub const READY: &str = "Ready";
-/// Present while something that failed is expected to heal within moments (kstatus).
+/// Present while a problem is expected to be solved within moments (kstatus).
 pub const RECONCILING: &str = "Reconciling";
-/// Present when only a change of the spec can help (kstatus).
+/// Present if only a change of the spec can help (kstatus).
 pub const STALLED: &str = "Stalled";
-/// Whether everything that is due has arrived at the destination.
-pub const DELIVERED: &str = "Delivered";
+/// Whether no event is overdue.
+pub(crate) const DELIVERED: &str = "Delivered";
+/// Whether everything that runs in an environment meets its rules.
+pub(crate) const COMPLIANT: &str = "Compliant";
 
-/// Whether all that runs in an environment keeps its rules.
-pub const COMPLIANT: &str = "Compliant";
-
-/// What a condition says, apart from its times.
+/// The content of a condition, apart from its times.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statement {
     /// One of the types above.
     pub type_: &'static str,
     /// `Some(true)` = True, `Some(false)` = False, `None` = Unknown.
     pub status: Option<bool>,
-    /// A closed list of words in `CamelCase`, for machines and for looking up in the README.
+    /// A word of a closed list, which docs/troubleshooting.md explains.
     pub reason: &'static str,
-    /// A sentence for people: what is wrong and what mends it. Never a URL with a secret.
+    /// A sentence that says what is wrong and how to correct it. It never contains a URL that may hold a secret.
     pub message: String,
 }
 
-/// Puts `statement` into `conditions`; the transition time is kept while the status is the same.
-pub fn set(
+/// Adds or replaces the condition. The transition time changes only with the status.
+pub(crate) fn set(
     conditions: &mut Vec<Condition>,
     statement: &Statement,
     generation: Option<i64>,
@@ -65,19 +64,19 @@ pub fn set(
     }
 }
 
-/// Takes the condition of this type away: the way kstatus says "no longer so".
-pub fn remove(conditions: &mut Vec<Condition>, type_: &str) {
+/// Removes the condition of this type, which is how kstatus expresses that it no longer applies.
+pub(crate) fn remove(conditions: &mut Vec<Condition>, type_: &str) {
     conditions.retain(|condition| condition.type_ != type_);
 }
 
-/// The condition of this type.
-pub fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
+/// Finds the condition of this type.
+pub(crate) fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
     conditions.iter().find(|condition| condition.type_ == type_)
 }
 
-/// A `Time` on the wire has whole seconds, so what we hold must have them too, or a
-/// status read back would never equal the one we wrote.
-pub fn whole_seconds(time: Timestamp) -> Timestamp {
+/// Cuts the fraction of a second. A `Time` has none in JSON, so a status with fractions would never equal the one
+/// that is read back.
+pub(crate) fn whole_seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
@@ -112,7 +111,7 @@ mod tests {
         assert_eq!(conditions[0].observed_generation, Some(2));
         set(
             &mut conditions,
-            &ready(Some(true), "Sound"),
+            &ready(Some(true), "Valid"),
             Some(2),
             at(30),
         );

@@ -1,4 +1,4 @@
-//! `Environment`: a named selection of a cluster's workloads, and the head of its log.
+//! `Environment`: a named selection of a cluster's workloads, and the state of its log.
 
 use jiff::Timestamp;
 use kube::{CustomResource, KubeSchema};
@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{Condition, Span, compliance::Rules, selector::Selector};
 
-/// A named selection of the cluster's workloads. Shipbell keeps a numbered log of what runs in it and
-/// tells every NotificationSetting that asks when that changes.
+/// A named selection of the cluster's workloads. Shipbell keeps a numbered log of what runs in it, and reports
+/// changes to every NotificationSetting that asks for them.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "shipbell.dev",
     version = "v1alpha1",
     kind = "Environment",
-    doc = "A named selection of the cluster's workloads. Shipbell keeps a numbered log of what runs in it and tells every NotificationSetting that asks when that changes.",
+    doc = "A named selection of the cluster's workloads. Shipbell keeps a numbered log of what runs in it, and reports changes to every NotificationSetting that asks for them.",
     status = "EnvironmentStatus",
     shortname = "shipenv",
     category = "shipbell",
@@ -33,38 +33,38 @@ use crate::api::{Condition, Span, compliance::Rules, selector::Selector};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct EnvironmentSpec {
-    /// Which namespaces belong to the environment, by name. Omitted: all but `kube-*`.
+    /// The namespaces that belong to the environment, by name. Omitted: all but `kube-*`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespaces: Option<Namespaces>,
-    /// Which namespaces belong to the environment, by their labels; asked in addition to `namespaces`.
+    /// The namespaces that belong to the environment, by their labels. A namespace must match this and `namespaces`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace_selector: Option<Selector>,
-    /// Which pods belong to the environment, by their labels. Omitted: all pods of the namespaces.
+    /// The pods that belong to the environment, by their labels. Omitted: all pods of the namespaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_selector: Option<Selector>,
-    /// Kinds of owners whose pods are left out, as `Kind.group` (`DaemonSet.apps`; a bare pod is `Pod`). Omitted:
-    /// `Job.batch`, so that batch runs don't ring; `[]`: nothing is left out.
+    /// Kinds of owners whose pods are not counted, as `Kind.group` (`DaemonSet.apps`; a pod without an owner is
+    /// `Pod`). Omitted: `Job.batch`, so that batch jobs send no events. `[]`: nothing is excluded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 317), pattern("^[A-Z][A-Za-z0-9]*([.][a-z0-9.-]+)?$")), extend("x-kubernetes-list-type" = "set"))]
     pub exclude: Option<Vec<String>>,
-    /// Namespaces whose NotificationSettings may hear of this environment; `["*"]` means every namespace.
-    /// Omitted: only Shipbell's own namespace.
+    /// The namespaces whose NotificationSettings may receive events of this environment. `["*"]` means every
+    /// namespace. Omitted: only Shipbell's own namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256), inner(length(min = 1, max = 63), pattern("^([*]|[a-z0-9]([a-z0-9-]*[a-z0-9])?)$")), extend("x-kubernetes-list-type" = "set"))]
     pub visible_to: Option<Vec<String>>,
-    /// How long a change must stand still before it is recorded, so that one rollout reads as one change.
+    /// How long a change must be stable before it is recorded, so that one rollout is one change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settle: Option<Settle>,
-    /// How much of the log is kept.
+    /// How long snapshots are kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<History>,
-    /// What must hold of every image that runs here. Omitted: there are no rules, and the environment is neither Compliant
-    /// nor Non-Compliant.
+    /// Requirements for every image that runs in the environment. Omitted: there are no rules, and the compliance is
+    /// Unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compliance: Option<Rules>,
 }
 
-/// Namespaces by name. `*` stands for any run of characters.
+/// Namespaces by name. `*` matches any sequence of characters.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Namespaces {
@@ -72,95 +72,99 @@ pub struct Namespaces {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256), inner(length(min = 1, max = 63), pattern("^[a-z0-9*-]+$")), extend("x-kubernetes-list-type" = "set"))]
     pub include: Option<Vec<String>>,
-    /// Names or globs that are left out even if included. Omitted: `kube-*`; `[]`: nothing is left out.
+    /// Names or globs that are excluded even if they match `include`. Omitted: `kube-*`. `[]`: nothing is excluded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256), inner(length(min = 1, max = 63), pattern("^[a-z0-9*-]+$")), extend("x-kubernetes-list-type" = "set"))]
     pub exclude: Option<Vec<String>>,
 }
 
-/// How long a change must stand still before it is recorded. `0s` everywhere records at once.
+/// How long a change must be stable before it is recorded. With `0s` in every field, changes are recorded at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = Rule::new("!has(self.quiet) || duration(self.quiet) <= duration(has(self.max) ? self.max : '30s')")
     .message("quiet must not be longer than max, which is 30s if not given"))]
 #[serde(rename_all = "camelCase")]
 pub struct Settle {
-    /// A workload that is not rolling out is recorded when it stood still for so long. Default 5s.
+    /// How long a workload that is not rolling out must be unchanged before it is recorded. Default 5s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quiet: Option<Span>,
-    /// An image that started or stopped altogether is recorded after so long, whatever its workloads do. Default 30s.
+    /// How long a change may wait at most if an image starts or stops in the whole environment. After this time it is
+    /// recorded even if its workloads still change. Default 30s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max: Option<Span>,
-    /// A rollout that takes longer is treated as over; likewise the wait for pods to terminate. Default 15m.
+    /// How long a rollout may take. After that it counts as finished, even if it is not. The same limit applies to
+    /// waiting for pods that terminate. Default 15m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Span>,
-    /// A change of the number of instances alone must be stable for so long (5m at most in all). Default 30s.
+    /// How long the number of instances must be stable before a scaling is recorded (in total at most 5m). Default
+    /// 30s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scaling: Option<Span>,
 }
 
-/// How much of the log is kept.
+/// How long snapshots are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = Rule::new("!has(self.maxAge) || duration(self.maxAge) >= duration('1h')").message("maxAge must be at least 1h"))]
 #[serde(rename_all = "camelCase")]
 pub struct History {
-    /// Snapshots older than this are removed, except those that a notification still waits for. Default 720h,
-    /// at least 1h.
+    /// Snapshots that are older are removed, except those that a NotificationSetting has not delivered yet. Default
+    /// 720h, at least 1h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_age: Option<Span>,
 }
 
-/// What Shipbell has recorded of the environment.
+/// The state of the environment, written by Shipbell.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EnvironmentStatus {
-    /// The generation of the spec that this status speaks of.
+    /// The generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`: what runs in the environment is known and recorded. `Compliant`: it keeps the rules in `spec.compliance`.
+    /// `Ready` is True when what runs in the environment is known and recorded. `Compliant` is True when it meets the
+    /// rules in `spec.compliance`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// The newest snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head: Option<Head>,
-    /// How many different images the newest snapshot holds.
+    /// The number of different images that run, as in the newest snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifacts: Option<i64>,
-    /// How many instances of them (one pod that runs an image is one instance of it).
+    /// The number of instances, as in the newest snapshot. One pod that runs an image is one instance of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instances: Option<i64>,
-    /// How many running containers have an image that could not be identified by a digest. They are in no artifact.
+    /// The number of running containers whose image could not be identified by a digest. They are not in `artifacts`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unidentified: Option<i64>,
-    /// `Compliant`, `Non-Compliant` or `Unknown`.
+    /// The compliance of the environment: `Compliant`, `Non-Compliant` or `Unknown`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compliance: Option<String>,
-    /// Until when that waits: for what is missing to arrive, or for all to have been well for long enough.
+    /// Until when `compliance` waits for missing evidence, or for the recovery window.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending_until: Option<Timestamp>,
-    /// What breaks the rules, or lacks something that may still arrive; at most 20 images.
+    /// The images that break the rules, or that lack evidence which may still arrive; at most 20.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20), extend("x-kubernetes-list-type" = "atomic"))]
     pub reasons: Vec<Finding>,
 }
 
-/// Why an image breaks the rules.
+/// An image that breaks the rules, and why.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Finding {
-    /// The image's digest.
+    /// The digest of the image.
     #[schemars(length(max = 64))]
     pub fingerprint: String,
-    /// The image's name.
+    /// The name of the image.
     #[schemars(length(max = 1024))]
     pub name: String,
-    /// Why, as one word of a closed list; the README explains each.
+    /// The reason, as one word of a closed list. See docs/troubleshooting.md.
     #[schemars(length(max = 64))]
     pub reason: String,
-    /// Why, in a few words.
+    /// The reason in a few words.
     #[schemars(length(max = 512))]
     pub message: String,
-    /// Until when what is missing may arrive without harm.
+    /// Until when missing evidence may arrive before the image breaks the rules.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grace_until: Option<Timestamp>,
 }
@@ -169,10 +173,10 @@ pub struct Finding {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Head {
-    /// Its number, from 1.
+    /// The number of the snapshot.
     pub index: i64,
-    /// Its name: `kubectl get environmentsnapshot NAME`.
+    /// The name of the snapshot, for `kubectl get environmentsnapshot NAME`.
     pub name: String,
-    /// When it was recorded.
+    /// When the snapshot was recorded.
     pub time: Timestamp,
 }

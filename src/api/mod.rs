@@ -1,5 +1,5 @@
-//! The kinds of `shipbell.dev/v1alpha1`: data only, no I/O. Doc comments on their fields are what
-//! `kubectl explain` prints, so they are written for that reader.
+//! The custom resources of `shipbell.dev/v1alpha1`: data only. `kubectl explain` prints the doc comments of their
+//! fields, so these are written for its readers: plain English, no knowledge of the code.
 
 pub mod allowed;
 pub mod approval;
@@ -27,16 +27,16 @@ pub use snapshot::{EnvironmentSnapshot, EnvironmentSnapshotSpec};
 pub use span::Span;
 
 /// The API group of every kind.
-pub const GROUP: &str = "shipbell.dev";
+pub(crate) const GROUP: &str = "shipbell.dev";
 
-/// The label that ties a snapshot (and a chunk) to its environment.
-pub const ENVIRONMENT_LABEL: &str = "shipbell.dev/environment";
+/// The label of snapshots and chunks that names their environment.
+pub(crate) const ENVIRONMENT_LABEL: &str = "shipbell.dev/environment";
 
-/// The label of a part of a checkpoint that was too big for its snapshot; it is no log entry.
-pub const CHUNK_LABEL: &str = "shipbell.dev/chunk";
+/// The label of a part of a checkpoint that was too big for its snapshot. Such an object is not an entry of the log.
+pub(crate) const CHUNK_LABEL: &str = "shipbell.dev/chunk";
 
-/// Sends one test message to the setting's destination each time its value changes.
-pub const TEST_ANNOTATION: &str = "shipbell.dev/test-requested-at";
+/// The annotation of a setting that requests a test message. Each new value sends one.
+pub(crate) const TEST_ANNOTATION: &str = "shipbell.dev/test-requested-at";
 
 /// The custom resource definitions, each with the name of its file in `crds/`.
 pub fn definitions() -> Vec<(&'static str, CustomResourceDefinition)> {
@@ -50,7 +50,7 @@ pub fn definitions() -> Vec<(&'static str, CustomResourceDefinition)> {
     ]
     .into_iter()
     .map(|(file, mut crd)| {
-        // Flux would otherwise read `${...}` in a description as a variable of its own.
+        // Otherwise Flux would replace `${...}` in a description as a variable.
         let annotation = ("kustomize.toolkit.fluxcd.io/substitute", "disabled");
         crd.metadata.annotations =
             Some([(annotation.0.to_owned(), annotation.1.to_owned())].into());

@@ -1,4 +1,5 @@
-//! `ArtifactProvenance`: what is known of an image: who built it, from what, and what was attested. Written by CI.
+//! `ArtifactProvenance`: the record of an image: who built it, from which commit, and what was attested. Written by
+//! CI.
 
 use jiff::Timestamp;
 use kube::{CustomResource, KubeSchema};
@@ -7,17 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::Condition;
 
-/// A digest in a spec: 64 lower-case hex digits.
-pub const DIGEST: &str = "^[0-9a-f]{64}$";
-
-/// What is known of an image: the flow that built it, the commit, the build, and what was attested of it. Counts only in
+/// The record of an image: the flow that built it, the commit, the build, and what was attested. It counts only in
 /// environments that trust its namespace.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "shipbell.dev",
     version = "v1alpha1",
     kind = "ArtifactProvenance",
-    doc = "What is known of an image: the flow that built it, the commit, the build, and what was attested of it. Counts only in environments that trust its namespace.",
+    doc = "The record of an image: the flow that built it, the commit, the build, and what was attested. It counts only in environments that trust its namespace.",
     namespaced,
     status = "ArtifactProvenanceStatus",
     shortname = "shipprov",
@@ -29,13 +27,13 @@ pub const DIGEST: &str = "^[0-9a-f]{64}$";
         name = "State",
         type_ = "string",
         json_path = ".status.state",
-        description = "Whether what the record requires is there and good"
+        description = "Whether the record is complete and compliant"
     ),
     printcolumn(
         name = "Running In",
         type_ = "string",
         json_path = ".status.runningIn[*].environment",
-        description = "Environments in which it runs"
+        description = "Environments that run the image"
     ),
     printcolumn(name = "Flow", type_ = "string", json_path = ".spec.flow"),
     printcolumn(name = "Name", type_ = "string", json_path = ".spec.name"),
@@ -67,44 +65,47 @@ pub const DIGEST: &str = "^[0-9a-f]{64}$";
 #[x_kube(validation = Rule::new("!has(oldSelf.repository) || (has(self.repository) && self.repository == oldSelf.repository)").message("repository can't be changed once it is set: make a new record"))]
 #[serde(rename_all = "camelCase")]
 pub struct ArtifactProvenanceSpec {
-    /// The SHA-256 digest of the image: 64 hex digits without `sha256:`. For an image of several platforms: the index.
+    /// The SHA-256 digest of the image: 64 hex digits without `sha256:`. For an image of several platforms, the
+    /// digest of the index.
     #[schemars(length(min = 64, max = 64), pattern("^[0-9a-f]{64}$"))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("fingerprint can't be changed: make a new record"))]
     pub fingerprint: String,
-    /// Other digests of the very same image: the manifests of its platforms, and their configurations. Nodes may report
+    /// Other digests of the same image: the manifests of its platforms, and their configurations. Nodes may report
     /// any of them. `docker buildx imagetools inspect --raw` lists them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), inner(length(min = 64, max = 64), pattern("^[0-9a-f]{64}$")), extend("x-kubernetes-list-type" = "set"))]
     pub aliases: Option<Vec<String>>,
-    /// What people call it: the artifact's name in webhooks. Omitted: the image's name.
+    /// The name of the artifact in messages. Omitted: the name of the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub name: Option<String>,
-    /// The record counts only where the image is pulled from here: the whole name, with its registry and without a tag:
-    /// `ghcr.io/acme/runner`, `docker.io/library/nginx`. Omitted: from anywhere.
+    /// The repository from which the image must be pulled, or else the record does not count: the complete name, with
+    /// its registry and without a tag (`ghcr.io/acme/runner`, `docker.io/library/nginx`). Omitted: any repository.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512), pattern("^[a-z0-9A-Z._:/-]+$"))]
     #[x_kube(validation = Rule::new("self.matches('^(localhost|[^/]*[.:A-Z][^/]*)/[^:]+$')").message("repository must be the whole name, with its registry and without a tag: docker.io/acme/web"))]
     pub repository: Option<String>,
-    /// The flow (pipeline) that made the image. Two records of one flow for one image conflict: the older one counts.
+    /// The flow (pipeline) that built the image. If there are two records of one flow for one image, the older one
+    /// counts.
     #[schemars(length(min = 1, max = 128), pattern("^[a-zA-Z0-9][a-zA-Z0-9._~-]*$"))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("flow can't be changed: make a new record"))]
     pub flow: String,
-    /// The commit that it was built from.
+    /// The commit from which the image was built.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<Commit>,
-    /// The build that made it.
+    /// The build that made the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub build: Option<Build>,
-    /// Names of attestations that must be there before the record is complete.
+    /// The names of the attestations without which the record is incomplete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 128)), extend("x-kubernetes-list-type" = "set"))]
     pub required_attestations: Option<Vec<String>>,
-    /// What was attested, one entry a name. Each step of a pipeline applies its own entry under its own field manager.
+    /// What was attested, one entry for each name. Each step of a pipeline applies its own entry with its own field
+    /// manager.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub attestations: Option<Vec<Attestation>>,
-    /// Announced deployments to environments.
+    /// Deployments of the image to environments, as CI announced them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["number"]))]
     pub deployments: Option<Vec<AnnouncedDeployment>>,
@@ -114,10 +115,10 @@ pub struct ArtifactProvenanceSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Commit {
-    /// Its hash.
+    /// The hash of the commit.
     #[schemars(length(min = 7, max = 64), pattern("^[0-9a-f]+$"))]
     pub sha: String,
-    /// A page that shows it.
+    /// The URL of a page that shows the commit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048), pattern("^https?://"))]
     pub url: Option<String>,
@@ -127,70 +128,70 @@ pub struct Commit {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Build {
-    /// A page that shows it.
+    /// The URL of a page that shows the build.
     #[schemars(length(min = 1, max = 2048), pattern("^https?://"))]
     pub url: String,
-    /// When it began.
+    /// When the build started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
 }
 
-/// Something that was attested of an image.
+/// A statement about an image, for example the result of a test or of a scan.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Attestation {
-    /// Its name: `unit-tests`, `snyk-scan`.
+    /// The name of the attestation: `unit-tests`, `snyk-scan`.
     #[schemars(length(min = 1, max = 128))]
     pub name: String,
-    /// Its type, for rules that ask for a type: `junit`, `snyk`.
+    /// The type of the attestation, for rules that require a type: `junit`, `snyk`.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     pub type_: Option<String>,
-    /// Whether what was found is good. One `false` makes the record non-compliant.
+    /// Whether the result is acceptable. If one is `false`, the record is non-compliant.
     pub compliant: bool,
-    /// A page that shows it.
+    /// The URL of a page that shows the result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048), pattern("^https?://"))]
     pub url: Option<String>,
-    /// When it was made.
+    /// When the attestation was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<Timestamp>,
 }
 
-/// A deployment that was announced.
+/// An announced deployment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AnnouncedDeployment {
-    /// Its number in the flow.
+    /// The number of the deployment in the flow.
     #[schemars(range(min = 1))]
     pub number: i64,
-    /// The environment's name.
+    /// The name of the environment.
     #[schemars(length(min = 1, max = 63))]
     pub environment: String,
-    /// When it was announced.
+    /// When the deployment was announced.
     pub time: Timestamp,
-    /// A page that shows the build which deploys.
+    /// The URL of a page that shows the build which deploys the image.
     #[serde(default, rename = "buildURL", skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048), pattern("^https?://"))]
     pub build_url: Option<String>,
 }
 
-/// Whether a record is complete and good.
+/// Whether a record is complete and compliant.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 pub enum RecordState {
-    /// All that it requires is there, and nothing says `compliant: false`.
+    /// All required attestations are present, and none has `compliant: false`.
     Compliant,
-    /// Something that it requires is missing.
+    /// A required attestation is missing.
     Incomplete,
-    /// An attestation says `compliant: false`.
+    /// An attestation has `compliant: false`.
     #[serde(rename = "Non-Compliant")]
     NonCompliant,
 }
 
 impl RecordState {
-    /// Its name, as in statuses.
+    /// The name in statuses.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Compliant => "Compliant",
@@ -200,45 +201,45 @@ impl RecordState {
     }
 }
 
-/// What Shipbell makes of the record.
+/// The state of the record, written by Shipbell.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ArtifactProvenanceStatus {
-    /// The generation of the spec that this status speaks of.
+    /// The generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`: the record counts where its namespace is trusted.
+    /// `Ready` is True when the record counts in environments that trust its namespace.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// Whether the record is complete and good.
+    /// Whether the record is complete and compliant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<RecordState>,
-    /// Required attestations that are not there.
+    /// The required attestations that are missing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(max = 128)), extend("x-kubernetes-list-type" = "atomic"))]
     pub missing: Vec<String>,
-    /// The older record of the same flow and image that counts instead of this one, as namespace/name.
+    /// The older record of the same flow and image, as namespace/name. It counts instead of this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 320))]
     pub conflict: Option<String>,
-    /// Environments that trust this record's namespace and in which the image runs.
+    /// The environments that trust the namespace of this record and run the image.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["environment"]))]
     pub running_in: Vec<RunningIn>,
 }
 
-/// An environment in which an image runs.
+/// An environment that runs an image.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RunningIn {
-    /// The environment's name.
+    /// The name of the environment.
     #[schemars(length(max = 63))]
     pub environment: String,
-    /// The digest that it goes by there.
+    /// The digest under which the environment lists the image.
     #[schemars(length(max = 64))]
     pub fingerprint: String,
-    /// What it is there: `Compliant`, `Non-Compliant` or `Unknown`.
+    /// The compliance of the image there: `Compliant`, `Non-Compliant` or `Unknown`.
     #[schemars(length(max = 32))]
     pub compliance: String,
 }

@@ -1,4 +1,4 @@
-//! A label selector with the bounds that our schemas ask for, and its meaning.
+//! A label selector with the limits that our schemas require; `kube::core::Selector` has no schema with such limits.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// What a label's value may look like.
 const VALUE: &str = "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$";
 
-/// A label selector, as everywhere in Kubernetes: all requirements must hold.
+/// A label selector as everywhere in Kubernetes: all requirements must be met.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Selector {
@@ -17,13 +17,13 @@ pub struct Selector {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 63, "pattern": VALUE}))]
     pub match_labels: Option<BTreeMap<String, String>>,
-    /// Further requirements.
+    /// Further requirements on labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "atomic"))]
     pub match_expressions: Option<Vec<Requirement>>,
 }
 
-/// One requirement on a label.
+/// A requirement on a label.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = Rule::new(
     "self.operator in ['In', 'NotIn'] ? has(self.values) && size(self.values) > 0 : !has(self.values) || size(self.values) == 0"
@@ -58,8 +58,8 @@ pub enum Operator {
 }
 
 impl Selector {
-    /// Whether an object with these labels is selected. An empty selector selects everything.
-    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+    /// Whether the selector selects an object with these labels. An empty selector selects every object.
+    pub(crate) fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         let equal = self
             .match_labels
             .iter()

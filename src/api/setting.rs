@@ -1,4 +1,5 @@
-//! `NotificationSetting`: which events of which environments go where, and what became of them.
+//! `NotificationSetting`: which events of which environments are sent to which destination, and the state of their
+//! delivery.
 
 use std::fmt;
 
@@ -9,19 +10,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{Condition, Span};
 
-/// The six events; the values are the contract's, here, in the payload and in the metrics alike.
+/// The six types of events. Their names are the same in specs, messages and metrics.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum EventType {
-    /// A digest that was not running in the environment now runs.
+    /// An image that did not run in the environment now runs.
     ArtifactStarted,
-    /// A digest that was running no longer runs.
+    /// An image that ran in the environment no longer runs.
     ArtifactStopped,
-    /// The number of running instances of a digest changed, other than as a part of a rollout.
+    /// The number of running instances of an image changed, other than as a part of a rollout.
     ArtifactScaled,
-    /// A digest was added to the environment's allow-list.
+    /// An image was added to the environment's allow-list.
     ArtifactAllowed,
     /// The environment went from Compliant to Non-Compliant.
     EnvironmentNonCompliant,
@@ -30,8 +31,8 @@ pub enum EventType {
 }
 
 impl EventType {
-    /// All six, in the order in which a snapshot tells them.
-    pub const ALL: [Self; 6] = [
+    /// All types, in the order in which a snapshot lists its events.
+    pub(crate) const ALL: [Self; 6] = [
         Self::ArtifactStarted,
         Self::ArtifactStopped,
         Self::ArtifactScaled,
@@ -40,7 +41,7 @@ impl EventType {
         Self::EnvironmentCompliant,
     ];
 
-    /// Its name in the contract.
+    /// The name in specs, messages and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::ArtifactStarted => "ARTIFACT_STARTED",
@@ -52,8 +53,8 @@ impl EventType {
         }
     }
 
-    /// Whether it speaks of the environment as a whole.
-    pub const fn is_of_environment(self) -> bool {
+    /// Whether the event is about the whole environment, and not about one artifact.
+    pub(crate) const fn is_of_environment(self) -> bool {
         matches!(
             self,
             Self::EnvironmentNonCompliant | Self::EnvironmentCompliant
@@ -67,13 +68,13 @@ impl fmt::Display for EventType {
     }
 }
 
-/// Sends the chosen events of the chosen environments to one destination, and shows what became of them.
+/// Sends chosen events of chosen environments to one destination, and shows the state of their delivery.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "shipbell.dev",
     version = "v1alpha1",
     kind = "NotificationSetting",
-    doc = "Sends the chosen events of the chosen environments to one destination, and shows what became of them.",
+    doc = "Sends chosen events of chosen environments to one destination, and shows the state of their delivery.",
     namespaced,
     status = "NotificationSettingStatus",
     shortname = "notifset",
@@ -125,68 +126,70 @@ impl fmt::Display for EventType {
 #[x_kube(validation = Rule::new("has(self.webhook) != has(self.slack)").message("give exactly one of webhook and slack"))]
 #[serde(rename_all = "camelCase")]
 pub struct NotificationSettingSpec {
-    /// The names of the environments to hear of. Omitted: all that this namespace may see.
+    /// The names of the environments whose events are sent. Omitted: all environments that are visible to this
+    /// namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256), inner(length(min = 1, max = 63), pattern("^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")), extend("x-kubernetes-list-type" = "set"))]
     pub environments: Option<Vec<String>>,
-    /// The events to hear of. Omitted: all but `ARTIFACT_SCALED`, which autoscalers make noisy.
+    /// The types of events that are sent. Omitted: all but `ARTIFACT_SCALED`, which is frequent where autoscalers
+    /// run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 6), extend("x-kubernetes-list-type" = "set"))]
     pub event_types: Option<Vec<EventType>>,
-    /// Send each event as a JSON document (the Kosli v1.0 payload) to a URL.
+    /// Send each event to a URL as a JSON document (the Kosli v1.0 payload).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook: Option<Webhook>,
-    /// Send the events of each snapshot as a message to a Slack channel.
+    /// Send the events of each snapshot to a Slack channel as one message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slack: Option<Slack>,
-    /// While true nothing is sent and nothing expires; what happens meanwhile is sent afterwards.
+    /// If true, nothing is sent and nothing expires. Events that happen in the meantime are sent afterwards.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,
-    /// How long to go on trying.
+    /// How long failed deliveries are retried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
 }
 
-/// A webhook: exactly one of `url` and `urlFrom`.
+/// A webhook. Give exactly one of `url` and `urlFrom`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = Rule::new("has(self.url) != has(self.urlFrom)").message("give exactly one of url and urlFrom"))]
 #[x_kube(validation = Rule::new("!has(self.url) || !self.url.matches('(?i)^https?://hooks[.]slack(-gov)?[.]com[.]?(:[0-9]*)?(/.*)?$')")
     .message("a Slack webhook URL is a secret: put it in a Secret and use slack.urlFrom"))]
 #[serde(rename_all = "camelCase")]
 pub struct Webhook {
-    /// The URL, if it holds no secret. Anyone who may read this object can read it.
+    /// The URL, if it contains no secret. Everybody who may read this object can read it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 2048),
         pattern(r"^https?://[^/?#@\s]+([/?#]\S*)?$")
     )]
     pub url: Option<String>,
-    /// Where the URL is kept, if it holds a secret.
+    /// The Secret that holds the URL, if the URL contains a secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url_from: Option<UrlSource>,
 }
 
-/// A Slack channel, by an incoming webhook.
+/// A Slack channel, reached by an incoming webhook.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Slack {
-    /// Where the URL of the incoming webhook is kept.
+    /// The Secret that holds the URL of the incoming webhook.
     pub url_from: UrlSource,
 }
 
-/// Where a URL is kept.
+/// The source of a URL.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UrlSource {
-    /// A key of a Secret in the setting's own namespace.
+    /// A key of a Secret in the namespace of the setting.
     pub secret_key_ref: SecretKeyRef,
 }
 
-/// A key of a Secret in the setting's own namespace.
+/// A key of a Secret in the namespace of the setting.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretKeyRef {
-    /// The Secret's name.
+    /// The name of the Secret.
     #[schemars(
         length(min = 1, max = 253),
         pattern("^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
@@ -199,107 +202,109 @@ pub struct SecretKeyRef {
 }
 
 impl SecretKeyRef {
-    /// The key, with its default.
-    pub fn key(&self) -> &str {
+    /// The key, or its default.
+    pub(crate) fn key(&self) -> &str {
         self.key.as_deref().unwrap_or("url")
     }
 }
 
-/// How long to go on trying.
+/// How long failed deliveries are retried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Retry {
-    /// An event that is older and still can't be delivered is given up, and reported in `skippedRanges`. Default 72h.
+    /// How old an event may become. If an attempt fails after that, the event is not sent again and is listed in
+    /// `skippedRanges`. Default 72h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_age: Option<Span>,
 }
 
-/// What became of the events.
+/// The state of the delivery, written by Shipbell.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NotificationSettingStatus {
-    /// The generation of the spec that this status speaks of.
+    /// The generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`: the setting is sound. `Delivered`: nothing is overdue.
+    /// `Ready` is True when the spec is correct and can be used. `Delivered` is True when no event is overdue.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// `Slack` or `Webhook`.
+    /// The type of the destination, `Slack` or `Webhook`, for the column of `kubectl get`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination: Option<String>,
-    /// The environments, for the column: their names, or `*`.
+    /// The names of the environments, or `*`, for the column of `kubectl get`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub environments: Option<String>,
-    /// Why it is not ready or not delivered, for the column.
+    /// The reason why the setting is not ready or events are not delivered, for the column of `kubectl get`. See
+    /// docs/troubleshooting.md.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub reason: Option<String>,
-    /// The same in a sentence, for the column.
+    /// The same as a sentence, for the column of `kubectl get`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub message: Option<String>,
-    /// How far each environment's log has been delivered.
+    /// The position up to which the log of each environment has been delivered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 2048), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["environmentUID"]))]
     pub cursors: Vec<Cursor>,
-    /// Where the cursor of each environment starts, and why. This is decided once and written before anything is sent.
+    /// The position at which the delivery of each environment starts, and why. It is decided once, and written before
+    /// anything is sent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 2048), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["environmentUID"]))]
     pub starts: Vec<StartDecision>,
-    /// When the start had been decided for every environment that the spec asks for. An Environment that is created
-    /// later starts at its first snapshot.
+    /// When the start was decided for every environment that the spec asks for. Of an Environment that is created later,
+    /// all events are sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub starts_decided_time: Option<Timestamp>,
-    /// How many events wait to be delivered.
+    /// How many events wait for delivery.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<i64>,
-    /// When the oldest of them happened.
+    /// When the oldest waiting event happened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest_pending_time: Option<Timestamp>,
-    /// When the next attempt is made, while attempts fail.
+    /// When the next attempt is made, if attempts fail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_attempt_time: Option<Timestamp>,
-    /// The newest delivery that succeeded.
+    /// The last successful delivery.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_delivery: Option<Delivery>,
-    /// The newest attempt that failed.
+    /// The last failed attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<Failure>,
-    /// Events that the destination refused for good, newest first, at most 10; so is the message that tells of removed
-    /// snapshots, if it could not be delivered for `retry.maxAge`.
+    /// The last 10 messages that will not be sent again, newest first: events that the destination refused, and
+    /// reports about removed snapshots that could not be delivered for `retry.maxAge`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "atomic"))]
     pub dead_letters: Vec<DeadLetter>,
-    /// How many messages the destination has refused for good since the setting was created. `deadLetters` lists the
-    /// newest ones.
+    /// How many messages in total will not be sent again. `deadLetters` lists the newest ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_lettered: Option<i64>,
-    /// Stretches of a log that were not sent, and why, newest first, at most 20.
+    /// The last 20 parts of a log that were not sent, and why, newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20), extend("x-kubernetes-list-type" = "atomic"))]
     pub skipped_ranges: Vec<SkippedRange>,
-    /// The value of the annotation `shipbell.dev/test-requested-at` that was answered last.
+    /// The value of the annotation `shipbell.dev/test-requested-at` for which the last test message was sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub last_handled_test: Option<String>,
 }
 
-/// How far the log of one environment has been delivered.
+/// The position up to which the log of one environment has been delivered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Cursor {
-    /// The environment's name.
+    /// The name of the environment.
     #[schemars(length(max = 63))]
     pub environment: String,
-    /// The environment's UID.
+    /// The UID of the environment.
     #[serde(rename = "environmentUID")]
     #[schemars(length(max = 64))]
     pub environment_uid: String,
     /// All snapshots up to this number are done.
     pub index: i64,
-    /// So many events of the next snapshot are done.
+    /// How many events of the next snapshot are done.
     pub ordinal: i64,
     /// Snapshots that were removed from the log before they could be delivered, until the destination has received the
     /// message that reports this. That message is sent before any later event.
@@ -315,25 +320,24 @@ pub struct UnreportedGap {
     pub from: i64,
     /// The number of the last removed snapshot.
     pub to: i64,
-    /// When the operator found that they were missing.
+    /// When the operator noticed that they are missing.
     pub time: Timestamp,
 }
 
-/// Why the cursor of an environment starts where it does.
+/// Why the delivery of an environment starts where it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum StartReason {
-    /// The setting is new. It starts at the newest snapshot that is not younger than the setting, or at the first
-    /// snapshot of the environment.
+    /// The setting is new. Its first events are those after it was created.
     NewSetting,
-    /// The environment was created after the setting. It starts at the environment's first snapshot.
+    /// The environment was created after the setting. All its events are sent.
     NewEnvironment,
-    /// The environment was added to the setting, or became visible to its namespace. It starts at the newest snapshot.
+    /// The environment was added to the setting, or became visible to its namespace. Events from now on are sent.
     EnvironmentAdded,
-    /// The cursor existed but its log was lost. It starts again at the newest snapshot.
+    /// The position was lost, for example after a restore from a backup. Events from now on are sent.
     CursorReset,
 }
 
-/// Where the cursor of an environment starts.
+/// The position at which the delivery of one environment starts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StartDecision {
@@ -348,90 +352,93 @@ pub struct StartDecision {
     /// nothing of this environment is sent until then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index: Option<i64>,
-    /// Why the cursor starts there.
+    /// Why the delivery starts there. `NewSetting`: the setting is new; its first events are those after it was
+    /// created. `NewEnvironment`: the environment was created after the setting; all its events are sent.
+    /// `EnvironmentAdded`: the environment was added to the setting, or became visible to it; events from then on are
+    /// sent. `CursorReset`: the position was lost; events from then on are sent.
     pub reason: StartReason,
 }
 
-/// A delivery that succeeded.
+/// A successful delivery.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Delivery {
-    /// The event's id, as sent in `webhook-id`.
+    /// The id of the event, which is sent in the header `webhook-id`.
     #[serde(rename = "eventID")]
     #[schemars(length(max = 128))]
     pub event_id: String,
-    /// The snapshot that it comes from.
+    /// The name of the snapshot that contains the event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub snapshot: Option<String>,
-    /// When the destination answered.
+    /// When the destination responded.
     pub time: Timestamp,
-    /// How many attempts it took.
+    /// How many attempts were needed.
     pub attempts: i64,
-    /// The HTTP status of the answer.
+    /// The HTTP status of the response.
     pub http_status: i64,
-    /// How long the answer took, in milliseconds.
+    /// How long the destination took to respond, in milliseconds.
     pub latency_ms: i64,
 }
 
-/// An attempt that failed.
+/// A failed attempt.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Failure {
-    /// The event's id, as sent in `webhook-id`.
+    /// The id of the event, which is sent in the header `webhook-id`.
     #[serde(rename = "eventID")]
     #[schemars(length(max = 128))]
     pub event_id: String,
     /// When the attempt failed.
     pub time: Timestamp,
-    /// Why, as one word of a closed list; the README explains each.
+    /// The reason, as one word of a closed list. See docs/troubleshooting.md.
     #[schemars(length(max = 64))]
     pub reason: String,
-    /// Why, as a sentence.
+    /// The reason as a sentence.
     #[schemars(length(max = 1024))]
     pub message: String,
-    /// How many attempts were made so far.
+    /// How many attempts have been made so far.
     pub attempts: i64,
 }
 
-/// An event that the destination refused for good.
+/// A message that will not be sent again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DeadLetter {
-    /// The event's id, as sent in `webhook-id`.
+    /// The id of the event, which is sent in the header `webhook-id`.
     #[serde(rename = "eventID")]
     #[schemars(length(max = 128))]
     pub event_id: String,
-    /// The snapshot that it comes from.
+    /// The name of the snapshot that contains the event.
     #[schemars(length(max = 253))]
     pub snapshot: String,
-    /// When it was refused.
+    /// When the message was given up.
     pub time: Timestamp,
-    /// Why, as one word of a closed list.
+    /// The reason, as one word of a closed list. See docs/troubleshooting.md.
     #[schemars(length(max = 64))]
     pub reason: String,
-    /// Why, as a sentence.
+    /// The reason as a sentence.
     #[schemars(length(max = 1024))]
     pub message: String,
 }
 
-/// A stretch of a log that was not sent.
+/// A part of a log that was not sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SkippedRange {
-    /// The environment's name.
+    /// The name of the environment.
     #[schemars(length(max = 63))]
     pub environment: String,
-    /// The first snapshot that was skipped, in part or as a whole.
+    /// The number of the first snapshot that was skipped, completely or in part.
     pub from: i64,
-    /// The last one.
+    /// The number of the last snapshot that was skipped.
     pub to: i64,
-    /// How many events were skipped. Absent if this is unknown, because the log no longer holds the snapshots.
+    /// How many events were skipped. Absent if the number is unknown, because the snapshots no longer exist.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<i64>,
-    /// Why, as one word of a closed list.
+    /// The reason, as one word of a closed list. See docs/troubleshooting.md.
     #[schemars(length(max = 64))]
     pub reason: String,
-    /// When.
+    /// When the events were skipped.
     pub time: Timestamp,
 }

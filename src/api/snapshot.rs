@@ -1,4 +1,5 @@
-//! `EnvironmentSnapshot`: one immutable entry of an environment's log. What is sent follows from this one object.
+//! `EnvironmentSnapshot`: one immutable entry of the log of an environment. Every message is made from this object
+//! alone.
 
 use jiff::Timestamp;
 use kube::{CustomResource, KubeSchema};
@@ -7,21 +8,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{EventType, approval::ReviewState, provenance::RecordState};
 
-/// At most so many changed artifacts in one snapshot; a bigger cut is split into parts.
+pub use crate::api::compliance::ComplianceState;
+
+/// At most this many changed artifacts in one snapshot; a bigger change is split into parts.
 pub const MAX_CHANGES: usize = 1_000;
-/// At most so many workloads are listed with one change.
+/// At most this many workloads are listed with one change.
 pub const MAX_WORKLOADS: usize = 200;
 
-/// At most so many other digests in one snapshot; what is left comes with the next.
+/// At most this many identities in one snapshot; further ones are recorded in the next snapshot.
 pub const MAX_IDENTITIES: usize = 1_000;
 
-/// One entry of the log of an environment: what changed, and what that means. Written by Shipbell alone, never edited.
+/// One entry of the log of an environment: what changed, and which events follow from it. Only Shipbell writes
+/// snapshots, and they cannot be edited.
 #[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "shipbell.dev",
     version = "v1alpha1",
     kind = "EnvironmentSnapshot",
-    doc = "One entry of the log of an environment: what changed, and what that means. Written by Shipbell alone, never edited.",
+    doc = "One entry of the log of an environment: what changed, and which events follow from it. Only Shipbell writes snapshots, and they cannot be edited.",
     shortname = "shipsnap",
     derive = "PartialEq",
     printcolumn(name = "Environment", type_ = "string", json_path = ".spec.environment"),
@@ -35,267 +39,221 @@ pub const MAX_IDENTITIES: usize = 1_000;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct EnvironmentSnapshotSpec {
-    /// The environment's name.
+    /// The name of the environment.
     #[schemars(length(min = 1, max = 63))]
     pub environment: String,
-    /// The UID of the Environment object: a deleted and re-created environment starts a log of its own.
+    /// The UID of the Environment object. An environment that is deleted and created again starts a new log.
     #[serde(rename = "environmentUID")]
     #[schemars(length(min = 1, max = 64))]
     pub environment_uid: String,
-    /// The entry's number, from 1, without gaps.
+    /// The number of the snapshot. Numbers start at 1 and have no gaps.
     #[schemars(range(min = 1))]
     pub index: i64,
-    /// When the entry was recorded; never before its predecessor.
+    /// When the snapshot was recorded; never earlier than the previous one.
     pub time: Timestamp,
-    /// Why the entry was recorded.
+    /// Why the snapshot was recorded.
     #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "set"))]
     pub causes: Vec<Cause>,
-    /// The rules by which instances were counted. A release that counts differently starts from a new baseline.
+    /// The version of the rules by which instances are counted. A release with other rules starts with a new
+    /// baseline.
     pub census_version: i32,
-    /// The `contentHash` of the entry before.
+    /// The `contentHash` of the previous snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<String>,
-    /// SHA-256, in hex, over all else in this spec.
+    /// The SHA-256 hash, in hex, of everything else in this spec.
     #[schemars(length(max = 64))]
     pub content_hash: String,
-    /// How far the operator had read when it took stock.
+    /// The resource versions up to which the operator had read the cluster.
     pub read_at: ReadAt,
-    /// What runs in the environment after this entry.
+    /// How much runs in the environment after this snapshot.
     pub totals: Totals,
-    /// Whether the environment is compliant after this entry.
+    /// Whether the environment is compliant after this snapshot.
     pub compliance: Compliance,
-    /// What changed since the entry before, one item for each artifact.
+    /// What changed since the previous snapshot, one item for each artifact.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000), extend("x-kubernetes-list-type" = "atomic"))]
     pub changes: Vec<Change>,
-    /// What is told to NotificationSettings, in this order.
+    /// The events that NotificationSettings receive, in this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1024), extend("x-kubernetes-list-type" = "atomic"))]
     pub events: Vec<Event>,
-    /// Digests found to be other names of an artifact.
+    /// Digests that were found to belong to the same artifact as another digest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000), extend("x-kubernetes-list-type" = "atomic"))]
     pub identities: Vec<Identity>,
-    /// What changed on the environment's allow-list.
+    /// Changes of the environment's allow-list.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000), extend("x-kubernetes-list-type" = "atomic"))]
     pub allow_list: Vec<AllowListChange>,
-    /// The whole state after this entry; entries without one are read from the nearest earlier one on.
+    /// The complete state after this snapshot. The state at a snapshot without one is computed from the nearest
+    /// earlier checkpoint and the changes since then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<Checkpoint>,
-    /// Present when one change was too big for one entry.
+    /// Present when a change was too big for one snapshot and was split into parts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cut: Option<Cut>,
 }
 
-/// Why an entry was recorded.
+/// Why a snapshot was recorded.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 pub enum Cause {
-    /// The first entry: what already ran when the environment was first seen.
+    /// The first snapshot of an environment: what already runs. It has no events.
     Baseline,
     /// What runs in the environment changed.
     WorkloadsChanged,
-    /// The environment's spec selects other workloads; what it selects counts as known.
+    /// The environment's spec selects other workloads. What it selects now is recorded without events.
     ScopeChanged,
-    /// This release counts differently; what runs counts as known.
+    /// This release counts instances by other rules. What runs is recorded without events.
     RulesChanged,
-    /// Two digests were found to be one artifact.
+    /// Two digests were found to belong to one artifact.
     IdentityLearned,
-    /// Entries were missing or could not be read; what runs counts as known.
+    /// Snapshots were missing or could not be read. What runs is recorded without events.
     HistoryLost,
-    /// The log was continued on a cluster whose store had been set back.
+    /// The cluster was restored from a backup, and the log continues.
     Restored,
     /// The environment's allow-list changed.
     AllowListChanged,
-    /// What was missing had its time to arrive.
+    /// The grace period for missing evidence ended.
     GraceExpired,
-    /// All was well again for long enough.
+    /// The environment has met all rules for the recovery window.
     RecoveryElapsed,
     /// An entry of the allow-list, an exception or an approval expired.
     AllowanceExpired,
-    /// The environment's rules were edited.
+    /// The rules of the environment were edited.
     PolicyChanged,
-    /// A record or a review was written, edited or deleted.
+    /// A provenance record or a review was created, edited or deleted.
     EvidenceChanged,
 }
 
-/// How far each kind had been read, as resource versions.
+/// The resource versions up to which each kind had been read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReadAt {
     /// The resource version of the pods.
     pub pods: String,
-    /// The resource version of the deployments; empty while they can't be read.
+    /// The resource version of the deployments; empty if they cannot be read.
     pub deployments: String,
-    /// The resource version of the namespaces; empty while they can't be read.
+    /// The resource version of the namespaces; empty if they cannot be read.
     pub namespaces: String,
 }
 
-/// What runs in an environment, in numbers.
+/// How much runs in an environment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Totals {
-    /// Different artifacts.
+    /// The number of different artifacts.
     pub artifacts: i64,
-    /// Instances of them: one pod that runs an artifact is one instance of it.
+    /// The number of instances. One pod that runs an artifact is one instance of it.
     pub instances: i64,
-    /// Running containers whose image could not be identified by a digest; they are in no artifact.
+    /// The number of running containers whose image could not be identified by a digest. They belong to no artifact.
     pub unidentified: i64,
 }
 
-/// Whether an environment keeps its rules.
+/// Whether an environment complies with its rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Compliance {
-    /// After this entry.
+    /// The state after this snapshot.
     pub state: ComplianceState,
-    /// Before it; if that was Unknown and this entry tells of a change, what was known last.
+    /// The state before this snapshot. If that was Unknown and this snapshot reports a change, the last known state.
     pub was: ComplianceState,
-    /// Since when it is what `state` says.
+    /// When `state` began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
-    /// In an entry that tells of a change: since when it had been what `was` says.
+    /// In a snapshot that reports a change: when `was` began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub was_since: Option<Timestamp>,
-    /// Why it is not compliant.
+    /// Why the environment is not compliant.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20), inner(length(max = 512)), extend("x-kubernetes-list-type" = "atomic"))]
     pub reasons: Vec<String>,
-    /// What mended it, from the moment on that nothing breaks the rules any more.
+    /// What resolved the earlier reasons, recorded from the moment on at which no rule is broken any more.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20), inner(length(max = 512)), extend("x-kubernetes-list-type" = "atomic"))]
     pub resolved: Vec<String>,
-    /// What the artifacts come to, without the recovery window; what may still arrive counts as there.
+    /// The state that follows from the artifacts alone, without the recovery window. Evidence that may still arrive
+    /// counts as present.
     #[serde(default, skip_serializing_if = "ComplianceState::is_unknown")]
     pub raw: ComplianceState,
-    /// Since when.
+    /// When `raw` began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub raw_since: Option<Timestamp>,
     /// The last state that was not Unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_known: Option<ComplianceState>,
-    /// Until when `state` waits for what is missing, or for the recovery window.
+    /// Until when `state` waits for missing evidence, or for the recovery window.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending_until: Option<Timestamp>,
-    /// The edition of the rules: the beginning of a hash of them. Absent: there are none.
+    /// The version of the rules: the first characters of a hash of them. Absent if there are no rules.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub rules: Option<String>,
-    /// Since when containers run that can't be identified.
+    /// Since when containers run that cannot be identified.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unidentified_since: Option<Timestamp>,
 }
 
-/// Whether an environment keeps its rules; Unknown when it has none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum ComplianceState {
-    /// All that runs keeps the rules.
-    Compliant,
-    /// Something that runs breaks a rule.
-    #[serde(rename = "Non-Compliant")]
-    NonCompliant,
-    /// There are no rules, or not enough is known.
-    #[default]
-    Unknown,
-}
-
-impl From<RecordState> for ComplianceState {
-    /// An incomplete record is not compliant.
-    fn from(state: RecordState) -> Self {
-        match state {
-            RecordState::Compliant => Self::Compliant,
-            RecordState::Incomplete | RecordState::NonCompliant => Self::NonCompliant,
-        }
-    }
-}
-
-impl ComplianceState {
-    /// Its name, in the log and in statuses.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Compliant => "Compliant",
-            Self::NonCompliant => "Non-Compliant",
-            Self::Unknown => "Unknown",
-        }
-    }
-
-    /// Its name on the wire, and in sentences.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Compliant => "compliant",
-            Self::NonCompliant => "non-compliant",
-            Self::Unknown => "unknown",
-        }
-    }
-
-    /// Whether it is Unknown.
-    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-    pub fn is_unknown(&self) -> bool {
-        *self == Self::Unknown
-    }
-}
-
-/// Whether one artifact keeps the rules of the environment.
+/// Whether one artifact complies with the rules of the environment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Verdict {
-    /// Whether it does.
+    /// The compliance of the artifact.
     pub state: ComplianceState,
-    /// Why, as one word of a closed list.
+    /// The reason, as one word of a closed list. See docs/troubleshooting.md.
     pub reason: VerdictReason,
-    /// Why, in a few words.
+    /// The reason in a few words.
     #[schemars(length(max = 512))]
     pub message: String,
-    /// When it first appeared in the log.
+    /// When the artifact first appeared in the log.
     pub first_seen: Timestamp,
-    /// Until when what is missing may arrive; absent when there is no such time, or it is over.
+    /// Until when missing evidence may arrive. Absent if there is no grace period, or if it is over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grace_until: Option<Timestamp>,
-    /// When something that this rests on expires.
+    /// When an approval, an exception or an allow-list entry expires on which the compliance depends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid_until: Option<Timestamp>,
-    /// It was on the allow-list, so nothing is waited for when it no longer is.
+    /// Whether the grace period is over because the artifact was on the allow-list.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub grace_over: bool,
 }
 
-/// Why an artifact keeps the rules, or doesn't.
+/// Why an artifact complies with the rules, or does not.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 pub enum VerdictReason {
     /// The environment has no rules.
     NoPolicy,
-    /// It is on the allow-list.
+    /// The artifact is on the allow-list.
     AllowListed,
-    /// Its image can't be identified by a digest.
+    /// The image cannot be identified by a digest.
     Unidentified,
-    /// The newest review rejects it.
+    /// The newest review rejects the artifact.
     ApprovalRejected,
-    /// Its record lies in a namespace that is not trusted, or is for images from another repository.
+    /// The record is in a namespace that is not trusted, or is for images from another repository.
     UntrustedProvenance,
-    /// There is no record of it.
+    /// There is no record of the artifact.
     NoProvenance,
-    /// An attestation says that something is wrong with it.
+    /// An attestation has `compliant: false`.
     EvidenceFailed,
     /// An attestation is missing.
     EvidenceMissing,
-    /// Its approval expired.
+    /// The approval expired.
     ApprovalExpired,
-    /// It is not approved, or not by enough reviewers.
+    /// The artifact is not approved, or not by enough reviewers.
     ApprovalMissing,
-    /// No record says that it was to be deployed here.
+    /// The record lists no deployment to this environment.
     UnexpectedDeployment,
-    /// It keeps all rules.
+    /// The artifact meets all rules.
     Satisfied,
-    /// It keeps all rules that no exception waives.
+    /// The artifact meets all rules that no exception waives.
     ExceptionApplied,
 }
 
 impl VerdictReason {
-    /// Its name, for conditions.
+    /// The name in conditions.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NoPolicy => "NoPolicy",
@@ -315,26 +273,27 @@ impl VerdictReason {
     }
 }
 
-/// Where an artifact comes from, as it was known when this was recorded: a later edit changes nothing here.
+/// Where an artifact comes from, as it was known when the snapshot was recorded. Later edits of the record change
+/// nothing here.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Provenance {
-    /// The flow that made it; empty when only reviews are known.
+    /// The flow that built the artifact; empty if only reviews are known.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 128))]
     pub flow: String,
-    /// What its record calls it.
+    /// The name of the artifact in its record.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 253))]
     pub name: String,
-    /// What its records come to.
+    /// Whether the record is complete and compliant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<RecordState>,
-    /// The commit that it was built from.
+    /// The commit from which the artifact was built.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 64))]
     pub commit: String,
-    /// A page that shows the commit.
+    /// The URL of a page that shows the commit.
     #[serde(
         default,
         rename = "commitURL",
@@ -342,29 +301,29 @@ pub struct Provenance {
     )]
     #[schemars(length(max = 2048))]
     pub commit_url: String,
-    /// A page that shows the build.
+    /// The URL of a page that shows the build.
     #[serde(default, rename = "buildURL", skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 2048))]
     pub build_url: String,
-    /// Deployments to this environment that were announced, newest first.
+    /// Announced deployments to this environment, newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "atomic"))]
     pub deployments: Vec<DeploymentNote>,
-    /// Reviews that count here, newest first.
+    /// Reviews that count in this environment, newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "atomic"))]
     pub approvals: Vec<ApprovalNote>,
 }
 
-/// A deployment that was announced.
+/// An announced deployment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DeploymentNote {
-    /// Its number in the flow.
+    /// The number of the deployment in the flow.
     pub number: i64,
-    /// When.
+    /// When the deployment was announced.
     pub time: Timestamp,
-    /// A page that shows the build.
+    /// The URL of a page that shows the build which deploys the image.
     #[serde(default, rename = "buildURL", skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 2048))]
     pub build_url: String,
@@ -374,97 +333,97 @@ pub struct DeploymentNote {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ApprovalNote {
-    /// Its number.
+    /// The number of the review.
     pub number: i64,
-    /// When.
+    /// When the image was reviewed.
     pub time: Timestamp,
-    /// What the reviewer says.
+    /// The decision of the reviewer.
     pub state: ReviewState,
-    /// Who.
+    /// The name of the reviewer.
     #[schemars(length(max = 253))]
     pub reviewer: String,
-    /// Why.
+    /// The reason for the decision.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 1024))]
     pub comment: String,
 }
 
-/// What changed on an environment's allow-list.
+/// A change of the environment's allow-list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AllowListChange {
-    /// The AllowedArtifact.
+    /// The name of the AllowedArtifact.
     #[schemars(length(max = 253))]
     pub entry: String,
-    /// Its UID.
+    /// The UID of the AllowedArtifact.
     #[serde(rename = "entryUID")]
     #[schemars(length(max = 64))]
     pub entry_uid: String,
-    /// The digest.
+    /// The digest of the image.
     #[schemars(length(max = 64))]
     pub fingerprint: String,
-    /// What it is now.
+    /// The state of the entry after the change.
     pub state: AllowListState,
 }
 
-/// Whether an entry of the allow-list is in force.
+/// The state of an entry of the allow-list.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 pub enum AllowListState {
-    /// It is.
+    /// The entry is active.
     Active,
-    /// It has expired.
+    /// The entry has expired.
     Expired,
-    /// It was taken off the list.
+    /// The entry was removed from the list.
     Removed,
 }
 
-/// Why an artifact was allowed.
+/// The allow-list entry that allows an artifact.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Allowed {
-    /// The AllowedArtifact.
+    /// The name of the AllowedArtifact.
     #[schemars(length(max = 253))]
     pub entry: String,
-    /// Its reason.
+    /// The reason in the AllowedArtifact.
     #[schemars(length(max = 1024))]
     pub reason: String,
-    /// Until when.
+    /// When the entry ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
 }
 
-/// What became of one artifact.
+/// The change of one artifact.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Change {
     /// The SHA-256 digest of the image, 64 hex digits without a prefix.
     #[schemars(length(max = 64))]
     pub fingerprint: String,
-    /// The image's name, as the pods ask for it.
+    /// The name of the image, as the pods specify it.
     #[schemars(length(max = 1024))]
     pub name: String,
-    /// How many instances of it were recorded before.
+    /// How many instances were recorded before.
     pub was: i64,
-    /// How many are recorded now.
+    /// How many instances are recorded now.
     pub now: i64,
-    /// The numbers changed as a part of a rollout, so a mere difference is no scaling.
+    /// Whether the numbers changed as a part of a rollout. A difference alone is then not reported as scaling.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rollout: bool,
     /// The workloads whose instances changed.
     #[schemars(length(max = 200), extend("x-kubernetes-list-type" = "atomic"))]
     pub workloads: Vec<WorkloadChange>,
-    /// How many more workloads there are than `workloads` lists; the checkpoint of this entry holds them.
+    /// How many workloads are not listed in `workloads`. The checkpoint of this snapshot lists them all.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub more_workloads: i64,
-    /// It was added to the allow-list.
+    /// Present if the artifact was added to the allow-list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed: Option<Allowed>,
-    /// Whether it keeps the rules now; absent when it no longer runs or never was asked.
+    /// Whether the artifact complies with the rules. Absent if it no longer runs or was not checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
-    /// Where it comes from, if that is known.
+    /// Where the artifact comes from, if that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provenance: Option<Provenance>,
 }
@@ -474,67 +433,70 @@ fn is_zero(number: &i64) -> bool {
     *number == 0
 }
 
-/// What became of one artifact in one workload.
+/// The change of one artifact in one workload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkloadChange {
-    /// The workload's kind: Deployment, StatefulSet, DaemonSet, Pod or what else owns the pods.
+    /// The kind of the workload: Deployment, StatefulSet, DaemonSet, Pod or another owner of the pods.
     #[schemars(length(max = 317))]
     pub kind: String,
-    /// The workload's namespace.
+    /// The namespace of the workload.
     #[schemars(length(max = 63))]
     pub namespace: String,
-    /// The workload's name.
+    /// The name of the workload.
     #[schemars(length(max = 253))]
     pub name: String,
-    /// How many instances it was recorded with before.
+    /// How many instances were recorded before.
     pub was: i64,
-    /// How many now.
+    /// How many instances are recorded now.
     pub now: i64,
-    /// The workload was still rolling out when this was recorded; what follows belongs to the same rollout.
+    /// Whether the workload was still rolling out when the snapshot was recorded. Later changes belong to the same
+    /// rollout.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rolling: bool,
 }
 
-/// Something to tell.
+/// An event of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Event {
-    /// What happened.
+    /// The type of the event.
     #[serde(rename = "type")]
     pub type_: EventType,
-    /// The position in `changes` of what it happened to; absent for the environment as a whole.
+    /// The position in `changes` of the artifact that the event is about. Absent if the event is about the whole
+    /// environment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub change: Option<i64>,
 }
 
-/// A digest that was found to be another name of an artifact.
+/// A digest that was found to belong to the same artifact as another digest.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Identity {
     /// The other digest, 64 hex digits.
     #[schemars(length(max = 64))]
     pub alias: String,
-    /// The digest that the artifact goes by.
+    /// The digest under which the artifact is listed.
     #[schemars(length(max = 64))]
     pub fingerprint: String,
-    /// How that was found out.
+    /// How Shipbell found out.
     #[serde(default, skip_serializing_if = "IdentitySource::is_runtime")]
     pub source: IdentitySource,
 }
 
-/// How two digests were found to be one artifact.
+/// How two digests were found to belong to one artifact.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 pub enum IdentitySource {
-    /// A runtime called one container by both at different times. Enough for counting, not for rules.
+    /// A container runtime reported both digests for one container at different times. This is good enough for
+    /// counting, but not for rules.
     #[default]
     Runtime,
-    /// A pod was pinned to one, and its container known by the other.
+    /// A pod was pinned to one digest, and the runtime reported the other for its container.
     Pin,
-    /// An ArtifactProvenance said so.
+    /// An ArtifactProvenance lists the digest in its `aliases`.
     Record,
 }
 
@@ -545,7 +507,7 @@ impl IdentitySource {
     }
 }
 
-/// The whole state of an environment: JSON, compressed with zstd, in base64.
+/// The complete state of an environment: JSON, compressed with zstd, in base64.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Checkpoint {
@@ -553,20 +515,21 @@ pub struct Checkpoint {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 400_000))]
     pub data: Option<String>,
-    /// In how many objects `{environment}-{index}-{hash}-c{k}`, k from 0, the state lies instead.
+    /// The number of objects `{environment}-{index}-{hash}-c{k}`, with k from 0, that hold the state if it is too big
+    /// for this object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub chunks: Option<i64>,
 }
 
-/// The place of an entry in a change that was too big for one.
+/// The position of a snapshot in a change that was split into parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Cut {
-    /// The index of the first entry of the change.
+    /// The index of the first snapshot of the change.
     pub first: i64,
-    /// Which part this is, from 1.
+    /// The number of this part, from 1.
     pub part: i64,
-    /// Of how many.
+    /// The number of parts.
     pub of: i64,
 }

@@ -1,4 +1,4 @@
-//! A length of time as users write it: `500ms`, `30s`, `15m`, `72h`, `1h30m`.
+//! Lengths of time as users write them: `500ms`, `30s`, `15m`, `72h`, `1h30m`.
 
 use std::{borrow::Cow, fmt, str::FromStr, time::Duration};
 
@@ -6,20 +6,13 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 /// The pattern that the API server checks. Months and years have no fixed length, so hours are the largest unit.
-pub const PATTERN: &str = "^([0-9]{1,9}(ms|s|m|h))+$";
+pub(crate) const PATTERN: &str = "^([0-9]{1,9}(ms|s|m|h))+$";
 
 /// A length of time: one or more whole numbers, each with a unit of `ms`, `s`, `m` or `h`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
 
-impl Span {
-    /// So many whole seconds.
-    pub const fn seconds(seconds: u64) -> Self {
-        Self(Duration::from_secs(seconds))
-    }
-}
-
-/// What a length of time may look like, for the user who wrote another.
+/// The error for a text that is not a length of time. It explains the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a length of time is written like 30s, 15m or 1h30m (units ms, s, m, h)")]
 pub struct NotASpan;

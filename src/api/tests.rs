@@ -1,4 +1,4 @@
-//! The generated definitions are the committed ones, and keep the rules that every kind keeps.
+//! The committed definitions are those that the types generate, and every kind follows the same rules.
 
 use std::{fmt::Write as _, fs, path::Path};
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::api::definitions;
 
-/// A file that is generated from the types. `UPDATE_EXPECT=1` rewrites it.
+/// Compares a generated file with the committed one. `UPDATE_EXPECT=1` rewrites it.
 fn assert_generated(path: &str, want: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     if std::env::var_os("UPDATE_EXPECT").is_some() {
@@ -14,7 +14,7 @@ fn assert_generated(path: &str, want: &str) {
         fs::write(&path, want).unwrap();
     }
     let found = fs::read_to_string(&path).unwrap_or_default();
-    let hint = "run UPDATE_EXPECT=1 cargo test to generate it anew";
+    let hint = "run `make generate` to generate it again";
     assert!(
         found == want,
         "{} differs from the types; {hint}",
@@ -42,7 +42,7 @@ fn the_committed_definitions_are_those_of_the_types() {
     }
 }
 
-/// The same definition as a template of the chart: left out or kept as the values say.
+/// The same definition as a template of the chart, which the values can switch off.
 fn template(yaml: &str) -> String {
     let (before, after) = yaml.split_once("  annotations:\n").unwrap();
     let keep =
@@ -150,7 +150,7 @@ fn the_committed_list_of_fields_is_that_of_the_types() {
             }
             write!(
                 page,
-                "\n### {kind} {part}\n\n| field | type | what it is |\n|---|---|---|\n"
+                "\n### {kind} {part}\n\n| field | type | description |\n|---|---|---|\n"
             )
             .unwrap();
             walk(schema, "", false, &mut |schema, path, _| {

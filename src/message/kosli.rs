@@ -1,13 +1,14 @@
-//! The webhook payload: the Kosli v1.0 document. Every scalar is a string; inside `artifact` every key is always
-//! present, and what is unknown is `""` or `[]`, so that a receiver written against the published example never breaks.
+//! The webhook payload: the Kosli v1.0 document. Every scalar is a string. Inside `artifact` every key is always
+//! present, and unknown values are `""` or `[]`, so that receivers written for the published example keep working.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     api::{
         EnvironmentSnapshotSpec,
+        compliance::ComplianceState,
         setting::UnreportedGap,
-        snapshot::{self, Change, ComplianceState, Event},
+        snapshot::{self, Change, Event},
     },
     message::{installation::Installation, unreported_gap},
     snapshot::event,
@@ -18,33 +19,33 @@ use crate::{
 pub struct Payload {
     /// Always `1.0`.
     pub version: String,
-    /// When it happened, in Unix seconds.
+    /// When the snapshot was recorded, in Unix seconds.
     pub timestamp: String,
     /// The organisation.
     pub org: String,
     /// The environment.
     pub environment: String,
-    /// One of the six.
+    /// The type of the event: one of the six, `TEST` or `HISTORY_TRUNCATED`.
     pub event_type: String,
     /// The event in words.
     pub description: String,
-    /// The snapshot that saw it.
+    /// The snapshot that contains the event.
     pub snapshot: SnapshotBody,
     /// The artifact; absent from events of the environment as a whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact: Option<ArtifactBody>,
 }
 
-/// The snapshot that saw an event.
+/// The snapshot that contains an event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotBody {
     /// Its number.
     pub index: String,
     /// `compliant`, `non-compliant` or `unknown`.
     pub status: String,
-    /// A page for people.
+    /// The URL of the page.
     pub html_url: String,
-    /// The same as JSON.
+    /// The URL of the JSON.
     pub api_url: String,
 }
 
@@ -68,13 +69,13 @@ pub struct ProvenanceBody {
     pub status: String,
     /// The commit that it was built from.
     pub commit: String,
-    /// A page that shows the commit.
+    /// The URL of the commit.
     pub commit_url: String,
-    /// A page for people.
+    /// The URL of the page.
     pub html_url: String,
-    /// The same as JSON.
+    /// The URL of the JSON.
     pub api_url: String,
-    /// A page that shows the build.
+    /// The URL of the build.
     pub build_url: String,
     /// Deployments that were announced.
     pub deployments: Vec<DeploymentBody>,
@@ -89,11 +90,11 @@ pub struct DeploymentBody {
     pub number: String,
     /// When, in Unix seconds.
     pub timestamp: String,
-    /// A page that shows the build.
+    /// The URL of the build.
     pub build_url: String,
-    /// A page for people.
+    /// The URL of the page.
     pub html_url: String,
-    /// The same as JSON.
+    /// The URL of the JSON.
     pub api_url: String,
 }
 
@@ -106,17 +107,17 @@ pub struct ApprovalBody {
     pub timestamp: String,
     /// `approved` or `rejected`.
     pub state: String,
-    /// Who reviewed last.
+    /// The reviewer of the newest review.
     pub latest_reviewer: String,
-    /// What they said.
+    /// The comment of that reviewer.
     pub latest_review_comment: String,
-    /// A page for people.
+    /// The URL of the page.
     pub html_url: String,
-    /// The same as JSON.
+    /// The URL of the JSON.
     pub api_url: String,
 }
 
-/// The document for one event of a snapshot.
+/// Makes the document for one event of a snapshot.
 pub fn payload(
     installation: &Installation,
     snapshot: &EnvironmentSnapshotSpec,
@@ -142,7 +143,7 @@ pub fn payload(
     }
 }
 
-/// The body of the request: the same bytes at every attempt.
+/// Makes the body of the request: the same bytes for every attempt.
 pub fn body(
     installation: &Installation,
     snapshot: &EnvironmentSnapshotSpec,
@@ -151,7 +152,7 @@ pub fn body(
     serde_json::to_vec(&payload(installation, snapshot, event)).expect("plain data")
 }
 
-/// The document of a test message: like one that started, with a description that says what it is.
+/// Makes the document of a test message.
 pub fn test_body(installation: &Installation, environment: &str, now: jiff::Timestamp) -> Vec<u8> {
     let test = Payload {
         version: "1.0".to_owned(),
@@ -171,15 +172,16 @@ pub fn test_body(installation: &Installation, environment: &str, now: jiff::Time
     serde_json::to_vec(&test).expect("plain data")
 }
 
-/// The document that tells of removed snapshots: of the environment as a whole, so without an artifact; and without
-/// links, as what they would lead to is gone. The same bytes at every attempt. `setting`: its namespace and name.
+/// Makes the document that reports snapshots that were removed before they could be delivered. It is about the whole
+/// environment, so it has no artifact; and it has no links, because the snapshots no longer exist. The same bytes for
+/// every attempt. `setting`: its namespace and name.
 pub fn truncated_body(
     installation: &Installation,
     environment: &str,
     gap: &UnreportedGap,
     setting: (&str, &str),
 ) -> Vec<u8> {
-    let told = Payload {
+    let report = Payload {
         version: "1.0".to_owned(),
         timestamp: gap.time.as_second().to_string(),
         org: installation.org.clone(),
@@ -194,7 +196,7 @@ pub fn truncated_body(
         },
         artifact: None,
     };
-    serde_json::to_vec(&told).expect("plain data")
+    serde_json::to_vec(&report).expect("plain data")
 }
 
 fn artifact(installation: &Installation, change: &Change) -> ArtifactBody {
@@ -256,7 +258,7 @@ mod tests {
     use super::*;
     use crate::{api::provenance::RecordState, simulation::testing};
 
-    /// The published example, letter for letter in its values.
+    /// The published example.
     const EXAMPLE: &str = include_str!("testdata/kosli-v1.0.json");
 
     #[test]
@@ -301,9 +303,9 @@ mod tests {
             cluster: "aws".to_owned(),
             external_url: Some("https://app.kosli.com".to_owned()),
         };
-        let told: Value =
+        let found: Value =
             serde_json::from_slice(&body(&installation, &snapshot, &snapshot.events[0])).unwrap();
-        assert_eq!(told, serde_json::from_str::<Value>(EXAMPLE).unwrap());
+        assert_eq!(found, serde_json::from_str::<Value>(EXAMPLE).unwrap());
     }
 
     #[test]
@@ -364,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn removed_snapshots_are_told_in_the_same_document_without_an_artifact() {
+    fn removed_snapshots_are_reported_in_the_same_document_without_an_artifact() {
         let installation = Installation {
             org: "cyber-dojo".to_owned(),
             cluster: "aws".to_owned(),

@@ -1,6 +1,6 @@
-//! An event of a snapshot as the bytes that a destination understands.
+//! Turns events of snapshots into the bytes that a destination understands.
 
-pub mod installation;
+pub(crate) mod installation;
 pub mod kosli;
-pub mod slack;
-pub mod unreported_gap;
+pub(crate) mod slack;
+pub(crate) mod unreported_gap;

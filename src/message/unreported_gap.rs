@@ -1,6 +1,6 @@
-//! A gap in what a destination is told: snapshots that were removed before they could be delivered. It is told of once,
-//! before any later event. What is told follows from the gap alone, which stands in the setting's status before it is
-//! sent, so a retry has the same id and bytes, also after a crash.
+//! Reports about snapshots that were removed before they could be delivered. A destination gets one such report, before
+//! any later event. It follows from the gap alone, which is written into the setting's status before the report is sent,
+//! so every attempt has the same id and bytes, also after a crash.
 
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
@@ -13,25 +13,25 @@ use crate::{
     },
 };
 
-/// Why a stretch of the log is skipped that is not there any more.
+/// The reason of a skipped range whose snapshots no longer exist.
 pub const HISTORY_TRUNCATED: &str = "HistoryTruncated";
-/// The `event_type` of a webhook that tells of a gap.
+/// The `event_type` of the webhook that reports snapshots that were removed before they could be delivered.
 pub const EVENT_TYPE: &str = "HISTORY_TRUNCATED";
 
-/// The gap when entries are found missing, with what was missing before and has not been told yet.
+/// Adds missing snapshots to a gap that was not reported yet.
 pub fn widened(
-    untold: Option<&UnreportedGap>,
+    unreported: Option<&UnreportedGap>,
     from: i64,
     to: i64,
     now: Timestamp,
 ) -> UnreportedGap {
-    match untold {
+    match unreported {
         None => UnreportedGap {
             from,
             to,
             time: whole_seconds(now),
         },
-        // Noticed then: it must not get younger by growing, or it might never be given up.
+        // The time stays that of the first discovery. Otherwise a gap that grows might never expire.
         Some(gap) => UnreportedGap {
             from: gap.from.min(from),
             to: gap.to.max(to),
@@ -40,14 +40,14 @@ pub fn widened(
     }
 }
 
-/// The id of the message: the same as long as the gap is the same.
+/// The id of the report: the same as long as the gap is the same.
 pub fn id(environment_uid: &str, gap: &UnreportedGap) -> String {
     let UnreportedGap { from, to, .. } = gap;
     let named = format!("{environment_uid}\n{HISTORY_TRUNCATED}\n{from}\n{to}");
     base32(&Sha256::digest(named.as_bytes()))
 }
 
-/// What happened, in words without markup.
+/// What happened, as words without markup.
 pub fn what(gap: &UnreportedGap) -> String {
     let UnreportedGap { from, to, .. } = gap;
     if from == to {
@@ -57,7 +57,7 @@ pub fn what(gap: &UnreportedGap) -> String {
     }
 }
 
-/// Why it happens.
+/// Why this happens.
 pub fn why() -> String {
     let mib = |bytes: u64| bytes >> 20;
     format!(
@@ -67,13 +67,13 @@ pub fn why() -> String {
     )
 }
 
-/// The command that shows why deliveries lagged behind. `setting`: its namespace and name.
+/// The command that shows why deliveries were late. `setting`: its namespace and name.
 pub fn command(setting: (&str, &str)) -> String {
     let (namespace, name) = setting;
     format!("kubectl -n {namespace} describe notifset {name}")
 }
 
-/// All of it in one line.
+/// The whole report in one sentence: the `description` in the payload.
 pub fn description(gap: &UnreportedGap, setting: (&str, &str)) -> String {
     format!(
         "{}, and {} events are lost: {}; see why deliveries lagged behind with {}, and if they did not fail and were not suspended, raise settle times, so that less is recorded",
@@ -97,14 +97,14 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_that_grows_before_it_is_told_is_one_gap_as_old_as_its_beginning() {
+    fn a_gap_that_grows_before_it_is_reported_is_one_gap_as_old_as_its_beginning() {
         let now = Timestamp::from_millisecond(77_900).unwrap();
-        for (untold, from, to, want) in [
+        for (unreported, from, to, want) in [
             (None, 5, 9, gap(5, 9, 77)),
             (Some(gap(5, 9, 40)), 10, 12, gap(5, 12, 40)),
             (Some(gap(5, 9, 40)), 2, 3, gap(2, 9, 40)),
         ] {
-            assert_eq!(widened(untold.as_ref(), from, to, now), want);
+            assert_eq!(widened(unreported.as_ref(), from, to, now), want);
         }
     }
 
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn it_says_what_is_lost_and_why_and_what_to_look_at() {
+    fn the_report_says_what_is_lost_and_why_and_what_to_look_at() {
         let told = description(&gap(5, 9, 40), ("team", "hook"));
         assert_eq!(
             told,

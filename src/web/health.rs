@@ -1,4 +1,4 @@
-//! `/livez`, `/readyz` and `/metrics`; the read API is on a port of its own.
+//! `/livez`, `/readyz` and `/metrics`. The read API has a port of its own.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -17,48 +17,50 @@ use crate::{
     snapshot::{environments::Environments, shared::SharedState},
 };
 
-/// What the pages are made from.
 #[derive(Clone)]
-pub struct Health {
-    /// The world.
-    pub hub: Arc<SharedState>,
-    /// The environments.
-    pub environments: Arc<Environments>,
-    /// What is counted.
-    pub metrics: Arc<Metrics>,
+pub(crate) struct Health {
+    pub(crate) state: Arc<SharedState>,
+    pub(crate) environments: Arc<Environments>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
-/// The pages.
-pub fn health(state: Health) -> Router {
+pub(crate) fn router(health: Health) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .with_state(state)
+        .with_state(health)
 }
 
-async fn readyz(State(state): State<Health>) -> Response {
-    let ready = state.hub.with(|world, now| world.is_ready(now));
-    let ready = ready.and_then(|()| {
-        state
-            .environments
-            .is_listed()
-            .then_some(())
-            .ok_or("environments: not in sync".to_owned())
-    });
-    match ready {
+impl Health {
+    /// Whether everything was read that the operator needs; an error says what was not.
+    fn readiness(&self) -> Result<(), String> {
+        self.state.with(|state, now| state.is_ready(now))?;
+        match self.environments.is_listed() {
+            true => Ok(()),
+            false => Err("environments: not in sync".to_owned()),
+        }
+    }
+}
+
+async fn readyz(State(health): State<Health>) -> Response {
+    match health.readiness() {
         Ok(()) => "ok".into_response(),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why).into_response(),
     }
 }
 
-async fn metrics(State(state): State<Health>) -> Response {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], state.metrics.text()).into_response()
+async fn metrics(State(health): State<Health>) -> Response {
+    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    (
+        [(header::CONTENT_TYPE, content_type)],
+        health.metrics.text(),
+    )
+        .into_response()
 }
 
-/// Takes the address; an error names the flag that chooses another.
-pub async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+/// Listens on an address. An error names the flag that chooses another one.
+pub(crate) async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address)
         .await
         .with_context(|| format!("can't listen on {address}; choose another address with {flag}"))

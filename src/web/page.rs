@@ -1,4 +1,5 @@
-//! The pages for people, made from the JSON of the read API. Whatever comes from the cluster is text here, never markup.
+//! The pages of the read API, rendered from the same views as the JSON. Whatever comes from the cluster is text here, never
+//! markup.
 
 use std::fmt::Write as _;
 
@@ -6,17 +7,20 @@ use axum::{
     http::{HeaderValue, header},
     response::{Html, IntoResponse, Response},
 };
-use jiff::Timestamp;
-use serde_json::Value;
 
-use crate::api::snapshot::ComplianceState;
+use crate::web::views::{
+    Compliant, Seconds,
+    artifact::{ApprovalView, ArtifactView, DeploymentView, FlowAnswer, Source},
+    environment::{AllowedView, EnvironmentView},
+    snapshot::{EventView, SnapshotView},
+};
 
-/// Nothing is loaded, run, sent or framed.
+/// The browser loads, runs, sends and embeds nothing.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;margin:2rem;max-width:75rem}\
     td,th{text-align:left;vertical-align:top;padding:.2rem 1rem .2rem 0}code{font-size:.8em;overflow-wrap:anywhere}";
 
-/// A page that is being written.
+/// A page in the making.
 struct HtmlPage {
     title: String,
     body: String,
@@ -33,22 +37,22 @@ impl HtmlPage {
     }
 
     fn push(&mut self, markup: std::fmt::Arguments<'_>) {
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = self.body.write_fmt(markup);
     }
 
-    /// What is known, a line each; what isn't is left out.
+    /// A table of names and values. Empty values are left out.
     fn facts(&mut self, facts: impl IntoIterator<Item = (&'static str, Markup)>) {
         self.body.push_str("<table>\n");
-        for (what, Markup(told)) in facts {
-            if !told.is_empty() {
-                self.push(format_args!("<tr><th>{what}<td>{told}</tr>\n"));
+        for (name, Markup(value)) in facts {
+            if !value.is_empty() {
+                self.push(format_args!("<tr><th>{name}<td>{value}</tr>\n"));
             }
         }
         self.body.push_str("</table>\n");
     }
 
-    /// A table under a heading; nothing if it is empty.
+    /// A table under a heading, unless it is empty.
     fn table<const N: usize>(&mut self, title: &str, columns: [&str; N], rows: Vec<[Markup; N]>) {
         if rows.is_empty() {
             return;
@@ -78,99 +82,75 @@ impl HtmlPage {
     }
 }
 
-fn plain(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
+fn text(text: &str) -> Markup {
+    Markup(escape(text))
 }
 
-fn text(value: &Value) -> Markup {
-    Markup(match value {
-        Value::String(text) => escape(text),
-        Value::Null => String::new(),
-        other => escape(&other.to_string()),
-    })
+/// A number, or nothing if it is not known.
+fn number(number: Option<impl ToString>) -> Markup {
+    Markup(number.map_or(String::new(), |number| number.to_string()))
 }
 
-fn code(value: &Value) -> Markup {
-    let text = plain(value);
+fn code(text: &str) -> Markup {
     if text.is_empty() {
         return Markup(String::new());
     }
     Markup(format!("<code>{}</code>", escape(text)))
 }
 
-/// A link, if it leads to a page; else its text alone.
-fn link(url: &Value, shown: &Value) -> Markup {
-    let (url, Markup(shown)) = (plain(url), text(shown));
+/// A link if the URL leads to a page, or else only the text.
+fn link(url: &str, shown: &str) -> Markup {
+    let shown = escape(shown);
     if (url.starts_with("https://") || url.starts_with("http://")) && !shown.is_empty() {
         return Markup(format!("<a href=\"{}\">{shown}</a>", escape(url)));
     }
     Markup(shown)
 }
 
-/// A moment, from Unix seconds.
-fn time(value: &Value) -> Markup {
-    let Some(seconds) = value.as_f64() else {
-        return Markup(String::new());
-    };
-    #[allow(
-        clippy::cast_possible_truncation,
-        reason = "whole seconds are what is shown"
-    )]
-    let time = Timestamp::from_second(seconds as i64);
-    Markup(time.map_or_else(
-        |_| String::new(),
-        |time| format!("<time>{}</time>", time.strftime("%Y-%m-%d %H:%M:%S UTC")),
-    ))
+fn time(time: impl Into<Option<Seconds>>) -> Markup {
+    let written = time
+        .into()
+        .map(|Seconds(time)| time.strftime("%Y-%m-%d %H:%M:%S UTC"));
+    Markup(written.map_or(String::new(), |written| format!("<time>{written}</time>")))
 }
 
-fn compliance(value: &Value) -> Markup {
-    let state = match value.as_bool() {
-        Some(true) => ComplianceState::Compliant,
-        Some(false) => ComplianceState::NonCompliant,
-        None => ComplianceState::Unknown,
-    };
+fn compliance(Compliant(state): Compliant) -> Markup {
     Markup(state.word().to_owned())
 }
 
-fn list(value: &Value) -> Markup {
-    let items: Vec<String> = items(value).iter().map(|item| text(item).0).collect();
+fn list(items: &[String]) -> Markup {
+    let items: Vec<String> = items.iter().map(|item| escape(item)).collect();
     Markup(items.join("<br>"))
 }
 
-fn items(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], |items| items)
-}
-
-fn counts(was: &Value, now: &Value) -> Markup {
-    Markup(format!("{} &rarr; {}", text(was).0, text(now).0))
-}
-
-/// A snapshot: what was told, and what changed and runs.
-pub fn snapshot(environment: &str, snapshot: &Value, events: &[Value]) -> Response {
-    let index = &snapshot["index"];
-    let mut page = HtmlPage::new(&format!("{environment} snapshot #{index}"));
+/// A snapshot: its events, what changed, and what runs after it.
+pub(crate) fn snapshot(
+    environment: &str,
+    snapshot: &SnapshotView,
+    events: &[EventView],
+) -> Response {
+    let mut page = HtmlPage::new(&format!("{environment} snapshot #{}", snapshot.index));
     page.facts([
-        ("Recorded", time(&snapshot["timestamp"])),
-        ("Compliance", compliance(&snapshot["compliant"])),
+        ("Recorded", time(snapshot.timestamp)),
+        ("Compliance", compliance(snapshot.compliant)),
     ]);
-    let told = events.iter().rev().map(|event| {
-        let page = &event["_links"]["artifact"]["html"];
+    let events = events.iter().rev().map(|event| {
         [
-            text(&event["type"]),
-            link(page, &event["artifact_name"]),
-            text(&event["description"]),
+            text(&event.type_.to_string()),
+            link(&event.links.artifact.html, &event.artifact_name),
+            text(&event.description),
         ]
     });
-    page.table("Events", ["Event", "Artifact", "What"], told.collect());
-    let artifacts = items(&snapshot["artifacts"]).iter().map(|artifact| {
-        let annotation = &artifact["annotation"];
+    page.table("Events", ["Event", "Artifact", "What"], events.collect());
+    let artifacts = snapshot.artifacts.iter().map(|artifact| {
+        let change = &artifact.annotation;
         [
-            link(&artifact["html_url"], &artifact["name"]),
-            code(&artifact["fingerprint"]),
-            text(&annotation["type"]),
-            counts(&annotation["was"], &annotation["now"]),
-            compliance(&artifact["compliant"]),
-            list(&artifact["reasons_for_incompliance"]),
+            link(&artifact.html_url, &artifact.name),
+            code(&artifact.fingerprint),
+            text(&change.type_.to_string()),
+            Markup(format!("{} &rarr; {}", change.was, change.now)),
+            compliance(artifact.compliant),
+            list(&artifact.reasons_for_incompliance),
         ]
     });
     let columns = [
@@ -186,47 +166,48 @@ pub fn snapshot(environment: &str, snapshot: &Value, events: &[Value]) -> Respon
 }
 
 /// An environment and its allow-list.
-pub fn environment(environment: &Value, allowed: &[Value]) -> Response {
-    let mut page = HtmlPage::new(&format!("Environment {}", plain(&environment["name"])));
-    let newest = &environment["_links"]["snapshot"]["html"];
+pub(crate) fn environment(environment: &EnvironmentView, allowed: &[AllowedView]) -> Response {
+    let mut page = HtmlPage::new(&format!("Environment {}", environment.name));
+    let newest = number(environment.snapshot_index).0;
     page.facts([
-        ("Compliance", compliance(&environment["state"])),
-        ("Since", time(&environment["state_since"])),
-        ("Decided by", time(&environment["pending_until"])),
-        ("Why", list(&environment["reasons_for_incompliance"])),
+        ("Compliance", compliance(environment.state)),
+        ("Since", time(environment.state_since)),
+        ("Waits until", time(environment.pending_until)),
+        ("Why", list(&environment.reasons_for_incompliance)),
         (
             "Newest snapshot",
-            link(newest, &environment["snapshot_index"]),
+            link(&environment.links.snapshot.html, &newest),
         ),
-        ("Recorded", time(&environment["last_changed_at"])),
-        ("Artifacts", text(&environment["artifacts"])),
-        ("Instances", text(&environment["instances"])),
-        ("Not identified", text(&environment["unidentified"])),
+        ("Recorded", time(environment.last_changed_at)),
+        ("Artifacts", number(environment.artifacts)),
+        ("Instances", number(environment.instances)),
+        ("Not identified", number(environment.unidentified)),
     ]);
-    let reasons = items(&environment["reasons"]).iter().map(|reason| {
+    let reasons = environment.reasons.iter().map(|reason| {
         [
-            text(&reason["artifact_name"]),
-            code(&reason["fingerprint"]),
-            text(&reason["reason"]),
-            text(&reason["message"]),
-            time(&reason["grace_until"]),
+            text(&reason.artifact_name),
+            code(&reason.fingerprint),
+            text(reason.reason),
+            text(&reason.message),
+            time(reason.grace_until),
         ]
     });
-    let columns = ["Image", "Fingerprint", "Reason", "Why", "May arrive until"];
+    let columns = [
+        "Image",
+        "Fingerprint",
+        "Reason",
+        "Why",
+        "Evidence may arrive until",
+    ];
     page.table("What breaks the rules now", columns, reasons.collect());
-    let allowed = allowed.iter().map(|item| {
-        let state = if item["active"] == true {
-            "active"
-        } else {
-            "expired"
-        };
+    let allowed = allowed.iter().map(|image| {
         [
-            text(&item["artifact_name"]),
-            code(&item["fingerprint"]),
-            text(&item["description"]),
-            time(&item["timestamp"]),
-            time(&item["expires_at"]),
-            Markup(state.to_owned()),
+            text(&image.artifact_name),
+            code(&image.fingerprint),
+            text(&image.description),
+            time(image.timestamp),
+            time(image.expires_at),
+            text(if image.active { "active" } else { "expired" }),
         ]
     });
     let columns = ["Image", "Fingerprint", "Why", "Added", "Expires", "State"];
@@ -234,81 +215,88 @@ pub fn environment(environment: &Value, allowed: &[Value]) -> Response {
     page.show()
 }
 
-/// Who says what stands on a page.
-fn source(told: &Value) -> Markup {
-    let source = &told["source"];
-    if source["record"].is_string() {
-        return code(&source["record"]);
+/// What was looked up in a flow.
+pub(crate) fn flow_answer(answer: &FlowAnswer) -> Response {
+    match answer {
+        FlowAnswer::Artifact(view) => artifact(view),
+        FlowAnswer::Deployment(view) => deployment(view),
+        FlowAnswer::Approval(view) => approval(view),
     }
-    let snapshot = format!(
-        "{} #{}",
-        plain(&source["environment_name"]),
-        source["snapshot_index"]
-    );
-    let Markup(link) = link(&source["html_url"], &snapshot.into());
-    Markup(format!("what snapshot {link} tells: what said it is gone"))
 }
 
-/// An artifact of a flow.
-pub fn artifact(artifact: &Value) -> Response {
+/// Where the data on a page comes from.
+fn source(source: &Source) -> Markup {
+    match source {
+        Source::Object(key) => code(key),
+        Source::Snapshot {
+            environment,
+            index,
+            html_url,
+            ..
+        } => {
+            let Markup(link) = link(html_url, &format!("{environment} #{index}"));
+            Markup(format!("snapshot {link}; the object itself was deleted"))
+        }
+    }
+}
+
+fn artifact(artifact: &ArtifactView) -> Response {
     let mut page = HtmlPage::new(&format!(
         "{} of flow {}",
-        plain(&artifact["filename"]),
-        plain(&artifact["flow_name"])
+        artifact.filename, artifact.flow_name
     ));
     page.facts([
-        ("Fingerprint", code(&artifact["fingerprint"])),
-        ("Also known as", list(&artifact["aliases"])),
-        ("Record", compliance(&artifact["compliant"])),
-        ("Missing", list(&artifact["missing"])),
-        (
-            "Commit",
-            link(&artifact["commit_url"], &artifact["git_commit"]),
-        ),
-        (
-            "Build",
-            link(&artifact["build_url"], &artifact["build_url"]),
-        ),
-        ("Recorded", time(&artifact["created_at"])),
-        ("Told by", source(artifact)),
+        ("Fingerprint", code(&artifact.fingerprint)),
+        ("Also known as", list(&artifact.aliases)),
+        ("Record", compliance(artifact.compliant)),
+        ("Missing", list(&artifact.missing)),
+        ("Commit", link(&artifact.commit_url, &artifact.git_commit)),
+        ("Build", link(&artifact.build_url, &artifact.build_url)),
+        ("Recorded", time(artifact.created_at)),
+        ("Source", source(&artifact.source)),
     ]);
-    let running = items(&artifact["running"]).iter().map(|runs| {
+    let running = artifact.running.iter().map(|running| {
         [
-            link(&runs["html_url"], &runs["environment_name"]),
-            text(&runs["instances"]),
-            compliance(&runs["compliant"]),
-            text(&runs["reason"]),
-            text(&runs["message"]),
+            link(&running.html_url, &running.environment_name),
+            number(Some(running.instances)),
+            compliance(running.compliant),
+            text(running.reason),
+            text(&running.message),
         ]
     });
     let columns = ["Environment", "Instances", "Compliance", "Reason", "Why"];
     page.table("Runs in", columns, running.collect());
-    let attestations = items(&artifact["attestations"]).iter().map(|attested| {
+    let attestations = artifact.attestations.iter().map(|attestation| {
+        let word = if attestation.compliant {
+            "compliant"
+        } else {
+            "non-compliant"
+        };
         [
-            text(&attested["name"]),
-            text(&attested["type"]),
-            compliance(&attested["compliant"]),
+            text(&attestation.name),
+            text(&attestation.type_),
+            text(word),
         ]
     });
     let columns = ["Name", "Type", "Compliance"];
     page.table("Attestations", columns, attestations.collect());
-    let deployments = items(&artifact["deployments"]).iter().map(|deployment| {
+    let deployments = artifact.deployments.iter().map(|deployment| {
         [
-            link(&deployment["html_url"], &deployment["number"]),
-            text(&deployment["environment_name"]),
-            time(&deployment["timestamp"]),
-            link(&deployment["build_url"], &deployment["build_url"]),
+            link(&deployment.html_url, &deployment.number.to_string()),
+            text(&deployment.environment_name),
+            time(deployment.timestamp),
+            link(&deployment.build_url, &deployment.build_url),
         ]
     });
     let columns = ["Number", "Environment", "Announced", "Build"];
     page.table("Deployments", columns, deployments.collect());
-    let approvals = items(&artifact["approvals"]).iter().map(|approval| {
+    let approvals = artifact.approvals.iter().map(|approval| {
         [
-            link(&approval["html_url"], &approval["number"]),
-            text(&approval["state"]),
-            text(&approval["latest_reviewer"]),
-            text(&approval["latest_review_comment"]),
-            time(&approval["timestamp"]),
+            link(&approval.html_url, &approval.number.to_string()),
+            text(approval.state),
+            text(&approval.latest_reviewer),
+            text(&approval.latest_review_comment),
+            time(approval.timestamp),
         ]
     });
     let columns = ["Number", "State", "Reviewer", "Comment", "Reviewed"];
@@ -316,56 +304,70 @@ pub fn artifact(artifact: &Value) -> Response {
     page.show()
 }
 
-/// A page about a deployment or a review.
-fn note(what: &str, note: &Value) -> (HtmlPage, [(&'static str, Markup); 4]) {
-    let page = HtmlPage::new(&format!(
-        "{what} {} of flow {}",
-        note["number"],
-        plain(&note["flow_name"])
-    ));
-    let environment = &note["environment_name"];
-    let environment = match plain(environment) {
-        "" => Markup("all".to_owned()),
-        _ => text(environment),
-    };
-    let artifact = &note["_links"]["artifact"]["html"];
-    let shown = match plain(&note["artifact_name"]) {
-        "" => &note["fingerprint"],
-        _ => &note["artifact_name"],
-    };
-    let facts = [
-        ("Artifact", link(artifact, shown)),
-        ("Fingerprint", code(&note["fingerprint"])),
-        ("Environment", environment),
-        ("Told by", source(note)),
-    ];
-    (page, facts)
-}
-
-/// A deployment of a flow.
-pub fn deployment(deployment: &Value) -> Response {
-    let (mut page, facts) = note("Deployment", deployment);
-    page.facts(facts.into_iter().chain([
-        ("Announced", time(&deployment["timestamp"])),
+fn deployment(deployment: &DeploymentView) -> Response {
+    let title = format!(
+        "Deployment {} of flow {}",
+        deployment.number, deployment.flow_name
+    );
+    let mut page = HtmlPage::new(&title);
+    page.facts([
         (
-            "Build",
-            link(&deployment["build_url"], &deployment["build_url"]),
+            "Artifact",
+            link(
+                &deployment.links.artifact.html,
+                name_or_fingerprint(&deployment.artifact_name, &deployment.fingerprint),
+            ),
         ),
-    ]));
+        ("Fingerprint", code(&deployment.fingerprint)),
+        (
+            "Environment",
+            environment_or_all(&deployment.environment_name),
+        ),
+        (
+            "Source",
+            deployment.source.as_ref().map_or(text(""), source),
+        ),
+        ("Announced", time(deployment.timestamp)),
+        ("Build", link(&deployment.build_url, &deployment.build_url)),
+    ]);
     page.show()
 }
 
-/// A review.
-pub fn approval(approval: &Value) -> Response {
-    let (mut page, facts) = note("Approval", approval);
-    page.facts(facts.into_iter().chain([
-        ("State", text(&approval["state"])),
-        ("Reviewer", text(&approval["latest_reviewer"])),
-        ("Comment", text(&approval["latest_review_comment"])),
-        ("Reviewed", time(&approval["timestamp"])),
-        ("Expires", time(&approval["expires_at"])),
-    ]));
+fn approval(approval: &ApprovalView) -> Response {
+    let title = format!(
+        "Approval {} of flow {}",
+        approval.number, approval.flow_name
+    );
+    let mut page = HtmlPage::new(&title);
+    page.facts([
+        (
+            "Artifact",
+            link(
+                &approval.links.artifact.html,
+                name_or_fingerprint(&approval.artifact_name, &approval.fingerprint),
+            ),
+        ),
+        ("Fingerprint", code(&approval.fingerprint)),
+        (
+            "Environment",
+            environment_or_all(&approval.environment_name),
+        ),
+        ("Source", approval.source.as_ref().map_or(text(""), source)),
+        ("State", text(approval.state)),
+        ("Reviewer", text(&approval.latest_reviewer)),
+        ("Comment", text(&approval.latest_review_comment)),
+        ("Reviewed", time(approval.timestamp)),
+        ("Expires", time(approval.expires_at)),
+    ]);
     page.show()
+}
+
+fn name_or_fingerprint<'a>(name: &'a str, fingerprint: &'a str) -> &'a str {
+    if name.is_empty() { fingerprint } else { name }
+}
+
+fn environment_or_all(name: &str) -> Markup {
+    text(if name.is_empty() { "all" } else { name })
 }
 
 /// Text as HTML.
@@ -386,9 +388,18 @@ fn escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use jiff::Timestamp;
 
     use super::*;
+    use crate::{
+        api::compliance::ComplianceState,
+        web::views::{
+            EmptyObject, Link,
+            artifact::{ArtifactLinks, AttestationView, RunningView},
+            environment::{EnvironmentLinks, ReasonView},
+            snapshot::{Annotation, ChangeType, ComplianceCount, EventLinks, SnapshotArtifactView},
+        },
+    };
 
     const HOSTILE: &str = "<script>alert('x' & \"y\")\u{7}</script>";
 
@@ -402,7 +413,7 @@ mod tests {
 
     #[test]
     fn only_pages_are_linked_and_no_url_leaves_its_quotes() {
-        let link = |url: &str| link(&url.into(), &"shown".into()).0;
+        let link = |url: &str| link(url, "shown").0;
         assert_eq!(link("javascript:alert(1)"), "shown");
         assert_eq!(link(""), "shown");
         assert_eq!(
@@ -411,57 +422,224 @@ mod tests {
         );
     }
 
+    fn hostile() -> String {
+        HOSTILE.to_owned()
+    }
+
+    fn hostile_link() -> Link {
+        Link {
+            html: hostile(),
+            api: hostile(),
+        }
+    }
+
+    const TIME: Seconds = Seconds(Timestamp::UNIX_EPOCH);
+    const UNKNOWN: Compliant = Compliant(ComplianceState::Unknown);
+
+    fn hostile_source() -> Source {
+        Source::Snapshot {
+            environment: hostile(),
+            index: 1,
+            html_url: hostile(),
+            api_url: hostile(),
+        }
+    }
+
+    fn hostile_environment() -> (EnvironmentView, AllowedView) {
+        let reason = ReasonView {
+            artifact_name: hostile(),
+            compliant: UNKNOWN,
+            fingerprint: hostile(),
+            grace_until: None,
+            message: hostile(),
+            reason: HOSTILE,
+        };
+        let environment = EnvironmentView {
+            links: EnvironmentLinks {
+                snapshot: hostile_link(),
+            },
+            api_url: hostile(),
+            artifacts: None,
+            has_rules: true,
+            html_url: hostile(),
+            instances: None,
+            last_changed_at: None,
+            more_reasons: 0,
+            name: hostile(),
+            org: hostile(),
+            pending_until: None,
+            reasons: vec![reason],
+            reasons_for_incompliance: vec![hostile()],
+            snapshot_index: Some(1),
+            state: UNKNOWN,
+            state_since: None,
+            type_: HOSTILE,
+            unidentified: None,
+        };
+        let allowed = AllowedView {
+            active: true,
+            artifact_name: hostile(),
+            description: hostile(),
+            entry: hostile(),
+            environment_name: hostile(),
+            expires_at: None,
+            fingerprint: hostile(),
+            timestamp: TIME,
+            user_name: HOSTILE,
+        };
+        (environment, allowed)
+    }
+
+    fn hostile_snapshot() -> (SnapshotView, EventView) {
+        let artifact = SnapshotArtifactView {
+            annotation: Annotation {
+                now: 1,
+                type_: ChangeType::Scaled,
+                was: 2,
+            },
+            commit_lead_time: (),
+            commit_url: hostile(),
+            compliant: UNKNOWN,
+            creation_timestamp: [],
+            deployment_diff: (),
+            deployments: vec![],
+            fingerprint: hostile(),
+            flow_html_url: HOSTILE,
+            flow_name: hostile(),
+            flows: vec![],
+            git_commit: hostile(),
+            html_url: hostile(),
+            name: hostile(),
+            pods: EmptyObject {},
+            policy_decisions: [],
+            reasons_for_incompliance: vec![hostile()],
+        };
+        let snapshot = SnapshotView {
+            applied_policies: [],
+            artifact_compliance_count: ComplianceCount::default(),
+            artifacts: vec![artifact],
+            compliant: UNKNOWN,
+            html_url: hostile(),
+            index: 1,
+            is_latest: true,
+            next_snapshot_timestamp: None,
+            timestamp: TIME,
+            type_: HOSTILE,
+        };
+        let event = EventView {
+            links: EventLinks {
+                artifact: hostile_link(),
+                snapshot: hostile_link(),
+            },
+            artifact_compliance: UNKNOWN,
+            artifact_name: hostile(),
+            code_diff: HOSTILE,
+            deployments: vec![],
+            description: hostile(),
+            environment_name: hostile(),
+            flows: vec![],
+            pipeline: hostile(),
+            reported_at: TIME,
+            sha256: hostile(),
+            snapshot_compliance: UNKNOWN,
+            snapshot_index: 1,
+            type_: ChangeType::Scaled,
+        };
+        (snapshot, event)
+    }
+
+    fn hostile_deployment() -> DeploymentView {
+        DeploymentView {
+            links: ArtifactLinks {
+                artifact: hostile_link(),
+            },
+            api_url: hostile(),
+            artifact_name: hostile(),
+            build_url: hostile(),
+            environment_name: hostile(),
+            fingerprint: hostile(),
+            flow_name: hostile(),
+            html_url: hostile(),
+            number: 1,
+            source: Some(hostile_source()),
+            timestamp: TIME,
+        }
+    }
+
+    fn hostile_approval() -> ApprovalView {
+        ApprovalView {
+            links: ArtifactLinks {
+                artifact: hostile_link(),
+            },
+            api_url: hostile(),
+            artifact_name: hostile(),
+            environment_name: hostile(),
+            expires_at: None,
+            fingerprint: hostile(),
+            flow_name: hostile(),
+            html_url: hostile(),
+            latest_review_comment: hostile(),
+            latest_reviewer: hostile(),
+            number: 1,
+            source: Some(Source::Object(hostile())),
+            state: HOSTILE,
+            timestamp: TIME,
+        }
+    }
+
+    fn hostile_artifact() -> ArtifactView {
+        let attestation = AttestationView {
+            compliant: true,
+            name: hostile(),
+            type_: hostile(),
+        };
+        let running = RunningView {
+            api_url: hostile(),
+            compliant: UNKNOWN,
+            environment_name: hostile(),
+            fingerprint: hostile(),
+            grace_until: None,
+            html_url: hostile(),
+            instances: 1,
+            message: hostile(),
+            name: hostile(),
+            reason: HOSTILE,
+            snapshot_index: 1,
+        };
+        ArtifactView {
+            aliases: vec![hostile()],
+            api_url: hostile(),
+            approvals: vec![hostile_approval()],
+            attestations: vec![attestation],
+            build_url: hostile(),
+            commit_url: hostile(),
+            compliant: UNKNOWN,
+            created_at: None,
+            deployments: vec![hostile_deployment()],
+            exited: [],
+            filename: hostile(),
+            fingerprint: hostile(),
+            flow_name: hostile(),
+            git_commit: hostile(),
+            history: [],
+            html_url: hostile(),
+            missing: vec![hostile()],
+            running: vec![running],
+            source: hostile_source(),
+            state: hostile(),
+        }
+    }
+
     #[tokio::test]
     async fn every_page_escapes_every_text_and_lets_nothing_run() {
-        // Wherever a page looks, it finds something hostile.
-        let item = |keys: &[&str]| {
-            let pairs = keys.iter().map(|key| ((*key).to_owned(), HOSTILE.into()));
-            Value::Object(pairs.collect())
-        };
-        let mut all = item(&[
-            "artifact_name",
-            "fingerprint",
-            "message",
-            "reason",
-            "name",
-            "type",
-            "description",
-            "environment_name",
-            "state",
-            "latest_reviewer",
-            "latest_review_comment",
-            "build_url",
-            "commit_url",
-            "git_commit",
-            "html_url",
-            "filename",
-            "flow_name",
-            "number",
-            "index",
-        ]);
-        all["_links"] = json!({"artifact": {"html": HOSTILE}, "snapshot": {"html": HOSTILE}});
-        all["annotation"] = json!({"type": HOSTILE, "was": HOSTILE, "now": HOSTILE});
-        all["source"] = json!({"record": null, "environment_name": HOSTILE, "html_url": HOSTILE, "snapshot_index": HOSTILE});
-        let inner = all.clone();
-        for list in [
-            "artifacts",
-            "running",
-            "reasons",
-            "attestations",
-            "deployments",
-            "approvals",
-            "missing",
-            "aliases",
-            "reasons_for_incompliance",
-        ] {
-            all[list] = json!([inner, HOSTILE]);
-        }
+        let (view, allowed) = hostile_environment();
+        let (snapshot_view, event) = hostile_snapshot();
         for response in [
-            snapshot(HOSTILE, &all, std::slice::from_ref(&inner)),
-            environment(&all, std::slice::from_ref(&inner)),
-            artifact(&all),
-            deployment(&all),
-            approval(&all),
+            snapshot(HOSTILE, &snapshot_view, &[event]),
+            environment(&view, &[allowed]),
+            flow_answer(&FlowAnswer::Artifact(Box::new(hostile_artifact()))),
+            flow_answer(&FlowAnswer::Deployment(hostile_deployment())),
+            flow_answer(&FlowAnswer::Approval(hostile_approval())),
         ] {
             let policy = response.headers()[header::CONTENT_SECURITY_POLICY].clone();
             assert!(policy.to_str().unwrap().starts_with("default-src 'none'"));

@@ -1,24 +1,30 @@
-//! What the events of one or more snapshots come to: by artifact, then by workload.
+//! The net change over one or more snapshots: by artifact, then by workload.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{
-    api::{
-        EventType,
-        snapshot::{Allowed, WorkloadChange},
-    },
-    message::slack::Part,
+use crate::api::{
+    EventType,
+    snapshot::{Allowed, EnvironmentSnapshotSpec, Event, WorkloadChange},
 };
 
+/// The events of one snapshot that a message reports.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    /// The snapshot.
+    pub snapshot: &'a EnvironmentSnapshotSpec,
+    /// The events that the setting asks for. Events of the environment as a whole have messages of their own.
+    pub events: &'a [&'a Event],
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct NetWorkload<'a> {
-    pub(super) namespace: &'a str,
-    pub(super) name: &'a str,
-    pub(super) kind: &'a str,
+pub(crate) struct NetWorkload<'a> {
+    pub(crate) namespace: &'a str,
+    pub(crate) name: &'a str,
+    pub(crate) kind: &'a str,
 }
 
 impl<'a> NetWorkload<'a> {
-    pub(super) fn of(change: &'a WorkloadChange) -> Self {
+    pub(crate) fn of(change: &'a WorkloadChange) -> Self {
         Self {
             namespace: &change.namespace,
             name: &change.name,
@@ -26,8 +32,8 @@ impl<'a> NetWorkload<'a> {
         }
     }
 
-    /// With the kind, less its API group.
-    pub(super) fn path(&self) -> String {
+    /// With the kind, but without its API group.
+    pub(crate) fn path(&self) -> String {
         let kind = self.kind.split('.').next().unwrap_or_default();
         format!("{}/{}/{}", self.namespace, kind.to_lowercase(), self.name)
     }
@@ -35,9 +41,9 @@ impl<'a> NetWorkload<'a> {
 
 /// Instances before and after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Count {
-    pub(super) was: i64,
-    pub(super) now: i64,
+pub(crate) struct Count {
+    pub(crate) was: i64,
+    pub(crate) now: i64,
 }
 
 impl Count {
@@ -56,39 +62,39 @@ struct NetCell {
     rolling: bool,
 }
 
-/// One artifact that an event tells of, over all the snapshots.
+/// The net change of one artifact that an event reports, over all the snapshots.
 #[derive(Debug)]
-pub(super) struct NetArtifact<'a> {
-    pub(super) name: &'a str,
-    pub(super) fingerprint: &'a str,
-    pub(super) count: Count,
-    /// An event tells of its instances.
-    pub(super) counted: bool,
-    /// An event tells that it was allow-listed.
-    pub(super) allowed: bool,
-    /// Why.
-    pub(super) allowance: Option<&'a Allowed>,
+pub(crate) struct NetArtifact<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) fingerprint: &'a str,
+    pub(crate) count: Count,
+    /// Whether an event reports a change of its instances.
+    pub(crate) counted: bool,
+    /// Whether an event reports that it was allow-listed.
+    pub(crate) allowed: bool,
+    /// The entry that allows it.
+    pub(crate) allowance: Option<&'a Allowed>,
     cells: BTreeMap<NetWorkload<'a>, NetCell>,
-    /// Workloads that the snapshot doesn't list.
-    pub(super) more: i64,
+    /// How many workloads the snapshot does not list.
+    pub(crate) more: i64,
 }
 
 impl<'a> NetArtifact<'a> {
-    pub(super) fn workloads(&self) -> Vec<NetWorkload<'a>> {
+    pub(crate) fn workloads(&self) -> Vec<NetWorkload<'a>> {
         self.cells.keys().copied().collect()
     }
 
-    /// How many workloads it is in, listed or not.
-    pub(super) fn size(&self) -> usize {
+    /// In how many workloads it is, listed or not.
+    pub(crate) fn size(&self) -> usize {
         self.cells.len() + size(self.more)
     }
 
-    pub(super) fn rolling(&self) -> bool {
+    pub(crate) fn rolling(&self) -> bool {
         self.cells.values().any(|cell| cell.rolling)
     }
 
-    /// What became of it as a whole.
-    pub(super) fn what(&self) -> What {
+    /// The change over all its workloads.
+    pub(crate) fn what(&self) -> What {
         self.what_of(self.count)
     }
 
@@ -101,9 +107,9 @@ impl<'a> NetArtifact<'a> {
     }
 }
 
-/// What happened, on balance.
+/// A net change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum What {
+pub(crate) enum What {
     /// One artifact took the place of another.
     RolledOut,
     Started,
@@ -114,13 +120,13 @@ pub(super) enum What {
     /// As many instances as before.
     Same,
     /// Started, and stopped again.
-    CameAndWent,
+    StartedAndStopped,
 }
 
 impl What {
     fn of(Count { was, now }: Count) -> Self {
         match (was, now) {
-            (0, 0) => Self::CameAndWent,
+            (0, 0) => Self::StartedAndStopped,
             (0, _) => Self::Started,
             (_, 0) => Self::Stopped,
             _ if was < now => Self::ScaledUp,
@@ -130,51 +136,52 @@ impl What {
     }
 }
 
-/// What became of an artifact in the workloads of a group.
+/// The change of an artifact in the workloads of a group.
 #[derive(Debug)]
-pub(super) struct Move<'a> {
-    pub(super) what: What,
-    pub(super) artifact: &'a NetArtifact<'a>,
-    pub(super) count: Count,
-    /// The one whose place it took.
-    pub(super) old: Option<(&'a NetArtifact<'a>, Count)>,
+pub(crate) struct Move<'a> {
+    pub(crate) what: What,
+    pub(crate) artifact: &'a NetArtifact<'a>,
+    pub(crate) count: Count,
+    /// The artifact that it replaced.
+    pub(crate) old: Option<(&'a NetArtifact<'a>, Count)>,
 }
 
-/// Workloads in which the same happened.
+/// Workloads with the same change.
 #[derive(Debug)]
-pub(super) struct Group<'a> {
-    /// Empty when no workload is known: then it is about an image.
-    pub(super) workloads: Vec<NetWorkload<'a>>,
-    /// Workloads that the snapshot doesn't list.
-    pub(super) more: usize,
-    pub(super) moves: Vec<Move<'a>>,
-    pub(super) rolling: bool,
+pub(crate) struct Group<'a> {
+    /// Empty if no workload is known; then the change is about an image.
+    pub(crate) workloads: Vec<NetWorkload<'a>>,
+    /// How many workloads the snapshot does not list.
+    pub(crate) more: usize,
+    pub(crate) moves: Vec<Move<'a>>,
+    pub(crate) rolling: bool,
 }
 
 impl Group<'_> {
-    /// How many workloads, or images, it stands for.
-    pub(super) fn size(&self) -> usize {
+    /// How many workloads, or images, are in the group.
+    pub(crate) fn size(&self) -> usize {
         (self.workloads.len() + self.more).max(1)
     }
 }
 
-/// The artifacts that the events tell of, from before the first snapshot to after the last one.
-pub(super) fn artifacts<'a>(parts: &[Part<'a>]) -> Vec<NetArtifact<'a>> {
-    let mut told: BTreeMap<&str, BTreeSet<EventType>> = BTreeMap::new();
+/// The artifacts that the events report, from before the first snapshot to after the last one.
+pub(crate) fn artifacts<'a>(parts: &[Part<'a>]) -> Vec<NetArtifact<'a>> {
+    let mut reported: BTreeMap<&str, BTreeSet<EventType>> = BTreeMap::new();
     for part in parts {
         for event in part.events.iter().filter(|e| !e.type_.is_of_environment()) {
             let at = event.change.and_then(|at| usize::try_from(at).ok());
             if let Some(change) = at.and_then(|at| part.snapshot.changes.get(at)) {
-                told.entry(&change.fingerprint)
+                reported
+                    .entry(&change.fingerprint)
                     .or_default()
                     .insert(event.type_);
             }
         }
     }
-    // The numbers are those of all changes, told or not: a filter hides events, it doesn't change what runs.
+    // The numbers are those of all changes, reported or not: a filter hides events, it does not change what runs.
     let mut artifacts: BTreeMap<&str, NetArtifact> = BTreeMap::new();
     for change in parts.iter().flat_map(|part| &part.snapshot.changes) {
-        let Some(types) = told.get(change.fingerprint.as_str()) else {
+        let Some(types) = reported.get(change.fingerprint.as_str()) else {
             continue;
         };
         let artifact = artifacts
@@ -213,7 +220,7 @@ pub(super) fn artifacts<'a>(parts: &[Part<'a>]) -> Vec<NetArtifact<'a>> {
     }
     let mut artifacts: Vec<_> = artifacts.into_values().collect();
     for artifact in &mut artifacts {
-        // A workload that ends as it began says something only where none does otherwise.
+        // A workload that ends as it began is only listed if this is so for all of them.
         let changed = |cell: &NetCell| cell.count.was != cell.count.now;
         if artifact.cells.values().any(changed) {
             artifact.cells.retain(|_, cell| changed(cell));
@@ -223,8 +230,8 @@ pub(super) fn artifacts<'a>(parts: &[Part<'a>]) -> Vec<NetArtifact<'a>> {
     artifacts
 }
 
-/// The workloads and what became of the artifacts in them; those with the same to tell are together.
-pub(super) fn groups<'a>(artifacts: &'a [NetArtifact<'a>]) -> Vec<Group<'a>> {
+/// Groups the workloads by the changes of the artifacts in them.
+pub(crate) fn groups<'a>(artifacts: &'a [NetArtifact<'a>]) -> Vec<Group<'a>> {
     let mut workloads: BTreeMap<NetWorkload, Vec<(&NetArtifact, NetCell)>> = BTreeMap::new();
     let mut groups: BTreeMap<Vec<_>, Group> = BTreeMap::new();
     for artifact in artifacts {
@@ -277,7 +284,7 @@ pub(super) fn groups<'a>(artifacts: &'a [NetArtifact<'a>]) -> Vec<Group<'a>> {
     for group in &mut groups {
         let listed = group.workloads.len();
         for moved in &mut group.moves {
-            // All that is known of the artifact is in this group: so is what the snapshot doesn't list.
+            // All listed workloads of the artifact are in this group. So the others belong to it as well.
             let whole =
                 |artifact: &NetArtifact| artifact.cells.len() == listed && artifact.more > 0;
             if whole(moved.artifact) {
@@ -292,13 +299,13 @@ pub(super) fn groups<'a>(artifacts: &'a [NetArtifact<'a>]) -> Vec<Group<'a>> {
             }
         }
     }
-    // What matters most comes first, for the list is cut.
+    // The most important ones come first, because the list is cut.
     groups.sort_by_cached_key(|group| {
         let what = group.moves.iter().map(|moved| moved.what).min();
         let urgency = match what {
             Some(What::RolledOut | What::Started | What::Stopped) => 0,
             Some(What::ScaledUp | What::ScaledDown | What::Allowed) => 1,
-            Some(What::Same | What::CameAndWent) | None => 2,
+            Some(What::Same | What::StartedAndStopped) | None => 2,
         };
         let image = group.moves.first().map(|moved| moved.artifact.name);
         (urgency, group.workloads.clone(), image)
@@ -311,8 +318,8 @@ fn key<'a>(moved: &Move<'a>) -> (What, &'a str, Option<&'a str>) {
     (moved.what, moved.artifact.fingerprint, old)
 }
 
-/// The artifacts of one workload, where one that stopped goes with the one that took its place: the one of the same
-/// image, or the only one there is.
+/// Pairs the artifacts of one workload: one that stopped belongs to the one that replaced it, which is the one of the
+/// same image, or the only one that started.
 fn pair<'a>(cells: &[(&'a NetArtifact<'a>, NetCell)]) -> Vec<Move<'a>> {
     let moves = cells.iter().map(|(artifact, cell)| Move {
         what: artifact.what_of(cell.count),
@@ -322,7 +329,7 @@ fn pair<'a>(cells: &[(&'a NetArtifact<'a>, NetCell)]) -> Vec<Move<'a>> {
     });
     let (mut stopped, mut moves): (Vec<_>, Vec<_>) =
         moves.partition(|moved| moved.what == What::Stopped);
-    let take_place = |moved: &mut Move<'a>, old: Move<'a>| {
+    let replace = |moved: &mut Move<'a>, old: Move<'a>| {
         moved.what = What::RolledOut;
         moved.old = Some((old.artifact, old.count));
     };
@@ -332,25 +339,25 @@ fn pair<'a>(cells: &[(&'a NetArtifact<'a>, NetCell)]) -> Vec<Move<'a>> {
             .iter()
             .position(|old| repository(old.artifact.name) == image);
         if let Some(old) = old {
-            take_place(moved, stopped.remove(old));
+            replace(moved, stopped.remove(old));
         }
     }
     let mut started = moves.iter_mut().filter(|m| m.what == What::Started);
     if let (Some(moved), None, 1) = (started.next(), started.next(), stopped.len()) {
-        take_place(moved, stopped.remove(0));
+        replace(moved, stopped.remove(0));
     }
     moves.extend(stopped);
     moves.sort_by_key(|moved| moved.what);
     moves
 }
 
-/// A number of workloads, kept from overflowing a sum by being absurd.
-pub(super) fn size(number: i64) -> usize {
+/// A number of workloads, limited so that absurd ones cannot overflow a sum.
+pub(crate) fn size(number: i64) -> usize {
     usize::try_from(number.clamp(0, 1_000_000)).unwrap_or_default()
 }
 
 /// An image's name without its tag and digest.
-pub(super) fn repository(image: &str) -> &str {
+pub(crate) fn repository(image: &str) -> &str {
     let image = image.split_once('@').map_or(image, |(image, _)| image);
     let segment = image.rfind('/').map_or(0, |slash| slash + 1);
     image[segment..]
@@ -359,12 +366,12 @@ pub(super) fn repository(image: &str) -> &str {
 }
 
 /// The last segment of an image's name, with its tag.
-pub(super) fn tagged(image: &str) -> &str {
+pub(crate) fn tagged(image: &str) -> &str {
     let image = image.split_once('@').map_or(image, |(image, _)| image);
     image.rsplit('/').next().unwrap_or(image)
 }
 
 /// The last segment of an image's name, without its tag.
-pub(super) fn short(image: &str) -> &str {
+pub(crate) fn short(image: &str) -> &str {
     tagged(repository(image))
 }

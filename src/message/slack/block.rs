@@ -1,21 +1,26 @@
-//! The part of Block Kit that the messages are made of.
+//! The part of Slack's Block Kit that the messages use.
 
 use serde::Serialize;
+
+use crate::message::slack::text;
+
+/// How long the text may be that is sent without blocks, in UTF-16 code units.
+const MAX_PLAIN: usize = 1_900;
 
 /// A message as Slack's incoming webhooks and `chat.postMessage` take it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Message {
-    /// The whole message as sentences: the notification, and all that a screen reader reads.
-    pub(super) text: String,
-    pub(super) blocks: Vec<Block>,
-    pub(super) attachments: Vec<Attachment>,
-    pub(super) unfurl_links: bool,
-    pub(super) unfurl_media: bool,
+    /// The whole message in sentences: the notification, and the only part that a screen reader reads.
+    pub(crate) text: String,
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) attachments: Vec<Attachment>,
+    pub(crate) unfurl_links: bool,
+    pub(crate) unfurl_media: bool,
 }
 
 impl Message {
-    /// A headline, and below it, beside a bar of `color`, what there is to know.
-    pub(super) fn new(
+    /// Creates a message: a headline, and below it the details beside a bar of `color`.
+    pub(crate) fn new(
         text: String,
         headline: Block,
         color: &'static str,
@@ -40,14 +45,15 @@ impl Message {
     }
 }
 
-/// The body that is left when Slack refuses the blocks: the same message as text alone.
+/// The body to send when the receiver refuses the blocks: the same message as text alone. It is cut, because servers that
+/// imitate Slack's webhooks take less than Slack does: Discord at most 2,000 characters.
 pub fn plain(message: &Message) -> Vec<u8> {
     #[derive(Serialize)]
     struct Plain<'a> {
         text: &'a str,
     }
     json(&Plain {
-        text: &message.text,
+        text: &text::shorten(&message.text, MAX_PLAIN),
     })
 }
 
@@ -55,18 +61,18 @@ fn json(body: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(body).expect("strings, lists and booleans are always JSON")
 }
 
-/// What Slack draws beside a coloured bar.
+/// The blocks that Slack shows beside a coloured bar.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Attachment {
-    pub(super) color: &'static str,
+pub(crate) struct Attachment {
+    pub(crate) color: &'static str,
     /// For clients without blocks.
-    pub(super) fallback: String,
-    pub(super) blocks: Vec<Block>,
+    pub(crate) fallback: String,
+    pub(crate) blocks: Vec<Block>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub(super) enum Block {
+pub(crate) enum Block {
     Header {
         text: Text,
     },
@@ -79,58 +85,47 @@ pub(super) enum Block {
     Context {
         elements: Vec<Text>,
     },
-    Actions {
-        elements: Vec<Button>,
-    },
 }
 
 impl Block {
-    pub(super) fn header(text: String) -> Self {
+    pub(crate) fn header(text: String) -> Self {
         let text = Text::PlainText { text, emoji: false };
         Self::Header { text }
     }
 
-    pub(super) fn section(text: String) -> Self {
+    pub(crate) fn section(text: String) -> Self {
         Self::Section {
             text: Some(Text::marked(text)),
             fields: Vec::new(),
         }
     }
 
-    pub(super) fn fields(fields: Vec<String>) -> Self {
+    pub(crate) fn fields(fields: Vec<String>) -> Self {
         Self::Section {
             text: None,
             fields: fields.into_iter().map(Text::marked).collect(),
         }
     }
 
-    pub(super) fn context(text: String) -> Self {
+    pub(crate) fn context(text: String) -> Self {
         Self::Context {
             elements: vec![Text::marked(text)],
         }
     }
 
-    pub(super) fn button(label: &str, url: String, action_id: &'static str) -> Self {
-        let text = Text::PlainText {
-            text: label.to_owned(),
-            emoji: false,
-        };
-        Self::Actions {
-            elements: vec![Button::Button {
-                text,
-                url,
-                action_id,
-            }],
-        }
+    /// A link on a line of its own. No button: Slack reports a click on one to the app, and shows a warning if the app
+    /// has no address for that, as an incoming webhook has none.
+    pub(crate) fn link(label: &str, url: &str) -> Self {
+        Self::section(format!("<{url}|{label}>"))
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub(super) enum Text {
+pub(crate) enum Text {
     Mrkdwn {
         text: String,
-        /// Else Slack would make links of what looks like a channel, a mention or a URL.
+        /// Always true: otherwise Slack turns whatever looks like a channel, a mention or a URL into a link.
         verbatim: bool,
     },
     PlainText {
@@ -147,14 +142,4 @@ impl Text {
             verbatim: true,
         }
     }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub(super) enum Button {
-    Button {
-        text: Text,
-        url: String,
-        action_id: &'static str,
-    },
 }

@@ -1,10 +1,9 @@
-//! The designs for what became of artifacts: one of them, one workload, or a list.
+//! The messages about artifacts: about one of them, about one workload, or a list.
 
 use crate::{
-    api::snapshot::{Change, ComplianceState},
+    api::{compliance::ComplianceState, snapshot::Change},
     message::slack::{
-        Part,
-        aggregate::{self, Count, Group, Move, NetArtifact, NetWorkload, What},
+        aggregate::{self, Count, Group, Move, NetArtifact, NetWorkload, Part, What},
         block::{Block, Message},
         layout::{
             AMBER, BLUE, Frame, GREEN, GREY, MAX_LINES, MAX_NAMED, NAME, RED, Style, bullets, date,
@@ -14,13 +13,13 @@ use crate::{
     },
 };
 
-/// At most so many fields stand before that of the workload; a section takes ten.
+/// At most this many fields before that of the workload; a section may have ten.
 const MAX_FIELDS: usize = 8;
-/// Of an image's whole name.
+/// At most this much of an image's complete name.
 const IMAGE: usize = 300;
 
 /// The message about one artifact.
-pub(super) fn one(frame: &Frame, artifact: &NetArtifact, parts: &[Part]) -> Message {
+pub(crate) fn one(frame: &Frame, artifact: &NetArtifact, parts: &[Part]) -> Message {
     let (what, name) = (artifact.what(), aggregate::short(artifact.name));
     let mut headline = headline(frame, what, artifact.count, &code(name, NAME));
     let fingerprint = |style: Style| style.fingerprint(artifact.fingerprint);
@@ -28,13 +27,13 @@ pub(super) fn one(frame: &Frame, artifact: &NetArtifact, parts: &[Part]) -> Mess
         format!("*Image*\n{}", code(artifact.name, IMAGE)),
         format!("*Fingerprint*\n{}", fingerprint(Style::Marked)),
     ];
-    let mut facts = vec![
+    let mut sentences = vec![
         format!("Image {}", prose(aggregate::tagged(artifact.name), NAME)),
         format!("fingerprint {}", fingerprint(Style::Plain)),
     ];
     if let Some((label, other)) = counterpart(artifact, parts) {
         if what == What::Stopped {
-            // Else it would read as if the workload were down.
+            // Without this it would read as if the workload did not run.
             headline += ", another version has taken its place";
         }
         let (name, fingerprint) = (aggregate::tagged(&other.name), &other.fingerprint);
@@ -43,7 +42,7 @@ pub(super) fn one(frame: &Frame, artifact: &NetArtifact, parts: &[Part]) -> Mess
             Style::Marked.fingerprint(fingerprint),
             code(name, NAME)
         ));
-        facts.push(format!(
+        sentences.push(format!(
             "{} {} ({})",
             label.to_lowercase(),
             Style::Plain.fingerprint(fingerprint),
@@ -55,27 +54,28 @@ pub(super) fn one(frame: &Frame, artifact: &NetArtifact, parts: &[Part]) -> Mess
         fields.push(format!("*Reason*\n{}", prose(&allowance.reason, 500)));
         fields.push(format!("*Entry*\n{}", code(&allowance.entry, NAME)));
         fields.push(format!("*Expires*\n{ends}"));
-        facts.push(format!("because “{}”", prose(&allowance.reason, 500)));
+        sentences.push(format!("because “{}”", prose(&allowance.reason, 500)));
     }
     let workloads = artifact.workloads();
     if !workloads.is_empty() {
         let rolling = artifact.rolling() && what == What::Started;
         let (field, fact) = workload_field(&workloads, aggregate::size(artifact.more), rolling);
         fields.push(field);
-        facts.push(fact);
+        sentences.push(fact);
     }
     let text = format!(
         "{}. {}. {}",
-        told(frame, what, artifact.count, &prose(name, NAME)),
-        facts.join(", "),
+        headline_text(frame, what, artifact.count, &prose(name, NAME)),
+        sentences.join(", "),
         frame.tail()
     );
     let below = vec![Block::fields(fields), frame.footer()];
     Message::new(text, Block::section(headline), color(frame, what), below)
 }
 
-/// What goes on in the place of an artifact that stopped, or gives way to one that started, while no event tells of
-/// it: a rollout so slow that its two ends are in two snapshots, or a setting that asks for one of them only.
+/// Finds the other side of a rollout that no event of this message reports: the artifact that replaces one that
+/// stopped, or that is replaced by one that started. The rollout may have been so slow that its two ends are in two
+/// snapshots, or the setting asks for only one type of event.
 fn counterpart<'a>(
     artifact: &NetArtifact,
     parts: &[Part<'a>],
@@ -94,18 +94,18 @@ fn counterpart<'a>(
             change.fingerprint != artifact.fingerprint
                 && aggregate::repository(&change.name) == image
                 && change.workloads.iter().any(|cell| {
-                    let goes_along = match what {
+                    let is_other_side = match what {
                         What::Started => cell.now < cell.was,
                         _ => cell.now > 0,
                     };
-                    goes_along && workloads.contains(&NetWorkload::of(cell))
+                    is_other_side && workloads.contains(&NetWorkload::of(cell))
                 })
         })
         .map(|change| (label, change))
 }
 
-/// The message about one workload, or about several in which the same happened. None where a list is clearer.
-pub(super) fn card(frame: &Frame, group: &Group) -> Option<Message> {
+/// Makes the message about one workload, or about several with the same change. None if a list is clearer.
+pub(crate) fn card(frame: &Frame, group: &Group) -> Option<Message> {
     let first = group.moves.first()?;
     let is_rollout = group.moves.iter().any(|m| m.what == What::RolledOut);
     let alike = |m: &Move| m.what == first.what && m.count == first.count;
@@ -138,7 +138,7 @@ pub(super) fn card(frame: &Frame, group: &Group) -> Option<Message> {
                 format!("*Running* {marked}\n{now}"),
                 format!("{plain} ({tagged}) runs with {now}"),
             ),
-            What::Stopped | What::CameAndWent => (
+            What::Stopped | What::StartedAndStopped => (
                 format!("*Stopped* {marked}\n{from_to}"),
                 format!("{plain} ({tagged}) stopped {from_to}"),
             ),
@@ -159,20 +159,24 @@ pub(super) fn card(frame: &Frame, group: &Group) -> Option<Message> {
     let (field, fact) = workload_field(&group.workloads, group.more, rolling);
     fields.push(field);
     let mut headline = headline(frame, what, first.count, &code(name, NAME));
-    let mut told = told(frame, what, first.count, &prose(name, NAME));
+    let mut sentence_start = headline_text(frame, what, first.count, &prose(name, NAME));
     let mut color = color(frame, what);
     if is_rollout && rolling {
         let (marked, plain, place) = (code(name, NAME), prose(name, NAME), &frame.place);
         headline = format!("*:arrows_counterclockwise: Rolling out* {marked} in *{place}*");
-        told = format!("{plain} is rolling out in {place}");
+        sentence_start = format!("{plain} is rolling out in {place}");
         color = if color == GREEN { AMBER } else { color };
     }
-    let text = format!("{told}: {}; {fact}. {}", sentence(&facts, 0), frame.tail());
+    let text = format!(
+        "{sentence_start}: {}; {fact}. {}",
+        sentence(&facts, 0),
+        frame.tail()
+    );
     let below = vec![Block::fields(fields), frame.footer()];
     Some(Message::new(text, Block::section(headline), color, below))
 }
 
-/// The artifacts of a move, each with what became of it alone.
+/// The one or two artifacts of a move, each with its own change.
 fn sides<'a>(moved: &Move<'a>) -> impl Iterator<Item = (&'a NetArtifact<'a>, What, Count)> {
     let old = moved.old.map(|(old, count)| (old, What::Stopped, count));
     let what = match moved.what {
@@ -184,8 +188,8 @@ fn sides<'a>(moved: &Move<'a>) -> impl Iterator<Item = (&'a NetArtifact<'a>, Wha
         .flatten()
 }
 
-/// The message about several workloads or images.
-pub(super) fn list(
+/// Makes the message about several workloads or images.
+pub(crate) fn list(
     frame: &Frame,
     artifacts: &[NetArtifact],
     groups: &[Group],
@@ -218,7 +222,7 @@ pub(super) fn list(
 fn subject(artifacts: &[NetArtifact], groups: &[Group]) -> String {
     let listed: usize = groups.iter().map(|group| group.workloads.len()).sum();
     let images = groups.iter().filter(|g| g.workloads.is_empty()).count();
-    // Which workloads a snapshot leaves out isn't known: those of two artifacts may be the same ones.
+    // It is not known which workloads a snapshot does not list: those of two artifacts may be the same.
     let whole = artifacts.iter().map(NetArtifact::size).max();
     let workloads = whole.unwrap_or_default().max(listed);
     let or_more = artifacts.len() > 1 && artifacts.iter().any(|artifact| artifact.more > 0);
@@ -233,7 +237,7 @@ fn subject(artifacts: &[NetArtifact], groups: &[Group]) -> String {
     }
 }
 
-/// How many artifacts did what.
+/// How many artifacts started, stopped, and so on.
 fn tally(artifacts: &[NetArtifact]) -> String {
     let number = |wanted: &[What]| {
         let is_wanted = |artifact: &&NetArtifact| wanted.contains(&artifact.what());
@@ -245,7 +249,10 @@ fn tally(artifacts: &[NetArtifact]) -> String {
         (number(&[What::ScaledUp, What::ScaledDown]), "scaled"),
         (number(&[What::Allowed]), "allow-listed"),
         (number(&[What::Same]), "as before"),
-        (number(&[What::CameAndWent]), "came and went"),
+        (
+            number(&[What::StartedAndStopped]),
+            "started and stopped again",
+        ),
     ];
     let mut tally = Vec::new();
     for (number, word) in numbers.into_iter().filter(|(number, _)| *number > 0) {
@@ -277,7 +284,7 @@ fn line(style: Style, group: &Group) -> String {
             )
         }
     };
-    // The image is named where the workload's name doesn't say it.
+    // The image is named unless the workload has the same name.
     let is_named = match (&group.workloads[..], &group.moves[..]) {
         ([], _) => false,
         ([workload], [moved]) => aggregate::short(moved.artifact.name) != workload.name,
@@ -326,7 +333,7 @@ fn phrase(style: Style, moved: &Move, is_named: bool) -> String {
         (What::ScaledUp, _) => format!("scaled up {it}, {now} {}", from_to(count)),
         (What::ScaledDown, _) => format!("scaled down {it}, {now} {}", from_to(count)),
         (What::Same, _) => format!("runs {it}, {now} as before"),
-        (What::CameAndWent, _) => format!("started {it} and stopped it again"),
+        (What::StartedAndStopped, _) => format!("started {it} and stopped it again"),
         (What::Allowed, _) => return format!("has {it} newly allow-listed"),
     };
     if moved.artifact.allowed {
@@ -364,7 +371,7 @@ fn headline(frame: &Frame, what: What, count: Count, name: &str) -> String {
         What::ScaledUp => (":arrow_up_small:", "Scaled up"),
         What::ScaledDown => (":arrow_down_small:", "Scaled down"),
         What::Same => (":arrow_up_down:", "Scaled"),
-        What::CameAndWent => (":black_square_for_stop:", "Came and went:"),
+        What::StartedAndStopped => (":black_square_for_stop:", "Started and stopped"),
         What::Allowed => (":ballot_box_with_check:", "Allow-listed"),
     };
     let (now, from_to, place) = (instances(count.now), from_to(count), &frame.place);
@@ -374,13 +381,13 @@ fn headline(frame: &Frame, what: What, count: Count, name: &str) -> String {
         What::Stopped => format!(" — no instance is running {from_to}"),
         What::ScaledUp | What::ScaledDown => format!(" — {now} {from_to}"),
         What::Same => format!(" — {now} as before, spread differently"),
-        What::CameAndWent => " — no instance is running, as before".to_owned(),
+        What::StartedAndStopped => " — no instance is running, as before".to_owned(),
     };
     format!("*{icon} {verb}* {name} in *{place}*{sentence}")
 }
 
-/// The headline in words.
-fn told(frame: &Frame, what: What, count: Count, name: &str) -> String {
+/// The headline as words without markup.
+fn headline_text(frame: &Frame, what: What, count: Count, name: &str) -> String {
     let (now, from_to, place) = (instances(count.now), from_to(count), &frame.place);
     match what {
         What::RolledOut => format!("{name} rolled out in {place}"),
@@ -389,7 +396,7 @@ fn told(frame: &Frame, what: What, count: Count, name: &str) -> String {
         What::ScaledUp => format!("{name} scaled up in {place}: {now} {from_to}"),
         What::ScaledDown => format!("{name} scaled down in {place}: {now} {from_to}"),
         What::Same => format!("{name} scaled in {place}: {now} as before, spread differently"),
-        What::CameAndWent => format!("{name} came and went in {place}"),
+        What::StartedAndStopped => format!("{name} started and stopped again in {place}"),
         What::Allowed => format!("{name} was added to the allow-list of {place}"),
     }
 }
@@ -400,7 +407,7 @@ fn color(frame: &Frame, what: What) -> &'static str {
             ComplianceState::NonCompliant => RED,
             ComplianceState::Compliant | ComplianceState::Unknown => GREEN,
         },
-        What::Stopped | What::CameAndWent => GREY,
+        What::Stopped | What::StartedAndStopped => GREY,
         What::ScaledUp | What::ScaledDown | What::Same | What::Allowed => BLUE,
     }
 }

@@ -1,35 +1,38 @@
-//! What the messages have in common: where, which snapshots, how compliant, when; names and lists of them.
+//! What the messages have in common: place, snapshots, compliance and time; names, and lists of names.
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    api::snapshot::{ComplianceState, EnvironmentSnapshotSpec},
-    message::slack::{
-        Installation, Part,
-        block::Block,
-        text::{self, code, prose, prose_before_colon},
+    api::{compliance::ComplianceState, snapshot::EnvironmentSnapshotSpec},
+    message::{
+        installation::Installation,
+        slack::{
+            aggregate::Part,
+            block::Block,
+            text::{self, code, prose, prose_before_colon},
+        },
     },
 };
 
-pub(super) const GREEN: &str = "#2EB67D";
-pub(super) const AMBER: &str = "#ECB22E";
-pub(super) const RED: &str = "#E01E5A";
-pub(super) const BLUE: &str = "#36C5F0";
-pub(super) const GREY: &str = "#8D8D8D";
+pub(crate) const GREEN: &str = "#2EB67D";
+pub(crate) const AMBER: &str = "#ECB22E";
+pub(crate) const RED: &str = "#E01E5A";
+pub(crate) const BLUE: &str = "#36C5F0";
+pub(crate) const GREY: &str = "#8D8D8D";
 
-/// At most so many lines of a list.
-pub(super) const MAX_LINES: usize = 10;
-/// At most so many workloads are named at one place.
-pub(super) const MAX_NAMED: usize = 3;
-/// Of a name of a place, a workload or an image. Few are longer, and their beginnings tell them apart.
-pub(super) const NAME: usize = 140;
-/// For the lines of a section, which takes 3,000 units.
+/// At most this many lines of a list.
+pub(crate) const MAX_LINES: usize = 10;
+/// At most this many workloads are named in one place.
+pub(crate) const MAX_NAMED: usize = 3;
+/// At most this much of the name of a place, a workload or an image. Few are longer, and their beginnings differ.
+pub(crate) const NAME: usize = 140;
+/// At most this much for the lines of a section, which may have 3,000 characters.
 const LINES: usize = 2_700;
-/// For the same lines in `text`, which has a beginning and an end besides.
+/// At most this much for the same lines in `text`, which also has a beginning and an end.
 const SENTENCE: usize = 2_000;
 
-/// Where it happened: `cluster/environment`, or one name if both have the same.
-pub(super) fn place(origin: &Installation, environment: &str) -> String {
+/// Where it happened: `cluster/environment`, or one name if both are the same.
+pub(crate) fn place(origin: &Installation, environment: &str) -> String {
     let cluster = &origin.cluster;
     if cluster.is_empty() || cluster == environment {
         environment.to_owned()
@@ -38,13 +41,13 @@ pub(super) fn place(origin: &Installation, environment: &str) -> String {
     }
 }
 
-/// What every message about snapshots says.
-pub(super) struct Frame {
-    /// Where, ready to be put into a sentence.
-    pub(super) place: String,
-    /// Where the last snapshot can be read.
-    pub(super) url: Option<String>,
-    pub(super) compliance: ComplianceState,
+/// What every message about snapshots contains.
+pub(crate) struct Frame {
+    /// The place, escaped for a sentence.
+    pub(crate) place: String,
+    /// The page of the last snapshot.
+    pub(crate) url: Option<String>,
+    pub(crate) compliance: ComplianceState,
     /// The numbers of the first and the last snapshot.
     range: (i64, i64),
     /// The time of the last one, and how much earlier the first one was.
@@ -53,12 +56,12 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    pub(super) fn new(origin: &Installation, parts: &[Part]) -> Option<Self> {
+    pub(crate) fn new(origin: &Installation, parts: &[Part]) -> Option<Self> {
         let (first, last) = (parts.first()?, parts.last()?);
         Some(Self::of(origin, first.snapshot, last.snapshot))
     }
 
-    pub(super) fn of(
+    pub(crate) fn of(
         origin: &Installation,
         first: &EnvironmentSnapshotSpec,
         last: &EnvironmentSnapshotSpec,
@@ -73,7 +76,7 @@ impl Frame {
         }
     }
 
-    pub(super) fn footer(&self) -> Block {
+    pub(crate) fn footer(&self) -> Block {
         let (first, last) = self.range;
         let last_number = match &self.url {
             Some(url) => format!("<{url}|#{last}>"),
@@ -98,7 +101,7 @@ impl Frame {
     }
 
     /// The snapshots in words.
-    pub(super) fn snapshots(&self) -> String {
+    pub(crate) fn snapshots(&self) -> String {
         match self.range {
             (first, last) if first == last => format!("Snapshot #{last}"),
             (first, last) => format!("Snapshots #{first}–#{last}"),
@@ -106,7 +109,7 @@ impl Frame {
     }
 
     /// The last sentence of a `text`.
-    pub(super) fn tail(&self) -> String {
+    pub(crate) fn tail(&self) -> String {
         let compliance = match self.compliance {
             ComplianceState::Unknown => "compliance unknown",
             known => known.word(),
@@ -114,8 +117,8 @@ impl Frame {
         format!("{}, {compliance}.", self.snapshots())
     }
 
-    /// How long a backlog took to build up.
-    pub(super) fn within(&self) -> String {
+    /// The time between the first and the last snapshot.
+    pub(crate) fn within(&self) -> String {
         let long = long(self.span);
         long.map(|long| format!(" within {long}"))
             .unwrap_or_default()
@@ -123,7 +126,7 @@ impl Frame {
 }
 
 /// A length of time, rounded up; `None` for none.
-pub(super) fn long(span: SignedDuration) -> Option<String> {
+pub(crate) fn long(span: SignedDuration) -> Option<String> {
     let (minute, hour, day) = (60, 60 * 60, 24 * 60 * 60);
     let seconds = span.as_secs();
     Some(match seconds {
@@ -135,8 +138,8 @@ pub(super) fn long(span: SignedDuration) -> Option<String> {
     })
 }
 
-/// A moment, which Slack shows in the reader's own time zone.
-pub(super) fn date(time: Timestamp) -> String {
+/// A time, which Slack shows in the reader's time zone.
+pub(crate) fn date(time: Timestamp) -> String {
     format!(
         "<!date^{}^{{date_short_pretty}} {{time_secs}}|{}>",
         time.as_second(),
@@ -148,23 +151,23 @@ fn ceil(seconds: i64, unit: i64) -> i64 {
     seconds / unit + i64::from(seconds % unit != 0)
 }
 
-/// Whether names stand as inline code, for the eye, or as words.
+/// Whether names are written as inline code (for the blocks) or as words (for `text`).
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Style {
+pub(crate) enum Style {
     Marked,
     Plain,
 }
 
 impl Style {
-    pub(super) fn name(self, text: &str, max: usize) -> String {
+    pub(crate) fn name(self, text: &str, max: usize) -> String {
         match self {
             Self::Marked => code(text, max),
             Self::Plain => prose(text, max),
         }
     }
 
-    /// The beginning of a fingerprint.
-    pub(super) fn fingerprint(self, fingerprint: &str) -> String {
+    /// The first digits of a fingerprint.
+    pub(crate) fn fingerprint(self, fingerprint: &str) -> String {
         let mut start: String = fingerprint.chars().take(12).collect();
         if self == Self::Marked && start.len() < fingerprint.len() {
             start.push('…');
@@ -173,8 +176,8 @@ impl Style {
     }
 }
 
-/// At most `max` of the names, and how many more there are, with `more` that have no name here.
-pub(super) fn names<'a>(
+/// At most `max` of the names, and the number of the others. `more` further ones have no name here.
+pub(crate) fn names<'a>(
     style: Style,
     names: impl ExactSizeIterator<Item = &'a str>,
     more: usize,
@@ -189,13 +192,13 @@ pub(super) fn names<'a>(
     }
 }
 
-pub(super) fn plural(word: &str, number: usize) -> String {
+pub(crate) fn plural(word: &str, number: usize) -> String {
     format!("{word}{}", if number == 1 { "" } else { "s" })
 }
 
-/// The lines of a list, as many as there is room for, each with how many things it stands for. `more` things are in
-/// no line.
-pub(super) fn bullets(lines: &[(String, usize)], more: usize) -> String {
+/// As many lines of a list as fit, and the number of the others. Each line comes with the number of things that it
+/// stands for; `more` things are in no line.
+pub(crate) fn bullets(lines: &[(String, usize)], more: usize) -> String {
     let (shown, more) = shown(lines, more, LINES);
     let mut bullets: Vec<_> = shown.iter().map(|(line, _)| format!("• {line}")).collect();
     if more > 0 {
@@ -204,8 +207,8 @@ pub(super) fn bullets(lines: &[(String, usize)], more: usize) -> String {
     bullets.join("\n")
 }
 
-/// The same as a part of a sentence.
-pub(super) fn sentence(lines: &[(String, usize)], more: usize) -> String {
+/// The same lines as a part of a sentence.
+pub(crate) fn sentence(lines: &[(String, usize)], more: usize) -> String {
     let (shown, more) = shown(lines, more, SENTENCE);
     let mut items: Vec<_> = shown.iter().map(|(line, _)| line.clone()).collect();
     if more > 0 {

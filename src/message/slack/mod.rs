@@ -1,8 +1,8 @@
-//! What is told to people: the messages for Slack, as functions of the snapshots that they tell of.
+//! The messages for Slack, as functions of the snapshots that they report.
 //!
-//! A message is a headline and, beside a coloured bar, the details and a footer. Its `text` says all of it again in
-//! sentences, for notifications and for screen readers. Names come from whoever may create a pod, so each passes
-//! through `text` (the module) on its way in.
+//! A message has a headline and, beside a coloured bar, the details and a footer. Its `text` repeats everything in
+//! sentences, for notifications and for screen readers. Names come from whoever may create a pod, so the module `text`
+//! escapes and cuts every one of them.
 
 mod aggregate;
 mod block;
@@ -18,6 +18,7 @@ use crate::{
     },
     message::{installation::Installation, unreported_gap},
 };
+pub use aggregate::Part;
 use block::Block;
 pub use block::{Message, plain};
 use layout::{
@@ -25,22 +26,13 @@ use layout::{
 };
 use text::{code, prose, prose_before_colon};
 
-/// What a message tells of one snapshot.
-#[derive(Clone, Copy, Debug)]
-pub struct Part<'a> {
-    /// The snapshot.
-    pub snapshot: &'a EnvironmentSnapshotSpec,
-    /// Those of its events that are asked for; events of the environment as a whole are not told here.
-    pub events: &'a [&'a Event],
-}
-
-/// The message of one snapshot, or of the parts of one that was too big: its events of artifacts.
+/// Makes the message about the artifacts of one snapshot, or of all parts of one that was split.
 pub fn artifacts(origin: &Installation, parts: &[Part]) -> Message {
     let Some(frame) = Frame::new(origin, parts) else {
         return nothing();
     };
     let artifacts = aggregate::artifacts(parts);
-    // Allow-listed and started at once is too much for one headline.
+    // An artifact that was allow-listed and also started does not fit into one headline.
     if let [artifact] = &artifacts[..]
         && !(artifact.counted && artifact.allowed)
     {
@@ -54,8 +46,8 @@ pub fn artifacts(origin: &Installation, parts: &[Part]) -> Message {
     card.unwrap_or_else(|| change::list(&frame, &artifacts, &groups, ""))
 }
 
-/// The message of a backlog: what the events of consecutive snapshots come to. The snapshots of which no event is asked
-/// for belong to it as well: their numbers count.
+/// Makes the message about a backlog: the net change over consecutive snapshots. Snapshots without wanted events belong
+/// to it as well, because their numbers count.
 pub fn digest(origin: &Installation, parts: &[Part]) -> Message {
     let Some(frame) = Frame::new(origin, parts) else {
         return nothing();
@@ -65,7 +57,7 @@ pub fn digest(origin: &Installation, parts: &[Part]) -> Message {
     change::list(&frame, &artifacts, &groups, &frame.within())
 }
 
-/// The message of an event of the environment as a whole.
+/// Makes the message about an event of the environment as a whole.
 pub fn compliance(
     origin: &Installation,
     snapshot: &EnvironmentSnapshotSpec,
@@ -84,7 +76,7 @@ pub fn compliance(
         compliance.was.as_str(),
         long.unwrap_or_default()
     );
-    // A header takes 150 units.
+    // A header may have 150 characters.
     let title = text::plain(&place(origin, &snapshot.environment), 110);
     let listed = |reasons: &[String]| -> Vec<_> {
         reasons.iter().map(|text| (prose(text, 250), 1)).collect()
@@ -112,14 +104,18 @@ pub fn compliance(
         section = format!("{section} *{label}*\n{}", bullets(&lines, 0));
     }
     let text = format!("{text}. {}.", frame.snapshots());
-    let mut below = vec![Block::section(section), frame.footer()];
-    if let Some(url) = &frame.url {
-        below.push(Block::button("View snapshot", url.clone(), "view_snapshot"));
-    }
+    let mut below = vec![Block::section(section)];
+    below.extend(
+        frame
+            .url
+            .as_ref()
+            .map(|url| Block::link("View snapshot", url)),
+    );
+    below.push(frame.footer());
     Message::new(text, Block::header(title), color, below)
 }
 
-/// The message that shows that `setting`, as namespace/name, reaches its channel.
+/// Makes the message that shows that `setting`, as namespace/name, reaches its channel.
 pub fn test(origin: &Installation, setting: &str, environments: &[String]) -> Message {
     let list = |style| {
         let all = environments.iter().map(String::as_str);
@@ -149,7 +145,7 @@ pub fn test(origin: &Installation, setting: &str, environments: &[String]) -> Me
     Message::new(text, Block::section(headline), layout::BLUE, below)
 }
 
-/// The message about snapshots that were removed before they could be delivered. `setting`: its namespace and name.
+/// Makes the message about snapshots that were removed before they could be delivered. `setting`: its namespace and name.
 pub fn truncated(
     origin: &Installation,
     environment: &str,
@@ -159,10 +155,10 @@ pub fn truncated(
     let place = prose_before_colon(&place(origin, environment), NAME);
     let (what, why) = (unreported_gap::what(gap), unreported_gap::why());
     let command = unreported_gap::command(setting);
-    let otherwise = "If nothing failed and nothing was suspended, raise settle times, so that less is recorded.";
+    let otherwise = "If nothing failed and nothing was suspended, increase the settle times so that fewer snapshots are recorded.";
     let headline = format!("*:warning: History lost* in *{place}* — {what}");
     let section = format!(
-        "What their events told is lost. The reason: {why}.\n{} shows why deliveries lagged behind. {otherwise}",
+        "Their events are lost. Reason: {why}.\n{} shows why deliveries were late. {otherwise}",
         code(&command, 4 * NAME)
     );
     let snapshots = if gap.from == gap.to {
@@ -172,14 +168,14 @@ pub fn truncated(
     };
     let footer = format!("*{place}* · {snapshots} · {}", layout::date(gap.time));
     let text = format!(
-        "History lost in {place}: {what}. The reason: {why}. {} shows why deliveries lagged behind. {otherwise}",
+        "History lost in {place}: {what}. Reason: {why}. {} shows why deliveries were late. {otherwise}",
         prose(&command, 4 * NAME)
     );
     let below = vec![Block::section(section), Block::context(footer)];
     Message::new(text, Block::section(headline), AMBER, below)
 }
 
-/// Without a snapshot there is nothing to tell; such a message is never sent.
+/// The message for no snapshots at all. It is never sent.
 fn nothing() -> Message {
     let text = "Nothing changed.".to_owned();
     let headline = Block::section(text.clone());

@@ -1,37 +1,39 @@
-//! Foreign strings made harmless, and cut to what Slack takes.
+//! Makes foreign strings harmless, and cuts them to Slack's limits.
 //!
-//! Lengths are in the unit that is safe whatever Slack counts: UTF-16 code units of the text once it is escaped for
-//! Slack and for JSON.
+//! Slack does not say how it counts characters. So lengths are in the largest unit: UTF-16 code units of the text after
+//! it is escaped for Slack and for JSON.
 
-/// More marks than this on one character are there to smear over the text around it.
+use std::borrow::Cow;
+
+/// At most this many combining marks on one character. More of them would cover the text around it.
 const MAX_MARKS: usize = 4;
 
-/// A foreign string as inline code: shown as it is, styled by nothing in it. At most `max` units and the backticks.
-pub(super) fn code(text: &str, max: usize) -> String {
+/// A foreign string as inline code, in which nothing is formatted. At most `max` units and the backticks.
+pub(crate) fn code(text: &str, max: usize) -> String {
     // Nothing can be escaped within inline code: a backtick would end it.
     let text = clean(&text.replace('`', ""));
     let text = if text.is_empty() { "?" } else { &text };
     format!("`{}`", escape(&cut(text, max)))
 }
 
-/// A foreign string as a part of a sentence, without what Slack takes for markup. At most `max` units.
-pub(super) fn prose(text: &str, max: usize) -> String {
+/// A foreign string as a part of a sentence, without anything that Slack takes for markup. At most `max` units.
+pub(crate) fn prose(text: &str, max: usize) -> String {
     escape(&words(text, max))
 }
 
-/// The same right before a `:` of ours, with which the string must not make up an emoji.
-pub(super) fn prose_before_colon(text: &str, max: usize) -> String {
+/// The same directly before a `:` of ours: the two together must not become an emoji.
+pub(crate) fn prose_before_colon(text: &str, max: usize) -> String {
     let text = disarm(&format!("{}:", prose(text, max)));
     text.strip_suffix(':').unwrap_or(&text).to_owned()
 }
 
-/// The same for a `plain_text` object, of which Slack doesn't say whether it decodes what is escaped.
-pub(super) fn plain(text: &str, max: usize) -> String {
+/// The same for a `plain_text` object. Slack does not say whether it decodes escaped characters there, so they are removed.
+pub(crate) fn plain(text: &str, max: usize) -> String {
     words(&text.replace(['&', '<', '>'], ""), max)
 }
 
-/// How much an assembled text takes up.
-pub(super) fn units(text: &str) -> usize {
+/// The length of an assembled text.
+pub(crate) fn units(text: &str) -> usize {
     text.chars()
         .map(|c| match c {
             '"' | '\\' => 2,
@@ -40,24 +42,24 @@ pub(super) fn units(text: &str) -> usize {
         .sum()
 }
 
-/// Whether it holds nothing that has to be escaped or could be drawn in a strange way: ASCII that can be seen.
+/// Whether it is visible ASCII that does not have to be escaped.
 fn is_inert(text: &str) -> bool {
     text.chars()
         .all(|c| c.is_ascii_graphic() && !matches!(c, '&' | '<' | '>' | '"' | '\\' | '`'))
 }
 
-/// A URL that a browser can follow and that can stand in a link of Slack's; None if there is none.
-pub(super) fn link(url: &str) -> Option<String> {
+/// Checks that a browser can open the URL and that it can be a part of a Slack link.
+pub(crate) fn link(url: &str) -> Option<String> {
     let url = url::Url::parse(url).ok()?;
     let is_web = matches!(url.scheme(), "http" | "https") && url.has_host();
     let is_public = url.username().is_empty() && url.password().is_none();
     let is_page = is_public && url.query().is_none() && url.fragment().is_none();
-    // A URL may hold a `|`, which would end it in a link of Slack's.
+    // A URL may contain `|`, but in a Slack link that would end it.
     let url = url.as_str().replace('|', "%7C");
     (is_web && is_page && url.len() <= 1_200 && is_inert(&url)).then_some(url)
 }
 
-/// `&`, `<` and `>`, exactly these: what could begin a mention, a link or a date.
+/// Escapes `&`, `<` and `>`, exactly these: they could begin a mention, a link or a date.
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
@@ -67,11 +69,11 @@ fn escape(text: &str) -> String {
 fn words(text: &str, max: usize) -> String {
     let text = clean(&text.replace(['*', '~', '`'], ""));
     let text = clean(&disarm(&text));
-    // Once more, for a cut may part a `_` from its word.
+    // Again, because the cut may separate a `_` from its word.
     disarm(&cut(if text.is_empty() { "?" } else { &text }, max))
 }
 
-/// Takes away what has no escape outside inline code: `_` around words, `:emoji:`, and the `://` of a bare URL.
+/// Removes what cannot be escaped outside inline code: `_` around words, `:emoji:`, and the `://` of a bare URL.
 fn disarm(text: &str) -> String {
     let chars: Vec<char> = text.chars().collect();
     let mut disarmed = String::with_capacity(text.len());
@@ -79,7 +81,7 @@ fn disarm(text: &str) -> String {
         let is_letter = |c: Option<&char>| c.is_some_and(|c| c.is_alphanumeric());
         let rest = &chars[at + 1..];
         match c {
-            // Within a word it styles nothing.
+            // Inside a word it formats nothing.
             '_' if !(at > 0 && is_letter(chars.get(at - 1)) && is_letter(rest.first())) => {}
             ':' => {
                 disarmed.push(c);
@@ -97,7 +99,7 @@ fn disarm(text: &str) -> String {
     disarmed
 }
 
-/// One line, without what can't be seen: controls, direction overrides, characters of no width.
+/// Makes one line of it, without invisible characters: controls, direction overrides, characters of no width.
 fn clean(text: &str) -> String {
     let mut cleaned = String::with_capacity(text.len());
     let (mut gap, mut marks) = (true, 0);
@@ -122,7 +124,7 @@ fn clean(text: &str) -> String {
     cleaned
 }
 
-/// How `c` is written in `"ac"` by `escape_debug`: the standard library's own tables of what can be printed.
+/// Whether `escape_debug` escapes `c` in `"ac"`: this uses the standard library's tables of printable characters.
 fn is_escaped_within(c: char) -> bool {
     let mut buffer = [b'a'; 5];
     let length = 1 + c.encode_utf8(&mut buffer[1..]).len();
@@ -133,7 +135,7 @@ fn is_escaped_within(c: char) -> bool {
 
 fn is_invisible(c: char) -> bool {
     match c {
-        // Printable by its category, yet nothing is drawn: fillers, joiners and selectors of variants.
+        // Printable according to their category, but invisible: fillers, joiners and variation selectors.
         '\u{34f}'
         | '\u{115f}'
         | '\u{1160}'
@@ -153,7 +155,7 @@ fn is_invisible(c: char) -> bool {
 
 /// Whether `c` is drawn onto the character before it.
 fn is_mark(c: char) -> bool {
-    // The standard library escapes these where they begin a string and nowhere else.
+    // The standard library escapes combining marks at the beginning of a string and nowhere else.
     match c {
         '\0'..='~' => false,
         // Skin tones: characters of their own that are drawn onto an emoji.
@@ -162,11 +164,11 @@ fn is_mark(c: char) -> bool {
     }
 }
 
-/// The longest beginning that takes up at most `max` units once it is escaped, with "…" where more was.
+/// The longest beginning that has at most `max` units after it is escaped, with "…" if something was cut.
 fn cut(text: &str, max: usize) -> String {
     let (mut used, mut fits) = (0, 0);
     for (at, c) in text.char_indices() {
-        // A character is never parted from its marks.
+        // A character is never separated from its marks.
         if used < max && !is_mark(c) {
             fits = at;
         }
@@ -181,6 +183,26 @@ fn cut(text: &str, max: usize) -> String {
         }
     }
     text.to_owned()
+}
+
+/// Cuts an assembled text to at most `max` UTF-16 code units, with "…" if something was cut. It never separates a
+/// character from its marks, nor cuts through an escaped character.
+pub(crate) fn shorten(text: &str, max: usize) -> Cow<'_, str> {
+    if text.encode_utf16().count() <= max {
+        return text.into();
+    }
+    let (mut used, mut fits, mut escaped) = (0, 0, false);
+    for (at, c) in text.char_indices() {
+        if used < max && !escaped && !is_mark(c) {
+            fits = at;
+        }
+        escaped = c == '&' || (escaped && c != ';');
+        used += c.len_utf16();
+        if used > max {
+            break;
+        }
+    }
+    format!("{}…", text[..fits].trim_end()).into()
 }
 
 #[cfg(test)]
@@ -286,6 +308,23 @@ mod tests {
             format!("`a{}b`", "\u{301}".repeat(MAX_MARKS))
         );
         assert_eq!(code("\u{301}\u{301}a", 99), "`a`");
+    }
+
+    #[test]
+    fn an_assembled_text_is_cut_between_characters() {
+        assert_eq!(shorten("abcdef", 6), "abcdef");
+        assert_eq!(shorten("abcdef", 5), "abcd…");
+        assert_eq!(shorten("abc def", 5), "abc…");
+        assert_eq!(shorten("🚀🚀🚀", 5), "🚀🚀…");
+        assert_eq!(shorten("a&amp;b&lt;c", 12), "a&amp;b&lt;c");
+        assert_eq!(shorten("a&amp;b&lt;c", 11), "a&amp;b…");
+        assert_eq!(shorten("a&amp;b", 6), "a…");
+        let acute = "e\u{301}";
+        assert_eq!(
+            shorten(&acute.repeat(4), 6),
+            format!("{}…", acute.repeat(2))
+        );
+        assert_eq!(shorten("a", 0), "…");
     }
 
     #[test]

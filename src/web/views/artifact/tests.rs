@@ -1,15 +1,10 @@
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
-use crate::simulation::{Cluster, testing::digest};
-
-fn installation() -> Installation {
-    Installation {
-        org: "acme".to_owned(),
-        cluster: "c".to_owned(),
-        external_url: Some("https://s.example".to_owned()),
-    }
-}
+use crate::{
+    simulation::{Cluster, testing::digest},
+    web::testing::installation,
+};
 
 /// `web` runs `v1`, whose record is there, with all that a record can hold.
 fn cluster() -> Cluster {
@@ -44,7 +39,8 @@ fn cluster() -> Cluster {
 
 fn ask(cluster: &Cluster, flow: &str, wanted: Wanted) -> Option<Value> {
     let flow = flow.to_owned();
-    ArtifactQuery { flow, wanted }.answer(&installation(), &cluster.world)
+    let answer = FlowQuery { flow, wanted }.answer(&installation(), &cluster.world)?;
+    Some(serde_json::to_value(answer).unwrap())
 }
 
 fn artifact(name: &str) -> Wanted {
@@ -52,7 +48,7 @@ fn artifact(name: &str) -> Wanted {
 }
 
 #[test]
-fn a_record_tells_where_an_image_comes_from_and_where_it_runs() {
+fn a_record_shows_where_an_image_comes_from_and_where_it_runs() {
     let cluster = cluster();
     let fingerprint = digest("v1").to_string();
     let index = cluster.recorded("prod").index;
@@ -158,7 +154,7 @@ fn deployments_are_found_by_number_and_reviews_under_the_flow_of_their_image() {
 }
 
 #[test]
-fn what_is_deleted_is_told_by_the_log_that_used_it() {
+fn a_deleted_record_is_shown_from_the_log_that_used_it() {
     let mut cluster = cluster();
     cluster.unrecord("runner-1");
     cluster.pass(60);
@@ -169,14 +165,15 @@ fn what_is_deleted_is_told_by_the_log_that_used_it() {
             "the newest state has followed"
         );
         let flow = "runner".to_owned();
-        let question = ArtifactQuery { flow, wanted };
+        let query = FlowQuery { flow, wanted };
         let log = cluster.log("prod");
         let mut entries = log
             .iter()
             .rev()
-            .flat_map(|entry| ArtifactAnswer::in_entry(&entry.spec));
-        let told = entries.find(|told| question.is_answered_by(told)).unwrap();
-        let found = question.answer_by(&installation(), &cluster.world, &told);
+            .flat_map(|entry| LoggedProvenance::in_entry(&entry.spec));
+        let logged = entries.find(|it| query.is_answered_by(it)).unwrap();
+        let found = query.answer_by(&installation(), &cluster.world, &logged);
+        let found = serde_json::to_value(found.unwrap()).unwrap();
         assert_eq!(found["flow_name"], "runner", "{wanted:?}");
         assert_eq!(found["source"]["record"], Value::Null);
         let snapshot = found["source"]["html_url"].as_str().unwrap();

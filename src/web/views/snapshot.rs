@@ -1,0 +1,423 @@
+//! Snapshots and their events, as the read API shows them.
+
+use std::{collections::BTreeMap, fmt};
+
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
+
+use crate::{
+    api::{
+        EnvironmentSnapshotSpec, EventType,
+        compliance::ComplianceState,
+        snapshot::{Change, Event, Provenance, Verdict},
+    },
+    cluster::image::Fingerprint,
+    message::installation::Installation,
+    snapshot::{event, ledger::Ledger},
+    web::views::{Compliant, EmptyList, EmptyObject, Link, Seconds, deployment_numbers},
+};
+
+/// One snapshot with everything that runs after it. Artifacts that stopped with it are listed with `now` 0.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct SnapshotView {
+    pub(crate) applied_policies: EmptyList,
+    pub(crate) artifact_compliance_count: ComplianceCount,
+    pub(crate) artifacts: Vec<SnapshotArtifactView>,
+    pub(crate) compliant: Compliant,
+    pub(crate) html_url: String,
+    pub(crate) index: i64,
+    pub(crate) is_latest: bool,
+    pub(crate) next_snapshot_timestamp: Option<Seconds>,
+    pub(crate) timestamp: Seconds,
+    #[serde(rename = "type")]
+    pub(crate) type_: &'static str,
+}
+
+/// How many running artifacts are compliant, are not, or are of unknown compliance.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct ComplianceCount {
+    #[serde(rename = "false")]
+    pub(crate) non_compliant: usize,
+    #[serde(rename = "null")]
+    pub(crate) unknown: usize,
+    #[serde(rename = "true")]
+    pub(crate) compliant: usize,
+}
+
+impl ComplianceCount {
+    fn of(artifacts: &[SnapshotArtifactView]) -> Self {
+        let mut count = Self::default();
+        for artifact in artifacts.iter().filter(|it| it.annotation.now != 0) {
+            *match artifact.compliant.0 {
+                ComplianceState::Compliant => &mut count.compliant,
+                ComplianceState::NonCompliant => &mut count.non_compliant,
+                ComplianceState::Unknown => &mut count.unknown,
+            } += 1;
+        }
+        count
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct SnapshotArtifactView {
+    pub(crate) annotation: Annotation,
+    pub(crate) commit_lead_time: (),
+    pub(crate) commit_url: String,
+    pub(crate) compliant: Compliant,
+    #[serde(rename = "creationTimestamp")]
+    pub(crate) creation_timestamp: EmptyList,
+    pub(crate) deployment_diff: (),
+    pub(crate) deployments: Vec<i64>,
+    pub(crate) fingerprint: String,
+    pub(crate) flow_html_url: &'static str,
+    pub(crate) flow_name: String,
+    pub(crate) flows: Vec<FlowView>,
+    pub(crate) git_commit: String,
+    pub(crate) html_url: String,
+    pub(crate) name: String,
+    pub(crate) pods: EmptyObject,
+    pub(crate) policy_decisions: EmptyList,
+    pub(crate) reasons_for_incompliance: Vec<String>,
+}
+
+/// How the number of instances changed with the snapshot.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Annotation {
+    pub(crate) now: i64,
+    #[serde(rename = "type")]
+    pub(crate) type_: ChangeType,
+    pub(crate) was: i64,
+}
+
+impl Annotation {
+    /// `now`: how many instances run, if nothing changed.
+    fn of(change: Option<&Change>, now: i64) -> Self {
+        let (was, now) = change.map_or((now, now), |change| (change.was, change.now));
+        let type_ = match (was, now) {
+            (0, _) => {
+                let verdict = change.and_then(|change| change.verdict.as_ref());
+                ChangeType::Started(Compliant::of(verdict).0)
+            }
+            (_, 0) => ChangeType::Exited,
+            (was, now) if was == now && change.is_none() => ChangeType::Unchanged,
+            (was, now) if was == now => ChangeType::Changed,
+            _ if change.is_some_and(|change| change.rollout) => ChangeType::Changed,
+            _ => ChangeType::Scaled,
+        };
+        Self { now, type_, was }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct FlowView {
+    pub(crate) commit_url: String,
+    pub(crate) flow_name: String,
+    pub(crate) git_commit: String,
+    pub(crate) html_url: String,
+}
+
+/// What happened to an artifact or to an environment, in Kosli's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ChangeType {
+    Started(ComplianceState),
+    Exited,
+    Scaled,
+    Changed,
+    Unchanged,
+    Allowed,
+    BecameNonCompliant,
+    BecameCompliant,
+}
+
+impl ChangeType {
+    fn of(type_: EventType, state: ComplianceState) -> Self {
+        match type_ {
+            EventType::ArtifactStarted => Self::Started(state),
+            EventType::ArtifactStopped => Self::Exited,
+            EventType::ArtifactScaled => Self::Scaled,
+            EventType::ArtifactAllowed => Self::Allowed,
+            EventType::EnvironmentNonCompliant => Self::BecameNonCompliant,
+            EventType::EnvironmentCompliant => Self::BecameCompliant,
+        }
+    }
+}
+
+impl fmt::Display for ChangeType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Started(state) => write!(f, "started-{}", state.word()),
+            Self::Exited => f.write_str("exited"),
+            Self::Scaled => f.write_str("scaled"),
+            Self::Changed => f.write_str("changed"),
+            Self::Unchanged => f.write_str("unchanged"),
+            Self::Allowed => f.write_str("allowed"),
+            Self::BecameNonCompliant => f.write_str("became-non-compliant"),
+            Self::BecameCompliant => f.write_str("became-compliant"),
+        }
+    }
+}
+
+impl Serialize for ChangeType {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Describes a snapshot. `after`: the state after it. `next`: when the snapshot after it was recorded.
+pub(crate) fn snapshot(
+    installation: &Installation,
+    spec: &EnvironmentSnapshotSpec,
+    after: &Ledger,
+    next: Option<Timestamp>,
+) -> SnapshotView {
+    let changes: BTreeMap<&str, &Change> = spec
+        .changes
+        .iter()
+        .map(|change| (change.fingerprint.as_str(), change))
+        .collect();
+    let running = after
+        .artifacts()
+        .map(|(fingerprint, total)| (fingerprint.to_string(), i64::from(total)));
+    // An image that was only added to the allow-list never ran here.
+    let stopped = spec
+        .changes
+        .iter()
+        .filter(|change| change.now == 0 && change.was > 0)
+        .map(|change| (change.fingerprint.clone(), 0));
+    let mut artifacts: Vec<_> = running
+        .chain(stopped)
+        .map(|(fingerprint, now)| {
+            let change = changes.get(fingerprint.as_str()).copied();
+            artifact(installation, after, fingerprint, change, now)
+        })
+        .collect();
+    artifacts.sort_by(|a, b| (&a.name, &a.fingerprint).cmp(&(&b.name, &b.fingerprint)));
+    SnapshotView {
+        applied_policies: [],
+        artifact_compliance_count: ComplianceCount::of(&artifacts),
+        artifacts,
+        compliant: Compliant(spec.compliance.state),
+        html_url: installation.snapshot_html_url(&spec.environment, spec.index),
+        index: spec.index,
+        is_latest: next.is_none(),
+        next_snapshot_timestamp: next.map(Seconds),
+        timestamp: Seconds(spec.time),
+        type_: "K8S",
+    }
+}
+
+fn artifact(
+    installation: &Installation,
+    after: &Ledger,
+    fingerprint: String,
+    change: Option<&Change>,
+    now: i64,
+) -> SnapshotArtifactView {
+    let digest = Fingerprint::from_hex(&fingerprint);
+    let (verdict, known) = match change {
+        Some(change) => (change.verdict.as_ref(), change.provenance.as_ref()),
+        None => {
+            let facts = digest.and_then(|digest| after.facts.get(&digest));
+            (
+                facts.and_then(|facts| facts.verdict.as_ref()),
+                facts.and_then(|facts| facts.provenance.as_ref()),
+            )
+        }
+    };
+    let name = match change {
+        Some(change) => Some(&change.name),
+        None => digest.and_then(|digest| after.names.get(&digest)),
+    };
+    let field = |of: fn(&Provenance) -> &String| known.map_or(String::new(), |it| of(it).clone());
+    let flow_name = field(|known| &known.flow);
+    let git_commit = field(|known| &known.commit);
+    let commit_url = field(|known| &known.commit_url);
+    let html_url = installation.artifact_html_url(&flow_name, &fingerprint);
+    let flow = (!flow_name.is_empty()).then(|| FlowView {
+        commit_url: commit_url.clone(),
+        flow_name: flow_name.clone(),
+        git_commit: git_commit.clone(),
+        html_url: html_url.clone(),
+    });
+    let broken = |verdict: &&Verdict| verdict.state == ComplianceState::NonCompliant;
+    let broken = verdict.filter(broken).map(|it| it.message.clone());
+    SnapshotArtifactView {
+        annotation: Annotation::of(change, now),
+        commit_lead_time: (),
+        commit_url,
+        compliant: Compliant::of(verdict),
+        creation_timestamp: [],
+        deployment_diff: (),
+        deployments: deployment_numbers(known),
+        fingerprint,
+        flow_html_url: "",
+        flow_name,
+        flows: flow.into_iter().collect(),
+        git_commit,
+        html_url,
+        name: name.cloned().unwrap_or_default(),
+        pods: EmptyObject {},
+        policy_decisions: [],
+        reasons_for_incompliance: broken.into_iter().collect(),
+    }
+}
+
+/// A snapshot in the list of an environment's snapshots.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct SnapshotLineView {
+    pub(crate) compliant: Compliant,
+    pub(crate) duration: f64,
+    pub(crate) from: f64,
+    pub(crate) index: i64,
+    /// 0 for the newest.
+    pub(crate) to: f64,
+}
+
+/// Describes a snapshot for the list. `next`: when the snapshot after it was recorded.
+pub(crate) fn line(
+    spec: &EnvironmentSnapshotSpec,
+    next: Option<Timestamp>,
+    now: Timestamp,
+) -> SnapshotLineView {
+    let from = Seconds(spec.time).as_f64();
+    SnapshotLineView {
+        compliant: Compliant(spec.compliance.state),
+        duration: Seconds(next.unwrap_or(now)).as_f64() - from,
+        from,
+        index: spec.index,
+        to: next.map_or(0.0, |next| Seconds(next).as_f64()),
+    }
+}
+
+/// An event of a snapshot.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct EventView {
+    #[serde(rename = "_links")]
+    pub(crate) links: EventLinks,
+    pub(crate) artifact_compliance: Compliant,
+    pub(crate) artifact_name: String,
+    pub(crate) code_diff: &'static str,
+    pub(crate) deployments: Vec<i64>,
+    pub(crate) description: String,
+    pub(crate) environment_name: String,
+    pub(crate) flows: Vec<EventFlowView>,
+    pub(crate) pipeline: String,
+    pub(crate) reported_at: Seconds,
+    pub(crate) sha256: String,
+    pub(crate) snapshot_compliance: Compliant,
+    pub(crate) snapshot_index: i64,
+    #[serde(rename = "type")]
+    pub(crate) type_: ChangeType,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct EventLinks {
+    pub(crate) artifact: Link,
+    pub(crate) snapshot: Link,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct EventFlowView {
+    pub(crate) deployments: (),
+    pub(crate) flow_name: String,
+}
+
+/// Describes the events of a snapshot, the last first.
+pub(crate) fn events(
+    installation: &Installation,
+    spec: &EnvironmentSnapshotSpec,
+) -> Vec<EventView> {
+    let last_first = spec.events.iter().rev();
+    last_first
+        .map(|event| event_view(installation, spec, event))
+        .collect()
+}
+
+fn event_view(
+    installation: &Installation,
+    spec: &EnvironmentSnapshotSpec,
+    event: &Event,
+) -> EventView {
+    let change = event::change(spec, event);
+    let compliant = Compliant::of(change.and_then(|change| change.verdict.as_ref()));
+    let known = change.and_then(|change| change.provenance.as_ref());
+    let flow = known.map_or("", |known| known.flow.as_str());
+    let fingerprint = change.map_or("", |change| change.fingerprint.as_str());
+    let event_flow = (!flow.is_empty()).then(|| EventFlowView {
+        deployments: (),
+        flow_name: flow.to_owned(),
+    });
+    EventView {
+        links: EventLinks {
+            artifact: Link::to_artifact(installation, flow, fingerprint),
+            snapshot: Link::to_snapshot(installation, &spec.environment, spec.index),
+        },
+        artifact_compliance: compliant,
+        artifact_name: change.map_or(String::new(), |change| change.name.clone()),
+        code_diff: "",
+        deployments: deployment_numbers(known),
+        description: event::description(spec, event),
+        environment_name: spec.environment.clone(),
+        flows: event_flow.into_iter().collect(),
+        pipeline: flow.to_owned(),
+        reported_at: Seconds(spec.time),
+        sha256: fingerprint.to_owned(),
+        snapshot_compliance: Compliant(spec.compliance.state),
+        snapshot_index: spec.index,
+        type_: ChangeType::of(event.type_, compliant.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        simulation::testing::digest,
+        web::testing::{installation, non_compliant},
+    };
+
+    #[test]
+    fn the_events_of_environment_and_allow_list_link_only_what_there_is() {
+        let cluster = non_compliant();
+        let log = cluster.log("prod");
+        let events: Vec<Value> = log
+            .iter()
+            .flat_map(|entry| events(&installation(), &entry.spec))
+            .map(|event| serde_json::to_value(event).unwrap())
+            .collect();
+        let types: Vec<_> = events.iter().map(|event| &event["type"]).collect();
+        assert_eq!(
+            types,
+            ["started-non-compliant", "became-non-compliant", "allowed"]
+        );
+        let (red, allowed) = (&events[1], &events[2]);
+        assert_eq!(red["artifact_name"], "");
+        assert_eq!(red["artifact_compliance"], Value::Null);
+        assert_eq!(red["snapshot_compliance"], false);
+        assert_eq!(allowed["artifact_name"], "soon");
+        assert_eq!(allowed["sha256"], digest("v9").to_string());
+        for event in [red, allowed] {
+            assert_eq!(event["_links"]["artifact"], json!({"self": "", "html": ""}));
+            let page = event["_links"]["snapshot"]["html"].as_str().unwrap();
+            assert!(page.starts_with("https://s.example/acme/environments/prod/snapshots/"));
+        }
+        let last = &log.last().unwrap().spec;
+        let found = snapshot(&installation(), last, cluster.recorded("prod"), None);
+        let found = serde_json::to_value(found).unwrap();
+        let names: Vec<_> = found["artifacts"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|artifact| &artifact["name"])
+            .collect();
+        assert_eq!(
+            names,
+            ["registry.example/v1:1"],
+            "what never ran is not among them"
+        );
+        assert_eq!(found["compliant"], false);
+        assert_eq!(found["artifact_compliance_count"]["false"], 1);
+    }
+}
