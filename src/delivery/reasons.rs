@@ -46,3 +46,26 @@ reasons! {
         DeliveryFailing, DeliveryRecovered, HistoryTruncated, StatusRefused, TestDelivered, TestFailed,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::outcome::Reason;
+
+    #[test]
+    fn every_reason_is_explained_in_the_documents() {
+        let documents = include_str!("../../docs/troubleshooting.md");
+        let reasons = NotReadyReason::ALL.iter().map(|it| it.as_str());
+        let reasons = reasons.chain(DeliveredReason::ALL.iter().map(|it| it.as_str()));
+        let reasons = reasons.chain(SkipReason::ALL.iter().map(|it| it.as_str()));
+        let reasons = reasons.chain(EventReason::ALL.iter().map(|it| it.as_str()));
+        let reasons = reasons.chain(Reason::ALL.iter().map(|it| it.as_str()));
+        let missing: Vec<_> = reasons
+            .filter(|reason| !documents.contains(&format!("\n| `{reason}` |")))
+            .collect();
+        assert!(
+            missing.is_empty(),
+            "docs/troubleshooting.md lacks {missing:?}"
+        );
+    }
+}

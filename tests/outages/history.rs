@@ -50,12 +50,12 @@ async fn backlog(actor: &Actor, hook: &Receiver, chat: &Receiver) -> Result<()> 
     starts(actor, "c", 5).await
 }
 
-async fn untold(actor: &Actor, setting: &str) -> Result<Vec<Value>> {
+async fn unreported(actor: &Actor, setting: &str) -> Result<Vec<Value>> {
     let cursors = actor.status(setting).await?.cursors;
-    let untold = cursors
+    let unreported = cursors
         .iter()
         .filter_map(|cursor| cursor.unreported_gap.as_ref());
-    Ok(untold.map(|gap| json!([gap.from, gap.to])).collect())
+    Ok(unreported.map(|gap| json!([gap.from, gap.to])).collect())
 }
 
 fn id(heard: &Heard) -> &str {
@@ -79,7 +79,7 @@ fn of_removed_snapshots_a_destination_is_told_once_before_what_came_after_them()
         actor
             .condition("hook", "Delivered", "False ServerError")
             .await?;
-        ensure!(untold(&actor, "hook").await? == [json!([2, 3])]);
+        ensure!(unreported(&actor, "hook").await? == [json!([2, 3])]);
         let note = actor.happened("hook", "HistoryTruncated").await?;
         ensure!(note.contains("snapshots 2 to 3 were removed"), "{note}");
 
@@ -110,7 +110,7 @@ fn of_removed_snapshots_a_destination_is_told_once_before_what_came_after_them()
         actor
             .condition("hook", "Delivered", "True UpToDate")
             .await?;
-        ensure!(untold(&actor, "hook").await?.is_empty());
+        ensure!(unreported(&actor, "hook").await?.is_empty());
         let skipped = actor.status("hook").await?.skipped_ranges;
         let skipped: Vec<_> = skipped
             .iter()

@@ -76,7 +76,7 @@ pub(crate) fn environment(
     let head = summary.and_then(|summary| summary.head);
     let totals = summary.map(|summary| summary.totals);
     let (problems, more) = summary.map_or((&[][..], 0), |summary| {
-        (&summary.problems.0[..], summary.troubles.1)
+        (&summary.problems.0[..], summary.problems.1)
     });
     let to_snapshot = |(index, _)| Link::to_snapshot(installation, name, index);
     EnvironmentView {
