@@ -9,7 +9,8 @@ macro_rules! reasons {
         pub(crate) enum $name { $($variant),* }
 
         impl $name {
-            /// All of them.
+            #[cfg(test)]
+            #[cfg(test)]
             pub const ALL: &'static [Self] = &[$(Self::$variant),*];
 
             /// The name, as in status.

@@ -119,7 +119,6 @@ fn holds() -> Answer {
 /// An attempt, as the receiver has seen it.
 #[derive(Clone, Debug)]
 struct Heard {
-    at: Duration,
     url: String,
     id: String,
     body: Bytes,
@@ -581,7 +580,6 @@ impl Simulation {
         let life = it.life;
         let answer = (self.receiver)(self.at, &url, &id);
         self.heard.push(Heard {
-            at: self.at,
             url,
             id,
             body,
