@@ -1,4 +1,4 @@
-//! What an answer means. An outcome is data: the shell that sends decides nothing, the one that dispatches acts on this.
+//! What an answer, or the lack of one, means for a message. Decisions only: whoever sends and whoever delivers act on them.
 //!
 //! Classes (and so what is lost, repeated or held) follow Standard Webhooks, the HTTP webhook of `CloudEvents` and Slack's
 //! documents. Messages are sentences for people and end up in status: they hold neither a URL nor any text of an answer,
@@ -12,7 +12,7 @@ use serde::Deserialize;
 use crate::http::{destination::DestinationKind, guard::Denied};
 
 /// The longest `Retry-After` that is obeyed: a receiver must not be able to silence a setting for days.
-pub const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
+pub(crate) const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
 
 /// What became of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub enum Outcome {
     },
     /// The destination is in trouble: try again with backoff.
     Retry {
-        /// How long the destination asks to be left alone, at most [`LONGEST_RETRY_AFTER`].
+        /// How long the destination asks to be left alone, at most an hour.
         after: Option<Duration>,
         /// Why.
         reason: Reason,
@@ -152,7 +152,7 @@ impl Reason {
 
 /// Why there was no (full) answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// It took too long. Ambiguous: the destination may have taken the event.
     Timeout,
     /// No connection could be made.
@@ -175,7 +175,7 @@ pub enum Fault {
 
 /// What is wrong with TLS, as far as it tells people what to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TlsProblem {
+pub(crate) enum TlsProblem {
     /// The certificate comes from an authority that isn't trusted.
     UnknownAuthority,
     /// The certificate is no longer valid.
@@ -267,7 +267,7 @@ impl Outcome {
 }
 
 /// What an answer means. `retry_after` is the header's value, `body` the beginning of the body (only Slack's is read).
-pub fn of_answer(
+pub(crate) fn of_answer(
     kind: DestinationKind,
     status: u16,
     retry_after: Option<&[u8]>,
@@ -456,7 +456,7 @@ impl From<Denied> for Outcome {
 }
 
 /// What the lack of an answer means.
-pub fn of_fault(fault: &Fault) -> Outcome {
+pub(crate) fn of_fault(fault: &Fault) -> Outcome {
     let tls =
         |problem: &str| Outcome::hold(Reason::TlsFailed, format!("the destination's {problem}"));
     match fault {
@@ -522,7 +522,7 @@ pub fn of_fault(fault: &Fault) -> Outcome {
 
 /// `Retry-After` (RFC 9110 §10.2.3): seconds, or a date in any of the three forms of §5.6.7. Garbage is as if absent, a
 /// date in the past is no wait, more than [`LONGEST_RETRY_AFTER`] is cut to it.
-pub fn parse_retry_after(value: &[u8], now: Timestamp) -> Option<Duration> {
+fn parse_retry_after(value: &[u8], now: Timestamp) -> Option<Duration> {
     let value = str::from_utf8(value).ok()?.trim_ascii();
     if value.is_empty() {
         return None;

@@ -307,7 +307,8 @@ impl Resolve for Resolver {
                     .iter()
                     .try_for_each(|found| guard.permits_ip(name.as_str(), found.ip()))?;
             }
-            Ok(Box::new(found.to_vec().into_iter()) as Addrs)
+            let found: Vec<_> = found.iter().copied().collect();
+            Ok(Box::new(found.into_iter()) as Addrs)
         })
     }
 }

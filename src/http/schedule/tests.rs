@@ -88,7 +88,7 @@ fn namespaces_are_served_in_turn_however_many_settings_they_have() {
 #[test]
 fn within_a_namespace_destinations_and_settings_are_served_in_turn() {
     let mut test = Test::new(Limits { total: 2, ..LIMITS });
-    let [a, b, c, d, e] = [(0, 0), (0, 0), (1, 0), (2, 9), (2, 9)]
+    let tickets = [(0, 0), (0, 0), (1, 0), (2, 9), (2, 9)]
         .map(|(setting, to)| test.wait("team", setting, to));
     let mut order = Vec::new();
     for _ in 0..5 {
@@ -97,7 +97,7 @@ fn within_a_namespace_destinations_and_settings_are_served_in_turn() {
             test.end(ticket);
         }
     }
-    assert_eq!(order, [a, d, c, e, b]);
+    assert_eq!(order, [0, 3, 2, 4, 1].map(|n| tickets[n]));
 }
 
 #[test]
