@@ -14,6 +14,9 @@ use crate::http::{destination::DestinationKind, guard::Denied};
 /// The longest `Retry-After` that is obeyed: a receiver must not be able to silence a setting for days.
 pub(crate) const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
 
+/// So much of an answer is read. Slack's codes have at most some 40 bytes; the rest is for people's pages.
+pub(crate) const ANSWER_READ: usize = 4096;
+
 /// What became of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -343,7 +346,7 @@ fn of_slack(status: u16, after: Option<Duration>, body: &[u8]) -> Outcome {
     let Some(code) = slack_code(body) else {
         return match of_status(status, after) {
             Outcome::Delivered { .. } if is_page(body) => Outcome::hold_until_change(format!(
-                "the destination answered {status} with a web page, as login pages do, so it is not known whether it took the message; check that the URL is that of an incoming webhook (nothing is sent until the Secret or the spec changes)"
+                "the destination answered {status} with a web page or another document, as login pages do, so it is not known whether it took the message; check that the URL is that of an incoming webhook (nothing is sent until the Secret or the spec changes)"
             )),
             Outcome::Delivered { .. } if says_failed(body) => Outcome::hold_until_change(format!(
                 "the destination answered {status}, but its JSON says that it failed; check that the URL is that of an incoming webhook (nothing is sent until the Secret or the spec changes)"
@@ -354,7 +357,7 @@ fn of_slack(status: u16, after: Option<Duration>, body: &[u8]) -> Outcome {
             Outcome::Refused { .. } if status == 400 && is_page(body) => Outcome::hold(
                 Reason::UnexpectedAnswer,
                 format!(
-                    "the destination answered {status} with a web page; check the URL, its scheme and its port"
+                    "the destination answered {status} with a web page or another document; check the URL, its scheme and its port"
                 ),
             ),
             outcome => outcome,
@@ -431,11 +434,16 @@ fn slack_code(body: &[u8]) -> Option<&str> {
     is_code.then(|| str::from_utf8(body).ok()).flatten()
 }
 
-/// Whether a body is a page (HTML) rather than an answer for programs. The header says nothing of it: Slack itself calls
-/// its `ok` HTML, as many servers do with their JSON.
+/// Whether a body is a page (HTML) or another document rather than an answer for programs. The header says nothing of it:
+/// Slack itself calls its `ok` HTML, as many servers do with their JSON.
 fn is_page(body: &[u8]) -> bool {
     let text = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
-    text.trim_ascii_start().starts_with(b"<")
+    match text.trim_ascii_start().first() {
+        Some(b'<') => true,
+        Some(b'{' | b'[') => false,
+        // A word or a line of text is short.
+        _ => body.len() >= ANSWER_READ || str::from_utf8(body).is_err(),
+    }
 }
 
 /// Whether a body is JSON that reports a failure, as Slack's Web API and Rocket.Chat do under status 200.
@@ -690,6 +698,8 @@ mod tests {
             r#"{"result":"success","msg":"","id":7}"#,
             "\u{feff}{\"id\":\"1\"}",
             r#"{"text":"<!doctype html>"}"#,
+            // Discord repeats the message, and no more than the beginning is read.
+            &format!("{{\"content\":\"{}", "x".repeat(ANSWER_READ))[..ANSWER_READ],
         ] {
             for status in [200, 201, 202, 204] {
                 let note = Some(Note::WithoutSlackOk);
@@ -710,6 +720,7 @@ mod tests {
             "<!-- x --><HTML>",
             r#"{"ok":false,"error":"invalid_auth"}"#,
             r#"{"success":false}"#,
+            &"x".repeat(ANSWER_READ),
         ] {
             let outcome = slack(200, body);
             assert!(

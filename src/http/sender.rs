@@ -28,7 +28,7 @@ use crate::http::{
     destination::{Destination, DestinationKind},
     error::fault,
     guard::{Denied, Guard},
-    outcome::{Outcome, Reason, of_answer, of_fault},
+    outcome::{ANSWER_READ, Outcome, Reason, of_answer, of_fault},
     proxy::NoProxy,
     resolver::{Lookup, Lookups, system_lookup},
     schedule::Limits,
@@ -40,8 +40,6 @@ pub use crate::http::{
     slots::Slot,
 };
 
-/// So much of an answer is read. Slack's codes have at most some 40 bytes; the rest is for people's pages.
-const BODY: usize = 4096;
 /// How long a webhook's body, which decides nothing, may hold up the next message. Reading it to its end lets the
 /// connection be used again.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -287,13 +285,13 @@ fn request(client: &Client, to: &Destination, outgoing: &Outgoing) -> reqwest::R
     }
 }
 
-/// The first [`BODY`] bytes of an answer; more is never read, whatever its length.
+/// The first [`ANSWER_READ`] bytes of an answer; more is never read, whatever its length.
 async fn beginning(answer: &mut Response) -> Result<Vec<u8>, reqwest::Error> {
     let mut body = Vec::new();
-    while body.len() < BODY
+    while body.len() < ANSWER_READ
         && let Some(chunk) = answer.chunk().await?
     {
-        body.extend_from_slice(&chunk[..chunk.len().min(BODY - body.len())]);
+        body.extend_from_slice(&chunk[..chunk.len().min(ANSWER_READ - body.len())]);
     }
     Ok(body)
 }

@@ -352,7 +352,7 @@ async fn an_endless_body_is_left_after_its_beginning() {
     has_ended.recv().await.unwrap();
     assert_eq!(
         outcome_at(&sender(), DestinationKind::Slack, at).await,
-        "Delivered WithoutSlackOk"
+        "Hold UnexpectedAnswer"
     );
     has_ended.recv().await.unwrap();
 }
@@ -410,7 +410,7 @@ async fn a_packed_body_is_not_unpacked() {
     let (at, _heard) = receiver(vec![(200, headers, OK)]).await;
     assert_eq!(
         outcome_at(&sender(), DestinationKind::Slack, at).await,
-        "Delivered WithoutSlackOk"
+        "Hold UnexpectedAnswer"
     );
 }
 
