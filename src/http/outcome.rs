@@ -14,7 +14,7 @@ use crate::http::{destination::DestinationKind, guard::Denied};
 /// The longest `Retry-After` that is obeyed: a receiver must not be able to silence a setting for days.
 pub(crate) const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
 
-/// So much of an answer is read. Slack's codes have at most some 40 bytes; the rest is for people's pages.
+/// How much of an answer is read, in bytes. Slack's codes have at most some 40; the rest is for other servers' JSON.
 pub(crate) const ANSWER_READ: usize = 4096;
 
 /// What became of an attempt.

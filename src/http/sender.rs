@@ -44,6 +44,9 @@ pub use crate::http::{
 /// connection be used again.
 const DRAIN: Duration = Duration::from_secs(1);
 
+/// At most so many certificates that have a problem are named in the log.
+const PROBLEMS: usize = 20;
+
 /// One message, ready to be sent.
 #[derive(Clone)]
 pub struct Outgoing {
@@ -142,7 +145,7 @@ impl HttpSender {
         self.0.slots.pause_of(to)
     }
 
-    /// Makes exactly one attempt, which ends within [`SenderConfig::timeout`]. `slot`: the leave to make it, from
+    /// Makes exactly one attempt, which ends within [`SenderConfig::timeout`]. `slot`: the permission, from
     /// [`Self::slot`] for the same destination.
     pub async fn send(
         &self,
@@ -262,8 +265,11 @@ fn extra_cas(pem: Option<&[u8]>) -> Result<Vec<CertificateDer<'static>>, SendErr
         return Ok(Vec::new());
     };
     let bundle = CaBundle::read(pem);
-    for problem in bundle.problems {
+    for problem in bundle.problems.iter().take(PROBLEMS) {
         warn!("extra CA bundle: {problem}");
+    }
+    if let more @ 1.. = bundle.problems.len().saturating_sub(PROBLEMS) {
+        warn!("extra CA bundle: {more} more certificates have a problem");
     }
     if bundle.certificates.is_empty() {
         return Err(SendError::BadCa);
