@@ -4,7 +4,7 @@
     reason = "asks the DNS"
 )]
 
-//! Resolves host names, and vets the very addresses that are dialled next: to ask twice is to be told something else.
+//! Resolves host names, and vets the very addresses that are dialled next: a second query could give others.
 //!
 //! A look-up takes a thread until the system's resolver gives up, even when nobody waits any more. So a name is asked
 //! for once at a time, a namespace has few look-ups at once, and names that were never resolved quickly take at most

@@ -65,7 +65,7 @@ pub struct Receipt {
     pub outcome: Outcome,
     /// The status of the answer, if there was one.
     pub status: Option<u16>,
-    /// The time from the request's start to the answer's head or to the fault. Waiting for a turn is not in it.
+    /// The time from the request's start to the answer's head or to the fault. Waiting for a slot is not in it.
     pub latency: Duration,
 }
 
