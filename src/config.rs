@@ -63,7 +63,7 @@ pub struct Run {
     #[arg(long, env = "SHIPBELL_ALLOW_DESTINATION", value_delimiter = ',')]
     pub allow_destination: Vec<String>,
 
-    /// A file with further certificates (PEM) to trust in destinations
+    /// A file with further certificates (PEM) to trust in destinations, read again when it changes
     #[arg(long, env = "SHIPBELL_EXTRA_CA_FILE")]
     pub extra_ca_file: Option<PathBuf>,
 

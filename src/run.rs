@@ -317,7 +317,7 @@ async fn reload_extra_ca(sender: HttpSender, file: PathBuf) {
         match sender.reload_extra_ca(&pem) {
             Ok(()) => info!("--extra-ca-file has changed and is used from now on"),
             Err(error) => {
-                warn!(%error, "--extra-ca-file has changed and can't be used; trusting what it held before")
+                warn!(%error, "can't use the changed --extra-ca-file; trusting what it held before");
             }
         }
         known = Some(pem);

@@ -150,11 +150,7 @@ mod tests {
     #[test]
     fn a_bundle_is_read_however_it_was_put_together() {
         let (a, b) = (ca("a"), ca("b"));
-        let indented: String = [&a, &b]
-            .iter()
-            .flat_map(|pem| pem.lines())
-            .map(|line| format!("    {line}\n"))
-            .collect();
+        let indented = format!("\n{a}{b}").replace('\n', "\n    ");
         for pem in [
             format!("{a}{b}"),
             // Glued: `cat` of a file without a last newline.

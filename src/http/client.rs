@@ -15,11 +15,11 @@ use crate::http::{
     resolver::{Lookups, Resolver},
 };
 
-/// The time for a connection: DNS, TCP and TLS.
+/// How long a connection may take: DNS, TCP and TLS.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long an idle connection is kept. A policy of the guard holds from the next connection on.
 const IDLE: Duration = Duration::from_secs(90);
-/// How many idle connections to one host are kept.
+/// At most so many idle connections to one host are kept.
 const IDLE_PER_HOST: usize = 32;
 
 /// One client for each way to a destination.

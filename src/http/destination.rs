@@ -16,7 +16,7 @@ use thiserror::Error;
 use url::{Host, Url};
 
 /// The longest URL that is taken, in bytes. Slack's hooks have about 80; many servers refuse request lines above 8 KiB.
-pub const MAX_URL: usize = 4096;
+const MAX_URL: usize = 4096;
 
 /// What a destination understands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,7 +29,7 @@ pub enum DestinationKind {
 
 impl DestinationKind {
     /// Its name, as in `status.destination`.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Webhook => "Webhook",
             Self::Slack => "Slack",
@@ -58,7 +58,7 @@ pub enum BadUrl {
         "the URL is not UTF-8 text; store it as plain text (a Secret's `data` takes its base64, `stringData` the text itself)"
     )]
     NotText,
-    /// Longer than [`MAX_URL`].
+    /// Longer than a URL may be.
     #[error(
         "the URL is longer than {MAX_URL} bytes; store nothing but the URL under the key that the setting names"
     )]
@@ -117,7 +117,7 @@ pub enum BadUrl {
 
 impl Destination {
     /// Reads the value of a Secret's key, as [`Self::parse`] does.
-    pub fn parse_bytes(kind: DestinationKind, bytes: &[u8]) -> Result<Self, BadUrl> {
+    pub(crate) fn parse_bytes(kind: DestinationKind, bytes: &[u8]) -> Result<Self, BadUrl> {
         if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
             return Err(BadUrl::Utf16);
         }
@@ -168,29 +168,29 @@ impl Destination {
     }
 
     /// The URL itself, for the one who sends. Never print it.
-    pub fn expose_url(&self) -> &Url {
+    pub(crate) fn expose_url(&self) -> &Url {
         &self.url.expose_secret().0
     }
 
     /// What the URL's host is: the one decision on it, made by the parser of the URL that is dialled.
-    pub fn host(&self) -> Host<&str> {
+    pub(crate) fn host(&self) -> Host<&str> {
         // Both schemes need a host, so the parser has refused any URL without one.
         self.expose_url().host().unwrap_or(Host::Domain(""))
     }
 
     /// The port that is dialled.
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.expose_url().port_or_known_default().unwrap_or(0)
     }
 
     /// Sha256 of the URL: tells destinations apart for pacing. For memory only: it must never be stored or printed, as
     /// a guess at the URL could be checked against it.
-    pub const fn key(&self) -> [u8; 32] {
+    pub(crate) const fn key(&self) -> [u8; 32] {
         self.key
     }
 
     /// `host` or `host:port`, as much as may be shown.
-    pub fn host_for_people(&self) -> String {
+    pub(crate) fn host_for_people(&self) -> String {
         let port = self.expose_url().port();
         let port = port.map_or(String::new(), |port| format!(":{port}"));
         format!("{}{port}", self.host())

@@ -9,7 +9,7 @@ use crate::http::{
     resolver::LookupError,
 };
 
-/// What went wrong, told from the chain of causes.
+/// What went wrong, read from the chain of causes.
 pub(super) fn fault(error: &reqwest::Error, proxied: bool) -> Fault {
     for cause in causes(error) {
         if let Some(denied) = cause.downcast_ref::<Denied>() {

@@ -202,7 +202,7 @@ impl Guard {
 
     /// Whether an address may be dialled that `host` (a name, or the address itself as text) resolved to. To be asked
     /// about the very address that is dialled, or a second answer of the DNS gets round it.
-    pub fn permits_ip(&self, host: &str, ip: IpAddr) -> Result<(), Denied> {
+    pub(crate) fn permits_ip(&self, host: &str, ip: IpAddr) -> Result<(), Denied> {
         let ip = ip.to_canonical();
         // A network without IPv4 reaches it through these (DNS64): what is dialled in the end is the address inside.
         if let Some(inside) = nat64(ip)
@@ -232,7 +232,7 @@ impl Guard {
 
     /// Whether a URL's host may be dialled, as far as that can be told without the DNS: an address is judged here (the
     /// resolver never sees it), a name is permitted.
-    pub fn permits_literal(&self, host: &Host<&str>) -> Result<(), Denied> {
+    pub(crate) fn permits_literal(&self, host: &Host<&str>) -> Result<(), Denied> {
         match host {
             Host::Ipv4(ip) => self.permits_ip(&ip.to_string(), (*ip).into()),
             Host::Ipv6(ip) => self.permits_ip(&ip.to_string(), (*ip).into()),
@@ -242,7 +242,7 @@ impl Guard {
 
     /// Whether a name may be given to a proxy, which resolves it out of our sight: names of this machine and of metadata
     /// services are denied here, all other addresses are for the proxy to filter.
-    pub fn permits_name(&self, host: &Host<&str>) -> Result<(), Denied> {
+    pub(crate) fn permits_name(&self, host: &Host<&str>) -> Result<(), Denied> {
         let Host::Domain(name) = host else {
             return self.permits_literal(host);
         };
@@ -258,7 +258,7 @@ impl Guard {
     }
 
     /// Whether a port may be dialled, on whatever host.
-    pub fn permits_port(port: u16) -> Result<(), Denied> {
+    pub(crate) fn permits_port(port: u16) -> Result<(), Denied> {
         if CLUSTER_PORTS.contains(&port) {
             return Err(Denied::Port(port));
         }

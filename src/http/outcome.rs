@@ -1,4 +1,4 @@
-//! What an answer means. An outcome is data: the shell that sends decides nothing, the one that dispatches acts on this.
+//! What an answer, or the lack of one, means for a message. Decisions only: whoever sends and whoever delivers act on them.
 //!
 //! Classes (and so what is lost, repeated or held) follow Standard Webhooks, the HTTP webhook of `CloudEvents` and Slack's
 //! documents. Messages are sentences for people and end up in status: they hold neither a URL nor any text of an answer,
@@ -12,7 +12,10 @@ use serde::Deserialize;
 use crate::http::{destination::DestinationKind, guard::Denied};
 
 /// The longest `Retry-After` that is obeyed: a receiver must not be able to silence a setting for days.
-pub const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
+pub(crate) const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
+
+/// How much of an answer is read, in bytes. Slack's codes have at most some 40; the rest is for other servers' JSON.
+pub(crate) const ANSWER_READ: usize = 4096;
 
 /// What became of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +27,7 @@ pub enum Outcome {
     },
     /// The destination is in trouble: try again with backoff.
     Retry {
-        /// How long the destination asks to be left alone, at most [`LONGEST_RETRY_AFTER`].
+        /// How long the destination asks to be left alone, at most an hour.
         after: Option<Duration>,
         /// Why.
         reason: Reason,
@@ -152,7 +155,7 @@ impl Reason {
 
 /// Why there was no (full) answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// It took too long. Ambiguous: the destination may have taken the event.
     Timeout,
     /// No connection could be made.
@@ -175,7 +178,7 @@ pub enum Fault {
 
 /// What is wrong with TLS, as far as it tells people what to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TlsProblem {
+pub(crate) enum TlsProblem {
     /// The certificate comes from an authority that isn't trusted.
     UnknownAuthority,
     /// The certificate is no longer valid.
@@ -267,7 +270,7 @@ impl Outcome {
 }
 
 /// What an answer means. `retry_after` is the header's value, `body` the beginning of the body (only Slack's is read).
-pub fn of_answer(
+pub(crate) fn of_answer(
     kind: DestinationKind,
     status: u16,
     retry_after: Option<&[u8]>,
@@ -343,7 +346,7 @@ fn of_slack(status: u16, after: Option<Duration>, body: &[u8]) -> Outcome {
     let Some(code) = slack_code(body) else {
         return match of_status(status, after) {
             Outcome::Delivered { .. } if is_page(body) => Outcome::hold_until_change(format!(
-                "the destination answered {status} with a web page, as login pages do, so it is not known whether it took the message; check that the URL is that of an incoming webhook (nothing is sent until the Secret or the spec changes)"
+                "the destination answered {status} with a web page or another document, as login pages do, so it is not known whether it took the message; check that the URL is that of an incoming webhook (nothing is sent until the Secret or the spec changes)"
             )),
             Outcome::Delivered { .. } if says_failed(body) => Outcome::hold_until_change(format!(
                 "the destination answered {status}, but its JSON says that it failed; check that the URL is that of an incoming webhook (nothing is sent until the Secret or the spec changes)"
@@ -354,7 +357,7 @@ fn of_slack(status: u16, after: Option<Duration>, body: &[u8]) -> Outcome {
             Outcome::Refused { .. } if status == 400 && is_page(body) => Outcome::hold(
                 Reason::UnexpectedAnswer,
                 format!(
-                    "the destination answered {status} with a web page; check the URL, its scheme and its port"
+                    "the destination answered {status} with a web page or another document; check the URL, its scheme and its port"
                 ),
             ),
             outcome => outcome,
@@ -431,11 +434,16 @@ fn slack_code(body: &[u8]) -> Option<&str> {
     is_code.then(|| str::from_utf8(body).ok()).flatten()
 }
 
-/// Whether a body is a page (HTML) rather than an answer for programs. The header says nothing of it: Slack itself calls
-/// its `ok` HTML, as many servers do with their JSON.
+/// Whether a body is a page (HTML) or another document rather than an answer for programs. The header says nothing of it:
+/// Slack itself calls its `ok` HTML, as many servers do with their JSON.
 fn is_page(body: &[u8]) -> bool {
     let text = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
-    text.trim_ascii_start().starts_with(b"<")
+    match text.trim_ascii_start().first() {
+        Some(b'<') => true,
+        Some(b'{' | b'[') => false,
+        // A word or a line of text is short.
+        _ => body.len() >= ANSWER_READ || str::from_utf8(body).is_err(),
+    }
 }
 
 /// Whether a body is JSON that reports a failure, as Slack's Web API and Rocket.Chat do under status 200.
@@ -456,7 +464,7 @@ impl From<Denied> for Outcome {
 }
 
 /// What the lack of an answer means.
-pub fn of_fault(fault: &Fault) -> Outcome {
+pub(crate) fn of_fault(fault: &Fault) -> Outcome {
     let tls =
         |problem: &str| Outcome::hold(Reason::TlsFailed, format!("the destination's {problem}"));
     match fault {
@@ -522,7 +530,7 @@ pub fn of_fault(fault: &Fault) -> Outcome {
 
 /// `Retry-After` (RFC 9110 §10.2.3): seconds, or a date in any of the three forms of §5.6.7. Garbage is as if absent, a
 /// date in the past is no wait, more than [`LONGEST_RETRY_AFTER`] is cut to it.
-pub fn parse_retry_after(value: &[u8], now: Timestamp) -> Option<Duration> {
+fn parse_retry_after(value: &[u8], now: Timestamp) -> Option<Duration> {
     let value = str::from_utf8(value).ok()?.trim_ascii();
     if value.is_empty() {
         return None;
@@ -690,6 +698,8 @@ mod tests {
             r#"{"result":"success","msg":"","id":7}"#,
             "\u{feff}{\"id\":\"1\"}",
             r#"{"text":"<!doctype html>"}"#,
+            // Discord repeats the message, and no more than the beginning is read.
+            &format!("{{\"content\":\"{}", "x".repeat(ANSWER_READ))[..ANSWER_READ],
         ] {
             for status in [200, 201, 202, 204] {
                 let note = Some(Note::WithoutSlackOk);
@@ -710,6 +720,7 @@ mod tests {
             "<!-- x --><HTML>",
             r#"{"ok":false,"error":"invalid_auth"}"#,
             r#"{"success":false}"#,
+            &"x".repeat(ANSWER_READ),
         ] {
             let outcome = slack(200, body);
             assert!(

@@ -4,7 +4,7 @@
     reason = "asks the DNS"
 )]
 
-//! Resolves host names, and vets the very addresses that are dialled next: to ask twice is to be told something else.
+//! Resolves host names, and vets the very addresses that are dialled next: a second query could give others.
 //!
 //! A look-up takes a thread until the system's resolver gives up, even when nobody waits any more. So a name is asked
 //! for once at a time, a namespace has few look-ups at once, and names that were never resolved quickly take at most
@@ -27,9 +27,9 @@ use tokio::{
 
 use crate::http::guard::Guard;
 
-/// Threads for names that the last look-up found quickly; as many again are for all others.
+/// At most so many threads for names that the last look-up found quickly, and as many again for all others.
 const THREADS: usize = 32;
-/// Look-ups at once for the settings of one namespace.
+/// At most so many look-ups at once for the settings of one namespace.
 const PER_NAMESPACE: usize = 4;
 /// How long to wait for an answer. Below the time for a connection, so that a DNS that doesn't answer is called so.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -37,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(4);
 const KEEP_FOUND: Duration = Duration::from_secs(5);
 /// How long an answer without addresses is used again.
 const KEEP_FAILED: Duration = Duration::from_secs(2);
-/// A look-up that takes longer is slow.
+/// How long a look-up may take and be quick.
 const QUICK: Duration = Duration::from_secs(1);
 /// How long a name counts as one that is found quickly.
 const REMEMBER: Duration = Duration::from_hours(1);
@@ -307,7 +307,8 @@ impl Resolve for Resolver {
                     .iter()
                     .try_for_each(|found| guard.permits_ip(name.as_str(), found.ip()))?;
             }
-            Ok(Box::new(found.to_vec().into_iter()) as Addrs)
+            let found: Vec<_> = found.iter().copied().collect();
+            Ok(Box::new(found.into_iter()) as Addrs)
         })
     }
 }
@@ -468,7 +469,7 @@ mod tests {
     #[tokio::test]
     async fn names_are_forgotten() {
         let (lookups, _asked, _release) = counted();
-        for n in 0..2 * MAX_NAMES {
+        for n in 0..MAX_NAMES + 100 {
             let host = format!("{n}.example");
             let _wanted = lookups.wanted(&host, &namespace(&host));
             lookups.ask(&host).await.unwrap();

@@ -17,15 +17,15 @@ use std::{
 
 use crate::time::Moment;
 
-/// Slack takes one message a second for each incoming webhook, …
+/// How long one message after another waits: Slack takes one a second for each incoming webhook.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// … and short bursts.
+/// At most so many messages go at once after a time without any: Slack takes short bursts.
 const BURST: u32 = 3;
-/// A request that takes longer is slow.
+/// How long a request may take before it counts as slow.
 const SLOW: Duration = Duration::from_secs(1);
 /// How long a destination counts as slow after a slow request, unless a quick one comes first.
 const STAYS_SLOW: Duration = Duration::from_secs(120);
-/// Destinations without use are looked for when there are this many, and later each time that their number has doubled.
+/// At most so many destinations are known before those without use are forgotten; later, twice as many as were in use.
 const SWEEP_AT: usize = 256;
 
 /// How many messages may be under way at once.
@@ -207,10 +207,15 @@ impl Schedule {
         let number = self.next_number();
         let ticket = Ticket(number);
         self.sweep(now);
-        let queue = self
+        let destination = self
             .destinations
             .entry(to)
-            .or_insert_with(|| DestinationQueue::new(paced))
+            .or_insert_with(|| DestinationQueue::new(paced));
+        if paced && destination.pace.is_none() {
+            // A webhook with the same URL came first.
+            destination.pace = Some(Pace::default());
+        }
+        let queue = destination
             .namespaces
             .entry(Arc::clone(&who.namespace))
             .or_default();

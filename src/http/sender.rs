@@ -28,7 +28,7 @@ use crate::http::{
     destination::{Destination, DestinationKind},
     error::fault,
     guard::{Denied, Guard},
-    outcome::{Outcome, Reason, of_answer, of_fault},
+    outcome::{ANSWER_READ, Outcome, Reason, of_answer, of_fault},
     proxy::NoProxy,
     resolver::{Lookup, Lookups, system_lookup},
     schedule::Limits,
@@ -40,11 +40,12 @@ pub use crate::http::{
     slots::Slot,
 };
 
-/// So much of an answer is read. Slack's codes have at most some 40 bytes; the rest is for people's pages.
-const BODY: usize = 4096;
 /// How long a webhook's body, which decides nothing, may hold up the next message. Reading it to its end lets the
 /// connection be used again.
 const DRAIN: Duration = Duration::from_secs(1);
+
+/// At most so many certificates that have a problem are named in the log.
+const PROBLEMS: usize = 20;
 
 /// One message, ready to be sent.
 #[derive(Clone)]
@@ -64,7 +65,7 @@ pub struct Receipt {
     pub outcome: Outcome,
     /// The status of the answer, if there was one.
     pub status: Option<u16>,
-    /// The time from the request's start to the answer's head or to the fault. Waiting for a turn is not in it.
+    /// The time from the request's start to the answer's head or to the fault. Waiting for a slot is not in it.
     pub latency: Duration,
 }
 
@@ -144,7 +145,7 @@ impl HttpSender {
         self.0.slots.pause_of(to)
     }
 
-    /// Makes exactly one attempt, which ends within [`SenderConfig::timeout`]. `slot`: the leave to make it, from
+    /// Makes exactly one attempt, which ends within [`SenderConfig::timeout`]. `slot`: the permission, from
     /// [`Self::slot`] for the same destination.
     pub async fn send(
         &self,
@@ -264,8 +265,11 @@ fn extra_cas(pem: Option<&[u8]>) -> Result<Vec<CertificateDer<'static>>, SendErr
         return Ok(Vec::new());
     };
     let bundle = CaBundle::read(pem);
-    for problem in bundle.problems {
+    for problem in bundle.problems.iter().take(PROBLEMS) {
         warn!("extra CA bundle: {problem}");
+    }
+    if let more @ 1.. = bundle.problems.len().saturating_sub(PROBLEMS) {
+        warn!("extra CA bundle: {more} more certificates have a problem");
     }
     if bundle.certificates.is_empty() {
         return Err(SendError::BadCa);
@@ -287,13 +291,13 @@ fn request(client: &Client, to: &Destination, outgoing: &Outgoing) -> reqwest::R
     }
 }
 
-/// The first [`BODY`] bytes of an answer; more is never read, whatever its length.
+/// The first [`ANSWER_READ`] bytes of an answer; more is never read, whatever its length.
 async fn beginning(answer: &mut Response) -> Result<Vec<u8>, reqwest::Error> {
     let mut body = Vec::new();
-    while body.len() < BODY
+    while body.len() < ANSWER_READ
         && let Some(chunk) = answer.chunk().await?
     {
-        body.extend_from_slice(&chunk[..chunk.len().min(BODY - body.len())]);
+        body.extend_from_slice(&chunk[..chunk.len().min(ANSWER_READ - body.len())]);
     }
     Ok(body)
 }

@@ -41,7 +41,7 @@ struct State {
     clock_at: Option<Moment>,
 }
 
-/// Leave to send a message; given back by dropping it.
+/// The permission to send a message; returned by dropping it.
 pub struct Slot {
     who: SendKey,
     place: Place,
@@ -350,7 +350,7 @@ mod tests {
                     _ => format!("team-{}", n % 100),
                 };
                 let mut waited = Vec::new();
-                for _ in 0..20 {
+                for _ in 0..8 {
                     let time = Duration::from_millis(50);
                     waited.push(send(&slots, &namespace, 1000 + n, time).await);
                     tokio::time::sleep(Duration::from_secs(3)).await;

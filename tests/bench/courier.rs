@@ -8,7 +8,7 @@ use shipbell::http::{
     destination::{Destination, DestinationKind},
     guard::Guard,
     outcome::Outcome,
-    sender::{HttpSender, Outgoing, SenderConfig},
+    sender::{HttpSender, Outgoing, SendKey, SenderConfig},
 };
 use std::time::{Duration, Instant};
 
@@ -26,11 +26,11 @@ pub struct Sending {
     pub cpu: Duration,
 }
 
-/// Sends `count` messages with the operator's courier, `at_once` at once.
+/// Sends `count` messages with the operator's client, `at_once` at once, as that many settings do.
 pub fn courier(receiver: &Receiver, count: usize, at_once: usize) -> Result<Sending> {
     let mut config = SenderConfig::new(Guard::new(&["127.0.0.0/8".to_owned()], vec![])?);
     config.extra_ca_pem = Some(receiver.ca_pem.clone().into_bytes());
-    let courier = HttpSender::new(&config)?;
+    let sender = HttpSender::new(&config)?;
     let destinations = (1..=usize::from(HOSTS)).map(|host| {
         Destination::parse(
             DestinationKind::Webhook,
@@ -49,16 +49,23 @@ pub fn courier(receiver: &Receiver, count: usize, at_once: usize) -> Result<Send
             body: body.clone(),
             timestamp: Timestamp::now(),
         };
-        let courier = &courier;
-        async move { courier.deliver(destination, &outgoing).await.outcome }
+        let sender = &sender;
+        let who = SendKey {
+            namespace: "bench".into(),
+            setting: (number % destinations.len()).to_string().into(),
+        };
+        async move {
+            let slot = sender.slot(&who, destination).await?;
+            Ok(sender.send(&slot, destination, &outgoing).await.outcome)
+        }
     };
     measure(count, at_once, async |from, to| {
-        let verdicts = stream::iter(from..to).map(send).buffer_unordered(at_once);
-        let bad = verdicts
-            .filter(|verdict| std::future::ready(*verdict != Outcome::DELIVERED))
-            .collect::<Vec<_>>()
-            .await;
-        ensure!(bad.is_empty(), "not delivered: {:?}", bad[0]);
+        let outcomes = stream::iter(from..to).map(send).buffer_unordered(at_once);
+        let outcomes = outcomes.collect::<Vec<Result<_>>>().await;
+        for outcome in outcomes {
+            let outcome = outcome?;
+            ensure!(outcome == Outcome::DELIVERED, "not delivered: {outcome:?}");
+        }
         Ok(())
     })
 }

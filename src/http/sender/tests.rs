@@ -352,7 +352,7 @@ async fn an_endless_body_is_left_after_its_beginning() {
     has_ended.recv().await.unwrap();
     assert_eq!(
         outcome_at(&sender(), DestinationKind::Slack, at).await,
-        "Delivered WithoutSlackOk"
+        "Hold UnexpectedAnswer"
     );
     has_ended.recv().await.unwrap();
 }
@@ -410,7 +410,7 @@ async fn a_packed_body_is_not_unpacked() {
     let (at, _heard) = receiver(vec![(200, headers, OK)]).await;
     assert_eq!(
         outcome_at(&sender(), DestinationKind::Slack, at).await,
-        "Delivered WithoutSlackOk"
+        "Hold UnexpectedAnswer"
     );
 }
 
@@ -901,6 +901,8 @@ async fn no_log_line_names_a_destination_at_any_level() {
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let refused = closed.local_addr().unwrap();
     drop(closed);
+    // With a single subscriber tracing asks only that of the thread which comes to a line first: another test's, with none.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let mut texts = Vec::new();
     for filter in [false, true] {
         let lines = Lines::default();
@@ -972,6 +974,7 @@ async fn a_thousand_healthy_settings_feel_nothing_of_a_hundred_that_hang_behind_
     let at = receiver_of_many().await;
     // Fifteen seconds are three here.
     let sender = with_names(config(&["127.0.0.1"]), Duration::from_secs(3));
+    let alone = with_names(config(&["127.0.0.1"]), Duration::from_secs(15));
     let setting = |n: usize, behaviour, namespace: String| {
         let (host, path) = match behaviour {
             Answers => ("hooks.example".to_owned(), "well"),
@@ -1010,7 +1013,7 @@ async fn a_thousand_healthy_settings_feel_nothing_of_a_hundred_that_hang_behind_
                         drop(slot);
                         // Whoever sends waits after a failure.
                         if receipt.outcome.reason().is_some() {
-                            tokio::time::sleep(Duration::from_secs(1)).await;
+                            tokio::time::sleep(Duration::from_secs(2)).await;
                         }
                     }
                 };
@@ -1030,27 +1033,33 @@ async fn a_thousand_healthy_settings_feel_nothing_of_a_hundred_that_hang_behind_
             _ => format!("team-{}", n % 100),
         };
         let (who, to) = setting(1000 + n, Answers, namespace);
-        let sender = sender.clone();
+        let (sender, alone) = (sender.clone(), alone.clone());
         healthy.spawn(async move {
-            // So many in a second are little work for a slow machine: what is measured is waiting.
             tokio::time::sleep(Duration::from_millis(6 * n as u64)).await;
-            let asked = Instant::now();
-            let slot = sender.slot(&who, &to).await.unwrap();
-            let receipt = sender.send(&slot, &to, &outgoing()).await;
-            assert_eq!(outcome(&receipt), "Delivered");
-            asked.elapsed()
+            let delay = async |sender: &HttpSender| {
+                let asked = Instant::now();
+                let slot = sender.slot(&who, &to).await.unwrap();
+                let receipt = sender.send(&slot, &to, &outgoing()).await;
+                assert_eq!(outcome(&receipt), "Delivered");
+                asked.elapsed()
+            };
+            let among_bad = delay(&sender).await;
+            match n % 5 {
+                0 => (among_bad, Some(delay(&alone).await)),
+                _ => (among_bad, None),
+            }
         });
     }
-    let mut delays = healthy.join_all().await;
-    delays.sort_unstable();
+    let (delays, alone): (Vec<_>, Vec<_>) = healthy.join_all().await.into_iter().unzip();
+    let p99 = |mut delays: Vec<Duration>| {
+        delays.sort_unstable();
+        delays[delays.len() * 99 / 100]
+    };
     assert_eq!(delays.len(), HEALTHY);
-    let p99 = delays[HEALTHY * 99 / 100];
-    println!(
-        "p50 {:?} p99 {p99:?} most {:?}",
-        delays[HEALTHY / 2],
-        delays[HEALTHY - 1]
-    );
-    assert!(p99 < Duration::from_secs(1), "p99 {p99:?}");
+    // What a busy machine takes is no delay by neighbours.
+    let (delay, alone) = (p99(delays), p99(alone.into_iter().flatten().collect()));
+    let limit = alone + Duration::from_secs(1);
+    assert!(delay < limit, "p99 {delay:?}, {alone:?} without bad ones");
     stop.send(()).unwrap();
     bad.join_all().await;
 }
