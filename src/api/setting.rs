@@ -32,7 +32,7 @@ pub enum EventType {
 
 impl EventType {
     /// All types, in the order in which a snapshot lists its events.
-    pub(crate) const ALL: [Self; 6] = [
+    pub const ALL: [Self; 6] = [
         Self::ArtifactStarted,
         Self::ArtifactStopped,
         Self::ArtifactScaled,
