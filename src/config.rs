@@ -1,32 +1,37 @@
 #![expect(clippy::disallowed_methods, reason = "reads the environment")]
 
-//! What the command line says, and what it means.
+//! The command line and the environment, and the checked configuration that results from them.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use secrecy::SecretString;
+use tracing_subscriber::EnvFilter;
 
-use crate::api::Span;
+use crate::{api::Span, http::guard::Guard};
 
 /// Shipbell rings when what runs in your cluster changes.
 #[derive(Debug, Parser)]
 #[command(version, about)]
 pub struct Flags {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// The commands of the program.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run the operator until it is told to stop.
-    Run(Box<Run>),
+    /// Run the operator until it gets a signal to stop
+    Run(Box<RunFlags>),
 }
 
 /// How the operator runs. Each flag is also an environment variable.
 #[derive(Clone, Debug, Args)]
-pub struct Run {
+pub struct RunFlags {
     /// The cluster's name: shown in messages, and the name of the default Environment
     #[arg(long, env = "SHIPBELL_CLUSTER_NAME", value_parser = cluster_name)]
     pub cluster_name: String,
@@ -39,31 +44,31 @@ pub struct Run {
     #[arg(long, env = "SHIPBELL_NAMESPACE")]
     pub namespace: Option<String>,
 
-    /// Create an Environment over all namespaces if there is none at the first start
+    /// Create an Environment with all namespaces if there is none at the first start
     #[arg(long, env = "SHIPBELL_DEFAULT_ENVIRONMENT", default_value_t = true, action = ArgAction::Set)]
     pub default_environment: bool,
 
-    /// Where /livez, /readyz and /metrics are served
+    /// The address of /livez, /readyz and /metrics
     #[arg(long, env = "SHIPBELL_LISTEN", default_value = "0.0.0.0:8080")]
     pub listen: SocketAddr,
 
-    /// Where the read API is served, if there is an external URL
+    /// The address of the read API, if there is an external URL
     #[arg(long, env = "SHIPBELL_API_LISTEN", default_value = "0.0.0.0:8081")]
     pub api_listen: SocketAddr,
 
-    /// The URL under which people and tools reach the read API; without it the API is off and payloads hold no links
+    /// The URL of the read API for people and tools; without it the API is off, and messages contain no links
     #[arg(long, env = "SHIPBELL_EXTERNAL_URL", value_parser = external_url)]
     pub external_url: Option<String>,
 
-    /// Serve the read API to everyone who reaches it: only behind a proxy that authenticates
+    /// Serve the read API to everybody who reaches it; only for use behind a proxy that authenticates
     #[arg(long, env = "SHIPBELL_API_BEHIND_AUTHENTICATING_PROXY", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub api_behind_authenticating_proxy: bool,
 
-    /// Open destinations that are closed by default: address ranges (10.0.0.0/8), addresses or host names, separated by commas
-    #[arg(long, env = "SHIPBELL_ALLOW_DESTINATION", value_delimiter = ',')]
+    /// Destinations to open that are closed by default: address ranges (10.0.0.0/8), addresses or host names, separated by commas
+    #[arg(long, env = "SHIPBELL_ALLOW_DESTINATION", value_delimiter = ',', value_parser = allowed_destination)]
     pub allow_destination: Vec<String>,
 
-    /// A file with further certificates (PEM) to trust in destinations, read again when it changes
+    /// A file with further certificates (PEM) that are trusted for destinations, read again when it changes
     #[arg(long, env = "SHIPBELL_EXTRA_CA_FILE")]
     pub extra_ca_file: Option<PathBuf>,
 
@@ -79,11 +84,11 @@ pub struct Run {
     #[arg(long, env = "NO_PROXY", default_value = "")]
     pub no_proxy: String,
 
-    /// The address of the operator's own pod, which is closed as a destination
+    /// The address of the operator's own pod, which is never a destination
     #[arg(long, env = "SHIPBELL_POD_IP")]
-    pub pod_ip: Option<std::net::IpAddr>,
+    pub pod_ip: Option<IpAddr>,
 
-    /// The ClusterRole that lets the operator read Secrets where it is bound: named in advice
+    /// The ClusterRole that allows the operator to read Secrets; messages about missing rights name it
     #[arg(
         long,
         env = "SHIPBELL_SECRETS_ROLE",
@@ -91,43 +96,146 @@ pub struct Run {
     )]
     pub secrets_role: String,
 
-    /// The operator's service account: named in advice
+    /// The operator's service account; messages about missing rights name it
     #[arg(long, env = "SHIPBELL_SERVICE_ACCOUNT", default_value = "shipbell")]
     pub service_account: String,
 
-    /// Which log lines are written, as in `info` or `shipbell=debug,warn`
-    #[arg(long, env = "SHIPBELL_LOG", default_value = "info")]
+    /// Which log lines are written: a level such as `info`, or a filter such as `shipbell=debug,warn`
+    #[arg(long, env = "SHIPBELL_LOG", default_value = "info", value_parser = log_filter)]
     pub log: String,
 
-    /// How log lines are written: text or json
-    #[arg(long, env = "SHIPBELL_LOG_FORMAT", default_value = "text", value_parser = ["text", "json"])]
-    pub log_format: String,
+    /// How log lines are written
+    #[arg(long, env = "SHIPBELL_LOG_FORMAT", default_value = "text", value_enum)]
+    pub log_format: LogFormat,
 
-    /// What tests make shorter.
+    /// Times that only tests change.
     #[command(flatten)]
     pub tuning: Tuning,
 }
 
-/// Times that nobody but a test has a reason to change.
+/// Times that only tests change.
 #[derive(Clone, Debug, Args)]
 pub struct Tuning {
-    /// What a watch lost is found by a new list after so long
+    /// How often everything is listed again, to find what a watch missed
     #[arg(long, default_value = "30m", hide = true)]
     pub relist_interval: Span,
 
-    /// The number of pods is compared with what is known of them this often
+    /// How often the number of pods is compared with the number of known pods
     #[arg(long, default_value = "5m", hide = true)]
     pub check_interval: Span,
 
-    /// A watch that is silent for so long is dead
+    /// How long a watch may be silent before it counts as dead
     #[arg(long, default_value = "150s", hide = true)]
     pub watch_idle: Span,
 }
 
-impl Run {
-    /// The name of the pod, as its host name tells.
-    pub fn pod_name(&self) -> Option<String> {
-        std::env::var("HOSTNAME").ok()
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The configuration of the operator, checked and with its defaults.
+#[derive(Clone, Debug)]
+pub struct Configuration {
+    /// The name of the cluster.
+    pub cluster_name: String,
+    /// The organisation in payloads and links.
+    pub org: String,
+    /// The namespace of the operator; `None`: that of the service account or the kubeconfig.
+    pub namespace: Option<String>,
+    /// The name of the operator's pod, for Kubernetes Events.
+    pub pod_name: Option<String>,
+    /// Whether to create an Environment if there is none.
+    pub default_environment: bool,
+    /// The address of health and metrics.
+    pub health_listen: SocketAddr,
+    /// The read API; `None`: it is off.
+    pub read_api: Option<ReadApiConfig>,
+    /// Requests to destinations.
+    pub outbound: OutboundConfig,
+    /// The ClusterRole that advice names.
+    pub secrets_role: String,
+    /// The service account that advice names.
+    pub service_account: String,
+    /// Log lines.
+    pub log: LogConfig,
+    /// Times that only tests change.
+    pub tuning: Tuning,
+}
+
+/// How the read API is served.
+#[derive(Clone, Debug)]
+pub struct ReadApiConfig {
+    /// Its URL, without a slash at the end.
+    pub external_url: String,
+    /// Its address.
+    pub listen: SocketAddr,
+    /// Whether a proxy has authenticated every request.
+    pub behind_authenticating_proxy: bool,
+}
+
+/// How requests to destinations are made.
+#[derive(Clone, Debug)]
+pub struct OutboundConfig {
+    /// What is opened although it is closed by default.
+    pub allow_destination: Vec<String>,
+    /// A file with further certificates.
+    pub extra_ca_file: Option<PathBuf>,
+    /// The proxy for https destinations.
+    pub https_proxy: Option<SecretString>,
+    /// The proxy for http destinations.
+    pub http_proxy: Option<SecretString>,
+    /// Hosts that are reached without a proxy.
+    pub no_proxy: String,
+    /// The address of the operator's own pod.
+    pub pod_ip: Option<IpAddr>,
+}
+
+/// Which log lines are written, and how.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// A level, or a filter.
+    pub filter: String,
+    /// How they are written.
+    pub format: LogFormat,
+}
+
+impl From<RunFlags> for Configuration {
+    fn from(flags: RunFlags) -> Self {
+        let secret =
+            |url: Option<String>| url.filter(|url| !url.is_empty()).map(SecretString::from);
+        Self {
+            org: flags.org.unwrap_or_else(|| flags.cluster_name.clone()),
+            cluster_name: flags.cluster_name,
+            namespace: flags.namespace,
+            pod_name: std::env::var("HOSTNAME").ok(), // Kubernetes sets it to the name of the pod
+            default_environment: flags.default_environment,
+            health_listen: flags.listen,
+            read_api: flags.external_url.map(|external_url| ReadApiConfig {
+                external_url,
+                listen: flags.api_listen,
+                behind_authenticating_proxy: flags.api_behind_authenticating_proxy,
+            }),
+            outbound: OutboundConfig {
+                allow_destination: flags.allow_destination,
+                extra_ca_file: flags.extra_ca_file,
+                https_proxy: secret(flags.https_proxy),
+                http_proxy: secret(flags.http_proxy),
+                no_proxy: flags.no_proxy,
+                pod_ip: flags.pod_ip,
+            },
+            secrets_role: flags.secrets_role,
+            service_account: flags.service_account,
+            log: LogConfig {
+                filter: flags.log,
+                format: flags.log_format,
+            },
+            tuning: flags.tuning,
+        }
     }
 }
 
@@ -141,7 +249,7 @@ fn cluster_name(text: &str) -> Result<String, String> {
     {
         return Ok(text.to_owned());
     }
-    Err("a name of at most 63 lower-case letters, digits and dashes, as in aws-prod".to_owned())
+    Err("use at most 63 lower-case letters, digits and dashes, as in aws-prod".to_owned())
 }
 
 fn org(text: &str) -> Result<String, String> {
@@ -149,17 +257,30 @@ fn org(text: &str) -> Result<String, String> {
     if !text.is_empty() && text.len() <= 63 && text.chars().all(valid) {
         return Ok(text.to_owned());
     }
-    Err("a name of at most 63 letters, digits, dashes, dots, tildes and underscores: it is a part of URLs".to_owned())
+    Err("use at most 63 letters, digits, dashes, dots, tildes and underscores: it is a part of URLs".to_owned())
+}
+
+fn allowed_destination(text: &str) -> Result<String, String> {
+    let checked = Guard::new(&[text.to_owned()], vec![]);
+    checked.map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
+}
+
+fn log_filter(text: &str) -> Result<String, String> {
+    EnvFilter::try_new(text).map_err(|error| {
+        format!("{error}; use a level such as info, or a filter such as shipbell=debug,info")
+    })?;
+    Ok(text.to_owned())
 }
 
 fn external_url(text: &str) -> Result<String, String> {
     let url = url::Url::parse(text)
-        .map_err(|error| format!("{error}; a URL is needed, as in https://shipbell.example.com"))?;
+        .map_err(|error| format!("{error}; use a URL such as https://shipbell.example.com"))?;
     if !matches!(url.scheme(), "http" | "https")
         || url.query().is_some()
         || url.fragment().is_some()
     {
-        return Err("an http or https URL without query and fragment is needed".to_owned());
+        return Err("use an http or https URL without query and fragment".to_owned());
     }
     Ok(text.trim_end_matches('/').to_owned())
 }
@@ -168,21 +289,22 @@ fn external_url(text: &str) -> Result<String, String> {
 mod tests {
     use super::*;
 
-    fn run(arguments: &[&str]) -> Result<Run, String> {
+    fn run(arguments: &[&str]) -> Result<Configuration, String> {
         let all = ["shipbell", "run"].iter().chain(arguments);
         match Flags::try_parse_from(all) {
             Ok(Flags {
                 command: Command::Run(run),
-            }) => Ok(*run),
+            }) => Ok(Configuration::from(*run)),
             Err(error) => Err(error.to_string()),
         }
     }
 
     #[test]
     fn a_cluster_name_is_all_that_has_to_be_given() {
-        let flags = run(&["--cluster-name", "aws-prod"]).unwrap();
-        assert!(flags.default_environment);
-        assert_eq!(flags.external_url, None);
+        let config = run(&["--cluster-name", "aws-prod"]).unwrap();
+        assert!(config.default_environment);
+        assert_eq!(config.org, "aws-prod");
+        assert!(config.read_api.is_none());
     }
 
     #[test]
@@ -206,6 +328,15 @@ mod tests {
                 vec!["--cluster-name", "a", "--external-url", "ftp://x"],
                 "an http or https URL",
             ),
+            (
+                vec!["--cluster-name", "a", "--log", "shipbell=loud"],
+                "use a level such as info",
+            ),
+            (
+                vec!["--cluster-name", "a", "--allow-destination", "10.0.0.0/99"],
+                "give an address range (10.0.0.0/8)",
+            ),
+            (vec!["--cluster-name", "a", "--log-format", "xml"], "json"),
             (vec![], "--cluster-name"),
         ] {
             let error = run(&arguments).unwrap_err();

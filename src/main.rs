@@ -5,16 +5,16 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use shipbell::config::{Command, Flags};
+use shipbell::config::{Command, Configuration, Flags};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let Flags {
         command: Command::Run(flags),
     } = Flags::parse();
-    // One provider of cryptography, chosen before anything can ask for another.
+    // The one provider of cryptography. It must be chosen before anything uses TLS.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    match shipbell::run::run(*flags).await {
+    match shipbell::run::run(Configuration::from(*flags)).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("shipbell: {error:#}");

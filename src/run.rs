@@ -1,52 +1,40 @@
 #![expect(
     clippy::disallowed_methods,
     clippy::disallowed_types,
-    reason = "talks to the API server"
+    reason = "starts tasks, listens, and hands the client to what needs it"
 )]
 
-//! The composition root: everything is made here and handed to what needs it.
+//! The composition root: creates everything, and hands it to what needs it. One function for each subsystem.
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+mod connect;
+mod default_environment;
+mod outbound;
+mod telemetry;
+
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
-use k8s_openapi::api::core::v1::ConfigMap;
-use kube::{
-    Api, Client, Config,
-    api::{ListParams, ObjectMeta, PostParams},
-};
-use secrecy::SecretString;
+use kube::Client;
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::watch as channel,
-    task::JoinSet,
-    time::{interval, sleep, timeout},
+    task::{JoinHandle, JoinSet},
+    time::{interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
-use tracing_subscriber::{
-    EnvFilter, Layer as _, filter::filter_fn, layer::SubscriberExt as _,
-    util::SubscriberInitExt as _,
-};
+use tracing::{info, warn};
 
 use crate::{
-    api::{
-        AllowedArtifact, ArtifactApproval, ArtifactProvenance, Environment, EnvironmentSpec,
-        environment::Namespaces,
-    },
-    backoff::Backoff,
+    api::{AllowedArtifact, ArtifactApproval, ArtifactProvenance},
     cluster::{
         events::EventPublisher,
         pod_view::{DeploymentView, NamespaceView, PodView},
         watch::{self, WatchTimings},
     },
     compliance::{evidence_status::EvidenceStatusWriter, evidence_watch},
-    config,
+    config::{Configuration, ReadApiConfig, Tuning},
     delivery::{dispatcher, secret::RbacHints},
-    http::{
-        guard::Guard,
-        logging::may_be_logged,
-        sender::{self, HttpSender, ProxyConfig},
-    },
+    http::sender::HttpSender,
     message::installation::Installation,
     metrics::Metrics,
     snapshot::{
@@ -62,383 +50,274 @@ use crate::{
     },
 };
 
-/// The log is pruned this often.
+/// How often the log is pruned.
 const PRUNE: Duration = Duration::from_secs(600);
-/// The file of extra CA certificates is read this often.
-const CA_FILE: Duration = Duration::from_secs(30);
-/// An API server that doesn't answer at start is reported after so long.
-const ANSWER: Duration = Duration::from_secs(10);
-/// A connection that takes longer is tried again.
-const CONNECT: Duration = Duration::from_secs(15);
-/// A connection on which nothing was heard for so long is dead: even the quietest watch has a bookmark each minute.
-const SILENCE: Duration = Duration::from_secs(150);
-/// So long requests that are under way may take when the program is to stop.
+/// How often the state is checked for what changes with time alone.
+const TICK: Duration = Duration::from_secs(10);
+/// How long requests that are under way may take when the program stops.
 const GRACE: Duration = Duration::from_secs(10);
-/// Pauses between attempts to create the default Environment double from the first to the second.
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
-/// Remembers that the default Environment was created once, so that a deleted one stays deleted.
-const MARKER: &str = "shipbell-default-environment";
 
-/// Runs the operator until it is told to stop.
-pub async fn run(flags: config::Run) -> anyhow::Result<()> {
-    telemetry(&flags)?;
-    // First of all: to the first process of a container a signal that it doesn't ask for is no signal.
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut config = Config::infer()
-        .await
-        .context("can't find a cluster: neither a service account nor a kubeconfig")?;
-    config.proxy_url = None; // proxies are for destinations
-    config.connect_timeout = Some(CONNECT);
-    config.read_timeout = Some(SILENCE);
-    let namespace = flags
+/// What several subsystems use.
+struct Shared {
+    client: Client,
+    namespace: String,
+    state: Arc<SharedState>,
+    environments: Arc<Environments>,
+    log: SnapshotLog,
+    metrics: Arc<Metrics>,
+    installation: Arc<Installation>,
+    progress: Arc<DeliveryProgress>,
+    events: EventPublisher,
+    /// Cancelled when the program stops.
+    stop: CancellationToken,
+}
+
+/// The tasks that run until the program stops. If one of them ends, the program does.
+type Tasks = JoinSet<()>;
+
+/// Runs the operator until it gets a signal to stop.
+pub async fn run(config: Configuration) -> anyhow::Result<()> {
+    telemetry::start(&config.log)?;
+    // Before anything else: the first process of a container gets no signal for which it has no handler.
+    let mut signals = StopSignals::new()?;
+    let cluster = connect::find().await?;
+    let namespace = config
         .namespace
         .clone()
-        .unwrap_or_else(|| config.default_namespace.clone());
-    let server = config.cluster_url.to_string();
-    let sender = http_sender(&flags, &config)?;
-    let client = Client::try_from(config).context("can't make a client for the cluster")?;
-    let version = timeout(ANSWER, client.apiserver_version())
-        .await
-        .with_context(|| format!("the API server at {server} doesn't answer"))?;
-    let version = version.with_context(|| format!("can't reach the API server at {server}"))?;
-    let minor: u32 = version
-        .minor
-        .chars()
-        .take_while(char::is_ascii_digit)
-        .collect::<String>()
-        .parse()
-        .unwrap_or(0);
+        .unwrap_or_else(|| cluster.default_namespace.clone());
+    let sender = outbound::sender(&config.outbound, connect::address(&cluster))?;
+    let (client, version) = connect::connect(cluster).await?;
     info!(
-        cluster = flags.cluster_name,
+        cluster = config.cluster_name,
         namespace,
         kubernetes = version.git_version,
         version = env!("CARGO_PKG_VERSION"),
         "Shipbell starts"
     );
-    check_installed(&client).await?;
-
-    let metrics = Arc::new(Metrics::new());
-    // From 1.35 on the server counts the generation of pods, so 1 means never edited.
-    let hub = SharedState::new(ClusterState::new(minor >= 35, &namespace));
-    let environments = Arc::new(Environments::default());
-    let logbook = SnapshotLog::new(client.clone());
+    let state = ClusterState::new(connect::counts_pod_generations(&version), &namespace);
+    let shared = Shared::new(&config, client, namespace, state);
     let (cursors_ready, cursors) = channel::channel(false);
 
-    let health = Health {
-        state: hub.clone(),
-        environments: environments.clone(),
-        metrics: metrics.clone(),
-    };
-    let listener = health::bind(flags.listen, "--listen").await?;
+    let mut health = serve_health(&config, &shared).await?;
+    let mut tasks = Tasks::new();
+    start_watches(&shared, &config.tuning, &mut tasks);
+    start_recorder(&shared, cursors, &mut tasks);
+    start_evidence(&shared, &mut tasks);
+    start_default_environment(&shared, &config);
+    start_pruning(&shared, &mut tasks);
+    serve_read_api(&shared, config.read_api.as_ref()).await?;
+    if let Some(file) = config.outbound.extra_ca_file.clone() {
+        tasks.spawn(outbound::reload_extra_ca(sender.clone(), file));
+    }
+    let mut delivery = start_delivery(&shared, &config, sender, cursors_ready);
 
-    let stop = CancellationToken::new();
-    let patience = WatchTimings {
-        relist: flags.tuning.relist_interval.0,
-        idle: flags.tuning.watch_idle.0,
+    tokio::select! {
+        result = &mut health => result?.context("the health port failed")?,
+        () = signals.received() => {}
+        // They run until the program stops. Without one of them, changes would be missed without any sign of it.
+        ended = tasks.join_next() => bail!("a part of the program ended: {ended:?}"),
+        ended = &mut delivery => bail!("delivery ended: {ended:?}"),
+    }
+    shut_down(&shared, delivery).await;
+    Ok(())
+}
+
+impl Shared {
+    fn new(config: &Configuration, client: Client, namespace: String, state: ClusterState) -> Self {
+        let external_url = config.read_api.as_ref().map(|api| api.external_url.clone());
+        Self {
+            namespace,
+            state: SharedState::new(state),
+            environments: Arc::default(),
+            log: SnapshotLog::new(client.clone()),
+            metrics: Arc::new(Metrics::new()),
+            installation: Arc::new(Installation {
+                org: config.org.clone(),
+                cluster: config.cluster_name.clone(),
+                external_url,
+            }),
+            progress: Arc::default(),
+            events: EventPublisher::new(client.clone(), config.pod_name.clone()),
+            stop: CancellationToken::new(),
+            client,
+        }
+    }
+}
+
+/// The signals that stop the program.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn received(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+async fn serve_health(
+    config: &Configuration,
+    shared: &Shared,
+) -> anyhow::Result<JoinHandle<std::io::Result<()>>> {
+    let health = Health {
+        state: shared.state.clone(),
+        environments: shared.environments.clone(),
+        metrics: shared.metrics.clone(),
     };
-    let mut tasks = JoinSet::new();
-    let (c, h, m) = (&client, &hub, &metrics);
-    let (c, h, m) = (|| c.clone(), || h.clone(), || m.clone());
-    tasks.spawn(watch::follow::<PodView, _>(c(), h(), m(), patience));
-    tasks.spawn(watch::follow::<DeploymentView, _>(c(), h(), m(), patience));
-    tasks.spawn(watch::follow::<NamespaceView, _>(c(), h(), m(), patience));
-    tasks.spawn(self_check::run(
-        c(),
-        h(),
-        m(),
-        flags.tuning.check_interval.0,
-    ));
-    tasks.spawn(tick(hub.clone()));
-    let events = EventPublisher::new(client.clone(), flags.pod_name());
-    let recorder = RecorderContext {
-        client: client.clone(),
-        shared: hub.clone(),
-        log: logbook.clone(),
-        environments: environments.clone(),
-        metrics: metrics.clone(),
-        namespace: namespace.clone(),
+    let listener = health::bind(config.health_listen, "--listen").await?;
+    let served = axum::serve(listener, health::router(health)).into_future();
+    Ok(tokio::spawn(served))
+}
+
+/// Follows pods, deployments and namespaces.
+fn start_watches(shared: &Shared, tuning: &Tuning, tasks: &mut Tasks) {
+    let timings = WatchTimings {
+        relist: tuning.relist_interval.0,
+        idle: tuning.watch_idle.0,
+    };
+    let (client, state, metrics) = (&shared.client, &shared.state, &shared.metrics);
+    let (c, s, m) = (|| client.clone(), || state.clone(), || metrics.clone());
+    tasks.spawn(watch::follow::<PodView, _>(c(), s(), m(), timings));
+    tasks.spawn(watch::follow::<DeploymentView, _>(c(), s(), m(), timings));
+    tasks.spawn(watch::follow::<NamespaceView, _>(c(), s(), m(), timings));
+    let every = tuning.check_interval.0;
+    tasks.spawn(self_check::run(c(), s(), m(), every));
+    tasks.spawn(tick(s()));
+}
+
+async fn tick(state: Arc<SharedState>) {
+    let mut every = interval(TICK);
+    loop {
+        every.tick().await;
+        state.with(ClusterState::tick);
+    }
+}
+
+/// Records snapshots. `cursors`: whether delivery has written the first cursors; nothing is appended before.
+fn start_recorder(shared: &Shared, cursors: channel::Receiver<bool>, tasks: &mut Tasks) {
+    let context = RecorderContext {
+        client: shared.client.clone(),
+        shared: shared.state.clone(),
+        log: shared.log.clone(),
+        environments: shared.environments.clone(),
+        metrics: shared.metrics.clone(),
+        namespace: shared.namespace.clone(),
         cursors_ready: cursors,
         write_budget: Arc::default(),
-        events: events.clone(),
-        stop: stop.clone(),
+        events: shared.events.clone(),
+        stop: shared.stop.clone(),
     };
-    tasks.spawn(recorder::run(recorder));
+    tasks.spawn(recorder::run(context));
+}
+
+/// Follows provenance records, reviews and the allow-list, and writes their status.
+fn start_evidence(shared: &Shared, tasks: &mut Tasks) {
     let statuses = Arc::default();
-    let s = || Arc::clone(&statuses);
+    let (client, state) = (&shared.client, &shared.state);
+    let (c, s, w) = (
+        || client.clone(),
+        || state.clone(),
+        || Arc::clone(&statuses),
+    );
     tasks.spawn(evidence_watch::follow::<ArtifactProvenance, _>(
         c(),
-        h(),
         s(),
+        w(),
     ));
-    tasks.spawn(evidence_watch::follow::<ArtifactApproval, _>(c(), h(), s()));
-    tasks.spawn(evidence_watch::follow::<AllowedArtifact, _>(c(), h(), s()));
-    let answerer = EvidenceStatusWriter {
-        client: client.clone(),
-        shared: hub.clone(),
-        statuses: s(),
+    tasks.spawn(evidence_watch::follow::<ArtifactApproval, _>(c(), s(), w()));
+    tasks.spawn(evidence_watch::follow::<AllowedArtifact, _>(c(), s(), w()));
+    let writer = EvidenceStatusWriter {
+        client: c(),
+        shared: s(),
+        statuses: w(),
     };
-    tasks.spawn(answerer.run());
-    if flags.default_environment {
-        tokio::spawn(default_environment(
-            client.clone(),
-            environments.clone(),
-            flags.cluster_name.clone(),
-            namespace.clone(),
+    tasks.spawn(writer.run());
+}
+
+fn start_default_environment(shared: &Shared, config: &Configuration) {
+    if config.default_environment {
+        tokio::spawn(default_environment::create_once(
+            shared.client.clone(),
+            shared.environments.clone(),
+            config.cluster_name.clone(),
+            shared.namespace.clone(),
         ));
     }
-    let passed = Arc::new(DeliveryProgress::default());
+}
+
+fn start_pruning(shared: &Shared, tasks: &mut Tasks) {
     let pruner = Pruner {
-        client: client.clone(),
-        logbook: logbook.clone(),
-        passed: passed.clone(),
-        metrics: metrics.clone(),
+        client: shared.client.clone(),
+        logbook: shared.log.clone(),
+        passed: shared.progress.clone(),
+        metrics: shared.metrics.clone(),
         every: PRUNE,
     };
     tasks.spawn(pruner.run());
-    let installation = Arc::new(Installation {
-        org: flags
-            .org
-            .clone()
-            .unwrap_or_else(|| flags.cluster_name.clone()),
-        cluster: flags.cluster_name.clone(),
-        external_url: flags.external_url.clone(),
-    });
-    if flags.external_url.is_some() {
-        let lookup = Lookup {
-            state: hub.clone(),
-            log: logbook.clone(),
-            environments: environments.clone(),
-            installation: installation.clone(),
-        };
-        let access = if flags.api_behind_authenticating_proxy {
-            Access::Everybody
-        } else {
-            Access::ByToken(TokenChecker::new(client.clone()))
-        };
-        let listener = health::bind(flags.api_listen, "--api-listen").await?;
-        tokio::spawn(axum::serve(listener, read_api::router(lookup, access)).into_future());
-    }
-    if let Some(file) = flags.extra_ca_file.clone() {
-        tasks.spawn(reload_extra_ca(sender.clone(), file));
-    }
-    let delivery = dispatcher::Context {
-        client: client.clone(),
-        clock: hub.clone(),
-        log: logbook.clone(),
-        environments: environments.clone(),
+}
+
+async fn serve_read_api(shared: &Shared, config: Option<&ReadApiConfig>) -> anyhow::Result<()> {
+    let Some(config) = config else {
+        return Ok(());
+    };
+    let lookup = Lookup {
+        state: shared.state.clone(),
+        log: shared.log.clone(),
+        environments: shared.environments.clone(),
+        installation: shared.installation.clone(),
+    };
+    let access = match config.behind_authenticating_proxy {
+        true => Access::Everybody,
+        false => Access::ByToken(TokenChecker::new(shared.client.clone())),
+    };
+    let listener = health::bind(config.listen, "--api-listen").await?;
+    tokio::spawn(axum::serve(listener, read_api::router(lookup, access)).into_future());
+    Ok(())
+}
+
+/// Sends events to the destinations of the settings. `cursors_ready`: becomes true when the first cursors are written.
+fn start_delivery(
+    shared: &Shared,
+    config: &Configuration,
+    sender: HttpSender,
+    cursors_ready: channel::Sender<bool>,
+) -> JoinHandle<()> {
+    let context = dispatcher::Context {
+        client: shared.client.clone(),
+        clock: shared.state.clone(),
+        log: shared.log.clone(),
+        environments: shared.environments.clone(),
         sender,
-        installation: installation.clone(),
-        metrics: metrics.clone(),
-        events,
+        installation: shared.installation.clone(),
+        metrics: shared.metrics.clone(),
+        events: shared.events.clone(),
         rbac_hints: RbacHints {
-            secrets_role: flags.secrets_role.clone(),
-            service_account: (flags.service_account.clone(), namespace.clone()),
+            secrets_role: config.secrets_role.clone(),
+            service_account: (config.service_account.clone(), shared.namespace.clone()),
         },
-        progress: passed.clone(),
-        stop: stop.clone(),
+        progress: shared.progress.clone(),
+        stop: shared.stop.clone(),
         status_writes: dispatcher::Context::status_writes(),
     };
-    let mut sending = tokio::spawn(dispatcher::run(delivery, cursors_ready));
+    tokio::spawn(dispatcher::run(context, cursors_ready))
+}
 
-    let app = health::router(health);
-    let mut server = tokio::spawn(axum::serve(listener, app).into_future());
-    tokio::select! {
-        result = &mut server => result?.context("the health port failed")?,
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        // They run for ever: to go on without one of them would be to keep silent.
-        ended = tasks.join_next() => bail!("a part of the program ended: {ended:?}"),
-        ended = &mut sending => bail!("sending ended: {ended:?}"),
-    }
-    info!("nothing more is sent; what is under way is finished");
-    stop.cancel();
-    if timeout(GRACE, sending).await.is_err() {
-        warn!("some requests were still under way; they are made again at the next start");
+async fn shut_down(shared: &Shared, delivery: JoinHandle<()>) {
+    info!("stopping: no new requests are sent; those under way are finished");
+    shared.stop.cancel();
+    if timeout(GRACE, delivery).await.is_err() {
+        warn!("some requests were not finished; they are sent again after the next start");
     }
     info!("Shipbell stops");
-    Ok(())
-}
-
-/// The outbound client, as the flags and the cluster want it.
-fn http_sender(flags: &config::Run, config: &Config) -> anyhow::Result<HttpSender> {
-    // The API server is never a destination, by whatever name; nor are we.
-    let server = config
-        .cluster_url
-        .host()
-        .and_then(|host| host.trim_matches(['[', ']']).parse().ok());
-    let service = std::env::var("KUBERNETES_SERVICE_HOST")
-        .ok()
-        .and_then(|host| host.parse().ok());
-    let closed: Vec<IpAddr> = [server, service, flags.pod_ip]
-        .into_iter()
-        .flatten()
-        .filter(|ip: &IpAddr| !ip.is_loopback())
-        .collect();
-    let guard = Guard::new(&flags.allow_destination, closed).context("--allow-destination")?;
-    let mut settings = sender::SenderConfig::new(guard);
-    if let Some(file) = &flags.extra_ca_file {
-        let pem =
-            std::fs::read(file).with_context(|| format!("--extra-ca-file {}", file.display()))?;
-        settings.extra_ca_pem = Some(pem);
-    }
-    let secret = |url: &Option<String>| {
-        url.clone()
-            .filter(|url| !url.is_empty())
-            .map(SecretString::from)
-    };
-    let (https, http) = (secret(&flags.https_proxy), secret(&flags.http_proxy));
-    if https.is_some() || http.is_some() {
-        settings.proxy = Some(ProxyConfig {
-            https,
-            http,
-            no_proxy: flags.no_proxy.clone(),
-        });
-    }
-    HttpSender::new(&settings).context("can't make the outbound client")
-}
-
-/// Trusts what the file of extra CA certificates holds by now, as a mounted ConfigMap changes.
-async fn reload_extra_ca(sender: HttpSender, file: PathBuf) {
-    let mut known = tokio::fs::read(&file).await.ok();
-    let mut every = interval(CA_FILE);
-    loop {
-        every.tick().await;
-        let pem = match tokio::fs::read(&file).await {
-            Ok(pem) => pem,
-            Err(error) => {
-                warn!(%error, "can't read --extra-ca-file; trusting what it held before");
-                continue;
-            }
-        };
-        if known.as_ref() == Some(&pem) {
-            continue;
-        }
-        match sender.reload_extra_ca(&pem) {
-            Ok(()) => info!("--extra-ca-file has changed and is used from now on"),
-            Err(error) => {
-                warn!(%error, "can't use the changed --extra-ca-file; trusting what it held before");
-            }
-        }
-        known = Some(pem);
-    }
-}
-
-fn telemetry(flags: &config::Run) -> anyhow::Result<()> {
-    let filter =
-        EnvFilter::try_new(&flags.log).with_context(|| format!("--log {:?}", flags.log))?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let lines = if flags.log_format == "json" {
-        lines.json().boxed()
-    } else {
-        lines.with_ansi(false).boxed()
-    };
-    tracing_subscriber::registry()
-        .with(lines)
-        .with(filter)
-        // Apart from the flag, so that no value of it lets a secret through.
-        .with(filter_fn(|line| may_be_logged(line.target())))
-        .init();
-    Ok(())
-}
-
-async fn tick(hub: Arc<SharedState>) {
-    let mut every = interval(Duration::from_secs(10));
-    loop {
-        every.tick().await;
-        hub.with(ClusterState::tick);
-    }
-}
-
-/// Without its kinds the operator could do nothing but fail, again and again, in places that don't say why.
-async fn check_installed(client: &Client) -> anyhow::Result<()> {
-    let api: Api<Environment> = Api::all(client.clone());
-    let one = ListParams::default().limit(1);
-    let listed = timeout(ANSWER, api.list_metadata(&one));
-    match listed.await.context("the API server doesn't answer")? {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 404 => {
-            bail!(
-                "the kinds of shipbell.dev are not installed: kubectl apply --server-side -f crds/, or the chart with crds.enabled=true"
-            )
-        }
-        Err(kube::Error::Api(status)) if status.code == 403 => {
-            bail!(
-                "the operator may not list environments.shipbell.dev: its ClusterRole is missing or not bound ({})",
-                status.message
-            )
-        }
-        Err(error) => Err(error).context("can't list environments.shipbell.dev"),
-    }
-}
-
-/// Creates the default Environment if there is none, once in the life of an installation.
-async fn default_environment(
-    client: Client,
-    environments: Arc<Environments>,
-    cluster: String,
-    namespace: String,
-) {
-    environments.wait_listed().await;
-    let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
-    while environments.all().is_empty() {
-        let created = create_default_environment(&client, &cluster, &namespace);
-        match timeout(ANSWER, created).await {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => {
-                error!(%error, "can't create the default Environment; trying again (create one, or start with --default-environment=false)");
-            }
-            Err(_) => warn!("no answer when creating the default Environment; trying again"),
-        }
-        sleep(backoff.take(0)).await;
-    }
-}
-
-async fn create_default_environment(
-    client: &Client,
-    cluster: &str,
-    namespace: &str,
-) -> kube::Result<()> {
-    let markers: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
-    if markers.get_opt(MARKER).await?.is_some() {
-        info!(
-            "there is no Environment, and the default one was created once before; not creating it again"
-        );
-        return Ok(());
-    }
-    let api: Api<Environment> = Api::all(client.clone());
-    let exclude = Some(vec!["kube-*".to_owned(), namespace.to_owned()]);
-    let spec = EnvironmentSpec {
-        namespaces: Some(Namespaces {
-            include: None,
-            exclude,
-        }),
-        ..EnvironmentSpec::default()
-    };
-    match api
-        .create(&PostParams::default(), &Environment::new(cluster, spec))
-        .await
-    {
-        Ok(_) => info!(environment = cluster, "created the default Environment"),
-        Err(kube::Error::Api(status)) if status.is_already_exists() => {}
-        Err(error) => return Err(error),
-    }
-    let data = [("environment".to_owned(), cluster.to_owned())].into();
-    let metadata = ObjectMeta {
-        name: Some(MARKER.to_owned()),
-        ..ObjectMeta::default()
-    };
-    let marker = ConfigMap {
-        metadata,
-        data: Some(data),
-        ..ConfigMap::default()
-    };
-    match markers.create(&PostParams::default(), &marker).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
-        Err(error) => {
-            warn!(%error, "can't remember that the default Environment was created");
-            Ok(())
-        }
-    }
 }

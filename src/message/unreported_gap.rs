@@ -121,9 +121,9 @@ mod tests {
 
     #[test]
     fn the_report_says_what_is_lost_and_why_and_what_to_look_at() {
-        let told = description(&gap(5, 9, 40), ("team", "hook"));
+        let report = description(&gap(5, 9, 40), ("team", "hook"));
         assert_eq!(
-            told,
+            report,
             "snapshots 5 to 9 were removed before they could be delivered, and their events are lost: \
             the log had grown to its limit (32 MiB for an environment, 256 MiB for all), or someone deleted entries; \
             see why deliveries lagged behind with kubectl -n team describe notifset hook, and if they did not fail and \

@@ -44,7 +44,7 @@ async fn expect_page(name: &str, response: Response) {
     expect(&format!("{name}.html"), &body.unwrap());
 }
 
-/// `web` runs an image with a record, a review and an attestation missing; later one without a record beside it.
+/// `web` runs an image that has a review, and a record in which a required attestation is missing.
 fn cluster() -> Cluster {
     let mut cluster = Cluster::bare(true);
     cluster.record(

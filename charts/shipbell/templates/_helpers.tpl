@@ -95,7 +95,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 {{- end }}
 
-{{- /* Everything that is wrong with the values, told at once. */}}
+{{- /* Reports everything that is wrong with the values at once. */}}
 {{- define "shipbell.check" -}}
 {{- $wrong := list }}
 {{- if not .Values.clusterName }}

@@ -184,14 +184,14 @@ fn designs() -> Vec<(&'static str, Message)> {
         ComplianceState::Compliant,
         &reasons,
     );
-    let mut mended = with_compliance(
+    let mut compliant_again = with_compliance(
         ComplianceState::Compliant,
         ComplianceState::NonCompliant,
         &[],
     );
     let minutes = jiff::SignedDuration::from_mins(14);
-    mended.compliance.was_since = Some(mended.time - minutes);
-    mended.compliance.resolved = vec!["creator (a1b2c3d4e5f6) stopped".to_owned()];
+    compliant_again.compliance.was_since = Some(compliant_again.time - minutes);
+    compliant_again.compliance.resolved = vec!["creator (a1b2c3d4e5f6) stopped".to_owned()];
     let mut non_compliant = snapshot(40, vec![change('b', NEW, &[(WEB, 0, 1)])]);
     non_compliant.compliance.state = ComplianceState::NonCompliant;
     let hostile = "x` <!channel> <@U1> *b* _i_ ~s~ :fire: &amp; \u{202e}\u{200b}https://e.example|";
@@ -314,7 +314,7 @@ fn designs() -> Vec<(&'static str, Message)> {
             "compliant",
             compliance(
                 &ORIGIN,
-                &mended,
+                &compliant_again,
                 &environment(EventType::EnvironmentCompliant),
             ),
         ),
@@ -584,7 +584,7 @@ fn a_filter_hides_events_but_the_numbers_stay_true() {
         text.contains("started nginx bbbbbbbbbbbb, 4 instances"),
         "{text}"
     );
-    // And what nobody asked for is not told.
+    // And events that nobody asked for are not reported.
     let both = snapshot(
         3,
         vec![

@@ -1,0 +1,99 @@
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "talks to the API server"
+)]
+
+//! The Environment that exists after an installation without further configuration: it selects all namespaces.
+
+use std::{sync::Arc, time::Duration};
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{
+    Api, Client,
+    api::{ObjectMeta, PostParams},
+};
+use tokio::time::{sleep, timeout};
+use tracing::{error, info, warn};
+
+use crate::{
+    api::{Environment, EnvironmentSpec, environment::Namespaces},
+    snapshot::environments::Environments,
+};
+
+/// How long to wait for the API server's answer.
+const ANSWER: Duration = Duration::from_secs(10);
+/// The pauses between attempts double from the first to the second.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+/// The ConfigMap that remembers that the default Environment was created once, so that a deleted one stays deleted.
+const MARKER: &str = "shipbell-default-environment";
+
+/// Creates the default Environment if there is none. This happens once in the life of an installation.
+///
+/// `cluster`: its name. `namespace`: that of the operator, which is left out.
+pub(crate) async fn create_once(
+    client: Client,
+    environments: Arc<Environments>,
+    cluster: String,
+    namespace: String,
+) {
+    environments.wait_listed().await;
+    let mut pause = BACKOFF.0;
+    while environments.all().is_empty() {
+        let created = create(&client, &cluster, &namespace);
+        match timeout(ANSWER, created).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => {
+                error!(%error, "can't create the default Environment; trying again (create an Environment, or start with --default-environment=false)");
+            }
+            Err(_) => warn!("no answer when creating the default Environment; trying again"),
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(BACKOFF.1);
+    }
+}
+
+async fn create(client: &Client, cluster: &str, namespace: &str) -> kube::Result<()> {
+    let markers: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    if markers.get_opt(MARKER).await?.is_some() {
+        info!(
+            "there is no Environment; the default one was created once before and is not created again"
+        );
+        return Ok(());
+    }
+    let api: Api<Environment> = Api::all(client.clone());
+    let exclude = Some(vec!["kube-*".to_owned(), namespace.to_owned()]);
+    let spec = EnvironmentSpec {
+        namespaces: Some(Namespaces {
+            include: None,
+            exclude,
+        }),
+        ..EnvironmentSpec::default()
+    };
+    match api
+        .create(&PostParams::default(), &Environment::new(cluster, spec))
+        .await
+    {
+        Ok(_) => info!(environment = cluster, "created the default Environment"),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => {}
+        Err(error) => return Err(error),
+    }
+    let data = [("environment".to_owned(), cluster.to_owned())].into();
+    let metadata = ObjectMeta {
+        name: Some(MARKER.to_owned()),
+        ..ObjectMeta::default()
+    };
+    let marker = ConfigMap {
+        metadata,
+        data: Some(data),
+        ..ConfigMap::default()
+    };
+    match markers.create(&PostParams::default(), &marker).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        Err(error) => {
+            warn!(%error, "can't write the ConfigMap that remembers that the default Environment was created");
+            Ok(())
+        }
+    }
+}
