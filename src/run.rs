@@ -182,10 +182,10 @@ pub async fn run(flags: config::Run) -> anyhow::Result<()> {
     let passed = Arc::new(DeliveryProgress::default());
     let pruner = Pruner {
         client: client.clone(),
-        logbook: logbook.clone(),
-        passed: passed.clone(),
+        log: logbook.clone(),
+        progress: passed.clone(),
         metrics: metrics.clone(),
-        every: PRUNE,
+        interval: PRUNE,
     };
     tasks.spawn(pruner.run());
     let installation = Arc::new(Installation {

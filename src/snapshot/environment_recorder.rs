@@ -208,8 +208,8 @@ impl EnvironmentRecorder {
             return Ok(true);
         }
         let (name, uid, index) = (&self.name, &self.uid, ledger.index);
-        let ours = log.read_anew(name, uid, index).await?;
-        let next = log.read_anew(name, uid, index + 1).await?;
+        let ours = log.read_hash(name, uid, index).await?;
+        let next = log.read_hash(name, uid, index + 1).await?;
         let is_head = ours.is_some_and(|hash| hash == ledger.content_hash) && next.is_none();
         if is_head {
             shared.with(|state, _| state.head_confirmed(&self.name, now));
@@ -352,7 +352,7 @@ impl EnvironmentRecorder {
         if let Some(hint) = self.head_hint.take() {
             let mut head = None;
             for index in hint..hint + STEPS {
-                let there = log.read_anew(&self.name, &self.uid, index).await?;
+                let there = log.read_hash(&self.name, &self.uid, index).await?;
                 match (there, head) {
                     (Some(_), _) => head = Some(index),
                     (None, Some(_)) => return Ok(head),

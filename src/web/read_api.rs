@@ -308,7 +308,7 @@ impl ReadApi {
             };
             let numbers = (1..=head).rev().take(usize::try_from(depth).unwrap_or(1));
             let entries = stream::iter(numbers)
-                .map(|index| self.logbook.glance(environment, &known.uid, index))
+                .map(|index| self.logbook.read_uncached(environment, &known.uid, index))
                 .buffered(AT_ONCE);
             let mut entries = pin!(entries);
             while let Some(Some(spec)) = entries.try_next().await? {

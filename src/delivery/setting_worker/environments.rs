@@ -112,7 +112,7 @@ impl SettingWorker {
         };
         // Another replica may have appended and sent what ours has not heard of yet.
         let logbook = &self.office.logbook;
-        if logbook.read_anew(name, uid, reached).await?.is_some() {
+        if logbook.read_hash(name, uid, reached).await?.is_some() {
             return Ok(false);
         }
         warn!(setting = %self.title(), environment = name, index, head, "the cursor is ahead of the log; starting at its head");

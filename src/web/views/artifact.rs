@@ -84,7 +84,7 @@ impl ArtifactQuery {
             Wanted::Approval(number) => self.approval(installation, world, number),
         };
         by_records.or_else(|| {
-            let mut told = world.held().filter_map(ArtifactAnswer::of);
+            let mut told = world.recorded_artifacts().filter_map(ArtifactAnswer::of);
             let told = told.find(|told| self.is_answered_by(told))?;
             Some(self.answer_by(installation, world, &told))
         })
@@ -176,7 +176,7 @@ impl ArtifactQuery {
         world: &ClusterState,
         digest: Fingerprint,
     ) -> Option<Value> {
-        let class = world.vouched(digest);
+        let class = world.equivalent(digest);
         let records = counted(world, &class);
         let record = records.iter().find(|record| *record.flow == *self.flow)?;
         let digests: BTreeSet<Fingerprint> =
@@ -257,7 +257,7 @@ impl ArtifactQuery {
         let reviews =
             reviews.filter(|review| review.number == number && world.trusts(&review.key.namespace));
         let of_flow = reviews.filter_map(|review| {
-            let records = counted(world, &world.vouched(review.fingerprint));
+            let records = counted(world, &world.equivalent(review.fingerprint));
             let record = records.into_iter().find(|it| *it.flow == *self.flow);
             (record.is_some() || review.flow.as_deref() == Some(&*self.flow))
                 .then_some((review, record))
