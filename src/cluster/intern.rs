@@ -62,16 +62,6 @@ impl<T: ?Sized + Hash + Eq> Interner<T> {
         self.values.insert(hash, shared.clone());
         shared
     }
-
-    /// How many values there are.
-    pub fn len(&self) -> usize {
-        self.values.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.values.is_empty()
-    }
 }
 
 fn hash<Q: ?Sized + Hash>(value: &Q) -> u64 {
@@ -92,7 +82,7 @@ mod tests {
         for number in 0..10_000 {
             names.intern(number.to_string().as_str());
         }
-        assert!(names.len() <= 1_024, "{}", names.len());
+        assert!(names.values.len() <= 1_024, "{}", names.values.len());
         assert!(Arc::ptr_eq(&kept, &names.intern("kept")));
     }
 }

@@ -119,7 +119,6 @@ pub struct ArtifactInput<'a> {
 pub struct ArtifactVerdict {
     /// Whether it complies.
     pub state: ComplianceState,
-    /// Why.
     pub reason: VerdictReason,
     /// The reason in a few words.
     pub words: String,

@@ -37,9 +37,7 @@ const ALLOWED: usize = 500;
 /// What an assessment needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Assessor<'a> {
-    /// The environment's name.
     pub environment: &'a str,
-    /// Its rules.
     pub rules: Option<&'a ArtifactRules>,
     /// Resolves its digests, and has the evidence.
     pub names: IdentityResolver<'a>,
@@ -147,7 +145,6 @@ pub struct Assessment {
     pub compliance: Compliance,
     /// The event about the environment as a whole.
     pub event: Option<EventType>,
-    /// Why.
     pub causes: BTreeSet<Cause>,
     /// What changed on the allow-list.
     pub allow_list: Vec<AllowListChange>,
@@ -171,7 +168,6 @@ pub struct Addition {
     pub fingerprint: Fingerprint,
     /// Its name in the entry.
     pub name: Box<str>,
-    /// The entry.
     pub allowed: Allowed,
     /// Where it comes from, if that is known.
     pub provenance: Option<Provenance>,

@@ -29,7 +29,6 @@ pub struct Census {
 /// What changed by counting a pod.
 #[derive(Clone, Debug, Default)]
 pub struct Counted {
-    /// The cells that changed.
     pub cells: Vec<Cell>,
     /// Artifacts that ran before and run now, whose containers are known by other digests than before.
     pub known_otherwise: Vec<Fingerprint>,
@@ -89,17 +88,14 @@ impl Census {
         }
     }
 
-    /// All cells.
     pub fn cells(&self) -> &Cells {
         &self.cells
     }
 
-    /// Instances of a cell.
     pub fn get(&self, cell: &Cell) -> u32 {
         self.cells.get(cell).copied().unwrap_or(0)
     }
 
-    /// Instances of an artifact.
     pub fn total(&self, fingerprint: &Fingerprint) -> u32 {
         self.totals.get(fingerprint).copied().unwrap_or(0)
     }

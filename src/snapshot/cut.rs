@@ -46,9 +46,7 @@ const CHUNK: usize = 350_000;
 /// Entries to append, in order.
 #[derive(Clone, Debug)]
 pub struct PendingEntries {
-    /// The UID of the environment.
     pub uid: String,
-    /// The entries.
     pub entries: Vec<Entry>,
 }
 
@@ -66,9 +64,7 @@ pub struct Entry {
 /// What entries are made from.
 #[derive(Clone, Copy)]
 pub struct CutInput<'a> {
-    /// The environment's name.
     pub environment: &'a str,
-    /// Its UID.
     pub uid: &'a str,
     /// What runs.
     pub census: &'a Census,
@@ -78,15 +74,11 @@ pub struct CutInput<'a> {
     pub assessor: Assessor<'a>,
     /// How many unidentified containers to record.
     pub unidentified: i64,
-    /// The settle times.
     pub settle: &'a Settle,
     /// How far the cluster has been read.
     pub read_at: &'a ReadAt,
-    /// Further causes.
     pub causes: &'a [Cause],
-    /// The monotonic clock.
     pub now: Moment,
-    /// The wall clock.
     pub wall: Timestamp,
 }
 

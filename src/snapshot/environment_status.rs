@@ -61,7 +61,7 @@ fn ready(summary: &EnvironmentSummary, frozen: Option<&Frozen>) -> Statement {
         (Some(Frozen { reason, message }), _) => (
             false,
             reason.as_str(),
-            format!("Nothing is recorded until this heals: {message}"),
+            format!("Nothing is recorded until this is resolved: {message}"),
         ),
         (None, 0) => (
             true,
@@ -136,7 +136,7 @@ fn compliant(summary: &EnvironmentSummary) -> Statement {
         }
         ComplianceState::NonCompliant if compliance.raw == ComplianceState::Compliant => {
             let message = format!(
-                "Nothing breaks the rules any more; Compliant if it stays so{}.",
+                "Nothing violates the rules any more. It counts as compliant if that lasts{}.",
                 until(compliance.pending_until)
             );
             statement(Some(false), "Recovering", message)
@@ -154,7 +154,7 @@ fn compliant(summary: &EnvironmentSummary) -> Statement {
         }
         ComplianceState::Unknown => {
             let message = format!(
-                "Not told yet: what is missing may still arrive{}: {}",
+                "Not decided yet: what is missing may still arrive{}: {}",
                 until(compliance.pending_until),
                 listed(&waiting, *more)
             );

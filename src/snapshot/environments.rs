@@ -9,7 +9,6 @@ use tokio::sync::watch;
 /// An environment, as delivery sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EnvironmentInfo {
-    /// Its UID.
     pub uid: String,
     /// The generation of its spec.
     pub generation: i64,
@@ -28,7 +27,6 @@ impl EnvironmentInfo {
     }
 }
 
-/// All environments.
 #[derive(Debug)]
 pub struct Environments {
     /// Shared: every setting reads all of it whenever anything changes.
@@ -133,12 +131,10 @@ impl Environments {
         self.bump();
     }
 
-    /// An environment.
     pub fn get(&self, name: &str) -> Option<EnvironmentInfo> {
         self.known.lock().get(name).cloned()
     }
 
-    /// All environments.
     pub fn all(&self) -> Arc<BTreeMap<String, EnvironmentInfo>> {
         self.known.lock().clone()
     }

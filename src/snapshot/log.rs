@@ -64,9 +64,7 @@ struct Cache {
 pub struct EntryMeta {
     /// Its index.
     pub index: i64,
-    /// The object's name.
     pub name: String,
-    /// The object's UID.
     pub uid: String,
     /// When the object was created, in whole seconds.
     pub created: Timestamp,

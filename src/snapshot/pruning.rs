@@ -33,13 +33,10 @@ const MAX_AGE: Duration = Duration::from_secs(720 * 3_600);
 
 /// What pruning needs.
 pub struct Pruner {
-    /// For the environments.
     pub client: Client,
-    /// The log.
     pub log: SnapshotLog,
     /// How far the settings have got.
     pub progress: Arc<DeliveryProgress>,
-    /// What is counted.
     pub metrics: Arc<Metrics>,
     /// How long to wait between rounds.
     pub interval: Duration,

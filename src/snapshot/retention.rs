@@ -17,9 +17,7 @@ pub const TOTAL_CAP: u64 = 256 << 20;
 pub struct RetainedEntry {
     /// The index of the entry; a chunk has that of its entry.
     pub index: i64,
-    /// When it was created.
     pub created: Timestamp,
-    /// Its size.
     pub bytes: u64,
     /// It has or refers to a checkpoint.
     pub checkpoint: bool,

@@ -39,7 +39,6 @@ pub struct Settle {
 }
 
 impl Settle {
-    /// The settle times of a spec.
     pub fn of(spec: Option<&environment::Settle>) -> Self {
         let spec = spec.copied().unwrap_or_default();
         let or = |span: Option<crate::api::Span>, default| {

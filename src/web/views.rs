@@ -418,7 +418,7 @@ mod tests {
     fn an_environment_tells_whether_it_keeps_its_rules_and_why_not() {
         let mut cluster = red();
         let told = |cluster: &Cluster| {
-            let picture = cluster.world.summary("prod");
+            let picture = cluster.state.summary("prod");
             environment(&installation(), "prod", picture.as_ref())
         };
         let found = told(&cluster);
@@ -462,7 +462,7 @@ mod tests {
     #[test]
     fn the_allow_list_has_the_shape_of_the_contract_and_what_it_needs_more() {
         let cluster = red();
-        let evidence = cluster.world.evidence();
+        let evidence = cluster.state.evidence();
         let now = "2027-11-30T23:59:59Z".parse().unwrap();
         let found = allow_list(evidence, Some("prod"), now);
         let want = json!([{

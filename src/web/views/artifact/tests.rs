@@ -44,7 +44,7 @@ fn cluster() -> Cluster {
 
 fn ask(cluster: &Cluster, flow: &str, wanted: Wanted) -> Option<Value> {
     let flow = flow.to_owned();
-    ArtifactQuery { flow, wanted }.answer(&installation(), &cluster.world)
+    ArtifactQuery { flow, wanted }.answer(&installation(), &cluster.state)
 }
 
 fn artifact(name: &str) -> Wanted {
@@ -176,7 +176,7 @@ fn what_is_deleted_is_told_by_the_log_that_used_it() {
             .rev()
             .flat_map(|entry| ArtifactAnswer::in_entry(&entry.spec));
         let told = entries.find(|told| question.is_answered_by(told)).unwrap();
-        let found = question.answer_by(&installation(), &cluster.world, &told);
+        let found = question.answer_by(&installation(), &cluster.state, &told);
         assert_eq!(found["flow_name"], "runner", "{wanted:?}");
         assert_eq!(found["source"]["record"], Value::Null);
         let snapshot = found["source"]["html_url"].as_str().unwrap();
