@@ -27,12 +27,12 @@ pub mod config;
 pub mod delivery;
 pub mod http;
 pub mod message;
-pub mod metrics;
+mod metrics;
 #[cfg(test)]
 mod rooms;
 pub mod run;
 #[cfg(test)]
 mod simulation;
 pub mod snapshot;
-pub mod time;
+mod time;
 pub mod web;

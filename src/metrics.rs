@@ -16,7 +16,7 @@ pub struct Metrics {
     listed: Family<OfKind, Counter>,
     failures: Family<OfKind, Counter>,
     warnings: Counter,
-    astray: Counter,
+    index_mismatches: Counter,
     snapshots: Family<OfEnvironment, Counter>,
     head: Family<OfEnvironment, Gauge>,
     frozen: Family<OfEnvironment, Gauge>,
@@ -56,7 +56,7 @@ impl Metrics {
             listed: Family::default(),
             failures: Family::default(),
             warnings: Counter::default(),
-            astray: Counter::default(),
+            index_mismatches: Counter::default(),
             snapshots: Family::default(),
             head: Family::default(),
             frozen: Family::default(),
@@ -88,7 +88,7 @@ impl Metrics {
         registry.register(
             "index_mismatch",
             "Running counts that were found wrong; always 0",
-            metrics.astray.clone(),
+            metrics.index_mismatches.clone(),
         );
         registry.register("snapshots", "Snapshots appended", metrics.snapshots.clone());
         registry.register(
@@ -145,8 +145,8 @@ impl Metrics {
         self.warnings.inc();
     }
 
-    pub(crate) fn astray(&self, count: usize) {
-        self.astray.inc_by(count as u64);
+    pub(crate) fn index_mismatches(&self, count: usize) {
+        self.index_mismatches.inc_by(count as u64);
     }
 
     pub(crate) fn appended(&self, environment: &str, index: i64) {

@@ -259,10 +259,10 @@ fn start_default_environment(shared: &Shared, config: &Configuration) {
 fn start_pruning(shared: &Shared, tasks: &mut Tasks) {
     let pruner = Pruner {
         client: shared.client.clone(),
-        logbook: shared.log.clone(),
-        passed: shared.progress.clone(),
+        log: shared.log.clone(),
+        progress: shared.progress.clone(),
         metrics: shared.metrics.clone(),
-        every: PRUNE,
+        interval: PRUNE,
     };
     tasks.spawn(pruner.run());
 }

@@ -1,5 +1,5 @@
-//! All pods of the cluster, packed: what each runs, and to which workload it belongs. Level-based: the fleet is a function
-//! of the last state seen of each object, whatever the order in which the events came.
+//! All pods of the cluster in little memory: what each runs, and to which workload it belongs. Level-based: the fleet
+//! depends on the last state of each object only, not on the order of events.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +18,7 @@ use crate::{
     time::Moment,
 };
 
-/// What pods belong to: the unit of rollouts and of scaling.
+/// The workload that pods belong to: the unit of rollouts and scaling.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Workload {
     /// Its namespace.
@@ -29,13 +29,13 @@ pub struct Workload {
     pub name: Arc<str>,
 }
 
-/// Labels as one text: a tenth of what a map of them takes, and few ask for them.
+/// Labels as one text: a tenth of the memory of a map, and they are seldom needed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LabelSet(Box<str>);
 
 impl LabelSet {
     fn of(labels: &Labels) -> Self {
-        // No label holds a NUL.
+        // Labels can't contain NUL.
         let parts = labels
             .iter()
             .flat_map(|(key, value)| [&**key, "\0", value, "\0"]);
@@ -63,29 +63,29 @@ impl LabelSet {
     }
 }
 
-/// What the pods of one revision of a workload have in common.
+/// What the pods of one revision of a workload share.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PodTemplate {
     /// The workload that they belong to; its namespace is theirs.
     pub workload: Arc<Workload>,
     /// The revision of the workload that made them; empty when the workload has no revisions.
     revision: Arc<str>,
-    /// The kind of what owns them, as `Kind.group`; `Pod` for nothing.
+    /// The kind of their owner, as `Kind.group`; `Pod` if they have none.
     pub owner: Arc<str>,
     /// Their labels.
     pub labels: LabelSet,
 }
 
-/// A pod, as far as it matters: packed, for there are many.
+/// A pod, as far as it matters; packed, because there are many.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pod {
     kin: Arc<PodTemplate>,
     seats: Box<[PackedContainer]>,
-    /// The list that it was last seen in, or after; older ones are swept after a list.
+    /// The number of the list in or after which it was last seen; pods with older numbers are removed when a list ends.
     mark: u32,
     terminating: bool,
     starting: bool,
-    /// It has run to its end.
+    /// It has succeeded or failed.
     finished: bool,
 }
 
@@ -103,11 +103,11 @@ struct PackedContainer {
     spec: Arc<ContainerSpec>,
     /// The runtime's id of the container; `None` before it is created.
     container: Option<NonZeroU64>,
-    /// The digest by which this very container is known.
+    /// The digest by which this container is known.
     digest: Option<Arc<Fingerprint>>,
-    /// Another digest that this very container is or was called by.
+    /// Another digest that was reported for this container.
     also: Option<Arc<Fingerprint>>,
-    /// Only its node knows it by its digest. In a pair with that it would cost eight bytes a container.
+    /// Its digest is known to its node only. Paired with the digest it would cost eight bytes a container.
     local: bool,
     active: bool,
 }
@@ -122,7 +122,7 @@ struct ContainerSpec {
 
 impl Pod {
     /// The digests that the pod runs, each once, as they were when the containers were first seen; with the images
-    /// that the spec asks for. One pod is one instance of an artifact, however many of its containers run it.
+    /// of the spec. One pod is one instance of an artifact, however many of its containers run it.
     pub fn runs(&self) -> impl Iterator<Item = (Fingerprint, &Arc<str>)> {
         let active = self.seats.iter().filter(|seat| seat.active);
         active.filter_map(|seat| {
@@ -132,7 +132,7 @@ impl Pod {
         })
     }
 
-    /// All digests by which the pod's containers are known or called, the same one more than once.
+    /// All digests by which the pod's containers are known or were reported, with repeats.
     pub fn digests(&self) -> impl Iterator<Item = Fingerprint> {
         let active = self.seats.iter().filter(|seat| seat.active);
         active.flat_map(|seat| {
@@ -141,7 +141,7 @@ impl Pod {
         })
     }
 
-    /// How many running containers can't be identified.
+    /// How many running containers can't be identified by a digest.
     pub fn unidentified(&self) -> usize {
         self.seats
             .iter()
@@ -149,7 +149,7 @@ impl Pod {
             .count()
     }
 
-    /// The kinds of what owns the pod, the nearest first.
+    /// The kinds of the pod's owners, the nearest first.
     pub fn owners(&self) -> [&str; 2] {
         let above = if &*self.workload.kind == "Deployment" {
             "Deployment.apps"
@@ -181,39 +181,39 @@ pub struct WorkloadState {
     revisions: BTreeMap<Arc<str>, u32>,
     terminating: u32,
     starting: u32,
-    /// What its Deployment tells, if it has one.
+    /// What its Deployment reports, if it has one.
     deployment: Signals,
-    /// The last change of any of this or of what its pods run.
+    /// When any of this, or what its pods run, last changed.
     pub changed: Moment,
-    /// When it last began or ceased to roll, by those signals.
+    /// When a rollout of it last began or ended, by those signals.
     pub signalled: Moment,
-    /// Since when it rolls, by the signals of pods and Deployment; a new revision begins anew.
+    /// Since when it is rolling, by the signals of its pods and its Deployment; a new revision starts this again.
     pub rolling_since: Option<Moment>,
-    /// Since when more is to be expected of it, rolling or not: pods that start or terminate, or a spec that its controller
-    /// has not seen.
+    /// Since when further changes are expected, rolling or not: pods that start or terminate, or a spec that its
+    /// controller has not seen.
     pub restless_since: Option<Moment>,
 }
 
-/// A digest found to be another name of one that a container was known by.
+/// A digest that was found to identify the same image as another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LearnedIdentity {
-    /// The other name.
+    /// The digest that is new.
     pub alias: Fingerprint,
-    /// What the container was known by.
+    /// The digest by which the container was known.
     pub known: Fingerprint,
-    /// The container was pinned to one and known by the other when it was created. Else a runtime called one container
-    /// by both at different times: good enough for counting, not for rules.
+    /// The container was pinned to one and known by the other when it was created. Otherwise a runtime reported both for
+    /// one container at different times: good enough for counting, not for rules.
     pub pinned: bool,
 }
 
-/// What a changed pod means.
+/// The effect of a changed pod.
 #[derive(Debug, Default)]
 pub struct PodChange {
     /// The pod before.
     pub before: Option<Pod>,
     /// The pod now.
     pub now: Option<Pod>,
-    /// Digests found to be other names of one that a container was known by.
+    /// Digests that were found to identify the same image as others.
     pub learned: Vec<LearnedIdentity>,
     /// Running containers that can't be identified now, and could be or were not there before.
     pub unidentified: Vec<String>,
@@ -229,13 +229,13 @@ pub struct Fleet {
     workloads: BTreeMap<Arc<Workload>, WorkloadState>,
     deployments: Deployments,
     namespaces: BTreeMap<Arc<str>, (u32, Arc<Labels>)>,
-    /// Other digest -> the digest that the artifact goes by.
+    /// Other digest -> the canonical digest of the artifact.
     aliases: BTreeMap<Fingerprint, Fingerprint>,
-    /// The digest that an artifact goes by -> all its others.
+    /// Canonical digest of an artifact -> all its other digests.
     others: BTreeMap<Fingerprint, Vec<Fingerprint>>,
-    /// Digests that a container was pinned to and known by at once, both ways: these are surely one image.
+    /// Pairs of digests, in both directions, to which a container was pinned and by which it was known: surely one image.
     pins: BTreeMap<Fingerprint, BTreeSet<Fingerprint>>,
-    /// The server counts a pod's generation, so a pod of generation 1 was never edited.
+    /// The server maintains the generation of pods, so a pod of generation 1 was never edited.
     pub trust_generation: bool,
     texts: Interner<str>,
     digests: Interner<Fingerprint>,
@@ -271,12 +271,12 @@ impl Fleet {
         self.namespaces.get(namespace).map(|(_, labels)| &**labels)
     }
 
-    /// What is known of a workload that has pods or is being rolled.
+    /// The state of a workload that has pods or is rolling.
     pub fn workload(&self, workload: &Workload) -> Option<&WorkloadState> {
         self.workloads.get(workload)
     }
 
-    /// The one copy of a workload's name.
+    /// The shared copy of a workload's name.
     pub fn intern_workload(&mut self, kind: &str, namespace: &str, name: &str) -> Arc<Workload> {
         let workload = Workload {
             namespace: self.texts.intern(namespace),
@@ -286,7 +286,7 @@ impl Fleet {
         self.workload_names.intern_owned(workload)
     }
 
-    /// The digest that an artifact goes by.
+    /// The canonical digest of an artifact.
     pub fn canonical(&self, digest: Fingerprint) -> Fingerprint {
         let mut digest = digest;
         // Chains are short and acyclic: `learn` only ever points a root at another root.
@@ -296,25 +296,24 @@ impl Fleet {
         digest
     }
 
-    /// Whether an artifact that goes by this digest, or by another, has others.
+    /// Whether there are other digests for the artifact of this one.
     pub fn has_other_names(&self, digest: Fingerprint) -> bool {
         self.others.contains_key(&digest) || self.pins.contains_key(&digest)
     }
 
-    /// All digests by which pods know the same artifact.
-    pub fn called(&self, digest: Fingerprint) -> impl Iterator<Item = Fingerprint> {
+    /// All digests that pods report for the same artifact.
+    pub fn all_digests(&self, digest: Fingerprint) -> impl Iterator<Item = Fingerprint> {
         let root = self.canonical(digest);
         let others = self.others.get(&root).into_iter().flatten().copied();
         [root].into_iter().chain(others)
     }
 
-    /// The digests that are surely the same image, because a container was pinned to one and known by the other.
+    /// The digests that surely identify the same image, because a container was pinned to one and known by the other.
     pub fn pinned_with(&self, digest: Fingerprint) -> impl Iterator<Item = Fingerprint> {
         self.pins.get(&digest).into_iter().flatten().copied()
     }
 
-    /// Notes that a digest is another name of what a container was known by; the digest by which no artifact goes any
-    /// more, if that was news.
+    /// Notes that two digests identify one image. Returns the digest that is no longer canonical, if that is new.
     pub fn learn(&mut self, learned: LearnedIdentity) -> Option<Fingerprint> {
         let LearnedIdentity {
             alias,
@@ -329,7 +328,7 @@ impl Fleet {
         if root == known {
             return None;
         }
-        // If the alias has a name already, that stays: what it is now known by as well is the newcomer.
+        // If the alias belongs to an artifact already, that stays canonical.
         let (other, stays) = if root == alias {
             (root, known)
         } else {
@@ -343,13 +342,13 @@ impl Fleet {
         Some(other)
     }
 
-    /// The name to show for an artifact by the images that pods ask for: the first in text order, so that it
-    /// doesn't flap between nodes.
+    /// The name to show for an artifact, of the images in the specs of its pods: the first in text order, so that it does
+    /// not change from node to node.
     pub fn name_of(images: impl Iterator<Item = Arc<str>>) -> Option<String> {
         images.map(|image| display_name(&image)).min()
     }
 
-    /// Takes in the newest state of a pod. `None`: nothing changed that matters.
+    /// Applies the newest state of a pod. `None`: nothing relevant changed.
     pub fn apply_pod(&mut self, view: &PodView, mark: u32, now: Moment) -> Option<PodChange> {
         let before = self.pods.get(&view.meta.uid).cloned();
         let (pod, learned) = self.pack(view, before.as_ref(), mark);
@@ -386,7 +385,7 @@ impl Fleet {
         })
     }
 
-    /// Takes out a pod. `None`: it was not there.
+    /// Removes a pod. `None`: there was none.
     pub fn remove_pod(&mut self, uid: u128, now: Moment) -> Option<PodChange> {
         let before = self.pods.remove(&uid)?;
         self.recount(Some(&before), None, now);
@@ -444,7 +443,7 @@ impl Fleet {
         )
     }
 
-    /// What a pod has in common with others, shared with them; seldom other than before.
+    /// What a pod shares with the others of its revision; seldom different from before.
     fn kin_of(&mut self, view: &PodView, before: Option<&Arc<PodTemplate>>) -> Arc<PodTemplate> {
         let revision = ["pod-template-hash", "controller-revision-hash"]
             .iter()
@@ -471,8 +470,8 @@ impl Fleet {
         self.kin.intern_owned(kin)
     }
 
-    /// What a container is. A container keeps the digest that it was first known by for as long as it lives: the
-    /// runtime may call the same image by other names later, and the spec may be edited while the old one runs.
+    /// Identifies a container. It keeps the digest by which it was first known for its whole life: the runtime may report
+    /// others for the same image later, and the spec may be edited while the old image runs.
     fn seat(
         &mut self,
         view: &ContainerView,
@@ -502,7 +501,7 @@ impl Fleet {
         let known = same.and_then(|seat| Some((seat.digest.clone()?, seat.local)));
         let digest = match (known.as_ref(), found) {
             (Some((known, true)), ImageId::Repo(repo)) => {
-                learn(**known, repo, false); // the registry's name of what only the node knew: better for everyone
+                learn(**known, repo, false); // the registry's digest replaces one that only the node knew
                 also = Some(**known);
                 Some((repo, false))
             }
@@ -514,8 +513,8 @@ impl Fleet {
                 Some((**known, *local))
             }
             (None, found) => {
-                // The pin of the spec is of this container only if the spec can't have been edited since it was
-                // created: else whoever may edit pods could borrow the name of a good image for a bad one.
+                // The digest in the spec is that of this container only if the spec can't have been edited since it was
+                // created. Otherwise whoever may edit pods could pass off a bad image as a good one.
                 let created_after =
                     same.is_none() && before.is_some_and(|seat| *seat.spec.image == *view.image);
                 let pin = view
@@ -566,7 +565,7 @@ impl Fleet {
     }
 
     fn recount(&mut self, before: Option<&Pod>, now_: Option<&Pod>, now: Moment) {
-        // Only what matters to settling: a change of labels alone doesn't make a workload busy.
+        // Only what matters for settling: a change of labels alone is no activity of the workload.
         let busy = match (before, now_) {
             (Some(before), Some(pod)) => {
                 before.workload != pod.workload
@@ -579,13 +578,13 @@ impl Fleet {
         let new = now_.map(|pod| &pod.workload);
         let old = before.map(|pod| &pod.workload);
         for workload in new.into_iter().chain(old.filter(|old| Some(*old) != new)) {
-            // The new state first: a pod that stays in its revision must not look like one that opens it.
+            // The new state first: a pod that stays in its revision must not look like the first one of it.
             let counted = [(now_, true), (before, false)].into_iter();
             let counted = counted.filter_map(|(pod, add)| {
                 let pod = pod.filter(|pod| !pod.finished && pod.workload == *workload);
                 pod.map(|pod| (pod, add))
             });
-            // Looked up once: there are many, and to find one is to follow many names.
+            // Looked up once: there are many workloads, and comparing their names takes time.
             let state = if counted.clone().next().is_some() {
                 self.workloads.entry(workload.clone()).or_insert_with(|| {
                     WorkloadState::new(deployment_of(&self.deployments, workload), now)
@@ -603,13 +602,13 @@ impl Fleet {
             }
             state.signal(now);
             if state.revisions.is_empty() && state.rolling_since.is_none() && now_.is_none() {
-                // Its last pod is gone. When it was last busy still matters to what is not yet recorded of it.
+                // Its last pod is gone. The time of its last change still matters for what is not yet recorded.
                 state.changed = now;
             }
         }
     }
 
-    /// Takes in the newest state of a Deployment; the workload, if what is known of it changed.
+    /// Applies the newest state of a Deployment. Returns the workload if its state changed.
     pub fn apply_deployment(
         &mut self,
         view: DeploymentView,
@@ -630,7 +629,7 @@ impl Fleet {
         Some(workload)
     }
 
-    /// Takes out a Deployment.
+    /// Removes a Deployment.
     pub fn remove_deployment(
         &mut self,
         namespace: &str,
@@ -665,14 +664,14 @@ impl Fleet {
             .collect()
     }
 
-    /// Forgets all Deployments: they can't be read any more, so only pods tell of rollouts.
+    /// Forgets all Deployments: they can't be read any more, so only pods show rollouts.
     pub fn forget_deployments(&mut self, now: Moment) {
         for (namespace, name) in self.deployments.keys().cloned().collect::<Vec<_>>() {
             self.remove_deployment(&namespace, &name, now);
         }
     }
 
-    /// Takes in a namespace; true if its labels changed.
+    /// Applies the newest state of a namespace; true if its labels changed.
     pub fn apply_namespace(&mut self, view: &NamespaceView, mark: u32) -> bool {
         let labels = self.label_sets.intern_owned(view.labels.clone());
         let name = self.texts.intern(view.meta.name.as_str());
@@ -680,7 +679,7 @@ impl Fleet {
         before.is_none_or(|(_, labels)| *labels != view.labels)
     }
 
-    /// Takes out a namespace; true if it was there.
+    /// Removes a namespace; true if there was one.
     pub fn remove_namespace(&mut self, name: &str) -> bool {
         self.namespaces.remove(name).is_some()
     }
@@ -701,7 +700,7 @@ impl Fleet {
             .collect()
     }
 
-    /// Forgets workloads that have no pods, no rollout and no use (`used` tells): at leisure.
+    /// Forgets workloads that have no pods and no rollout and are not `used`.
     pub fn tidy(&mut self, used: impl Fn(&Workload) -> bool) {
         self.workloads.retain(|workload, state| {
             !state.revisions.is_empty() || state.rolling_since.is_some() || used(workload)
@@ -709,7 +708,7 @@ impl Fleet {
     }
 }
 
-/// What a Deployment tells of its pods.
+/// What a Deployment reports about its pods.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Signals {
     unseen: bool,
@@ -754,7 +753,7 @@ impl WorkloadState {
         if add {
             let count = self.revisions.entry(pod.revision.clone()).or_insert(0);
             if *count == 0 && self.rolling_since.is_some() {
-                self.rolling_since = Some(now); // another rollout, or the next step of one
+                self.rolling_since = Some(now); // another rollout, or its next step
             }
             *count += 1;
             self.terminating += u32::from(pod.terminating);
@@ -819,7 +818,7 @@ fn workload_of(view: &PodView) -> (&str, &str) {
     }
 }
 
-/// A hash that is the same in every run, for comparing ids without keeping them (FNV-1a).
+/// A hash that is the same in every run, to compare ids without storing them (FNV-1a).
 fn short_hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)

@@ -1,4 +1,5 @@
-//! What an image is called and what it is: `imageID` → digest, and the image of a container spec → name, tag, pin.
+//! Parses image references: the `imageID` of a container status into a digest, the image of a container spec into name, tag
+//! and digest.
 
 use std::{fmt, str::FromStr};
 
@@ -40,19 +41,19 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// What a container status' `imageID` tells. The string is neither unique nor stable over runtimes.
+/// What the `imageID` of a container status identifies. The text is neither unique nor the same in all runtimes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImageId {
-    /// The digest that was pulled, as the registry knows it.
+    /// The digest in the registry, by which the image was pulled.
     Repo(Fingerprint),
-    /// The digest of the image's configuration on the node: the registry knows the image by another.
+    /// The digest of the image's configuration on the node; the registry has another one for the same image.
     Local(Fingerprint),
     /// Nothing that identifies an image.
     Unresolved,
 }
 
 impl ImageId {
-    /// Reads an `imageID`. No trimming and no case folding: what is not exactly a digest identifies nothing.
+    /// Parses an `imageID`. No trimming and no case folding: what is not exactly a digest identifies nothing.
     pub fn parse(text: &str) -> Self {
         let text = ["docker-pullable://", "docker://"]
             .into_iter()
@@ -66,7 +67,7 @@ impl ImageId {
         }
     }
 
-    /// The digest, of whichever sort.
+    /// The digest, whichever it is.
     pub fn fingerprint(self) -> Option<Fingerprint> {
         match self {
             Self::Repo(fingerprint) | Self::Local(fingerprint) => Some(fingerprint),
@@ -79,7 +80,7 @@ fn prefixed(digest: &str) -> Option<Fingerprint> {
     Fingerprint::from_hex(digest.strip_prefix("sha256:")?)
 }
 
-/// The image of a container spec, in the normal form of the container tools (distribution/reference).
+/// The image of a container spec, normalised as the container tools do (distribution/reference).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reference {
     /// Host and path: `docker.io/library/nginx`.
@@ -90,12 +91,12 @@ pub struct Reference {
     pub pin: Option<Fingerprint>,
 }
 
-/// The text can't be the name of an image.
+/// The text is no image reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotAReference;
 
 impl Reference {
-    /// The name for people: `docker.io/library/nginx:1.27`, without a digest.
+    /// The name without the digest: `docker.io/library/nginx:1.27`.
     pub fn name(&self) -> String {
         match &self.tag {
             Some(tag) => format!("{}:{tag}", self.repository),
@@ -166,7 +167,7 @@ fn is_host(first: &str) -> bool {
         || first.bytes().any(|b| b.is_ascii_uppercase())
 }
 
-/// The name to show for the image of a container spec. One that is not well formed is shown as it is.
+/// The name to show for the image of a container spec. A malformed one is shown as it is.
 pub fn display_name(image: &str) -> String {
     match image.parse::<Reference>() {
         Ok(reference) => reference.name(),

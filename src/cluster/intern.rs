@@ -1,4 +1,4 @@
-//! One copy of each value: a hundred thousand pods share a few thousand names, images and label sets.
+//! Shares equal values: a hundred thousand pods have a few thousand different names, images and label sets.
 
 use std::{
     borrow::Borrow,
@@ -7,10 +7,10 @@ use std::{
     sync::Arc,
 };
 
-/// A set of shared values. Values that nobody else holds any more are dropped when the set has doubled.
+/// A set of shared values. Values that are no longer used elsewhere are dropped when the set has doubled.
 ///
-/// They are found by their hashes, which lie side by side: to compare with a value is to fetch it from memory, a dozen
-/// times on the way through a tree of them. Of two values with one hash the second is not shared.
+/// Values are found by hash, and the hashes are stored together: a tree of the values themselves would fetch a dozen of them
+/// from memory for each look-up. Of two values with the same hash the second is not shared.
 #[derive(Debug)]
 pub struct Interner<T: ?Sized> {
     values: BTreeMap<u64, Arc<T>>,
@@ -27,7 +27,7 @@ impl<T: ?Sized> Default for Interner<T> {
 }
 
 impl<T: ?Sized + Hash + Eq> Interner<T> {
-    /// The one copy of `value`.
+    /// The shared copy of `value`.
     pub fn intern<Q: ?Sized + Hash + Eq>(&mut self, value: &Q) -> Arc<T>
     where
         Arc<T>: Borrow<Q>,
@@ -41,7 +41,7 @@ impl<T: ?Sized + Hash + Eq> Interner<T> {
         }
     }
 
-    /// The one copy of `value`, which is already owned.
+    /// The shared copy of `value`, which is already owned.
     pub fn intern_owned(&mut self, value: T) -> Arc<T>
     where
         T: Sized,
@@ -61,16 +61,6 @@ impl<T: ?Sized + Hash + Eq> Interner<T> {
         }
         self.values.insert(hash, shared.clone());
         shared
-    }
-
-    /// How many values there are.
-    pub fn len(&self) -> usize {
-        self.values.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.values.is_empty()
     }
 }
 
@@ -92,7 +82,7 @@ mod tests {
         for number in 0..10_000 {
             names.intern(number.to_string().as_str());
         }
-        assert!(names.len() <= 1_024, "{}", names.len());
+        assert!(names.values.len() <= 1_024, "{}", names.values.len());
         assert!(Arc::ptr_eq(&kept, &names.intern("kept")));
     }
 }

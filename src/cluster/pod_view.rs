@@ -1,5 +1,5 @@
-//! The slim views of Pods, Deployments and Namespaces: what of them matters here, read straight from the JSON that the
-//! API server sends. Reading never fails: an object that can't be read is named and reported, and stops nothing else.
+//! Slim views of Pods, Deployments and Namespaces: the fields that matter here, decoded straight from the JSON of the API
+//! server. Decoding never fails: an object that can't be read is named and reported, and stops nothing else.
 
 use std::{borrow::Cow, collections::BTreeMap, ops::Deref};
 
@@ -45,12 +45,12 @@ impl<T: SlimView> Decoded<T> {
     }
 }
 
-/// The tolerant way, which never fails on an object whatever it holds. It looks at each text twice, first for its end and
-/// then for what is in it: what holds objects is better read as `T` alone, and so again only if that fails.
+/// Never fails on an object, whatever it holds. It scans each text twice, first for its end and then for its content: a
+/// list is faster read as `T`, and read like this only if that fails.
 impl<'de, T: SlimView> Deserialize<'de> for Decoded<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = <&'de RawValue>::deserialize(deserializer)?.get();
-        // Bytes, as in the quick way: all of this is compiled once for each sort of input.
+        // From bytes, as elsewhere: all of this is compiled once for each type of input.
         Ok(match serde_json::from_slice(raw.as_bytes()) {
             Ok(view) => Self::Good(view),
             Err(error) => Self::Bad(salvage(raw), error.to_string()),
@@ -58,7 +58,7 @@ impl<'de, T: SlimView> Deserialize<'de> for Decoded<T> {
     }
 }
 
-/// What can be had of an object's metadata when the object as a whole can't be read.
+/// As much of the metadata as can be read of an object that can't be read as a whole.
 fn salvage(raw: &str) -> Meta {
     let value: serde_json::Value = serde_json::from_str(raw).unwrap_or_default();
     let text = |key: &str| {
@@ -173,17 +173,17 @@ pub struct PodView {
     pub terminating: bool,
     /// Some of its containers have never run yet.
     pub starting: bool,
-    /// It has run to its end, well or not: nothing of it runs any more.
+    /// It has succeeded or failed: none of its containers runs any more.
     pub finished: bool,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
-    /// What controls it.
+    /// Its controlling owner.
     pub owner: Option<Owner>,
     /// The containers that have been created, and those that may be yet.
     pub containers: Vec<ContainerView>,
 }
 
-/// What controls a pod.
+/// The controlling owner of a pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Owner {
     /// `Job.batch`; just `Node` for a kind of the core group.
@@ -199,11 +199,11 @@ pub struct ContainerView {
     pub name: String,
     /// The image that the spec asks for.
     pub image: String,
-    /// What the runtime calls the image that it runs.
+    /// The `imageID` that the runtime reports.
     pub image_id: String,
     /// The runtime's id of the container; empty before it is created.
     pub container_id: String,
-    /// It runs, or is between two runs.
+    /// It runs, or is about to be restarted.
     pub active: bool,
 }
 
@@ -287,7 +287,7 @@ struct RawTerminated {
 }
 
 impl RawStatus<'_> {
-    /// Whether the container runs or is between two runs. `policy` says whether one that ended is started again.
+    /// Whether the container runs or is about to be restarted. `policy` says whether one that ended is restarted.
     fn is_active(&self, policy: &str, terminating: bool) -> bool {
         if self.state.running.is_some() {
             return true;
@@ -375,16 +375,16 @@ impl SlimView for PodView {
     }
 }
 
-/// What a Deployment tells of its rollout.
+/// What a Deployment reports about its rollout.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeploymentView {
     /// Its metadata.
     pub meta: Meta,
-    /// The controller has not seen the newest spec: it may be a rollout or a mere scaling.
+    /// The controller has not seen the newest spec, which may be a rollout or a change of replicas only.
     pub unseen: bool,
-    /// The controller says that a rollout is under way.
+    /// The controller reports that a rollout is in progress.
     pub progressing: bool,
-    /// It is paused, or its rollout has missed its deadline: nothing more is to be expected soon.
+    /// It is paused, or its rollout has missed its deadline: no further change is expected soon.
     pub halted: bool,
 }
 

@@ -1,5 +1,5 @@
-//! Whether an artifact keeps the rules of an environment: the tables F and A as one function of what runs, what is said of
-//! it, the rules and the time.
+//! Decides whether an artifact complies with the rules of an environment: tables F and A of `docs/decision-tables.md`, as a
+//! function of what runs, the evidence, the rules and the time.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -24,19 +24,19 @@ use crate::{
     },
 };
 
-/// At most so many names are listed in one reason.
+/// At most how many names are listed in one reason.
 const NAMED: usize = 5;
 
 /// The rules of an environment with their defaults.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArtifactRules {
     spec: compliance::Rules,
-    /// The beginning of a hash of the rules: tells one edition from another.
+    /// The beginning of a hash of the rules, to notice an edit.
     pub edition: String,
 }
 
 impl ArtifactRules {
-    /// The rules of a spec; `None`: there are none.
+    /// The rules of a spec, if it has any.
     pub fn of(spec: &EnvironmentSpec) -> Option<Self> {
         let spec = spec.compliance.clone()?;
         let json = serde_json::to_vec(&spec).expect("plain data");
@@ -55,14 +55,14 @@ impl ArtifactRules {
         }
     }
 
-    /// How long what is missing may take to arrive.
+    /// How long missing evidence may take to arrive.
     pub fn grace(&self) -> Duration {
         self.spec
             .grace
             .map_or(Duration::from_mins(5), |span| span.0)
     }
 
-    /// How long all must be well again.
+    /// How long an environment must comply again before that is reported.
     pub fn recovery_window(&self) -> Duration {
         let window = self.spec.recovery_window;
         window.map_or(Duration::from_mins(1), |span| span.0)
@@ -83,7 +83,7 @@ impl ArtifactRules {
         rule.and_then(|rule| rule.expected).unwrap_or(false)
     }
 
-    /// How many approvals are asked for, if any.
+    /// How many approvals are required, if any.
     fn approvals(&self) -> Option<usize> {
         let rule = self.spec.approval.as_ref()?;
         let wanted = usize::try_from(rule.min_approvals.unwrap_or(1)).unwrap_or(1);
@@ -104,9 +104,9 @@ impl ArtifactRules {
 /// An artifact that is recorded in an environment.
 #[derive(Clone, Debug)]
 pub struct ArtifactInput<'a> {
-    /// The digest that it goes by.
+    /// Its canonical digest.
     pub fingerprint: Fingerprint,
-    /// The digests by which its containers are known, each of which must keep the rules. Not empty.
+    /// The digests by which its containers are known, each of which must comply. Not empty.
     pub digests: BTreeSet<Fingerprint>,
     /// Its recorded name.
     pub name: &'a str,
@@ -114,27 +114,26 @@ pub struct ArtifactInput<'a> {
     pub namespaces: BTreeSet<&'a str>,
 }
 
-/// What is known of an artifact, and whether that keeps the rules.
+/// What is known of an artifact, and whether it complies.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ArtifactVerdict {
-    /// Whether it keeps the rules.
+    /// Whether it complies.
     pub state: ComplianceState,
-    /// Why.
     pub reason: VerdictReason,
-    /// The same for people, in a few words.
+    /// The reason in a few words.
     pub words: String,
-    /// When it has to be judged anew, if nothing else happens: something that it rests on ends.
+    /// When it has to be assessed again because something that it is based on expires.
     pub until: Option<Timestamp>,
-    /// The record that is shown for it.
+    /// The provenance record that is shown for it.
     pub record: Option<Arc<ProvenanceRecord>>,
-    /// What the records come to.
+    /// The state of its records taken together.
     pub status: Option<RecordState>,
     /// The reviews that count, the newest first.
     pub reviews: Vec<Arc<ApprovalReview>>,
 }
 
 impl ArtifactVerdict {
-    /// Whether what is missing may still arrive (the last column of table A).
+    /// Whether missing evidence may still arrive (the last column of table A).
     pub fn may_wait(&self) -> bool {
         use VerdictReason::{
             ApprovalMissing, EvidenceMissing, NoProvenance, UnexpectedDeployment, Unidentified,
@@ -161,8 +160,8 @@ impl ArtifactVerdict {
     }
 }
 
-/// Judges an artifact (A1-A14; A0 is the scope of the environment, A3 is of containers that are no artifact). One whose
-/// containers are known by several digests that nobody vouches to be one is as bad as the worst of them.
+/// Assesses an artifact (A1-A14; A0 is the scope of the environment, A3 is about unidentified containers). If its containers
+/// are known by several digests that nothing proves to be one image, the worst of them counts.
 pub fn judge(
     rules: Option<&ArtifactRules>,
     environment: &str,
@@ -179,7 +178,7 @@ pub fn judge(
         if judged.contains(&digest) {
             continue;
         }
-        let class = names.vouched(digest);
+        let class = names.equivalent(digest);
         let bench = RuleContext {
             rules,
             environment,
@@ -194,7 +193,7 @@ pub fn judge(
         match &mut told {
             Some(worst) if worst.severity() >= judgement.severity() => {}
             Some(worst) => {
-                // What is shown of it is what is known of the digest that it goes by.
+                // The evidence that is shown is that of the canonical digest.
                 let (record, status) = (worst.record.take(), worst.status.take());
                 let reviews = std::mem::take(&mut worst.reviews);
                 *worst = ArtifactVerdict {
@@ -219,7 +218,7 @@ pub fn judge(
     ArtifactVerdict { until, ..told }
 }
 
-/// What is asked of one image, and what is known of it.
+/// One image, with the rules and the evidence about it.
 struct RuleContext<'a> {
     rules: Option<&'a ArtifactRules>,
     environment: &'a str,
@@ -229,7 +228,7 @@ struct RuleContext<'a> {
     now: Timestamp,
 }
 
-/// A rule that is broken, unless it is waived.
+/// A rule that is violated, unless an exception waives it.
 type Violation = (Waivable, VerdictReason, String);
 
 impl RuleContext<'_> {
@@ -316,7 +315,7 @@ impl RuleContext<'_> {
         judgement // A14
     }
 
-    /// Whether it is on the allow-list: why, and until when.
+    /// Why it is on the allow-list, if it is, and until when.
     fn allowed(&self) -> Option<(Box<str>, Option<Timestamp>)> {
         let entries = self
             .class
@@ -325,7 +324,7 @@ impl RuleContext<'_> {
         let active = entries.filter(|entry| {
             entry.environments.contains(self.environment) && entry.is_active(self.now)
         });
-        // The one that holds longest.
+        // The entry that is valid longest.
         let end = |end: Option<Timestamp>| end.unwrap_or(Timestamp::MAX);
         let last =
             active.max_by_key(|entry| (end(entry.expires), std::cmp::Reverse(&entry.name)))?;
@@ -385,7 +384,7 @@ impl RuleContext<'_> {
         Some((Waivable::Provenance, reason, words))
     }
 
-    /// What the records say is bad: of all that they hold, or of what the rules ask for by name.
+    /// Failed attestations: any of the records, or those that the rules require by name.
     fn failed(rules: &ArtifactRules, records: &[&Arc<ProvenanceRecord>]) -> [Option<Violation>; 2] {
         let bad = |counts: &dyn Fn(&AttestationRecord) -> bool| {
             let found = records.iter().flat_map(|record| record.attestations.iter());
@@ -408,7 +407,7 @@ impl RuleContext<'_> {
         ]
     }
 
-    /// What is not there: of what the records require, or of what the rules ask for.
+    /// Missing attestations, of those that the records or the rules require.
     fn missing(
         rules: &ArtifactRules,
         records: &[&Arc<ProvenanceRecord>],
@@ -434,7 +433,7 @@ impl RuleContext<'_> {
         ]
     }
 
-    /// Approvals count since the newest request or rejection, one a reviewer.
+    /// Approvals count since the newest request or rejection, one for each reviewer.
     fn approvals(
         &self,
         rules: &ArtifactRules,
@@ -495,7 +494,7 @@ impl RuleContext<'_> {
         ))
     }
 
-    /// Whether an exception waives a rule: why, and until when.
+    /// Why an exception waives a rule, if one does, and until when.
     fn waived(&self, rules: &ArtifactRules, rule: Waivable) -> Option<(String, Option<Timestamp>)> {
         let exceptions = rules.spec.exceptions.iter().flatten();
         let applies = |exception: &&Exception| {
@@ -527,7 +526,7 @@ impl RuleContext<'_> {
     }
 }
 
-/// What several records come to: satisfied if one is and none is bad.
+/// The state of several records: the worst, but an incomplete one does not count beside a compliant one.
 fn status(records: &[&Arc<ProvenanceRecord>]) -> Option<RecordState> {
     let states = || records.iter().map(|record| record.state);
     if states().any(|state| state == RecordState::NonCompliant) {

@@ -1,5 +1,5 @@
-//! Whether an environment keeps its rules: table E, with its timers, as a function of what the log said before and what is
-//! so now.
+//! Decides whether an environment complies with its rules: table E of `docs/decision-tables.md`, with its timers, as a
+//! function of the logged state and the present one.
 
 use jiff::Timestamp;
 
@@ -8,32 +8,32 @@ use crate::api::{
     snapshot::{Compliance, ComplianceState},
 };
 
-/// What all artifacts of an environment come to.
+/// The state of all artifacts of an environment taken together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ComplianceInput {
     /// The environment has rules.
     pub ruled: bool,
-    /// Something breaks them, and nothing is waited for.
-    pub broken: bool,
-    /// Something is not known.
+    /// Something violates them, and its grace period is over.
+    pub violated: bool,
+    /// Whether something complies is not known.
     pub unknown: bool,
-    /// Something is missing that may still arrive: the earliest end of that.
+    /// When the first of the grace periods ends in which missing evidence may still arrive.
     pub grace_ends: Option<Timestamp>,
 }
 
-/// Table E: the state after a look, and the event that tells of it. `since` and the texts are for the caller.
+/// Table E: the state that follows from `before`, and the event that reports it. The caller fills in the texts.
 pub fn step(
     before: &Compliance,
-    look: ComplianceInput,
+    input: ComplianceInput,
     recovery_window: std::time::Duration,
     now: Timestamp,
 ) -> (Compliance, Option<EventType>) {
     use ComplianceState::{Compliant, NonCompliant, Unknown};
-    let raw = match look {
-        _ if !look.ruled => Unknown,
-        _ if look.broken => NonCompliant,
-        _ if look.unknown => Unknown,
-        // What may still arrive counts as there, or frequent rollouts would block a recovery for ever.
+    let raw = match input {
+        _ if !input.ruled => Unknown,
+        _ if input.violated => NonCompliant,
+        _ if input.unknown => Unknown,
+        // Missing evidence counts as present during its grace period, or frequent rollouts would block a recovery for ever.
         _ => Compliant,
     };
     let raw_since = if raw == before.raw {
@@ -46,14 +46,14 @@ pub fn step(
     #[allow(clippy::match_same_arms, reason = "one arm a row of the table")]
     let (state, pending_until) = match (before.state, raw) {
         (_, Unknown) => (Unknown, None), // E0
-        // Nothing is said of an environment for the first time, or anew, while it may still turn out either way.
-        (Unknown, Compliant) if look.grace_ends.is_some() => (Unknown, look.grace_ends),
+        // The first state after `Unknown` is reported only when it can't change any more by evidence that is awaited.
+        (Unknown, Compliant) if input.grace_ends.is_some() => (Unknown, input.grace_ends),
         (Unknown, raw) => (raw, None), // E1, E2, E3
-        (Compliant, Compliant) => (Compliant, look.grace_ends), // E4, E5
+        (Compliant, Compliant) => (Compliant, input.grace_ends), // E4, E5
         (NonCompliant, NonCompliant) => (NonCompliant, None), // E4
         (Compliant, NonCompliant) => (NonCompliant, None), // E6
         (NonCompliant, Compliant) if now < recovered => (NonCompliant, Some(recovered)), // E7
-        (NonCompliant, Compliant) => (Compliant, look.grace_ends), // E8
+        (NonCompliant, Compliant) => (Compliant, input.grace_ends), // E8
     };
     let known = |state: ComplianceState| (state != Unknown).then_some(state);
     let was_known = known(before.state).or(before.last_known);
@@ -106,7 +106,7 @@ mod tests {
             ..ComplianceInput::default()
         };
         let bad = ComplianceInput {
-            broken: true,
+            violated: true,
             ..good
         };
         let waits = ComplianceInput {
@@ -119,7 +119,7 @@ mod tests {
         };
         let none = ComplianceInput::default();
         // Before: state, last known, raw and since when. Now is 500, the window 60 s.
-        for (row, state, last, raw, since, look, want, event, pending) in [
+        for (row, state, last, raw, since, input, want, event, pending) in [
             (
                 "E0",
                 Compliant,
@@ -262,7 +262,7 @@ mod tests {
                 Compliant,
                 100,
                 ComplianceInput {
-                    broken: true,
+                    violated: true,
                     ..waits
                 },
                 NonCompliant,
@@ -333,7 +333,7 @@ mod tests {
                 raw_since: Some(at(since)),
                 ..Compliance::default()
             };
-            let (after, told) = step(&before, look, Duration::from_secs(60), at(500));
+            let (after, told) = step(&before, input, Duration::from_secs(60), at(500));
             let found = (after.state, told, after.pending_until);
             assert_eq!(found, (want, event, pending.map(at)), "{row}");
         }

@@ -1,4 +1,4 @@
-//! What CI, reviewers and security say of images: records, reviews and the allow-list, by the digests that they name.
+//! Evidence about images: provenance records, reviews and the allow-list, indexed by digest.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,7 +31,7 @@ impl EvidenceKind {
     /// All three.
     pub const ALL: [Self; 3] = [Self::Records, Self::Reviews, Self::Allowances];
 
-    /// The kind's name for people, in lower case.
+    /// The plural name in lower case, as kubectl takes it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Records => "artifactprovenances",
@@ -41,7 +41,7 @@ impl EvidenceKind {
     }
 }
 
-/// Which object, as namespace and name. The namespace of what has none is empty.
+/// Namespace and name of an object. The namespace of a cluster-wide object is empty.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EvidenceKey {
     /// Its namespace.
@@ -64,7 +64,7 @@ impl EvidenceKey {
         }
     }
 
-    /// The key of an object without a namespace.
+    /// The key of a cluster-wide object.
     pub fn of_cluster(name: &str) -> Self {
         Self {
             namespace: "".into(),
@@ -83,7 +83,7 @@ impl std::fmt::Display for EvidenceKey {
     }
 }
 
-/// Text that most records don't have.
+/// A text that most records don't have.
 type Maybe = Option<Box<str>>;
 
 /// An ArtifactProvenance, as far as it matters.
@@ -101,7 +101,7 @@ pub struct ProvenanceRecord {
     pub aliases: Box<[Fingerprint]>,
     /// The flow that made the image.
     pub flow: Box<str>,
-    /// What people call it.
+    /// Its name for people.
     pub name: Maybe,
     /// The repository that the image must come from.
     pub repository: Maybe,
@@ -111,24 +111,24 @@ pub struct ProvenanceRecord {
     pub commit_url: Maybe,
     /// A page that shows the build.
     pub build_url: Maybe,
-    /// Whether what it requires is there and good (F1-F3).
+    /// Whether its required attestations are present and none has failed (F1-F3).
     pub state: RecordState,
-    /// Required attestations that are not there.
+    /// Required attestations that are missing.
     pub missing: Box<[Box<str>]>,
-    /// What was attested.
+    /// Its attestations.
     pub attestations: Box<[AttestationRecord]>,
     /// Announced deployments, the newest first.
     pub deployments: Box<[DeploymentRecord]>,
 }
 
-/// Something that was attested.
+/// An attestation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttestationRecord {
     /// Its name.
     pub name: Box<str>,
     /// Its type.
     pub type_: Maybe,
-    /// Whether it is good.
+    /// Whether it passed.
     pub compliant: bool,
 }
 
@@ -149,7 +149,7 @@ fn boxed(text: Option<&String>) -> Maybe {
     text.map(|text| text.as_str().into())
 }
 
-/// A URL that a browser opens as a page; anything else could be a trap for whoever clicks.
+/// A URL that a browser opens as a page. Others (`javascript:`) could harm whoever clicks.
 fn page(url: Option<&String>) -> Maybe {
     let url = url?;
     let scheme = url.split_once("://")?.0;
@@ -159,7 +159,7 @@ fn page(url: Option<&String>) -> Maybe {
 }
 
 impl ProvenanceRecord {
-    /// The record in an object. An error says what can't be read in it.
+    /// Parses an object. An error says what can't be read in it.
     pub fn of(object: &ArtifactProvenance) -> Result<Self, String> {
         let spec = &object.spec;
         let digest = |text: &str| {
@@ -218,14 +218,14 @@ impl ProvenanceRecord {
         })
     }
 
-    /// All digests that it says are one image.
+    /// All its digests, which identify one image.
     pub fn digests(&self) -> impl Iterator<Item = Fingerprint> {
         [self.fingerprint]
             .into_iter()
             .chain(self.aliases.iter().copied())
     }
 
-    /// Of two records of one flow the older one counts.
+    /// Orders records of one flow: the oldest counts.
     fn age(&self) -> (Timestamp, &str, &EvidenceKey) {
         (self.created, &self.uid, &self.key)
     }
@@ -252,9 +252,9 @@ pub struct ApprovalReview {
     pub flow: Maybe,
     /// The environment that it is about.
     pub environment: Maybe,
-    /// Its number: given in the spec, else by us.
+    /// Its number, of the spec or else assigned by Shipbell.
     pub number: i64,
-    /// What the reviewer says.
+    /// The reviewer's decision.
     pub state: ReviewState,
     /// Who.
     pub reviewer: Box<str>,
@@ -262,12 +262,12 @@ pub struct ApprovalReview {
     pub comment: Maybe,
     /// When it was reviewed.
     pub time: Timestamp,
-    /// Until when it holds.
+    /// When it expires.
     pub expires: Option<Timestamp>,
 }
 
 impl ApprovalReview {
-    /// Later ones are newer.
+    /// Orders reviews from the oldest to the newest.
     pub fn order(&self) -> (i64, Timestamp, &str) {
         (self.number, self.created, &self.uid)
     }
@@ -293,12 +293,12 @@ pub struct Allowance {
     pub artifacts: BTreeMap<Fingerprint, Box<str>>,
     /// Why.
     pub reason: Box<str>,
-    /// Until when it holds.
+    /// When it expires.
     pub expires: Option<Timestamp>,
 }
 
 impl Allowance {
-    /// The entry in an object. An error says what can't be read in it.
+    /// Parses an object. An error says what can't be read in it.
     pub fn of(object: &AllowedArtifact) -> Result<Self, String> {
         let artifacts = object.spec.artifacts.iter().map(|image| {
             let digest = Fingerprint::from_hex(&image.fingerprint)
@@ -327,7 +327,7 @@ impl Allowance {
     }
 }
 
-/// All that is said.
+/// All evidence.
 #[derive(Debug, Default)]
 pub struct Evidence {
     records: BTreeMap<EvidenceKey, Arc<ProvenanceRecord>>,
@@ -351,7 +351,7 @@ fn note<K: Ord, V: Ord>(index: &mut BTreeMap<K, BTreeSet<V>>, key: K, value: V, 
 }
 
 impl Evidence {
-    /// Takes in a record, or takes it out; whether that changed anything that matters.
+    /// Adds, replaces or removes a record. Whether that changed anything relevant.
     pub fn put_record(&mut self, key: &EvidenceKey, record: Option<ProvenanceRecord>) -> bool {
         let before = self.records.get(key).cloned();
         if before.as_deref() == record.as_ref() {
@@ -370,8 +370,8 @@ impl Evidence {
         true
     }
 
-    /// Takes in a review, or takes it out; the digests that it is about, before or now. `None`: nothing changed that matters.
-    /// An error says what can't be read in it.
+    /// Adds, replaces or removes a review. Returns the digests that it is or was about; `None`: nothing relevant changed. An
+    /// error says what can't be read in it.
     pub fn put_review(
         &mut self,
         key: &EvidenceKey,
@@ -400,7 +400,7 @@ impl Evidence {
         Ok(Some(digests))
     }
 
-    /// The review in an object: with the number of its spec, the one it was given before, or the next free one.
+    /// Parses a review. Its number is that of its spec, the one assigned before, or the next free one.
     fn review_of(
         &self,
         object: &ArtifactApproval,
@@ -435,8 +435,8 @@ impl Evidence {
         newest.unwrap_or(0).saturating_add(1)
     }
 
-    /// Takes in an entry of the allow-list, or takes it out. `None`: nothing changed that matters; else the digests and
-    /// the environments that it is about, before or now.
+    /// Adds, replaces or removes an entry of the allow-list. Returns the digests and the environments that it is or was
+    /// about; `None`: nothing relevant changed.
     pub fn put_allowance(
         &mut self,
         name: &str,
@@ -512,8 +512,8 @@ impl Evidence {
         names.filter_map(|name| self.allowances.get(name))
     }
 
-    /// The records of some digests that count: those of trusted namespaces, and of each flow the oldest. By flow and
-    /// namespace, so that the first one is what is shown.
+    /// The records that count for some digests: those of trusted namespaces, and of each flow the oldest. They are ordered
+    /// by flow and namespace, and the first one is shown.
     pub fn counted(
         &self,
         digests: impl IntoIterator<Item = Fingerprint>,
@@ -534,7 +534,7 @@ impl Evidence {
         flows.into_values().collect()
     }
 
-    /// The older record of the same flow and image, if there is one that is trusted where this one is.
+    /// The older record of the same flow and image, if there is one in a trusted namespace.
     pub fn conflict(
         &self,
         record: &ProvenanceRecord,

@@ -282,7 +282,7 @@ fn allowance_status(
         AllowedState::Expired => (
             true,
             "Expired",
-            "expiresAt is over: the rules hold for these images.".to_owned(),
+            "The entry has expired: the rules apply to these images again.".to_owned(),
         ),
         _ if !missing.is_empty() => (
             false,

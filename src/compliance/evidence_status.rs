@@ -91,7 +91,6 @@ impl EvidenceStatuses {
 /// Writes the status of evidence whenever it changes.
 #[derive(Clone)]
 pub struct EvidenceStatusWriter<S> {
-    /// For writing.
     pub client: Client,
     /// The evidence, and where its images run.
     pub shared: Arc<S>,

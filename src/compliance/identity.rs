@@ -1,4 +1,4 @@
-//! What one image is in an environment: the digests by which nodes, pods and records call it, and the one that it goes by.
+//! Resolves which digests identify one image in an environment, and which of them is canonical.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,13 +8,13 @@ use crate::{
     compliance::evidence::Evidence,
 };
 
-/// At most so many digests are taken for one image: more can only be a mistake.
+/// At most how many digests are taken for one image: more can only be a mistake.
 const MAX_CLASS: usize = 256;
 
-/// Namespaces whose records count.
+/// Namespaces whose evidence counts.
 pub type TrustedNamespaces = BTreeSet<Box<str>>;
 
-/// Digests that the log of an environment knows to be another, because a record said so.
+/// Pairs of digests in the log of an environment that a provenance record declared to be one image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecordedIdentities {
     to: BTreeMap<Fingerprint, Fingerprint>,
@@ -22,7 +22,7 @@ pub struct RecordedIdentities {
 }
 
 impl RecordedIdentities {
-    /// Those of the log.
+    /// Collects pairs of another digest and the canonical one.
     pub fn of(pairs: impl Iterator<Item = (Fingerprint, Fingerprint)>) -> Self {
         let mut recorded = Self::default();
         for (alias, fingerprint) in pairs {
@@ -37,16 +37,17 @@ impl RecordedIdentities {
     }
 }
 
-/// How an environment calls images.
+/// Resolves the digests of images in one environment.
 #[derive(Clone, Copy, Debug)]
 pub struct IdentityResolver<'a> {
-    /// What pods told: pins, and what runtimes called the same container.
+    /// Digests that pods were pinned to, and that runtimes reported for one container.
     pub fleet: &'a Fleet,
-    /// What CI says.
+    /// Provenance records.
     pub evidence: &'a Evidence,
-    /// Whose word counts.
+    /// Namespaces whose records count.
     pub trust: &'a TrustedNamespaces,
-    /// What the environment's log knows. It keeps a name while an artifact is recorded, even if the record is gone.
+    /// What the environment's log holds. The canonical digest stays while an artifact is recorded, even if the record is
+    /// deleted.
     pub recorded: &'a RecordedIdentities,
 }
 
@@ -56,8 +57,7 @@ impl IdentityResolver<'_> {
         self.trust.contains(namespace)
     }
 
-    /// The digest that an image goes by: that of the record which is shown for it, else the one that it was known by
-    /// first.
+    /// The canonical digest of an image: that of the record which is shown for it, else the one by which it was known first.
     pub fn canonical(&self, digest: Fingerprint) -> Fingerprint {
         let root = self.fleet.canonical(digest);
         let known = |digest| {
@@ -79,13 +79,13 @@ impl IdentityResolver<'_> {
         recorded.min().copied().unwrap_or(root)
     }
 
-    /// All digests that are this one for the rules: what a trusted record says, and what a pod was pinned to when the
-    /// container was created. What runtimes call the same container at different times is not among them.
-    pub fn vouched(&self, digest: Fingerprint) -> BTreeSet<Fingerprint> {
+    /// All digests that count as this one for the rules: those of a trusted record, and those that a pod was pinned to when
+    /// the container was created. Digests that runtimes reported for one container at different times are not among them.
+    pub fn equivalent(&self, digest: Fingerprint) -> BTreeSet<Fingerprint> {
         self.class(digest, false)
     }
 
-    /// How two digests were found to be one image.
+    /// How two digests were found to identify one image.
     pub fn source(&self, alias: Fingerprint, fingerprint: Fingerprint) -> IdentitySource {
         if self
             .fleet
@@ -100,8 +100,8 @@ impl IdentityResolver<'_> {
         }
     }
 
-    /// All digests by which the image is called in any way.
-    pub fn called(&self, digest: Fingerprint) -> BTreeSet<Fingerprint> {
+    /// All digests that identify the image in any way.
+    pub fn all_digests(&self, digest: Fingerprint) -> BTreeSet<Fingerprint> {
         self.class(digest, true)
     }
 
@@ -116,7 +116,7 @@ impl IdentityResolver<'_> {
                 }
             }
             if for_display {
-                others.extend(self.fleet.called(digest));
+                others.extend(self.fleet.all_digests(digest));
                 others.extend(self.recorded.to.get(&digest));
                 others.extend(self.recorded.from.get(&digest).into_iter().flatten());
             }

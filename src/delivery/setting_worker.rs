@@ -238,7 +238,7 @@ impl SettingWorker {
                 Input::Entries(uid, entries)
             }),
             Action::Compare(environment, uid, index) => self.spawn(async move {
-                let read = context.log.read_anew(&environment, &uid, index).await;
+                let read = context.log.read_hash(&environment, &uid, index).await;
                 let there = read.map(|there| there.is_some());
                 Input::Compared(uid, there.map_err(|error| error.to_string()))
             }),

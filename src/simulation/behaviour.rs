@@ -14,7 +14,7 @@ fn with_web_settling(settle: &str) -> Cluster {
     let mut cluster = Cluster::settling(settle);
     cluster.start("web", &["v1"], 3);
     cluster.pass(120);
-    assert_eq!(cluster.told(), ["started v1 0>3"]);
+    assert_eq!(cluster.new_events(), ["started v1 0>3"]);
     cluster.mark();
     cluster
 }
@@ -101,7 +101,7 @@ fn a_number_that_is_as_it_was_is_no_change() {
     cluster.pass(20);
     cluster.scale("web", 3);
     cluster.pass(600);
-    assert_eq!(cluster.told(), [""; 0]);
+    assert_eq!(cluster.new_events(), [""; 0]);
     cluster.assert_at_rest();
 }
 
@@ -137,7 +137,7 @@ fn a_scaling_soon_after_a_slow_rollout_is_told() {
     let mut cluster = with_web();
     cluster.roll("web", &["v2"], "v2", 3, 60);
     cluster.pass(17);
-    assert_eq!(cluster.told().len(), 2);
+    assert_eq!(cluster.new_events().len(), 2);
     cluster.mark();
     cluster.scale("web", 5);
     cluster.pass(120);
@@ -161,7 +161,7 @@ fn a_scaling_after_a_rollout_whose_pods_were_ready_late_is_told() {
             cluster.remove(&old);
         }
         cluster.pass(62);
-        assert_eq!(cluster.told(), ["started v2 0>3, stopped v1 3>0"]);
+        assert_eq!(cluster.new_events(), ["started v2 0>3, stopped v1 3>0"]);
         cluster.mark();
         cluster.deployment("web", |d| d.reason = "NewReplicaSetAvailable");
         cluster.pass(rest);
@@ -252,7 +252,7 @@ fn a_rollout_that_is_taken_back_in_the_middle_tells_nothing() {
     cluster.running("web", "v1", &["v1"]);
     cluster.deployment("web", |d| d.reason = "NewReplicaSetAvailable");
     cluster.pass(300);
-    assert_eq!(cluster.told(), [""; 0]);
+    assert_eq!(cluster.new_events(), [""; 0]);
     cluster.assert_at_rest();
 }
 
@@ -410,7 +410,7 @@ fn a_stateful_set_is_rolled_out_in_one_change() {
     let mut cluster = Cluster::new();
     cluster.start("StatefulSet db", &["v1"], 3);
     cluster.pass(60);
-    cluster.told();
+    cluster.new_events();
     cluster.mark();
     // Each pod ends before its successor begins.
     for old in cluster.pods_of("StatefulSet db", "") {
@@ -431,7 +431,7 @@ fn a_stateful_set_with_a_partition_stays_divided_and_is_scaled_after_that() {
     let mut cluster = Cluster::new();
     cluster.start("StatefulSet db", &["v1"], 3);
     cluster.pass(60);
-    cluster.told();
+    cluster.new_events();
     cluster.mark();
     let old = cluster.pods_of("StatefulSet db", "").pop().unwrap();
     cluster.terminate(&old);
@@ -456,7 +456,7 @@ fn a_daemon_set_is_rolled_out_in_one_change_and_grows_with_the_nodes() {
     let mut cluster = Cluster::new();
     cluster.start("DaemonSet agent", &["v1"], 3);
     cluster.pass(60);
-    cluster.told();
+    cluster.new_events();
     cluster.mark();
     cluster.roll("DaemonSet agent", &["v2"], "v2", 3, 4);
     cluster.pass(60);
@@ -473,7 +473,7 @@ fn a_rollout_of_the_configuration_alone_tells_nothing() {
         let mut cluster = with_web();
         cluster.roll("web", &["v1"], "config2", 3, each);
         cluster.pass(300);
-        assert_eq!(cluster.told(), [""; 0]);
+        assert_eq!(cluster.new_events(), [""; 0]);
         cluster.assert_at_rest();
     }
 }
@@ -502,7 +502,7 @@ fn a_sidecar_is_scaled_by_the_workloads_that_do_not_roll() {
     cluster.start("api", &["a1", "mesh"], 2);
     cluster.pass(60);
     assert_eq!(
-        cluster.told(),
+        cluster.new_events(),
         ["started a1 0>2, started mesh 0>5, started v1 0>3"]
     );
     cluster.mark();
@@ -526,7 +526,7 @@ fn a_sidecar_in_a_rolling_workload_does_not_delay_a_quiet_one() {
     cluster.start("web", &["v1", "mesh"], 3);
     cluster.start("api", &["a1", "mesh"], 2);
     cluster.pass(60);
-    cluster.told();
+    cluster.new_events();
     cluster.mark();
     cluster.scale("api", 4);
     cluster.roll("web", &["v2", "mesh"], "v2", 4, 100);
@@ -595,7 +595,7 @@ fn an_image_that_flaps_in_and_out_is_told_only_if_it_stays() {
         cluster.pass(1);
     }
     cluster.pass(120);
-    assert_eq!(cluster.told(), [""; 0]);
+    assert_eq!(cluster.new_events(), [""; 0]);
     cluster.assert_at_rest();
 }
 
@@ -605,7 +605,7 @@ fn a_namespace_that_is_deleted_is_one_change() {
     cluster.start("blog/web", &["v1", "mesh"], 2);
     cluster.start("blog/api", &["a1", "mesh"], 2);
     cluster.pass(60);
-    cluster.told();
+    cluster.new_events();
     cluster.mark();
     let pods: Vec<_> = ["blog/web", "blog/api"]
         .iter()
@@ -634,16 +634,16 @@ fn jobs_are_left_out_unless_asked_for() {
     let mut cluster = with_web();
     cluster.environment("all", "exclude: []");
     cluster.pass(10);
-    cluster.told_of("all");
+    cluster.new_events_of("all");
     let pod = cluster.running("Job night", "", &["batch"]);
     cluster.pass(60);
     cluster.change(&pod, |pod| pod.phase = "Succeeded");
     cluster.pass(60);
     cluster.remove(&pod);
     cluster.pass(60);
-    assert_eq!(cluster.told(), [""; 0]);
+    assert_eq!(cluster.new_events(), [""; 0]);
     assert_eq!(
-        cluster.told_of("all"),
+        cluster.new_events_of("all"),
         ["started batch 0>1", "stopped batch 1>0"]
     );
     cluster.assert_at_rest();
@@ -656,7 +656,10 @@ fn a_pod_that_nobody_owns_is_a_workload_of_its_own() {
     cluster.pass(60);
     cluster.remove(&pod);
     cluster.pass(60);
-    assert_eq!(cluster.told(), ["started tool 0>1", "stopped tool 1>0"]);
+    assert_eq!(
+        cluster.new_events(),
+        ["started tool 0>1", "stopped tool 1>0"]
+    );
 }
 
 #[test]
@@ -671,7 +674,7 @@ fn restarts_and_crash_loops_tell_nothing() {
         });
         cluster.pass(5);
     }
-    assert_eq!(cluster.told(), [""; 0]);
+    assert_eq!(cluster.new_events(), [""; 0]);
     cluster.assert_at_rest();
 }
 
@@ -683,7 +686,7 @@ fn a_pod_that_fails_is_no_instance_and_its_successor_is() {
     cluster.pass(3);
     cluster.running("web", "v1", &["v1"]);
     cluster.pass(300);
-    assert_eq!(cluster.told(), [""; 0]);
+    assert_eq!(cluster.new_events(), [""; 0]);
     cluster.assert_at_rest();
 }
 
@@ -705,12 +708,12 @@ fn without_settle_times_but_that_of_rollouts_the_tail_of_a_rollout_is_still_no_s
     let mut cluster = Cluster::settling("{quiet: 0s, max: 0s, scaling: 0s}");
     cluster.start("web", &["v1"], 3);
     cluster.pass(60);
-    cluster.told();
+    cluster.new_events();
     cluster.mark();
     cluster.roll("web", &["v2"], "v2", 3, 20);
     cluster.pass(120);
     assert_eq!(
-        cluster.told(),
+        cluster.new_events(),
         [
             "started v2 0>1",
             "stopped v1 3>0",
@@ -733,11 +736,11 @@ fn rollouts_are_read_from_pods_alone_when_deployments_cannot_be() {
         ("silent", 60),
     ] {
         let mut cluster = with_web();
-        cluster.deafen(WatchKind::Deployments);
+        cluster.stop_watch(WatchKind::Deployments);
         if trouble == "forbidden" {
             let now = cluster.now;
             cluster
-                .world
+                .state
                 .stream_fails(WatchKind::Deployments, "403".to_owned(), true, now);
         }
         cluster.pass(300);
@@ -752,9 +755,9 @@ fn rollouts_are_read_from_pods_alone_when_deployments_cannot_be() {
             &["60s started v2 0>1", "185s stopped v1 3>0"]
         };
         assert_eq!(told, want, "{trouble}");
-        cluster.hear(WatchKind::Deployments);
+        cluster.resume_watch(WatchKind::Deployments);
         cluster.pass(300);
-        assert_eq!(cluster.told(), [""; 0]);
+        assert_eq!(cluster.new_events(), [""; 0]);
         cluster.assert_at_rest();
     }
 }
@@ -763,10 +766,10 @@ fn rollouts_are_read_from_pods_alone_when_deployments_cannot_be() {
 fn a_deployment_that_was_rolling_when_the_stream_went_silent_does_not_roll_for_ever() {
     let mut cluster = with_web();
     cluster.deployment("web", |d| d.reason = "ReplicaSetUpdated");
-    cluster.deafen(WatchKind::Deployments);
+    cluster.stop_watch(WatchKind::Deployments);
     cluster.scale("web", 5);
     cluster.pass(300);
-    assert_eq!(cluster.told().len(), 1);
+    assert_eq!(cluster.new_events().len(), 1);
     assert_eq!(cluster.recorded("prod").totals().instances, 5);
 }
 
@@ -789,7 +792,7 @@ fn a_relabelled_pod_leaves_and_comes_like_any_other() {
     cluster.environment("front", "podSelector: {matchLabels: {tier: front}}");
     cluster.start("web", &["v1"], 3);
     cluster.pass(60);
-    assert_eq!(cluster.told_of("front"), ["silence: Baseline"]);
+    assert_eq!(cluster.new_events_of("front"), ["silence: Baseline"]);
     for pod in cluster.pods_of("web", "") {
         cluster.change(&pod, |pod| {
             pod.labels.insert("tier".to_owned(), "front".to_owned());
@@ -797,14 +800,14 @@ fn a_relabelled_pod_leaves_and_comes_like_any_other() {
         cluster.pass_span(seconds(3) / 2);
     }
     cluster.pass(60);
-    assert_eq!(cluster.told_of("front"), ["started v1 0>3"]);
+    assert_eq!(cluster.new_events_of("front"), ["started v1 0>3"]);
     let pod = cluster.pods_of("web", "").pop().unwrap();
     cluster.change(&pod, |pod| {
         pod.labels.remove("tier");
     });
     cluster.pass(60);
-    assert_eq!(cluster.told_of("front"), ["scaled v1 3>2"]);
-    assert_eq!(cluster.told(), ["started v1 0>3"]);
+    assert_eq!(cluster.new_events_of("front"), ["scaled v1 3>2"]);
+    assert_eq!(cluster.new_events(), ["started v1 0>3"]);
     cluster.assert_at_rest();
 }
 
@@ -813,13 +816,13 @@ fn events_are_told_by_type_and_name() {
     let mut cluster = with_web();
     cluster.start("old", &["zebra", "ape"], 1);
     cluster.pass(60);
-    assert_eq!(cluster.told(), ["started ape 0>1, started zebra 0>1"]);
+    assert_eq!(cluster.new_events(), ["started ape 0>1, started zebra 0>1"]);
     let old = cluster.pods_of("old", "");
     cluster.start("new", &["mule", "cat"], 1);
     cluster.pass(25);
     cluster.scale("web", 2);
     cluster.pass(4);
-    cluster.told();
+    cluster.new_events();
     cluster.environment("late", "{}");
     cluster.stop();
     cluster.terminate(&old[0]);
@@ -827,7 +830,7 @@ fn events_are_told_by_type_and_name() {
     cluster.start("newer", &["yak", "bee"], 1);
     cluster.begin();
     cluster.pass(60);
-    let mut told = cluster.told();
+    let mut told = cluster.new_events();
     told.retain(|told| !told.starts_with("scaled"));
     assert_eq!(
         told,

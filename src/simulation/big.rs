@@ -12,7 +12,7 @@ use crate::{
         pod_view::{ContainerView, Decoded, Meta, Owner, PodView},
         stream::WatchKind,
     },
-    simulation::{empty_world, seconds, testing::digest},
+    simulation::{empty_state, seconds, testing::digest},
     snapshot::{
         cut::{Entry, PendingEntries},
         event,
@@ -23,9 +23,9 @@ use crate::{
 
 const ROLLOUT: Duration = Duration::from_mins(15);
 
-/// A world with one environment whose baseline is written, and the ledger after it as a reader of the log has it.
+/// A state with one environment whose baseline is written, and the ledger after it as a reader of the log has it.
 struct Big {
-    world: ClusterState,
+    state: ClusterState,
     now: Duration,
     reader: Fleet,
     read: Ledger,
@@ -34,23 +34,23 @@ struct Big {
 
 impl Big {
     fn new(pods: &[PodView]) -> (Self, Entry) {
-        let mut world = empty_world(true);
+        let mut state = empty_state(true);
         let now = seconds(1_000);
-        world.environment_seen("big", "uid", &EnvironmentSpec::default(), now);
-        world.list_begins(WatchKind::Pods);
+        state.environment_seen("big", "uid", &EnvironmentSpec::default(), now);
+        state.list_begins(WatchKind::Pods);
         for pod in pods {
-            world.pod_seen(Decoded::Good(pod.clone()), true, now);
+            state.pod_seen(Decoded::Good(pod.clone()), true, now);
         }
-        world.list_ends(WatchKind::Pods, 1, now, now);
-        world.log_is_blank("big", "uid", None, Cause::Baseline);
+        state.list_ends(WatchKind::Pods, 1, now, now);
+        state.log_is_blank("big", "uid", None, Cause::Baseline);
         let mut reader = Fleet::default();
         let mut serial = 0;
-        let entry = plan(&mut world, now).entries.remove(0);
+        let entry = plan(&mut state, now).entries.remove(0);
         let read = restored(&entry, &mut reader);
-        world.appended("big", "uid", entry.after.clone(), now);
+        state.appended("big", "uid", entry.after.clone(), now);
         serial += 1;
         let big = Self {
-            world,
+            state,
             now,
             reader,
             read,
@@ -63,23 +63,23 @@ impl Big {
     fn becomes(&mut self, pods: &[PodView]) -> Vec<EnvironmentSnapshotSpec> {
         self.now += seconds(60);
         self.serial += 1;
-        self.world.list_begins(WatchKind::Pods);
+        self.state.list_begins(WatchKind::Pods);
         for pod in pods {
-            self.world
+            self.state
                 .pod_seen(Decoded::Good(pod.clone()), true, self.now);
         }
         let version = u64::from(self.serial);
-        self.world
+        self.state
             .list_ends(WatchKind::Pods, version, self.now, self.now);
         self.now += seconds(31);
         let mut appended = vec![];
         for _ in 0..10 {
-            self.world.bookmark(WatchKind::Pods, version, self.now);
-            let plan = self.world.plan("big", self.now, wall(self.now));
+            self.state.bookmark(WatchKind::Pods, version, self.now);
+            let plan = self.state.plan("big", self.now, wall(self.now));
             let Plan::Append(draft) = plan else { break };
             for entry in draft.entries {
                 self.read_next(&entry);
-                self.world
+                self.state
                     .appended("big", "uid", entry.after.clone(), self.now);
                 appended.push(entry.spec);
             }
@@ -114,8 +114,8 @@ fn wall(now: Duration) -> jiff::Timestamp {
         + jiff::SignedDuration::try_from(now).unwrap()
 }
 
-fn plan(world: &mut ClusterState, now: Duration) -> PendingEntries {
-    match world.plan("big", now, wall(now)) {
+fn plan(state: &mut ClusterState, now: Duration) -> PendingEntries {
+    match state.plan("big", now, wall(now)) {
         Plan::Append(draft) => *draft,
         other => panic!("{other:?}"),
     }

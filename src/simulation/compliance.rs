@@ -20,9 +20,9 @@ fn vetted(more: &str) -> Cluster {
     cluster.start("web", &["v1"], 1);
     cluster.environment("prod", &ruled(more));
     cluster.begin();
-    assert_eq!(cluster.told(), ["silence: Baseline"]);
+    assert_eq!(cluster.new_events(), ["silence: Baseline"]);
     cluster.pass(600);
-    assert_eq!(cluster.told(), Vec::<String>::new());
+    assert_eq!(cluster.new_events(), Vec::<String>::new());
     assert_eq!(state(&cluster), ComplianceState::Compliant);
     cluster
 }
@@ -63,16 +63,16 @@ fn an_image_without_a_record_has_its_time_and_then_the_environment_is_red_once()
     let mut cluster = vetted("");
     roll(&mut cluster, "v2");
     cluster.pass(60);
-    assert_eq!(cluster.told(), ["started v2 0>1, stopped v1 1>0"]);
+    assert_eq!(cluster.new_events(), ["started v2 0>1, stopped v1 1>0"]);
     assert_eq!(
         state(&cluster),
         ComplianceState::Compliant,
         "it has five minutes"
     );
     cluster.pass(600);
-    assert_eq!(cluster.told(), [red("v2", NO_PROVENANCE)]);
+    assert_eq!(cluster.new_events(), [red("v2", NO_PROVENANCE)]);
     cluster.pass(3_600);
-    assert_eq!(cluster.told(), Vec::<String>::new(), "once");
+    assert_eq!(cluster.new_events(), Vec::<String>::new(), "once");
     assert_eq!(last(&cluster).causes, [Cause::GraceExpired]);
 }
 
@@ -81,10 +81,10 @@ fn a_record_that_comes_late_but_in_time_rings_nothing() {
     let mut cluster = vetted("");
     roll(&mut cluster, "v2");
     cluster.pass(200);
-    cluster.told();
+    cluster.new_events();
     cluster.record("web-2", &record("v2"));
     cluster.pass(3_600);
-    assert_eq!(cluster.told(), ["silence: EvidenceChanged"]);
+    assert_eq!(cluster.new_events(), ["silence: EvidenceChanged"]);
     assert_eq!(state(&cluster), ComplianceState::Compliant);
 }
 
@@ -93,27 +93,35 @@ fn what_is_allow_listed_is_told_and_the_environment_is_green_after_the_window() 
     let mut cluster = vetted("");
     roll(&mut cluster, "v2");
     cluster.pass(600);
-    cluster.told();
+    cluster.new_events();
     let entry = format!(
         "{{environments: [prod], artifacts: [{{fingerprint: {}, name: web}}], reason: hotfix}}",
         digest("v2")
     );
     cluster.allow("hotfix", &entry);
     cluster.pass(30);
-    assert_eq!(cluster.told(), ["allowed v2 1>1"]);
+    assert_eq!(cluster.new_events(), ["allowed v2 1>1"]);
     assert_eq!(last(&cluster).causes, [Cause::AllowListChanged]);
     cluster.pass(60);
-    assert_eq!(cluster.told(), ["green"]);
+    assert_eq!(cluster.new_events(), ["green"]);
     let green = last(&cluster);
     assert_eq!(green.causes, [Cause::RecoveryElapsed]);
     assert_eq!(green.compliance.resolved.len(), 1, "{:?}", green.compliance);
     assert!(green.compliance.resolved[0].ends_with("on the allow-list: hotfix"));
     cluster.restart();
     cluster.pass(600);
-    assert_eq!(cluster.told(), Vec::<String>::new(), "it is told once");
+    assert_eq!(
+        cluster.new_events(),
+        Vec::<String>::new(),
+        "it is told once"
+    );
     cluster.disallow("hotfix");
     cluster.pass(5);
-    assert_eq!(cluster.told(), [red("v2", NO_PROVENANCE)], "without grace");
+    assert_eq!(
+        cluster.new_events(),
+        [red("v2", NO_PROVENANCE)],
+        "without grace"
+    );
     assert_eq!(last(&cluster).causes, [Cause::AllowListChanged]);
 }
 
@@ -126,10 +134,10 @@ fn an_image_that_does_not_run_is_allow_listed_aloud_too() {
     );
     cluster.allow("soon", &entry);
     cluster.pass(10);
-    assert_eq!(cluster.told(), ["allowed soon 0>0"]);
+    assert_eq!(cluster.new_events(), ["allowed soon 0>0"]);
     cluster.disallow("soon");
     cluster.pass(10);
-    assert_eq!(cluster.told(), ["silence: AllowListChanged"]);
+    assert_eq!(cluster.new_events(), ["silence: AllowListChanged"]);
     assert!(cluster.recorded("prod").allowed.is_empty());
 }
 
@@ -145,14 +153,14 @@ fn an_allowance_that_ends_while_the_operator_is_down_is_told_as_of_its_end() {
     cluster.allow("hotfix", &entry);
     cluster.pass(100);
     assert_eq!(
-        cluster.told(),
+        cluster.new_events(),
         ["allowed v2 0>0", "started v2 0>1, stopped v1 1>0"]
     );
     cluster.stop();
     cluster.pass(5_000);
     cluster.begin();
     cluster.pass(10);
-    assert_eq!(cluster.told(), [red("v2", NO_PROVENANCE)]);
+    assert_eq!(cluster.new_events(), [red("v2", NO_PROVENANCE)]);
     let last = last(&cluster);
     assert_eq!(
         (last.causes, last.time),
@@ -172,19 +180,19 @@ fn the_end_of_an_allowance_gives_its_entry_another_status_once() {
     cluster.pass(10);
     let look = |cluster: &mut Cluster| {
         let now = cluster.wall();
-        cluster.world.expire_allowances(now);
-        let rings = cluster.world.take_status_news();
+        cluster.state.expire_allowances(now);
+        let rings = cluster.state.take_status_news();
         (
             rings,
-            cluster.world.take_dirty_status(100, cluster.now).len(),
+            cluster.state.take_dirty_status(100, cluster.now).len(),
         )
     };
     look(&mut cluster);
     assert_eq!(look(&mut cluster), (false, 0));
     cluster.pass(1_000);
     // What the cut that tells of it brings up.
-    cluster.world.take_status_news();
-    cluster.world.take_dirty_status(100, cluster.now);
+    cluster.state.take_status_news();
+    cluster.state.take_dirty_status(100, cluster.now);
     assert_eq!(look(&mut cluster), (true, 1));
     // Or it would ring for itself, for ever.
     assert_eq!(look(&mut cluster), (false, 0));
@@ -199,22 +207,22 @@ fn evidence_that_turns_bad_and_a_rejection_are_not_waited_for() {
     );
     cluster.record("web-1", &spec);
     cluster.pass(5);
-    assert_eq!(cluster.told(), [red("v1", "failed evidence: scan")]);
+    assert_eq!(cluster.new_events(), [red("v1", "failed evidence: scan")]);
     cluster.record("web-1", &record("v1"));
     cluster.pass(120);
-    assert_eq!(cluster.told(), ["silence: EvidenceChanged", "green"]);
+    assert_eq!(cluster.new_events(), ["silence: EvidenceChanged", "green"]);
     // A new image, whose grace has just begun.
     cluster.record("web-2", &record("v2"));
     roll(&mut cluster, "v2");
     cluster.pass(10);
-    cluster.told();
+    cluster.new_events();
     let spec = format!(
         "{{fingerprint: {}, state: rejected, reviewer: eve}}",
         digest("v2")
     );
     cluster.review("no", &spec);
     cluster.pass(5);
-    assert_eq!(cluster.told(), [red("v2", "rejected by eve")]);
+    assert_eq!(cluster.new_events(), [red("v2", "rejected by eve")]);
 }
 
 #[test]
@@ -222,23 +230,23 @@ fn edited_rules_and_a_deleted_record_are_told_at_once() {
     let mut cluster = vetted("");
     cluster.environment("prod", &ruled(", approval: {required: true}"));
     cluster.pass(5);
-    assert_eq!(cluster.told(), [red("v1", "no approval")]);
+    assert_eq!(cluster.new_events(), [red("v1", "no approval")]);
     assert_eq!(last(&cluster).causes, [Cause::PolicyChanged]);
     cluster.environment("prod", &ruled(""));
     cluster.pass(120);
-    assert_eq!(cluster.told(), ["silence: PolicyChanged", "green"]);
+    assert_eq!(cluster.new_events(), ["silence: PolicyChanged", "green"]);
     cluster.unrecord("web-1");
     cluster.pass(5);
-    assert_eq!(cluster.told(), [red("v1", NO_PROVENANCE)]);
+    assert_eq!(cluster.new_events(), [red("v1", NO_PROVENANCE)]);
     assert_eq!(last(&cluster).causes, [Cause::EvidenceChanged]);
     // Without rules nothing is said; with them again, only what is other than before.
     cluster.environment("prod", "{}");
     cluster.pass(600);
-    assert_eq!(cluster.told(), ["silence: PolicyChanged"]);
+    assert_eq!(cluster.new_events(), ["silence: PolicyChanged"]);
     assert_eq!(state(&cluster), ComplianceState::Unknown);
     cluster.environment("prod", &ruled(""));
     cluster.pass(600);
-    assert_eq!(cluster.told(), ["silence: PolicyChanged"]);
+    assert_eq!(cluster.new_events(), ["silence: PolicyChanged"]);
     assert_eq!(state(&cluster), ComplianceState::NonCompliant);
 }
 
@@ -248,15 +256,15 @@ fn one_bad_old_pod_holds_an_environment_until_it_is_gone() {
     let old = cluster.running("Pod old", "", &["bad"]);
     cluster.pass(600);
     assert_eq!(
-        cluster.told(),
+        cluster.new_events(),
         ["started bad 0>1".to_owned(), red("bad", NO_PROVENANCE)]
     );
     cluster.terminate(&old);
     cluster.pass(600);
-    assert_eq!(cluster.told(), Vec::<String>::new());
+    assert_eq!(cluster.new_events(), Vec::<String>::new());
     cluster.remove(&old);
     cluster.pass(600);
-    assert_eq!(cluster.told(), ["stopped bad 1>0", "green"]);
+    assert_eq!(cluster.new_events(), ["stopped bad 1>0", "green"]);
     let digest = digest("bad").to_string();
     let resolved = [format!(
         "registry.example/bad:1 ({}) stopped",
@@ -271,7 +279,7 @@ fn frequent_rollouts_do_not_keep_an_environment_red() {
     let old = cluster.running("Pod old", "", &["bad"]);
     cluster.pass(600);
     cluster.remove(&old);
-    cluster.told();
+    cluster.new_events();
     for number in 2..6 {
         let image = format!("v{number}");
         roll(&mut cluster, &image);
@@ -279,7 +287,7 @@ fn frequent_rollouts_do_not_keep_an_environment_red() {
         cluster.record(&format!("web-{number}"), &record(&image));
     }
     cluster.pass(60);
-    let told = cluster.told();
+    let told = cluster.new_events();
     assert_eq!(
         told.iter().filter(|told| told.starts_with("red")).count(),
         0,
@@ -303,7 +311,7 @@ fn a_first_look_waits_for_what_may_still_arrive() {
     cluster.record("web-1", &record("v1"));
     cluster.pass(600);
     assert_eq!(
-        cluster.told(),
+        cluster.new_events(),
         ["silence: Baseline", "silence: EvidenceChanged"]
     );
     assert_eq!(state(&cluster), ComplianceState::Compliant);
@@ -314,7 +322,7 @@ fn the_index_and_the_manifests_of_an_image_are_one_artifact_when_ci_says_so() {
     let mut cluster = vetted("");
     cluster.running("web", "v1", &["v1-arm64"]);
     cluster.pass(60);
-    assert_eq!(cluster.told(), ["started v1-arm64 0>1"]);
+    assert_eq!(cluster.new_events(), ["started v1-arm64 0>1"]);
     let both = format!(
         "{{fingerprint: {}, flow: web, aliases: [{}]}}",
         digest("v1"),
@@ -322,15 +330,15 @@ fn the_index_and_the_manifests_of_an_image_are_one_artifact_when_ci_says_so() {
     );
     cluster.record("web-1", &both);
     cluster.pass(1_000);
-    assert_eq!(cluster.told(), ["silence: IdentityLearned"]);
+    assert_eq!(cluster.new_events(), ["silence: IdentityLearned"]);
     assert_eq!(cluster.recorded("prod").total(&digest("v1")), 2);
     // The record goes, the name stays, and nothing vouches for it any more.
     cluster.unrecord("web-1");
     cluster.pass(1_000);
-    assert_eq!(cluster.told(), [red("v1", NO_PROVENANCE)]);
+    assert_eq!(cluster.new_events(), [red("v1", NO_PROVENANCE)]);
     cluster.restart();
     cluster.pass(1_000);
-    assert_eq!(cluster.told(), Vec::<String>::new());
+    assert_eq!(cluster.new_events(), Vec::<String>::new());
     assert_eq!(cluster.recorded("prod").total(&digest("v1")), 2);
     cluster.assert_at_rest();
 }
@@ -340,24 +348,24 @@ fn a_log_that_cannot_be_built_on_keeps_what_was_known_of_the_environment() {
     let mut cluster = vetted("");
     cluster.allow("a", &entry_for("v7"));
     cluster.pass(10);
-    cluster.told();
+    cluster.new_events();
     let end = cluster.recorded("prod").clone();
     let mut blank = Ledger::empty(Scope::default());
     (blank.index, blank.time) = (end.index, end.time);
     blank.content_hash.clone_from(&end.content_hash);
     blank.compliance = end.compliance;
-    let uid = cluster.world.uid("prod").unwrap().to_owned();
+    let uid = cluster.state.uid("prod").unwrap().to_owned();
     let lost = Cause::HistoryLost;
-    cluster.world.log_is_blank("prod", &uid, Some(blank), lost);
+    cluster.state.log_is_blank("prod", &uid, Some(blank), lost);
     cluster.unrecord("web-1");
     cluster.pass(5);
     // What was allowed is known, and what is missing has its time anew: when it began is lost.
     assert_eq!(
-        cluster.told(),
+        cluster.new_events(),
         ["silence: HistoryLost", "silence: PolicyChanged"]
     );
     cluster.pass(600);
-    assert_eq!(cluster.told(), [red("v1", NO_PROVENANCE)]);
+    assert_eq!(cluster.new_events(), [red("v1", NO_PROVENANCE)]);
 }
 
 fn entry_for(image: &str) -> String {
@@ -378,7 +386,7 @@ fn a_record_of_one_platform_that_comes_and_goes_renames_and_rings_nothing() {
     );
     cluster.record("web-1", &both);
     cluster.pass(100);
-    cluster.told();
+    cluster.new_events();
     // Its flow comes first, so the image goes by its digest for as long as it is there.
     let one = format!("{{fingerprint: {}, flow: alpha}}", digest("v1-arm64"));
     cluster.record("arm64", &one);
@@ -388,7 +396,7 @@ fn a_record_of_one_platform_that_comes_and_goes_renames_and_rings_nothing() {
     cluster.pass(100);
     cluster.unrecord("arm64");
     cluster.pass(100);
-    let told = cluster.told();
+    let told = cluster.new_events();
     assert_eq!(told.last().unwrap(), "silence: IdentityLearned", "{told:?}");
     assert_eq!(cluster.recorded("prod").total(&digest("v1")), 3);
     cluster.assert_at_rest();
@@ -399,7 +407,7 @@ fn a_record_in_a_namespace_that_is_not_trusted_changes_nothing() {
     let mut cluster = vetted("");
     roll(&mut cluster, "v2");
     cluster.pass(20);
-    cluster.told();
+    cluster.new_events();
     let evil = format!(
         "{{fingerprint: {}, flow: evil, aliases: [{}]}}",
         digest("evil"),
@@ -409,7 +417,7 @@ fn a_record_in_a_namespace_that_is_not_trusted_changes_nothing() {
     cluster.pass(600);
     let words = "its record is in namespace tenant, which is not trusted here";
     assert_eq!(
-        cluster.told(),
+        cluster.new_events(),
         ["silence: EvidenceChanged".to_owned(), red("v2", words)]
     );
 }
@@ -422,14 +430,14 @@ fn containers_that_cannot_be_identified_are_waited_for_and_then_make_it_red() {
         (c.image_id, c.id) = (String::new(), "containerd://new".to_owned());
     });
     cluster.pass(1_000);
-    let told = cluster.told();
+    let told = cluster.new_events();
     assert_eq!(
         told.last().unwrap(),
         "red: 1 container whose image can't be identified"
     );
     cluster.remove(&pod);
     cluster.pass(1_000);
-    assert_eq!(cluster.told().last().unwrap(), "green");
+    assert_eq!(cluster.new_events().last().unwrap(), "green");
 }
 
 #[test]
@@ -439,11 +447,11 @@ fn grace_is_not_given_twice_while_the_log_remembers() {
     cluster.pass(200);
     cluster.remove(&pod);
     cluster.pass(200);
-    cluster.told();
+    cluster.new_events();
     cluster.running("Pod odd", "", &["odd"]);
     cluster.pass(30);
     assert_eq!(
-        cluster.told(),
+        cluster.new_events(),
         ["started odd 0>1".to_owned() + ", " + &red("odd", NO_PROVENANCE)]
     );
 }
@@ -687,10 +695,10 @@ proptest! {
         cluster.running("web", "v2", &["v2"]);
         cluster.pass(40);
         cluster.pass(after.min(250));
-        cluster.told();
+        cluster.new_events();
         let spec = format!("{{fingerprint: {}, state: rejected, reviewer: eve}}", digest("v2"));
         cluster.review("no", &spec);
         cluster.pass(2);
-        prop_assert_eq!(cluster.told(), [red("v2", "rejected by eve")]);
+        prop_assert_eq!(cluster.new_events(), [red("v2", "rejected by eve")]);
     }
 }

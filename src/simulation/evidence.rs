@@ -14,9 +14,9 @@ use crate::{
     simulation::{Cluster, testing::digest},
 };
 
-/// What lies in the cluster.
+/// The evidence in the cluster.
 #[derive(Debug, Default)]
-pub struct SaidObjects {
+pub struct EvidenceObjects {
     records: BTreeMap<EvidenceKey, ArtifactProvenance>,
     reviews: BTreeMap<EvidenceKey, ArtifactApproval>,
     allowances: BTreeMap<String, AllowedArtifact>,
@@ -63,7 +63,7 @@ impl Cluster {
         self.said.records.insert(key.clone(), object.clone());
         if self.up {
             let record = ProvenanceRecord::of(&object).unwrap();
-            self.world.record_seen(&key, Some(record), self.now);
+            self.state.record_seen(&key, Some(record), self.now);
             self.turn();
         }
     }
@@ -73,7 +73,7 @@ impl Cluster {
         let key = key(name);
         self.said.records.remove(&key).unwrap();
         if self.up {
-            self.world.record_seen(&key, None, self.now);
+            self.state.record_seen(&key, None, self.now);
             self.turn();
         }
     }
@@ -89,7 +89,7 @@ impl Cluster {
         };
         self.said.reviews.insert(key.clone(), object.clone());
         if self.up {
-            self.world.review_seen(&key, Some(&object)).unwrap();
+            self.state.review_seen(&key, Some(&object)).unwrap();
             self.turn();
         }
     }
@@ -114,7 +114,7 @@ impl Cluster {
         self.said.allowances.insert(name.to_owned(), object.clone());
         if self.up {
             let allowance = Allowance::of(&object).unwrap();
-            self.world.allowance_seen(name, Some(allowance));
+            self.state.allowance_seen(name, Some(allowance));
             self.turn();
         }
     }
@@ -123,7 +123,7 @@ impl Cluster {
     pub fn disallow(&mut self, name: &str) {
         self.said.allowances.remove(name).unwrap();
         if self.up {
-            self.world.allowance_seen(name, None);
+            self.state.allowance_seen(name, None);
             self.turn();
         }
     }
@@ -148,14 +148,14 @@ impl Cluster {
         self.said.seed = seed;
     }
 
-    /// Lists all of it.
+    /// Lists all evidence.
     pub(super) fn list_evidence(&mut self) {
         let mut records: Vec<_> = self.said.records.iter().collect();
         let seed = self.said.seed;
         records.sort_by_key(|(key, _)| digest(&format!("{key} {seed}")).0);
         for (key, object) in records {
             let record = ProvenanceRecord::of(object).unwrap();
-            self.world.record_seen(key, Some(record), self.now);
+            self.state.record_seen(key, Some(record), self.now);
         }
         let mut reviews: Vec<_> = self.said.reviews.iter().collect();
         // As the operator sorts them: those of one second by the version of the object.
@@ -168,14 +168,14 @@ impl Cluster {
             (object.metadata.creation_timestamp.clone(), serial)
         });
         for (key, object) in reviews {
-            self.world.review_seen(key, Some(object)).unwrap();
+            self.state.review_seen(key, Some(object)).unwrap();
         }
         for (name, object) in &self.said.allowances {
             let allowance = Allowance::of(object).unwrap();
-            self.world.allowance_seen(name, Some(allowance));
+            self.state.allowance_seen(name, Some(allowance));
         }
         for kind in EvidenceKind::ALL {
-            self.world.evidence_listed(kind);
+            self.state.evidence_listed(kind);
         }
     }
 }

@@ -11,7 +11,7 @@ fn with_web(image_id: &str) -> (Cluster, String) {
     let mut cluster = Cluster::new();
     let pod = born(&mut cluster, "web", image_id);
     cluster.pass(60);
-    cluster.told();
+    cluster.new_events();
     (cluster, pod)
 }
 
@@ -90,7 +90,7 @@ fn one_container_is_one_artifact_whatever_the_runtime_calls_it_later() {
             } else {
                 &[]
             };
-            assert_eq!(cluster.told(), want, "{scenario}");
+            assert_eq!(cluster.new_events(), want, "{scenario}");
             assert_eq!(recorded(&cluster), pairs(&[(known_as, 1)]), "{scenario}");
             // Another of the same is the same artifact, by whichever name.
             cluster.mark();
@@ -114,7 +114,7 @@ fn what_was_learned_survives_a_restart_before_it_is_of_use() {
     cluster.pass(60);
     cluster.restart();
     cluster.pass(60);
-    assert_eq!(cluster.told(), ["silence: IdentityLearned"]);
+    assert_eq!(cluster.new_events(), ["silence: IdentityLearned"]);
     assert_eq!(recorded(&cluster), pairs(&[("index", 1)]));
     cluster.assert_at_rest();
 }
@@ -138,14 +138,14 @@ fn two_recorded_artifacts_that_turn_out_to_be_one_are_joined_in_silence() {
         .map(|image| born(&mut cluster, "web", &image_id(image)))
         .collect();
     cluster.pass(60);
-    cluster.told();
+    cluster.new_events();
     cluster.container(&pods[1], |c| c.image_id = image_id("amd64"));
     cluster.pass(60);
-    assert_eq!(cluster.told(), ["silence: IdentityLearned"]);
+    assert_eq!(cluster.new_events(), ["silence: IdentityLearned"]);
     assert_eq!(recorded(&cluster), pairs(&[("index", 2)]));
     cluster.restart();
     cluster.pass(60);
-    assert_eq!(cluster.told(), [""; 0]);
+    assert_eq!(cluster.new_events(), [""; 0]);
     cluster.assert_at_rest();
 }
 
@@ -168,7 +168,7 @@ fn a_pin_names_the_artifact_if_the_spec_cannot_have_been_edited() {
         cluster.environment("prod", "{}");
         cluster.begin();
         cluster.pass(60);
-        cluster.told();
+        cluster.new_events();
         if !seen_early {
             cluster.stop();
         }
@@ -193,10 +193,10 @@ fn a_pin_names_the_artifact_if_the_spec_cannot_have_been_edited() {
             "{case}: and that is said once"
         );
         assert_eq!(log.len(), 2, "{case}: with the start itself");
-        cluster.told();
+        cluster.new_events();
         cluster.restart();
         cluster.pass(60);
-        assert_eq!(cluster.told(), [""; 0], "{case}");
+        assert_eq!(cluster.new_events(), [""; 0], "{case}");
         cluster.assert_at_rest();
     }
 }
@@ -224,7 +224,7 @@ fn an_edited_spec_does_not_lend_a_good_name_to_a_bad_image() {
         cluster.begin();
         let pod = cluster.running("web", "r", &["bad"]);
         cluster.pass(60);
-        cluster.told();
+        cluster.new_events();
         cluster.change(&pod, |pod| {
             pod.generation += i64::from(counted);
             pod.containers[0].image = pinned("good");
@@ -234,23 +234,23 @@ fn an_edited_spec_does_not_lend_a_good_name_to_a_bad_image() {
             cluster.restart();
             cluster.pass(60);
         }
-        assert_eq!(cluster.told(), [""; 0]);
+        assert_eq!(cluster.new_events(), [""; 0]);
         assert_eq!(recorded(&cluster), pairs(&[("bad", 1)]));
         assert_eq!(
-            cluster.world.fleet().canonical(digest("bad")),
+            cluster.state.fleet().canonical(digest("bad")),
             digest("bad")
         );
         assert_eq!(
-            cluster.world.fleet().canonical(digest("good")),
+            cluster.state.fleet().canonical(digest("good")),
             digest("good")
         );
         // Then the container is replaced, and the pin is its own.
         runs_as(&mut cluster, &pod, "two", "good");
         cluster.pass(60);
-        assert_eq!(cluster.told().len(), 1);
+        assert_eq!(cluster.new_events().len(), 1);
         assert_eq!(recorded(&cluster), pairs(&[("good", 1)]));
         assert_eq!(
-            cluster.world.fleet().canonical(digest("bad")),
+            cluster.state.fleet().canonical(digest("bad")),
             digest("bad")
         );
         cluster.assert_at_rest();
@@ -266,7 +266,7 @@ fn a_container_that_waits_is_not_there_and_the_others_of_its_pod_are() {
         (c.state, c.image_id, c.id) = (State::Waiting, String::new(), String::new());
     });
     cluster.pass(60);
-    assert_eq!(cluster.told(), ["started mesh 0>1"]);
+    assert_eq!(cluster.new_events(), ["started mesh 0>1"]);
     assert_eq!(cluster.recorded("prod").totals().unidentified, 0);
 }
 
@@ -275,11 +275,11 @@ fn a_container_that_cannot_be_identified_is_in_no_artifact_until_it_can_be() {
     // S10
     let (mut cluster, pod) = with_web("registry.example/a:1");
     assert_eq!(recorded(&cluster), pairs(&[]));
-    assert_eq!(cluster.world.summary("prod").unwrap().unidentified, 1);
+    assert_eq!(cluster.state.summary("prod").unwrap().unidentified, 1);
     cluster.container(&pod, |c| c.image_id = image_id("index"));
     cluster.pass(60);
-    assert_eq!(cluster.told(), ["started index 0>1"]);
-    assert_eq!(cluster.world.summary("prod").unwrap().unidentified, 0);
+    assert_eq!(cluster.new_events(), ["started index 0>1"]);
+    assert_eq!(cluster.state.summary("prod").unwrap().unidentified, 0);
     cluster.assert_at_rest();
 }
 
@@ -300,7 +300,7 @@ fn an_identity_is_written_with_the_artifact_and_not_before() {
     assert_eq!(identities[0].fingerprint, digest("index").to_string());
     cluster.deployment("web", |d| d.reason = "NewReplicaSetAvailable");
     cluster.pass(60);
-    assert_eq!(cluster.told(), [""; 0]);
+    assert_eq!(cluster.new_events(), [""; 0]);
     cluster.assert_at_rest();
 }
 
@@ -313,7 +313,7 @@ fn the_identity_of_what_came_and_went_is_never_written() {
     cluster.pass(2);
     cluster.remove(&pod);
     cluster.pass(100);
-    assert_eq!(cluster.told(), [""; 0]);
+    assert_eq!(cluster.new_events(), [""; 0]);
     cluster.assert_at_rest();
 }
 
@@ -325,17 +325,17 @@ fn an_identity_that_was_forgotten_with_its_artifact_is_written_again_with_it() {
     cluster.remove(&pod);
     cluster.pass(60);
     assert_eq!(cluster.recorded("prod").identities.len(), 0);
-    cluster.told();
+    cluster.new_events();
     for image in ["other", "index"] {
         let pod = born(&mut cluster, "web", &image_id(image));
         cluster.container(&pod, |c| c.image_id = image_id("other"));
         cluster.pass(60);
         cluster.restart();
         cluster.pass(60);
-        assert_eq!(cluster.told(), ["started index 0>1"], "{image}");
+        assert_eq!(cluster.new_events(), ["started index 0>1"], "{image}");
         cluster.remove(&pod);
         cluster.pass(60);
-        cluster.told();
+        cluster.new_events();
         cluster.assert_at_rest();
     }
 }
@@ -350,12 +350,12 @@ fn an_environment_knows_by_its_own_log_what_was_learned_elsewhere() {
     cluster.container(&pod, |c| c.image_id = image_id("other"));
     born(&mut cluster, "blog/web", &image_id("other"));
     cluster.pass(60);
-    cluster.told_of("blog");
+    cluster.new_events_of("blog");
     cluster.environment_gone("shop");
     cluster.environment_gone("prod");
     cluster.restart();
     cluster.pass(60);
-    assert_eq!(cluster.told_of("blog"), [""; 0]);
+    assert_eq!(cluster.new_events_of("blog"), [""; 0]);
     let artifacts: Vec<_> = cluster.recorded("blog").artifacts().collect();
     assert_eq!(artifacts, [(&digest("index"), 1)]);
     cluster.assert_at_rest();
@@ -371,7 +371,7 @@ fn a_baseline_knows_other_names_too() {
     cluster.environment_gone("prod");
     cluster.restart();
     cluster.pass(60);
-    assert_eq!(cluster.told_of("late"), ["silence: Baseline"]);
+    assert_eq!(cluster.new_events_of("late"), ["silence: Baseline"]);
     cluster.assert_at_rest();
 }
 
@@ -416,14 +416,14 @@ fn what_an_artifact_goes_by_stays_when_more_is_learned() {
     cluster.pass(60);
     cluster.container(&pods[0], |c| c.image_id = image_id("index"));
     cluster.pass(60);
-    cluster.told();
+    cluster.new_events();
     cluster.container(&pods[1], |c| c.image_id = image_id("other"));
     cluster.pass(60);
-    assert_eq!(cluster.told(), ["silence: IdentityLearned"]);
+    assert_eq!(cluster.new_events(), ["silence: IdentityLearned"]);
     assert_eq!(recorded(&cluster), pairs(&[("index", 2)]));
     cluster.restart();
     cluster.pass(60);
-    assert_eq!(cluster.told(), [""; 0]);
+    assert_eq!(cluster.new_events(), [""; 0]);
     cluster.assert_at_rest();
 }
 

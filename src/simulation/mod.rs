@@ -1,7 +1,7 @@
-//! A small simulated cluster around a real `ClusterState` and a real log, for tests that read as sentences. Objects go in as the
-//! JSON that an API server would send; plans are asked for as the recorder asks for them: when something was touched, when
-//! the time has come that the last plan named, and every 30 s. Every entry is checked when it is appended: it follows its
-//! predecessor, is small enough, and replaying it gives the very state that the model thinks it gives.
+//! A small simulated cluster around a real `ClusterState` and a real log, for tests that read as sentences. Objects go in as
+//! the JSON that an API server would send. Plans are asked for as the recorder does: when an environment has something new to
+//! do, when the last plan says so, and every 30 s. Every entry is checked when it is appended: it continues its predecessor,
+//! is small enough, and replaying it gives the state that the recorder expects.
 
 mod behaviour;
 mod big;
@@ -45,12 +45,12 @@ use crate::{
 /// The operator's own namespace.
 const HOME: &str = "shipbell";
 
-/// So many seconds.
+/// A duration in seconds.
 pub fn seconds(number: u64) -> Duration {
     Duration::from_secs(number)
 }
 
-/// What a container is doing.
+/// The state of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     Waiting,
@@ -82,7 +82,7 @@ pub struct Pod {
     pub phase: &'static str,
     /// It is sent in a form that can't be read.
     pub garbled: bool,
-    /// Which workload it was made for, and by which revision.
+    /// Its workload and revision.
     workload: String,
     revision: String,
 }
@@ -162,9 +162,9 @@ impl Deployment {
     }
 }
 
-/// What a watch tells.
+/// A change that a watch reports.
 #[derive(Clone, Debug)]
-enum Told {
+enum WatchedChange {
     Pod(String),
     PodGone(String),
     Deployment(String),
@@ -173,7 +173,7 @@ enum Told {
     NamespaceGone(String),
 }
 
-impl Told {
+impl WatchedChange {
     fn kind(&self) -> WatchKind {
         match self {
             Self::Pod(_) | Self::PodGone(_) => WatchKind::Pods,
@@ -183,7 +183,7 @@ impl Told {
     }
 }
 
-/// An entry as it lies in the log.
+/// An entry in the log.
 #[derive(Clone, Debug)]
 pub struct Written {
     pub at: Moment,
@@ -205,7 +205,7 @@ struct Environment {
     uid: String,
     spec: EnvironmentSpec,
     log: Vec<Written>,
-    /// What someone else makes of the log, who reads entry by entry.
+    /// The state that a reader of the log has, entry by entry.
     replayed: Option<Ledger>,
     wake: Moment,
     frozen: Option<&'static str>,
@@ -215,7 +215,7 @@ struct Environment {
 
 /// The cluster, what watches it, and the log.
 pub struct Cluster {
-    pub world: ClusterState,
+    pub state: ClusterState,
     pub now: Moment,
     /// The server counts the generation of pods.
     trust_generation: bool,
@@ -226,10 +226,10 @@ pub struct Cluster {
     deployments: BTreeMap<String, Deployment>,
     namespaces: BTreeMap<String, (u64, BTreeMap<String, String>)>,
     environments: BTreeMap<String, Environment>,
-    /// Streams that hear nothing: events are lost, bookmarks don't come.
-    deaf: BTreeSet<WatchKind>,
+    /// Watches that receive nothing: events and bookmarks are lost.
+    stopped_watches: BTreeSet<WatchKind>,
     /// Events that wait to be delivered, by stream.
-    held: Option<BTreeMap<WatchKind, VecDeque<Told>>>,
+    delayed: Option<BTreeMap<WatchKind, VecDeque<WatchedChange>>>,
     next_bookmark: Moment,
     mark: Moment,
     names: BTreeMap<Fingerprint, String>,
@@ -237,7 +237,7 @@ pub struct Cluster {
     pub warnings: Vec<String>,
     /// How far the wall clock was set back.
     pub set_back: Duration,
-    said: evidence::SaidObjects,
+    said: evidence::EvidenceObjects,
 }
 
 impl Cluster {
@@ -252,7 +252,7 @@ impl Cluster {
         let mut cluster = Self::bare(true);
         cluster.environment("prod", &format!("settle: {settle}"));
         cluster.begin();
-        assert_eq!(cluster.told(), ["silence: Baseline"]);
+        assert_eq!(cluster.new_events(), ["silence: Baseline"]);
         cluster.pass(60);
         cluster
     }
@@ -260,7 +260,7 @@ impl Cluster {
     /// A cluster without environments, before the operator runs.
     pub fn bare(trust_generation: bool) -> Self {
         let mut cluster = Self {
-            world: empty_world(trust_generation),
+            state: empty_state(trust_generation),
             now: seconds(1_000),
             trust_generation,
             version: 1_000,
@@ -270,15 +270,15 @@ impl Cluster {
             deployments: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             environments: BTreeMap::new(),
-            deaf: BTreeSet::new(),
-            held: None,
+            stopped_watches: BTreeSet::new(),
+            delayed: None,
             next_bookmark: seconds(1_060),
             mark: Moment::ZERO,
             names: BTreeMap::new(),
             reader: Fleet::default(),
             warnings: vec![],
             set_back: Duration::ZERO,
-            said: evidence::SaidObjects::default(),
+            said: evidence::EvidenceObjects::default(),
         };
         for namespace in ["shop", "blog"] {
             cluster.namespace(namespace, &[]);
@@ -300,7 +300,7 @@ impl Cluster {
         self.turn();
     }
 
-    /// The same, before anyone acts on it.
+    /// The same without running the recorder.
     pub fn environment_quietly(&mut self, name: &str, spec: &str) {
         let spec: EnvironmentSpec = serde_saphyr::from_str(spec).unwrap();
         let uid = format!("{name}-{}", self.serial);
@@ -320,14 +320,14 @@ impl Cluster {
             });
         env.spec = spec;
         if self.up {
-            self.world.environment_seen(name, &env.uid, &env.spec, now);
+            self.state.environment_seen(name, &env.uid, &env.spec, now);
         }
     }
 
     /// Deletes an environment.
     pub fn environment_gone(&mut self, name: &str) {
         let env = self.environments.remove(name).unwrap();
-        self.world.environment_gone(name, &env.uid);
+        self.state.environment_gone(name, &env.uid);
         self.serial += 1;
     }
 
@@ -339,10 +339,10 @@ impl Cluster {
     /// The operator starts, with nothing but the log and fresh lists.
     pub fn begin(&mut self) {
         self.up = true;
-        self.world = empty_world(self.trust_generation);
+        self.state = empty_state(self.trust_generation);
         self.list_evidence();
         for (name, env) in &mut self.environments {
-            self.world
+            self.state
                 .environment_seen(name, &env.uid, &env.spec, self.now);
             (env.wake, env.last_cut) = (self.now, None);
         }
@@ -358,14 +358,14 @@ impl Cluster {
     /// The operator starts and has listed everything before it reads the log.
     pub fn begin_before_reading_the_log(&mut self) {
         self.up = true;
-        self.world = empty_world(self.trust_generation);
+        self.state = empty_state(self.trust_generation);
         self.list_evidence();
         for kind in WatchKind::ALL {
             self.list(kind);
         }
         self.now += seconds(1);
         for (name, env) in &mut self.environments {
-            self.world
+            self.state
                 .environment_seen(name, &env.uid, &env.spec, self.now);
             (env.wake, env.last_cut) = (self.now, None);
         }
@@ -394,32 +394,32 @@ impl Cluster {
     /// whose store was set back.
     pub fn list(&mut self, kind: WatchKind) {
         let (now, version) = (self.now, self.version);
-        self.world.list_begins(kind);
+        self.state.list_begins(kind);
         match kind {
             WatchKind::Pods => {
                 for pod in self.pods.values() {
-                    let warned = self.world.pod_seen(seen(&pod.json()), true, now);
+                    let warned = self.state.pod_seen(seen(&pod.json()), true, now);
                     self.warnings.extend(warned);
                 }
             }
             WatchKind::Deployments => {
                 for deployment in self.deployments.values() {
-                    self.world
+                    self.state
                         .deployment_seen(seen(&deployment.json()), true, now);
                 }
             }
             WatchKind::Namespaces => {
                 for (name, (version, labels)) in &self.namespaces {
                     let object = namespace_json(name, *version, labels);
-                    self.world.namespace_seen(seen(&object), true, now);
+                    self.state.namespace_seen(seen(&object), true, now);
                 }
             }
         }
-        self.world.list_ends(kind, version, now, now);
+        self.state.list_ends(kind, version, now, now);
         self.turn();
     }
 
-    /// All that the recorder does at this moment.
+    /// Runs the recorder as far as it gets now.
     fn turn(&mut self) {
         if !self.up {
             return;
@@ -427,11 +427,11 @@ impl Cluster {
         for rounds in 0.. {
             assert!(rounds < 100, "it never comes to rest");
             for kind in WatchKind::ALL {
-                if self.world.stream(kind).relist && !self.deaf.contains(&kind) {
+                if self.state.stream(kind).relist && !self.stopped_watches.contains(&kind) {
                     self.list(kind);
                 }
             }
-            let mut due = self.world.take_touched();
+            let mut due = self.state.take_touched();
             let waiting = self.environments.iter();
             due.extend(
                 waiting
@@ -450,7 +450,7 @@ impl Cluster {
 
     fn keep(&mut self, name: &str) {
         let (now, wall) = (self.now, self.wall());
-        let plan = self.world.plan(name, now, wall);
+        let plan = self.state.plan(name, now, wall);
         let env = self.environments.get_mut(name).unwrap();
         env.frozen = None;
         match plan {
@@ -532,36 +532,36 @@ impl Cluster {
         env.replayed = replayed;
         env.log.push(written);
         let uid = env.uid.clone();
-        self.world.appended(name, &uid, after, self.now);
+        self.state.appended(name, &uid, after, self.now);
     }
 
     fn read_log(&mut self, name: &str) {
         let env = &self.environments[name];
         let Some(base) = env.log.iter().rposition(|w| w.spec.checkpoint.is_some()) else {
             return self
-                .world
+                .state
                 .log_is_blank(name, &env.uid, None, Cause::Baseline);
         };
         let rollout = Settle::of(env.spec.settle.as_ref()).rollout;
-        let fleet = self.world.fleet_mut();
+        let fleet = self.state.fleet_mut();
         let data = env.log[base].checkpoint().unwrap();
         let mut ledger = Ledger::restore(&env.log[base].spec, &data, fleet).unwrap();
         for written in &env.log[base + 1..] {
             ledger.apply(&written.spec, rollout, fleet).unwrap();
         }
         let now = self.now;
-        self.world
+        self.state
             .log_is_read(name, &env.uid, Arc::new(ledger), now);
     }
 
     // ---- time ----
 
-    /// Lets seconds pass.
+    /// Advances the clock by seconds.
     pub fn pass(&mut self, number: u64) {
         self.pass_span(seconds(number));
     }
 
-    /// Lets time pass.
+    /// Advances the clock.
     pub fn pass_span(&mut self, span: Duration) {
         let end = self.now + span;
         self.turn();
@@ -586,35 +586,38 @@ impl Cluster {
         self.next_bookmark = self.now + seconds(60);
         if self.up {
             for kind in WatchKind::ALL {
-                if !self.deaf.contains(&kind) && self.world.stream(kind).synced {
-                    self.world.bookmark(kind, self.version, self.now);
+                if !self.stopped_watches.contains(&kind) && self.state.stream(kind).synced {
+                    self.state.bookmark(kind, self.version, self.now);
                 }
             }
-            self.world.tick(self.now);
+            self.state.tick(self.now);
         }
     }
 
     // ---- watches ----
 
-    /// A stream hears nothing any more.
-    pub fn deafen(&mut self, kind: WatchKind) {
-        self.deaf.insert(kind);
+    /// A watch receives nothing any more.
+    pub fn stop_watch(&mut self, kind: WatchKind) {
+        self.stopped_watches.insert(kind);
     }
 
-    /// A stream hears again; what it missed comes with a new list.
-    pub fn hear(&mut self, kind: WatchKind) {
-        self.deaf.remove(&kind);
+    /// A watch receives events again; what it missed comes with a new list.
+    pub fn resume_watch(&mut self, kind: WatchKind) {
+        self.stopped_watches.remove(&kind);
         self.list(kind);
     }
 
-    /// Events are kept back from now on.
+    /// Events are delayed from now on.
     pub fn hold(&mut self) {
-        self.held = Some(BTreeMap::new());
+        self.delayed = Some(BTreeMap::new());
     }
 
     /// Delivers the next event of a stream; false if there is none.
     pub fn deliver_next(&mut self, kind: WatchKind) -> bool {
-        let queue = self.held.as_mut().and_then(|held| held.get_mut(&kind));
+        let queue = self
+            .delayed
+            .as_mut()
+            .and_then(|delayed| delayed.get_mut(&kind));
         let Some(told) = queue.and_then(VecDeque::pop_front) else {
             return false;
         };
@@ -622,7 +625,7 @@ impl Cluster {
         true
     }
 
-    /// Delivers the next event of a stream before anyone acts on it.
+    /// Delivers the next event of a stream without running the recorder.
     pub fn deliver_quietly(&mut self, kind: WatchKind) -> bool {
         let environments = std::mem::take(&mut self.environments);
         let delivered = self.deliver_next(kind);
@@ -630,33 +633,33 @@ impl Cluster {
         delivered
     }
 
-    fn happens(&mut self, told: Told) {
-        if let Some(held) = &mut self.held {
-            held.entry(told.kind()).or_default().push_back(told);
+    fn happens(&mut self, told: WatchedChange) {
+        if let Some(delayed) = &mut self.delayed {
+            delayed.entry(told.kind()).or_default().push_back(told);
         } else {
             self.deliver(&told);
         }
     }
 
-    fn deliver(&mut self, told: &Told) {
-        if !self.up || self.deaf.contains(&told.kind()) {
+    fn deliver(&mut self, told: &WatchedChange) {
+        if !self.up || self.stopped_watches.contains(&told.kind()) {
             return;
         }
-        let (world, now) = (&mut self.world, self.now);
+        let (state, now) = (&mut self.state, self.now);
         let warned = match told {
-            Told::Pod(object) => world.pod_seen(seen(object), false, now),
-            Told::Deployment(object) => world.deployment_seen(seen(object), false, now),
-            Told::Namespace(object) => world.namespace_seen(seen(object), false, now),
-            Told::PodGone(object) => {
-                world.pod_deleted(&seen(object), now);
+            WatchedChange::Pod(object) => state.pod_seen(seen(object), false, now),
+            WatchedChange::Deployment(object) => state.deployment_seen(seen(object), false, now),
+            WatchedChange::Namespace(object) => state.namespace_seen(seen(object), false, now),
+            WatchedChange::PodGone(object) => {
+                state.pod_deleted(&seen(object), now);
                 vec![]
             }
-            Told::DeploymentGone(object) => {
-                world.deployment_deleted(&seen(object), now);
+            WatchedChange::DeploymentGone(object) => {
+                state.deployment_deleted(&seen(object), now);
                 vec![]
             }
-            Told::NamespaceGone(object) => {
-                world.namespace_deleted(&seen(object), now);
+            WatchedChange::NamespaceGone(object) => {
+                state.namespace_deleted(&seen(object), now);
                 vec![]
             }
         };
@@ -680,14 +683,14 @@ impl Cluster {
             .collect();
         let object = namespace_json(name, version, &labels);
         self.namespaces.insert(name.to_owned(), (version, labels));
-        self.happens(Told::Namespace(object));
+        self.happens(WatchedChange::Namespace(object));
     }
 
     /// Removes a namespace.
     pub fn namespace_gone(&mut self, name: &str) {
         let (_, labels) = self.namespaces.remove(name).unwrap();
         let object = namespace_json(name, self.step(), &labels);
-        self.happens(Told::NamespaceGone(object));
+        self.happens(WatchedChange::NamespaceGone(object));
     }
 
     /// Creates a Deployment or changes it.
@@ -709,14 +712,14 @@ impl Cluster {
         change(deployment);
         deployment.version = version;
         let object = deployment.json();
-        self.happens(Told::Deployment(object));
+        self.happens(WatchedChange::Deployment(object));
     }
 
     /// Removes a Deployment.
     pub fn deployment_gone(&mut self, workload: &str) {
         let mut deployment = self.deployments.remove(workload).unwrap();
         deployment.version = self.step();
-        self.happens(Told::DeploymentGone(deployment.json()));
+        self.happens(WatchedChange::DeploymentGone(deployment.json()));
     }
 
     /// Creates a pod of a workload, whose containers do not run yet; its name. A workload is the name of a Deployment in
@@ -787,7 +790,7 @@ impl Cluster {
         change(pod);
         pod.version = version;
         let object = pod.json();
-        self.happens(Told::Pod(object));
+        self.happens(WatchedChange::Pod(object));
     }
 
     /// Changes the first container of a pod.
@@ -819,7 +822,7 @@ impl Cluster {
         pod
     }
 
-    /// A pod is told to end.
+    /// A pod starts to terminate.
     pub fn terminate(&mut self, pod: &str) {
         self.change(pod, |pod| pod.terminating = true);
     }
@@ -828,7 +831,7 @@ impl Cluster {
     pub fn remove(&mut self, pod: &str) {
         let mut pod = self.pods.remove(pod).unwrap();
         pod.version = self.step();
-        self.happens(Told::PodGone(pod.json()));
+        self.happens(WatchedChange::PodGone(pod.json()));
     }
 
     /// The pods of a workload, the oldest first; of one revision if it is not empty.
@@ -920,23 +923,23 @@ impl Cluster {
         &self.environments[environment].log
     }
 
-    /// What the log says in the end.
+    /// The state of the log at its head.
     pub fn recorded(&self, environment: &str) -> &Ledger {
         self.environments[environment].replayed.as_ref().unwrap()
     }
 
-    /// Why nothing can be said of an environment.
+    /// Why nothing is recorded of an environment.
     pub fn frozen(&self, environment: &str) -> Option<&'static str> {
         self.environments[environment].frozen
     }
 
-    /// What was told of `prod` since this was last asked, one text for each snapshot.
-    pub fn told(&mut self) -> Vec<String> {
-        self.told_of("prod")
+    /// The events of `prod` since the last call, one text for each snapshot.
+    pub fn new_events(&mut self) -> Vec<String> {
+        self.new_events_of("prod")
     }
 
-    /// What was told of an environment since this was last asked.
-    pub fn told_of(&mut self, environment: &str) -> Vec<String> {
+    /// The events of an environment since the last call.
+    pub fn new_events_of(&mut self, environment: &str) -> Vec<String> {
         let env = self.environments.get_mut(environment).unwrap();
         let fresh = &env.log[env.heard..];
         env.heard = env.log.len();
@@ -952,10 +955,10 @@ impl Cluster {
         self.mark = self.now;
     }
 
-    /// What was told of `prod` since this was last asked, with the seconds since the mark.
+    /// The events of `prod` since the last call, with the seconds since the mark.
     pub fn timed(&mut self) -> Vec<String> {
         let heard = self.environments["prod"].heard;
-        let told = self.told();
+        let told = self.new_events();
         let log = &self.environments["prod"].log[heard..];
         log.iter()
             .zip(told)
@@ -993,28 +996,28 @@ impl Cluster {
         counts
     }
 
-    /// Nothing is left to do, and the log says what runs.
+    /// Checks that nothing is left to record and that the log agrees with what runs.
     pub fn assert_at_rest(&mut self) {
         assert_eq!(
-            self.world.self_check(self.now),
+            self.state.self_check(self.now),
             0,
             "the running counts are right"
         );
         for (name, env) in &self.environments {
-            let plan = self.world.plan(name, self.now, self.wall());
+            let plan = self.state.plan(name, self.now, self.wall());
             assert!(matches!(plan, Plan::Wait(None)), "{name}: {plan:?}");
             assert_eq!(env.frozen, None);
         }
     }
 }
 
-/// A world that knows that nothing is said of images.
-pub fn empty_world(trust_generation: bool) -> ClusterState {
-    let mut world = ClusterState::new(trust_generation, HOME);
+/// A state that knows that there is no evidence.
+pub fn empty_state(trust_generation: bool) -> ClusterState {
+    let mut state = ClusterState::new(trust_generation, HOME);
     for kind in EvidenceKind::ALL {
-        world.evidence_listed(kind);
+        state.evidence_listed(kind);
     }
-    world
+    state
 }
 
 fn seen<T: SlimView>(object: &str) -> Decoded<T> {
@@ -1025,7 +1028,7 @@ fn namespace_json(name: &str, version: u64, labels: &BTreeMap<String, String>) -
     json!({"metadata": {"name": name, "uid": format!("namespace {name}"), "resourceVersion": version.to_string(), "labels": labels}}).to_string()
 }
 
-/// What a runtime calls an image.
+/// The `imageID` that a runtime reports.
 pub fn image_id(image: &str) -> String {
     format!("registry.example/{image}@sha256:{}", digest(image))
 }
@@ -1037,7 +1040,7 @@ fn parts(workload: &str) -> (String, String, String) {
     (kind.to_owned(), namespace.to_owned(), name.to_owned())
 }
 
-/// What a snapshot tells, in short.
+/// The events of a snapshot, in short.
 pub fn story(spec: &EnvironmentSnapshotSpec, names: &BTreeMap<Fingerprint, String>) -> String {
     let told: Vec<String> = spec
         .events

@@ -154,9 +154,9 @@ fn happen(cluster: &mut Cluster, happening: &Happening) {
         }),
         Relist(kind) => cluster.list(*kind),
         Lose(kind, lost) => {
-            cluster.deafen(*kind);
+            cluster.stop_watch(*kind);
             happen(cluster, lost);
-            cluster.hear(*kind);
+            cluster.resume_watch(*kind);
         }
         Namespace(labelled) => {
             let labels: &[_] = if *labelled { &[("stage", "prod")] } else { &[] };
@@ -210,7 +210,7 @@ proptest! {
         }
         for happening in &happenings {
             happen(&mut cluster, happening);
-            prop_assert_eq!(cluster.world.self_check(cluster.now), 0, "{:?}", happening);
+            prop_assert_eq!(cluster.state.self_check(cluster.now), 0, "{:?}", happening);
         }
         calm_down(&mut cluster);
         let called = happenings.iter().any(|h| matches!(h, Happening::Called(..)));
@@ -305,19 +305,19 @@ proptest! {
         }
         let mut states = vec![];
         for shuffled in [false, true] {
-            let mut world = crate::simulation::empty_world(true);
-            world.environment_seen("all", "uid", &crate::api::EnvironmentSpec::default(), cluster.now);
+            let mut state = crate::simulation::empty_state(true);
+            state.environment_seen("all", "uid", &crate::api::EnvironmentSpec::default(), cluster.now);
             let mut pods: Vec<_> = cluster.pods.values().zip(&order).collect();
             if shuffled {
                 pods.sort_by_key(|(_, order)| **order);
             }
-            world.list_begins(WatchKind::Pods);
+            state.list_begins(WatchKind::Pods);
             for (pod, _) in pods {
-                world.pod_seen(crate::simulation::seen(&pod.json()), true, cluster.now);
+                state.pod_seen(crate::simulation::seen(&pod.json()), true, cluster.now);
             }
-            world.list_ends(WatchKind::Pods, 7, cluster.now, cluster.now);
-            world.log_is_blank("all", "uid", None, Cause::Baseline);
-            let plan = world.plan("all", cluster.now, cluster.wall());
+            state.list_ends(WatchKind::Pods, 7, cluster.now, cluster.now);
+            state.log_is_blank("all", "uid", None, Cause::Baseline);
+            let plan = state.plan("all", cluster.now, cluster.wall());
             let crate::snapshot::state::Plan::Append(draft) = plan else { panic!("{plan:?}") };
             states.push(draft.entries[0].spec.clone());
         }
@@ -335,7 +335,7 @@ proptest! {
             let mut story = vec![];
             for period in &periods {
                 if listed {
-                    cluster.deafen(WatchKind::Pods);
+                    cluster.stop_watch(WatchKind::Pods);
                 }
                 for (happening, list) in period {
                     if matches!(happening, Happening::Pass(_) | Happening::Deployment(..) | Happening::Garble(_)) {
@@ -343,15 +343,15 @@ proptest! {
                     }
                     happen(&mut cluster, happening);
                     if listed && *list {
-                        cluster.hear(WatchKind::Pods);
-                        cluster.deafen(WatchKind::Pods);
+                        cluster.resume_watch(WatchKind::Pods);
+                        cluster.stop_watch(WatchKind::Pods);
                     }
                 }
                 if listed {
-                    cluster.hear(WatchKind::Pods);
+                    cluster.resume_watch(WatchKind::Pods);
                 }
                 cluster.pass(2_000);
-                cluster.told();
+                cluster.new_events();
                 story.push(totals(&cluster, "prod"));
             }
             stories.push((story, net(&cluster)));
@@ -424,7 +424,7 @@ proptest! {
         cluster.start("web", &["v1", "mesh"], sizes.0);
         cluster.start("api", &["a1", "mesh"], 2);
         cluster.pass(120);
-        cluster.told();
+        cluster.new_events();
         held_rollout(&mut cluster, sizes, surge);
         let mut steps = steps.into_iter();
         for number in 0.. {
@@ -440,7 +440,7 @@ proptest! {
                 break;
             }
         }
-        cluster.held = None;
+        cluster.delayed = None;
         cluster.pass(2_000);
         let mut counts: BTreeMap<(EventType, String), usize> = BTreeMap::new();
         for written in cluster.log("prod").iter().skip(2) {
@@ -458,10 +458,10 @@ proptest! {
         prop_assert_eq!(totals(&cluster, "prod"), cluster.actual(|_| true));
         cluster.assert_at_rest();
         // What is scaled after that is told.
-        cluster.told();
+        cluster.new_events();
         cluster.scale("web", sizes.1 + 1);
         cluster.pass(60);
-        let told = cluster.told();
+        let told = cluster.new_events();
         prop_assert_eq!(told.len(), 1);
         prop_assert!(told[0].starts_with("scaled mesh"), "{:?}", told);
     }

@@ -1,4 +1,4 @@
-//! Things that tests of several modules are made of.
+//! Helpers for the tests of several modules.
 
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};

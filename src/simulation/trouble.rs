@@ -14,7 +14,7 @@ fn with_web() -> Cluster {
     let mut cluster = Cluster::new();
     cluster.start("web", &["v1"], 3);
     cluster.pass(120);
-    assert_eq!(cluster.told(), ["started v1 0>3"]);
+    assert_eq!(cluster.new_events(), ["started v1 0>3"]);
     cluster.mark();
     cluster
 }
@@ -36,7 +36,7 @@ fn an_unchanged_cluster_tells_nothing_after_a_restart() {
         cluster.restart();
         cluster.pass(100);
     }
-    assert_eq!(cluster.told(), [""; 0]);
+    assert_eq!(cluster.new_events(), [""; 0]);
     cluster.assert_at_rest();
 }
 
@@ -45,7 +45,7 @@ fn what_changed_while_the_operator_was_down_is_told_once() {
     let mut cluster = with_web();
     cluster.start("api", &["a1"], 2);
     cluster.pass(60);
-    cluster.told();
+    cluster.new_events();
     cluster.stop();
     swap(&mut cluster, "web", "v2");
     swap(&mut cluster, "web", "v3");
@@ -75,7 +75,7 @@ fn a_workload_that_vanished_while_the_operator_was_down_has_stopped() {
     cluster.deployment_gone("web");
     cluster.begin();
     cluster.pass(100);
-    assert_eq!(cluster.told(), ["stopped v1 3>0"]);
+    assert_eq!(cluster.new_events(), ["stopped v1 3>0"]);
     cluster.assert_at_rest();
 }
 
@@ -118,7 +118,7 @@ fn a_restart_between_any_two_steps_of_a_slow_rollout_tells_one_start_and_one_sto
         }
         cluster.deployment("web", |d| d.reason = "NewReplicaSetAvailable");
         cluster.pass(120);
-        let mut told = cluster.told();
+        let mut told = cluster.new_events();
         told.retain(|told| !told.starts_with("silence"));
         assert_eq!(
             told,
@@ -128,7 +128,11 @@ fn a_restart_between_any_two_steps_of_a_slow_rollout_tells_one_start_and_one_sto
         cluster.assert_at_rest();
         cluster.scale("web", 5);
         cluster.pass(60);
-        assert_eq!(cluster.told(), ["scaled v2 3>5"], "restart at step {at}");
+        assert_eq!(
+            cluster.new_events(),
+            ["scaled v2 3>5"],
+            "restart at step {at}"
+        );
     }
 }
 
@@ -147,7 +151,7 @@ fn the_tail_of_a_rollout_that_ends_while_the_operator_is_down_is_no_scaling() {
         }
         cluster.create("web", "v2", &["v2"]);
         cluster.pass(60);
-        cluster.told();
+        cluster.new_events();
         cluster.stop();
         for pod in cluster.pods_of("web", "v1") {
             cluster.remove(&pod);
@@ -164,7 +168,7 @@ fn the_tail_of_a_rollout_that_ends_while_the_operator_is_down_is_no_scaling() {
         } else {
             "silence: WorkloadsChanged"
         };
-        assert_eq!(cluster.told(), [want]);
+        assert_eq!(cluster.new_events(), [want]);
         cluster.assert_at_rest();
     }
 }
@@ -179,7 +183,7 @@ fn a_baseline_in_the_middle_of_a_rollout_leaves_its_tail_no_scaling_even_after_a
     cluster.create("web", "v2", &["v2"]);
     cluster.environment("prod", "{}");
     cluster.begin();
-    assert_eq!(cluster.told(), ["silence: Baseline"]);
+    assert_eq!(cluster.new_events(), ["silence: Baseline"]);
     cluster.stop();
     for pod in cluster.pods_of("web", "v2") {
         cluster.run(&pod);
@@ -187,10 +191,10 @@ fn a_baseline_in_the_middle_of_a_rollout_leaves_its_tail_no_scaling_even_after_a
     cluster.deployment("web", |d| d.reason = "NewReplicaSetAvailable");
     cluster.begin();
     cluster.pass(100);
-    assert_eq!(cluster.told(), ["silence: WorkloadsChanged"]);
+    assert_eq!(cluster.new_events(), ["silence: WorkloadsChanged"]);
     cluster.scale("web", 3);
     cluster.pass(100);
-    assert_eq!(cluster.told(), ["scaled v2 2>3"]);
+    assert_eq!(cluster.new_events(), ["scaled v2 2>3"]);
 }
 
 #[test]
@@ -205,7 +209,7 @@ fn the_log_survives_many_checkpoints() {
         }
     }
     cluster.pass(60);
-    assert_eq!(cluster.told().len(), 100);
+    assert_eq!(cluster.new_events().len(), 100);
     let checkpoints = cluster
         .log("prod")
         .iter()
@@ -225,7 +229,7 @@ fn a_new_environment_begins_in_silence() {
     let mut cluster = with_web();
     cluster.environment("late", "{}");
     cluster.pass(100);
-    assert_eq!(cluster.told_of("late"), ["silence: Baseline"]);
+    assert_eq!(cluster.new_events_of("late"), ["silence: Baseline"]);
     let totals = cluster.recorded("late").totals();
     assert_eq!((totals.artifacts, totals.instances), (1, 3));
     cluster.assert_at_rest();
@@ -236,12 +240,12 @@ fn an_edited_scope_counts_as_known_after_what_changed_under_the_old_one_is_told(
     let mut cluster = with_web();
     cluster.start("blog/web", &["b1"], 2);
     cluster.pass(60);
-    cluster.told();
+    cluster.new_events();
     cluster.mark();
     cluster.scale("web", 5); // not ripe yet
     cluster.environment("prod", "namespaces: {include: [blog]}");
     cluster.pass(60);
-    let told = cluster.told();
+    let told = cluster.new_events();
     assert_eq!(told, ["scaled v1 3>5", "silence: ScopeChanged"]);
     let totals = cluster.recorded("prod").totals();
     assert_eq!((totals.artifacts, totals.instances), (1, 2));
@@ -277,13 +281,13 @@ fn a_scope_that_is_edited_twice_ends_as_the_last_one() {
     let mut cluster = with_web();
     cluster.start("blog/web", &["b1"], 2);
     cluster.pass(60);
-    cluster.told();
+    cluster.new_events();
     let (now, wall) = (cluster.now, cluster.wall());
-    let uid = cluster.world.uid("prod").unwrap().to_owned();
+    let uid = cluster.state.uid("prod").unwrap().to_owned();
     let spec = |yaml: &str| serde_saphyr::from_str(yaml).unwrap();
     let blog = spec("namespaces: {include: [blog]}");
-    cluster.world.environment_seen("prod", &uid, &blog, now);
-    let plan = cluster.world.plan("prod", now, wall);
+    cluster.state.environment_seen("prod", &uid, &blog, now);
+    let plan = cluster.state.plan("prod", now, wall);
     let crate::snapshot::state::Plan::Append(draft) = plan else {
         panic!("{plan:?}")
     };
@@ -293,7 +297,7 @@ fn a_scope_that_is_edited_twice_ends_as_the_last_one() {
     }
     cluster.pass(60);
     assert_eq!(
-        cluster.told(),
+        cluster.new_events(),
         ["silence: ScopeChanged", "silence: ScopeChanged"]
     );
     let totals = cluster.recorded("prod").totals();
@@ -306,15 +310,15 @@ fn an_environment_that_is_edited_while_its_baseline_is_written_begins_in_silence
     let mut cluster = with_web();
     cluster.start("blog/web", &["b1"], 2);
     cluster.environment("late", "namespaces: {include: [nowhere]}");
-    assert_eq!(cluster.told_of("late"), ["silence: Baseline"]);
+    assert_eq!(cluster.new_events_of("late"), ["silence: Baseline"]);
     cluster.environment_gone("late");
     cluster.environment_quietly("late", "namespaces: {include: [nowhere]}");
     let (now, wall) = (cluster.now, cluster.wall());
-    let uid = cluster.world.uid("late").unwrap().to_owned();
+    let uid = cluster.state.uid("late").unwrap().to_owned();
     cluster
-        .world
+        .state
         .log_is_blank("late", &uid, None, Cause::Baseline);
-    let plan = cluster.world.plan("late", now, wall);
+    let plan = cluster.state.plan("late", now, wall);
     let crate::snapshot::state::Plan::Append(draft) = plan else {
         panic!("{plan:?}")
     };
@@ -324,7 +328,7 @@ fn an_environment_that_is_edited_while_its_baseline_is_written_begins_in_silence
     }
     cluster.pass(60);
     assert_eq!(
-        cluster.told_of("late"),
+        cluster.new_events_of("late"),
         ["silence: Baseline", "silence: ScopeChanged"]
     );
     cluster.assert_at_rest();
@@ -344,13 +348,16 @@ fn a_scope_that_was_edited_while_the_operator_was_down_counts_as_known() {
     let mut cluster = with_web();
     cluster.start("blog/web", &["b1"], 2);
     cluster.pass(60);
-    cluster.told();
+    cluster.new_events();
     cluster.stop();
     cluster.scale("web", 5);
     cluster.environment("prod", "namespaces: {include: [blog]}");
     cluster.begin();
     cluster.pass(60);
-    assert_eq!(cluster.told(), ["scaled v1 3>5", "silence: ScopeChanged"]);
+    assert_eq!(
+        cluster.new_events(),
+        ["scaled v1 3>5", "silence: ScopeChanged"]
+    );
     cluster.assert_at_rest();
 }
 
@@ -361,7 +368,7 @@ fn an_environment_that_is_created_again_under_its_name_begins_anew_in_silence() 
     swap(&mut cluster, "web", "v2");
     cluster.environment("prod", "{}");
     cluster.pass(60);
-    assert_eq!(cluster.told(), ["silence: Baseline"]);
+    assert_eq!(cluster.new_events(), ["silence: Baseline"]);
     assert_eq!(cluster.log("prod")[0].spec.index, 1);
     cluster.assert_at_rest();
 }
@@ -369,10 +376,10 @@ fn an_environment_that_is_created_again_under_its_name_begins_anew_in_silence() 
 #[test]
 fn a_late_word_of_the_deletion_of_a_predecessor_changes_nothing() {
     let mut cluster = with_web();
-    cluster.world.environment_gone("prod", "another uid");
+    cluster.state.environment_gone("prod", "another uid");
     cluster.scale("web", 4);
     cluster.pass(60);
-    assert_eq!(cluster.told(), ["scaled v1 3>4"]);
+    assert_eq!(cluster.new_events(), ["scaled v1 3>4"]);
 }
 
 #[test]
@@ -382,20 +389,20 @@ fn a_relabelled_namespace_is_an_ordinary_change() {
     cluster.namespace("shop", &[("stage", "prod")]);
     cluster.environment("staged", "namespaceSelector: {matchLabels: {stage: prod}}");
     cluster.pass(60);
-    cluster.told();
-    assert_eq!(cluster.told_of("staged"), ["silence: Baseline"]);
+    cluster.new_events();
+    assert_eq!(cluster.new_events_of("staged"), ["silence: Baseline"]);
     cluster.namespace("blog", &[("stage", "prod")]);
     cluster.pass(60);
     cluster.namespace("shop", &[]);
     cluster.pass(60);
     assert_eq!(
-        cluster.told_of("staged"),
+        cluster.new_events_of("staged"),
         ["started b1 0>2", "stopped v1 3>0"]
     );
     cluster.namespace_gone("blog");
     cluster.pass(60);
-    assert_eq!(cluster.told_of("staged"), ["stopped b1 2>0"]);
-    assert_eq!(cluster.told(), [""; 0]);
+    assert_eq!(cluster.new_events_of("staged"), ["stopped b1 2>0"]);
+    assert_eq!(cluster.new_events(), [""; 0]);
     cluster.assert_at_rest();
 }
 
@@ -405,20 +412,20 @@ fn a_relist_of_namespaces_is_taken_in_as_a_whole() {
     cluster.namespace("shop", &[("stage", "prod")]);
     cluster.environment("staged", "namespaceSelector: {matchLabels: {stage: prod}}");
     cluster.pass(60);
-    cluster.told_of("staged");
+    cluster.new_events_of("staged");
     // The first page of a list tells of other labels, and before the last one comes a pod is deleted.
     let now = cluster.now;
-    cluster.world.list_begins(WatchKind::Namespaces);
+    cluster.state.list_begins(WatchKind::Namespaces);
     let object = crate::simulation::namespace_json("shop", 9_000, &[].into());
     cluster
-        .world
+        .state
         .namespace_seen(crate::simulation::seen(&object), true, now);
     cluster.scale("web", 2);
-    assert_eq!(cluster.world.self_check(now), 0);
+    assert_eq!(cluster.state.self_check(now), 0);
     cluster.namespace("shop", &[]);
     cluster.list(WatchKind::Namespaces);
     cluster.pass(60);
-    assert_eq!(cluster.told_of("staged"), ["stopped v1 3>0"]);
+    assert_eq!(cluster.new_events_of("staged"), ["stopped v1 3>0"]);
     cluster.assert_at_rest();
 }
 
@@ -430,10 +437,10 @@ fn rules_that_changed_make_a_silent_baseline() {
     swap(&mut cluster, "web", "v2");
     cluster.begin();
     cluster.pass(60);
-    assert_eq!(cluster.told(), ["silence: RulesChanged"]);
+    assert_eq!(cluster.new_events(), ["silence: RulesChanged"]);
     cluster.scale("web", 4);
     cluster.pass(60);
-    assert_eq!(cluster.told(), ["scaled v2 3>4"]);
+    assert_eq!(cluster.new_events(), ["scaled v2 3>4"]);
     cluster.assert_at_rest();
 }
 
@@ -444,15 +451,15 @@ fn a_log_that_cannot_be_built_on_is_continued_with_a_silent_baseline() {
     let mut blank = Ledger::empty(Scope::default());
     (blank.index, blank.time) = (end.index, end.time);
     blank.content_hash.clone_from(&end.content_hash);
-    let uid = cluster.world.uid("prod").unwrap().to_owned();
+    let uid = cluster.state.uid("prod").unwrap().to_owned();
     cluster
-        .world
+        .state
         .log_is_blank("prod", &uid, Some(blank), Cause::HistoryLost);
     cluster.pass(60);
-    assert_eq!(cluster.told(), ["silence: HistoryLost"]);
+    assert_eq!(cluster.new_events(), ["silence: HistoryLost"]);
     cluster.scale("web", 4);
     cluster.pass(60);
-    assert_eq!(cluster.told(), ["scaled v1 3>4"]);
+    assert_eq!(cluster.new_events(), ["scaled v1 3>4"]);
 }
 
 #[test]
@@ -465,7 +472,7 @@ fn a_change_during_the_write_of_an_entry_joins_the_next() {
     {}
     cluster.now += seconds(5);
     let (now, wall) = (cluster.now, cluster.wall());
-    let plan = cluster.world.plan("prod", now, wall);
+    let plan = cluster.state.plan("prod", now, wall);
     let crate::snapshot::state::Plan::Append(draft) = plan else {
         panic!("{plan:?}")
     };
@@ -477,7 +484,7 @@ fn a_change_during_the_write_of_an_entry_joins_the_next() {
         cluster.append("prod", entry);
     }
     cluster.pass(60);
-    assert_eq!(cluster.told(), ["started a1 0>1", "stopped a1 1>0"]);
+    assert_eq!(cluster.new_events(), ["started a1 0>1", "stopped a1 1>0"]);
     cluster.assert_at_rest();
 }
 
@@ -487,11 +494,11 @@ fn a_change_during_the_write_of_an_entry_joins_the_next() {
 fn while_pods_cannot_be_read_nothing_is_told_and_it_heals() {
     for forbidden in [true, false] {
         let mut cluster = with_web();
-        cluster.deafen(WatchKind::Pods);
+        cluster.stop_watch(WatchKind::Pods);
         if forbidden {
             let now = cluster.now;
             cluster
-                .world
+                .state
                 .stream_fails(WatchKind::Pods, "403".to_owned(), true, now);
         }
         cluster.pass(200);
@@ -499,10 +506,10 @@ fn while_pods_cannot_be_read_nothing_is_told_and_it_heals() {
         assert_eq!(cluster.frozen("prod"), Some(reason));
         swap(&mut cluster, "web", "v2");
         cluster.pass(1_000);
-        assert_eq!(cluster.told(), [""; 0]);
-        cluster.hear(WatchKind::Pods);
+        assert_eq!(cluster.new_events(), [""; 0]);
+        cluster.resume_watch(WatchKind::Pods);
         cluster.pass(60);
-        assert_eq!(cluster.told(), ["started v2 0>3, stopped v1 3>0"]);
+        assert_eq!(cluster.new_events(), ["started v2 0>3, stopped v1 3>0"]);
         cluster.assert_at_rest();
     }
 }
@@ -513,47 +520,47 @@ fn only_environments_by_labels_wait_for_namespaces() {
     cluster.namespace("shop", &[("stage", "prod")]);
     cluster.environment("staged", "namespaceSelector: {matchLabels: {stage: prod}}");
     cluster.pass(60);
-    cluster.told_of("staged");
-    cluster.deafen(WatchKind::Namespaces);
+    cluster.new_events_of("staged");
+    cluster.stop_watch(WatchKind::Namespaces);
     cluster.pass(200);
     assert_eq!(cluster.frozen("staged"), Some("WatchStale"));
     assert_eq!(cluster.frozen("prod"), None);
     cluster.scale("web", 4);
     cluster.pass(60);
-    assert_eq!(cluster.told(), ["scaled v1 3>4"]);
-    assert_eq!(cluster.told_of("staged"), [""; 0]);
-    cluster.hear(WatchKind::Namespaces);
+    assert_eq!(cluster.new_events(), ["scaled v1 3>4"]);
+    assert_eq!(cluster.new_events_of("staged"), [""; 0]);
+    cluster.resume_watch(WatchKind::Namespaces);
     cluster.pass(60);
-    assert_eq!(cluster.told_of("staged"), ["scaled v1 3>4"]);
+    assert_eq!(cluster.new_events_of("staged"), ["scaled v1 3>4"]);
 }
 
 #[test]
 fn a_list_finds_what_the_watch_lost() {
     let mut cluster = with_web();
-    cluster.deafen(WatchKind::Pods);
+    cluster.stop_watch(WatchKind::Pods);
     swap(&mut cluster, "web", "v2");
-    cluster.hear(WatchKind::Pods);
+    cluster.resume_watch(WatchKind::Pods);
     cluster.pass(60);
-    assert_eq!(cluster.told(), ["started v2 0>3, stopped v1 3>0"]);
-    cluster.deafen(WatchKind::Deployments);
+    assert_eq!(cluster.new_events(), ["started v2 0>3, stopped v1 3>0"]);
+    cluster.stop_watch(WatchKind::Deployments);
     cluster.deployment_gone("web");
-    cluster.hear(WatchKind::Deployments);
-    cluster.deafen(WatchKind::Namespaces);
+    cluster.resume_watch(WatchKind::Deployments);
+    cluster.stop_watch(WatchKind::Namespaces);
     cluster.namespace_gone("blog");
-    cluster.hear(WatchKind::Namespaces);
-    assert_eq!(cluster.world.fleet().namespace_labels("blog"), None);
+    cluster.resume_watch(WatchKind::Namespaces);
+    assert_eq!(cluster.state.fleet().namespace_labels("blog"), None);
     cluster.pass(60);
-    assert_eq!(cluster.told(), [""; 0]);
+    assert_eq!(cluster.new_events(), [""; 0]);
     cluster.assert_at_rest();
 }
 
 #[test]
 fn the_deployments_are_listed_anew_when_they_were_silent_for_too_long() {
     let mut cluster = with_web();
-    cluster.deafen(WatchKind::Deployments);
+    cluster.stop_watch(WatchKind::Deployments);
     cluster.pass(300);
-    assert!(!cluster.world.stream(WatchKind::Deployments).synced);
-    assert!(cluster.world.stream(WatchKind::Deployments).relist);
+    assert!(!cluster.state.stream(WatchKind::Deployments).synced);
+    assert!(cluster.state.stream(WatchKind::Deployments).relist);
 }
 
 #[test]
@@ -565,14 +572,14 @@ fn a_pod_that_cannot_be_read_keeps_its_last_state_and_is_warned_of_once() {
     cluster.change(&pod, |_| ());
     cluster.list(WatchKind::Pods);
     cluster.pass(60);
-    assert_eq!(cluster.told(), [""; 0]);
+    assert_eq!(cluster.new_events(), [""; 0]);
     assert_eq!(cluster.warnings.len(), 1, "{:?}", cluster.warnings);
     assert!(cluster.warnings[0].starts_with(&format!("can't read pod shop/{pod}: ")));
-    assert_eq!(cluster.world.stream(WatchKind::Pods).unreadable.len(), 1);
+    assert_eq!(cluster.state.stream(WatchKind::Pods).unreadable.len(), 1);
     cluster.remove(&pod);
     cluster.pass(60);
-    assert_eq!(cluster.told(), ["scaled v1 3>2"]);
-    assert_eq!(cluster.world.stream(WatchKind::Pods).unreadable.len(), 0);
+    assert_eq!(cluster.new_events(), ["scaled v1 3>2"]);
+    assert_eq!(cluster.state.stream(WatchKind::Pods).unreadable.len(), 0);
 }
 
 #[test]
@@ -580,12 +587,12 @@ fn an_unreadable_pod_that_went_unseen_is_forgotten() {
     let mut cluster = with_web();
     let pod = cluster.pods_of("web", "")[0].clone();
     cluster.change(&pod, |pod| pod.garbled = true);
-    cluster.deafen(WatchKind::Pods);
+    cluster.stop_watch(WatchKind::Pods);
     cluster.remove(&pod);
-    cluster.hear(WatchKind::Pods);
+    cluster.resume_watch(WatchKind::Pods);
     cluster.pass(60);
-    assert_eq!(cluster.told(), ["scaled v1 3>2"]);
-    assert_eq!(cluster.world.stream(WatchKind::Pods).unreadable.len(), 0);
+    assert_eq!(cluster.new_events(), ["scaled v1 3>2"]);
+    assert_eq!(cluster.state.stream(WatchKind::Pods).unreadable.len(), 0);
 }
 
 #[test]
@@ -597,8 +604,8 @@ fn a_running_image_without_a_digest_is_counted_apart_and_warned_of_once() {
     });
     cluster.container(&pod, |c| c.restarts = 1);
     cluster.pass(60);
-    assert_eq!(cluster.told(), ["scaled v1 3>2"]);
-    assert_eq!(cluster.world.summary("prod").unwrap().unidentified, 1);
+    assert_eq!(cluster.new_events(), ["scaled v1 3>2"]);
+    assert_eq!(cluster.state.summary("prod").unwrap().unidentified, 1);
     assert_eq!(cluster.recorded("prod").totals().unidentified, 1);
     assert_eq!(cluster.warnings.len(), 1, "{:?}", cluster.warnings);
 }
@@ -620,14 +627,14 @@ fn a_reader_that_is_behind_the_log_waits_until_it_has_caught_up() {
 
     // The same, but the log is read after the list.
     let ledger = Arc::new(cluster.recorded("prod").clone());
-    let uid = cluster.world.uid("prod").unwrap().to_owned();
+    let uid = cluster.state.uid("prod").unwrap().to_owned();
     let now = cluster.now;
     cluster.version -= 100;
     cluster.list(WatchKind::Pods);
     cluster.now += seconds(1);
     let read = cluster.now;
     assert!(read > now);
-    cluster.world.log_is_read("prod", &uid, ledger, read);
+    cluster.state.log_is_read("prod", &uid, ledger, read);
     cluster.pass(5);
     assert_eq!(cluster.frozen("prod"), Some("CatchingUp"));
     cluster.version = version + 1;
@@ -638,7 +645,7 @@ fn a_reader_that_is_behind_the_log_waits_until_it_has_caught_up() {
         None,
         "the watch has come to where the log is"
     );
-    assert_eq!(cluster.told(), [""; 0]);
+    assert_eq!(cluster.new_events(), [""; 0]);
 }
 
 #[test]
@@ -652,12 +659,12 @@ fn a_cluster_that_was_set_back_is_listed_anew_and_the_next_entry_says_so() {
     assert_eq!(cluster.frozen("prod"), Some("CatchingUp"));
     cluster.pass(60);
     assert_eq!(cluster.frozen("prod"), None);
-    assert_eq!(cluster.told(), ["started v2 0>3, stopped v1 3>0"]);
+    assert_eq!(cluster.new_events(), ["started v2 0>3, stopped v1 3>0"]);
     let causes = &cluster.log("prod").last().unwrap().spec.causes;
     assert_eq!(causes, &[Cause::WorkloadsChanged, Cause::Restored]);
     cluster.scale("web", 4);
     cluster.pass(60);
-    assert_eq!(cluster.told(), ["scaled v2 3>4"]);
+    assert_eq!(cluster.new_events(), ["scaled v2 3>4"]);
     let causes = &cluster.log("prod").last().unwrap().spec.causes;
     assert_eq!(causes, &[Cause::WorkloadsChanged], "it is said once");
 }
@@ -669,12 +676,12 @@ fn a_clock_that_is_set_back_does_not_set_back_the_log() {
     cluster.set_back = seconds(3_600);
     cluster.pass(60);
     assert_eq!(
-        cluster.told(),
+        cluster.new_events(),
         ["scaled v1 3>4"],
         "`append` compares the times"
     );
     let pod = cluster.pods_of("web", "")[0].clone();
     cluster.container(&pod, |c| c.state = State::Waiting);
     cluster.pass(60);
-    assert_eq!(cluster.told(), ["scaled v1 4>3"]);
+    assert_eq!(cluster.new_events(), ["scaled v1 4>3"]);
 }

@@ -1,5 +1,4 @@
-//! Looks at what an environment records: which artifacts keep its rules, what changed on its allow-list, and what that
-//! makes of the environment.
+//! Assesses an environment: which artifacts comply, what changed on its allow-list, and whether the environment complies.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,42 +29,40 @@ use crate::{
     },
 };
 
-/// So many deployments and reviews are embedded, the newest first.
+/// At most how many deployments and reviews are embedded, the newest first.
 const NOTES: usize = 10;
-/// So many changes of the allow-list fit into one entry; what is left comes with the next.
+/// At most how many changes of the allow-list fit into one entry; the rest follows in the next.
 const ALLOWED: usize = 500;
 
-/// What assessing needs to know.
+/// What an assessment needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Assessor<'a> {
-    /// The environment's name.
     pub environment: &'a str,
-    /// Its rules.
     pub rules: Option<&'a ArtifactRules>,
-    /// How it calls images, and what is said of them.
+    /// Resolves its digests, and has the evidence.
     pub names: IdentityResolver<'a>,
-    /// What runs, for the digests by which containers are known.
+    /// What runs, with the digests by which containers are known.
     pub census: &'a Census,
 }
 
-/// What is known of the artifacts of an environment by now: the log's facts and what has been judged since.
+/// The facts about the artifacts of an environment: those of the log, updated by what was assessed since.
 #[derive(Clone, Debug, Default)]
 pub struct AssessmentState {
     facts: BTreeMap<Fingerprint, ArtifactFacts>,
-    /// Artifacts that have to be judged anew.
+    /// Artifacts that have to be assessed again.
     stale: BTreeSet<Fingerprint>,
-    /// All have.
+    /// All have to be assessed again.
     all_stale: bool,
     /// The rules were edited.
     policy_edited: bool,
     /// The allow-list may have changed.
     allow_list: bool,
-    /// Until when the environment's state waits.
+    /// When the environment's state may change without anything else happening.
     pending: Option<Timestamp>,
 }
 
 impl AssessmentState {
-    /// Begins with what the log says; all of it has to be looked at.
+    /// Begins with the facts of the log; all of them have to be assessed again.
     pub fn of(ledger: &Ledger) -> Self {
         Self {
             facts: ledger.facts.clone(),
@@ -76,37 +73,37 @@ impl AssessmentState {
         }
     }
 
-    /// Artifacts that are known by these digests have to be judged anew.
+    /// Artifacts with these digests have to be assessed again.
     pub fn touch(&mut self, digests: impl IntoIterator<Item = Fingerprint>) {
         self.stale.extend(digests);
     }
 
-    /// The rules, or the namespaces that are trusted, are others now.
+    /// The rules or the trusted namespaces changed.
     pub fn rules_edited(&mut self) {
         (self.all_stale, self.policy_edited) = (true, true);
     }
 
-    /// Everything has to be judged anew.
+    /// Everything has to be assessed again.
     pub fn touch_all(&mut self) {
         self.all_stale = true;
     }
 
-    /// The allow-list is another now.
+    /// The allow-list changed.
     pub fn allow_list_changed(&mut self) {
         self.allow_list = true;
     }
 
-    /// What is known of an artifact by now.
+    /// The facts about an artifact.
     pub fn facts(&self, fingerprint: Fingerprint) -> Option<&ArtifactFacts> {
         self.facts.get(&fingerprint)
     }
 
-    /// Whether something has to be looked at.
+    /// Whether anything has to be assessed.
     pub fn has_work(&self) -> bool {
         self.all_stale || self.allow_list || !self.stale.is_empty()
     }
 
-    /// When the next timer runs out, or ran out without anything having been said of it yet.
+    /// When the next timer runs out, or ran out without being recorded yet.
     pub fn next_timer(
         &self,
         environment: &str,
@@ -123,7 +120,7 @@ impl AssessmentState {
     }
 }
 
-/// The entries of an environment's allow-list that its log holds to be in force.
+/// The entries of an environment's allow-list that are in force according to its log.
 fn in_force<'e>(
     environment: &str,
     ledger: &Ledger,
@@ -137,25 +134,23 @@ fn in_force<'e>(
     })
 }
 
-/// What an assessment found: what is to be recorded, if anything.
+/// The result of an assessment: what has to be recorded.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Assessment {
-    /// Artifacts of which something else is so than the log says, with what is so now. Those that are recorded for
-    /// another reason are in `facts` alone.
+    /// Artifacts whose facts differ from the log. Those that are recorded for another reason are in `facts` only.
     pub differs: BTreeSet<Fingerprint>,
-    /// The facts of all artifacts that were judged.
+    /// The facts about all artifacts that were assessed.
     pub facts: BTreeMap<Fingerprint, ArtifactFacts>,
-    /// The environment.
+    /// The state of the environment.
     pub compliance: Compliance,
-    /// What tells of the environment as a whole.
+    /// The event about the environment as a whole.
     pub event: Option<EventType>,
-    /// Why.
     pub causes: BTreeSet<Cause>,
     /// What changed on the allow-list.
     pub allow_list: Vec<AllowListChange>,
     /// Artifacts that were added to the allow-list, as the events name them.
     pub allowed: Vec<Addition>,
-    /// There was more on the allow-list than fits.
+    /// There were more changes of the allow-list than fit.
     pub more: bool,
 }
 
@@ -169,90 +164,89 @@ impl Assessment {
 /// An artifact that was added to the allow-list.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Addition {
-    /// The digest that it goes by if it runs, else the listed one.
+    /// Its canonical digest if it runs, else the listed one.
     pub fingerprint: Fingerprint,
-    /// What the entry calls it.
+    /// Its name in the entry.
     pub name: Box<str>,
-    /// The entry.
     pub allowed: Allowed,
     /// Where it comes from, if that is known.
     pub provenance: Option<Provenance>,
 }
 
-/// Which artifacts are looked at.
+/// Which artifacts are assessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AssessmentScope {
-    /// Those whose time has come: what the log waits for, and nothing else.
+    /// Those whose timers ran out, and no others.
     Timers,
-    /// All of which something may be other than before.
+    /// All that may have changed.
     All,
 }
 
 impl Assessor<'_> {
-    /// Looks at what `after` records: the state of the log with what is about to be recorded. `before` is the log.
+    /// Assesses `after`: the state of the log with what is about to be recorded. `before` is the log.
     pub fn assess(
         &self,
-        docket: &mut AssessmentState,
+        state: &mut AssessmentState,
         before: &Ledger,
         after: &Ledger,
         scope: AssessmentScope,
         now: Timestamp,
     ) -> Assessment {
         let mut found = Assessment::default();
-        self.read_allow_list(&mut found, docket, after, scope, now);
-        let places = self.judged(docket, before, after, scope, now);
+        self.read_allow_list(&mut found, state, after, scope, now);
+        let places = self.judged(state, before, after, scope, now);
         for (fingerprint, namespaces) in &places {
             let artifact = self.artifact(*fingerprint, after, namespaces);
             let judgement = judge(self.rules, self.environment, &artifact, &self.names, now);
             let old = before.facts.get(fingerprint);
             let facts = self.facts(*fingerprint, judgement, old, after, now);
             if after.total(fingerprint) > 0 && before.total(fingerprint) > 0 {
-                Self::compare(&mut found, docket, *fingerprint, old, &facts, now);
+                Self::compare(&mut found, state, *fingerprint, old, &facts, now);
             }
             found.facts.insert(*fingerprint, facts);
         }
         for (fingerprint, facts) in &found.facts {
-            // Most artifacts of environments without rules have none: not worth their room.
+            // Most artifacts of environments without rules have no facts: they take no memory.
             if facts.is_nothing() {
-                docket.facts.remove(fingerprint);
+                state.facts.remove(fingerprint);
             } else {
-                docket.facts.insert(*fingerprint, facts.clone());
+                state.facts.insert(*fingerprint, facts.clone());
             }
         }
         if scope == AssessmentScope::All {
-            docket.stale.clear();
-            docket.all_stale = false;
-            docket.allow_list = found.more;
+            state.stale.clear();
+            state.all_stale = false;
+            state.allow_list = found.more;
         }
-        docket
+        state
             .facts
             .retain(|fingerprint, _| after.total(fingerprint) > 0);
-        self.conclude(&mut found, docket, before, after, now);
+        self.conclude(&mut found, state, before, after, now);
         if scope == AssessmentScope::All {
-            docket.policy_edited = false;
+            state.policy_edited = false;
         }
         found
     }
 
-    /// The artifacts to judge, each with the namespaces in which it is recorded.
+    /// The artifacts to assess, each with the namespaces in which it is recorded.
     fn judged<'l>(
         &self,
-        docket: &AssessmentState,
+        state: &AssessmentState,
         before: &Ledger,
         after: &'l Ledger,
         scope: AssessmentScope,
         now: Timestamp,
     ) -> BTreeMap<Fingerprint, BTreeSet<&'l str>> {
         let due = |fingerprint: &Fingerprint| {
-            let verdict = docket
+            let verdict = state
                 .facts
                 .get(fingerprint)
                 .and_then(|facts| facts.verdict.as_ref());
             let ends = verdict.map(|verdict| [verdict.grace_until, verdict.valid_until]);
             ends.into_iter().flatten().flatten().any(|end| end <= now)
         };
-        // What is stale may be called otherwise by now.
-        let stale: BTreeSet<_> = docket
+        // Stale artifacts may have another canonical digest by now.
+        let stale: BTreeSet<_> = state
             .stale
             .iter()
             .map(|digest| self.names.canonical(*digest))
@@ -260,9 +254,9 @@ impl Assessor<'_> {
         let wanted = |fingerprint: &Fingerprint| {
             due(fingerprint)
                 || scope == AssessmentScope::All
-                    && (docket.all_stale
+                    && (state.all_stale
                         || stale.contains(fingerprint)
-                        || docket.stale.contains(fingerprint)
+                        || state.stale.contains(fingerprint)
                         || before.total(fingerprint) == 0)
         };
         let mut places: BTreeMap<Fingerprint, BTreeSet<&str>> = after
@@ -299,7 +293,7 @@ impl Assessor<'_> {
         }
     }
 
-    /// What a judgement means for an artifact that the log knows, or is about to know.
+    /// The facts that follow from a verdict for an artifact that is recorded or about to be.
     fn facts(
         &self,
         fingerprint: Fingerprint,
@@ -334,10 +328,10 @@ impl Assessor<'_> {
         }
     }
 
-    /// Notes whether an artifact that was recorded before is another than the log says, and why.
+    /// Notes whether the facts about a recorded artifact differ from the log, and why.
     fn compare(
         found: &mut Assessment,
-        docket: &AssessmentState,
+        state: &AssessmentState,
         fingerprint: Fingerprint,
         old: Option<&ArtifactFacts>,
         new: &ArtifactFacts,
@@ -363,7 +357,7 @@ impl Assessor<'_> {
         found.causes.insert(match was {
             Some(was) if ended(was.grace_until) => Cause::GraceExpired,
             Some(was) if ended(was.valid_until) => Cause::AllowanceExpired,
-            _ if docket.policy_edited || was.is_some() != new.verdict.is_some() => {
+            _ if state.policy_edited || was.is_some() != new.verdict.is_some() => {
                 Cause::PolicyChanged
             }
             _ if listed(old) != listed(new) && !found.allow_list.is_empty() => {
@@ -373,75 +367,77 @@ impl Assessor<'_> {
         });
     }
 
-    /// What all artifacts come to.
+    /// Derives the state of the environment from all its artifacts.
     fn conclude(
         &self,
         found: &mut Assessment,
-        docket: &mut AssessmentState,
+        state: &mut AssessmentState,
         before: &Ledger,
         after: &Ledger,
         now: Timestamp,
     ) {
-        let mut look = ComplianceInput {
+        let mut input = ComplianceInput {
             ruled: self.rules.is_some(),
             ..ComplianceInput::default()
         };
         let mut grace = |end: Timestamp| {
-            look.grace_ends = Some(look.grace_ends.map_or(end, |ends| ends.min(end)));
+            input.grace_ends = Some(input.grace_ends.map_or(end, |ends| ends.min(end)));
         };
-        let mut broken = vec![];
+        let mut violations = vec![];
         let mut unknown = false;
-        for (fingerprint, facts) in &docket.facts {
+        for (fingerprint, facts) in &state.facts {
             let Some(verdict) = &facts.verdict else {
                 continue;
             };
             match (verdict.state, verdict.grace_until) {
                 (ComplianceState::NonCompliant, Some(end)) if end > now => grace(end),
-                (ComplianceState::NonCompliant, _) => broken.push((*fingerprint, verdict)),
+                (ComplianceState::NonCompliant, _) => violations.push((*fingerprint, verdict)),
                 (ComplianceState::Unknown, _) => unknown = true,
                 (ComplianceState::Compliant, _) => {}
             }
         }
-        // A3: containers that are no artifact.
+        // A3: containers that can't be identified.
         let since = before.compliance.unidentified_since.unwrap_or(now);
-        let nameless = Some(since).filter(|_| self.rules.is_some() && after.unidentified > 0);
-        let mut nameless_broken = false;
-        if let (Some(since), Some(rules)) = (nameless, self.rules) {
+        let unidentified_since =
+            Some(since).filter(|_| self.rules.is_some() && after.unidentified > 0);
+        let mut unidentified_violates = false;
+        if let (Some(since), Some(rules)) = (unidentified_since, self.rules) {
             match since.checked_add(rules.grace()) {
                 Ok(end) if end > now => grace(end),
-                _ => nameless_broken = true,
+                _ => unidentified_violates = true,
             }
         }
-        (look.broken, look.unknown) = (!broken.is_empty() || nameless_broken, unknown);
+        (input.violated, input.unknown) =
+            (!violations.is_empty() || unidentified_violates, unknown);
         let window = self
             .rules
             .map(ArtifactRules::recovery_window)
             .unwrap_or_default();
-        let (mut compliance, event) = step(&before.compliance, look, window, now);
-        compliance.unidentified_since = nameless;
+        let (mut compliance, event) = step(&before.compliance, input, window, now);
+        compliance.unidentified_since = unidentified_since;
         compliance.rules = self.rules.map(|rules| rules.edition.clone());
         compliance.reasons = reasons::reasons(
             after,
-            &broken,
-            nameless_broken.then_some(after.unidentified),
+            &violations,
+            unidentified_violates.then_some(after.unidentified),
         );
         let mending = compliance.raw == ComplianceState::Compliant
             && (compliance.state == ComplianceState::NonCompliant || event.is_some());
         if mending {
             compliance.resolved = if before.compliance.raw == ComplianceState::NonCompliant {
-                reasons::resolved(before, after, &docket.facts)
+                reasons::resolved(before, after, &state.facts)
             } else {
                 before.compliance.resolved.clone()
             };
         }
-        let told = |compliance: &Compliance| {
+        let summary = |compliance: &Compliance| {
             (
                 compliance.state,
                 compliance.raw,
                 compliance.unidentified_since,
             )
         };
-        if told(&compliance) != told(&before.compliance) && found.causes.is_empty() {
+        if summary(&compliance) != summary(&before.compliance) && found.causes.is_empty() {
             let was = &before.compliance;
             let ended = was.pending_until.is_some_and(|end| end <= now);
             let recovered = was.state == ComplianceState::NonCompliant
@@ -453,23 +449,23 @@ impl Assessor<'_> {
                 () => Cause::EvidenceChanged,
             });
         }
-        docket.pending = compliance.pending_until;
+        state.pending = compliance.pending_until;
         (found.compliance, found.event) = (compliance, event);
     }
 
-    /// Compares the allow-list with what the log knows of it.
+    /// Compares the allow-list with the log.
     fn read_allow_list(
         &self,
         found: &mut Assessment,
-        docket: &AssessmentState,
+        state: &AssessmentState,
         after: &Ledger,
         scope: AssessmentScope,
         now: Timestamp,
     ) {
         let evidence: &Evidence = self.names.evidence;
-        let wanted = docket.allow_list && scope == AssessmentScope::All;
-        let mut held = in_force(self.environment, after, evidence);
-        if !wanted && !held.any(|entry| !entry.is_active(now)) {
+        let wanted = state.allow_list && scope == AssessmentScope::All;
+        let mut in_force_now = in_force(self.environment, after, evidence);
+        if !wanted && !in_force_now.any(|entry| !entry.is_active(now)) {
             return;
         }
         let mut news = vec![];
@@ -557,7 +553,7 @@ fn allowed(entry: &Allowance) -> Allowed {
     }
 }
 
-/// What is embedded of the record and the reviews.
+/// The provenance that is embedded: of the record and the reviews.
 fn provenance(environment: &str, judgement: &ArtifactVerdict) -> Option<Provenance> {
     if judgement.record.is_none() && judgement.reviews.is_empty() {
         return None;

@@ -1,4 +1,4 @@
-//! What runs in an environment right now, counted as pods come and go.
+//! Counts what runs in an environment, updated as pods come and go.
 
 use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc};
 
@@ -17,21 +17,20 @@ use crate::{
 pub struct Census {
     cells: Cells,
     totals: BTreeMap<Fingerprint, u32>,
-    /// The images by which pods ask for each artifact.
+    /// The images in pod specs, by artifact.
     images: BTreeMap<(Fingerprint, Arc<str>), u32>,
-    /// Other digests by which containers are known or called: whoever knows them knows the artifacts after a restart.
+    /// Other digests that were reported for containers: they identify the artifacts after a restart.
     aliases: BTreeMap<Fingerprint, u32>,
-    /// The digests by which the containers of each artifact are known.
+    /// The digests by which containers are known, by artifact.
     known: BTreeMap<(Fingerprint, Fingerprint), u32>,
     unidentified: usize,
 }
 
-/// What counting a pod changed.
+/// What changed by counting a pod.
 #[derive(Clone, Debug, Default)]
 pub struct Counted {
-    /// The cells that changed.
     pub cells: Vec<Cell>,
-    /// Artifacts that run before and after, and whose containers are known by other digests now.
+    /// Artifacts that ran before and run now, whose containers are known by other digests than before.
     pub known_otherwise: Vec<Fingerprint>,
 }
 
@@ -46,7 +45,7 @@ impl Census {
         census
     }
 
-    /// Adds a pod, or takes it out.
+    /// Adds or removes a pod.
     pub fn count(&mut self, pod: &Pod, names: &IdentityResolver, add: bool) -> Counted {
         let mut known_otherwise = vec![];
         let mut runs: BTreeMap<Fingerprint, &Arc<str>> = BTreeMap::new();
@@ -89,22 +88,19 @@ impl Census {
         }
     }
 
-    /// All cells.
     pub fn cells(&self) -> &Cells {
         &self.cells
     }
 
-    /// Instances of a cell.
     pub fn get(&self, cell: &Cell) -> u32 {
         self.cells.get(cell).copied().unwrap_or(0)
     }
 
-    /// Instances of an artifact.
     pub fn total(&self, fingerprint: &Fingerprint) -> u32 {
         self.totals.get(fingerprint).copied().unwrap_or(0)
     }
 
-    /// The other digests by which artifacts are known or called.
+    /// All other digests that were reported for containers.
     pub fn aliases(&self) -> impl Iterator<Item = Fingerprint> {
         self.aliases.keys().copied()
     }
@@ -115,7 +111,7 @@ impl Census {
         self.known.range(range).map(|((_, digest), _)| *digest)
     }
 
-    /// Whether any container is known or called by this digest.
+    /// Whether this digest was reported for any container.
     pub fn mentions(&self, digest: &Fingerprint) -> bool {
         self.totals.contains_key(digest) || self.aliases.contains_key(digest)
     }
@@ -125,7 +121,7 @@ impl Census {
         self.unidentified
     }
 
-    /// The images by which pods ask for an artifact.
+    /// The images in the specs of an artifact's pods.
     pub fn images(&self, fingerprint: Fingerprint) -> impl Iterator<Item = Arc<str>> {
         let from = (fingerprint, Arc::from(""));
         self.images
@@ -138,7 +134,7 @@ impl Census {
 /// Whether a pod belongs to a scope.
 pub fn admits(scope: &Scope, fleet: &Fleet, pod: &Pod) -> bool {
     let namespace = &pod.workload.namespace;
-    // Unpacked only where they are asked for.
+    // Labels are unpacked only if there is a selector.
     let labels = scope
         .pod_selector
         .as_ref()

@@ -1,4 +1,4 @@
-//! A cut: the next entries of a log, from what is ripe. What is sent later follows from these entries alone.
+//! Makes the next entries of a log from what has settled. Everything that is delivered later follows from these entries.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,27 +32,25 @@ use crate::{
     time::Moment,
 };
 
-/// An entry holds a checkpoint after so many without, so that a start reads few of them.
+/// After how many entries without a checkpoint the next one has one, so that a start reads few entries.
 const ENTRIES_PER_CHECKPOINT: u32 = 64;
-/// Changes of an entry, in bytes: well below the 400 KB of a whole entry.
+/// At most how many bytes the changes of an entry take: well below the 400 KB of a whole entry.
 const MAX_CHANGES_SIZE: usize = 300_000;
-/// Another digest of an artifact, in bytes.
+/// How many bytes another digest of an artifact takes.
 const SIZE_OF_IDENTITY: usize = 170;
-/// A checkpoint, in bytes of base64, that an entry holds itself.
+/// At most how many bytes of base64 a checkpoint takes that is in the entry itself.
 const MAX_CHECKPOINT: usize = 60_000;
-/// A chunk of a bigger one.
+/// How many bytes a chunk of a bigger one takes.
 const CHUNK: usize = 350_000;
 
 /// Entries to append, in order.
 #[derive(Clone, Debug)]
 pub struct PendingEntries {
-    /// The UID of the environment.
     pub uid: String,
-    /// The entries.
     pub entries: Vec<Entry>,
 }
 
-/// An entry to append, with what it does to the ledger.
+/// An entry to append, and the ledger after it.
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// What is written.
@@ -63,30 +61,24 @@ pub struct Entry {
     pub after: Arc<Ledger>,
 }
 
-/// What a cut is made from.
+/// What entries are made from.
 #[derive(Clone, Copy)]
 pub struct CutInput<'a> {
-    /// The environment's name.
     pub environment: &'a str,
-    /// Its UID.
     pub uid: &'a str,
     /// What runs.
     pub census: &'a Census,
-    /// The pods behind it.
+    /// The pods that were counted.
     pub fleet: &'a Fleet,
-    /// What tells whether it keeps the rules.
+    /// Assesses it.
     pub assessor: Assessor<'a>,
-    /// Containers that can't be identified, as many as are to be recorded.
+    /// How many unidentified containers to record.
     pub unidentified: i64,
-    /// The settle times.
     pub settle: &'a Settle,
     /// How far the cluster has been read.
     pub read_at: &'a ReadAt,
-    /// Further causes.
     pub causes: &'a [Cause],
-    /// The monotonic clock.
     pub now: Moment,
-    /// The wall clock.
     pub wall: Timestamp,
 }
 
@@ -95,14 +87,14 @@ impl CutInput<'_> {
         &self.assessor.names
     }
 
-    /// A baseline: everything that runs counts as known, and everything on the allow-list. The first one says at once
-    /// whether the rules are kept; a later one leaves that to the next entry, which may have to tell of it.
+    /// A baseline: what runs and what is on the allow-list counts as known, without events. The first one records at once
+    /// whether the environment complies; a later one leaves that to the next entry, which may have to report a change.
     pub fn baseline(
         &self,
         before: Option<&Ledger>,
         scope: &Scope,
         cause: Cause,
-        docket: &mut AssessmentState,
+        assessment: &mut AssessmentState,
     ) -> PendingEntries {
         let mut after = Ledger::empty(scope.clone());
         for (cell, count) in self.census.cells() {
@@ -155,7 +147,7 @@ impl CutInput<'_> {
             let empty = Ledger::empty(scope.clone());
             let found = self
                 .assessor
-                .assess(docket, &empty, &after, Asked::All, time);
+                .assess(assessment, &empty, &after, Asked::All, time);
             for change in &found.allow_list {
                 if let Some(fingerprint) = Fingerprint::from_hex(&change.fingerprint) {
                     after.note_allowed(change, fingerprint);
@@ -169,9 +161,9 @@ impl CutInput<'_> {
             }
         }
         if cause != Cause::Baseline {
-            docket.touch_all(); // the next entry judges what this one takes for known
+            assessment.touch_all(); // the next entry assesses what this one only copies
         }
-        let page = EntryBody {
+        let body = EntryBody {
             time,
             causes: vec![cause],
             compliance,
@@ -179,39 +171,44 @@ impl CutInput<'_> {
         };
         PendingEntries {
             uid: self.uid.to_owned(),
-            entries: vec![self.entry(after, page, true)],
+            entries: vec![self.entry(after, body, true)],
         }
     }
 
-    /// The entry that tells what timers mean that have run out, each at its own instant. `None`: nothing to tell.
-    pub fn timers(&self, before: &Ledger, docket: &mut AssessmentState) -> Option<PendingEntries> {
+    /// The entry that records the effect of timers that ran out, each at its own time. `None`: there is no effect.
+    pub fn timers(
+        &self,
+        before: &Ledger,
+        assessment: &mut AssessmentState,
+    ) -> Option<PendingEntries> {
         let names = self.names();
-        let next =
-            |docket: &AssessmentState| docket.next_timer(self.environment, before, names.evidence);
-        while let Some(due) = next(docket).filter(|due| *due <= self.wall) {
+        let next = |assessment: &AssessmentState| {
+            assessment.next_timer(self.environment, before, names.evidence)
+        };
+        while let Some(due) = next(assessment).filter(|due| *due <= self.wall) {
             let at = due.max(before.time);
             let found = self
                 .assessor
-                .assess(docket, before, before, Asked::Timers, at);
+                .assess(assessment, before, before, Asked::Timers, at);
             if !found.is_nothing() {
                 return Some(self.write(before, vec![], &Identities::new(), &found, at));
             }
-            if next(docket).is_some_and(|next| next <= due) {
-                return None; // nothing more comes of it: the next assessment of everything tells
+            if next(assessment).is_some_and(|next| next <= due) {
+                return None; // no progress: the next assessment of everything decides
             }
         }
         None
     }
 
-    /// The entries that record `ripe` cells, new `identities`, and what is otherwise than before about the artifacts.
-    /// `None`: there is nothing to record.
+    /// The entries that record settled (`ripe`) cells, new `identities`, and changed facts about artifacts. `None`: there is
+    /// nothing to record.
     pub fn record(
         &self,
         before: &Ledger,
         unsettled: &Unsettled,
         ripe: &BTreeSet<Cell>,
         identities: &Identities,
-        docket: &mut AssessmentState,
+        assessment: &mut AssessmentState,
     ) -> Option<PendingEntries> {
         let time = self.wall.max(before.time);
         let mut ledger = before.clone();
@@ -224,13 +221,13 @@ impl CutInput<'_> {
         after.unidentified = self.unidentified;
         let mut found = self
             .assessor
-            .assess(docket, &ledger, &after, Asked::All, time);
+            .assess(assessment, &ledger, &after, Asked::All, time);
         if changes.is_empty() && identities.is_empty() && found.is_nothing() {
             return None;
         }
         for (change, _) in &changes {
             if let Some(fingerprint) = Fingerprint::from_hex(&change.fingerprint)
-                && let Some(facts) = docket.facts(fingerprint)
+                && let Some(facts) = assessment.facts(fingerprint)
             {
                 found
                     .facts
@@ -266,7 +263,7 @@ impl CutInput<'_> {
         }
     }
 
-    /// Writes down what is recorded: as many entries as it takes.
+    /// Makes as many entries as are needed.
     fn write(
         &self,
         before: &Ledger,
@@ -299,29 +296,29 @@ impl CutInput<'_> {
             for (change, cells) in &changes {
                 self.take_in(&mut ledger, change, cells, time);
             }
-            // Each other digest is told with its artifact, or it would be forgotten as one of nothing.
-            let told: Identities = identities
+            // Each other digest is recorded together with its artifact, or it would be dropped as one of no artifact.
+            let recorded: Identities = identities
                 .iter()
                 .filter(|(alias, (known, _))| {
                     ledger.total(known) > 0 || (part == 1 && before.total(alias) > 0)
                 })
                 .map(|(alias, known)| (*alias, *known))
                 .collect();
-            identities.retain(|alias, _| !told.contains_key(alias));
-            ledger.identities.extend(&told);
-            let mut page = EntryBody {
+            identities.retain(|alias, _| !recorded.contains_key(alias));
+            ledger.identities.extend(&recorded);
+            let mut body = EntryBody {
                 time,
                 causes: causes.clone(),
                 compliance: carried(&ledger.compliance),
-                identities: identities_of(&told),
+                identities: identities_of(&recorded),
                 cut,
                 ..EntryBody::default()
             };
             if part == of {
-                page.compliance = found.compliance.clone();
-                page.event = found.event;
-                page.allow_list.clone_from(&found.allow_list);
-                for change in &page.allow_list {
+                body.compliance = found.compliance.clone();
+                body.event = found.event;
+                body.allow_list.clone_from(&found.allow_list);
+                for change in &body.allow_list {
                     if let Some(fingerprint) = Fingerprint::from_hex(&change.fingerprint) {
                         ledger.note_allowed(change, fingerprint);
                     }
@@ -336,8 +333,8 @@ impl CutInput<'_> {
             let whole = changes.iter().any(|(change, _)| change.more_workloads > 0)
                 || ledger.since_checkpoint.0 >= ENTRIES_PER_CHECKPOINT
                 || ledger.since_checkpoint.1 + size > ledger.checkpoint_size.max(64_000);
-            page.changes = changes.into_iter().map(|(change, _)| change).collect();
-            let entry = self.entry(ledger, page, whole);
+            body.changes = changes.into_iter().map(|(change, _)| change).collect();
+            let entry = self.entry(ledger, body, whole);
             ledger = (*entry.after).clone();
             entries.push(entry);
         }
@@ -347,7 +344,7 @@ impl CutInput<'_> {
         }
     }
 
-    /// Adds what is known of each changed artifact, and artifacts of which nothing but that changed.
+    /// Adds the facts about each changed artifact, and artifacts of which only the facts changed.
     fn add_what_is_known(ledger: &Ledger, changes: &mut Vec<RecordedChange>, found: &Assessment) {
         let place = |changes: &mut Vec<RecordedChange>, fingerprint: Fingerprint, name: &str| {
             let hex = fingerprint.to_string();
@@ -394,7 +391,7 @@ impl CutInput<'_> {
         changes.sort_by(|(a, _), (b, _)| (&a.name, &a.fingerprint).cmp(&(&b.name, &b.fingerprint)));
     }
 
-    /// One change for each artifact with a ripe cell.
+    /// One change for each artifact with a settled cell.
     fn changes(
         &self,
         ledger: &Ledger,
@@ -416,7 +413,7 @@ impl CutInput<'_> {
             let mut workloads = vec![];
             for cell in cells {
                 let (before, after) = (ledger.count(cell), self.census.get(cell));
-                // What starts when some of its pods have not come up yet has a tail, too.
+                // An artifact that starts while some of its pods are not up yet has further changes to come, too.
                 let rolling = self.is_unfinished(&cell.workload, unsettled)
                     || was == 0 && self.is_starting(&cell.workload);
                 rollout &= rolling || self.belongs_to_rollout(cell, ledger, unsettled);
@@ -466,15 +463,15 @@ impl CutInput<'_> {
         })
     }
 
-    /// Whether what follows in a workload belongs to the rollout that is recorded now.
+    /// Whether later changes of a workload belong to the rollout that is recorded now.
     fn is_unfinished(&self, workload: &Arc<Workload>, unsettled: &Unsettled) -> bool {
         let rests = |state| rests_at(state, self.settle) <= self.now;
         self.is_rolling(workload)
             || unsettled.rolled(workload) && !self.fleet.workload(workload).is_none_or(rests)
     }
 
-    /// Whether the change of a cell is a part of a rollout: its workload rolled since, or exchanges digests, or what is
-    /// left of a rollout that was recorded before it was over.
+    /// Whether the change of a cell is part of a rollout: its workload has been rolling since, or replaces one digest by
+    /// another, or completes a rollout that was recorded before it was over.
     fn belongs_to_rollout(&self, cell: &Cell, ledger: &Ledger, unsettled: &Unsettled) -> bool {
         let rolled = unsettled
             .dirty()
@@ -493,7 +490,7 @@ impl CutInput<'_> {
         rolled || open || (was != now && !was.is_empty() && !now.is_empty())
     }
 
-    /// The name of an artifact: the recorded one while it is recorded, so that it doesn't flap.
+    /// The name of an artifact: the recorded one while it is recorded, so that it stays the same.
     fn name(&self, fingerprint: Fingerprint, ledger: Option<&Ledger>) -> String {
         let recorded = ledger.and_then(|ledger| ledger.names.get(&fingerprint).cloned());
         recorded
@@ -501,7 +498,7 @@ impl CutInput<'_> {
             .unwrap_or_else(|| fingerprint.to_string())
     }
 
-    fn entry(&self, mut after: Ledger, page: EntryBody, whole: bool) -> Entry {
+    fn entry(&self, mut after: Ledger, body: EntryBody, whole: bool) -> Entry {
         let EntryBody {
             time,
             causes,
@@ -511,7 +508,7 @@ impl CutInput<'_> {
             compliance,
             event,
             cut,
-        } = page;
+        } = body;
         let mut causes: Vec<Cause> = causes
             .into_iter()
             .chain(self.causes.iter().copied())
@@ -524,7 +521,7 @@ impl CutInput<'_> {
         } else {
             (None, vec![])
         };
-        let told = event.map(|type_| Event {
+        let about_environment = event.map(|type_| Event {
             type_,
             change: None,
         });
@@ -540,8 +537,11 @@ impl CutInput<'_> {
             read_at: self.read_at.clone(),
             totals: after.totals(),
             compliance,
-            // What is told of the environment as a whole comes last.
-            events: events(&changes).into_iter().chain(told).collect(),
+            // The event about the environment as a whole comes last.
+            events: events(&changes)
+                .into_iter()
+                .chain(about_environment)
+                .collect(),
             changes,
             identities,
             allow_list,
@@ -561,7 +561,7 @@ impl CutInput<'_> {
     }
 }
 
-/// What an entry says, apart from what follows from the ledger.
+/// The content of an entry, apart from what follows from the ledger.
 #[derive(Default)]
 struct EntryBody {
     time: Timestamp,
@@ -574,7 +574,7 @@ struct EntryBody {
     cut: Option<Cut>,
 }
 
-/// The compliance of an entry that leaves it as it was.
+/// The compliance of an entry that does not change it.
 fn carried(before: &Compliance) -> Compliance {
     Compliance {
         was: before.state,
@@ -586,8 +586,8 @@ fn carried(before: &Compliance) -> Compliance {
 /// A change and the cells that it sets: cell, count, whether its workload is still rolling.
 type RecordedChange = (Change, Vec<(Cell, u32, bool)>);
 
-/// Parts that each fit into an entry. At least one, which may be empty. `with`: bytes that are written with an artifact
-/// when it changes, and in the first part if it doesn't.
+/// Splits changes into parts that each fit into an entry; at least one, which may be empty. `with`: bytes that are written
+/// together with an artifact's change, or in the first part if it has none.
 fn split(
     changes: Vec<RecordedChange>,
     with: &BTreeMap<Fingerprint, usize>,
@@ -652,7 +652,7 @@ fn identities_of(identities: &Identities) -> Vec<Identity> {
     identities.iter().map(identity).collect()
 }
 
-/// What the changes mean, in the order in which it is told: by type, then by change.
+/// The events of changes, ordered by type, then by change.
 pub(crate) fn events(changes: &[Change]) -> Vec<Event> {
     let mut events = vec![];
     for (position, change) in (0..).zip(changes) {

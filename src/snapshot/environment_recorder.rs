@@ -76,6 +76,12 @@ enum Round {
     Incomplete,
 }
 
+/// Whether the head that we know is the head of the log.
+enum HeadCheck {
+    Head,
+    LogChanged,
+}
+
 /// What became of an entry.
 enum AppendResult {
     Appended,
@@ -157,7 +163,7 @@ impl EnvironmentRecorder {
 
     async fn append_all(&mut self, entries: Vec<Entry>) -> Result<Round, LogError> {
         self.wait_for_cursors(&entries).await;
-        if !self.is_still_head().await? {
+        if let HeadCheck::LogChanged = self.check_head().await? {
             self.log_changed(None);
             return Ok(Round::Incomplete);
         }
@@ -197,24 +203,24 @@ impl EnvironmentRecorder {
         }
     }
 
-    /// Whether the head that we know is surely the head.
-    async fn is_still_head(&self) -> Result<bool, LogError> {
+    /// Checks that the head that we know is surely the head.
+    async fn check_head(&self) -> Result<HeadCheck, LogError> {
         let RecorderContext { shared, log, .. } = &self.context;
         let Some((ledger, at)) = shared.with(|state, _| state.head_read(&self.name)) else {
-            return Ok(true);
+            return Ok(HeadCheck::Head);
         };
         let now = shared.now();
         if now.saturating_sub(at) <= HEAD_FRESH {
-            return Ok(true);
+            return Ok(HeadCheck::Head);
         }
         let (name, uid, index) = (&self.name, &self.uid, ledger.index);
-        let ours = log.read_anew(name, uid, index).await?;
-        let next = log.read_anew(name, uid, index + 1).await?;
-        let is_head = ours.is_some_and(|hash| hash == ledger.content_hash) && next.is_none();
-        if is_head {
-            shared.with(|state, _| state.head_confirmed(&self.name, now));
+        let ours = log.read_hash(name, uid, index).await?;
+        let next = log.read_hash(name, uid, index + 1).await?;
+        if ours.is_none_or(|hash| hash != ledger.content_hash) || next.is_some() {
+            return Ok(HeadCheck::LogChanged);
         }
-        Ok(is_head)
+        shared.with(|state, _| state.head_confirmed(&self.name, now));
+        Ok(HeadCheck::Head)
     }
 
     async fn append(&mut self, entry: Entry) -> Result<AppendResult, LogError> {
@@ -352,7 +358,7 @@ impl EnvironmentRecorder {
         if let Some(hint) = self.head_hint.take() {
             let mut head = None;
             for index in hint..hint + STEPS {
-                let there = log.read_anew(&self.name, &self.uid, index).await?;
+                let there = log.read_hash(&self.name, &self.uid, index).await?;
                 match (there, head) {
                     (Some(_), _) => head = Some(index),
                     (None, Some(_)) => return Ok(head),

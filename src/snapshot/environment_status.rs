@@ -1,4 +1,4 @@
-//! What an environment's status says.
+//! Derives the status of an environment.
 
 use jiff::Timestamp;
 
@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// The status of an environment after `status`. `frozen`: why nothing is recorded; `recovering`: not for long yet.
+/// Updates `status`. `frozen`: why nothing is recorded; `recovering`: that began a short time ago.
 pub(crate) fn new_status(
     mut status: EnvironmentStatus,
     name: &str,
@@ -61,7 +61,7 @@ fn ready(summary: &EnvironmentSummary, frozen: Option<&Frozen>) -> Statement {
         (Some(Frozen { reason, message }), _) => (
             false,
             reason.as_str(),
-            format!("Nothing is recorded until this heals: {message}"),
+            format!("Nothing is recorded until this is resolved: {message}"),
         ),
         (None, 0) => (
             true,
@@ -88,20 +88,20 @@ fn ready(summary: &EnvironmentSummary, frozen: Option<&Frozen>) -> Statement {
 const NAMED: usize = 3;
 
 fn findings(summary: &EnvironmentSummary) -> Vec<Finding> {
-    let (troubles, _) = &summary.problems;
-    let reason = |trouble: &EnvironmentProblem| Finding {
-        fingerprint: trouble.fingerprint.to_string(),
-        name: trouble.name.clone(),
-        reason: trouble.verdict.reason.as_str().to_owned(),
-        message: trouble.verdict.message.clone(),
-        grace_until: trouble.verdict.grace_until,
+    let (problems, _) = &summary.problems;
+    let reason = |problem: &EnvironmentProblem| Finding {
+        fingerprint: problem.fingerprint.to_string(),
+        name: problem.name.clone(),
+        reason: problem.verdict.reason.as_str().to_owned(),
+        message: problem.verdict.message.clone(),
+        grace_until: problem.verdict.grace_until,
     };
-    troubles.iter().map(reason).collect()
+    problems.iter().map(reason).collect()
 }
 
 fn compliant(summary: &EnvironmentSummary) -> Statement {
     let compliance = &summary.compliance;
-    let said = |status, reason, message: String| Statement {
+    let statement = |status, reason, message: String| Statement {
         type_: COMPLIANT,
         status,
         reason,
@@ -109,18 +109,19 @@ fn compliant(summary: &EnvironmentSummary) -> Statement {
     };
     if !summary.ruled {
         let message = "There are no rules: spec.compliance is not set.".to_owned();
-        return said(None, "NoPolicy", message);
+        return statement(None, "NoPolicy", message);
     }
-    let (troubles, more) = &summary.problems;
-    let is_broken = |trouble: &&EnvironmentProblem| trouble.verdict.grace_until.is_none();
-    let broken: Vec<&EnvironmentProblem> = troubles.iter().filter(is_broken).collect();
-    let waiting: Vec<&EnvironmentProblem> = troubles.iter().filter(|it| !is_broken(it)).collect();
+    let (problems, more) = &summary.problems;
+    let is_violation = |problem: &&EnvironmentProblem| problem.verdict.grace_until.is_none();
+    let violations: Vec<&EnvironmentProblem> = problems.iter().filter(is_violation).collect();
+    let waiting: Vec<&EnvironmentProblem> =
+        problems.iter().filter(|it| !is_violation(it)).collect();
     let until = |end: Option<Timestamp>| {
         let whole = end.map(|end| Timestamp::from_second(end.as_second() + 1).unwrap_or(end));
         whole.map_or(String::new(), |end| format!(" until {end}"))
     };
     match compliance.state {
-        ComplianceState::Compliant if waiting.is_empty() => said(
+        ComplianceState::Compliant if waiting.is_empty() => statement(
             Some(true),
             "Satisfied",
             "Everything that runs keeps the rules.".to_owned(),
@@ -131,42 +132,42 @@ fn compliant(summary: &EnvironmentSummary) -> Statement {
                 until(compliance.pending_until),
                 listed(&waiting, *more)
             );
-            said(Some(true), "WaitingForEvidence", message)
+            statement(Some(true), "WaitingForEvidence", message)
         }
         ComplianceState::NonCompliant if compliance.raw == ComplianceState::Compliant => {
             let message = format!(
-                "Nothing breaks the rules any more; Compliant if it stays so{}.",
+                "Nothing violates the rules any more. It counts as compliant if that lasts{}.",
                 until(compliance.pending_until)
             );
-            said(Some(false), "Recovering", message)
+            statement(Some(false), "Recovering", message)
         }
         ComplianceState::NonCompliant => {
             let unidentified = VerdictReason::Unidentified.as_str();
-            let reason = broken
+            let reason = violations
                 .first()
                 .map_or(unidentified, |it| it.verdict.reason.as_str());
-            let message = match broken.len() {
+            let message = match violations.len() {
                 0 => compliance.reasons.join("; "),
-                _ => listed(&broken, *more),
+                _ => listed(&violations, *more),
             };
-            said(Some(false), reason, message)
+            statement(Some(false), reason, message)
         }
         ComplianceState::Unknown => {
             let message = format!(
-                "Not told yet: what is missing may still arrive{}: {}",
+                "Not decided yet: what is missing may still arrive{}: {}",
                 until(compliance.pending_until),
                 listed(&waiting, *more)
             );
-            said(None, "WaitingForEvidence", message)
+            statement(None, "WaitingForEvidence", message)
         }
     }
 }
 
-fn listed(troubles: &[&EnvironmentProblem], more: usize) -> String {
+fn listed(problems: &[&EnvironmentProblem], more: usize) -> String {
     let line =
-        |trouble: &&EnvironmentProblem| format!("{}: {}", trouble.name, trouble.verdict.message);
-    let mut lines: Vec<String> = troubles.iter().take(NAMED).map(line).collect();
-    let more = more + troubles.len().saturating_sub(NAMED);
+        |problem: &&EnvironmentProblem| format!("{}: {}", problem.name, problem.verdict.message);
+    let mut lines: Vec<String> = problems.iter().take(NAMED).map(line).collect();
+    let more = more + problems.len().saturating_sub(NAMED);
     if more > 0 {
         lines.push(format!("and {more} more"));
     }

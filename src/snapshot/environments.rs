@@ -1,4 +1,4 @@
-//! Which environments there are, who may see them, and where their logs end: what delivery needs to know of recording.
+//! The existing environments, who may see them, and where their logs end.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -9,20 +9,19 @@ use tokio::sync::watch;
 /// An environment, as delivery sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EnvironmentInfo {
-    /// Its UID.
     pub uid: String,
     /// The generation of its spec.
     pub generation: i64,
     /// When it was created.
     pub created: Option<Timestamp>,
-    /// The namespaces that may hear of it; `*` is all of them.
+    /// The namespaces that may see it; `*` means all.
     pub visible_to: Vec<String>,
-    /// The number and the time of its newest snapshot, once its log has been read.
+    /// The index and the time of its newest snapshot, once its log has been read.
     pub head: Option<(i64, Timestamp)>,
 }
 
 impl EnvironmentInfo {
-    /// Whether settings of a namespace may hear of it.
+    /// Whether settings of a namespace may see it.
     pub fn is_visible_to(&self, namespace: &str) -> bool {
         self.visible_to
             .iter()
@@ -30,16 +29,15 @@ impl EnvironmentInfo {
     }
 }
 
-/// All environments.
 #[derive(Debug)]
 pub struct Environments {
-    /// Shared: every setting looks at all of it whenever anything changes.
+    /// Shared: every setting reads all of it whenever anything changes.
     known: Mutex<Arc<BTreeMap<String, EnvironmentInfo>>>,
     /// All of them have been listed.
     listed: watch::Sender<bool>,
-    /// Counts changes of any of this.
+    /// Counts all changes.
     version: watch::Sender<u64>,
-    /// Counts how often everything was begun anew, because the cluster's store was set back.
+    /// Counts how often the cluster's store was set back to an older state.
     era: watch::Sender<u64>,
 }
 
@@ -55,7 +53,7 @@ impl Default for Environments {
 }
 
 impl Environments {
-    /// Is told of every change.
+    /// Is notified of every change.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
     }
@@ -77,12 +75,12 @@ impl Environments {
         self.bump();
     }
 
-    /// Is told when everything is begun anew.
+    /// Is notified when the cluster's store was set back.
     pub fn eras(&self) -> watch::Receiver<u64> {
         self.era.subscribe()
     }
 
-    /// Forgets where the logs end: they were set back, and delivery begins anew.
+    /// Forgets where the logs end: they were set back, and delivery starts again.
     pub(crate) fn begin_anew(&self) {
         for known in Arc::make_mut(&mut self.known.lock()).values_mut() {
             known.head = None;
@@ -95,7 +93,7 @@ impl Environments {
         self.version.send_modify(|version| *version += 1);
     }
 
-    /// Notes what an environment is. Its head is kept while it is the same one.
+    /// Adds or updates an environment. Its head is kept while its UID stays the same.
     pub(crate) fn put(&self, name: &str, mut known: EnvironmentInfo) {
         let changed = {
             let mut all = self.known.lock();
@@ -135,12 +133,10 @@ impl Environments {
         self.bump();
     }
 
-    /// An environment.
     pub fn get(&self, name: &str) -> Option<EnvironmentInfo> {
         self.known.lock().get(name).cloned()
     }
 
-    /// All environments.
     pub fn all(&self) -> Arc<BTreeMap<String, EnvironmentInfo>> {
         self.known.lock().clone()
     }

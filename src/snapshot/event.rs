@@ -1,6 +1,7 @@
-//! What an event is called and how it is told. An event's id follows from the snapshot that holds it, so every retry,
-//! restart and replica gives it the same one.
+//! The id and the description of an event. The id follows from the snapshot that has the event, so it is the same in every
+//! retry, restart and replica.
 
+use data_encoding::BASE32_NOPAD;
 use sha2::{Digest as _, Sha256};
 
 use crate::api::{
@@ -23,29 +24,18 @@ pub fn id(snapshot: &EnvironmentSnapshotSpec, ordinal: usize) -> String {
 
 /// Lower-case base32 (RFC 4648) without padding.
 pub fn base32(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-    let bits = bytes.len() * 8;
-    let digit = |at: usize| {
-        let value = (at..at + 5).fold(0_usize, |value, bit| {
-            let set = bytes
-                .get(bit / 8)
-                .is_some_and(|byte| byte >> (7 - bit % 8) & 1 == 1);
-            value << 1 | usize::from(set)
-        });
-        char::from(DIGITS[value])
-    };
-    (0..bits).step_by(5).map(digit).collect()
+    BASE32_NOPAD.encode(bytes).to_ascii_lowercase()
 }
 
-/// The artifact that an event speaks of.
+/// The change that an event is about.
 pub fn change<'a>(snapshot: &'a EnvironmentSnapshotSpec, event: &Event) -> Option<&'a Change> {
     snapshot.changes.get(usize::try_from(event.change?).ok()?)
 }
 
-/// At most so many reasons are told with an event of the environment.
+/// At most how many reasons are in the description of an event about the environment.
 const REASONS: usize = 3;
 
-/// The event in words. Those for starts and stops are the contract's; it says nothing of the others.
+/// Describes an event. The texts for starts and stops are prescribed by the payload format; those for the others are ours.
 pub fn description(snapshot: &EnvironmentSnapshotSpec, event: &Event) -> String {
     let counts = |change: &Change| {
         let number = (change.now - change.was).abs();
@@ -86,14 +76,14 @@ pub fn description(snapshot: &EnvironmentSnapshotSpec, event: &Event) -> String 
 /// The first few of several reasons.
 fn because(reasons: &[String]) -> String {
     let more = reasons.len().saturating_sub(REASONS);
-    let mut told: Vec<String> = reasons.iter().take(REASONS).cloned().collect();
+    let mut listed: Vec<String> = reasons.iter().take(REASONS).cloned().collect();
     if more > 0 {
-        told.push(format!("and {more} more"));
+        listed.push(format!("and {more} more"));
     }
-    if told.is_empty() {
+    if listed.is_empty() {
         return String::new();
     }
-    format!(": {}", told.join("; "))
+    format!(": {}", listed.join("; "))
 }
 
 #[cfg(test)]

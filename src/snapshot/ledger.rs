@@ -1,5 +1,5 @@
-//! What the log of an environment says: the recorded counts, and how an entry changes them. State at any index = the
-//! nearest checkpoint before it + the entries since.
+//! The recorded state of an environment, and how an entry of the log changes it. The state at any index is the nearest
+//! checkpoint before it plus the entries since.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,16 +28,15 @@ use crate::{
     compliance::identity::RecordedIdentities,
 };
 
-/// The rules by which instances are counted. Raise it when the same cluster would give other counts than before.
+/// The version of the rules by which instances are counted. Raise it when the same cluster would give other counts.
 pub const CENSUS_VERSION: i32 = 1;
 
-/// So long is remembered when an artifact that is gone was first seen. The log itself is pruned after this time unless it
-/// says otherwise.
+/// How long to remember when an artifact was first seen after it stopped. By default the log is pruned after the same time.
 const REMEMBERED: SignedDuration = SignedDuration::from_hours(720);
-/// Of so many artifacts that are gone, at most.
+/// Of how many stopped artifacts that is remembered, at most.
 const GONE: usize = 5_000;
 
-/// The largest checkpoint that is read: 64 MiB of JSON. A larger one can't be ours.
+/// At most how many bytes of JSON a checkpoint has that is read: a larger one can't be ours.
 const MAX_STATE: u64 = 64 << 20;
 
 /// An artifact in a workload: the unit of counting.
@@ -52,10 +51,10 @@ pub struct Cell {
 /// Instances by cell. No entry is zero.
 pub type Cells = BTreeMap<Cell, u32>;
 
-/// What the log says of an artifact besides its counts.
+/// What is recorded about an artifact besides its counts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ArtifactFacts {
-    /// Whether it keeps the rules, if there are any.
+    /// Whether it complies with the rules, if there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
     /// Where it comes from, if that is known.
@@ -64,13 +63,13 @@ pub struct ArtifactFacts {
 }
 
 impl ArtifactFacts {
-    /// Whether there is nothing to say.
+    /// Whether there are none.
     pub fn is_nothing(&self) -> bool {
         self.verdict.is_none() && self.provenance.is_none()
     }
 }
 
-/// What the log says of an artifact on the allow-list.
+/// What is recorded about an artifact on the allow-list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listed {
     /// The AllowedArtifact's name.
@@ -79,13 +78,13 @@ pub struct Listed {
     pub active: bool,
 }
 
-/// Another digest of an artifact: what that goes by, and how it was found out.
+/// Other digests of artifacts, each with the canonical one and how it was found out.
 pub type Identities = BTreeMap<Fingerprint, (Fingerprint, IdentitySource)>;
 
-/// What the log says after one of its entries.
+/// The state of the log after one of its entries.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ledger {
-    /// The number of that entry.
+    /// The index of that entry.
     pub index: i64,
     /// Its content hash.
     pub content_hash: String,
@@ -93,23 +92,23 @@ pub struct Ledger {
     pub time: Timestamp,
     /// How far the cluster had been read.
     pub read_at: ReadAt,
-    /// The rules by which was counted.
+    /// The version of the rules by which instances were counted.
     pub census_version: i32,
-    /// The scope by which was counted.
+    /// The scope that was counted.
     pub scope: Scope,
     /// Recorded instances.
     cells: Cells,
-    /// The same by artifact.
+    /// Recorded instances by artifact.
     totals: BTreeMap<Fingerprint, u32>,
     /// The names of the recorded artifacts.
     pub names: BTreeMap<Fingerprint, String>,
-    /// Workloads that were recorded in the midst of a rollout, and until when what follows counts as its tail.
+    /// Workloads that were recorded during a rollout, and until when their further changes count as part of it.
     pub rollouts: BTreeMap<Arc<Workload>, Timestamp>,
     /// Other digests of recorded artifacts.
     pub identities: Identities,
-    /// When artifacts first appeared: those that are recorded, and those that are gone and not forgotten yet.
+    /// When artifacts first appeared: those that are recorded, and those that stopped and are still remembered.
     pub seen: BTreeMap<Fingerprint, Timestamp>,
-    /// What is known of recorded artifacts.
+    /// Facts about recorded artifacts.
     pub facts: BTreeMap<Fingerprint, ArtifactFacts>,
     /// The allow-list, by the entry's UID and the digest.
     pub allowed: BTreeMap<(Box<str>, Fingerprint), Listed>,
@@ -126,10 +125,10 @@ pub struct Ledger {
 /// Why a log can't be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
-    /// A checkpoint is not what it should be.
+    /// A checkpoint is corrupt.
     #[error("the checkpoint of snapshot {0} can't be read: {1}")]
     Checkpoint(i64, String),
-    /// An entry doesn't follow the one before.
+    /// An entry does not continue the one before it.
     #[error("snapshot {0} does not continue the log: {1}")]
     Broken(i64, String),
 }
@@ -148,7 +147,7 @@ struct LedgerState {
     rollouts: Vec<(String, String, String, Timestamp)>,
     #[serde(default)]
     identities: BTreeMap<String, String>,
-    /// Of the keys of `identities`, those that are not from runtimes.
+    /// How the keys of `identities` were found out, unless by a runtime.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     sources: BTreeMap<String, IdentitySource>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -185,7 +184,7 @@ impl Ledger {
         }
     }
 
-    /// What it knows to be one image because a record said so.
+    /// Digests that a provenance record declared to be one image.
     pub fn recorded_identities(&self) -> RecordedIdentities {
         let identities = self.identities.iter();
         RecordedIdentities::of(
@@ -223,7 +222,7 @@ impl Ledger {
             .map(|(fingerprint, total)| (fingerprint, *total))
     }
 
-    /// What the entry's totals say.
+    /// The totals for an entry.
     pub fn totals(&self) -> Totals {
         Totals {
             artifacts: i64::try_from(self.totals.len()).unwrap_or(i64::MAX),
@@ -232,7 +231,7 @@ impl Ledger {
         }
     }
 
-    /// Renames artifacts that turned out to be others.
+    /// Applies new identities: artifacts that turned out to be one are merged.
     pub fn identify(&mut self, identities: &Identities) {
         for (alias, (fingerprint, source)) in identities {
             let counted = self.total(alias) > 0;
@@ -267,11 +266,11 @@ impl Ledger {
             }
             self.identities.insert(*alias, (*fingerprint, *source));
         }
-        // What was learned in the opposite direction before.
+        // The same pair may have been learned in the opposite direction before.
         self.identities.retain(|alias, (known, _)| alias != known);
     }
 
-    /// Notes that recorded artifacts were there at `time`.
+    /// Notes when artifacts were first seen.
     pub fn note_seen(&mut self, fingerprints: impl Iterator<Item = Fingerprint>, time: Timestamp) {
         for fingerprint in fingerprints {
             if self.total(&fingerprint) > 0 {
@@ -280,7 +279,7 @@ impl Ledger {
         }
     }
 
-    /// Notes what is known of an artifact.
+    /// Notes facts about an artifact.
     pub fn note_facts(&mut self, fingerprint: Fingerprint, facts: ArtifactFacts) {
         if facts.is_nothing() {
             self.facts.remove(&fingerprint);
@@ -300,8 +299,8 @@ impl Ledger {
         };
     }
 
-    /// Forgets when artifacts that are gone were first seen, if that is long ago. Only right before a checkpoint is taken:
-    /// whoever reads the log begins with one.
+    /// Forgets when artifacts were first seen that stopped long ago. Only right before a checkpoint is made, because readers
+    /// of the log begin with one.
     pub fn forget_gone(&mut self, now: Timestamp) {
         let since = now.checked_sub(REMEMBERED).unwrap_or(Timestamp::MIN);
         let recorded = &self.totals;
@@ -332,7 +331,7 @@ impl Ledger {
         }
     }
 
-    /// Forgets the names and other digests of what is not recorded any more.
+    /// Forgets the names and other digests of artifacts that are no longer recorded.
     pub fn tidy(&mut self) {
         let recorded = &self.totals;
         self.names
@@ -343,7 +342,7 @@ impl Ledger {
             .retain(|fingerprint, _| recorded.contains_key(fingerprint));
     }
 
-    /// The state as text: JSON, compressed, in base64.
+    /// The state as compressed JSON in base64.
     pub fn checkpoint(&self) -> String {
         let mut cells: Vec<StateCells> = vec![];
         let mut last: Option<&Arc<Workload>> = None;
@@ -395,7 +394,7 @@ impl Ledger {
         STANDARD.encode(zstd::encode_all(json.as_slice(), 3).expect("writing to memory"))
     }
 
-    /// The state after an entry that holds a checkpoint. `data`: the checkpoint's text, put together from its chunks.
+    /// The state after an entry that has a checkpoint. `data`: the checkpoint's text, joined from its chunks.
     pub fn restore(
         spec: &EnvironmentSnapshotSpec,
         data: &str,
@@ -439,7 +438,7 @@ impl Ledger {
         for (fingerprint, time) in state.seen {
             ledger.seen.insert(digest(&fingerprint)?, time);
         }
-        // A checkpoint of a release that didn't keep this.
+        // A checkpoint of a release that did not have this field.
         let recorded: Vec<_> = ledger.totals.keys().copied().collect();
         ledger.note_seen(recorded.into_iter(), spec.time);
         for (fingerprint, facts) in state.facts {
@@ -461,7 +460,7 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// The state after the next entry, which holds no checkpoint.
+    /// The state after the next entry, which has no checkpoint.
     pub fn apply(
         &mut self,
         spec: &EnvironmentSnapshotSpec,
@@ -520,7 +519,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// What a recorded cell says of its workload's rollout.
+    /// Notes whether a workload was recorded during a rollout.
     pub fn note_rollout(
         &mut self,
         workload: &Arc<Workload>,
@@ -536,7 +535,7 @@ impl Ledger {
         }
     }
 
-    /// Moves on to an entry whose changes are already taken in.
+    /// Advances to an entry whose changes are already applied.
     pub fn advance(&mut self, spec: &EnvironmentSnapshotSpec) {
         self.index = spec.index;
         self.content_hash.clone_from(&spec.content_hash);

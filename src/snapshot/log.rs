@@ -4,7 +4,7 @@
     reason = "talks to the API server"
 )]
 
-//! The log in the Kubernetes API: entries are created by name, which is a compare-and-swap, and never edited.
+//! The log of snapshots in the API server. An entry is created by its name, which is a compare-and-swap, and never edited.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -33,16 +33,16 @@ use crate::{
     },
 };
 
-/// The label with the UID of the environment: a re-created environment's log is told from its predecessor's leftovers.
+/// The label with the UID of the environment: it separates the log of a re-created environment from its predecessor's.
 pub const UID_LABEL: &str = "shipbell.dev/environment-uid";
-/// The label of entries that hold a checkpoint: what is older than one can be pruned.
+/// The label of entries that have a checkpoint: older ones can be pruned.
 pub const CHECKPOINT_LABEL: &str = "shipbell.dev/checkpoint";
-/// The annotation with about how many bytes an entry takes.
+/// The annotation with the approximate size of an entry in bytes.
 pub const SIZE_ANNOTATION: &str = "shipbell.dev/bytes";
 
-/// A request that takes longer is given up; whether it was carried out is found out later.
+/// How long to wait for an answer; whether the request was carried out is found out later.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// So many entries are kept in memory for delivery.
+/// How many entries are cached for delivery.
 const CACHED: usize = 256;
 
 /// The log of all environments.
@@ -59,14 +59,12 @@ struct Cache {
     order: VecDeque<(String, i64)>,
 }
 
-/// An entry as a list tells of it.
+/// The metadata of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EntryMeta {
-    /// Its number.
+    /// Its index.
     pub index: i64,
-    /// The object's name.
     pub name: String,
-    /// The object's UID.
     pub uid: String,
     /// When the object was created, in whole seconds.
     pub created: Timestamp,
@@ -80,7 +78,7 @@ pub struct EntryMeta {
     pub chunk: bool,
 }
 
-/// What the state after an entry is made from.
+/// What the state after an entry is built from.
 #[derive(Clone, Debug)]
 pub struct Replay {
     /// The entry with the nearest checkpoint.
@@ -92,7 +90,7 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// The state. `rollout`: how long a rollout that was recorded half-way is waited for.
+    /// Builds the state. `rollout`: how long to wait for a rollout that was recorded before it was over.
     pub fn ledger(&self, rollout: Duration, fleet: &mut Fleet) -> Result<Ledger, Unreadable> {
         let mut ledger = Ledger::restore(&self.base, &self.data, fleet)?;
         for spec in &self.since {
@@ -105,22 +103,22 @@ impl Replay {
 /// What became of an append.
 #[derive(Debug)]
 pub enum Appended {
-    /// It is written, by this or an earlier attempt.
+    /// It was written, by this attempt or an earlier one.
     Done,
-    /// Another entry has its name: its environment's UID.
+    /// Another entry has its name; the UID of that entry's environment.
     Taken(String),
 }
 
 /// Why the log can't be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The API server said no.
+    /// The API server refused.
     #[error("{0}")]
     Api(#[from] kube::Error),
-    /// The API server didn't say anything.
+    /// The API server did not answer.
     #[error("no answer from the API server in {} s", TIMEOUT.as_secs())]
     Timeout,
-    /// What was listed a moment ago is not there.
+    /// An entry that was listed is gone.
     #[error("snapshot {0} is listed and can't be found")]
     Vanished(String),
 }
@@ -145,14 +143,15 @@ pub fn name(environment: &str, index: i64) -> String {
     format!("{environment}-{index:010}")
 }
 
-/// The name of a part of a checkpoint. The entry's hash tells it from the parts of one who wrote the same number and lost.
+/// The name of a part of a checkpoint. The entry's hash separates it from the parts of another writer that lost the race for
+/// the same index.
 fn chunk_name(spec: &EnvironmentSnapshotSpec, number: usize) -> String {
     let hash: String = spec.content_hash.chars().take(12).collect();
     format!("{}-{hash}-c{number}", name(&spec.environment, spec.index))
 }
 
 impl SnapshotLog {
-    /// The log that lies behind this client.
+    /// The log in the API server of this client.
     pub fn new(client: Client) -> Self {
         Self {
             snapshots: Api::all(client),
@@ -165,7 +164,7 @@ impl SnapshotLog {
         *self.cache.lock() = Cache::default();
     }
 
-    /// Appends an entry. Its name is its number, so only one writer succeeds.
+    /// Appends an entry. Its name is its index, so only one writer succeeds.
     pub async fn append(&self, entry: &Entry) -> Result<Appended, LogError> {
         let spec = &entry.spec;
         for (number, data) in entry.chunks.iter().enumerate() {
@@ -183,11 +182,11 @@ impl SnapshotLog {
         match within(self.snapshots.create(&PostParams::default(), &object)).await {
             Ok(_) => {}
             Err(LogError::Api(kube::Error::Api(status))) if status.is_already_exists() => {
-                // Our own attempt may have been carried out though we never heard of it.
+                // An earlier attempt of ours may have been carried out although its answer was lost.
                 match within(self.snapshots.get_opt(&name)).await? {
                     Some(found) if found.spec.content_hash == spec.content_hash => {}
                     Some(found) => return Ok(Appended::Taken(found.spec.environment_uid)),
-                    None => return Err(LogError::Api(kube::Error::Api(status))), // gone again: look anew
+                    None => return Err(LogError::Api(kube::Error::Api(status))), // gone again: retry
                 }
             }
             Err(error) => return Err(error),
@@ -218,28 +217,28 @@ impl SnapshotLog {
             .get_or_insert_default()
             .insert(CHUNK_LABEL.to_owned(), number.to_string());
         match within(self.snapshots.create(&PostParams::default(), &object)).await {
-            // The hash is in the name, so it is of an earlier attempt of ours.
+            // The hash is part of the name, so it was created by an earlier attempt of ours.
             Err(LogError::Api(kube::Error::Api(status))) if status.is_already_exists() => Ok(()),
             written => written.map(|_| ()),
         }
     }
 
-    /// The entry of this number, unless it is of another environment that had the same name.
+    /// The entry with this index, unless it belongs to another environment that had the same name.
     pub async fn read(
         &self,
         environment: &str,
         uid: &str,
         index: i64,
     ) -> Result<Option<Arc<EnvironmentSnapshotSpec>>, LogError> {
-        let spec = self.glance(environment, uid, index).await?;
+        let spec = self.read_uncached(environment, uid, index).await?;
         if let Some(spec) = &spec {
             self.remember(spec.clone());
         }
         Ok(spec)
     }
 
-    /// The same without remembering it: for long searches.
-    pub async fn glance(
+    /// Reads an entry without caching it, for long searches.
+    pub async fn read_uncached(
         &self,
         environment: &str,
         uid: &str,
@@ -254,8 +253,8 @@ impl SnapshotLog {
             .filter(|spec| spec.environment_uid == uid))
     }
 
-    /// The content hash of the entry of this number, from the API server whatever is remembered.
-    pub async fn read_anew(
+    /// The content hash of the entry with this index, always from the API server.
+    pub async fn read_hash(
         &self,
         environment: &str,
         uid: &str,
@@ -269,7 +268,7 @@ impl SnapshotLog {
 
     fn remember(&self, spec: Arc<EnvironmentSnapshotSpec>) {
         let key = (spec.environment_uid.clone(), spec.index);
-        // What delivery needs are the changes and the events; a checkpoint is only of use to a start.
+        // Delivery needs the changes and the events; only a start needs the checkpoint.
         let mut slim = Arc::unwrap_or_clone(spec);
         if let Some(checkpoint) = &mut slim.checkpoint {
             checkpoint.data = None;
@@ -285,7 +284,7 @@ impl SnapshotLog {
         }
     }
 
-    /// The checkpoint that an entry holds or names.
+    /// The checkpoint that an entry has or refers to.
     pub async fn checkpoint(
         &self,
         environment: &str,
@@ -316,27 +315,31 @@ impl SnapshotLog {
             format!("{ENVIRONMENT_LABEL}={environment},{UID_LABEL}={uid},!{CHUNK_LABEL}");
         let mut entries = vec![];
         let params = ListParams::default().labels(&selector);
-        self.each(params, |object| entries.extend(line(environment, object)))
-            .await?;
+        self.each(params, |object| {
+            entries.extend(entry_meta(environment, object))
+        })
+        .await?;
         entries.sort_by_key(|entry| entry.index);
         Ok(entries)
     }
 
-    /// All logs there are, with their chunks, also those of environments that are gone.
-    pub async fn all_lines(&self) -> Result<BTreeMap<(String, String), Vec<EntryMeta>>, LogError> {
+    /// All logs with their chunks, including those of deleted environments.
+    pub async fn all_entries(
+        &self,
+    ) -> Result<BTreeMap<(String, String), Vec<EntryMeta>>, LogError> {
         let mut logs: BTreeMap<_, Vec<EntryMeta>> = BTreeMap::new();
         self.each(ListParams::default(), |object| {
             let label = |label| object.labels().get(label).cloned();
             if let (Some(environment), Some(uid)) = (label(ENVIRONMENT_LABEL), label(UID_LABEL)) {
-                let line = line(&environment, object);
-                logs.entry((environment, uid)).or_default().extend(line);
+                let entry = entry_meta(&environment, object);
+                logs.entry((environment, uid)).or_default().extend(entry);
             }
         })
         .await?;
         Ok(logs)
     }
 
-    /// Shows the metadata of what is listed, page by page: what isn't kept of it takes no memory for long.
+    /// Lists metadata page by page: what the caller does not keep is freed after each page.
     async fn each(
         &self,
         params: ListParams,
@@ -353,7 +356,7 @@ impl SnapshotLog {
         }
     }
 
-    /// What the state after an entry is made from.
+    /// What the state after an entry is built from.
     pub async fn replay(
         &self,
         environment: &str,
@@ -385,7 +388,7 @@ impl SnapshotLog {
         Ok(Ok(Replay { base, data, since }))
     }
 
-    /// Removes an entry, unless it is another than `uid` by now.
+    /// Removes an entry, if it still has this UID.
     pub async fn remove(&self, name: &str, uid: &str) -> Result<(), LogError> {
         let preconditions = Preconditions {
             uid: Some(uid.to_owned()),
@@ -402,7 +405,7 @@ impl SnapshotLog {
         }
     }
 
-    /// Removes the entry of this name if it is of an environment with this UID.
+    /// Removes the entry with this index if it belongs to the environment with this UID.
     pub async fn remove_leftover(
         &self,
         environment: &str,
@@ -426,7 +429,7 @@ fn object(name: &str, spec: EnvironmentSnapshotSpec) -> EnvironmentSnapshot {
         (ENVIRONMENT_LABEL, spec.environment.as_str()),
         (UID_LABEL, spec.environment_uid.as_str()),
         ("app.kubernetes.io/managed-by", "shipbell"),
-        // A restored log would be an old one: the operator starts from a new baseline instead.
+        // A log that is restored from a backup is an old one: the operator starts from a new baseline instead.
         ("velero.io/exclude-from-backup", "true"),
     ];
     let labels = labels
@@ -444,7 +447,10 @@ fn object(name: &str, spec: EnvironmentSnapshotSpec) -> EnvironmentSnapshot {
     EnvironmentSnapshot { metadata, spec }
 }
 
-fn line(environment: &str, object: &PartialObjectMeta<EnvironmentSnapshot>) -> Option<EntryMeta> {
+fn entry_meta(
+    environment: &str,
+    object: &PartialObjectMeta<EnvironmentSnapshot>,
+) -> Option<EntryMeta> {
     let metadata = &object.metadata;
     let name = metadata.name.clone()?;
     let labels = metadata.labels.as_ref();

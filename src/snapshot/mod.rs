@@ -1,21 +1,21 @@
 //! The log of snapshots: what runs in each environment is counted, settled, cut and appended; old entries are pruned.
 
-pub mod assessment;
-pub mod census;
-pub mod cut;
+pub(crate) mod assessment;
+pub(crate) mod census;
+pub(crate) mod cut;
 pub(crate) mod environment_recorder;
 pub(crate) mod environment_status;
-pub mod environments;
+pub(crate) mod environments;
 pub mod event;
 pub mod ledger;
-pub mod log;
-pub mod progress;
-pub mod pruning;
-pub mod reasons;
-pub mod recorder;
-pub mod recorder_context;
-pub mod retention;
-pub mod self_check;
-pub mod settle;
-pub mod shared;
+pub(crate) mod log;
+pub(crate) mod progress;
+pub(crate) mod pruning;
+pub(crate) mod reasons;
+pub(crate) mod recorder;
+pub(crate) mod recorder_context;
+pub(crate) mod retention;
+pub(crate) mod self_check;
+pub(crate) mod settle;
+pub(crate) mod shared;
 pub mod state;

@@ -1,4 +1,4 @@
-//! How far the settings have got with each log: what pruning needs to know of delivery.
+//! How far the settings have delivered each log, for pruning.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use crate::api::setting::Cursor;
 
-/// How far the settings have got, as their status says.
+/// How far the settings have delivered, as in their status.
 #[derive(Debug, Default)]
 pub struct DeliveryProgress {
     /// By the UID of the setting.
@@ -32,7 +32,7 @@ impl DeliveryProgress {
         *self.complete.lock()
     }
 
-    /// The least that all settings have passed of an environment's log, if any follows it.
+    /// The index up to which all settings have delivered an environment's log, if any follows it.
     pub fn least(&self, environment_uid: &str) -> Option<i64> {
         let all = self.cursors.lock();
         let of = all

@@ -4,7 +4,7 @@
     reason = "talks to the API server"
 )]
 
-//! Removes what the log may lose: slowly, oldest first.
+//! Removes old entries of the log: slowly, the oldest first.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,32 +24,29 @@ use crate::{
     },
 };
 
-/// Removals a second: they must not be felt.
+/// How many entries are removed in a second, so that the API server hardly notices.
 const PER_SECOND: u32 = 5;
-/// How long an Environment's word for it is waited for.
+/// How long to wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// How long entries are kept if the Environment doesn't say.
+/// How long entries are retained by default.
 const MAX_AGE: Duration = Duration::from_secs(720 * 3_600);
 
 /// What pruning needs.
 pub struct Pruner {
-    /// For the environments.
     pub client: Client,
-    /// The log.
-    pub logbook: SnapshotLog,
+    pub log: SnapshotLog,
     /// How far the settings have got.
-    pub(crate) passed: Arc<DeliveryProgress>,
-    /// What is counted.
+    pub progress: Arc<DeliveryProgress>,
     pub metrics: Arc<Metrics>,
-    /// How often it is looked.
-    pub every: Duration,
+    /// How long to wait between rounds.
+    pub interval: Duration,
 }
 
 impl Pruner {
     /// Prunes for ever.
     pub async fn run(self) {
         loop {
-            sleep(self.every + backoff::part(self.every / 5, backoff::random())).await;
+            sleep(self.interval + backoff::part(self.interval / 5, backoff::random())).await;
             if let Err(error) = self.round().await {
                 warn!(%error, "can't prune the log; trying again later");
             }
@@ -57,16 +54,16 @@ impl Pruner {
     }
 
     async fn round(&self) -> Result<(), LogError> {
-        let logs = self.logbook.all_lines().await?;
-        let total: u64 = logs.values().flatten().map(|line| line.bytes).sum();
-        // When all logs together are too big, each must get smaller by the same measure.
+        let logs = self.log.all_entries().await?;
+        let total: u64 = logs.values().flatten().map(|entry| entry.bytes).sum();
+        // When all logs together are too big, each must shrink in proportion.
         let share = if total > TOTAL_CAP {
             ENVIRONMENT_CAP * TOTAL_CAP / total
         } else {
             ENVIRONMENT_CAP
         };
-        for ((environment, uid), lines) in logs {
-            self.prune(&environment, &uid, &lines, share).await?;
+        for ((environment, uid), entries) in logs {
+            self.prune(&environment, &uid, &entries, share).await?;
         }
         Ok(())
     }
@@ -75,39 +72,39 @@ impl Pruner {
         &self,
         environment: &str,
         uid: &str,
-        lines: &[EntryMeta],
+        entries: &[EntryMeta],
         cap: u64,
     ) -> Result<(), LogError> {
-        // Without knowing of all settings how far they have got, nothing may go.
-        if !self.passed.is_complete() {
+        // Nothing is removed before the progress of all settings is known.
+        if !self.progress.is_complete() {
             return Ok(());
         }
-        let passed = self.passed.least(uid);
+        let passed = self.progress.least(uid);
         let api: Api<Environment> = Api::all(self.client.clone());
-        let living = timeout(TIMEOUT, api.get_opt(environment))
+        let existing = timeout(TIMEOUT, api.get_opt(environment))
             .await
             .map_err(|_| LogError::Timeout)??;
-        let living = living.filter(|found| found.uid().as_deref() == Some(uid));
-        let head = lines.iter().map(|line| line.index).max().unwrap_or(0);
-        let below = match living {
-            Some(living) => {
-                let max_age = living
+        let existing = existing.filter(|found| found.uid().as_deref() == Some(uid));
+        let head = entries.iter().map(|entry| entry.index).max().unwrap_or(0);
+        let below = match existing {
+            Some(existing) => {
+                let max_age = existing
                     .spec
                     .history
                     .and_then(|history| history.max_age)
                     .map_or(MAX_AGE, |span| span.0);
-                let kept = |line: &EntryMeta| RetainedEntry {
-                    index: line.index,
-                    created: line.created,
-                    bytes: line.bytes,
-                    checkpoint: line.checkpoint && !line.chunk,
+                let retained = |entry: &EntryMeta| RetainedEntry {
+                    index: entry.index,
+                    created: entry.created,
+                    bytes: entry.bytes,
+                    checkpoint: entry.checkpoint && !entry.chunk,
                 };
-                let log: Vec<_> = lines.iter().map(kept).collect();
+                let log: Vec<_> = entries.iter().map(retained).collect();
                 let cut = cut(&log, max_age, passed, cap, Timestamp::now());
                 if let Some(below) = cut.truncated_below {
-                    let lost = lines
+                    let lost = entries
                         .iter()
-                        .filter(|line| !line.chunk && line.index < below)
+                        .filter(|entry| !entry.chunk && entry.index < below)
                         .count();
                     warn!(
                         environment,
@@ -119,19 +116,19 @@ impl Pruner {
                 cut.below
             }
             None if passed.is_none_or(|passed| passed >= head) => i64::MAX,
-            None => return Ok(()), // a setting is still told what became of it
+            None => return Ok(()), // a setting still has to deliver it
         };
-        let mut gone: Vec<_> = lines.iter().filter(|line| line.index < below).collect();
+        let mut gone: Vec<_> = entries.iter().filter(|entry| entry.index < below).collect();
         if gone.is_empty() {
             return Ok(());
         }
-        // Oldest first; an entry before its chunks, so that none ever lacks one.
-        gone.sort_by_key(|line| (line.index, line.chunk));
-        let mut every = interval(Duration::from_secs(1) / PER_SECOND);
-        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        for line in &gone {
-            every.tick().await;
-            self.logbook.remove(&line.name, &line.uid).await?;
+        // Oldest first; an entry before its chunks, so that no entry lacks a chunk.
+        gone.sort_by_key(|entry| (entry.index, entry.chunk));
+        let mut pace = interval(Duration::from_secs(1) / PER_SECOND);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for entry in &gone {
+            pace.tick().await;
+            self.log.remove(&entry.name, &entry.uid).await?;
         }
         info!(environment, count = gone.len(), "pruned the log");
         Ok(())

@@ -1,4 +1,4 @@
-//! Why an environment turned, in words.
+//! Explains a change of an environment's compliance in words.
 
 use std::collections::BTreeMap;
 
@@ -8,44 +8,44 @@ use crate::{
     snapshot::ledger::{ArtifactFacts, Ledger},
 };
 
-/// So many reasons are listed.
+/// At most how many reasons are listed.
 const REASONS: usize = 20;
-/// So many characters a reason takes at most.
+/// At most how many characters a reason has.
 const LONGEST: usize = 512;
 
-/// Cuts a text to what a field takes.
+/// Truncates a text to the length of its field.
 pub fn truncate(text: &mut String) {
     if let Some((at, _)) = text.char_indices().nth(LONGEST) {
         text.truncate(at);
     }
 }
 
-/// An artifact for people: its name and the beginning of its digest.
-fn called(ledger: &Ledger, fingerprint: Fingerprint) -> String {
+/// An artifact's name and the beginning of its digest.
+fn title(ledger: &Ledger, fingerprint: Fingerprint) -> String {
     let digest = fingerprint.to_string();
     let name = ledger.names.get(&fingerprint).map_or("", String::as_str);
     format!("{name} ({})", &digest[..12])
 }
 
-/// Why an environment is not compliant: a line an artifact, by name.
+/// Why an environment is not compliant: one line for each artifact, by name.
 pub fn reasons(
     ledger: &Ledger,
     broken: &[(Fingerprint, &Verdict)],
-    nameless: Option<i64>,
+    unidentified: Option<i64>,
 ) -> Vec<String> {
     let mut lines: Vec<String> = broken
         .iter()
-        .map(|(digest, verdict)| format!("{}: {}", called(ledger, *digest), verdict.message))
+        .map(|(digest, verdict)| format!("{}: {}", title(ledger, *digest), verdict.message))
         .collect();
     lines.sort_unstable();
-    lines.extend(nameless.map(|count| match count {
+    lines.extend(unidentified.map(|count| match count {
         1 => "1 container whose image can't be identified".to_owned(),
         count => format!("{count} containers whose image can't be identified"),
     }));
     capped(lines)
 }
 
-/// What mended an environment: what broke the rules in `before` and doesn't any more.
+/// Why an environment complies again: artifacts that violated the rules in `before` and no longer do.
 pub fn resolved(
     before: &Ledger,
     after: &Ledger,
@@ -64,7 +64,7 @@ pub fn resolved(
         .filter(|(_, facts)| is_broken(facts))
         .map(|(f, _)| f)
     {
-        let name = called(before, *fingerprint);
+        let name = title(before, *fingerprint);
         let now = now.get(fingerprint);
         if after.total(fingerprint) == 0 {
             lines.push(format!("{name} stopped"));

@@ -35,7 +35,6 @@ pub struct RecorderContext {
     pub log: SnapshotLog,
     /// What delivery knows of the environments.
     pub environments: Arc<Environments>,
-    /// What is counted.
     pub metrics: Arc<Metrics>,
     /// The operator's own namespace: it may see an environment that doesn't say who may.
     pub namespace: String,

@@ -1,41 +1,39 @@
-//! Which entries of a log may go: the old ones, up to a checkpoint that stays, and none that a setting has still to pass,
-//! unless the log has grown beyond all bounds.
+//! Decides which entries of a log are removed: old ones, up to a checkpoint that stays, and none that a setting still has to
+//! deliver, unless the log is too big.
 
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-/// No entry goes that is younger: a writer that stood still must not find a name free that was taken once.
+/// How old an entry must be before it is removed: a writer that stood still must not find the name of an entry free again.
 const YOUNGEST: Duration = Duration::from_secs(3_600);
-/// The log of an environment, in bytes. This bound wins over a setting that lags behind.
+/// At most how many bytes the log of an environment takes, even if a setting has not delivered it.
 pub const ENVIRONMENT_CAP: u64 = 32 << 20;
-/// All logs together, in bytes.
+/// At most how many bytes all logs together take.
 pub const TOTAL_CAP: u64 = 256 << 20;
 
-/// What is known of an object of the log.
+/// An object of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetainedEntry {
-    /// The number of the entry; a chunk has that of its entry.
+    /// The index of the entry; a chunk has that of its entry.
     pub index: i64,
-    /// When it was created.
     pub created: Timestamp,
-    /// Its size.
     pub bytes: u64,
-    /// It holds or names a checkpoint.
+    /// It has or refers to a checkpoint.
     pub checkpoint: bool,
 }
 
-/// What goes.
+/// What to remove.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PruneDecision {
-    /// All entries below this number go.
+    /// All entries below this index are removed.
     pub below: i64,
-    /// Entries below this number go though a setting has still to pass them.
+    /// Entries below this index are removed although a setting still has to deliver them.
     pub truncated_below: Option<i64>,
 }
 
-/// What goes of one log. `passed`: the number up to which all settings are done, if any follows the log. `cap`: how many
-/// bytes may stay.
+/// Decides what is removed of one log. `passed`: the index up to which all settings have delivered, if any follows the log.
+/// `cap`: how many bytes may stay.
 pub fn cut(
     log: &[RetainedEntry],
     max_age: Duration,
@@ -50,21 +48,21 @@ pub fn cut(
     let reach = |limit: Timestamp, highest: i64| {
         let first_younger = log
             .iter()
-            .filter(|kept| kept.created >= limit)
-            .map(|kept| kept.index)
+            .filter(|entry| entry.created >= limit)
+            .map(|entry| entry.index)
             .min();
         let highest = first_younger.map_or(highest, |first| highest.min(first));
         log.iter()
-            .filter(|kept| kept.checkpoint && kept.index <= highest)
-            .map(|kept| kept.index)
+            .filter(|entry| entry.checkpoint && entry.index <= highest)
+            .map(|entry| entry.index)
             .max()
     };
-    let newest = log.iter().map(|kept| kept.index).max().unwrap_or(0);
+    let newest = log.iter().map(|entry| entry.index).max().unwrap_or(0);
     let by_age = reach(aged, passed.map_or(newest, |passed| newest.min(passed + 1))).unwrap_or(0);
     let stays = |from: i64| {
         log.iter()
-            .filter(|kept| kept.index >= from)
-            .map(|kept| kept.bytes)
+            .filter(|entry| entry.index >= from)
+            .map(|entry| entry.bytes)
             .sum::<u64>()
     };
     let mut below = by_age;
@@ -72,10 +70,10 @@ pub fn cut(
         let possible = reach(young, newest).unwrap_or(0);
         let checkpoints = log
             .iter()
-            .filter(|kept| kept.checkpoint && kept.index <= possible);
+            .filter(|entry| entry.checkpoint && entry.index <= possible);
         let small_enough = checkpoints
             .clone()
-            .map(|kept| kept.index)
+            .map(|entry| entry.index)
             .filter(|index| stays(*index) <= cap)
             .min();
         below = below.max(small_enough.unwrap_or(possible));
@@ -96,13 +94,13 @@ mod tests {
     /// A log with an entry an hour, the newest made just now, a checkpoint at 1 and then every ten.
     fn log(entries: i64, bytes: u64) -> (Vec<RetainedEntry>, Timestamp) {
         let at = |index| Timestamp::from_second(index * HOUR).unwrap();
-        let kept = |index| RetainedEntry {
+        let entry = |index| RetainedEntry {
             index,
             created: at(index),
             bytes,
             checkpoint: index % 10 == 1,
         };
-        ((1..=entries).map(kept).collect(), at(entries))
+        ((1..=entries).map(entry).collect(), at(entries))
     }
 
     fn days(days: u64) -> Duration {

@@ -24,21 +24,21 @@ use crate::{
 };
 
 /// Checks for ever, and requests a new list of pods when their number differs twice in a row.
-pub async fn run(client: Client, hub: Arc<SharedState>, metrics: Arc<Metrics>, every: Duration) {
+pub async fn run(client: Client, shared: Arc<SharedState>, metrics: Arc<Metrics>, every: Duration) {
     let mut differed = false;
     loop {
         sleep(every + backoff::part(every / 5, backoff::random())).await;
-        let astray = hub.with(ClusterState::self_check);
-        metrics.astray(astray);
-        let here = hub.with(|world, _| world.stream(WatchKind::Pods).version);
+        let wrong = shared.with(ClusterState::self_check);
+        metrics.index_mismatches(wrong);
+        let here = shared.with(|state, _| state.stream(WatchKind::Pods).version);
         let Ok((there, pods)) = count(&client, PodView::PATH).await else {
             continue; // the watch reports it
         };
-        let differs =
-            hub.with(|world, _| world.stream(WatchKind::Pods).synced && world.known_pods() != pods);
+        let differs = shared
+            .with(|state, _| state.stream(WatchKind::Pods).synced && state.known_pods() != pods);
         if differs && differed || there < here {
             warn!("the number of pods differs from that of the API server; listing anew");
-            hub.with(|world, _| world.want_relist(WatchKind::Pods));
+            shared.with(|state, _| state.want_relist(WatchKind::Pods));
         }
         differed = differs;
     }

@@ -1,4 +1,4 @@
-//! Which differences between what runs and what is recorded are ripe to be recorded: so that one rollout reads as one
+//! Decides which differences between what runs and what is recorded have settled and can be recorded: one rollout becomes one
 //! change, and a busy workload never delays a quiet one.
 
 use std::{
@@ -20,26 +20,25 @@ use crate::{
     time::Moment,
 };
 
-/// A change of the number of instances alone is recorded after so long even if it never stands still.
+/// How long until a change of the number of instances is recorded even if it never settles.
 const SCALING_MAX: Duration = Duration::from_mins(5);
-/// What a Deployment says of its rollout may arrive so long before what its pods did: the two are watched apart.
+/// How much earlier the state of a Deployment may arrive than that of its pods: the two are watched separately.
 const SKEW: Duration = Duration::from_secs(1);
 
 /// The settle times of an environment, with the defaults filled in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settle {
-    /// How long a workload must have stood still.
+    /// How long a workload must be without changes.
     pub quiet: Duration,
-    /// How long an artifact that started or stopped altogether may go unrecorded.
+    /// How long it takes at most to record that an artifact started or stopped.
     pub max: Duration,
-    /// How long a rollout is waited for.
+    /// How long to wait for a rollout to complete.
     pub rollout: Duration,
-    /// How long the number of instances must have stood still.
+    /// How long the number of instances must be without changes.
     pub scaling: Duration,
 }
 
 impl Settle {
-    /// The settle times of a spec.
     pub fn of(spec: Option<&environment::Settle>) -> Self {
         let spec = spec.copied().unwrap_or_default();
         let or = |span: Option<crate::api::Span>, default| {
@@ -55,14 +54,14 @@ impl Settle {
     }
 }
 
-/// A cell whose actual count is not the recorded one.
+/// A cell whose actual count differs from the recorded one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dirty {
-    /// Since when.
+    /// Since when it differs.
     pub since: Moment,
     /// When the actual count last changed, and what it is.
     changed: (Moment, u32),
-    /// Its workload was rolling at some moment since.
+    /// Its workload was rolling at some time since.
     pub rolled: bool,
 }
 
@@ -70,21 +69,21 @@ pub struct Dirty {
 #[derive(Clone, Debug, Default)]
 pub struct Unsettled {
     dirty: BTreeMap<Cell, Dirty>,
-    /// Artifacts that run and are not recorded, or the other way round, and since when.
+    /// Artifacts that run and are not recorded, or are recorded and don't run, and since when.
     crossing: BTreeMap<Fingerprint, Moment>,
 }
 
-/// What is ripe.
+/// What has settled.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ripe {
     /// The cells to record now.
     pub cells: BTreeSet<Cell>,
-    /// When more may be ripe if nothing happens until then.
+    /// When more may have settled, if nothing else happens.
     pub next: Option<Moment>,
 }
 
 impl Unsettled {
-    /// Compares everything anew.
+    /// Compares everything.
     pub fn rebuild(
         &mut self,
         census: &Census,
@@ -109,7 +108,7 @@ impl Unsettled {
         }
     }
 
-    /// Compares what an entry of our own may have changed: what was not recorded before, and what is recorded otherwise.
+    /// Compares what an appended entry may have changed: what was not recorded before, and what is recorded differently.
     pub fn follow(
         &mut self,
         before: &Ledger,
@@ -140,12 +139,12 @@ impl Unsettled {
         cells_of(&self.dirty, workload).next().is_some()
     }
 
-    /// Whether a workload has anything unrecorded that rolled since.
+    /// Whether a workload has anything unrecorded and was rolling since.
     pub fn rolled(&self, workload: &Arc<Workload>) -> bool {
         cells_of(&self.dirty, workload).any(|(_, dirty)| dirty.rolled)
     }
 
-    /// Compares one cell anew.
+    /// Compares one cell.
     pub fn observe(
         &mut self,
         cell: &Cell,
@@ -220,7 +219,7 @@ impl Unsettled {
         &self.dirty
     }
 
-    /// What is ripe now.
+    /// What has settled by now.
     pub fn ripe(
         &self,
         census: &Census,
@@ -252,18 +251,18 @@ pub fn rolling_until(state: &WorkloadState, settle: &Settle) -> Option<Moment> {
     state.rolling_since.map(|since| since + settle.rollout)
 }
 
-/// Until when more is expected of a workload, if it is.
+/// Until when further changes of a workload are expected, if any.
 pub fn restless_until(state: &WorkloadState, settle: &Settle) -> Option<Moment> {
     state.restless_since.map(|since| since + settle.rollout)
 }
 
-/// When a workload is at rest, as far as its pods and its Deployment tell, if nothing more happens.
+/// When a workload is at rest by its pods and its Deployment, if nothing else happens.
 pub fn rests_at(state: &WorkloadState, settle: &Settle) -> Moment {
     let skew = settle.quiet.min(SKEW);
     (state.changed + settle.quiet).max(state.signalled + skew)
 }
 
-/// When a cell is ripe by what its own workload does, if nothing more happens.
+/// When a cell has settled by the state of its own workload, if nothing else happens.
 fn workload_ripe_at(
     cell: &Cell,
     dirty: Dirty,
@@ -283,12 +282,12 @@ fn workload_ripe_at(
         actual.eq(recorded)
     };
     let restless = restless_until(state, settle).filter(|until| *until > now);
-    let held = rolling.max(restless).unwrap_or_default();
+    let waits_until = rolling.max(restless).unwrap_or_default();
     if same_digests && rolling.is_none() {
         let still = state.changed.max(dirty.changed.0) + settle.scaling;
-        let still = still.max(rests_at(state, settle)).max(held);
+        let still = still.max(rests_at(state, settle)).max(waits_until);
         return still.min(dirty.since + SCALING_MAX.max(settle.scaling));
     }
-    let still = dirty.changed.0 + settle.quiet; // pods come and go by their labels, too
-    still.max(rests_at(state, settle)).max(held)
+    let still = dirty.changed.0 + settle.quiet; // pods also join and leave by their labels
+    still.max(rests_at(state, settle)).max(waits_until)
 }

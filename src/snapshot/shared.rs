@@ -1,6 +1,6 @@
 #![expect(clippy::disallowed_methods, reason = "reads the clock")]
 
-//! The world behind a lock that is never held across a wait, and who is woken when it changes.
+//! Shares the state between tasks, behind a lock that is never held across a wait, and wakes tasks when it changes.
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
@@ -18,68 +18,68 @@ use crate::{
     time::Moment,
 };
 
-/// The shared world.
+/// The shared state.
 #[derive(Debug)]
 pub struct SharedState {
     start: Instant,
-    world: Mutex<ClusterState>,
-    bells: Mutex<BTreeMap<String, Arc<Notify>>>,
+    state: Mutex<ClusterState>,
+    changes: Mutex<BTreeMap<String, Arc<Notify>>>,
     relist: [Notify; 3],
     status_news: Notify,
     set_back: watch::Sender<u64>,
 }
 
 impl SharedState {
-    /// A hub around an empty world.
-    pub fn new(world: ClusterState) -> Arc<Self> {
+    /// Shares a state.
+    pub fn new(state: ClusterState) -> Arc<Self> {
         let relist = [Notify::new(), Notify::new(), Notify::new()];
         Arc::new(Self {
             start: Instant::now(),
-            world: Mutex::new(world),
-            bells: Mutex::default(),
+            state: Mutex::new(state),
+            changes: Mutex::default(),
             relist,
             status_news: Notify::new(),
             set_back: watch::Sender::new(0),
         })
     }
 
-    /// The monotonic clock of the model.
+    /// The time of the monotonic clock.
     pub fn now(&self) -> Moment {
         self.start.elapsed()
     }
 
-    /// The instant of a moment, for waiting until then.
+    /// Converts a moment, to wait until then.
     pub fn instant(&self, moment: Moment) -> tokio::time::Instant {
         tokio::time::Instant::from_std(self.start + moment)
     }
 
-    /// Reads or changes the world; environments that are touched by it are woken.
+    /// Reads or changes the state. The tasks of environments that have something new to do are woken.
     pub fn with<T>(&self, work: impl FnOnce(&mut ClusterState, Moment) -> T) -> T {
         let (result, touched, relist, status_news) = {
-            let mut world = self.world.lock();
-            let result = work(&mut world, self.now());
-            let wanted = WatchKind::ALL.map(|kind| world.stream(kind).relist);
+            let mut state = self.state.lock();
+            let result = work(&mut state, self.now());
+            let wanted = WatchKind::ALL.map(|kind| state.stream(kind).relist);
             (
                 result,
-                world.take_touched(),
+                state.take_touched(),
                 wanted,
-                world.take_status_news(),
+                state.take_status_news(),
             )
         };
         if !touched.is_empty() {
-            let bells = self.bells.lock();
+            let changes = self.changes.lock();
             for name in touched {
-                if let Some(bell) = bells.get(&name) {
-                    bell.notify_one();
+                if let Some(notify) = changes.get(&name) {
+                    notify.notify_one();
                 }
             }
         }
         if status_news {
             self.status_news.notify_one();
         }
-        for (wanted, bell) in relist.into_iter().zip(&self.relist) {
+        for (wanted, notify) in relist.into_iter().zip(&self.relist) {
             if wanted {
-                bell.notify_one();
+                notify.notify_one();
             }
         }
         result
@@ -87,14 +87,14 @@ impl SharedState {
 
     /// Is notified when there may be something new to do for an environment.
     pub fn changed(&self, environment: &str) -> Arc<Notify> {
-        self.bells
+        self.changes
             .lock()
             .entry(environment.to_owned())
             .or_default()
             .clone()
     }
 
-    /// Is told when the cluster's store was set back to an older state.
+    /// Is notified when the cluster's store was set back to an older state.
     pub fn set_backs(&self) -> watch::Receiver<u64> {
         self.set_back.subscribe()
     }
@@ -106,15 +106,15 @@ impl StreamSink for SharedState {
     }
 
     fn version(&self, kind: WatchKind) -> u64 {
-        self.with(|world, _| world.stream(kind).version)
+        self.with(|state, _| state.stream(kind).version)
     }
 
     fn is_good(&self, kind: WatchKind) -> bool {
-        self.with(|world, now| world.stream(kind).is_good(now))
+        self.with(|state, now| state.stream(kind).is_good(now))
     }
 
     fn wants_relist(&self, kind: WatchKind) -> bool {
-        self.with(|world, _| world.stream(kind).relist)
+        self.with(|state, _| state.stream(kind).relist)
     }
 
     async fn relist_requested(&self, kind: WatchKind) {
@@ -122,14 +122,14 @@ impl StreamSink for SharedState {
     }
 
     fn list_begins(&self, kind: WatchKind) {
-        self.with(|world, _| world.list_begins(kind));
+        self.with(|state, _| state.list_begins(kind));
     }
 
     fn list_ends(&self, kind: WatchKind, version: u64, begun: Moment) -> bool {
-        let set_back = self.with(|world, now| {
-            let set_back = world.list_ends(kind, version, begun, now);
+        let set_back = self.with(|state, now| {
+            let set_back = state.list_ends(kind, version, begun, now);
             if set_back {
-                world.set_back();
+                state.set_back();
             }
             set_back
         });
@@ -140,11 +140,11 @@ impl StreamSink for SharedState {
     }
 
     fn bookmark(&self, kind: WatchKind, version: u64) {
-        self.with(|world, now| world.bookmark(kind, version, now));
+        self.with(|state, now| state.bookmark(kind, version, now));
     }
 
     fn stream_fails(&self, kind: WatchKind, why: String, forbidden: bool) {
-        self.with(|world, now| world.stream_fails(kind, why, forbidden, now));
+        self.with(|state, now| state.stream_fails(kind, why, forbidden, now));
     }
 }
 
@@ -157,16 +157,16 @@ macro_rules! object_sink {
                 objects: impl IntoIterator<Item = Decoded<$view>>,
                 listed: bool,
             ) -> Vec<String> {
-                self.with(|world, now| {
+                self.with(|state, now| {
                     let objects = objects.into_iter();
                     objects
-                        .flat_map(|object| world.$seen(object, listed, now))
+                        .flat_map(|object| state.$seen(object, listed, now))
                         .collect()
                 })
             }
 
             fn deleted(&self, object: &Decoded<$view>) {
-                self.with(|world, now| world.$deleted(object, now));
+                self.with(|state, now| state.$deleted(object, now));
             }
         }
     };
@@ -178,7 +178,7 @@ object_sink!(NamespaceView, namespace_seen, namespace_deleted);
 
 impl SharedEvidence for SharedState {
     fn with_evidence<T>(&self, work: impl FnOnce(&mut dyn EvidenceState, Moment) -> T) -> T {
-        self.with(|world, now| work(world, now))
+        self.with(|state, now| work(state, now))
     }
 
     async fn status_changed(&self) {

@@ -1,4 +1,4 @@
-//! The fleet, the environments that watch over it, and how far each stream has been read. Events go in, plans come out.
+//! The state of the cluster and of all environments. Changes of objects go in, plans of what to record come out.
 
 mod environment;
 mod evidence;
@@ -39,11 +39,11 @@ use crate::{
     time::Moment,
 };
 
-/// An environment, as far as counting and recording go.
+/// What is counted and recorded of an environment.
 #[derive(Debug)]
 struct EnvironmentState {
     uid: String,
-    /// The scope that the spec asks for; what is counted is the ledger's until that is settled.
+    /// The scope of the spec. The scope of the ledger is counted until the change is recorded.
     wanted: Scope,
     settle: Settle,
     /// The scope that is counted.
@@ -55,14 +55,13 @@ struct EnvironmentState {
     rules: Option<ArtifactRules>,
     /// Whose records count.
     trust: TrustedNamespaces,
-    /// What the log knows to be one image because a record said so.
+    /// Digests in the log that a provenance record declared to be one image.
     recorded: RecordedIdentities,
-    /// What is known of the artifacts by now.
+    /// Facts about the artifacts.
     assessment: AssessmentState,
-    /// Since when there are containers that can't be identified and the log says that there are none, or the other way
-    /// round.
+    /// When the live state first disagreed with the log about unidentified containers.
     unidentified_since: Option<Moment>,
-    /// What the log said before it had to be read again.
+    /// The log as it was before it had to be read again.
     before: Option<Arc<Ledger>>,
     last_cut: Option<Moment>,
     restored: bool,
@@ -71,15 +70,15 @@ struct EnvironmentState {
 /// What is known of an environment's log.
 #[derive(Debug)]
 enum KnownLog {
-    /// Nothing yet.
+    /// It has not been read.
     Unread,
-    /// It has no entry, or none that can be built on: the next one is a baseline, after `Ledger` if there is one.
+    /// It has no entry, or none that can be continued: the next one is a baseline, after `Ledger` if there is one.
     Blank(Option<Box<Ledger>>, Cause),
-    /// What it says, and when the head was read.
+    /// Its state, and when the head was read.
     Read(Arc<Ledger>, Moment),
 }
 
-/// Why nothing is recorded. What is not known must never look as if everything had stopped.
+/// Why nothing is recorded. Missing information must never look as if everything had stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frozen {
     /// The reason of the condition Ready.
@@ -131,37 +130,37 @@ impl FrozenReason {
 pub enum Plan {
     /// Nothing can be recorded now.
     Frozen(Frozen),
-    /// Nothing until then, if nothing happens.
+    /// Nothing until then, unless something changes.
     Wait(Option<Moment>),
     /// Append these.
     Append(Box<PendingEntries>),
 }
 
-/// What an environment looks like.
+/// A summary of an environment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EnvironmentSummary {
     /// The newest entry: index and time.
     pub head: Option<(i64, Timestamp)>,
-    /// What is recorded.
+    /// The recorded totals.
     pub totals: Totals,
     /// Containers that run now and can't be identified.
     pub unidentified: usize,
-    /// Whether it keeps its rules, as the log says.
+    /// Whether it complies, according to the log.
     pub compliance: Compliance,
-    /// What breaks the rules now or lacks something: name, digest, reason, words. At most 20, and how many more.
+    /// Artifacts that violate the rules or lack evidence now: at most 20, and how many more.
     pub problems: (Vec<EnvironmentProblem>, usize),
     /// There are rules.
     pub ruled: bool,
 }
 
-/// What is wrong with an artifact.
+/// An artifact that does not comply.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EnvironmentProblem {
     /// Its name.
     pub name: String,
     /// Its digest.
     pub fingerprint: Fingerprint,
-    /// Why, and until when what is missing may arrive.
+    /// Why, and until when missing evidence may arrive.
     pub verdict: Verdict,
 }
 
@@ -172,13 +171,13 @@ pub struct RunningArtifact<'a> {
     pub environment: &'a str,
     /// The newest entry of its log.
     pub index: i64,
-    /// The digest that it goes by there.
+    /// Its canonical digest there.
     pub fingerprint: Fingerprint,
     /// Its name there.
     pub name: &'a str,
     /// How many instances of it are recorded.
     pub instances: u32,
-    /// What the log knows of it.
+    /// The recorded facts.
     pub facts: Option<&'a ArtifactFacts>,
 }
 
@@ -195,31 +194,31 @@ impl<'a> RunningArtifact<'a> {
         }
     }
 
-    /// Whether it keeps the rules there, if there are any.
+    /// Whether it complies with the rules there, if there are any.
     pub fn verdict(&self) -> Option<&'a Verdict> {
         self.facts?.verdict.as_ref()
     }
 }
 
-/// All that is known.
+/// The state of the cluster and of all environments.
 #[derive(Debug, Default)]
 pub struct ClusterState {
     fleet: Fleet,
     pods: StreamState,
     deployments: StreamState,
     namespaces: StreamState,
-    /// Namespaces of a list that is not complete: taken in as a whole, or pods would be counted by labels of two times.
+    /// Namespaces of an incomplete list. They are applied together, or pods would be counted by labels of different times.
     listed: Vec<NamespaceView>,
     environments: BTreeMap<String, EnvironmentState>,
-    /// What is said of images.
+    /// All evidence.
     evidence: Evidence,
     /// Which kinds of it have been listed.
     listed_evidence: BTreeSet<EvidenceKind>,
-    /// What is wrong with reading them.
+    /// Why kinds of it can't be read.
     evidence_trouble: BTreeMap<EvidenceKind, String>,
-    /// The operator's own namespace: whose records count where nothing else is said.
+    /// The operator's own namespace: its records count by default.
     home: String,
-    /// Environments that have something new to look at.
+    /// Environments that may have something new to do.
     touched: BTreeSet<String>,
     /// Evidence whose status may have changed.
     dirty_status: BTreeSet<(EvidenceKind, EvidenceKey)>,
@@ -230,18 +229,18 @@ pub struct ClusterState {
 }
 
 impl ClusterState {
-    /// `trust_generation`: the server counts the generation of pods (1.35 and later do). `home`: the operator's own
+    /// `trust_generation`: the server maintains the generation of pods (1.35 and later). `home`: the operator's own
     /// namespace.
     pub fn new(trust_generation: bool, home: &str) -> Self {
-        let mut world = Self {
+        let mut state = Self {
             home: home.to_owned(),
             ..Self::default()
         };
-        world.fleet.trust_generation = trust_generation;
-        world
+        state.fleet.trust_generation = trust_generation;
+        state
     }
 
-    /// What is said of images.
+    /// All evidence.
     pub fn evidence(&self) -> &Evidence {
         &self.evidence
     }
@@ -273,7 +272,7 @@ impl ClusterState {
         }
     }
 
-    /// The environments that have something new to look at since this was last asked.
+    /// Takes the environments that may have something new to do.
     pub fn take_touched(&mut self) -> BTreeSet<String> {
         std::mem::take(&mut self.touched)
     }
@@ -284,7 +283,7 @@ impl ClusterState {
 
     // ---- streams ----
 
-    /// A list begins: what it doesn't hold will be swept when it is complete.
+    /// A list begins: objects that are not in it are removed when it is complete.
     pub fn list_begins(&mut self, kind: WatchKind) {
         self.stream_mut(kind).list_begins();
         if kind == WatchKind::Namespaces {
@@ -296,7 +295,7 @@ impl ClusterState {
     pub fn list_ends(&mut self, kind: WatchKind, version: u64, begun: Moment, now: Moment) -> bool {
         let mark = self.stream(kind).list_number();
         match kind {
-            // What seems to be gone may be what can't be read.
+            // An object that seems to be gone may be the one that can't be read.
             _ if self.stream(kind).holds_unknown() => self.recount(now),
             WatchKind::Pods => {
                 for uid in self.fleet.unmarked_pods(mark) {
@@ -338,7 +337,7 @@ impl ClusterState {
             .collect();
         self.fleet.tidy(|workload| used.contains(workload));
         if set_back {
-            // Watches from where the server was before would stay silent.
+            // Watches from a version that the server has not reached again would stay silent.
             for other in WatchKind::ALL {
                 if self.stream(other).version > version {
                     self.want_relist(other);
@@ -349,7 +348,7 @@ impl ClusterState {
         set_back
     }
 
-    /// The cluster's store was set back to an older state, and the logs with it: all that is known of them is doubtful.
+    /// The cluster's store was set back to an older state, and the logs with it: they have to be read again.
     pub fn set_back(&mut self) {
         for env in self.environments.values_mut() {
             (env.log, env.before) = (KnownLog::Unread, None);
@@ -358,7 +357,7 @@ impl ClusterState {
         self.touch_all();
     }
 
-    /// How many pods there are, as far as is known: those that could never be read, too.
+    /// The number of known pods, including those that could never be read.
     pub fn known_pods(&self) -> usize {
         let unknown = self.pods.unreadable.keys();
         self.fleet.len() + unknown.filter(|uid| !self.fleet.has_pod(**uid)).count()
@@ -379,7 +378,7 @@ impl ClusterState {
         let stream = self.stream_mut(kind);
         stream.trouble = Some(why);
         if forbidden {
-            // What it said may not be asked for any more, so it may be wrong by now.
+            // It can't be read any more, so what is known may be wrong.
             stream.synced = false;
             if kind == WatchKind::Deployments {
                 self.fleet.forget_deployments(now);
@@ -388,19 +387,19 @@ impl ClusterState {
         self.touch_all();
     }
 
-    /// A new list is wanted.
+    /// Requests a new list.
     pub fn want_relist(&mut self, kind: WatchKind) {
         self.stream_mut(kind).relist = true;
     }
 
-    /// Looks at the clock: a stream may have gone stale.
+    /// Checks for streams that have become stale.
     pub fn tick(&mut self, now: Moment) {
         if self.deployments.synced && !self.deployments.is_good(now) {
             self.fleet.forget_deployments(now);
             self.deployments.synced = false;
         }
         if !self.deployments.synced {
-            // A watch that comes to life again would not tell what has been forgotten.
+            // A watch that resumes does not bring back what was forgotten.
             self.want_relist(WatchKind::Deployments);
         }
         self.touch_all();
@@ -408,7 +407,7 @@ impl ClusterState {
 
     // ---- objects ----
 
-    /// A pod was listed, added or changed. What is to be warned of.
+    /// A pod was listed, added or changed. Returns warnings.
     pub fn pod_seen(&mut self, seen: Decoded<PodView>, listed: bool, now: Moment) -> Vec<String> {
         let mark = self.pods.list_number();
         self.pods.advance(seen.meta().version, listed, now);
@@ -532,11 +531,11 @@ impl ClusterState {
             .collect();
         for (name, env) in &mut self.environments {
             for learned in &pinned {
-                // What is said of the one is now said of the other.
+                // Evidence about the one is now evidence about the other.
                 env.assessment.touch([learned.alias, learned.known]);
             }
             if env.counts_any(&renamed) {
-                // Rare: it has counted one artifact as two.
+                // Rare: one artifact was counted as two.
                 env.recount(&self.fleet, &self.evidence, now);
                 self.touched.insert(name.clone());
                 continue;
@@ -566,7 +565,7 @@ impl ClusterState {
                 env.unsettled
                     .observe(cell, &env.census, ledger, &self.fleet, &env.settle, now);
             }
-            // The status tells of them.
+            // They are in the status.
             let mut waiting =
                 env.census.unidentified() != unidentified || env.assessment.has_work();
             for pod in [&change.before, &change.now].into_iter().flatten() {
@@ -596,7 +595,7 @@ impl ClusterState {
         }
     }
 
-    /// Counts those environments anew that depend on the labels of namespaces.
+    /// Counts those environments again that depend on the labels of namespaces.
     fn recount_by_namespaces(&mut self, now: Moment) {
         for (name, env) in &mut self.environments {
             if env.scope.needs_namespaces() {
@@ -606,7 +605,7 @@ impl ClusterState {
         }
     }
 
-    /// Counts every environment anew.
+    /// Counts every environment again.
     fn recount(&mut self, now: Moment) {
         for env in self.environments.values_mut() {
             env.recount(&self.fleet, &self.evidence, now);
@@ -691,8 +690,8 @@ impl ClusterState {
         self.environments.get(name).map(|env| env.uid.as_str())
     }
 
-    /// The log of an environment has no entry (`ledger` is `None`), or none that can be built on (`ledger` holds no more
-    /// than its end): the next one is a baseline.
+    /// The log of an environment has no entry (`end` is `None`), or none that can be continued (`end` is its last one): the
+    /// next one is a baseline.
     pub fn log_is_blank(&mut self, name: &str, uid: &str, end: Option<Ledger>, cause: Cause) {
         if let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid) {
             env.log = KnownLog::Blank(end.map(Box::new), cause);
@@ -741,7 +740,7 @@ impl ClusterState {
         }
     }
 
-    /// Someone else appended to the log: it has to be read again.
+    /// The log has to be read again.
     pub fn log_is_stale(&mut self, name: &str, uid: &str) {
         if let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid)
             && let KnownLog::Read(ledger, _) = std::mem::replace(&mut env.log, KnownLog::Unread)
@@ -750,7 +749,7 @@ impl ClusterState {
         }
     }
 
-    /// When the head was last read or written, so known to be the head.
+    /// The head, and when it was last read or written.
     pub fn head_read(&self, name: &str) -> Option<(Arc<Ledger>, Moment)> {
         match &self.environments.get(name)?.log {
             KnownLog::Read(ledger, at) => Some((ledger.clone(), *at)),
@@ -758,7 +757,7 @@ impl ClusterState {
         }
     }
 
-    /// The head has been looked at and is still the head.
+    /// The head has been read again and is still the head.
     pub fn head_confirmed(&mut self, name: &str, now: Moment) {
         if let Some(KnownLog::Read(_, at)) = self.environments.get_mut(name).map(|env| &mut env.log)
         {
@@ -800,11 +799,11 @@ impl ClusterState {
             && env.scope == after.scope
             && !renamed
         {
-            // The running counts are right as they are: only what is recorded is other than before.
+            // The counts are right as they are: only what is recorded changed.
             env.unsettled
                 .follow(before, &env.census, after, &self.fleet, &env.settle, now);
         } else {
-            // What is wanted may be another scope by now; that is for the next plan.
+            // The spec may ask for another scope by now; the next plan handles that.
             if env.scope != after.scope {
                 env.assessment.touch_all();
             }
@@ -818,7 +817,7 @@ impl ClusterState {
         }
     }
 
-    /// Whether all that must be known is known.
+    /// Whether all watches are in sync; an error says which is not.
     pub fn is_ready(&self, now: Moment) -> Result<(), String> {
         for kind in WatchKind::ALL {
             let stream = self.stream(kind);
@@ -830,16 +829,16 @@ impl ClusterState {
         Ok(())
     }
 
-    /// Counts everything anew and compares: the number of environments whose running counts had gone astray. Always 0.
+    /// Counts everything again and compares. Returns how many environments had wrong counts: always 0.
     pub fn self_check(&mut self, now: Moment) -> usize {
-        let mut astray = 0;
+        let mut wrong = 0;
         for env in self.environments.values_mut() {
             let names = env.names(&self.fleet, &self.evidence);
             if Census::of(&env.scope, &names) != env.census {
-                astray += 1;
+                wrong += 1;
                 env.recount(&self.fleet, &self.evidence, now);
             }
         }
-        astray
+        wrong
     }
 }

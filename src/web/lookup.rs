@@ -253,7 +253,7 @@ impl Lookup {
         let head = known.head.map_or(0, |(head, _)| head);
         let newest = (1..=head).rev().take(usize::try_from(depth).unwrap_or(1));
         let entries = stream::iter(newest)
-            .map(|index| self.log.glance(environment, &known.uid, index))
+            .map(|index| self.log.read_uncached(environment, &known.uid, index))
             .buffered(AT_ONCE);
         let mut entries = pin!(entries);
         while let Some(Some(spec)) = entries.try_next().await? {

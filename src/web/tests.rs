@@ -87,9 +87,9 @@ async fn expect_snapshot(name: &str, cluster: &Cluster) {
 
 async fn expect_environment(name: &str, cluster: &Cluster) {
     let now = cluster.wall();
-    let environment = cluster.world.summary("prod");
+    let environment = cluster.state.summary("prod");
     let found = environment::environment(&installation(), "prod", environment.as_ref());
-    let allowed = environment::allow_list(cluster.world.evidence(), Some("prod"), now);
+    let allowed = environment::allow_list(cluster.state.evidence(), Some("prod"), now);
     expect_json(&format!("environment-{name}"), &found);
     expect_page(
         &format!("environment-{name}"),
@@ -141,7 +141,7 @@ async fn environments_and_snapshots_keep_their_shape() {
     cluster.pass(600);
     expect_snapshot("allowed", &cluster).await;
     expect_environment("compliant", &cluster).await;
-    let evidence = cluster.world.evidence();
+    let evidence = cluster.state.evidence();
     for (name, environment, now) in [
         ("all", None, "2027-11-30T00:00:00Z"),
         ("prod-later", Some("prod"), "2027-12-01T00:00:00Z"),
@@ -181,7 +181,7 @@ async fn artifacts_deployments_and_reviews_keep_their_shape() {
             flow: "runner".to_owned(),
             wanted,
         };
-        let found = query.answer(&installation(), &cluster.world).unwrap();
+        let found = query.answer(&installation(), &cluster.state).unwrap();
         expect_json(&format!("{name}-by-record"), &found);
         expect_page(&format!("{name}-by-record"), page::flow_answer(&found)).await;
     }
@@ -200,7 +200,7 @@ async fn artifacts_deployments_and_reviews_keep_their_shape() {
         let mut entries = specs.iter().rev().flat_map(LoggedProvenance::in_entry);
         let entry = entries.find(|it| query.is_answered_by(it)).unwrap();
         let found = query
-            .answer_by(&installation(), &cluster.world, &entry)
+            .answer_by(&installation(), &cluster.state, &entry)
             .unwrap();
         expect_json(&format!("{name}-by-log"), &found);
         expect_page(&format!("{name}-by-log"), page::flow_answer(&found)).await;

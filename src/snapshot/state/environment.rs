@@ -1,4 +1,4 @@
-//! An environment, as far as counting and recording go.
+//! Counts and reads one environment.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ use crate::{
 };
 
 impl EnvironmentState {
-    /// What its log says, or said before it had to be read again.
+    /// The state of its log, or that before it had to be read again.
     pub(super) fn ledger(&self) -> Option<&Ledger> {
         match &self.log {
             KnownLog::Read(ledger, _) => Some(ledger),
@@ -24,7 +24,7 @@ impl EnvironmentState {
         }
     }
 
-    /// How it calls images.
+    /// Resolves its digests.
     pub(super) fn names<'a>(
         &'a self,
         fleet: &'a Fleet,
@@ -40,7 +40,7 @@ impl EnvironmentState {
 
     pub(super) fn recount(&mut self, fleet: &Fleet, evidence: &Evidence, now: Moment) {
         self.census = Census::of(&self.scope, &self.names(fleet, evidence));
-        // Artifacts may be known by other digests than before.
+        // Artifacts may have other canonical digests than before.
         self.assessment.touch_all();
         match &self.log {
             KnownLog::Read(ledger, _) => {
@@ -51,12 +51,12 @@ impl EnvironmentState {
         }
     }
 
-    /// Whether it counts an artifact by one of these digests.
+    /// Whether it counts an artifact under one of these digests.
     pub(super) fn counts_any(&self, digests: &[Fingerprint]) -> bool {
         digests.iter().any(|digest| self.census.mentions(digest))
     }
 
-    /// Whether there is anything to record, ripe or not, or will be when a timer runs out.
+    /// Whether there is anything to record, settled or not, or will be when a timer runs out.
     pub(super) fn has_work(&self, name: &str, fleet: &Fleet, evidence: &Evidence) -> bool {
         let names = self.names(fleet, evidence);
         let more = match &self.log {
@@ -72,7 +72,7 @@ impl EnvironmentState {
             || self.scope != self.wanted
     }
 
-    /// What breaks the rules now or lacks something, by name.
+    /// Artifacts that violate the rules or lack evidence now, by name.
     pub(super) fn problems(&self) -> (Vec<EnvironmentProblem>, usize) {
         const LISTED: usize = 20;
         let KnownLog::Read(ledger, _) = &self.log else {

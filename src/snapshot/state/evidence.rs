@@ -1,4 +1,4 @@
-//! Takes in evidence, and notes what it changes: environments to assess again, and statuses to write.
+//! Applies evidence, and notes what it changes: environments to assess again, and statuses to write.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ use crate::{
     time::Moment,
 };
 
-/// After so long nobody waits any more for a log that can't be read: what is said elsewhere is answered.
+/// How long after start statuses wait for logs that can't be read.
 const LOGS: Moment = Moment::from_secs(30);
 
 impl EvidenceState for ClusterState {
@@ -84,23 +84,23 @@ impl EvidenceState for ClusterState {
             .chain(record.iter().flat_map(ProvenanceRecord::digests))
             .collect();
         let images = self.images(&digests);
-        // What is counted must be called the same when it is taken out as when it was put in.
+        // A pod must be removed from the counts under the same digest under which it was added.
         let counts = |env: &EnvironmentState| {
             let mut images = images.iter();
             env.trust.contains(&*key.namespace) && images.any(|it| env.census.mentions(it))
         };
-        let called = |world: &Self| -> BTreeMap<String, Vec<Fingerprint>> {
-            let counting = world.environments.iter().filter(|(_, env)| counts(env));
-            let called = counting.map(|(name, env)| {
-                let names = world.names(env);
-                let called = images.iter().map(|digest| names.canonical(*digest));
-                (name.clone(), called.collect())
+        let canonical = |state: &Self| -> BTreeMap<String, Vec<Fingerprint>> {
+            let counting = state.environments.iter().filter(|(_, env)| counts(env));
+            let names = counting.map(|(name, env)| {
+                let names = state.names(env);
+                let digests = images.iter().map(|digest| names.canonical(*digest));
+                (name.clone(), digests.collect())
             });
-            called.collect()
+            names.collect()
         };
         let several = images.len() > 1;
         let before = if several {
-            called(self)
+            canonical(self)
         } else {
             BTreeMap::new()
         };
@@ -110,17 +110,17 @@ impl EvidenceState for ClusterState {
         self.mark_status_dirty(EvidenceKind::Records, key.clone());
         self.mark_records_dirty(digests);
         if several {
-            for (name, called) in called(self) {
+            for (name, digests) in canonical(self) {
                 let Some(env) = self.environments.get_mut(&name) else {
                     continue;
                 };
-                if before.get(&name) != Some(&called) {
+                if before.get(&name) != Some(&digests) {
                     env.recount(&self.fleet, &self.evidence, now);
                     self.touched.insert(name);
                 }
             }
         }
-        self.said_of(&images);
+        self.reassess(&images);
     }
 
     fn review_seen(
@@ -130,7 +130,7 @@ impl EvidenceState for ClusterState {
     ) -> Result<(), String> {
         if let Some(touched) = self.evidence.put_review(key, object)? {
             self.mark_status_dirty(EvidenceKind::Reviews, key.clone());
-            self.said_of(&self.images(&touched));
+            self.reassess(&self.images(&touched));
         }
         Ok(())
     }
@@ -146,7 +146,7 @@ impl EvidenceState for ClusterState {
                 self.touched.insert(name.into());
             }
         }
-        self.said_of(&self.images(&touched));
+        self.reassess(&self.images(&touched));
     }
 
     fn running_in(
@@ -155,12 +155,12 @@ impl EvidenceState for ClusterState {
         digests: &[Fingerprint],
     ) -> Vec<(&str, Fingerprint, ComplianceState)> {
         let found = self.running_where(digests, |env| env.trust.contains(namespace));
-        let told = found.into_iter().map(|held| {
-            let verdict = held.verdict();
+        let running = found.into_iter().map(|artifact| {
+            let verdict = artifact.verdict();
             let state = verdict.map_or(ComplianceState::Unknown, |verdict| verdict.state);
-            (held.environment, held.fingerprint, state)
+            (artifact.environment, artifact.fingerprint, state)
         });
-        told.collect()
+        running.collect()
     }
 
     fn environment_exists(&self, name: &str) -> bool {
@@ -177,12 +177,12 @@ impl EvidenceState for ClusterState {
 }
 
 impl ClusterState {
-    /// Whether there may be more to answer than when this was last asked.
+    /// Whether more statuses may have to be written since the last call.
     pub fn take_status_news(&mut self) -> bool {
         std::mem::take(&mut self.status_news)
     }
 
-    /// The status of all objects may be another now.
+    /// The status of all objects may have changed.
     pub(super) fn mark_all_status_dirty(&mut self) {
         let records = self.evidence.records().keys();
         self.dirty_status
@@ -200,7 +200,7 @@ impl ClusterState {
             .extend(names.map(|name| (EvidenceKind::Allowances, EvidenceKey::of_cluster(name))));
     }
 
-    /// The records of these images have another status now.
+    /// The status of the records of these images may have changed.
     pub(super) fn mark_records_dirty(&mut self, digests: impl IntoIterator<Item = Fingerprint>) {
         self.status_news = true;
         for digest in digests {
@@ -210,7 +210,7 @@ impl ClusterState {
         }
     }
 
-    /// All digests that anybody who is trusted anywhere says are one image with one of these.
+    /// All digests that identify one image with one of these, by evidence that is trusted in any environment or by pods.
     fn images(&self, digests: &BTreeSet<Fingerprint>) -> BTreeSet<Fingerprint> {
         let mut images = digests.clone();
         let mut open: Vec<Fingerprint> = digests.iter().copied().collect();
@@ -218,7 +218,7 @@ impl ClusterState {
             let recorded = self.evidence.records_of(digest);
             let recorded = recorded.filter(|it| self.trusts(&it.key.namespace));
             let recorded = recorded.flat_map(|it| it.digests());
-            let others = recorded.chain(self.fleet.called(digest));
+            let others = recorded.chain(self.fleet.all_digests(digest));
             let others = others.chain(self.fleet.pinned_with(digest));
             for other in others.collect::<Vec<_>>() {
                 if images.insert(other) {
@@ -229,8 +229,8 @@ impl ClusterState {
         images
     }
 
-    /// Those environments have something to judge anew in which an image runs that was spoken of.
-    fn said_of(&mut self, images: &BTreeSet<Fingerprint>) {
+    /// Marks these images in the environments in which they run: they have to be assessed again.
+    fn reassess(&mut self, images: &BTreeSet<Fingerprint>) {
         for (name, env) in &mut self.environments {
             let KnownLog::Read(ledger, _) = &env.log else {
                 continue;
@@ -245,7 +245,7 @@ impl ClusterState {
         }
     }
 
-    /// What is known of these artifacts of an environment is other than before.
+    /// The facts about these artifacts of an environment changed.
     pub(super) fn mark_artifacts_dirty(&mut self, name: &str, artifacts: Vec<Fingerprint>) {
         let Some(env) = self.environments.get(name) else {
             return;
@@ -253,7 +253,7 @@ impl ClusterState {
         let names = self.names(env);
         let digests: BTreeSet<_> = artifacts
             .into_iter()
-            .flat_map(|it| names.called(it))
+            .flat_map(|it| names.all_digests(it))
             .collect();
         self.mark_records_dirty(digests);
     }

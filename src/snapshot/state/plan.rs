@@ -1,4 +1,4 @@
-//! What to do about an environment now: nothing, wait, or append what is ripe.
+//! Decides what to do about an environment now: nothing, wait, or append what has settled.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -98,7 +98,7 @@ impl ClusterState {
         }
     }
 
-    /// Why nothing can be built on the log now: it is not read, or has seen more of the cluster than we have.
+    /// Why the log can't be continued now: it is not read, or has seen more of the cluster than we have.
     fn unknown_log(&mut self, name: &str, now: Moment) -> Option<Frozen> {
         let env = self.environments.get(name)?;
         let behind = match &env.log {
@@ -131,7 +131,7 @@ impl ClusterState {
         }
     }
 
-    /// Why nothing can be said of the cluster now. It must never look as if everything had stopped.
+    /// Why the state of the cluster is not known now.
     fn unknown_cluster(&self, env: &EnvironmentState, now: Moment) -> Option<Frozen> {
         let needs_namespaces = env.wanted.needs_namespaces() || env.scope.needs_namespaces();
         let needed = [
@@ -142,7 +142,7 @@ impl ClusterState {
         needed
             .find_map(|kind| self.unknown_kind(kind, now))
             .or_else(|| {
-                // Without evidence every image would look as if nobody knew where it comes from.
+                // Without evidence every image would seem to lack provenance.
                 let mut kinds = EvidenceKind::ALL.into_iter();
                 let kind = kinds.find(|kind| !self.listed_evidence.contains(kind))?;
                 let why = self.evidence_trouble.get(&kind).cloned();
@@ -167,7 +167,7 @@ impl ClusterState {
         Some(FrozenReason::WatchStale.because(message))
     }
 
-    /// Whether what has been read is older than what the log has seen.
+    /// Whether what has been read of the cluster is older than what the log has seen.
     fn behind(&self, ledger: &Ledger, head_read: Moment, now: Moment) -> Behind {
         let mut set_back = false;
         let mut kinds = vec![];
@@ -247,7 +247,7 @@ impl Planner<'_> {
         Plan::Append(Box::new(entries))
     }
 
-    /// What comes after `ledger`: what timers mean that have run out, else what is settled, else a wait.
+    /// What comes after `ledger`: the effect of timers that ran out, else what has settled, else a wait.
     fn next(mut self, ledger: &mut Arc<Ledger>) -> Plan {
         let steady = self.wait_for_identities(ledger);
         if let Some(entries) = self.input.timers(ledger, self.assessment) {
@@ -282,8 +282,8 @@ impl Planner<'_> {
         Plan::Wait(waits.into_iter().flatten().min())
     }
 
-    /// Until when to wait before it is recorded that there are unidentified containers now, or no more. That may pass: a
-    /// container that has just started is often identified a moment later.
+    /// Until when to wait before recording that there are unidentified containers now, or none any more. That may be
+    /// temporary: a container that has just started is often identified a moment later.
     fn wait_for_identities(&mut self, ledger: &Ledger) -> Option<Moment> {
         let input = &mut self.input;
         let differs = (input.unidentified > 0) != (ledger.unidentified > 0);
@@ -300,8 +300,8 @@ impl Planner<'_> {
         Some(until)
     }
 
-    /// The entries that record these cells and identities. Assessing copies all that is recorded: only if there may be
-    /// something.
+    /// The entries that record these cells and identities. An assessment copies all that is recorded, so it is made only if
+    /// there may be something.
     fn record(
         &mut self,
         ledger: &Ledger,
@@ -360,14 +360,14 @@ fn count(census: &Census) -> i64 {
     i64::try_from(census.unidentified()).unwrap_or(i64::MAX)
 }
 
-/// The names of kinds, for people.
+/// Joins the names of kinds.
 fn names(kinds: &[WatchKind]) -> String {
     let names: Vec<_> = kinds.iter().map(|kind| kind.as_str()).collect();
     names.join(" and ")
 }
 
-/// Other digests that the log doesn't know of yet, of what is recorded or is to be recorded now: as many as an entry can
-/// hold, and whether more of what is recorded goes by another digest.
+/// Other digests that are not in the log yet, of what is recorded or is to be recorded now: as many as an entry can hold, and
+/// whether there are more recorded artifacts with another canonical digest.
 pub(super) fn identities(
     ledger: &Ledger,
     census: &Census,
@@ -382,20 +382,21 @@ pub(super) fn identities(
     if renamed.next().is_some() {
         return (found, true);
     }
-    let soon = cells.iter().map(|cell| cell.fingerprint);
-    let told: BTreeSet<_> = recorded().map(|(_, known)| known).chain(soon).collect();
+    let next = cells.iter().map(|cell| cell.fingerprint);
+    let recorded_then: BTreeSet<_> = recorded().map(|(_, known)| known).chain(next).collect();
     let unknown = census
         .aliases()
         .filter(|alias| !ledger.identities.contains_key(alias))
         .map(pair)
-        .filter(|(_, known)| told.contains(known) && census.total(known) > 0)
+        .filter(|(_, known)| recorded_then.contains(known) && census.total(known) > 0)
         .map(sourced);
     let room = MAX_IDENTITIES - found.len();
     found.extend(unknown.take(room));
     (found, false)
 }
 
-/// Forgets rollouts that were recorded half-way and are over: what their workloads do now is news. When the next may be.
+/// Forgets rollouts that were recorded before they were over and are over now: further changes of their workloads are new.
+/// Returns when the next may be over.
 fn close_rollouts(
     ledger: &mut Arc<Ledger>,
     unsettled: &Unsettled,
@@ -408,8 +409,8 @@ fn close_rollouts(
     let mut next: Option<Moment> = None;
     for (workload, until) in &ledger.rollouts {
         let over = fleet.workload(workload).map_or(now, |state| {
-            let held = rolling_until(state, settle).max(restless_until(state, settle));
-            rests_at(state, settle).max(held.unwrap_or_default())
+            let waits_until = rolling_until(state, settle).max(restless_until(state, settle));
+            rests_at(state, settle).max(waits_until.unwrap_or_default())
         });
         if wall >= *until || (over <= now && !unsettled.has(workload)) {
             closed.push(workload.clone());

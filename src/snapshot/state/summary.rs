@@ -1,4 +1,4 @@
-//! What environments look like, and where artifacts run: for statuses and for the read API.
+//! Summaries of environments, and where artifacts run: for statuses and the read API.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl ClusterState {
-    /// What an environment looks like.
+    /// A summary of an environment.
     pub fn summary(&self, name: &str) -> Option<EnvironmentSummary> {
         let env = self.environments.get(name)?;
         let (head, totals, compliance) = match &env.log {
@@ -33,8 +33,8 @@ impl ClusterState {
         })
     }
 
-    /// What the logs of all environments hold.
-    pub fn held(&self) -> impl Iterator<Item = RunningArtifact<'_>> {
+    /// The artifacts that are recorded in all environments.
+    pub fn recorded_artifacts(&self) -> impl Iterator<Item = RunningArtifact<'_>> {
         let logs = self.environments.iter();
         let logs = logs.filter_map(|(name, env)| Some((name, env.ledger()?)));
         logs.flat_map(|(name, ledger)| {
@@ -43,7 +43,7 @@ impl ClusterState {
         })
     }
 
-    /// The environments in which an image runs that is known by these digests.
+    /// The environments in which an image with one of these digests runs.
     pub fn running(&self, digests: &[Fingerprint]) -> Vec<RunningArtifact<'_>> {
         self.running_where(digests, |_| true)
     }
@@ -66,10 +66,10 @@ impl ClusterState {
         found
     }
 
-    /// All digests that are this one for the rules of any environment.
-    pub fn vouched(&self, digest: Fingerprint) -> BTreeSet<Fingerprint> {
+    /// All digests that count as this one for the rules of any environment.
+    pub fn equivalent(&self, digest: Fingerprint) -> BTreeSet<Fingerprint> {
         let environments = self.environments.values();
-        let all = environments.flat_map(|env| self.names(env).vouched(digest));
+        let all = environments.flat_map(|env| self.names(env).equivalent(digest));
         all.chain([digest]).collect()
     }
 

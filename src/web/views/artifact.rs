@@ -97,7 +97,7 @@ impl FlowQuery {
             Wanted::Approval(number) => self.approval(installation, state, number),
         };
         by_records.or_else(|| {
-            let mut logged = state.held().filter_map(LoggedProvenance::of);
+            let mut logged = state.recorded_artifacts().filter_map(LoggedProvenance::of);
             let found = logged.find(|logged| self.is_answered_by(logged))?;
             self.answer_by(installation, state, &found)
         })
@@ -170,7 +170,7 @@ impl FlowQuery {
         state: &ClusterState,
         digest: Fingerprint,
     ) -> Option<FlowAnswer> {
-        let class = state.vouched(digest);
+        let class = state.equivalent(digest);
         let records = counted(state, &class);
         let record = records.iter().find(|record| *record.flow == *self.flow)?;
         let digests: BTreeSet<Fingerprint> =
@@ -258,7 +258,7 @@ impl FlowQuery {
         let reviews =
             reviews.filter(|review| review.number == number && state.trusts(&review.key.namespace));
         let of_flow = reviews.filter_map(|review| {
-            let records = counted(state, &state.vouched(review.fingerprint));
+            let records = counted(state, &state.equivalent(review.fingerprint));
             let record = records.into_iter().find(|it| *it.flow == *self.flow);
             (record.is_some() || review.flow.as_deref() == Some(&*self.flow))
                 .then_some((review, record))

@@ -173,7 +173,7 @@ mod tests {
     fn an_environment_shows_whether_it_is_compliant_and_why_not() {
         let mut cluster = non_compliant();
         let view = |cluster: &crate::simulation::Cluster| {
-            let summary = cluster.world.summary("prod");
+            let summary = cluster.state.summary("prod");
             json(&environment(&installation(), "prod", summary.as_ref()))
         };
         let found = view(&cluster);
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn the_allow_list_has_the_shape_of_the_contract_and_what_it_needs_more() {
         let cluster = non_compliant();
-        let evidence = cluster.world.evidence();
+        let evidence = cluster.state.evidence();
         let now = "2027-11-30T23:59:59Z".parse().unwrap();
         let list = |environment, now| json(&allow_list(evidence, environment, now));
         let found = list(Some("prod"), now);

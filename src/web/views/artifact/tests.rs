@@ -39,7 +39,7 @@ fn cluster() -> Cluster {
 
 fn ask(cluster: &Cluster, flow: &str, wanted: Wanted) -> Option<Value> {
     let flow = flow.to_owned();
-    let answer = FlowQuery { flow, wanted }.answer(&installation(), &cluster.world)?;
+    let answer = FlowQuery { flow, wanted }.answer(&installation(), &cluster.state)?;
     Some(serde_json::to_value(answer).unwrap())
 }
 
@@ -172,7 +172,7 @@ fn a_deleted_record_is_shown_from_the_log_that_used_it() {
             .rev()
             .flat_map(|entry| LoggedProvenance::in_entry(&entry.spec));
         let logged = entries.find(|it| query.is_answered_by(it)).unwrap();
-        let found = query.answer_by(&installation(), &cluster.world, &logged);
+        let found = query.answer_by(&installation(), &cluster.state, &logged);
         let found = serde_json::to_value(found.unwrap()).unwrap();
         assert_eq!(found["flow_name"], "runner", "{wanted:?}");
         assert_eq!(found["source"]["record"], Value::Null);
