@@ -164,7 +164,7 @@ async fn follow_environments(environments: &Environments, directory: &Mutex<Dire
     let mut changes = environments.subscribe();
     changes.mark_changed();
     while changes.changed().await.is_ok() {
-        directory.lock().environments_changed(environments.all());
+        directory.lock().environments_changed(&environments.all());
     }
 }
 
@@ -278,7 +278,7 @@ impl Directory {
 
     /// Tells the workers what is new: those who ask for a log that has grown, or all of them if an environment came, went
     /// or was edited.
-    fn environments_changed(&mut self, now: Arc<BTreeMap<String, EnvironmentInfo>>) {
+    fn environments_changed(&mut self, now: &Arc<BTreeMap<String, EnvironmentInfo>>) {
         let before = std::mem::replace(&mut self.known, now.clone());
         let same = |(a, b): (&EnvironmentInfo, &EnvironmentInfo)| {
             (&a.uid, a.generation, &a.visible_to) == (&b.uid, b.generation, &b.visible_to)

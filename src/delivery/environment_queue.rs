@@ -343,7 +343,7 @@ mod tests {
             ("e", |_| ()),
             ("f", |queue| queue.ahead.sent(99, at(10))),
             ("g", |queue| {
-                queue.leaving = Some(SkipReason::EnvironmentLeft)
+                queue.leaving = Some(SkipReason::EnvironmentLeft);
             }),
         ];
         for (uid, change) in cases {

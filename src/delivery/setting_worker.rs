@@ -435,7 +435,7 @@ fn status_request(
         ),
         WriteForm::Replace { version } => {
             let mut object = setting.clone();
-            object.metadata.resource_version = version.clone();
+            object.metadata.resource_version.clone_from(version);
             object.metadata.managed_fields = None;
             object.status = Some(write.status.clone());
             (Method::PUT, "application/json", serde_json::to_vec(&object))

@@ -116,6 +116,9 @@ fn holds() -> Answer {
     }
 }
 
+/// Answers the attempt at this time, at this URL, with this id.
+type Receiver = dyn FnMut(Duration, &str, &str) -> Answer;
+
 /// An attempt, as the receiver has seen it.
 #[derive(Clone, Debug)]
 struct Heard {
@@ -193,8 +196,7 @@ struct Simulation {
     setting_version: u64,
     /// The URL in the Secret; `None`: there is no Secret.
     url: Option<String>,
-    /// How the receiver answers the attempt at this time with this id.
-    receiver: Box<dyn FnMut(Duration, &str, &str) -> Answer>,
+    receiver: Box<Receiver>,
     /// How long a turn at the destination takes to come.
     turn: Box<dyn FnMut(u64) -> Duration>,
     /// The API server refuses a status that is longer.
@@ -643,9 +645,7 @@ impl Simulation {
                 Input::Checked(uid, Ok(deleted))
             }
             Action::WriteStatus(write) => {
-                let Some(answer) = self.write_status(&write) else {
-                    return;
-                };
+                let answer = self.write_status(&write);
                 Input::Written(write.counted, answer)
             }
             Action::ReadSetting => Input::Read(if self.spurious_404 {
@@ -702,28 +702,26 @@ impl Simulation {
         ranges.into_iter().map(count).collect()
     }
 
-    /// The API server takes a status, or does not. `None`: it never answers.
-    fn write_status(&mut self, write: &StatusWrite) -> Option<WriteAnswer> {
+    /// The API server takes a status, or does not.
+    fn write_status(&mut self, write: &StatusWrite) -> WriteAnswer {
         self.status_writes += 1;
         if self.spurious_404 {
-            return Some(WriteAnswer::Failed("not found".to_owned()));
+            return WriteAnswer::Failed("not found".to_owned());
         }
         if self.chance(self.faults.edit) {
             self.setting_changed();
         }
         if self.chance(self.faults.write_fails) {
-            return Some(WriteAnswer::Failed(
-                "the API server is in trouble".to_owned(),
-            ));
+            return WriteAnswer::Failed("the API server is in trouble".to_owned());
         }
         let size = serde_json::to_string(&write.status).unwrap().len();
         if size > self.longest_status {
-            return Some(WriteAnswer::Refused("status.message: Too long".to_owned()));
+            return WriteAnswer::Refused("status.message: Too long".to_owned());
         }
         match &write.form {
             WriteForm::Replace { version } => {
                 if version.as_deref() != Some(&*self.setting_version.to_string()) {
-                    return Some(WriteAnswer::Conflict);
+                    return WriteAnswer::Conflict;
                 }
             }
             WriteForm::Patch(patch) => {
@@ -735,21 +733,19 @@ impl Simulation {
                     &status["cursors"]
                 };
                 if test["value"] != *there {
-                    return Some(WriteAnswer::Refused("the test failed".to_owned()));
+                    return WriteAnswer::Refused("the test failed".to_owned());
                 }
             }
         }
         self.setting.status = Some(write.status.clone());
         self.setting_changed();
         if self.chance(self.faults.lost_reply) {
-            return Some(WriteAnswer::Failed(
-                "no answer from the API server".to_owned(),
-            ));
+            return WriteAnswer::Failed("no answer from the API server".to_owned());
         }
-        Some(WriteAnswer::Written {
+        WriteAnswer::Written {
             status: Box::new(write.status.clone()),
             version: Some(self.setting_version.to_string()),
-        })
+        }
     }
 
     /// Lets time pass.
