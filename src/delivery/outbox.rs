@@ -436,7 +436,7 @@ mod tests {
             last = wait;
         }
         assert_eq!(pulse.attempts, 6);
-        let then = last + at(6);
+        let then = at(6) + last;
         assert_eq!(pulse.may_send(then), Ok(()));
         pulse.after(&Outcome::Delivered, 7, then, then);
         assert_eq!(pulse, RetryState::default());
@@ -520,6 +520,9 @@ mod tests {
         ahead.written(counted, Moment::ZERO);
         assert!(!ahead.any() && ahead.may_send(Moment::ZERO));
         ahead.sent(1, Moment::ZERO);
-        assert!(!ahead.may_send(WINDOW_TIME), "however few they are");
+        assert!(
+            !ahead.may_send(Moment::ZERO + WINDOW_TIME),
+            "however few they are"
+        );
     }
 }

@@ -386,7 +386,7 @@ mod tests {
         let mut pauses = vec![];
         for _ in 0..7 {
             pen.failed(at(100));
-            pauses.push(pen.next_write(true).unwrap().as_secs() - 100);
+            pauses.push((pen.next_write(true).unwrap() - at(100)).as_secs());
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
         pen.accepted(status(&[1, 1]), Some("11".to_owned()));
@@ -400,7 +400,7 @@ mod tests {
         let mut pauses = vec![];
         for _ in 0..30 {
             pen.conflicted(at(100));
-            pauses.push(pen.next_write(true).unwrap().as_millis() - 100_000);
+            pauses.push((pen.next_write(true).unwrap() - at(100)).as_millis());
         }
         assert_eq!(pauses[..6], [0, 0, 0, 0, 50, 100]);
         assert_eq!(pauses[29], 1_000);

@@ -316,7 +316,7 @@ impl SnapshotLog {
         let mut entries = vec![];
         let params = ListParams::default().labels(&selector);
         self.each(params, |object| {
-            entries.extend(entry_meta(environment, object))
+            entries.extend(entry_meta(environment, object));
         })
         .await?;
         entries.sort_by_key(|entry| entry.index);
