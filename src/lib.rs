@@ -34,5 +34,5 @@ pub mod run;
 #[cfg(test)]
 mod simulation;
 pub mod snapshot;
-mod time;
+pub mod time;
 pub mod web;

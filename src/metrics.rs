@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
-    registry::Registry,
+    registry::{Metric, Registry},
 };
 
 /// All metrics of the program.
@@ -41,6 +41,13 @@ struct OfOutcome {
     outcome: &'static str,
 }
 
+/// Registers a metric at zero.
+fn metric<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
@@ -50,73 +57,46 @@ impl Default for Metrics {
 impl Metrics {
     /// All at zero.
     pub fn new() -> Self {
-        let mut metrics = Self {
-            registry: Registry::with_prefix("shipbell"),
-            events: Family::default(),
-            listed: Family::default(),
-            failures: Family::default(),
-            warnings: Counter::default(),
-            index_mismatches: Counter::default(),
-            snapshots: Family::default(),
-            head: Family::default(),
-            frozen: Family::default(),
-            truncated: Counter::default(),
-            deliveries: Family::default(),
-            seconds: Counter::default(),
-        };
-        let registry = &mut metrics.registry;
-        registry.register(
-            "watch_events",
-            "Events read from watches",
-            metrics.events.clone(),
-        );
-        registry.register(
-            "listed_objects",
-            "Objects read from lists",
-            metrics.listed.clone(),
-        );
-        registry.register(
-            "watch_failures",
-            "Lists and watches that failed",
-            metrics.failures.clone(),
-        );
-        registry.register(
-            "unreadable_or_unidentified",
-            "Objects and images that were warned of",
-            metrics.warnings.clone(),
-        );
-        registry.register(
-            "index_mismatch",
-            "Running counts that were found wrong; always 0",
-            metrics.index_mismatches.clone(),
-        );
-        registry.register("snapshots", "Snapshots appended", metrics.snapshots.clone());
-        registry.register(
-            "head_index",
-            "The number of the newest snapshot",
-            metrics.head.clone(),
-        );
-        registry.register(
-            "frozen",
-            "1 while nothing can be said of an environment",
-            metrics.frozen.clone(),
-        );
-        registry.register(
-            "history_truncated",
-            "Snapshots removed though a setting had still to pass them",
-            metrics.truncated.clone(),
-        );
-        registry.register(
-            "deliveries",
-            "Attempts to deliver, by what came of them",
-            metrics.deliveries.clone(),
-        );
-        registry.register(
-            "delivery_seconds",
-            "Time that destinations took to answer",
-            metrics.seconds.clone(),
-        );
-        metrics
+        let mut registry = Registry::with_prefix("shipbell");
+        let all = &mut registry;
+        Self {
+            events: metric(all, "watch_events", "Events read from watches"),
+            listed: metric(all, "listed_objects", "Objects read from lists"),
+            failures: metric(all, "watch_failures", "Lists and watches that failed"),
+            warnings: metric(
+                all,
+                "unreadable_or_unidentified",
+                "Objects and images that were warned of",
+            ),
+            index_mismatches: metric(
+                all,
+                "index_mismatch",
+                "Running counts that were found wrong; always 0",
+            ),
+            snapshots: metric(all, "snapshots", "Snapshots appended"),
+            head: metric(all, "head_index", "The number of the newest snapshot"),
+            frozen: metric(
+                all,
+                "frozen",
+                "1 while nothing can be said of an environment",
+            ),
+            truncated: metric(
+                all,
+                "history_truncated",
+                "Snapshots removed though a setting had still to pass them",
+            ),
+            deliveries: metric(
+                all,
+                "deliveries",
+                "Attempts to deliver, by what came of them",
+            ),
+            seconds: metric(
+                all,
+                "delivery_seconds",
+                "Time that destinations took to answer",
+            ),
+            registry,
+        }
     }
 
     /// The text that Prometheus reads.

@@ -33,7 +33,7 @@ use crate::{
     },
     compliance::{evidence_status::EvidenceStatusWriter, evidence_watch},
     config::{Configuration, ReadApiConfig, Tuning},
-    delivery::{dispatcher, secret::RbacHints},
+    delivery::{context::Context as DeliveryContext, dispatcher, secret::RbacHints},
     http::sender::HttpSender,
     message::installation::Installation,
     metrics::Metrics,
@@ -293,7 +293,7 @@ fn start_delivery(
     sender: HttpSender,
     cursors_ready: channel::Sender<bool>,
 ) -> JoinHandle<()> {
-    let context = dispatcher::Context {
+    let context = DeliveryContext {
         client: shared.client.clone(),
         clock: shared.state.clone(),
         log: shared.log.clone(),
@@ -308,7 +308,7 @@ fn start_delivery(
         },
         progress: shared.progress.clone(),
         stop: shared.stop.clone(),
-        status_writes: dispatcher::Context::status_writes(),
+        status_writes: DeliveryContext::status_writes(),
     };
     tokio::spawn(dispatcher::run(context, cursors_ready))
 }

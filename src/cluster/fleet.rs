@@ -79,8 +79,8 @@ pub struct PodTemplate {
 /// A pod, as far as it matters; packed, because there are many.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pod {
-    kin: Arc<PodTemplate>,
-    seats: Box<[PackedContainer]>,
+    template: Arc<PodTemplate>,
+    containers: Box<[PackedContainer]>,
     /// The number of the list in or after which it was last seen; pods with older numbers are removed when a list ends.
     mark: u32,
     terminating: bool,
@@ -93,7 +93,7 @@ impl Deref for Pod {
     type Target = PodTemplate;
 
     fn deref(&self) -> &PodTemplate {
-        &self.kin
+        &self.template
     }
 }
 
@@ -124,28 +124,29 @@ impl Pod {
     /// The digests that the pod runs, each once, as they were when the containers were first seen; with the images
     /// of the spec. One pod is one instance of an artifact, however many of its containers run it.
     pub fn runs(&self) -> impl Iterator<Item = (Fingerprint, &Arc<str>)> {
-        let active = self.seats.iter().filter(|seat| seat.active);
-        active.filter_map(|seat| {
-            seat.digest
+        let active = self.containers.iter().filter(|packed| packed.active);
+        active.filter_map(|packed| {
+            packed
+                .digest
                 .as_ref()
-                .map(|digest| (**digest, &seat.spec.image))
+                .map(|digest| (**digest, &packed.spec.image))
         })
     }
 
     /// All digests by which the pod's containers are known or were reported, with repeats.
     pub fn digests(&self) -> impl Iterator<Item = Fingerprint> {
-        let active = self.seats.iter().filter(|seat| seat.active);
-        active.flat_map(|seat| {
-            let known = seat.digest.iter();
-            known.chain(&seat.also).map(|digest| **digest)
+        let active = self.containers.iter().filter(|packed| packed.active);
+        active.flat_map(|packed| {
+            let known = packed.digest.iter();
+            known.chain(&packed.also).map(|digest| **digest)
         })
     }
 
     /// How many running containers can't be identified by a digest.
     pub fn unidentified(&self) -> usize {
-        self.seats
+        self.containers
             .iter()
-            .filter(|seat| seat.active && seat.digest.is_none())
+            .filter(|packed| packed.active && packed.digest.is_none())
             .count()
     }
 
@@ -161,16 +162,16 @@ impl Pod {
 
     fn same_but_mark(&self, other: &Self) -> bool {
         let Self {
-            kin,
-            seats,
+            template,
+            containers,
             mark: _,
             terminating,
             starting,
             finished,
         } = self;
         (terminating, starting, finished) == (&other.terminating, &other.starting, &other.finished)
-            && (Arc::ptr_eq(kin, &other.kin) || *kin == other.kin)
-            && *seats == other.seats
+            && (Arc::ptr_eq(template, &other.template) || *template == other.template)
+            && *containers == other.containers
     }
 }
 
@@ -240,7 +241,7 @@ pub struct Fleet {
     texts: Interner<str>,
     digests: Interner<Fingerprint>,
     label_sets: Interner<Labels>,
-    kin: Interner<PodTemplate>,
+    template: Interner<PodTemplate>,
     seat_specs: Interner<ContainerSpec>,
     workload_names: Interner<Workload>,
 }
@@ -362,7 +363,7 @@ impl Fleet {
         }
         self.pods.insert(view.meta.uid, pod.clone());
         let unknown = |pod: &Pod| {
-            pod.seats
+            pod.containers
                 .iter()
                 .filter(|s| s.active && s.digest.is_none())
                 .map(|s| s.spec.name.clone())
@@ -417,23 +418,23 @@ impl Fleet {
         before: Option<&Pod>,
         mark: u32,
     ) -> (Pod, Vec<LearnedIdentity>) {
-        let kin = self.kin_of(view, before.map(|pod| &pod.kin));
+        let template = self.template_of(view, before.map(|pod| &pod.template));
         let mut learned = vec![];
         let unedited = self.trust_generation && view.generation == 1;
-        let seats = view.containers.iter().map(|container| {
-            let seated = before.and_then(|pod| {
-                pod.seats
+        let containers = view.containers.iter().map(|container| {
+            let packed_before = before.and_then(|pod| {
+                pod.containers
                     .iter()
-                    .find(|seat| *seat.spec.name == *container.name)
+                    .find(|packed| *packed.spec.name == *container.name)
             });
-            self.seat(container, seated, unedited, &mut learned)
+            self.pack_container(container, packed_before, unedited, &mut learned)
         });
-        let seats = seats.collect();
+        let containers = containers.collect();
         let (terminating, starting, finished) = (view.terminating, view.starting, view.finished);
         (
             Pod {
-                kin,
-                seats,
+                template,
+                containers,
                 mark,
                 terminating,
                 starting,
@@ -444,7 +445,11 @@ impl Fleet {
     }
 
     /// What a pod shares with the others of its revision; seldom different from before.
-    fn kin_of(&mut self, view: &PodView, before: Option<&Arc<PodTemplate>>) -> Arc<PodTemplate> {
+    fn template_of(
+        &mut self,
+        view: &PodView,
+        before: Option<&Arc<PodTemplate>>,
+    ) -> Arc<PodTemplate> {
         let revision = ["pod-template-hash", "controller-revision-hash"]
             .iter()
             .find_map(|label| view.labels.get(*label))
@@ -452,27 +457,27 @@ impl Fleet {
         let owner = view.owner.as_ref().map_or("Pod", |owner| &owner.kind);
         let namespace = view.meta.namespace.as_str();
         let (kind, name) = workload_of(view);
-        let same = before.filter(|kin| {
-            let workload = &kin.workload;
+        let same = before.filter(|template| {
+            let workload = &template.workload;
             (&*workload.namespace, &*workload.kind, &*workload.name) == (namespace, kind, name)
-                && (&*kin.owner, &*kin.revision) == (owner, revision)
-                && kin.labels.is(&view.labels)
+                && (&*template.owner, &*template.revision) == (owner, revision)
+                && template.labels.is(&view.labels)
         });
-        if let Some(kin) = same {
-            return kin.clone();
+        if let Some(template) = same {
+            return template.clone();
         }
-        let kin = PodTemplate {
+        let template = PodTemplate {
             workload: self.intern_workload(kind, namespace, name),
             revision: self.texts.intern(revision),
             owner: self.texts.intern(owner),
             labels: LabelSet::of(&view.labels),
         };
-        self.kin.intern_owned(kin)
+        self.template.intern_owned(template)
     }
 
     /// Identifies a container. It keeps the digest by which it was first known for its whole life: the runtime may report
     /// others for the same image later, and the spec may be edited while the old image runs.
-    fn seat(
+    fn pack_container(
         &mut self,
         view: &ContainerView,
         before: Option<&PackedContainer>,
@@ -482,7 +487,7 @@ impl Fleet {
         let container = NonZeroU64::new(short_hash(&view.container_id))
             .filter(|_| !view.container_id.is_empty());
         let found = ImageId::parse(&view.image_id);
-        let same = before.filter(|seat| container.is_some() && seat.container == container);
+        let same = before.filter(|packed| container.is_some() && packed.container == container);
         let mut learn = |alias: Fingerprint, known: Fingerprint, pinned: bool| {
             let is_known = if pinned {
                 alias == known || self.pinned_with(alias).any(|other| other == known)
@@ -498,7 +503,7 @@ impl Fleet {
             }
         };
         let mut also = None;
-        let known = same.and_then(|seat| Some((seat.digest.clone()?, seat.local)));
+        let known = same.and_then(|packed| Some((packed.digest.clone()?, packed.local)));
         let digest = match (known.as_ref(), found) {
             (Some((known, true)), ImageId::Repo(repo)) => {
                 learn(**known, repo, false); // the registry's digest replaces one that only the node knew
@@ -515,8 +520,8 @@ impl Fleet {
             (None, found) => {
                 // The digest in the spec is that of this container only if the spec can't have been edited since it was
                 // created. Otherwise whoever may edit pods could pass off a bad image as a good one.
-                let created_after =
-                    same.is_none() && before.is_some_and(|seat| *seat.spec.image == *view.image);
+                let created_after = same.is_none()
+                    && before.is_some_and(|packed| *packed.spec.image == *view.image);
                 let pin = view
                     .image
                     .contains("@sha256:")
@@ -537,9 +542,9 @@ impl Fleet {
         let also = also.filter(|also| digest.is_some_and(|(digest, _)| digest != *also));
         let also = match also {
             Some(also) => Some(self.digests.intern_owned(also)),
-            None => same.and_then(|seat| seat.also.clone()),
+            None => same.and_then(|packed| packed.also.clone()),
         };
-        let spec = before.map(|seat| &seat.spec);
+        let spec = before.map(|packed| &packed.spec);
         let spec =
             match spec.filter(|spec| (&*spec.name, &*spec.image) == (&view.name, &view.image)) {
                 Some(spec) => spec.clone(),

@@ -285,13 +285,14 @@ mod tests {
 
     #[test]
     fn a_list_is_due_after_its_time_and_when_it_fails_the_watch_goes_on_meanwhile() {
+        let at = Moment::from_secs;
         let mut state = FollowState::new(1_800 * SECOND);
-        state.step(Action::List, Ended::Done, false, 10 * SECOND, 0);
-        assert_eq!(state.next(1_809 * SECOND), Action::Watch);
-        assert_eq!(state.next(1_810 * SECOND), Action::List);
-        let pause = state.step(Action::List, FAILED, false, 1_810 * SECOND, 0);
+        state.step(Action::List, Ended::Done, false, at(10), 0);
+        assert_eq!(state.next(at(1_809)), Action::Watch);
+        assert_eq!(state.next(at(1_810)), Action::List);
+        let pause = state.step(Action::List, FAILED, false, at(1_810), 0);
         assert_eq!(pause, SECOND / 2);
-        assert_eq!(state.next(1_811 * SECOND), Action::CheckServer);
-        assert_eq!(state.relist_at(), 1_811 * SECOND + SECOND / 2);
+        assert_eq!(state.next(at(1_811)), Action::CheckServer);
+        assert_eq!(state.relist_at(), at(1_811) + SECOND / 2);
     }
 }

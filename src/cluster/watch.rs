@@ -160,14 +160,14 @@ pub async fn follow<T, S>(
     let mut state = FollowState::new(timings.relist);
     loop {
         let begun = Instant::now();
-        let action = state.next(begun - start);
+        let action = state.next(Moment::after_start(begun - start));
         let mut proven = false;
         let end = match action {
             Action::ProbeWatch => probe_watch::<T>(&client, &*sink).await,
             Action::List => list::<T>(&client, &*sink, &metrics).await,
             Action::CheckServer => check_server::<T>(&client, &*sink).await,
             Action::Watch => {
-                let relist_at = start + state.relist_at();
+                let relist_at = start + state.relist_at().since_start();
                 let (end, events) =
                     watch::<T>(&client, &*sink, &metrics, relist_at, timings.idle).await;
                 proven = events || begun.elapsed() >= PROVEN.min(timings.idle);
@@ -197,7 +197,13 @@ pub async fn follow<T, S>(
                 }
             }
         };
-        let pause = state.step(action, ended, proven, start.elapsed(), backoff::random());
+        let pause = state.step(
+            action,
+            ended,
+            proven,
+            Moment::after_start(start.elapsed()),
+            backoff::random(),
+        );
         if !pause.is_zero() {
             sleep(pause).await;
         }

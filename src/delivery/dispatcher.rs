@@ -1,8 +1,4 @@
-#![expect(
-    clippy::disallowed_methods,
-    clippy::disallowed_types,
-    reason = "talks to the API server"
-)]
+#![expect(clippy::disallowed_methods, reason = "talks to the API server")]
 
 //! Follows the settings and gives each a worker of its own, so that none waits for another; tells each what changes in the
 //! environments that it asks for.
@@ -13,91 +9,23 @@ use std::{
     time::Duration,
 };
 
-use kube::{Client, ResourceExt as _, api::ObjectMeta};
+use kube::{ResourceExt as _, api::ObjectMeta};
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{mpsc, watch},
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    api::{NotificationSetting, setting::Cursor},
-    cluster::{
-        events::EventPublisher,
-        own_watch::{self, Follower},
-    },
-    delivery::{heads, mailbox::Mailbox, secret::RbacHints, setting_worker::SettingWorker},
-    http::sender::HttpSender,
-    message::installation::Installation,
-    metrics::Metrics,
-    snapshot::{
-        environments::{EnvironmentInfo, Environments},
-        log::SnapshotLog,
-        progress::DeliveryProgress,
-        shared::SharedState,
-    },
+    api::NotificationSetting,
+    cluster::own_watch::{self, Follower},
+    delivery::{context::Context, heads, mailbox::Mailbox, setting_worker::SettingWorker},
+    snapshot::environments::{EnvironmentInfo, Environments},
 };
 
 /// How long the first cursors are waited for: an API server that does not take them must not stop the log for ever.
 const CURSORS: Duration = Duration::from_secs(10);
-/// At most this many statuses are written at once. A thousand settings that hear of one change must not crowd out all
-/// other writes; while they queue, each acknowledges more with one write.
-const STATUS_WRITES: usize = 8;
-
-/// What delivery works with.
-pub(crate) struct Context {
-    pub client: Client,
-    /// The monotonic clock.
-    pub clock: Arc<SharedState>,
-    pub log: SnapshotLog,
-    pub environments: Arc<Environments>,
-    pub sender: HttpSender,
-    pub installation: Arc<Installation>,
-    pub metrics: Arc<Metrics>,
-    /// Records Kubernetes Events.
-    pub events: EventPublisher,
-    pub rbac_hints: RbacHints,
-    /// How far every setting has got, for pruning.
-    pub progress: Arc<DeliveryProgress>,
-    /// Ends sending: what is on its way is finished first.
-    pub stop: CancellationToken,
-    pub status_writes: Semaphore,
-}
-
-impl Context {
-    /// How many statuses may be written at once, for [`Context::status_writes`].
-    pub fn status_writes() -> Semaphore {
-        Semaphore::new(STATUS_WRITES)
-    }
-}
-
-/// The progress of one setting: it counts as long as this lives.
-#[derive(Debug)]
-pub(crate) struct ProgressEntry {
-    progress: Arc<DeliveryProgress>,
-    setting: String,
-}
-
-impl ProgressEntry {
-    pub fn new(progress: Arc<DeliveryProgress>, setting_uid: &str) -> Self {
-        Self {
-            progress,
-            setting: setting_uid.to_owned(),
-        }
-    }
-
-    pub fn put(&self, cursors: Vec<Cursor>) {
-        self.progress.put(&self.setting, cursors);
-    }
-}
-
-impl Drop for ProgressEntry {
-    fn drop(&mut self) {
-        self.progress.remove(&self.setting);
-    }
-}
-
 /// A setting that is being worked for.
 struct Worker {
     mailbox: Arc<Mailbox>,

@@ -2,6 +2,7 @@
 
 pub(crate) mod ack_window;
 pub(crate) mod conditions;
+pub(crate) mod context;
 pub(crate) mod dispatcher;
 pub(crate) mod environment_queue;
 mod heads;

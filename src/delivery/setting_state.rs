@@ -1673,5 +1673,5 @@ fn not_ready_since(status: &NotificationSettingStatus, now: Now) -> Option<Momen
     let ready =
         condition::find(&status.conditions, READY).filter(|ready| ready.status == "False")?;
     let age = now.wall.duration_since(ready.last_transition_time.0);
-    Some(now.moment.saturating_sub(Duration::try_from(age).ok()?))
+    Some(now.moment.before(Duration::try_from(age).ok()?))
 }

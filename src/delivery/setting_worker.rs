@@ -23,7 +23,7 @@ use crate::{
     api::{Environment, EnvironmentSnapshotSpec, NotificationSetting},
     delivery::{
         conditions::NotReady,
-        dispatcher::{Context, ProgressEntry},
+        context::{Context, ProgressEntry},
         environment_queue::Token,
         mailbox::Mailbox,
         next_message::{LogReader, Origin},

@@ -485,13 +485,13 @@ mod tests {
     fn a_counter_that_keeps_moving_is_written_less_and_less_often() {
         let mut writer = writer();
         let mut pauses = vec![];
-        let mut last = 0;
+        let mut last = at(0);
         writer.take_up(at(0));
         for _ in 0..6 {
             writer.ask(WriteDue::Counter);
             let next = writer.next_write(false).unwrap();
-            pauses.push(next.as_secs() - last);
-            last = next.as_secs();
+            pauses.push((next - last).as_secs());
+            last = next;
             writer.take_up(next);
         }
         assert_eq!(pauses, [5, 10, 20, 40, 60, 60]);
@@ -525,7 +525,7 @@ mod tests {
         let mut pauses = vec![];
         for _ in 0..7 {
             writer.failed(at(100));
-            pauses.push(writer.next_write(true).unwrap().as_secs() - 100);
+            pauses.push((writer.next_write(true).unwrap() - at(100)).as_secs());
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
         writer.accepted(status(&[1, 1]), Some("11".to_owned()));
@@ -539,7 +539,7 @@ mod tests {
         let mut pauses = vec![];
         for _ in 0..30 {
             writer.conflicted(at(100));
-            pauses.push(writer.next_write(true).unwrap().as_millis() - 100_000);
+            pauses.push((writer.next_write(true).unwrap() - at(100)).as_millis());
         }
         assert_eq!(pauses[..6], [0, 0, 0, 0, 50, 100]);
         assert_eq!(pauses[29], 1_000);

@@ -351,7 +351,7 @@ impl Schedule {
     /// How long a destination has asked everybody to wait.
     pub(super) fn pause_of(&self, to: DestinationKey, now: Moment) -> Option<Duration> {
         let until = self.destinations.get(&to)?.paused_until;
-        until.checked_sub(now).filter(|left| !left.is_zero())
+        Some(until.saturating_sub(now)).filter(|left| !left.is_zero())
     }
 
     fn next_number(&mut self) -> u64 {
@@ -627,7 +627,7 @@ struct Pace {
 impl Pace {
     /// When the next message may go.
     fn next(self, now: Moment) -> Moment {
-        self.full.saturating_sub(INTERVAL * (BURST - 1)).max(now)
+        self.full.before(INTERVAL * (BURST - 1)).max(now)
     }
 
     fn spend(&mut self, now: Moment) {
@@ -637,7 +637,7 @@ impl Pace {
     /// Takes back what was spent then. Later the bucket may have been full in between, and would hold too much.
     fn give_back(&mut self, spent: Moment, now: Moment) {
         if now < spent + INTERVAL {
-            self.full = self.full.saturating_sub(INTERVAL);
+            self.full = self.full.before(INTERVAL);
         }
     }
 

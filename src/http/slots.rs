@@ -136,7 +136,7 @@ impl Drop for Place {
 
 impl Shared {
     fn now(&self) -> Moment {
-        self.start.elapsed()
+        Moment::after_start(self.start.elapsed())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -185,7 +185,7 @@ async fn run_clock(shared: Weak<Shared>, earlier: Arc<Notify>) {
             shared.start(&mut state, now);
             let next = state.schedule.next_change();
             state.clock_at = next;
-            next.map(|next| shared.start + next)
+            next.map(|next| shared.start + next.since_start())
         };
         match next {
             Some(next) => tokio::select! {

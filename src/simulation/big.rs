@@ -19,6 +19,7 @@ use crate::{
         ledger::{Ledger, content_hash},
         state::{ClusterState, Plan},
     },
+    time::Moment,
 };
 
 const ROLLOUT: Duration = Duration::from_mins(15);
@@ -26,7 +27,7 @@ const ROLLOUT: Duration = Duration::from_mins(15);
 /// A state with one environment whose baseline is written, and the ledger after it as a reader of the log has it.
 struct Big {
     state: ClusterState,
-    now: Duration,
+    now: Moment,
     reader: Fleet,
     read: Ledger,
     serial: u32,
@@ -35,7 +36,7 @@ struct Big {
 impl Big {
     fn new(pods: &[PodView]) -> (Self, Entry) {
         let mut state = empty_state(true);
-        let now = seconds(1_000);
+        let now = Moment::from_secs(1_000);
         state.environment_seen("big", "uid", &EnvironmentSpec::default(), now);
         state.list_begins(WatchKind::Pods);
         for pod in pods {
@@ -109,12 +110,12 @@ impl Big {
     }
 }
 
-fn wall(now: Duration) -> jiff::Timestamp {
+fn wall(now: Moment) -> jiff::Timestamp {
     jiff::Timestamp::from_second(1_800_000_000).unwrap()
-        + jiff::SignedDuration::try_from(now).unwrap()
+        + jiff::SignedDuration::try_from(now.since_start()).unwrap()
 }
 
-fn plan(state: &mut ClusterState, now: Duration) -> PendingEntries {
+fn plan(state: &mut ClusterState, now: Moment) -> PendingEntries {
     match state.plan("big", now, wall(now)) {
         Plan::Append(draft) => *draft,
         other => panic!("{other:?}"),

@@ -261,7 +261,7 @@ impl Cluster {
     pub fn bare(trust_generation: bool) -> Self {
         let mut cluster = Self {
             state: empty_state(trust_generation),
-            now: seconds(1_000),
+            now: Moment::from_secs(1_000),
             trust_generation,
             version: 1_000,
             serial: 0,
@@ -272,7 +272,7 @@ impl Cluster {
             environments: BTreeMap::new(),
             stopped_watches: BTreeSet::new(),
             delayed: None,
-            next_bookmark: seconds(1_060),
+            next_bookmark: Moment::from_secs(1_060),
             mark: Moment::ZERO,
             names: BTreeMap::new(),
             reader: Fleet::default(),
@@ -289,7 +289,8 @@ impl Cluster {
     /// The wall clock.
     pub fn wall(&self) -> Timestamp {
         let span = |span: Duration| SignedDuration::try_from(span).unwrap();
-        Timestamp::from_second(1_800_000_000).unwrap() + span(self.now) - span(self.set_back)
+        Timestamp::from_second(1_800_000_000).unwrap() + span(self.now.since_start())
+            - span(self.set_back)
     }
 
     // ---- the operator ----

@@ -45,12 +45,12 @@ impl SharedState {
 
     /// The time of the monotonic clock.
     pub fn now(&self) -> Moment {
-        self.start.elapsed()
+        Moment::after_start(self.start.elapsed())
     }
 
     /// Converts a moment, to wait until then.
     pub fn instant(&self, moment: Moment) -> tokio::time::Instant {
-        tokio::time::Instant::from_std(self.start + moment)
+        tokio::time::Instant::from_std(self.start + moment.since_start())
     }
 
     /// Reads or changes the state. The tasks of environments that have something new to do are woken.

@@ -17,6 +17,7 @@ use shipbell::{
         evidence_state::EvidenceState as _,
     },
     snapshot::state::{ClusterState, Plan},
+    time::Moment,
 };
 use std::{
     fs,
@@ -43,14 +44,14 @@ pub struct Vetting {
 
 struct Bench {
     world: ClusterState,
-    now: Duration,
+    now: Moment,
 }
 
 /// Measures all of it.
 pub fn measure() -> Result<Vetting> {
     let mut bench = Bench {
         world: ClusterState::new(true, "shipbell"),
-        now: Duration::from_secs(1_000),
+        now: Moment::from_secs(1_000),
     };
     let before = resident()?;
     for number in 0..RECORDS {
@@ -161,7 +162,9 @@ impl Bench {
         for kind in WatchKind::ALL {
             self.world.bookmark(kind, 1, self.now);
         }
-        let wall = Timestamp::from_second(1_800_000_000 + i64::try_from(self.now.as_secs())?)?;
+        let wall = Timestamp::from_second(
+            1_800_000_000 + i64::try_from(self.now.since_start().as_secs())?,
+        )?;
         let mut appended = 0;
         for name in self.world.take_touched() {
             if let Plan::Append(draft) = self.world.plan(&name, self.now, wall) {

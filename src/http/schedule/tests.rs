@@ -22,7 +22,7 @@ fn url(number: usize) -> DestinationKey {
     key
 }
 
-fn seconds(seconds: u64) -> Moment {
+fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
@@ -36,7 +36,7 @@ impl Test {
     fn new(limits: Limits) -> Self {
         Self {
             schedule: Schedule::new(limits),
-            now: seconds(1000),
+            now: Moment::from_secs(1000),
         }
     }
 

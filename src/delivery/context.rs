@@ -1,0 +1,82 @@
+#![expect(
+    clippy::disallowed_types,
+    reason = "holds the client of the API server"
+)]
+
+//! What all workers share.
+
+use std::sync::Arc;
+
+use kube::Client;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    api::setting::Cursor,
+    cluster::events::EventPublisher,
+    delivery::secret::RbacHints,
+    http::sender::HttpSender,
+    message::installation::Installation,
+    metrics::Metrics,
+    snapshot::{
+        environments::Environments, log::SnapshotLog, progress::DeliveryProgress,
+        shared::SharedState,
+    },
+};
+
+/// At most this many statuses are written at once. A thousand settings that hear of one change must not crowd out all
+/// other writes; while they queue, each acknowledges more with one write.
+const STATUS_WRITES: usize = 8;
+
+/// What delivery works with.
+pub(crate) struct Context {
+    pub client: Client,
+    /// The monotonic clock.
+    pub clock: Arc<SharedState>,
+    pub log: SnapshotLog,
+    pub environments: Arc<Environments>,
+    pub sender: HttpSender,
+    pub installation: Arc<Installation>,
+    pub metrics: Arc<Metrics>,
+    /// Records Kubernetes Events.
+    pub events: EventPublisher,
+    pub rbac_hints: RbacHints,
+    /// How far every setting has got, for pruning.
+    pub progress: Arc<DeliveryProgress>,
+    /// Ends sending: what is on its way is finished first.
+    pub stop: CancellationToken,
+    pub status_writes: Semaphore,
+}
+
+impl Context {
+    /// How many statuses may be written at once, for [`Context::status_writes`].
+    pub fn status_writes() -> Semaphore {
+        Semaphore::new(STATUS_WRITES)
+    }
+}
+
+/// The progress of one setting: it counts as long as this lives.
+#[derive(Debug)]
+pub(crate) struct ProgressEntry {
+    progress: Arc<DeliveryProgress>,
+    setting: String,
+}
+
+impl ProgressEntry {
+    pub fn new(progress: Arc<DeliveryProgress>, setting_uid: &str) -> Self {
+        Self {
+            progress,
+            setting: setting_uid.to_owned(),
+        }
+    }
+
+    pub fn put(&self, cursors: Vec<Cursor>) {
+        self.progress.put(&self.setting, cursors);
+    }
+}
+
+impl Drop for ProgressEntry {
+    fn drop(&mut self) {
+        self.progress.remove(&self.setting);
+    }
+}
