@@ -34,6 +34,7 @@ impl Moment {
     }
 
     /// The moment so long before; at the earliest the start of the clock.
+    #[must_use]
     pub const fn before(self, duration: Duration) -> Self {
         Self(self.0.saturating_sub(duration))
     }
