@@ -451,7 +451,7 @@ fn kubectl_explains_the_fields_and_refuses_bad_ones() {
             .kubectl(&["explain", "environment.spec.settle.quiet"])
             .await?;
         let explained = explained.split_whitespace().collect::<Vec<_>>().join(" ");
-        let comment = "A workload that is not rolling out is recorded when it stood still for so long. Default 5s.";
+        let comment = "How long a workload that is not rolling out must be unchanged before it is recorded. Default 5s.";
         assert!(explained.contains(comment), "{explained}");
 
         let name = "metadata: {name: refused}";

@@ -731,9 +731,14 @@ fn a_receiver_that_hangs_is_not_felt_by_others() {
         let (hanging, healthy) = (Receiver::start(), Receiver::start());
         hanging.set_standing(Answer::hang());
         for number in 0..3 {
+            let (name, url) = (
+                format!("hanging-{number}"),
+                hanging.url(&format!("/{number}")),
+            );
             actor
-                .webhook(&format!("hanging-{number}"), &hanging, "")
+                .setting(&name, &format!("webhook: {{url: '{url}'}}"))
                 .await?;
+            actor.handled(&name).await?;
         }
         actor.webhook("healthy", &healthy, "").await?;
         actor.starts("a").await?;
