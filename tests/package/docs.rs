@@ -139,14 +139,9 @@ fn metrics() -> BTreeSet<String> {
         if !source.contains("Registry::with_prefix(\"shipbell\")") {
             continue;
         }
-        for call in source.split(".register(").skip(1) {
-            let call = call.split(");").next().unwrap();
-            let name = call.split('"').nth(1).unwrap();
-            let field = call
-                .split("metrics.")
-                .nth(1)
-                .and_then(|rest| rest.split('.').next())
-                .unwrap_or_else(|| panic!("which field is registered as {name}?"));
+        for (at, _) in source.match_indices(": metric(") {
+            let field = source[..at].split_whitespace().next_back().unwrap();
+            let name = source[at..].split('"').nth(1).unwrap();
             let declared = source
                 .lines()
                 .find(|line| line.trim_start().starts_with(&format!("{field}: ")))
