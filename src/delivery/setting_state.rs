@@ -269,7 +269,7 @@ impl SettingState {
                 self.stopping = true;
                 self.cancel_unsent();
             }
-            Input::Wake => self.woke(now),
+            Input::Wake => {}
         }
         self.advance(now);
         std::mem::take(&mut self.actions)
@@ -1559,8 +1559,9 @@ impl SettingState {
 
     // ---- clocks ----
 
-    /// A clock has run out: what may have changed without a word is looked at.
-    fn woke(&mut self, now: Now) {
+    /// Does what is due by the clock: what may have changed without a word is looked at. After every input, as another one
+    /// may come first when a timer runs out.
+    fn do_what_is_due(&mut self, now: Now) {
         if self
             .writer
             .stands_back_until()
@@ -1632,6 +1633,7 @@ impl SettingState {
     /// Does what can be done now.
     fn advance(&mut self, now: Now) {
         if !self.stopping {
+            self.do_what_is_due(now);
             if self.retry.problem().is_some()
                 && self.starts_are_known()
                 && self.queues.heads_are_known()

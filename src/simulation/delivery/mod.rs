@@ -757,7 +757,8 @@ impl Simulation {
             let states = self.operators.iter().enumerate();
             let wake = states
                 .filter_map(|(operator, it)| {
-                    let wake = it.state.as_ref()?.wake_at(now)? - Moment::ZERO;
+                    // A timer runs out a little late, so that other things may happen first.
+                    let wake = it.state.as_ref()?.wake_at(now)? - Moment::ZERO + millis(1);
                     Some((wake, operator))
                 })
                 .min();
