@@ -108,8 +108,8 @@ pub(crate) struct EnvironmentQueue {
     pub deleted: Option<Moment>,
     /// The queue ends, for this reason, as soon as what waits has been counted.
     pub leaving: Option<SkipReason>,
-    /// What is compared with the log at the moment: whether it has the entry that the cursor has reached.
-    pub comparing: bool,
+    /// The log seems to end here, before the cursor: whether it has the entry that the cursor has reached is being asked.
+    pub comparing: Option<i64>,
 }
 
 /// Why a log can't be read.
@@ -139,7 +139,7 @@ impl EnvironmentQueue {
             unreadable: None,
             deleted: None,
             leaving: None,
-            comparing: false,
+            comparing: None,
         }
     }
 
@@ -166,7 +166,7 @@ impl EnvironmentQueue {
     fn may_search(&self, written: Option<&Cursor>, now: Moment) -> bool {
         matches!(self.work, Work::Idle)
             && self.leaving.is_none()
-            && !self.comparing
+            && self.comparing.is_none()
             && self.has_more()
             && self.may_go_on(written, now)
     }

@@ -650,8 +650,8 @@ impl SettingState {
         let reached = queue.cursor.index + i64::from(queue.cursor.ordinal > 0);
         if reached > head {
             // The log may have been set back; or another replica has appended and sent what was not seen here yet.
-            if !queue.comparing && matches!(queue.work, Work::Idle) {
-                queue.comparing = true;
+            if queue.comparing.is_none() && matches!(queue.work, Work::Idle) {
+                queue.comparing = Some(head);
                 let environment = environment.to_owned();
                 self.actions
                     .push(Action::Compare(environment, uid.to_owned(), reached));
@@ -678,7 +678,9 @@ impl SettingState {
         let Some(queue) = self.queues.get_mut(uid) else {
             return;
         };
-        queue.comparing = false;
+        let Some(head) = queue.comparing.take() else {
+            return;
+        };
         let there = match result {
             Ok(there) => there,
             Err(why) => {
@@ -695,10 +697,6 @@ impl SettingState {
             return;
         }
         let name = queue.cursor.environment.clone();
-        let info = self.environments.get(&name).filter(|info| info.uid == uid);
-        let Some((head, _)) = info.and_then(|info| info.head) else {
-            return;
-        };
         if reached <= head {
             return;
         }

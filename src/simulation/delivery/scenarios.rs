@@ -458,7 +458,6 @@ fn a_log_that_was_set_back_starts_at_its_head_and_says_so() {
         .entries
         .retain(|index, _| *index < 3);
     let head = Input::Head("prod".to_owned(), "u1".to_owned(), 2);
-    it.environments_changed();
     it.tell(0, head);
     it.run(seconds(60));
     assert_eq!(reasons(&it), ["CursorReset"]);
