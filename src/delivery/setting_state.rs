@@ -1384,7 +1384,7 @@ impl SettingState {
             oldest = [oldest, time, gap].into_iter().flatten().min();
             uncounted |= queue.pending.next(queue.head).is_some() && queue.unreadable.is_none();
         }
-        if uncounted {
+        if uncounted && !self.stopping {
             self.writer.ask(WriteDue::Soon); // the rest is counted for the next write
         }
         if !self.queues.heads_are_known() {

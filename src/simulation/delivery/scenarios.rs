@@ -171,6 +171,26 @@ fn what_waits_for_a_turn_is_not_sent_once_the_setting_is_suspended_or_the_progra
 }
 
 #[test]
+fn a_program_that_stops_writes_down_what_was_on_its_way_and_ends_though_more_waits() {
+    let mut it = with_one_environment(webhook());
+    it.receiver = Box::new(|_, _, _| Answer {
+        after: seconds(2),
+        ..takes()
+    });
+    it.start();
+    it.run(seconds(5));
+    for name in ["a", "b", "c"] {
+        change(&mut it, "u1", name);
+    }
+    it.run(seconds(1));
+    it.stop(0);
+    it.run(seconds(3));
+    assert!(it.operators[0].state.as_ref().unwrap().is_finished());
+    assert_eq!(it.heard.len(), 1);
+    assert_eq!(it.status().cursors[0].index, 2);
+}
+
+#[test]
 fn what_waits_for_a_turn_goes_to_the_corrected_url() {
     let mut it = with_one_environment(webhook());
     it.start();
