@@ -221,13 +221,13 @@ impl Directory {
             return;
         }
         for ((name, info), old) in now.iter().zip(before.values()) {
-            let Some((head, _)) = info.head.filter(|_| info.head != old.head) else {
+            if info.head.is_none() || info.head == old.head {
                 continue;
-            };
+            }
             let by_name = self.by_environment.get(name).into_iter().flatten();
             for uid in by_name.chain(&self.of_all) {
                 if let Some(worker) = self.workers.get(uid) {
-                    worker.mailbox.head(name, &info.uid, head);
+                    worker.mailbox.log_grew(name, now.clone());
                 }
             }
         }

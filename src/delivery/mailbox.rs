@@ -1,6 +1,9 @@
 //! What a worker is told from outside: the newest state of each thing, however late it is read. Bounded by what there is.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -15,8 +18,10 @@ use crate::{
 struct Unread {
     setting: Option<Arc<NotificationSetting>>,
     environments: Option<Arc<BTreeMap<String, EnvironmentInfo>>>,
-    /// The name of the environment and the number of its newest snapshot, by its UID.
-    heads: BTreeMap<String, (String, i64)>,
+    /// Environments came, went or were edited.
+    edited: bool,
+    /// The names of those whose logs have grown.
+    grown: BTreeSet<String>,
 }
 
 /// The mailbox of one worker.
@@ -33,13 +38,16 @@ impl Mailbox {
     }
 
     pub fn environments(&self, environments: Arc<BTreeMap<String, EnvironmentInfo>>) {
-        self.unread.lock().environments = Some(environments);
+        let mut unread = self.unread.lock();
+        unread.environments = Some(environments);
+        unread.edited = true;
         self.news.notify_one();
     }
 
-    pub fn head(&self, environment: &str, uid: &str, head: i64) {
-        let head = (environment.to_owned(), head);
-        self.unread.lock().heads.insert(uid.to_owned(), head);
+    pub fn log_grew(&self, name: &str, environments: Arc<BTreeMap<String, EnvironmentInfo>>) {
+        let mut unread = self.unread.lock();
+        unread.environments = Some(environments);
+        unread.grown.insert(name.to_owned());
         self.news.notify_one();
     }
 
@@ -53,16 +61,14 @@ impl Mailbox {
         let Unread {
             setting,
             environments,
-            heads,
+            edited,
+            grown,
         } = std::mem::take(&mut *self.unread.lock());
-        let heads = heads.into_iter();
-        let heads = heads.map(|(uid, (environment, head))| Input::Head(environment, uid, head));
+        let environments = environments.map(|environments| match edited {
+            true => Input::Environments(environments),
+            false => Input::LogsGrew(environments, grown),
+        });
         let setting = setting.map(Input::Setting);
-        let environments = environments.map(Input::Environments);
-        setting
-            .into_iter()
-            .chain(environments)
-            .chain(heads)
-            .collect()
+        setting.into_iter().chain(environments).collect()
     }
 }

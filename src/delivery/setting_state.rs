@@ -4,7 +4,11 @@
 //! What is decided is decided when it is executed: a message is composed after its turn at the destination has come, and is
 //! sent only if the spec, the destination and everything else still allow it then.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::{SignedDuration, Timestamp};
 use tracing::{debug, info, warn};
@@ -86,8 +90,8 @@ pub(crate) enum Input {
     Setting(Arc<NotificationSetting>),
     /// Environments came, went or were edited.
     Environments(Arc<BTreeMap<String, EnvironmentInfo>>),
-    /// A log has grown: environment, its UID, the number of its newest snapshot.
-    Head(String, String, i64),
+    /// The logs of these environments have grown; of all environments nothing else has changed.
+    LogsGrew(Arc<BTreeMap<String, EnvironmentInfo>>, BTreeSet<String>),
     /// The destination of this generation of the spec.
     Destination(i64, DestinationAnswer),
     /// What a search found.
@@ -251,7 +255,17 @@ impl SettingState {
                 self.environments = environments;
                 self.follow_environments(now);
             }
-            Input::Head(environment, uid, head) => self.log_grew(&environment, &uid, head, now),
+            Input::LogsGrew(environments, grown) => {
+                self.environments = environments.clone();
+                for (name, info) in grown
+                    .iter()
+                    .filter_map(|name| environments.get_key_value(name))
+                {
+                    if let Some((head, _)) = info.head {
+                        self.log_grew(name, &info.uid, head, now);
+                    }
+                }
+            }
             Input::Destination(generation, answer) => {
                 self.destination_read(generation, answer, now);
             }
@@ -273,6 +287,12 @@ impl SettingState {
         }
         self.advance(now);
         std::mem::take(&mut self.actions)
+    }
+
+    /// Whether another operator is left alone with this setting.
+    #[cfg(test)]
+    pub fn stands_back(&self) -> bool {
+        self.writer.stands_back_until().is_some()
     }
 
     /// Whether all is done that must be done before the program may stop.

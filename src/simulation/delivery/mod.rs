@@ -181,6 +181,8 @@ struct Operator {
     generation: i64,
     destination: Option<String>,
     progress: Vec<Cursor>,
+    /// When the last of what it was told of environments reaches it.
+    news_until: Duration,
 }
 
 /// A simulated installation with one setting.
@@ -373,10 +375,15 @@ impl Simulation {
         if !log.head_known {
             return;
         }
-        let (name, uid) = (log.name.clone(), uid.to_owned());
+        self.log_grew(uid);
+    }
+
+    /// Tells where a log ends now.
+    fn log_grew(&mut self, uid: &str) {
+        let grown = BTreeSet::from([self.logs[uid].name.clone()]);
+        let infos = self.infos();
         for operator in 0..self.operators.len() {
-            let input = Input::Head(name.clone(), uid.clone(), index);
-            self.tell(operator, input);
+            self.tell(operator, Input::LogsGrew(infos.clone(), grown.clone()));
         }
     }
 
@@ -438,9 +445,16 @@ impl Simulation {
     }
 
     fn tell(&mut self, operator: usize, input: Input) {
-        let life = self.operators[operator].life;
-        let after = self.latency();
-        self.schedule(after, Event::Input(operator, life, Box::new(input)));
+        let latency = self.latency();
+        let it = &mut self.operators[operator];
+        let mut at = self.at + latency;
+        if matches!(input, Input::Environments(_) | Input::LogsGrew(..)) {
+            // What is newer is never heard of before what is older.
+            at = at.max(it.news_until);
+            it.news_until = at;
+        }
+        let life = it.life;
+        self.schedule(at - self.at, Event::Input(operator, life, Box::new(input)));
     }
 
     // ---- the operators ----
@@ -456,6 +470,7 @@ impl Simulation {
             generation: 0,
             destination: None,
             progress: vec![],
+            news_until: Duration::ZERO,
         });
         let operator = self.operators.len() - 1;
         self.begin(operator);

@@ -386,10 +386,37 @@ fn what_is_in_a_log_is_delivered_while_its_environment_can_t_be_recorded() {
         "nobody has said that nothing waits"
     );
     // Delivery finds where the log ends.
-    let head = Input::Head("prod".to_owned(), "u1".to_owned(), 2);
-    it.tell(0, head);
+    it.logs.get_mut("u1").unwrap().head_known = true;
+    it.log_grew("u1");
     it.run(seconds(60));
     assert_eq!(it.taken(), it.ids_after("u1", 1));
+}
+
+#[test]
+fn an_operator_that_stood_back_goes_on_with_what_happened_meanwhile_when_the_other_is_gone() {
+    let mut it = with_one_environment(webhook());
+    it.start();
+    it.start();
+    it.run(seconds(5));
+    it.turn = Box::new(|random| millis(random % 600));
+    let stands_back = |it: &Simulation, at: usize| {
+        let state = it.operators[at].state.as_ref();
+        state.is_some_and(SettingState::stands_back)
+    };
+    let mut number = 0;
+    while stands_back(&it, 0) == stands_back(&it, 1) {
+        number += 1;
+        change(&mut it, "u1", &format!("image-{number}"));
+        it.run(seconds(1));
+    }
+    it.kill(usize::from(stands_back(&it, 0)));
+    for name in ["d", "e"] {
+        change(&mut it, "u1", name);
+        it.run(seconds(1));
+    }
+    it.run(seconds(120));
+    assert_eq!(it.taken(), it.ids_after("u1", 1));
+    assert_eq!(it.status().pending, Some(0));
 }
 
 #[test]
@@ -477,8 +504,7 @@ fn a_log_that_was_set_back_starts_at_its_head_and_says_so() {
         .unwrap()
         .entries
         .retain(|index, _| *index < 3);
-    let head = Input::Head("prod".to_owned(), "u1".to_owned(), 2);
-    it.tell(0, head);
+    it.log_grew("u1");
     it.run(seconds(60));
     assert_eq!(reasons(&it), ["CursorReset"]);
     change(&mut it, "u1", "d");
