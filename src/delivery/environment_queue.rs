@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     api::setting::Cursor,
+    backoff,
     delivery::{
         ack_window::AckWindow,
         next_message::{Message, MessageKey},
@@ -13,6 +14,9 @@ use crate::{
     },
     time::Moment,
 };
+
+/// A log that can't be read this often in a row is reported.
+pub(crate) const UNREADABLE: u32 = 2;
 
 /// Tells one piece of work from all others: an answer to work that was cancelled meanwhile is recognised by it. A turn at
 /// the destination has the token of the work that took it.
@@ -106,10 +110,18 @@ pub(crate) struct EnvironmentQueue {
     pub unreadable: Option<Unreadable>,
     /// Since when its environment is gone: the queue ends when nothing is left.
     pub deleted: Option<Moment>,
-    /// The queue ends, for this reason, as soon as what waits has been counted.
-    pub leaving: Option<SkipReason>,
+    pub phase: Phase,
+}
+
+/// Whether a queue may go on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Phase {
+    #[default]
+    Following,
     /// The log seems to end here, before the cursor: whether it has the entry that the cursor has reached is being asked.
-    pub comparing: Option<i64>,
+    Comparing(i64),
+    /// The queue ends, for this reason, as soon as what waits has been counted.
+    Leaving(SkipReason),
 }
 
 /// Why a log can't be read.
@@ -138,9 +150,24 @@ impl EnvironmentQueue {
             head_known: false,
             unreadable: None,
             deleted: None,
-            leaving: None,
-            comparing: None,
+            phase: Phase::Following,
         }
+    }
+
+    /// Its log could not be read.
+    pub fn could_not_read(&mut self, why: String, seed: u64, now: Moment) {
+        let before = self.unreadable.as_ref();
+        let failures = before.map_or(1, |before| before.failures.saturating_add(1));
+        self.unreadable = Some(Unreadable {
+            why,
+            failures,
+            until: now + backoff::delay(failures, seed),
+        });
+    }
+
+    /// Whether the queue ends as soon as what waits has been counted.
+    pub fn is_leaving(&self) -> bool {
+        matches!(self.phase, Phase::Leaving(_))
     }
 
     /// Whether something may be left to send.
@@ -165,8 +192,7 @@ impl EnvironmentQueue {
     /// Whether the next message may be looked for. `written`: the cursor that stands in the status.
     fn may_search(&self, written: Option<&Cursor>, now: Moment) -> bool {
         matches!(self.work, Work::Idle)
-            && self.leaving.is_none()
-            && self.comparing.is_none()
+            && self.phase == Phase::Following
             && self.has_more()
             && self.may_go_on(written, now)
     }
@@ -246,7 +272,7 @@ impl EnvironmentQueues {
     /// Whether it is known of every log where it ends, so that what is not known to wait does not wait.
     pub fn heads_are_known(&self) -> bool {
         let mut queues = self.queues.values();
-        queues.all(|queue| queue.head_known || queue.leaving.is_some())
+        queues.all(|queue| queue.head_known || queue.is_leaving())
     }
 
     /// Whether a queue can't go on before its cursor is written.
@@ -343,7 +369,7 @@ mod tests {
             ("e", |_| ()),
             ("f", |queue| queue.ahead.sent(99, at(10))),
             ("g", |queue| {
-                queue.leaving = Some(SkipReason::EnvironmentLeft);
+                queue.phase = Phase::Leaving(SkipReason::EnvironmentLeft);
             }),
         ];
         for (uid, change) in cases {

@@ -1,0 +1,115 @@
+//! What is heard of the logs: they have grown, were set back, or went with their environments.
+
+use tracing::warn;
+
+use crate::{
+    api::setting::{StartDecision, StartReason},
+    delivery::{
+        environment_queue::{Phase, Work},
+        history::SkippedEntries,
+        reasons::SkipReason,
+        setting_state::{Action, Deleted, Now, SettingState},
+        status_writer::WriteDue,
+    },
+};
+
+impl SettingState {
+    pub(super) fn log_grew(&mut self, environment: &str, uid: &str, head: i64, now: Now) {
+        let Some(queue) = self.queues.get_mut(uid) else {
+            self.try_start(uid, now);
+            return;
+        };
+        let reached = queue.cursor.index + i64::from(queue.cursor.ordinal > 0);
+        if reached > head {
+            // The log may have been set back; or another replica has appended and sent what was not seen here yet.
+            if queue.phase == Phase::Following && matches!(queue.work, Work::Idle) {
+                queue.phase = Phase::Comparing(head);
+                let environment = environment.to_owned();
+                self.actions
+                    .push(Action::Compare(environment, uid.to_owned(), reached));
+            }
+            return;
+        }
+        if !queue.head_known {
+            queue.head_known = true;
+            self.writer.ask(WriteDue::Counter);
+        }
+        if queue.head < head {
+            queue.head = head;
+            let waits = self.retry.problem().is_some()
+                || self.problems.first().is_some()
+                || self.is_suspended();
+            if waits {
+                self.writer.ask(WriteDue::Counter);
+            }
+        }
+    }
+
+    /// A cursor that is ahead of its log has lost its log: it starts at the head.
+    pub(super) fn compared(&mut self, uid: &str, result: Result<bool, String>, now: Now) {
+        let Some(queue) = self.queues.get_mut(uid) else {
+            return;
+        };
+        let Phase::Comparing(head) = queue.phase else {
+            return;
+        };
+        queue.phase = Phase::Following;
+        let there = match result {
+            Ok(there) => there,
+            Err(why) => {
+                queue.could_not_read(why, self.seed, now.moment);
+                return;
+            }
+        };
+        let reached = queue.cursor.index + i64::from(queue.cursor.ordinal > 0);
+        if there {
+            // Another replica has appended what was not heard of here yet.
+            queue.head = queue.head.max(reached);
+            queue.head_known = true;
+            self.writer.ask(WriteDue::Counter);
+            return;
+        }
+        let name = queue.cursor.environment.clone();
+        if reached <= head {
+            return;
+        }
+        warn!(setting = %self.title, environment = name, index = queue.cursor.index, head, "the cursor is ahead of the log; starting at its head");
+        self.queues.close(uid);
+        self.status
+            .starts
+            .retain(|start| start.environment_uid != uid);
+        self.status.starts.push(StartDecision {
+            environment: name.clone(),
+            environment_uid: uid.to_owned(),
+            index: None,
+            reason: StartReason::CursorReset,
+        });
+        self.start_at(uid, head, head);
+        let skipped = SkippedEntries {
+            from: head,
+            to: head,
+            count: None,
+            reason: SkipReason::CursorReset,
+        };
+        self.skip(&name, &[skipped], now);
+    }
+
+    pub(super) fn checked(&mut self, uid: &str, result: Result<Deleted, String>, now: Now) {
+        let Some(queue) = self.queues.get_mut(uid) else {
+            return;
+        };
+        match result {
+            Ok(Deleted::Yes(head)) => {
+                queue.head = queue.head.max(head);
+                queue.head_known = true;
+                if queue.deleted.is_some() && queue.is_through() {
+                    self.close(uid, true, now);
+                }
+            }
+            Ok(Deleted::No) => {}
+            Err(why) => {
+                warn!(setting = %self.title, why, "can't tell what is left of a deleted environment; trying again");
+            }
+        }
+    }
+}

@@ -1,0 +1,418 @@
+//! Sending: the next message of each queue is looked for, waits for its turn, is composed, sent, and its answer taken in.
+
+use std::time::Duration;
+
+use tracing::{debug, info, warn};
+
+use crate::{
+    delivery::{
+        environment_queue::{Token, Turn, UNREADABLE, Work},
+        history::{self, Attempt},
+        next_message::{Found, Message, Next, Search},
+        reasons::{EventReason, SkipReason},
+        retry::{Began, Recovery, Verdict},
+        setting_state::{Action, Now, SettingState},
+        status_writer::WriteDue,
+    },
+    http::{
+        destination::{Destination, DestinationKind},
+        outcome::{Outcome, Reason},
+        sender::Receipt,
+    },
+    message::unreported_gap,
+};
+
+/// How many messages of one environment may use one turn at a webhook, and for how long: a setting's backlog goes out in
+/// bursts, so that one status write acknowledges many events and nobody waits long for a burst to end.
+const BURST: (u32, Duration) = (32, Duration::from_millis(250));
+
+impl SettingState {
+    /// Whether a message may be sent now, as far as the setting as a whole is concerned.
+    fn may_send(&self, now: Now) -> bool {
+        !self.stopping
+            && !self.is_suspended()
+            && self.writer.stands_back_until().is_none()
+            // The decisions about this spec stand in the status before anything is sent for it.
+            && self.writer.written().observed_generation == Some(self.subscription.generation)
+            && self.retry.may_send(now.moment)
+    }
+
+    /// Gives up whatever is not on its way yet; what still is to be sent is found again.
+    pub(super) fn cancel_unsent(&mut self) {
+        let queues = self.queues.iter_mut();
+        let mut freed: Vec<_> = queues
+            .filter_map(|(_, queue)| queue.work.cancel())
+            .collect();
+        freed.extend(self.test.cancel());
+        self.actions
+            .extend(freed.into_iter().map(Action::ReleaseTurn));
+    }
+
+    /// The queues that may go on now: all, or, while attempts fail, one that shows whether the destination is well again.
+    fn admitted(&self, ready: Vec<String>) -> Vec<String> {
+        if self.retry.problem().is_none() {
+            return ready;
+        }
+        if self.queues.iter().any(|(_, queue)| queue.work.has_turn()) {
+            return vec![];
+        }
+        let probe = self.probe.clone().filter(|probe| ready.contains(probe));
+        probe.into_iter().chain(ready).take(1).collect()
+    }
+
+    pub(super) fn start_searches(&mut self, now: Now) {
+        if !self.may_send(now) {
+            return;
+        }
+        let ready = self
+            .queues
+            .searchable(&self.writer.written().cursors, now.moment);
+        for uid in ready {
+            self.search(&uid, None, now);
+        }
+    }
+
+    fn search(&mut self, uid: &str, turn: Option<Turn>, now: Now) {
+        let token = self.token();
+        if let Some(search) = self.search_of(uid, now)
+            && let Some(queue) = self.queues.get_mut(uid)
+        {
+            queue.work = Work::Searching { token, turn };
+            self.actions.push(Action::Search(token, Box::new(search)));
+        }
+    }
+
+    fn search_of(&self, uid: &str, now: Now) -> Option<Search> {
+        let queue = self.queues.get(uid)?;
+        Some(Search {
+            subscription: self.subscription.clone(),
+            cursor: queue.cursor.clone(),
+            head: queue.head,
+            expired_before: self.retry.expired_before(self.subscription.max_age),
+            deleted: queue.deleted.is_some(),
+            now: now.wall,
+        })
+    }
+
+    pub(super) fn found(&mut self, token: Token, found: Found, now: Now) {
+        let seed = self.seed;
+        let Some((uid, queue)) = self.queues.working(token) else {
+            return; // cancelled
+        };
+        let uid = uid.clone();
+        let Work::Searching { turn, .. } = std::mem::take(&mut queue.work) else {
+            return;
+        };
+        let environment = queue.cursor.environment.clone();
+        let gap = found.cursor.unreported_gap.clone();
+        let gap = gap.filter(|gap| queue.cursor.unreported_gap.as_ref() != Some(gap));
+        let moved = queue.cursor != found.cursor;
+        queue.advance(found.cursor);
+        queue.unreadable = match (&found.next, queue.unreadable.take()) {
+            (Next::Unreadable(_), before) => before,
+            (_, before) => {
+                if before.is_some_and(|before| before.failures >= UNREADABLE) {
+                    self.writer.ask(WriteDue::Soon);
+                }
+                None
+            }
+        };
+        match found.next {
+            Next::Message(key) => queue.work = Work::Found(key),
+            Next::Nothing => {}
+            Next::Unreadable(why) => {
+                warn!(setting = %self.title, environment, why, "can't read the log; trying again");
+                queue.could_not_read(why, seed, now.moment);
+                if queue
+                    .unreadable
+                    .as_ref()
+                    .is_some_and(|it| it.failures == UNREADABLE)
+                {
+                    self.writer.ask(WriteDue::Soon);
+                }
+            }
+        }
+        if moved {
+            self.writer.ask(WriteDue::Lazily);
+        }
+        self.skip(&environment, &found.skipped, now);
+        if let Some(gap) = gap {
+            let setting = self.title.split_once('/').unwrap_or_default();
+            let note = unreported_gap::description(&gap, setting);
+            self.publish(
+                EventReason::HistoryTruncated,
+                format!("environment {environment}: {note}"),
+            );
+        }
+        if let Some((id, snapshot)) = found.given_up {
+            warn!(setting = %self.title, environment, "the report of removed snapshots is given up");
+            let attempt = Attempt {
+                id,
+                snapshot: Some(snapshot),
+                attempts: i64::from(self.retry.attempts()),
+                time: now.wall,
+            };
+            let message = "it could not be delivered for as long as retry.maxAge says";
+            let reason = SkipReason::RetryExpired.as_str();
+            history::dead_lettered(&mut self.status, &attempt, reason, message);
+            self.writer.ask(WriteDue::Soon);
+        }
+        self.use_turn(&uid, turn, now);
+    }
+
+    /// A turn that is still held serves the next message, or is given back.
+    fn use_turn(&mut self, uid: &str, turn: Option<Turn>, now: Now) {
+        let Some(turn) = turn else { return };
+        let may_send = self.may_send(now);
+        let written = self.writer.written_cursor(uid).cloned();
+        let search = self.search_of(uid, now);
+        if let Some(queue) = self.queues.get_mut(uid)
+            && let Work::Found(key) = &queue.work
+            && may_send
+            && queue.may_go_on(written.as_ref(), now.moment)
+            && let Some(search) = search
+        {
+            let key = key.clone();
+            queue.work = Work::Composing { turn };
+            self.actions
+                .push(Action::Compose(turn.token, Box::new(search), key));
+        } else {
+            self.actions.push(Action::ReleaseTurn(turn.token));
+        }
+    }
+
+    /// Takes turns for the messages that were found.
+    pub(super) fn take_turns(&mut self, now: Now) {
+        if !self.may_send(now) {
+            return;
+        }
+        let found = |work: &Work| matches!(work, Work::Found(_));
+        let ready = self.queues.iter().filter(|(_, queue)| found(&queue.work));
+        let ready = self.admitted(ready.map(|(uid, _)| uid.clone()).collect());
+        if ready.is_empty() || !self.destination_is_fresh(now) {
+            return;
+        }
+        let Some(destination) = self.destination.value.clone() else {
+            return;
+        };
+        for uid in ready {
+            let token = self.token();
+            if let Some(queue) = self.queues.get_mut(&uid)
+                && let Work::Found(key) = &queue.work
+            {
+                let key = key.clone();
+                queue.work = Work::Waiting { token, key };
+                let destination = destination.clone();
+                self.actions.push(Action::TakeTurn(token, destination));
+            }
+        }
+    }
+
+    pub(super) fn turn_came(&mut self, token: Token, result: Result<(), String>, now: Now) {
+        if self.test.waits_for(token) {
+            self.test_turn_came(token, result, now);
+            return;
+        }
+        let Some((uid, queue)) = self.queues.working(token) else {
+            self.actions.push(Action::ReleaseTurn(token)); // cancelled meanwhile
+            return;
+        };
+        let uid = uid.clone();
+        let Work::Waiting { key, .. } = std::mem::take(&mut queue.work) else {
+            return;
+        };
+        if let Err(why) = result {
+            self.note_denied(now, Some(Reason::DestinationDenied), &why);
+            self.destination.value = None;
+            return;
+        }
+        queue.work = Work::Found(key);
+        let turn = Turn {
+            token,
+            since: now.moment,
+            messages: 0,
+        };
+        self.use_turn(&uid, Some(turn), now);
+    }
+
+    pub(super) fn composed(
+        &mut self,
+        token: Token,
+        result: Result<Option<Message>, String>,
+        now: Now,
+    ) {
+        let may_send = self.may_send(now);
+        let destination = self.destination.value.clone();
+        let seed = self.seed;
+        let Some((_, queue)) = self.queues.working(token) else {
+            return; // cancelled, and its turn with it
+        };
+        let Work::Composing { turn } = std::mem::take(&mut queue.work) else {
+            return;
+        };
+        queue.searched = queue.cursor.index; // whatever comes of this, there is more to look at
+        match (result, destination) {
+            (Ok(Some(message)), Some(destination)) if may_send => {
+                let (id, body) = (message.id.clone(), message.body.clone());
+                queue.work = Work::Sending {
+                    turn,
+                    message: Box::new(message),
+                    to: destination.key(),
+                };
+                self.actions
+                    .push(Action::Send(turn.token, destination, id, body));
+            }
+            (result, _) => {
+                if let Err(why) = result {
+                    warn!(setting = %self.title, environment = queue.cursor.environment, why, "can't read the log; trying again");
+                    queue.could_not_read(why, seed, now.moment);
+                }
+                self.actions.push(Action::ReleaseTurn(turn.token));
+            }
+        }
+    }
+
+    pub(super) fn sent(&mut self, token: Token, began: Now, receipt: &Receipt, now: Now) {
+        if self.test.is_sent_with(token) {
+            self.test_sent(token, receipt, now);
+            return;
+        }
+        let Some((uid, queue)) = self.queues.working(token) else {
+            self.actions.push(Action::ReleaseTurn(token)); // its queue has ended
+            return;
+        };
+        let uid = uid.clone();
+        let Work::Sending {
+            turn,
+            mut message,
+            to,
+        } = std::mem::take(&mut queue.work)
+        else {
+            return;
+        };
+        // A destination may refuse the form of a message and take it without that form.
+        if receipt.outcome.is_payload_problem()
+            && let Some(plain) = message.plain.take()
+            && !self.stopping
+            && let Some(destination) = self.destination.value.clone()
+        {
+            let id = message.id.clone();
+            let to = destination.key();
+            queue.work = Work::Sending { turn, message, to };
+            self.actions
+                .push(Action::Send(token, destination, id, plain));
+            return;
+        }
+        let current = self.destination.value.as_ref().map(Destination::key) == Some(to);
+        if !current && !matches!(receipt.outcome, Outcome::Delivered { .. }) {
+            // What another destination than today's can't take says nothing.
+            queue.searched = queue.cursor.index;
+            self.actions.push(Action::ReleaseTurn(token));
+            return;
+        }
+        let turn = self.take_answer(&uid, *message, turn, began, receipt, now);
+        match turn {
+            Some(turn) => self.search(&uid, Some(turn), now),
+            None => self.actions.push(Action::ReleaseTurn(token)),
+        }
+    }
+
+    /// What an answer means for the message, the queue and the setting. The turn, if the next message may use it.
+    fn take_answer(
+        &mut self,
+        uid: &str,
+        message: Message,
+        turn: Turn,
+        began: Now,
+        receipt: &Receipt,
+        now: Now,
+    ) -> Option<Turn> {
+        let outcome = &receipt.outcome;
+        let before = self.retry.problem().cloned();
+        let failures = self.retry.attempts();
+        let attempt = Attempt {
+            id: message.id.clone(),
+            snapshot: Some(message.snapshot.clone()),
+            attempts: i64::from(failures) + 1,
+            time: now.wall,
+        };
+        let at = Began {
+            id: &message.id,
+            moment: began.moment,
+            wall: began.wall,
+        };
+        let verdict = self.retry.answered(outcome, at, self.seed, now.moment);
+        let reason = outcome.reason().map_or("", Reason::as_str);
+        match verdict {
+            Verdict::Delivered => {
+                debug!(setting = %self.title, id = message.id, snapshot = message.snapshot, "delivered");
+                history::delivered(&mut self.status, attempt, receipt.status, receipt.latency);
+            }
+            Verdict::SetAside => {
+                warn!(setting = %self.title, id = message.id, snapshot = message.snapshot, message = outcome.message(), "refused for good; going on with the next");
+                history::dead_lettered(&mut self.status, &attempt, reason, outcome.message());
+                history::failed(&mut self.status, attempt, reason, outcome.message());
+            }
+            Verdict::Keep => {
+                info!(setting = %self.title, id = message.id, reason, message = outcome.message(), "not delivered; trying again later");
+                history::failed(&mut self.status, attempt, reason, outcome.message());
+                self.probe = Some(uid.to_owned());
+            }
+        }
+        if verdict == Verdict::Delivered && before.is_none() {
+            self.writer.ask_for_delivered(now.moment);
+        } else {
+            self.writer.ask(WriteDue::Soon);
+        }
+        let moved = verdict != Verdict::Keep;
+        let mut more = false;
+        if let Some(queue) = self.queues.get_mut(uid) {
+            queue.searched = queue.cursor.index;
+            if moved {
+                queue.advance(message.after);
+                queue.ahead.sent(message.events, began.moment);
+            }
+            more = moved && queue.has_more();
+        }
+        self.note_denied(now, outcome.reason(), outcome.message());
+        self.report_change(before.is_some(), failures);
+        if verdict == Verdict::Keep {
+            self.cancel_unsent(); // one attempt at a time until one succeeds
+        }
+        let turn = Turn {
+            messages: turn.messages + 1,
+            ..turn
+        };
+        let (messages, time) = BURST;
+        let may_burst = self.subscription.kind == DestinationKind::Webhook
+            && turn.messages < messages
+            && now.moment < turn.since + time;
+        let written = self.writer.written_cursor(uid);
+        let may_go_on = self
+            .queues
+            .get(uid)
+            .is_some_and(|queue| queue.may_go_on(written, now.moment));
+        (more && may_burst && may_go_on && self.may_send(now)).then_some(turn)
+    }
+
+    /// Records that deliveries have begun to fail, or work again.
+    fn report_change(&mut self, failed_before: bool, failures: u32) {
+        match (failed_before, self.retry.problem()) {
+            (false, Some(problem)) => {
+                let rest = match problem.recovery {
+                    Recovery::Attempt => " (attempts go on)",
+                    Recovery::Change => "",
+                };
+                let note = format!("{}{rest}", problem.message);
+                self.publish(EventReason::DeliveryFailing, note);
+            }
+            (true, None) => {
+                self.probe = None;
+                let times = if failures == 1 { "attempt" } else { "attempts" };
+                let note = format!("delivering again after {failures} failed {times}");
+                self.publish(EventReason::DeliveryRecovered, note);
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Where the cursor of each environment starts.
+
+use tracing::{debug, warn};
+
+use crate::{
+    api::{
+        condition,
+        setting::{Cursor, StartDecision, StartReason},
+    },
+    cluster::pod_view::version,
+    delivery::{
+        setting_state::{Action, LOOK_AGAIN, Now, SettingState},
+        start::{self, Age, Handled},
+        status_writer::WriteDue,
+    },
+    snapshot::{environments::EnvironmentInfo, log::EntryMeta},
+};
+
+impl SettingState {
+    /// Decides why an environment starts where it does, once.
+    pub(super) fn decide_start(&mut self, name: &str, info: &EnvironmentInfo) {
+        let decided = |start: &StartDecision| start.environment_uid == info.uid;
+        if self.status.starts.iter().any(decided) {
+            return;
+        }
+        let written = self.writer.written();
+        let handled = match written.observed_generation {
+            None => Handled::Never,
+            Some(generation) => Handled::Before {
+                decided: written.starts_decided_time,
+                same_spec: generation == self.subscription.generation,
+            },
+        };
+        let reason = start::reason(handled, info);
+        debug!(setting = %self.title, environment = name, ?reason, "decided where to start");
+        self.status.starts.push(StartDecision {
+            environment: name.to_owned(),
+            environment_uid: info.uid.clone(),
+            index: None,
+            reason,
+        });
+        self.writer.ask(WriteDue::Soon);
+    }
+
+    /// Opens the queue of an environment if its start can be found now, or lists the log for it.
+    pub(super) fn try_start(&mut self, uid: &str, now: Now) {
+        let Some(decision) = self.open_start(uid) else {
+            return;
+        };
+        let (name, reason) = (decision.environment.clone(), decision.reason);
+        let info = self.environments.get(&name).filter(|info| info.uid == uid);
+        let head = info.and_then(|info| info.head).map(|(head, _)| head);
+        match (reason, head) {
+            (StartReason::EnvironmentAdded | StartReason::CursorReset, Some(head)) => {
+                self.start_at(uid, head, head);
+            }
+            _ => {
+                if self
+                    .listing
+                    .get(uid)
+                    .is_none_or(|again| again.is_some_and(|again| again <= now.moment))
+                {
+                    self.listing.insert(uid.to_owned(), None);
+                    self.actions.push(Action::ListEntries(name, uid.to_owned()));
+                }
+            }
+        }
+    }
+
+    fn open_start(&self, uid: &str) -> Option<&StartDecision> {
+        let mut starts = self.status.starts.iter();
+        starts.find(|start| start.environment_uid == uid && self.queues.get(uid).is_none())
+    }
+
+    pub(super) fn entries_listed(
+        &mut self,
+        uid: &str,
+        result: Result<Vec<EntryMeta>, String>,
+        now: Now,
+    ) {
+        if self.listing.remove(uid).is_none() {
+            return;
+        }
+        let Some(decision) = self.open_start(uid) else {
+            return;
+        };
+        let meta = &self.setting.metadata;
+        let created = meta.creation_timestamp.as_ref();
+        let setting = Age {
+            second: created.map_or(0, |time| time.0.as_second()),
+            version: version(meta.resource_version.as_deref().unwrap_or("0")),
+        };
+        let entries = result.unwrap_or_else(|why| {
+            warn!(setting = %self.title, environment = decision.environment, why, "can't find where to start; trying again");
+            vec![]
+        });
+        match start::index(decision.reason, &entries, setting).zip(entries.last()) {
+            Some((index, last)) => {
+                let head = last.index;
+                self.start_at(uid, index, head);
+                self.note_starts_decided(now);
+            }
+            // Its log can't be read, or has no entry yet.
+            None => {
+                let again = now.moment + LOOK_AGAIN.0;
+                self.listing.insert(uid.to_owned(), Some(again));
+            }
+        }
+    }
+
+    /// Opens the queue of an environment at this snapshot.
+    pub(super) fn start_at(&mut self, uid: &str, index: i64, head: i64) {
+        let Some(decision) = self
+            .status
+            .starts
+            .iter_mut()
+            .find(|start| start.environment_uid == uid)
+        else {
+            return;
+        };
+        decision.index = Some(index);
+        let environment = decision.environment.clone();
+        debug!(setting = %self.title, environment, index, "starts");
+        let queue = self.queues.open(Cursor {
+            environment,
+            environment_uid: uid.to_owned(),
+            index,
+            ..Cursor::default()
+        });
+        queue.pending.pass(index);
+        queue.head = queue.head.max(head);
+        queue.head_known = true;
+        self.listing.remove(uid);
+        self.writer.ask(WriteDue::Soon);
+    }
+
+    pub(super) fn starts_are_known(&self) -> bool {
+        let mut starts = self.status.starts.iter();
+        starts.all(|start| start.index.is_some())
+    }
+
+    /// Every environment that the spec asks for has its decision: what is created later is new.
+    pub(super) fn note_starts_decided(&mut self, now: Now) {
+        if self.starts_are_known() {
+            self.writer.starts_known();
+        }
+        let written = self.writer.written();
+        let same_spec = written.observed_generation == Some(self.subscription.generation);
+        if !same_spec || self.status.starts_decided_time.is_none() {
+            self.status.starts_decided_time = Some(condition::whole_seconds(now.wall));
+        }
+    }
+}

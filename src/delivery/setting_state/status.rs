@@ -1,0 +1,286 @@
+//! The status: what waits is counted, the status composed and written, and conflicts with other writers are met.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tracing::{debug, warn};
+
+use crate::{
+    api::{NotificationSettingStatus, condition, setting::StartDecision},
+    delivery::{
+        conditions::{self, ConditionInput},
+        environment_queue::{Counted, UNREADABLE},
+        pending::CountedEntry,
+        reasons::EventReason,
+        setting_state::{Action, Counting, Now, SettingState, resumed},
+        status_writer::{ConflictOutcome, WriteAnswer, WriteDue},
+    },
+};
+
+/// At most this many entries of the logs are counted before a write of the status; the next write goes on.
+const COUNTED: i64 = 256;
+/// At most this many decisions about starts are kept in the status once their cursors stand there.
+const STARTS_KEPT: usize = 32;
+
+impl SettingState {
+    /// Counts what waits if that was not done yet, then writes the status if it is due.
+    pub(super) fn write_if_due(&mut self, now: Now) {
+        let full = self.queues.any_full();
+        let due = if self.stopping {
+            self.writer.owes(self.queues.any_ahead())
+                && !self.writer.is_writing()
+                && self.writer.earliest() <= now.moment
+        } else {
+            self.writer
+                .next_write(full)
+                .is_some_and(|at| at <= now.moment)
+        };
+        if !due || self.counting == Counting::UnderWay {
+            return;
+        }
+        if self.counting == Counting::Not && !self.stopping {
+            let counts = self.uncounted();
+            if !counts.is_empty() {
+                self.counting = Counting::UnderWay;
+                let subscription = self.subscription.clone();
+                self.actions.push(Action::Count(subscription, counts));
+                return;
+            }
+        }
+        self.counting = Counting::Not;
+        self.writer.take_up(now.moment);
+        self.compose_status(now);
+        if self.status == *self.writer.written() {
+            return;
+        }
+        let uid = self.setting.metadata.uid.as_deref().unwrap_or_default();
+        let write = self.writer.begin(uid, &self.status, self.queues.counted());
+        self.actions.push(Action::WriteStatus(Box::new(write)));
+    }
+
+    /// What is to be counted before the next write: as much as one write may take.
+    fn uncounted(&self) -> Vec<(String, String, i64, i64)> {
+        let mut budget = COUNTED;
+        let mut counts = vec![];
+        for (uid, queue) in self.queues.iter() {
+            if let Some(from) = queue.pending.next(queue.head)
+                && budget > 0
+                && !queue.is_leaving()
+                && queue.unreadable.is_none()
+            {
+                let to = queue.head.min(from + budget - 1);
+                budget -= to - from + 1;
+                counts.push((queue.cursor.environment.clone(), uid.clone(), from, to));
+            }
+        }
+        counts
+    }
+
+    pub(super) fn counted(&mut self, counted: Vec<(String, Vec<CountedEntry>, bool)>, now: Now) {
+        for (uid, entries, complete) in counted {
+            let Some(queue) = self.queues.get_mut(&uid) else {
+                continue;
+            };
+            for entry in entries {
+                queue.pending.put(entry);
+            }
+            if queue.is_leaving() {
+                let all = complete && queue.pending.next(queue.head).is_none();
+                self.close(&uid, all, now);
+            } else if !complete {
+                queue.could_not_read(
+                    "an entry could not be read".to_owned(),
+                    self.seed,
+                    now.moment,
+                );
+            }
+        }
+        if self.counting == Counting::UnderWay {
+            self.counting = Counting::Done;
+        }
+    }
+
+    fn compose_status(&mut self, now: Now) {
+        let mut pending = 0;
+        let mut oldest: Option<Timestamp> = None;
+        let mut uncounted = false;
+        for (_, queue) in self.queues.iter() {
+            let (count, time) = queue.pending.sum(&queue.cursor);
+            // A gap that is still to be reported waits like an event.
+            let gap = queue.cursor.unreported_gap.as_ref();
+            pending += count + usize::from(gap.is_some());
+            let gap = gap.map(|gap| gap.time);
+            oldest = [oldest, time, gap].into_iter().flatten().min();
+            uncounted |= queue.pending.next(queue.head).is_some() && queue.unreadable.is_none();
+        }
+        if uncounted && !self.stopping {
+            self.writer.ask(WriteDue::Soon); // the rest is counted for the next write
+        }
+        if !self.queues.heads_are_known() {
+            // Until the logs are known again the status goes on saying what it said.
+            let before = usize::try_from(self.status.pending.unwrap_or(0)).unwrap_or(0);
+            pending = pending.max(before);
+            oldest = [oldest, self.status.oldest_pending_time]
+                .into_iter()
+                .flatten()
+                .min();
+        }
+        let log_problem = self.log_problem();
+        let next_attempt = self
+            .retry
+            .next_attempt()
+            .filter(|_| self.destination.value.is_some() && !self.is_suspended())
+            .map(|at| {
+                let wait = at.saturating_sub(now.moment);
+                now.wall + SignedDuration::try_from(wait).unwrap_or_default()
+            });
+        self.status.cursors = self.queues.cursors();
+        self.keep_newest_starts();
+        self.status.oldest_pending_time = oldest.map(condition::whole_seconds);
+        let since = self
+            .not_ready_since
+            .map_or(Duration::ZERO, |since| now.moment.saturating_sub(since));
+        let input = ConditionInput {
+            generation: Some(self.subscription.generation),
+            not_ready: self.problems.first().map(|why| (why, since)),
+            problem: self.retry.problem(),
+            log_problem: log_problem.as_deref(),
+            next_attempt,
+            suspended: self.is_suspended(),
+            pending: i64::try_from(pending).unwrap_or(i64::MAX),
+            now: now.wall,
+        };
+        conditions::update(&mut self.status, &input);
+    }
+
+    /// Why a log can't be read, if it has failed for a while.
+    fn log_problem(&self) -> Option<String> {
+        self.queues.iter().find_map(|(_, queue)| {
+            let unreadable = queue.unreadable.as_ref()?;
+            let name = &queue.cursor.environment;
+            (unreadable.failures >= UNREADABLE)
+                .then(|| format!("environment {name}: {}", unreadable.why))
+        })
+    }
+
+    /// Decisions whose cursors stand in the status are kept for people, the newest ones.
+    fn keep_newest_starts(&mut self) {
+        let written = &self.writer.written().cursors;
+        let done = |start: &StartDecision| {
+            let mut cursors = written.iter();
+            cursors.any(|cursor| cursor.environment_uid == start.environment_uid)
+        };
+        let kept = self
+            .status
+            .starts
+            .iter()
+            .filter(|start| done(start))
+            .count();
+        let mut surplus = kept.saturating_sub(STARTS_KEPT);
+        self.status.starts.retain(|start| {
+            let goes = surplus > 0 && done(start);
+            surplus -= usize::from(goes);
+            !goes
+        });
+    }
+
+    pub(super) fn written(&mut self, counted: &Counted, answer: WriteAnswer, now: Now) {
+        self.writer.answered();
+        match answer {
+            WriteAnswer::Written { status, version } => {
+                self.accepted(*status, version, counted, now);
+            }
+            WriteAnswer::Conflict => self.conflicted(now),
+            // The answer to a patch whose test failed, too.
+            WriteAnswer::Refused(_) if self.writer.is_crowded() => self.conflicted(now),
+            WriteAnswer::Refused(why) => {
+                warn!(setting = %self.title, why, "the API server refuses the status; writing a shorter one");
+                self.publish(
+                    EventReason::StatusRefused,
+                    format!("the API server refuses the status, a shorter one is written: {why}"),
+                );
+                self.writer.refused(now.moment);
+            }
+            WriteAnswer::Failed(why) => {
+                warn!(setting = %self.title, why, "can't write the status; sending stops when the window is full");
+                self.writer.failed(now.moment);
+            }
+        }
+    }
+
+    /// The API server has this status, as it was written by a write that counted this.
+    fn accepted(
+        &mut self,
+        status: NotificationSettingStatus,
+        version: Option<String>,
+        counted: &Counted,
+        now: Now,
+    ) {
+        self.actions.push(Action::Progress(status.cursors.clone()));
+        self.writer.accepted(status, version);
+        self.queues.written(counted, now.moment);
+        if self.queues.any_ahead() {
+            self.writer.ask_for_delivered(now.moment);
+        }
+    }
+
+    /// The object changed since it was read: it is read to tell who changed it.
+    fn conflicted(&mut self, now: Now) {
+        debug!(setting = %self.title, "the status was written on an older object than there is");
+        self.writer.conflicted(now.moment);
+        self.actions.push(Action::ReadSetting);
+        self.writer.hold();
+    }
+
+    pub(super) fn read(
+        &mut self,
+        result: Result<(Box<NotificationSettingStatus>, Option<String>), String>,
+        now: Now,
+    ) {
+        self.writer.answered();
+        let standing_back = self.writer.stands_back_until().is_some();
+        let (status, version) = match result {
+            Ok((status, version)) => (*status, version),
+            Err(why) => {
+                debug!(setting = %self.title, why, "can't read the setting; trying again");
+                if standing_back {
+                    self.writer.stand_back_briefly(now.moment);
+                } else {
+                    self.writer.could_not_read(now.moment);
+                }
+                return;
+            }
+        };
+        if standing_back {
+            self.resume(status, version, now);
+            return;
+        }
+        match self.writer.found(&status, version.clone()) {
+            ConflictOutcome::Same => {}
+            ConflictOutcome::Ours(counted) => {
+                self.accepted(status, version, &counted, now); // only the answer was lost
+                self.writer.ask(WriteDue::Soon);
+            }
+            ConflictOutcome::Others => {
+                warn!(setting = %self.title, "someone else writes this setting's status; standing back for a while");
+                self.writer.stand_back(now.moment);
+                self.cancel_unsent();
+            }
+        }
+    }
+
+    /// Takes the setting up where another writer left it.
+    fn resume(&mut self, status: NotificationSettingStatus, version: Option<String>, now: Now) {
+        self.retry = resumed(&status);
+        self.writer.resume(status.clone(), version);
+        // A cursor that the other writer lost altogether is better kept than set anew.
+        for cursor in &status.cursors {
+            self.queues.close(&cursor.environment_uid);
+            self.queues.open(cursor.clone());
+        }
+        let acknowledged = self.queues.counted();
+        self.queues.written(&acknowledged, now.moment);
+        self.status = status;
+        self.apply_spec(now, false);
+    }
+}
