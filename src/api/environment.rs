@@ -6,6 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{Condition, Span, compliance::Rules, selector::Selector};
 
+/// Which environment is meant: a deleted one and another that was created with its name later have different UIDs.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct EnvironmentId {
+    pub name: String,
+    pub uid: String,
+}
+
 /// A named selection of the cluster's workloads. Shipbell keeps a numbered log of what runs in it, and reports
 /// changes to every NotificationSetting that asks for them.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]

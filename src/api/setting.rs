@@ -8,7 +8,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Condition, Span};
+use crate::api::{Condition, Span, environment::EnvironmentId};
 
 /// The six types of events. Their names are the same in specs, messages and metrics.
 #[derive(
@@ -310,6 +310,15 @@ pub struct Cursor {
     /// message that reports this. That message is sent before any later event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unreported_gap: Option<UnreportedGap>,
+}
+
+impl Cursor {
+    pub(crate) fn environment_id(&self) -> EnvironmentId {
+        EnvironmentId {
+            name: self.environment.clone(),
+            uid: self.environment_uid.clone(),
+        }
+    }
 }
 
 /// Snapshots that were removed from a log before they could be delivered.

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use crate::{
     api::{
         EnvironmentSnapshotSpec,
+        environment::EnvironmentId,
         setting::{Cursor, UnreportedGap},
         snapshot::Event,
     },
@@ -37,13 +38,12 @@ pub(crate) trait LogReader {
     /// The entry of this number, unless it was removed.
     async fn read(
         &self,
-        environment: &str,
-        uid: &str,
+        environment: &EnvironmentId,
         index: i64,
     ) -> Result<Option<Arc<EnvironmentSnapshotSpec>>, String>;
 
     /// The entries that are there, oldest first.
-    async fn entries(&self, environment: &str, uid: &str) -> Result<Vec<EntryMeta>, String>;
+    async fn entries(&self, environment: &EnvironmentId) -> Result<Vec<EntryMeta>, String>;
 }
 
 /// What to look for, and from where.
@@ -141,12 +141,7 @@ impl Search {
         log: &impl LogReader,
         index: i64,
     ) -> Result<Option<Arc<EnvironmentSnapshotSpec>>, String> {
-        let Cursor {
-            environment,
-            environment_uid,
-            ..
-        } = &self.cursor;
-        log.read(environment, environment_uid, index).await
+        log.read(&self.cursor.environment_id(), index).await
     }
 
     async fn advance(
@@ -188,12 +183,7 @@ impl Search {
 
     /// Entries that were still to be passed are gone from the log.
     async fn hole(&self, log: &impl LogReader, index: i64) -> Result<SkippedEntries, String> {
-        let Cursor {
-            environment,
-            environment_uid,
-            ..
-        } = &self.cursor;
-        let entries = log.entries(environment, environment_uid).await?;
+        let entries = log.entries(&self.cursor.environment_id()).await?;
         let mut there = entries.iter().map(|entry| entry.index);
         let to = there
             .find(|there| *there >= index)

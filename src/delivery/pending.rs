@@ -4,7 +4,24 @@ use std::collections::VecDeque;
 
 use jiff::Timestamp;
 
-use crate::api::setting::Cursor;
+use crate::api::{environment::EnvironmentId, setting::Cursor};
+
+/// Entries of a log, from the first to the last of these numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LogRange {
+    pub environment: EnvironmentId,
+    pub from: i64,
+    pub to: i64,
+}
+
+/// What was counted of a range.
+#[derive(Debug)]
+pub(crate) struct CountedRange {
+    pub environment: EnvironmentId,
+    pub entries: Vec<CountedEntry>,
+    /// All entries of the range could be read.
+    pub complete: bool,
+}
 
 /// What waits in one environment, as far as it was counted: counting goes on where it ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -22,7 +22,9 @@ use jiff::Timestamp;
 
 use crate::{
     api::{
-        NotificationSetting, NotificationSettingStatus, condition, condition::READY,
+        NotificationSetting, NotificationSettingStatus,
+        condition::{self, READY},
+        environment::EnvironmentId,
         setting::Cursor,
     },
     backoff,
@@ -31,7 +33,7 @@ use crate::{
         environment_queue::{Counted, EnvironmentQueues, Token},
         history,
         next_message::{Found, Message, MessageKey, Search},
-        pending::{CountedEntry, PendingCount},
+        pending::{CountedRange, LogRange, PendingCount},
         reasons::EventReason,
         retry::RetryState,
         status_writer::{StatusWrite, StatusWriter, WriteAnswer, WriteDue},
@@ -89,14 +91,13 @@ pub(crate) enum Input {
     Composed(Token, Result<Option<Message>, String>),
     /// An attempt was answered. When it began.
     Sent(Token, Now, Receipt),
-    /// Entries were counted: environment UID, entries, whether all could be read.
-    Counted(Vec<(String, Vec<CountedEntry>, bool)>),
+    Counted(Vec<CountedRange>),
     /// The entries of a log for which a start is to be found.
-    Entries(String, Result<Vec<EntryMeta>, String>),
+    Entries(EnvironmentId, Result<Vec<EntryMeta>, String>),
     /// Whether the log has the entry that a cursor has reached.
-    Compared(String, Result<bool, String>),
+    Compared(EnvironmentId, Result<bool, String>),
     /// Whether an environment that seems to be deleted is, and where its log ends.
-    Checked(String, Result<Deleted, String>),
+    Checked(EnvironmentId, Result<Deleted, String>),
     /// A write of the status was answered.
     Written(Counted, WriteAnswer),
     /// The setting as the API server has it: status and version. `Err`: it could not be read, or is not there.
@@ -128,11 +129,12 @@ pub(crate) enum Action {
     Compose(Token, Box<Search>, MessageKey),
     /// Make one attempt with this turn: the message's id and body.
     Send(Token, Destination, String, bytes::Bytes),
-    /// Count what waits: environment, UID, first and last entry.
-    Count(Arc<Subscription>, Vec<(String, String, i64, i64)>),
-    ListEntries(String, String),
-    Compare(String, String, i64),
-    CheckDeleted(String, String),
+    /// Count what waits in these ranges.
+    Count(Arc<Subscription>, Vec<LogRange>),
+    ListEntries(EnvironmentId),
+    /// Ask whether the log has the entry with this number.
+    Compare(EnvironmentId, i64),
+    CheckDeleted(EnvironmentId),
     WriteStatus(Box<StatusWrite>),
     ReadSetting,
     /// Record a Kubernetes Event.
@@ -244,12 +246,9 @@ impl SettingState {
             }
             Input::LogsGrew(environments, grown) => {
                 self.environments = environments.clone();
-                for (name, info) in grown
-                    .iter()
-                    .filter_map(|name| environments.get_key_value(name))
-                {
+                for info in grown.iter().filter_map(|name| environments.get(name)) {
                     if let Some((head, _)) = info.head {
-                        self.log_grew(name, &info.uid, head, now);
+                        self.log_grew(&info.uid, head, now);
                     }
                 }
             }
@@ -261,9 +260,9 @@ impl SettingState {
             Input::Composed(token, result) => self.composed(token, result, now),
             Input::Sent(token, began, receipt) => self.sent(token, began, &receipt, now),
             Input::Counted(counted) => self.counted(counted, now),
-            Input::Entries(uid, result) => self.entries_listed(&uid, result, now),
-            Input::Compared(uid, result) => self.compared(&uid, result, now),
-            Input::Checked(uid, result) => self.checked(&uid, result, now),
+            Input::Entries(id, result) => self.entries_listed(&id.uid, result, now),
+            Input::Compared(id, result) => self.compared(&id.uid, result, now),
+            Input::Checked(id, result) => self.checked(&id.uid, result, now),
             Input::Written(counted, answer) => self.written(&counted, answer, now),
             Input::Read(result) => self.read(result, now),
             Input::Stop => {
@@ -415,12 +414,8 @@ impl SettingState {
         let through = self.queues.iter().filter(|(_, queue)| {
             queue.deleted.is_some() && !queue.is_leaving() && queue.is_through()
         });
-        let through: Vec<_> = through
-            .map(|(uid, queue)| (queue.cursor.environment.clone(), uid.clone()))
-            .collect();
-        for (environment, uid) in through {
-            self.actions.push(Action::CheckDeleted(environment, uid));
-        }
+        let checks = through.map(|(_, queue)| Action::CheckDeleted(queue.cursor.environment_id()));
+        self.actions.extend(checks);
         if self.problems.first().is_some() {
             self.writer.ask(WriteDue::Soon); // a reason that only holds for a while (Reconciling) is taken back
         }

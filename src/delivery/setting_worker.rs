@@ -20,14 +20,14 @@ use tokio::{
 };
 
 use crate::{
-    api::{Environment, EnvironmentSnapshotSpec, NotificationSetting},
+    api::{Environment, EnvironmentSnapshotSpec, NotificationSetting, environment::EnvironmentId},
     delivery::{
         conditions::NotReady,
         context::{Context, ProgressEntry},
         environment_queue::Token,
         mailbox::Mailbox,
         next_message::{LogReader, Origin},
-        pending::CountedEntry,
+        pending::{CountedRange, LogRange},
         reasons::{EventReason, NotReadyReason},
         secret::{self, DestinationError},
         setting_state::{Action, Deleted, DestinationAnswer, Input, Now, SettingState},
@@ -233,18 +233,21 @@ impl SettingWorker {
                     Input::Counted(count(&context.log, &subscription, ranges).await)
                 });
             }
-            Action::ListEntries(environment, uid) => self.spawn(async move {
-                let entries = LogReader::entries(&context.log, &environment, &uid).await;
-                Input::Entries(uid, entries)
+            Action::ListEntries(environment) => self.spawn(async move {
+                let entries = LogReader::entries(&context.log, &environment).await;
+                Input::Entries(environment, entries)
             }),
-            Action::Compare(environment, uid, index) => self.spawn(async move {
-                let read = context.log.read_hash(&environment, &uid, index).await;
+            Action::Compare(environment, index) => self.spawn(async move {
+                let read = context
+                    .log
+                    .read_hash(&environment.name, &environment.uid, index)
+                    .await;
                 let there = read.map(|there| there.is_some());
-                Input::Compared(uid, there.map_err(|error| error.to_string()))
+                Input::Compared(environment, there.map_err(|error| error.to_string()))
             }),
-            Action::CheckDeleted(environment, uid) => self.spawn(async move {
-                let checked = check_deleted(&context, &environment, &uid).await;
-                Input::Checked(uid, checked.map_err(|error| error.to_string()))
+            Action::CheckDeleted(environment) => self.spawn(async move {
+                let checked = check_deleted(&context, &environment).await;
+                Input::Checked(environment, checked.map_err(|error| error.to_string()))
             }),
             Action::WriteStatus(write) => {
                 let setting = self.setting.clone();
@@ -342,16 +345,15 @@ async fn read_destination(context: &Context, setting: &NotificationSetting) -> D
 impl LogReader for SnapshotLog {
     async fn read(
         &self,
-        environment: &str,
-        uid: &str,
+        environment: &EnvironmentId,
         index: i64,
     ) -> Result<Option<Arc<EnvironmentSnapshotSpec>>, String> {
-        let read = SnapshotLog::read(self, environment, uid, index).await;
+        let read = SnapshotLog::read(self, &environment.name, &environment.uid, index).await;
         read.map_err(|error| error.to_string())
     }
 
-    async fn entries(&self, environment: &str, uid: &str) -> Result<Vec<EntryMeta>, String> {
-        let entries = SnapshotLog::entries(self, environment, uid).await;
+    async fn entries(&self, environment: &EnvironmentId) -> Result<Vec<EntryMeta>, String> {
+        let entries = SnapshotLog::entries(self, &environment.name, &environment.uid).await;
         entries.map_err(|error| error.to_string())
     }
 }
@@ -360,29 +362,41 @@ impl LogReader for SnapshotLog {
 async fn count(
     log: &impl LogReader,
     subscription: &Subscription,
-    ranges: Vec<(String, String, i64, i64)>,
-) -> Vec<(String, Vec<CountedEntry>, bool)> {
+    ranges: Vec<LogRange>,
+) -> Vec<CountedRange> {
     let mut counted = vec![];
-    for (environment, uid, from, to) in ranges {
+    for LogRange {
+        environment,
+        from,
+        to,
+    } in ranges
+    {
         let mut entries = vec![];
         let mut complete = true;
         for index in from..=to {
-            let Ok(read) = log.read(&environment, &uid, index).await else {
+            let Ok(read) = log.read(&environment, index).await else {
                 complete = false; // it won't tell of the next one either
                 break;
             };
             entries.push(subscription.count_entry(index, read.as_deref()));
         }
-        counted.push((uid, entries, complete));
+        counted.push(CountedRange {
+            environment,
+            entries,
+            complete,
+        });
     }
     counted
 }
 
 /// Whether an environment is deleted, and where its log ends: its newest entries may not have been heard of.
-async fn check_deleted(context: &Context, name: &str, uid: &str) -> Result<Deleted, LogError> {
+async fn check_deleted(
+    context: &Context,
+    EnvironmentId { name, uid }: &EnvironmentId,
+) -> Result<Deleted, LogError> {
     let api: Api<Environment> = Api::all(context.client.clone());
     let found = within(api.get_metadata_opt(name)).await?;
-    if found.is_some_and(|found| found.uid().as_deref() == Some(uid)) {
+    if found.is_some_and(|found| found.uid().as_ref() == Some(uid)) {
         return Ok(Deleted::No);
     }
     let entries = context.log.entries(name, uid).await?;

@@ -9,6 +9,7 @@ use crate::{
     delivery::{
         environment_queue::Phase,
         history::{self, SkippedEntries},
+        pending::LogRange,
         reasons::SkipReason,
         setting_state::{Action, Now, SettingState},
         status_writer::WriteDue,
@@ -39,7 +40,7 @@ impl SettingState {
                 self.decide_start(name, info);
                 self.try_start(&info.uid, now);
             } else if let Some((head, _)) = info.head {
-                self.log_grew(name, &info.uid, head, now);
+                self.log_grew(&info.uid, head, now);
             }
         }
         self.note_starts_decided(now);
@@ -113,7 +114,12 @@ impl SettingState {
         match from {
             Some(from) => {
                 let to = queue.head.min(from.saturating_add(COUNTED_AT_END - 1));
-                let count = (queue.cursor.environment.clone(), uid.to_owned(), from, to);
+                let environment = queue.cursor.environment_id();
+                let count = LogRange {
+                    environment,
+                    from,
+                    to,
+                };
                 let subscription = self.subscription.clone();
                 self.actions.push(Action::Count(subscription, vec![count]));
             }

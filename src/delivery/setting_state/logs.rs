@@ -14,7 +14,7 @@ use crate::{
 };
 
 impl SettingState {
-    pub(super) fn log_grew(&mut self, environment: &str, uid: &str, head: i64, now: Now) {
+    pub(super) fn log_grew(&mut self, uid: &str, head: i64, now: Now) {
         let Some(queue) = self.queues.get_mut(uid) else {
             self.try_start(uid, now);
             return;
@@ -24,9 +24,8 @@ impl SettingState {
             // The log may have been set back; or another replica has appended and sent what was not seen here yet.
             if queue.phase == Phase::Following && matches!(queue.work, Work::Idle) {
                 queue.phase = Phase::Comparing(head);
-                let environment = environment.to_owned();
-                self.actions
-                    .push(Action::Compare(environment, uid.to_owned(), reached));
+                let environment = queue.cursor.environment_id();
+                self.actions.push(Action::Compare(environment, reached));
             }
             return;
         }

@@ -5,6 +5,7 @@ use tracing::{debug, warn};
 use crate::{
     api::{
         condition,
+        environment::EnvironmentId,
         setting::{Cursor, StartDecision, StartReason},
     },
     cluster::pod_view::version,
@@ -47,8 +48,13 @@ impl SettingState {
         let Some(decision) = self.open_start(uid) else {
             return;
         };
-        let (name, reason) = (decision.environment.clone(), decision.reason);
-        let info = self.environments.get(&name).filter(|info| info.uid == uid);
+        let reason = decision.reason;
+        let environment = EnvironmentId {
+            name: decision.environment.clone(),
+            uid: uid.to_owned(),
+        };
+        let info = self.environments.get(&environment.name);
+        let info = info.filter(|info| info.uid == uid);
         let head = info.and_then(|info| info.head).map(|(head, _)| head);
         match (reason, head) {
             (StartReason::EnvironmentAdded | StartReason::CursorReset, Some(head)) => {
@@ -61,7 +67,7 @@ impl SettingState {
                     .is_none_or(|again| again.is_some_and(|again| again <= now.moment))
                 {
                     self.listing.insert(uid.to_owned(), None);
-                    self.actions.push(Action::ListEntries(name, uid.to_owned()));
+                    self.actions.push(Action::ListEntries(environment));
                 }
             }
         }

@@ -10,7 +10,7 @@ use crate::{
     delivery::{
         conditions::{self, ConditionInput},
         environment_queue::{Counted, UNREADABLE},
-        pending::CountedEntry,
+        pending::{CountedRange, LogRange},
         reasons::EventReason,
         setting_state::{Action, Counting, Now, SettingState, resumed},
         status_writer::{ConflictOutcome, WriteAnswer, WriteDue},
@@ -59,10 +59,10 @@ impl SettingState {
     }
 
     /// What is to be counted before the next write: as much as one write may take.
-    fn uncounted(&self) -> Vec<(String, String, i64, i64)> {
+    fn uncounted(&self) -> Vec<LogRange> {
         let mut budget = COUNTED;
         let mut counts = vec![];
-        for (uid, queue) in self.queues.iter() {
+        for (_, queue) in self.queues.iter() {
             if let Some(from) = queue.pending.next(queue.head)
                 && budget > 0
                 && !queue.is_leaving()
@@ -70,24 +70,29 @@ impl SettingState {
             {
                 let to = queue.head.min(from + budget - 1);
                 budget -= to - from + 1;
-                counts.push((queue.cursor.environment.clone(), uid.clone(), from, to));
+                counts.push(LogRange {
+                    environment: queue.cursor.environment_id(),
+                    from,
+                    to,
+                });
             }
         }
         counts
     }
 
-    pub(super) fn counted(&mut self, counted: Vec<(String, Vec<CountedEntry>, bool)>, now: Now) {
-        for (uid, entries, complete) in counted {
+    pub(super) fn counted(&mut self, counted: Vec<CountedRange>, now: Now) {
+        for range in counted {
+            let uid = range.environment.uid;
             let Some(queue) = self.queues.get_mut(&uid) else {
                 continue;
             };
-            for entry in entries {
+            for entry in range.entries {
                 queue.pending.put(entry);
             }
             if queue.is_leaving() {
-                let all = complete && queue.pending.next(queue.head).is_none();
+                let all = range.complete && queue.pending.next(queue.head).is_none();
                 self.close(&uid, all, now);
-            } else if !complete {
+            } else if !range.complete {
                 queue.could_not_read(
                     "an entry could not be read".to_owned(),
                     self.seed,

@@ -21,6 +21,7 @@ use crate::{
     api::{
         EnvironmentSnapshotSpec, EventType, NotificationSetting, NotificationSettingSpec,
         NotificationSettingStatus, condition,
+        environment::EnvironmentId,
         setting::{Cursor, Slack, Webhook},
     },
     delivery::{
@@ -28,6 +29,7 @@ use crate::{
         conditions::NotReady,
         environment_queue::Token,
         next_message::{LogReader, Origin},
+        pending::{CountedRange, LogRange},
         reasons::{EventReason, NotReadyReason},
         setting_state::{Action, Deleted, DestinationAnswer, Input, Now, SettingState},
         status_writer::{StatusWrite, WriteAnswer, WriteForm},
@@ -221,11 +223,13 @@ struct Reader<'a>(&'a BTreeMap<String, Log>, bool);
 impl LogReader for Reader<'_> {
     async fn read(
         &self,
-        environment: &str,
-        uid: &str,
+        environment: &EnvironmentId,
         index: i64,
     ) -> Result<Option<Arc<EnvironmentSnapshotSpec>>, String> {
-        let log = self.0.get(uid).filter(|log| log.name == environment);
+        let log = self
+            .0
+            .get(&environment.uid)
+            .filter(|log| log.name == environment.name);
         let unreadable = log.is_some_and(|log| log.unreadable.contains(&index));
         if self.1 || unreadable {
             return Err("no answer from the API server".to_owned());
@@ -233,11 +237,11 @@ impl LogReader for Reader<'_> {
         Ok(log.and_then(|log| log.entries.get(&index).map(|(spec, ..)| spec.clone())))
     }
 
-    async fn entries(&self, _: &str, uid: &str) -> Result<Vec<EntryMeta>, String> {
+    async fn entries(&self, environment: &EnvironmentId) -> Result<Vec<EntryMeta>, String> {
         if self.1 {
             return Err("no answer from the API server".to_owned());
         }
-        let log = self.0.get(uid);
+        let log = self.0.get(&environment.uid);
         let entries = log.into_iter().flat_map(|log| &log.entries);
         let meta = |(index, (_, created, version)): (&i64, &(_, Duration, u64))| EntryMeta {
             index: *index,
@@ -640,16 +644,16 @@ impl Simulation {
             Action::Count(subscription, ranges) => {
                 Input::Counted(self.count(&subscription, ranges, fails))
             }
-            Action::ListEntries(environment, uid) => {
-                let entries = block_on(Reader(&self.logs, fails).entries(&environment, &uid));
-                Input::Entries(uid, entries)
+            Action::ListEntries(environment) => {
+                let entries = block_on(Reader(&self.logs, fails).entries(&environment));
+                Input::Entries(environment, entries)
             }
-            Action::Compare(environment, uid, index) => {
-                let read = block_on(Reader(&self.logs, fails).read(&environment, &uid, index));
-                Input::Compared(uid, read.map(|read| read.is_some()))
+            Action::Compare(environment, index) => {
+                let read = block_on(Reader(&self.logs, fails).read(&environment, index));
+                Input::Compared(environment, read.map(|read| read.is_some()))
             }
-            Action::CheckDeleted(_, uid) => {
-                let log = self.logs.get(&uid);
+            Action::CheckDeleted(environment) => {
+                let log = self.logs.get(&environment.uid);
                 let deleted = match log {
                     Some(log) if !log.deleted => Deleted::No,
                     log => {
@@ -657,7 +661,7 @@ impl Simulation {
                         Deleted::Yes(last.unwrap_or(0))
                     }
                 };
-                Input::Checked(uid, Ok(deleted))
+                Input::Checked(environment, Ok(deleted))
             }
             Action::WriteStatus(write) => {
                 let answer = self.write_status(&write);
@@ -700,19 +704,25 @@ impl Simulation {
     fn count(
         &self,
         subscription: &Subscription,
-        ranges: Vec<(String, String, i64, i64)>,
+        ranges: Vec<LogRange>,
         fails: bool,
-    ) -> Vec<(String, Vec<crate::delivery::pending::CountedEntry>, bool)> {
+    ) -> Vec<CountedRange> {
         let reader = Reader(&self.logs, fails);
-        let count = |(environment, uid, from, to): (String, String, i64, i64)| {
-            let read = |index| block_on(reader.read(&environment, &uid, index));
+        let count = |range: LogRange| {
+            let (from, to) = (range.from, range.to);
+            let read = |index| block_on(reader.read(&range.environment, index));
             let read = (from..=to).map(|index| (index, read(index)));
             let good: Vec<_> = read.take_while(|(_, read)| read.is_ok()).collect();
-            let all = good.len() == usize::try_from(to - from + 1).unwrap();
+            let complete = good.len() == usize::try_from(to - from + 1).unwrap();
             let entry = |(index, read): (i64, Result<Option<Arc<_>>, String>)| {
                 subscription.count_entry(index, read.unwrap().as_deref())
             };
-            (uid.clone(), good.into_iter().map(entry).collect(), all)
+            let entries = good.into_iter().map(entry).collect();
+            CountedRange {
+                environment: range.environment,
+                entries,
+                complete,
+            }
         };
         ranges.into_iter().map(count).collect()
     }

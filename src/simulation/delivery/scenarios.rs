@@ -541,6 +541,23 @@ fn a_status_that_the_api_server_refuses_is_reported_and_written_with_short_texts
 }
 
 #[test]
+fn while_no_status_can_be_written_only_a_window_is_sent() {
+    let mut it = with_one_environment(webhook());
+    it.start();
+    it.run(seconds(5));
+    it.faults.write_fails = 1_000;
+    for number in 0..100 {
+        change(&mut it, "u1", &format!("image-{number}"));
+    }
+    it.run(seconds(600));
+    assert_eq!(it.taken().len(), usize::try_from(WINDOW).unwrap());
+    it.faults.write_fails = 0;
+    it.run(seconds(600));
+    assert_eq!(it.taken(), it.ids_after("u1", 1));
+    assert_eq!(it.duplicates(), 0);
+}
+
+#[test]
 fn a_spurious_404_stops_nothing() {
     let mut it = with_one_environment(webhook());
     it.start();
