@@ -114,6 +114,21 @@ fn an_environment_that_is_opened_to_the_namespace_starts_at_its_newest_snapshot(
     assert_eq!(it.taken(), it.ids_after("u2", 2));
 }
 
+#[test]
+fn nothing_of_an_environment_is_sent_before_its_start_stands_in_the_status() {
+    let mut it = with_one_environment(webhook());
+    it.start();
+    it.run(seconds(5));
+    it.faults.write_fails = 1_000;
+    it.environment("test", "u2");
+    change(&mut it, "u2", "a");
+    it.run(seconds(600));
+    assert!(it.heard.is_empty());
+    it.faults.write_fails = 0;
+    it.run(seconds(600));
+    assert_eq!(it.taken(), it.ids_after("u2", 1));
+}
+
 // ---- turns ----
 
 #[test]
