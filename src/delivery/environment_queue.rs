@@ -417,6 +417,20 @@ mod tests {
     }
 
     #[test]
+    fn a_write_that_counted_an_earlier_queue_of_the_environment_says_nothing_of_the_next() {
+        let mut queues = EnvironmentQueues::default();
+        queues.open(cursor("a", 4)).ahead.sent(5, at(1));
+        let counted = queues.counted();
+        queues.close("a");
+        queues.open(cursor("a", 9)).ahead.sent(3, at(2));
+        queues.written(&counted, at(3));
+        assert!(queues.any_ahead());
+        let counted = queues.counted();
+        queues.written(&counted, at(4));
+        assert!(!queues.any_ahead());
+    }
+
+    #[test]
     fn what_is_not_on_its_way_yet_can_be_cancelled_and_frees_its_turn() {
         let turn = Turn {
             token: 7,
