@@ -6,9 +6,9 @@ use serde::Serialize;
 use crate::{
     api::compliance::ComplianceState,
     compliance::evidence::{Allowance, Evidence},
-    message::installation::Installation,
+    message::installation::{Installation, Link},
     snapshot::state::{EnvironmentProblem, EnvironmentSummary},
-    web::views::{Compliant, Link, Seconds, VerdictView},
+    web::views::{Compliant, Seconds},
 };
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -54,14 +54,14 @@ pub(crate) struct ReasonView {
 
 impl ReasonView {
     fn of(problem: &EnvironmentProblem) -> Self {
-        let verdict = VerdictView::of(Some(&problem.verdict));
+        let verdict = &problem.verdict;
         Self {
             artifact_name: problem.name.clone(),
-            compliant: verdict.compliant,
+            compliant: Compliant(verdict.state),
             fingerprint: problem.fingerprint.to_string(),
-            grace_until: verdict.grace_until,
-            message: verdict.message,
-            reason: verdict.reason,
+            grace_until: verdict.grace_until.map(Seconds),
+            message: verdict.message.clone(),
+            reason: verdict.reason.as_str(),
         }
     }
 }
@@ -78,15 +78,16 @@ pub(crate) fn environment(
     let (problems, more) = summary.map_or((&[][..], 0), |summary| {
         (&summary.problems.0[..], summary.problems.1)
     });
-    let to_snapshot = |(index, _)| Link::to_snapshot(installation, name, index);
+    let to_snapshot = |(index, _)| installation.snapshot(name, index);
+    let Link { html, api } = installation.environment(name);
     EnvironmentView {
         links: EnvironmentLinks {
             snapshot: head.map_or(Link::default(), to_snapshot),
         },
-        api_url: installation.environment_api_url(name),
+        api_url: api,
         artifacts: totals.map(|totals| totals.artifacts),
         has_rules: summary.is_some_and(|summary| summary.ruled),
-        html_url: installation.environment_html_url(name),
+        html_url: html,
         instances: totals.map(|totals| totals.instances),
         last_changed_at: head.map(|(_, time)| Seconds(time)),
         more_reasons: more,
