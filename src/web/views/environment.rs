@@ -135,22 +135,18 @@ pub(crate) fn allow_list(
     for entry in entries {
         let names = entry.environments.iter();
         for name in names.filter(|name| environment.is_none_or(|wanted| wanted == &***name)) {
-            images.extend(
-                entry
-                    .artifacts
-                    .iter()
-                    .map(|(fingerprint, image)| AllowedView {
-                        active: entry.is_active(now),
-                        artifact_name: image.to_string(),
-                        description: entry.reason.trim().to_owned(),
-                        entry: entry.name.to_string(),
-                        environment_name: name.to_string(),
-                        expires_at: entry.expires.map(Seconds),
-                        fingerprint: fingerprint.to_string(),
-                        timestamp: Seconds(entry.created),
-                        user_name: "",
-                    }),
-            );
+            let images_here = entry.artifacts.iter();
+            images.extend(images_here.map(|(fingerprint, image)| AllowedView {
+                active: entry.is_active(now),
+                artifact_name: image.to_string(),
+                description: entry.reason.trim().to_owned(),
+                entry: entry.name.to_string(),
+                environment_name: name.to_string(),
+                expires_at: entry.expires.map(Seconds),
+                fingerprint: fingerprint.to_string(),
+                timestamp: Seconds(entry.created),
+                user_name: "",
+            }));
         }
     }
     images
