@@ -79,26 +79,26 @@ pub fn compliance(
     );
     // A header may have 150 characters.
     let title = text::plain(&place(origin, &snapshot.environment), 110);
-    let listed = |reasons: &[String]| -> Vec<_> {
-        reasons.iter().map(|text| (prose(text, 250), 1)).collect()
+    let is_again = event.type_ == EventType::EnvironmentCompliant;
+    let reasons = match is_again {
+        true => &compliance.resolved,
+        false => &compliance.reasons,
     };
-    let (title, mut text, color, lines, label) = if event.type_ == EventType::EnvironmentCompliant {
-        let title = format!("🟢 {title} is Compliant again");
-        let text = format!("🟢 {} is Compliant again ({was})", range.place);
-        (
-            title,
-            text,
-            GREEN,
-            listed(&compliance.resolved),
-            "Resolved by:".to_owned(),
-        )
-    } else {
-        let lines = listed(&compliance.reasons);
-        let title = format!("🔴 {title} is Non-Compliant");
-        let text = format!("🔴 {} is now Non-Compliant ({was})", range.place);
-        let label = format!("{} {}:", lines.len(), plural("reason", lines.len()));
-        (title, text, RED, lines, label)
+    let lines: Vec<_> = reasons.iter().map(|text| (prose(text, 250), 1)).collect();
+    let reasons = format!("{} {}:", lines.len(), plural("reason", lines.len()));
+    let again = "is Compliant again";
+    let (icon, is, is_now, color, label) = match is_again {
+        true => ("🟢", again, again, GREEN, "Resolved by:"),
+        false => (
+            "🔴",
+            "is Non-Compliant",
+            "is now Non-Compliant",
+            RED,
+            &*reasons,
+        ),
     };
+    let title = format!("{icon} {title} {is}");
+    let mut text = format!("{icon} {} {is_now} ({was})", range.place);
     let mut section = format!("W{}.", &was[1..]);
     if !lines.is_empty() {
         text = format!("{text}: {}", sentence(&lines, 0));

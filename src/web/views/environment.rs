@@ -4,14 +4,13 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
-    api::compliance::ComplianceState,
     compliance::evidence::{Allowance, Evidence},
     message::installation::{Installation, Link},
     snapshot::state::{EnvironmentProblem, EnvironmentSummary},
     web::views::{Compliant, Seconds},
 };
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct EnvironmentView {
     #[serde(rename = "_links")]
     pub(crate) links: EnvironmentLinks,
@@ -72,35 +71,39 @@ pub(crate) fn environment(
     name: &str,
     summary: Option<&EnvironmentSummary>,
 ) -> EnvironmentView {
-    let compliance = summary.map(|summary| &summary.compliance);
-    let head = summary.and_then(|summary| summary.head);
-    let totals = summary.map(|summary| summary.totals);
-    let (problems, more) = summary.map_or((&[][..], 0), |summary| {
-        (&summary.problems.0[..], summary.problems.1)
-    });
-    let to_snapshot = |(index, _)| installation.snapshot(name, index);
     let Link { html, api } = installation.environment(name);
-    EnvironmentView {
-        links: EnvironmentLinks {
-            snapshot: head.map_or(Link::default(), to_snapshot),
-        },
+    let unread = EnvironmentView {
         api_url: api,
-        artifacts: totals.map(|totals| totals.artifacts),
-        has_rules: summary.is_some_and(|summary| summary.ruled),
         html_url: html,
-        instances: totals.map(|totals| totals.instances),
-        last_changed_at: head.map(|(_, time)| Seconds(time)),
-        more_reasons: more,
         name: name.to_owned(),
         org: installation.org.clone(),
-        pending_until: compliance.and_then(|it| it.pending_until).map(Seconds),
-        reasons: problems.iter().map(ReasonView::of).collect(),
-        reasons_for_incompliance: compliance.map_or(vec![], |it| it.reasons.clone()),
-        snapshot_index: head.map(|(index, _)| index),
-        state: Compliant(compliance.map_or(ComplianceState::Unknown, |it| it.state)),
-        state_since: compliance.and_then(|it| it.since).map(Seconds),
         type_: "K8S",
-        unidentified: summary.map(|summary| summary.unidentified),
+        ..EnvironmentView::default()
+    };
+    let Some(summary) = summary else {
+        return unread;
+    };
+    let (compliance, (problems, more)) = (&summary.compliance, &summary.problems);
+    let newest = summary
+        .head
+        .map(|(index, _)| installation.snapshot(name, index));
+    EnvironmentView {
+        links: EnvironmentLinks {
+            snapshot: newest.unwrap_or_default(),
+        },
+        artifacts: Some(summary.totals.artifacts),
+        has_rules: summary.ruled,
+        instances: Some(summary.totals.instances),
+        last_changed_at: summary.head.map(|(_, time)| Seconds(time)),
+        more_reasons: *more,
+        pending_until: compliance.pending_until.map(Seconds),
+        reasons: problems.iter().map(ReasonView::of).collect(),
+        reasons_for_incompliance: compliance.reasons.clone(),
+        snapshot_index: summary.head.map(|(index, _)| index),
+        state: Compliant(compliance.state),
+        state_since: compliance.since.map(Seconds),
+        unidentified: Some(summary.unidentified),
+        ..unread
     }
 }
 
