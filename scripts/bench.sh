@@ -1,5 +1,5 @@
 #!/bin/sh
-# Measures the operator as it is shipped beside a stock watcher, in one run, and prints the table for the README.
+# Measures the operator as it is shipped beside a stock watcher, in one run, and prints the table for docs/benchmarks.md.
 # Further arguments go to the benchmark: scripts/bench.sh --only latency
 set -eu
 cd "$(dirname "$0")/.."

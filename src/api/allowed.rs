@@ -10,6 +10,7 @@ use crate::api::Condition;
 /// An entry of the allow-list: images that are allowed in environments whatever their rules require. Each image is
 /// reported once as `ARTIFACT_ALLOWED`. Use it for images that you do not build yourselves.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[rustfmt::skip::attributes(kube)] // one line a column
 #[kube(
     group = "shipbell.dev",
     version = "v1alpha1",
@@ -21,28 +22,11 @@ use crate::api::Condition;
     derive = "PartialEq",
     derive = "Default",
     printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
-    printcolumn(
-        name = "Environments",
-        type_ = "string",
-        json_path = ".spec.environments[*]"
-    ),
-    printcolumn(
-        name = "Artifacts",
-        type_ = "string",
-        json_path = ".spec.artifacts[*].name"
-    ),
+    printcolumn(name = "Environments", type_ = "string", json_path = ".spec.environments[*]"),
+    printcolumn(name = "Artifacts", type_ = "string", json_path = ".spec.artifacts[*].name"),
     printcolumn(name = "Expires", type_ = "string", json_path = ".spec.expiresAt"),
-    printcolumn(
-        name = "Age",
-        type_ = "date",
-        json_path = ".metadata.creationTimestamp"
-    ),
-    printcolumn(
-        name = "Reason",
-        type_ = "string",
-        json_path = ".spec.reason",
-        priority = 1
-    )
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".spec.reason", priority = 1)
 )]
 #[x_kube(validation = Rule::new("self.reason.trim().size() > 0").message("reason must say why"))]
 #[x_kube(validation = Rule::new("!has(self.expiresAt) || self.expiresAt > timestamp('2020-01-01T00:00:00Z')").message("expiresAt lies long ago"))]

@@ -11,6 +11,7 @@ use crate::api::Condition;
 /// One review of an image: a request, an approval or a rejection. It is never edited: a new review is a new object, and
 /// the newest one counts.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[rustfmt::skip::attributes(kube)] // one line a column
 #[kube(
     group = "shipbell.dev",
     version = "v1alpha1",
@@ -24,30 +25,12 @@ use crate::api::Condition;
     selectable = ".spec.fingerprint",
     printcolumn(name = "State", type_ = "string", json_path = ".spec.state"),
     printcolumn(name = "Reviewer", type_ = "string", json_path = ".spec.reviewer"),
-    printcolumn(
-        name = "Environment",
-        type_ = "string",
-        json_path = ".spec.environment"
-    ),
+    printcolumn(name = "Environment", type_ = "string", json_path = ".spec.environment"),
     printcolumn(name = "Number", type_ = "integer", json_path = ".status.number"),
     printcolumn(name = "Expires", type_ = "string", json_path = ".spec.expiresAt"),
-    printcolumn(
-        name = "Age",
-        type_ = "date",
-        json_path = ".metadata.creationTimestamp"
-    ),
-    printcolumn(
-        name = "Comment",
-        type_ = "string",
-        json_path = ".spec.comment",
-        priority = 1
-    ),
-    printcolumn(
-        name = "Fingerprint",
-        type_ = "string",
-        json_path = ".spec.fingerprint",
-        priority = 1
-    )
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Comment", type_ = "string", json_path = ".spec.comment", priority = 1),
+    printcolumn(name = "Fingerprint", type_ = "string", json_path = ".spec.fingerprint", priority = 1)
 )]
 #[x_kube(validation = Rule::new("self == oldSelf").message("a review is never edited: make a new one, the newest counts"))]
 #[serde(rename_all = "camelCase")]

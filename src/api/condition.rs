@@ -16,6 +16,26 @@ pub(crate) const DELIVERED: &str = "Delivered";
 /// Whether everything that runs in an environment meets its rules.
 pub(crate) const COMPLIANT: &str = "Compliant";
 
+/// Makes an enum of reasons whose names in status are those of its variants.
+macro_rules! reasons {
+    ($(#[$meta:meta])* $vis:vis enum $name:ident { $($(#[$about:meta])* $variant:ident),* $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        $vis enum $name { $($(#[$about])* $variant),* }
+
+        impl $name {
+            #[cfg(test)]
+            pub(crate) const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// The name in statuses.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => stringify!($variant)),* }
+            }
+        }
+    };
+}
+pub(crate) use reasons;
+
 /// The content of a condition, apart from its times.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statement {
@@ -78,6 +98,17 @@ pub(crate) fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a C
 /// that is read back.
 pub(crate) fn whole_seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+/// The reasons that the tables of a section of docs/troubleshooting.md explain.
+#[cfg(test)]
+pub(crate) fn documented(section: &str) -> std::collections::BTreeSet<&'static str> {
+    let document = include_str!("../../docs/troubleshooting.md");
+    let (_, from) = document.split_once(&format!("\n## {section}\n")).unwrap();
+    let tables = from.split("\n## ").next().unwrap();
+    let reason = |line: &'static str| line.strip_prefix("| `")?.split_once("` |");
+    let rows = tables.lines().filter_map(reason);
+    rows.map(|(reason, _)| reason).collect()
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use crate::api::Condition;
 /// The record of an image: the flow that built it, the commit, the build, and what was attested. It counts only in
 /// environments that trust its namespace.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[rustfmt::skip::attributes(kube)] // one line a column
 #[kube(
     group = "shipbell.dev",
     version = "v1alpha1",
@@ -23,43 +24,14 @@ use crate::api::Condition;
     derive = "PartialEq",
     derive = "Default",
     selectable = ".spec.fingerprint",
-    printcolumn(
-        name = "State",
-        type_ = "string",
-        json_path = ".status.state",
-        description = "Whether the record is complete and compliant"
-    ),
-    printcolumn(
-        name = "Running In",
-        type_ = "string",
-        json_path = ".status.runningIn[*].environment",
-        description = "Environments that run the image"
-    ),
+    printcolumn(name = "State", type_ = "string", json_path = ".status.state", description = "Whether the record is complete and compliant"),
+    printcolumn(name = "Running In", type_ = "string", json_path = ".status.runningIn[*].environment", description = "Environments that run the image"),
     printcolumn(name = "Flow", type_ = "string", json_path = ".spec.flow"),
     printcolumn(name = "Name", type_ = "string", json_path = ".spec.name"),
-    printcolumn(
-        name = "Age",
-        type_ = "date",
-        json_path = ".metadata.creationTimestamp"
-    ),
-    printcolumn(
-        name = "Missing",
-        type_ = "string",
-        json_path = ".status.missing[*]",
-        priority = 1
-    ),
-    printcolumn(
-        name = "Conflict",
-        type_ = "string",
-        json_path = ".status.conflict",
-        priority = 1
-    ),
-    printcolumn(
-        name = "Fingerprint",
-        type_ = "string",
-        json_path = ".spec.fingerprint",
-        priority = 1
-    )
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Missing", type_ = "string", json_path = ".status.missing[*]", priority = 1),
+    printcolumn(name = "Conflict", type_ = "string", json_path = ".status.conflict", priority = 1),
+    printcolumn(name = "Fingerprint", type_ = "string", json_path = ".spec.fingerprint", priority = 1)
 )]
 #[x_kube(validation = Rule::new("!has(self.aliases) || !(self.fingerprint in self.aliases)").message("aliases must not hold the fingerprint itself"))]
 #[x_kube(validation = Rule::new("!has(oldSelf.repository) || (has(self.repository) && self.repository == oldSelf.repository)").message("repository can't be changed once it is set: make a new record"))]

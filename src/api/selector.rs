@@ -1,4 +1,5 @@
-//! A label selector with the limits that our schemas require; `kube::core::Selector` has no schema with such limits.
+//! A label selector of our own: the schema of `k8s_openapi`'s `LabelSelector` has no limits, and `kube::core::Selector`, into
+//! which it is converted to match labels, has no schema, and an error for a wrong operator that names no field.
 
 use std::collections::BTreeMap;
 

@@ -70,6 +70,7 @@ impl fmt::Display for EventType {
 
 /// Sends chosen events of chosen environments to one destination, and shows the state of their delivery.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[rustfmt::skip::attributes(kube)] // one line a column
 #[kube(
     group = "shipbell.dev",
     version = "v1alpha1",
@@ -81,47 +82,16 @@ impl fmt::Display for EventType {
     category = "shipbell",
     derive = "PartialEq",
     derive = "Default",
-    printcolumn(
-        name = "Ready",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type=='Ready')].status"
-    ),
-    printcolumn(
-        name = "Delivered",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type=='Delivered')].status"
-    ),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
+    printcolumn(name = "Delivered", type_ = "string", json_path = ".status.conditions[?(@.type=='Delivered')].status"),
     printcolumn(name = "To", type_ = "string", json_path = ".status.destination"),
-    printcolumn(
-        name = "Environments",
-        type_ = "string",
-        json_path = ".status.environments"
-    ),
+    printcolumn(name = "Environments", type_ = "string", json_path = ".status.environments"),
     printcolumn(name = "Pending", type_ = "integer", json_path = ".status.pending"),
     printcolumn(name = "Last", type_ = "date", json_path = ".status.lastDelivery.time"),
-    printcolumn(
-        name = "Age",
-        type_ = "date",
-        json_path = ".metadata.creationTimestamp"
-    ),
-    printcolumn(
-        name = "Reason",
-        type_ = "string",
-        json_path = ".status.reason",
-        priority = 1
-    ),
-    printcolumn(
-        name = "Next",
-        type_ = "string",
-        json_path = ".status.nextAttemptTime",
-        priority = 1
-    ),
-    printcolumn(
-        name = "Message",
-        type_ = "string",
-        json_path = ".status.message",
-        priority = 1
-    )
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason", priority = 1),
+    printcolumn(name = "Next", type_ = "string", json_path = ".status.nextAttemptTime", priority = 1),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = 1)
 )]
 #[x_kube(validation = Rule::new("has(self.webhook) != has(self.slack)").message("give exactly one of webhook and slack"))]
 #[serde(rename_all = "camelCase")]

@@ -6,7 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{EventType, approval::ReviewState, provenance::RecordState};
+use crate::api::{EventType, approval::ReviewState, condition::reasons, provenance::RecordState};
 
 pub use crate::api::compliance::ComplianceState;
 
@@ -219,57 +219,36 @@ pub struct Verdict {
     pub grace_over: bool,
 }
 
-/// Why an artifact complies with the rules, or does not.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
-pub enum VerdictReason {
-    /// The environment has no rules.
-    NoPolicy,
-    /// The artifact is on the allow-list.
-    AllowListed,
-    /// The image cannot be identified by a digest.
-    Unidentified,
-    /// The newest review rejects the artifact.
-    ApprovalRejected,
-    /// The record is in a namespace that is not trusted, or is for images from another repository.
-    UntrustedProvenance,
-    /// There is no record of the artifact.
-    NoProvenance,
-    /// An attestation has `compliant: false`.
-    EvidenceFailed,
-    /// An attestation is missing.
-    EvidenceMissing,
-    /// The approval expired.
-    ApprovalExpired,
-    /// The artifact is not approved, or not by enough reviewers.
-    ApprovalMissing,
-    /// The record lists no deployment to this environment.
-    UnexpectedDeployment,
-    /// The artifact meets all rules.
-    Satisfied,
-    /// The artifact meets all rules that no exception waives.
-    ExceptionApplied,
-}
-
-impl VerdictReason {
-    /// The name in conditions.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NoPolicy => "NoPolicy",
-            Self::AllowListed => "AllowListed",
-            Self::Unidentified => "Unidentified",
-            Self::ApprovalRejected => "ApprovalRejected",
-            Self::UntrustedProvenance => "UntrustedProvenance",
-            Self::NoProvenance => "NoProvenance",
-            Self::EvidenceFailed => "EvidenceFailed",
-            Self::EvidenceMissing => "EvidenceMissing",
-            Self::ApprovalExpired => "ApprovalExpired",
-            Self::ApprovalMissing => "ApprovalMissing",
-            Self::UnexpectedDeployment => "UnexpectedDeployment",
-            Self::Satisfied => "Satisfied",
-            Self::ExceptionApplied => "ExceptionApplied",
-        }
+reasons! {
+    /// Why an artifact complies with the rules, or does not.
+    #[derive(Serialize, Deserialize, JsonSchema)]
+    pub enum VerdictReason {
+        /// The environment has no rules.
+        NoPolicy,
+        /// The artifact is on the allow-list.
+        AllowListed,
+        /// The image cannot be identified by a digest.
+        Unidentified,
+        /// The newest review rejects the artifact.
+        ApprovalRejected,
+        /// The record is in a namespace that is not trusted, or is for images from another repository.
+        UntrustedProvenance,
+        /// There is no record of the artifact.
+        NoProvenance,
+        /// An attestation has `compliant: false`.
+        EvidenceFailed,
+        /// An attestation is missing.
+        EvidenceMissing,
+        /// The approval expired.
+        ApprovalExpired,
+        /// The artifact is not approved, or not by enough reviewers.
+        ApprovalMissing,
+        /// The record lists no deployment to this environment.
+        UnexpectedDeployment,
+        /// The artifact meets all rules.
+        Satisfied,
+        /// The artifact meets all rules that no exception waives.
+        ExceptionApplied,
     }
 }
 

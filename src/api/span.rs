@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, fmt, str::FromStr, time::Duration};
 
+use jiff::fmt::friendly::{Spacing, SpanPrinter};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
@@ -47,19 +48,8 @@ impl FromStr for Span {
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let millis = u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX);
-        let (hours, minutes) = (millis / 3_600_000, millis / 60_000 % 60);
-        let (seconds, rest) = (millis / 1_000 % 60, millis % 1_000);
-        for (number, unit) in [(hours, "h"), (minutes, "m"), (seconds, "s"), (rest, "ms")] {
-            if number > 0 {
-                write!(f, "{number}{unit}")?;
-            }
-        }
-        if millis == 0 {
-            f.write_str("0s")
-        } else {
-            Ok(())
-        }
+        const PRINTER: SpanPrinter = SpanPrinter::new().spacing(Spacing::None);
+        f.write_str(&PRINTER.unsigned_duration_to_string(&self.0))
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
         AllowedArtifact, ArtifactApproval, ArtifactProvenance, Condition,
         allowed::{AllowedArtifactStatus, AllowedState},
         approval::ArtifactApprovalStatus,
-        condition::{READY, Statement},
+        condition::{READY, Statement, reasons},
         provenance::{ArtifactProvenanceStatus, RunningIn},
     },
     compliance::{
@@ -23,6 +23,13 @@ use crate::{
 
 /// At most so many environments are listed in a status.
 const ENVIRONMENTS: usize = 256;
+
+reasons! {
+    /// What the condition `Ready` of a piece of evidence says.
+    enum EvidenceReason {
+        Recorded, Conflict, Numbered, NamespaceNotTrusted, Active, Expired, EnvironmentNotFound,
+    }
+}
 
 /// A kind of object that carries evidence.
 pub trait EvidenceResource:
@@ -183,7 +190,7 @@ fn not_trusted(namespace: &str) -> Statement {
     Statement {
         type_: READY,
         status: Some(false),
-        reason: "NamespaceNotTrusted",
+        reason: EvidenceReason::NamespaceNotTrusted.as_str(),
         message: format!(
             "no Environment trusts namespace {namespace}, so this changes nothing; add it to spec.compliance.provenance.trustedNamespaces of an Environment"
         ),
@@ -214,7 +221,7 @@ fn record_status(
         Some(older) => Statement {
             type_: READY,
             status: Some(false),
-            reason: "Conflict",
+            reason: EvidenceReason::Conflict.as_str(),
             message: format!(
                 "{older} is an older record of flow {} for the same image, and counts instead of this one",
                 record.flow
@@ -223,7 +230,7 @@ fn record_status(
         None => Statement {
             type_: READY,
             status: Some(true),
-            reason: "Recorded",
+            reason: EvidenceReason::Recorded.as_str(),
             message: format!("The record counts in environments that trust namespace {namespace}."),
         },
     };
@@ -246,7 +253,7 @@ fn review_status(
         Statement {
             type_: READY,
             status: Some(true),
-            reason: "Numbered",
+            reason: EvidenceReason::Numbered.as_str(),
             message: format!("The review counts in environments that trust namespace {namespace}."),
         }
     } else {
@@ -281,23 +288,27 @@ fn allowance_status(
         // What was said is over, not wrong: nobody waits for it to heal.
         AllowedState::Expired => (
             true,
-            "Expired",
+            EvidenceReason::Expired,
             "The entry has expired: the rules apply to these images again.".to_owned(),
         ),
         _ if !missing.is_empty() => (
             false,
-            "EnvironmentNotFound",
+            EvidenceReason::EnvironmentNotFound,
             format!(
                 "there is no Environment {}; kubectl get environments lists them",
                 missing.join(", ")
             ),
         ),
-        _ => (true, "Active", "These images are allowed.".to_owned()),
+        _ => (
+            true,
+            EvidenceReason::Active,
+            "These images are allowed.".to_owned(),
+        ),
     };
     let ready = Statement {
         type_: READY,
         status: Some(status),
-        reason,
+        reason: reason.as_str(),
         message,
     };
     let announced = entry
@@ -310,4 +321,19 @@ fn allowance_status(
         ..AllowedArtifactStatus::default()
     };
     (status, ready)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::condition::documented;
+
+    #[test]
+    fn the_documents_explain_exactly_the_reasons_that_are_written() {
+        let kinds = ["ArtifactProvenance", "ArtifactApproval", "AllowedArtifact"];
+        let explained: std::collections::BTreeSet<_> =
+            kinds.into_iter().flat_map(documented).collect();
+        let reasons = EvidenceReason::ALL.iter().map(|it| it.as_str());
+        assert_eq!(explained, reasons.collect());
+    }
 }

@@ -322,7 +322,7 @@ impl Search {
         let parts: Vec<_> = gathered
             .iter()
             .zip(&events)
-            .map(|((snapshot, _), events)| slack::Part { snapshot, events })
+            .map(|((snapshot, _), events)| slack::SnapshotEvents { snapshot, events })
             .collect();
         let message = if digest {
             slack::digest(from.installation, &parts)

@@ -1,5 +1,7 @@
 //! What messages say about the installation that they come from, and the URLs of the read API.
 
+use serde::Serialize;
+
 /// An installation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Installation {
@@ -11,68 +13,69 @@ pub struct Installation {
     pub external_url: Option<String>,
 }
 
+/// The URLs of one thing in the read API; empty if it is not there, or if the read API is switched off.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Link {
+    /// The URL of the page.
+    pub html: String,
+    /// The URL of the JSON.
+    #[serde(rename = "self")]
+    pub api: String,
+}
+
 impl Installation {
-    /// The URL of the JSON of a snapshot; empty if the read API is switched off.
-    pub fn snapshot_api_url(&self, environment: &str, index: i64) -> String {
-        let of =
-            |base: &String| format!("{base}/api/v2/snapshots/{}/{environment}/{index}", self.org);
-        self.external_url.as_ref().map(of).unwrap_or_default()
-    }
-
-    /// The URL of the page of a snapshot; empty if the read API is switched off.
-    pub fn snapshot_html_url(&self, environment: &str, index: i64) -> String {
-        let of = |base: &String| {
-            format!(
-                "{base}/{}/environments/{environment}/snapshots/{index}",
-                self.org
-            )
-        };
-        self.external_url.as_ref().map(of).unwrap_or_default()
-    }
-
-    /// The URL of the JSON of an environment; empty if the read API is switched off.
-    pub fn environment_api_url(&self, environment: &str) -> String {
-        let of = |base: &String| format!("{base}/api/v2/environments/{}/{environment}", self.org);
-        self.external_url.as_ref().map(of).unwrap_or_default()
-    }
-
-    /// The URL of the page of an environment; empty if the read API is switched off.
-    pub fn environment_html_url(&self, environment: &str) -> String {
-        let of = |base: &String| format!("{base}/{}/environments/{environment}", self.org);
-        self.external_url.as_ref().map(of).unwrap_or_default()
-    }
-
-    /// The URL of the JSON of an artifact of a flow; empty if the read API is switched off.
-    pub fn artifact_api_url(&self, flow: &str, fingerprint: &str) -> String {
-        self.flow_url(flow, |base, org| {
-            format!("{base}/api/v2/artifacts/{org}/{flow}/fingerprint/{fingerprint}")
+    /// The URLs of a snapshot.
+    pub fn snapshot(&self, environment: &str, index: i64) -> Link {
+        self.link(|org| {
+            [
+                format!("{org}/environments/{environment}/snapshots/{index}"),
+                format!("api/v2/snapshots/{org}/{environment}/{index}"),
+            ]
         })
     }
 
-    /// The URL of the page of an artifact of a flow; empty if the read API is switched off.
-    pub fn artifact_html_url(&self, flow: &str, fingerprint: &str) -> String {
-        self.flow_url(flow, |base, org| {
-            format!("{base}/{org}/{flow}/{fingerprint}")
+    /// The URLs of an environment.
+    pub fn environment(&self, environment: &str) -> Link {
+        self.link(|org| {
+            [
+                format!("{org}/environments/{environment}"),
+                format!("api/v2/environments/{org}/{environment}"),
+            ]
         })
     }
 
-    /// The URL of the JSON of a deployment or an approval of a flow (`what` is the plural); empty if the read API is switched off.
-    pub fn note_api_url(&self, what: &str, flow: &str, number: i64) -> String {
-        self.flow_url(flow, |base, org| {
-            format!("{base}/api/v2/{what}/{org}/{flow}/{number}")
+    /// The URLs of an artifact of a flow. An artifact without a flow has none.
+    pub fn artifact(&self, flow: &str, fingerprint: &str) -> Link {
+        self.link_of_flow(flow, |org| {
+            [
+                format!("{org}/{flow}/{fingerprint}"),
+                format!("api/v2/artifacts/{org}/{flow}/fingerprint/{fingerprint}"),
+            ]
         })
     }
 
-    /// The URL of the page of a deployment or an approval of a flow (`what` is the plural); empty if the read API is switched off.
-    pub fn note_html_url(&self, what: &str, flow: &str, number: i64) -> String {
-        self.flow_url(flow, |base, org| {
-            format!("{base}/{org}/flows/{flow}/{what}/{number}")
+    /// The URLs of a deployment or a review of a flow. `what`: `deployments` or `approvals`.
+    pub fn note(&self, what: &str, flow: &str, number: i64) -> Link {
+        self.link_of_flow(flow, |org| {
+            [
+                format!("{org}/flows/{flow}/{what}/{number}"),
+                format!("api/v2/{what}/{org}/{flow}/{number}"),
+            ]
         })
     }
 
-    /// The read API has pages only for artifacts of a flow.
-    fn flow_url(&self, flow: &str, url: impl Fn(&str, &str) -> String) -> String {
-        let base = self.external_url.as_ref().filter(|_| !flow.is_empty());
-        base.map(|base| url(base, &self.org)).unwrap_or_default()
+    fn link_of_flow(&self, flow: &str, paths: impl Fn(&str) -> [String; 2]) -> Link {
+        match flow {
+            "" => Link::default(),
+            _ => self.link(paths),
+        }
+    }
+
+    /// `paths`: of the page and of the JSON.
+    fn link(&self, paths: impl Fn(&str) -> [String; 2]) -> Link {
+        self.external_url.as_ref().map_or(Link::default(), |base| {
+            let [html, api] = paths(&self.org).map(|path| format!("{base}/{path}"));
+            Link { html, api }
+        })
     }
 }

@@ -1,6 +1,7 @@
 //! The webhook payload: the Kosli v1.0 document. Every scalar is a string. Inside `artifact` every key is always
 //! present, and unknown values are `""` or `[]`, so that receivers written for the published example keep working.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -10,7 +11,10 @@ use crate::{
         setting::UnreportedGap,
         snapshot::{self, Change, Event},
     },
-    message::{installation::Installation, unreported_gap},
+    message::{
+        installation::{Installation, Link},
+        unreported_gap,
+    },
     snapshot::event,
 };
 
@@ -117,62 +121,38 @@ pub struct ApprovalBody {
     pub api_url: String,
 }
 
-/// Makes the document for one event of a snapshot.
-pub fn payload(
-    installation: &Installation,
-    snapshot: &EnvironmentSnapshotSpec,
-    event: &Event,
-) -> Payload {
-    let EnvironmentSnapshotSpec {
-        environment, index, ..
-    } = snapshot;
-    Payload {
-        version: "1.0".to_owned(),
-        timestamp: snapshot.time.as_second().to_string(),
-        org: installation.org.clone(),
-        environment: environment.clone(),
-        event_type: event.type_.to_string(),
-        description: event::description(snapshot, event),
-        snapshot: SnapshotBody {
-            index: index.to_string(),
-            status: snapshot.compliance.state.word().to_owned(),
-            html_url: installation.snapshot_html_url(environment, *index),
-            api_url: installation.snapshot_api_url(environment, *index),
-        },
-        artifact: event::change(snapshot, event).map(|change| artifact(installation, change)),
-    }
-}
-
-/// Makes the body of the request: the same bytes for every attempt.
+/// Makes the body for one event of a snapshot: the same bytes for every attempt.
 pub fn body(
     installation: &Installation,
     snapshot: &EnvironmentSnapshotSpec,
     event: &Event,
 ) -> Vec<u8> {
-    serde_json::to_vec(&payload(installation, snapshot, event)).expect("plain data")
+    let EnvironmentSnapshotSpec {
+        environment, index, ..
+    } = snapshot;
+    to_body(&Payload {
+        event_type: event.type_.to_string(),
+        description: event::description(snapshot, event),
+        snapshot: snapshot_body(
+            *index,
+            snapshot.compliance.state,
+            installation.snapshot(environment, *index),
+        ),
+        artifact: event::change(snapshot, event).map(|change| artifact(installation, change)),
+        ..about_environment(installation, environment, snapshot.time)
+    })
 }
 
-/// Makes the document of a test message.
-pub fn test_body(installation: &Installation, environment: &str, now: jiff::Timestamp) -> Vec<u8> {
-    let test = Payload {
-        version: "1.0".to_owned(),
-        timestamp: now.as_second().to_string(),
-        org: installation.org.clone(),
-        environment: environment.to_owned(),
+/// Makes the body of a test message.
+pub fn test_body(installation: &Installation, environment: &str, now: Timestamp) -> Vec<u8> {
+    to_body(&Payload {
         event_type: "TEST".to_owned(),
         description: "this is a test message from Shipbell; nothing changed".to_owned(),
-        snapshot: SnapshotBody {
-            index: "0".to_owned(),
-            status: "unknown".to_owned(),
-            html_url: String::new(),
-            api_url: String::new(),
-        },
-        artifact: None,
-    };
-    serde_json::to_vec(&test).expect("plain data")
+        ..about_environment(installation, environment, now)
+    })
 }
 
-/// Makes the document that reports snapshots that were removed before they could be delivered. It is about the whole
+/// Makes the body that reports snapshots that were removed before they could be delivered. It is about the whole
 /// environment, so it has no artifact; and it has no links, because the snapshots no longer exist. The same bytes for
 /// every attempt. `setting`: its namespace and name.
 pub fn truncated_body(
@@ -181,22 +161,39 @@ pub fn truncated_body(
     gap: &UnreportedGap,
     setting: (&str, &str),
 ) -> Vec<u8> {
-    let report = Payload {
-        version: "1.0".to_owned(),
-        timestamp: gap.time.as_second().to_string(),
-        org: installation.org.clone(),
-        environment: environment.to_owned(),
+    to_body(&Payload {
         event_type: unreported_gap::EVENT_TYPE.to_owned(),
         description: unreported_gap::description(gap, setting),
-        snapshot: SnapshotBody {
-            index: gap.to.to_string(),
-            status: ComplianceState::Unknown.word().to_owned(),
-            html_url: String::new(),
-            api_url: String::new(),
-        },
+        snapshot: snapshot_body(gap.to, ComplianceState::Unknown, Link::default()),
+        ..about_environment(installation, environment, gap.time)
+    })
+}
+
+/// A document about an environment as a whole and about no snapshot.
+fn about_environment(installation: &Installation, environment: &str, time: Timestamp) -> Payload {
+    Payload {
+        version: "1.0".to_owned(),
+        timestamp: time.as_second().to_string(),
+        org: installation.org.clone(),
+        environment: environment.to_owned(),
+        event_type: String::new(),
+        description: String::new(),
+        snapshot: snapshot_body(0, ComplianceState::Unknown, Link::default()),
         artifact: None,
-    };
-    serde_json::to_vec(&report).expect("plain data")
+    }
+}
+
+fn snapshot_body(index: i64, state: ComplianceState, Link { html, api }: Link) -> SnapshotBody {
+    SnapshotBody {
+        index: index.to_string(),
+        status: state.word().to_owned(),
+        html_url: html,
+        api_url: api,
+    }
+}
+
+fn to_body(payload: &Payload) -> Vec<u8> {
+    serde_json::to_vec(payload).expect("plain data")
 }
 
 fn artifact(installation: &Installation, change: &Change) -> ArtifactBody {
@@ -222,29 +219,36 @@ fn provenance(
     let status = known
         .status
         .map(|state| ComplianceState::from(state).word());
-    let deployments = known.deployments.iter().map(|note| DeploymentBody {
-        number: note.number.to_string(),
-        timestamp: note.time.as_second().to_string(),
-        build_url: note.build_url.clone(),
-        html_url: installation.note_html_url("deployments", flow, note.number),
-        api_url: installation.note_api_url("deployments", flow, note.number),
+    let deployments = known.deployments.iter().map(|note| {
+        let Link { html, api } = installation.note("deployments", flow, note.number);
+        DeploymentBody {
+            number: note.number.to_string(),
+            timestamp: note.time.as_second().to_string(),
+            build_url: note.build_url.clone(),
+            html_url: html,
+            api_url: api,
+        }
     });
-    let approvals = known.approvals.iter().map(|note| ApprovalBody {
-        number: note.number.to_string(),
-        timestamp: note.time.as_second().to_string(),
-        state: note.state.as_str().to_owned(),
-        latest_reviewer: note.reviewer.clone(),
-        latest_review_comment: note.comment.clone(),
-        html_url: installation.note_html_url("approvals", flow, note.number),
-        api_url: installation.note_api_url("approvals", flow, note.number),
+    let approvals = known.approvals.iter().map(|note| {
+        let Link { html, api } = installation.note("approvals", flow, note.number);
+        ApprovalBody {
+            number: note.number.to_string(),
+            timestamp: note.time.as_second().to_string(),
+            state: note.state.as_str().to_owned(),
+            latest_reviewer: note.reviewer.clone(),
+            latest_review_comment: note.comment.clone(),
+            html_url: html,
+            api_url: api,
+        }
     });
+    let Link { html, api } = installation.artifact(flow, fingerprint);
     ProvenanceBody {
         flow: flow.clone(),
         status: status.unwrap_or_default().to_owned(),
         commit: known.commit.clone(),
         commit_url: known.commit_url.clone(),
-        html_url: installation.artifact_html_url(flow, fingerprint),
-        api_url: installation.artifact_api_url(flow, fingerprint),
+        html_url: html,
+        api_url: api,
         build_url: known.build_url.clone(),
         deployments: deployments.collect(),
         approvals: approvals.collect(),
@@ -270,7 +274,7 @@ mod tests {
 
     #[test]
     fn what_is_known_of_an_artifact_makes_the_published_example() {
-        let at = |second| jiff::Timestamp::from_second(second).unwrap();
+        let at = |second| Timestamp::from_second(second).unwrap();
         let build = "https://github.com/cyber-dojo/runner/actions/runs/5891969166";
         let commit = "1ac157003dd6fb9ec764daa47726b7bfed65c312";
         let mut snapshot = testing::snapshot(1035, &[("docker.io/library/runner:latest", 0, 1)]);
@@ -375,7 +379,7 @@ mod tests {
         let gap = UnreportedGap {
             from: 1_000,
             to: 1_034,
-            time: jiff::Timestamp::from_second(1_692_616_493).unwrap(),
+            time: Timestamp::from_second(1_692_616_493).unwrap(),
         };
         let body = truncated_body(&installation, "aws-prod", &gap, ("team", "hook"));
         let want = json!({
@@ -401,7 +405,8 @@ mod tests {
             type_: crate::api::EventType::EnvironmentCompliant,
             change: None,
         }];
-        let payload = payload(&Installation::default(), &snapshot, &snapshot.events[0]);
+        let body = body(&Installation::default(), &snapshot, &snapshot.events[0]);
+        let payload: Payload = serde_json::from_slice(&body).unwrap();
         assert_eq!(payload.snapshot.html_url, "");
         assert_eq!(payload.snapshot.api_url, "");
         assert!(

@@ -30,6 +30,7 @@ use crate::{
         event,
         ledger::Ledger,
         log::{self, Appended, LogError, within},
+        reasons::EnvironmentEventReason,
         recorder_context::RecorderContext,
         settle::Settle,
         state::{Frozen, FrozenReason, Plan},
@@ -278,9 +279,11 @@ impl EnvironmentRecorder {
     fn publish(&self, spec: &EnvironmentSnapshotSpec) {
         for event in &spec.events {
             let (type_, reason) = match event.type_ {
-                crate::api::EventType::EnvironmentCompliant => (EventType::Normal, "Compliant"),
+                crate::api::EventType::EnvironmentCompliant => {
+                    (EventType::Normal, EnvironmentEventReason::Compliant)
+                }
                 crate::api::EventType::EnvironmentNonCompliant => {
-                    (EventType::Warning, "NonCompliant")
+                    (EventType::Warning, EnvironmentEventReason::NonCompliant)
                 }
                 _ => continue,
             };
@@ -297,7 +300,7 @@ impl EnvironmentRecorder {
                 ..ObjectReference::default()
             };
             let events = &self.context.events;
-            events.publish(about, type_, "Assess", reason, note);
+            events.publish(about, type_, "Assess", reason.as_str(), note);
         }
     }
 

@@ -11,6 +11,7 @@ use crate::{
     },
     snapshot::{
         log,
+        reasons::EnvironmentReason,
         state::{EnvironmentProblem, EnvironmentSummary, Frozen},
     },
 };
@@ -46,7 +47,7 @@ pub(crate) fn new_status(
         let healing = Statement {
             type_: RECONCILING,
             status: Some(true),
-            reason: "Healing",
+            reason: EnvironmentReason::Healing.as_str(),
             message: String::new(),
         };
         condition::set(&mut status.conditions, &healing, generation, now);
@@ -65,12 +66,12 @@ fn ready(summary: &EnvironmentSummary, frozen: Option<&Frozen>) -> Statement {
         ),
         (None, 0) => (
             true,
-            "Recording",
+            EnvironmentReason::Recording.as_str(),
             "What runs is known and recorded.".to_owned(),
         ),
         (None, count) => (
             true,
-            "Recording",
+            EnvironmentReason::Recording.as_str(),
             format!(
                 "What runs is known and recorded, but for {count} containers whose image has no digest yet."
             ),
@@ -109,7 +110,7 @@ fn compliant(summary: &EnvironmentSummary) -> Statement {
     };
     if !summary.ruled {
         let message = "There are no rules: spec.compliance is not set.".to_owned();
-        return statement(None, "NoPolicy", message);
+        return statement(None, VerdictReason::NoPolicy.as_str(), message);
     }
     let (problems, more) = &summary.problems;
     let is_violation = |problem: &&EnvironmentProblem| problem.verdict.grace_until.is_none();
@@ -123,7 +124,7 @@ fn compliant(summary: &EnvironmentSummary) -> Statement {
     match compliance.state {
         ComplianceState::Compliant if waiting.is_empty() => statement(
             Some(true),
-            "Satisfied",
+            VerdictReason::Satisfied.as_str(),
             "Everything that runs keeps the rules.".to_owned(),
         ),
         ComplianceState::Compliant => {
@@ -132,14 +133,18 @@ fn compliant(summary: &EnvironmentSummary) -> Statement {
                 until(compliance.pending_until),
                 listed(&waiting, *more)
             );
-            statement(Some(true), "WaitingForEvidence", message)
+            statement(
+                Some(true),
+                EnvironmentReason::WaitingForEvidence.as_str(),
+                message,
+            )
         }
         ComplianceState::NonCompliant if compliance.raw == ComplianceState::Compliant => {
             let message = format!(
                 "Nothing violates the rules any more. It counts as compliant if that lasts{}.",
                 until(compliance.pending_until)
             );
-            statement(Some(false), "Recovering", message)
+            statement(Some(false), EnvironmentReason::Recovering.as_str(), message)
         }
         ComplianceState::NonCompliant => {
             let unidentified = VerdictReason::Unidentified.as_str();
@@ -158,7 +163,11 @@ fn compliant(summary: &EnvironmentSummary) -> Statement {
                 until(compliance.pending_until),
                 listed(&waiting, *more)
             );
-            statement(None, "WaitingForEvidence", message)
+            statement(
+                None,
+                EnvironmentReason::WaitingForEvidence.as_str(),
+                message,
+            )
         }
     }
 }

@@ -1,12 +1,26 @@
-//! Explains a change of an environment's compliance in words.
+//! The closed lists of reasons in an environment's conditions and Kubernetes Events, and a change of its compliance in
+//! words.
 
 use std::collections::BTreeMap;
 
 use crate::{
-    api::snapshot::{ComplianceState, Verdict, VerdictReason},
+    api::{
+        condition::reasons as closed_list,
+        snapshot::{ComplianceState, Verdict, VerdictReason},
+    },
     cluster::image::Fingerprint,
     snapshot::ledger::{ArtifactFacts, Ledger},
 };
+
+closed_list! {
+    /// What a condition of an environment says if no `FrozenReason` and no `VerdictReason` says it.
+    pub(crate) enum EnvironmentReason { Recording, Healing, WaitingForEvidence, Recovering }
+}
+
+closed_list! {
+    /// Why a Kubernetes Event is recorded on an environment.
+    pub(crate) enum EnvironmentEventReason { NonCompliant, Compliant }
+}
 
 /// At most how many reasons are listed.
 const REASONS: usize = 20;
@@ -98,4 +112,24 @@ fn capped(mut lines: Vec<String>) -> Vec<String> {
         truncate(line);
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{api::condition::documented, snapshot::state::FrozenReason};
+
+    #[test]
+    fn the_documents_explain_exactly_the_reasons_that_are_written() {
+        let of_environment = EnvironmentReason::ALL.iter().map(|it| it.as_str());
+        let frozen = FrozenReason::ALL.iter().map(|it| it.as_str());
+        let verdicts = VerdictReason::ALL.iter().map(|it| it.as_str());
+        let conditions = of_environment.chain(frozen).chain(verdicts).collect();
+        let mut explained = documented("Environment: Ready");
+        explained.extend(documented("Environment: Compliant"));
+        assert_eq!(explained, conditions);
+        let events = EnvironmentEventReason::ALL.iter().map(|it| it.as_str());
+        let explained = documented("Environment: Kubernetes Events");
+        assert_eq!(explained, events.collect());
+    }
 }

@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use crate::{
     api::{
         EnvironmentSpec,
+        condition::reasons,
         snapshot::{Cause, Compliance, IdentitySource, Totals, Verdict},
     },
     cluster::{
@@ -87,36 +88,25 @@ pub struct Frozen {
     pub message: String,
 }
 
-/// Why nothing is recorded: the reasons of the condition Ready of an environment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FrozenReason {
-    /// The log is being read.
-    ReadingLog,
-    /// Not everything that is needed has been listed.
-    NotSynced,
-    /// A watch was silent for too long.
-    WatchStale,
-    /// A watch has not reached what the log has seen.
-    CatchingUp,
-    /// The log may not be read or written.
-    LogForbidden,
-    /// The log can't be read or written.
-    LogUnavailable,
+reasons! {
+    /// Why nothing is recorded: the reasons of the condition Ready of an environment.
+    pub enum FrozenReason {
+        /// The log is being read.
+        ReadingLog,
+        /// Not everything that is needed has been listed.
+        NotSynced,
+        /// A watch was silent for too long.
+        WatchStale,
+        /// A watch has not reached what the log has seen.
+        CatchingUp,
+        /// The log may not be read or written.
+        LogForbidden,
+        /// The log can't be read or written.
+        LogUnavailable,
+    }
 }
 
 impl FrozenReason {
-    /// The reason as conditions have it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::ReadingLog => "ReadingLog",
-            Self::NotSynced => "NotSynced",
-            Self::WatchStale => "WatchStale",
-            Self::CatchingUp => "CatchingUp",
-            Self::LogForbidden => "LogForbidden",
-            Self::LogUnavailable => "LogUnavailable",
-        }
-    }
-
     fn because(self, message: impl Into<String>) -> Frozen {
         Frozen {
             reason: self,

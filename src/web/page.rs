@@ -8,11 +8,14 @@ use axum::{
     response::{Html, IntoResponse, Response},
 };
 
-use crate::web::views::{
-    Compliant, Seconds,
-    artifact::{ApprovalView, ArtifactView, DeploymentView, FlowAnswer, Source},
-    environment::{AllowedView, EnvironmentView},
-    snapshot::{EventView, SnapshotView},
+use crate::{
+    message::installation::Link,
+    web::views::{
+        Compliant, Seconds,
+        artifact::{ApprovalView, ArtifactView, DeploymentView, FlowAnswer, Source},
+        environment::{AllowedView, EnvironmentView},
+        snapshot::{EventView, SnapshotView},
+    },
 };
 
 /// The browser loads, runs, sends and embeds nothing.
@@ -136,7 +139,7 @@ pub(crate) fn snapshot(
     ]);
     let events = events.iter().rev().map(|event| {
         [
-            text(&event.type_.to_string()),
+            text(event.type_),
             link(&event.links.artifact.html, &event.artifact_name),
             text(&event.description),
         ]
@@ -147,7 +150,7 @@ pub(crate) fn snapshot(
         [
             link(&artifact.html_url, &artifact.name),
             code(&artifact.fingerprint),
-            text(&change.type_.to_string()),
+            text(change.type_),
             Markup(format!("{} &rarr; {}", change.was, change.now)),
             compliance(artifact.compliant),
             list(&artifact.reasons_for_incompliance),
@@ -226,18 +229,13 @@ pub(crate) fn flow_answer(answer: &FlowAnswer) -> Response {
 
 /// Where the data on a page comes from.
 fn source(source: &Source) -> Markup {
-    match source {
-        Source::Object(key) => code(key),
-        Source::Snapshot {
-            environment,
-            index,
-            html_url,
-            ..
-        } => {
-            let Markup(link) = link(html_url, &format!("{environment} #{index}"));
-            Markup(format!("snapshot {link}; the object itself was deleted"))
-        }
-    }
+    let (environment, index) = match (&source.record, source.snapshot_index) {
+        (Some(key), _) => return code(key),
+        (None, Some(index)) => (&source.environment_name, index),
+        (None, None) => return text(""),
+    };
+    let Markup(link) = link(&source.html_url, &format!("{environment} #{index}"));
+    Markup(format!("snapshot {link}; the object itself was deleted"))
 }
 
 fn artifact(artifact: &ArtifactView) -> Response {
@@ -310,26 +308,17 @@ fn deployment(deployment: &DeploymentView) -> Response {
         deployment.number, deployment.flow_name
     );
     let mut page = HtmlPage::new(&title);
-    page.facts([
-        (
-            "Artifact",
-            link(
-                &deployment.links.artifact.html,
-                name_or_fingerprint(&deployment.artifact_name, &deployment.fingerprint),
-            ),
-        ),
-        ("Fingerprint", code(&deployment.fingerprint)),
-        (
-            "Environment",
-            environment_or_all(&deployment.environment_name),
-        ),
-        (
-            "Source",
-            deployment.source.as_ref().map_or(text(""), source),
-        ),
+    let subject = subject(
+        &deployment.links.artifact,
+        &deployment.artifact_name,
+        &deployment.fingerprint,
+        &deployment.environment_name,
+        deployment.source.as_ref(),
+    );
+    page.facts(subject.into_iter().chain([
         ("Announced", time(deployment.timestamp)),
         ("Build", link(&deployment.build_url, &deployment.build_url)),
-    ]);
+    ]));
     page.show()
 }
 
@@ -339,35 +328,38 @@ fn approval(approval: &ApprovalView) -> Response {
         approval.number, approval.flow_name
     );
     let mut page = HtmlPage::new(&title);
-    page.facts([
-        (
-            "Artifact",
-            link(
-                &approval.links.artifact.html,
-                name_or_fingerprint(&approval.artifact_name, &approval.fingerprint),
-            ),
-        ),
-        ("Fingerprint", code(&approval.fingerprint)),
-        (
-            "Environment",
-            environment_or_all(&approval.environment_name),
-        ),
-        ("Source", approval.source.as_ref().map_or(text(""), source)),
+    let subject = subject(
+        &approval.links.artifact,
+        &approval.artifact_name,
+        &approval.fingerprint,
+        &approval.environment_name,
+        approval.source.as_ref(),
+    );
+    page.facts(subject.into_iter().chain([
         ("State", text(approval.state)),
         ("Reviewer", text(&approval.latest_reviewer)),
         ("Comment", text(&approval.latest_review_comment)),
         ("Reviewed", time(approval.timestamp)),
         ("Expires", time(approval.expires_at)),
-    ]);
+    ]));
     page.show()
 }
 
-fn name_or_fingerprint<'a>(name: &'a str, fingerprint: &'a str) -> &'a str {
-    if name.is_empty() { fingerprint } else { name }
-}
-
-fn environment_or_all(name: &str) -> Markup {
-    text(if name.is_empty() { "all" } else { name })
+/// What a deployment or a review is about, and where its data comes from.
+fn subject(
+    artifact: &Link,
+    name: &str,
+    fingerprint: &str,
+    environment: &str,
+    from: Option<&Source>,
+) -> [(&'static str, Markup); 4] {
+    let or = |text, other| if str::is_empty(text) { other } else { text };
+    [
+        ("Artifact", link(&artifact.html, or(name, fingerprint))),
+        ("Fingerprint", code(fingerprint)),
+        ("Environment", text(or(environment, "all"))),
+        ("Source", from.map_or(text(""), source)),
+    ]
 }
 
 /// Text as HTML.
@@ -394,10 +386,10 @@ mod tests {
     use crate::{
         api::compliance::ComplianceState,
         web::views::{
-            EmptyObject, Link,
+            EmptyObject,
             artifact::{ArtifactLinks, AttestationView, RunningView},
             environment::{EnvironmentLinks, ReasonView},
-            snapshot::{Annotation, ChangeType, ComplianceCount, EventLinks, SnapshotArtifactView},
+            snapshot::{Annotation, ComplianceCount, EventLinks, SnapshotArtifactView},
         },
     };
 
@@ -437,11 +429,12 @@ mod tests {
     const UNKNOWN: Compliant = Compliant(ComplianceState::Unknown);
 
     fn hostile_source() -> Source {
-        Source::Snapshot {
-            environment: hostile(),
-            index: 1,
-            html_url: hostile(),
+        Source {
             api_url: hostile(),
+            environment_name: hostile(),
+            html_url: hostile(),
+            record: None,
+            snapshot_index: Some(1),
         }
     }
 
@@ -494,7 +487,7 @@ mod tests {
         let artifact = SnapshotArtifactView {
             annotation: Annotation {
                 now: 1,
-                type_: ChangeType::Scaled,
+                type_: HOSTILE,
                 was: 2,
             },
             commit_lead_time: (),
@@ -543,7 +536,7 @@ mod tests {
             sha256: hostile(),
             snapshot_compliance: UNKNOWN,
             snapshot_index: 1,
-            type_: ChangeType::Scaled,
+            type_: HOSTILE,
         };
         (snapshot, event)
     }
@@ -581,7 +574,10 @@ mod tests {
             latest_review_comment: hostile(),
             latest_reviewer: hostile(),
             number: 1,
-            source: Some(Source::Object(hostile())),
+            source: Some(Source {
+                record: Some(hostile()),
+                ..Source::default()
+            }),
             state: HOSTILE,
             timestamp: TIME,
         }

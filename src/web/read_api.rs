@@ -7,7 +7,7 @@ use axum::{
     http::HeaderMap,
     middleware::from_fn_with_state,
     response::{IntoResponse as _, Response},
-    routing::get,
+    routing::{MethodRouter, get},
 };
 use serde::Deserialize;
 
@@ -54,16 +54,28 @@ pub(crate) fn router(lookup: Lookup, access: Access) -> Router {
         .route("/api/v2/allowlists/{org}/{environment}", get(allow_list))
         .route(
             "/api/v2/artifacts/{org}/{flow}/fingerprint/{fingerprint}",
-            get(artifact),
+            get_of_flow(artifact, json),
         )
-        .route("/{org}/{flow}/{fingerprint}", get(artifact_page))
-        .route("/api/v2/deployments/{org}/{flow}/{number}", get(deployment))
+        .route(
+            "/{org}/{flow}/{fingerprint}",
+            get_of_flow(artifact, page::flow_answer),
+        )
+        .route(
+            "/api/v2/deployments/{org}/{flow}/{number}",
+            get_of_flow(deployment, json),
+        )
         .route(
             "/{org}/flows/{flow}/deployments/{number}",
-            get(deployment_page),
+            get_of_flow(deployment, page::flow_answer),
         )
-        .route("/api/v2/approvals/{org}/{flow}/{number}", get(approval))
-        .route("/{org}/flows/{flow}/approvals/{number}", get(approval_page))
+        .route(
+            "/api/v2/approvals/{org}/{flow}/{number}",
+            get_of_flow(approval, json),
+        )
+        .route(
+            "/{org}/flows/{flow}/approvals/{number}",
+            get_of_flow(approval, page::flow_answer),
+        )
         .fallback(async || Refusal::not_found("there is nothing at this path"))
         .layer(from_fn_with_state(access, access::check))
         .with_state(lookup)
@@ -167,7 +179,8 @@ async fn environment_page(
     if Fingerprint::from_hex(&environment).is_some() {
         // No Environment has such a long name. So this is the page of an artifact whose flow is named "environments".
         let flow = "environments".to_owned();
-        return artifact_page(State(lookup), Path((org, flow, environment))).await;
+        let answer = of_flow(lookup, (org, flow, environment), artifact).await?;
+        return Ok(page::flow_answer(&answer));
     }
     lookup.known(&org, &environment)?;
     let view = lookup.environment(&environment);
@@ -191,65 +204,51 @@ async fn allow_list(
     Ok(Json(lookup.allow_list(Some(&environment))))
 }
 
-fn artifact_digest(text: &str) -> Result<Wanted, Refusal> {
-    let how = "an artifact is named by its SHA-256 digest: 64 lower-case hex digits";
-    let digest = Fingerprint::from_hex(text).ok_or_else(|| Refusal::bad_request(how))?;
-    Ok(Wanted::Artifact(digest))
+/// Looks up what `wanted` reads from the last part of the path.
+async fn of_flow(
+    lookup: Lookup,
+    (org, flow, name): (String, String, String),
+    wanted: ReadWanted,
+) -> Result<FlowAnswer, Refusal> {
+    lookup.check_org(&org)?;
+    let wanted = wanted(&name).map_err(Refusal::bad_request)?;
+    lookup.of_flow(FlowQuery { flow, wanted }).await
 }
 
-fn deployment_number(text: &str) -> Result<Wanted, Refusal> {
-    let how = "a deployment is named by its number";
-    let number = number(text).ok_or_else(|| Refusal::bad_request(how))?;
-    Ok(Wanted::Deployment(number))
+/// Answers with what is looked up in a flow, as `show` shows it.
+fn get_of_flow(wanted: ReadWanted, show: fn(&FlowAnswer) -> Response) -> MethodRouter<Lookup> {
+    let answer = move |State(lookup), Path(path): OfFlow| async move {
+        let answer = of_flow(lookup, path, wanted).await?;
+        Ok::<_, Refusal>(show(&answer))
+    };
+    get(answer)
 }
 
-fn approval_number(text: &str) -> Result<Wanted, Refusal> {
-    let how = "an approval is named by its number";
-    let number = number(text).ok_or_else(|| Refusal::bad_request(how))?;
-    Ok(Wanted::Approval(number))
+fn json(answer: &FlowAnswer) -> Response {
+    Json(answer).into_response()
+}
+
+/// Reads what is wanted; an error says how it is named.
+type ReadWanted = fn(&str) -> Result<Wanted, &'static str>;
+
+fn artifact(digest: &str) -> Result<Wanted, &'static str> {
+    Fingerprint::from_hex(digest)
+        .map(Wanted::Artifact)
+        .ok_or("an artifact is named by its SHA-256 digest: 64 lower-case hex digits")
+}
+
+fn deployment(number: &str) -> Result<Wanted, &'static str> {
+    self::number(number)
+        .map(Wanted::Deployment)
+        .ok_or("a deployment is named by its number")
+}
+
+fn approval(number: &str) -> Result<Wanted, &'static str> {
+    self::number(number)
+        .map(Wanted::Approval)
+        .ok_or("an approval is named by its number")
 }
 
 fn number(text: &str) -> Option<i64> {
     text.parse().ok().filter(|number| *number > 0)
-}
-
-/// Looks up what `parse` makes of the last part of the path.
-async fn of_flow(
-    lookup: &Lookup,
-    Path((org, flow, name)): OfFlow,
-    parse: fn(&str) -> Result<Wanted, Refusal>,
-) -> Result<FlowAnswer, Refusal> {
-    lookup.check_org(&org)?;
-    let wanted = parse(&name)?;
-    lookup.of_flow(FlowQuery { flow, wanted }).await
-}
-
-async fn artifact(State(lookup): State<Lookup>, path: OfFlow) -> Result<Json<FlowAnswer>, Refusal> {
-    of_flow(&lookup, path, artifact_digest).await.map(Json)
-}
-
-async fn artifact_page(State(lookup): State<Lookup>, path: OfFlow) -> Result<Response, Refusal> {
-    let answer = of_flow(&lookup, path, artifact_digest).await?;
-    Ok(page::flow_answer(&answer))
-}
-
-async fn deployment(
-    State(lookup): State<Lookup>,
-    path: OfFlow,
-) -> Result<Json<FlowAnswer>, Refusal> {
-    of_flow(&lookup, path, deployment_number).await.map(Json)
-}
-
-async fn deployment_page(State(lookup): State<Lookup>, path: OfFlow) -> Result<Response, Refusal> {
-    let answer = of_flow(&lookup, path, deployment_number).await?;
-    Ok(page::flow_answer(&answer))
-}
-
-async fn approval(State(lookup): State<Lookup>, path: OfFlow) -> Result<Json<FlowAnswer>, Refusal> {
-    of_flow(&lookup, path, approval_number).await.map(Json)
-}
-
-async fn approval_page(State(lookup): State<Lookup>, path: OfFlow) -> Result<Response, Refusal> {
-    let answer = of_flow(&lookup, path, approval_number).await?;
-    Ok(page::flow_answer(&answer))
 }

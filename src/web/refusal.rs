@@ -5,7 +5,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use serde::Serialize;
+use serde_json::json;
 use tracing::warn;
 
 use crate::snapshot::log::LogError;
@@ -33,14 +33,7 @@ impl Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        #[derive(Serialize)]
-        struct Body {
-            message: String,
-        }
-        let body = Body {
-            message: self.message,
-        };
-        (self.status, Json(body)).into_response()
+        (self.status, Json(json!({"message": self.message}))).into_response()
     }
 }
 

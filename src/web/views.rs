@@ -11,12 +11,9 @@ pub(crate) mod snapshot;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
-use crate::{
-    api::{
-        compliance::ComplianceState,
-        snapshot::{Provenance, Verdict},
-    },
-    message::installation::Installation,
+use crate::api::{
+    compliance::ComplianceState,
+    snapshot::{Provenance, Verdict},
 };
 
 /// A time; in the JSON in Unix seconds with fractions.
@@ -62,49 +59,6 @@ type EmptyList = [(); 0];
 /// An object that Kosli's API has and the log does not: always empty.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct EmptyObject {}
-
-/// The URLs of one thing; empty if there are none.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct Link {
-    pub(crate) html: String,
-    #[serde(rename = "self")]
-    pub(crate) api: String,
-}
-
-impl Link {
-    fn to_snapshot(installation: &Installation, environment: &str, index: i64) -> Self {
-        Self {
-            html: installation.snapshot_html_url(environment, index),
-            api: installation.snapshot_api_url(environment, index),
-        }
-    }
-
-    fn to_artifact(installation: &Installation, flow: &str, fingerprint: &str) -> Self {
-        Self {
-            html: installation.artifact_html_url(flow, fingerprint),
-            api: installation.artifact_api_url(flow, fingerprint),
-        }
-    }
-}
-
-/// The compliance of an artifact, and the reasons for it.
-struct VerdictView {
-    compliant: Compliant,
-    grace_until: Option<Seconds>,
-    message: String,
-    reason: &'static str,
-}
-
-impl VerdictView {
-    fn of(verdict: Option<&Verdict>) -> Self {
-        Self {
-            compliant: Compliant::of(verdict),
-            grace_until: verdict.and_then(|it| it.grace_until).map(Seconds),
-            message: verdict.map_or(String::new(), |it| it.message.clone()),
-            reason: verdict.map_or("", |it| it.reason.as_str()),
-        }
-    }
-}
 
 /// The numbers of the announced deployments.
 fn deployment_numbers(known: Option<&Provenance>) -> Vec<i64> {

@@ -3,7 +3,7 @@
 //!
 //! `bench [--pods 5000,50000] [--shipbell-pods 150000] [--events 45000] [--changes 40] [--only ingest,latency,deliveries,vetting]`
 
-mod courier;
+mod deliveries;
 mod ingest;
 mod plane;
 mod pods;
@@ -125,7 +125,7 @@ fn run(plan: &Plan, directory: &Path) -> Result<String> {
         table.note("Edits among 10,000 records, 1,000 artifacts, 100 environments with rules; there, “stock” is Shipbell itself judging everything anew.".to_owned());
     }
     let binary = std::fs::metadata(subject::binary()?)?.len();
-    table.row("binary", megabytes(binary), String::new(), None, "12 MB");
+    table.row("binary", megabytes(binary), String::new(), None, "20 MB");
     Ok(table.text())
 }
 
@@ -305,11 +305,11 @@ async fn latency(plan: &Plan, table: &mut Table, directory: &Path) -> Result<()>
 }
 
 fn deliveries(table: &mut Table) -> Result<()> {
-    let receiver = receiver::Receiver::start(courier::HOSTS, false)?;
-    let theirs = courier::stock(&receiver, 2_000, 16)?;
+    let receiver = receiver::Receiver::start(deliveries::HOSTS, false)?;
+    let theirs = deliveries::stock(&receiver, 2_000, 16)?;
     eprintln!("{theirs:?}");
     for at_once in [16, 64] {
-        let ours = courier::courier(&receiver, 40_000, at_once)?;
+        let ours = deliveries::operator(&receiver, 40_000, at_once)?;
         eprintln!("{ours:?}");
         let what = format!("deliveries/s on one core, {at_once} at once");
         let k = |rate: f64| format!("{:.1}k", rate / 1e3);
@@ -331,7 +331,7 @@ fn deliveries(table: &mut Table) -> Result<()> {
     }
     table.note(format!(
         "Deliveries: 1,660 bytes over TLS to {} hosts, the receiver on the other core.",
-        courier::HOSTS
+        deliveries::HOSTS
     ));
     Ok(())
 }

@@ -2,14 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::api::{
-    EventType,
-    snapshot::{Allowed, EnvironmentSnapshotSpec, Event, WorkloadChange},
+use crate::{
+    api::{
+        EventType,
+        snapshot::{Allowed, EnvironmentSnapshotSpec, Event, WorkloadChange},
+    },
+    snapshot::event,
 };
 
 /// The events of one snapshot that a message reports.
 #[derive(Clone, Copy, Debug)]
-pub struct Part<'a> {
+pub struct SnapshotEvents<'a> {
     /// The snapshot.
     pub snapshot: &'a EnvironmentSnapshotSpec,
     /// The events that the setting asks for. Events of the environment as a whole have messages of their own.
@@ -147,7 +150,7 @@ pub(crate) struct Move<'a> {
 }
 
 /// Workloads with the same change.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Group<'a> {
     /// Empty if no workload is known; then the change is about an image.
     pub(crate) workloads: Vec<NetWorkload<'a>>,
@@ -165,22 +168,19 @@ impl Group<'_> {
 }
 
 /// The artifacts that the events report, from before the first snapshot to after the last one.
-pub(crate) fn artifacts<'a>(parts: &[Part<'a>]) -> Vec<NetArtifact<'a>> {
+pub(crate) fn artifacts<'a>(snapshots: &[SnapshotEvents<'a>]) -> Vec<NetArtifact<'a>> {
     let mut reported: BTreeMap<&str, BTreeSet<EventType>> = BTreeMap::new();
-    for part in parts {
-        for event in part.events.iter().filter(|e| !e.type_.is_of_environment()) {
-            let at = event.change.and_then(|at| usize::try_from(at).ok());
-            if let Some(change) = at.and_then(|at| part.snapshot.changes.get(at)) {
-                reported
-                    .entry(&change.fingerprint)
-                    .or_default()
-                    .insert(event.type_);
+    for SnapshotEvents { snapshot, events } in snapshots {
+        for event in *events {
+            if let Some(change) = event::change(snapshot, event) {
+                let types = reported.entry(&change.fingerprint).or_default();
+                types.insert(event.type_);
             }
         }
     }
     // The numbers are those of all changes, reported or not: a filter hides events, it does not change what runs.
     let mut artifacts: BTreeMap<&str, NetArtifact> = BTreeMap::new();
-    for change in parts.iter().flat_map(|part| &part.snapshot.changes) {
+    for change in snapshots.iter().flat_map(|it| &it.snapshot.changes) {
         let Some(types) = reported.get(change.fingerprint.as_str()) else {
             continue;
         };
@@ -249,24 +249,15 @@ pub(crate) fn groups<'a>(artifacts: &'a [NetArtifact<'a>]) -> Vec<Group<'a>> {
             groups.insert(
                 vec![key(&moved)],
                 Group {
-                    workloads: Vec::new(),
-                    more: 0,
                     moves: vec![moved],
-                    rolling: false,
+                    ..Group::default()
                 },
             );
         }
     }
     for (workload, cells) in workloads {
         let moves = pair(&cells);
-        let group = groups
-            .entry(moves.iter().map(key).collect())
-            .or_insert_with(|| Group {
-                workloads: Vec::new(),
-                more: 0,
-                moves: Vec::new(),
-                rolling: false,
-            });
+        let group: &mut Group = groups.entry(moves.iter().map(key).collect()).or_default();
         group.workloads.push(workload);
         group.rolling |= cells.iter().any(|(_, cell)| cell.rolling);
         if group.moves.is_empty() {

@@ -3,11 +3,11 @@
 use crate::{
     api::{compliance::ComplianceState, snapshot::Change},
     message::slack::{
-        aggregate::{self, Count, Group, Move, NetArtifact, NetWorkload, Part, What},
+        aggregate::{self, Count, Group, Move, NetArtifact, NetWorkload, SnapshotEvents, What},
         block::{Block, Message},
         layout::{
-            AMBER, BLUE, Frame, GREEN, GREY, MAX_LINES, MAX_NAMED, NAME, RED, Style, bullets, date,
-            names, plural, sentence,
+            AMBER, BLUE, GREEN, GREY, MAX_LINES, MAX_NAMED, NAME, RED, SnapshotRange, Style,
+            bullets, date, names, plural, sentence,
         },
         text::{code, prose},
     },
@@ -19,9 +19,13 @@ const MAX_FIELDS: usize = 8;
 const IMAGE: usize = 300;
 
 /// The message about one artifact.
-pub(crate) fn one(frame: &Frame, artifact: &NetArtifact, parts: &[Part]) -> Message {
+pub(crate) fn one(
+    range: &SnapshotRange,
+    artifact: &NetArtifact,
+    snapshots: &[SnapshotEvents],
+) -> Message {
     let (what, name) = (artifact.what(), aggregate::short(artifact.name));
-    let mut headline = headline(frame, what, artifact.count, &code(name, NAME));
+    let mut headline = headline(range, what, artifact.count, &code(name, NAME));
     let fingerprint = |style: Style| style.fingerprint(artifact.fingerprint);
     let mut fields = vec![
         format!("*Image*\n{}", code(artifact.name, IMAGE)),
@@ -31,7 +35,7 @@ pub(crate) fn one(frame: &Frame, artifact: &NetArtifact, parts: &[Part]) -> Mess
         format!("Image {}", prose(aggregate::tagged(artifact.name), NAME)),
         format!("fingerprint {}", fingerprint(Style::Plain)),
     ];
-    if let Some((label, other)) = counterpart(artifact, parts) {
+    if let Some((label, other)) = counterpart(artifact, snapshots) {
         if what == What::Stopped {
             // Without this it would read as if the workload did not run.
             headline += ", another version has taken its place";
@@ -65,12 +69,12 @@ pub(crate) fn one(frame: &Frame, artifact: &NetArtifact, parts: &[Part]) -> Mess
     }
     let text = format!(
         "{}. {}. {}",
-        headline_text(frame, what, artifact.count, &prose(name, NAME)),
+        headline_text(range, what, artifact.count, &prose(name, NAME)),
         sentences.join(", "),
-        frame.tail()
+        range.tail()
     );
-    let below = vec![Block::fields(fields), frame.footer()];
-    Message::new(text, Block::section(headline), color(frame, what), below)
+    let below = vec![Block::fields(fields), range.footer()];
+    Message::new(text, Block::section(headline), color(range, what), below)
 }
 
 /// Finds the other side of a rollout that no event of this message reports: the artifact that replaces one that
@@ -78,7 +82,7 @@ pub(crate) fn one(frame: &Frame, artifact: &NetArtifact, parts: &[Part]) -> Mess
 /// snapshots, or the setting asks for only one type of event.
 fn counterpart<'a>(
     artifact: &NetArtifact,
-    parts: &[Part<'a>],
+    snapshots: &[SnapshotEvents<'a>],
 ) -> Option<(&'static str, &'a Change)> {
     let what = artifact.what();
     let label = match what {
@@ -87,9 +91,9 @@ fn counterpart<'a>(
         _ => return None,
     };
     let (image, workloads) = (aggregate::repository(artifact.name), artifact.workloads());
-    parts
+    snapshots
         .iter()
-        .flat_map(|part| &part.snapshot.changes)
+        .flat_map(|it| &it.snapshot.changes)
         .find(|change| {
             change.fingerprint != artifact.fingerprint
                 && aggregate::repository(&change.name) == image
@@ -105,7 +109,7 @@ fn counterpart<'a>(
 }
 
 /// Makes the message about one workload, or about several with the same change. None if a list is clearer.
-pub(crate) fn card(frame: &Frame, group: &Group) -> Option<Message> {
+pub(crate) fn card(range: &SnapshotRange, group: &Group) -> Option<Message> {
     let first = group.moves.first()?;
     let is_rollout = group.moves.iter().any(|m| m.what == What::RolledOut);
     let alike = |m: &Move| m.what == first.what && m.count == first.count;
@@ -158,11 +162,11 @@ pub(crate) fn card(frame: &Frame, group: &Group) -> Option<Message> {
     let rolling = group.rolling && matches!(what, What::RolledOut | What::Started);
     let (field, fact) = workload_field(&group.workloads, group.more, rolling);
     fields.push(field);
-    let mut headline = headline(frame, what, first.count, &code(name, NAME));
-    let mut sentence_start = headline_text(frame, what, first.count, &prose(name, NAME));
-    let mut color = color(frame, what);
+    let mut headline = headline(range, what, first.count, &code(name, NAME));
+    let mut sentence_start = headline_text(range, what, first.count, &prose(name, NAME));
+    let mut color = color(range, what);
     if is_rollout && rolling {
-        let (marked, plain, place) = (code(name, NAME), prose(name, NAME), &frame.place);
+        let (marked, plain, place) = (code(name, NAME), prose(name, NAME), &range.place);
         headline = format!("*:arrows_counterclockwise: Rolling out* {marked} in *{place}*");
         sentence_start = format!("{plain} is rolling out in {place}");
         color = if color == GREEN { AMBER } else { color };
@@ -170,9 +174,9 @@ pub(crate) fn card(frame: &Frame, group: &Group) -> Option<Message> {
     let text = format!(
         "{sentence_start}: {}; {fact}. {}",
         sentence(&facts, 0),
-        frame.tail()
+        range.tail()
     );
-    let below = vec![Block::fields(fields), frame.footer()];
+    let below = vec![Block::fields(fields), range.footer()];
     Some(Message::new(text, Block::section(headline), color, below))
 }
 
@@ -190,7 +194,7 @@ fn sides<'a>(moved: &Move<'a>) -> impl Iterator<Item = (&'a NetArtifact<'a>, Wha
 
 /// Makes the message about several workloads or images.
 pub(crate) fn list(
-    frame: &Frame,
+    range: &SnapshotRange,
     artifacts: &[NetArtifact],
     groups: &[Group],
     within: &str,
@@ -202,10 +206,10 @@ pub(crate) fn list(
         let line = |group: &Group| (line(style, group), group.size());
         first.iter().map(line).collect()
     };
-    let place = &frame.place;
+    let place = &range.place;
     let headline = format!("*:package: {subject} changed* in *{place}*{within}");
     let mut text = format!("{subject} changed in {place}{within}");
-    let mut below = vec![frame.footer()];
+    let mut below = vec![range.footer()];
     if !groups.is_empty() {
         below.insert(0, Block::section(bullets(&lines(Style::Marked), more)));
         text = format!(
@@ -214,7 +218,7 @@ pub(crate) fn list(
             sentence(&lines(Style::Plain), more)
         );
     }
-    let text = format!("{text}. {}", frame.tail());
+    let text = format!("{text}. {}", range.tail());
     Message::new(text, Block::section(headline), GREY, below)
 }
 
@@ -239,27 +243,23 @@ fn subject(artifacts: &[NetArtifact], groups: &[Group]) -> String {
 
 /// How many artifacts started, stopped, and so on.
 fn tally(artifacts: &[NetArtifact]) -> String {
-    let number = |wanted: &[What]| {
-        let is_wanted = |artifact: &&NetArtifact| wanted.contains(&artifact.what());
-        artifacts.iter().filter(is_wanted).count()
-    };
-    let numbers = [
-        (number(&[What::Started]), "started"),
-        (number(&[What::Stopped]), "stopped"),
-        (number(&[What::ScaledUp, What::ScaledDown]), "scaled"),
-        (number(&[What::Allowed]), "allow-listed"),
-        (number(&[What::Same]), "as before"),
-        (
-            number(&[What::StartedAndStopped]),
-            "started and stopped again",
-        ),
+    let kinds: [(&[What], _); 6] = [
+        (&[What::Started], "started"),
+        (&[What::Stopped], "stopped"),
+        (&[What::ScaledUp, What::ScaledDown], "scaled"),
+        (&[What::Allowed], "allow-listed"),
+        (&[What::Same], "as before"),
+        (&[What::StartedAndStopped], "started and stopped again"),
     ];
     let mut tally = Vec::new();
-    for (number, word) in numbers.into_iter().filter(|(number, _)| *number > 0) {
-        tally.push(match tally.len() {
-            0 => format!("{number} {} {word}", plural("artifact", number)),
-            _ => format!("{number} {word}"),
-        });
+    for (kind, word) in kinds {
+        let is_of_kind = |artifact: &&NetArtifact| kind.contains(&artifact.what());
+        let number = artifacts.iter().filter(is_of_kind).count();
+        match (number, tally.len()) {
+            (0, _) => {}
+            (_, 0) => tally.push(format!("{number} {} {word}", plural("artifact", number))),
+            _ => tally.push(format!("{number} {word}")),
+        }
     }
     tally.join(", ")
 }
@@ -306,11 +306,10 @@ fn line(style: Style, group: &Group) -> String {
 fn phrase(style: Style, moved: &Move, is_named: bool) -> String {
     let side = |artifact: &NetArtifact, is_named: bool| {
         let fingerprint = style.fingerprint(artifact.fingerprint);
-        if is_named {
-            let name = style.name(aggregate::short(artifact.name), 60);
-            format!("{name} {fingerprint}")
-        } else {
-            fingerprint
+        let name = style.name(aggregate::short(artifact.name), 60);
+        match is_named {
+            true => format!("{name} {fingerprint}"),
+            false => fingerprint,
         }
     };
     let (count, now) = (moved.count, instances(moved.count.now));
@@ -350,20 +349,17 @@ fn workload_field(workloads: &[NetWorkload], more: usize, rolling: bool) -> (Str
     let label = plural("Workload", workloads.len() + more);
     let marked = names(Style::Marked, paths(), more, MAX_NAMED);
     let words = names(Style::Plain, paths(), more, MAX_NAMED);
-    if rolling {
-        (
-            format!("*{label}*\n{marked}\nstill rolling out"),
-            format!("{} {words}, still rolling out", label.to_lowercase()),
-        )
-    } else {
-        (
-            format!("*{label}*\n{marked}"),
-            format!("{} {words}", label.to_lowercase()),
-        )
-    }
+    let (marked_end, words_end) = match rolling {
+        true => ("\nstill rolling out", ", still rolling out"),
+        false => ("", ""),
+    };
+    (
+        format!("*{label}*\n{marked}{marked_end}"),
+        format!("{} {words}{words_end}", label.to_lowercase()),
+    )
 }
 
-fn headline(frame: &Frame, what: What, count: Count, name: &str) -> String {
+fn headline(range: &SnapshotRange, what: What, count: Count, name: &str) -> String {
     let (icon, verb) = match what {
         What::RolledOut => (":white_check_mark:", "Rolled out"),
         What::Started => (":arrow_forward:", "Started"),
@@ -374,7 +370,7 @@ fn headline(frame: &Frame, what: What, count: Count, name: &str) -> String {
         What::StartedAndStopped => (":black_square_for_stop:", "Started and stopped"),
         What::Allowed => (":ballot_box_with_check:", "Allow-listed"),
     };
-    let (now, from_to, place) = (instances(count.now), from_to(count), &frame.place);
+    let (now, from_to, place) = (instances(count.now), from_to(count), &range.place);
     let sentence = match what {
         What::RolledOut | What::Allowed => String::new(),
         What::Started => format!(" — {now} started running {from_to}"),
@@ -387,8 +383,8 @@ fn headline(frame: &Frame, what: What, count: Count, name: &str) -> String {
 }
 
 /// The headline as words without markup.
-fn headline_text(frame: &Frame, what: What, count: Count, name: &str) -> String {
-    let (now, from_to, place) = (instances(count.now), from_to(count), &frame.place);
+fn headline_text(range: &SnapshotRange, what: What, count: Count, name: &str) -> String {
+    let (now, from_to, place) = (instances(count.now), from_to(count), &range.place);
     match what {
         What::RolledOut => format!("{name} rolled out in {place}"),
         What::Started => format!("{name} started in {place}: {now} {from_to}"),
@@ -401,9 +397,9 @@ fn headline_text(frame: &Frame, what: What, count: Count, name: &str) -> String 
     }
 }
 
-fn color(frame: &Frame, what: What) -> &'static str {
+fn color(range: &SnapshotRange, what: What) -> &'static str {
     match what {
-        What::RolledOut | What::Started => match frame.compliance {
+        What::RolledOut | What::Started => match range.compliance {
             ComplianceState::NonCompliant => RED,
             ComplianceState::Compliant | ComplianceState::Unknown => GREEN,
         },

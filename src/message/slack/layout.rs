@@ -7,7 +7,7 @@ use crate::{
     message::{
         installation::Installation,
         slack::{
-            aggregate::Part,
+            aggregate::SnapshotEvents,
             block::Block,
             text::{self, code, prose, prose_before_colon},
         },
@@ -41,23 +41,23 @@ pub(crate) fn place(origin: &Installation, environment: &str) -> String {
     }
 }
 
-/// What every message about snapshots contains.
-pub(crate) struct Frame {
+/// The snapshots that a message is about: where they were recorded, which they are, and what the last one says.
+pub(crate) struct SnapshotRange {
     /// The place, escaped for a sentence.
     pub(crate) place: String,
     /// The page of the last snapshot.
     pub(crate) url: Option<String>,
     pub(crate) compliance: ComplianceState,
     /// The numbers of the first and the last snapshot.
-    range: (i64, i64),
+    indexes: (i64, i64),
     /// The time of the last one, and how much earlier the first one was.
     time: Timestamp,
     span: SignedDuration,
 }
 
-impl Frame {
-    pub(crate) fn new(origin: &Installation, parts: &[Part]) -> Option<Self> {
-        let (first, last) = (parts.first()?, parts.last()?);
+impl SnapshotRange {
+    pub(crate) fn new(origin: &Installation, snapshots: &[SnapshotEvents]) -> Option<Self> {
+        let (first, last) = (snapshots.first()?, snapshots.last()?);
         Some(Self::of(origin, first.snapshot, last.snapshot))
     }
 
@@ -68,16 +68,16 @@ impl Frame {
     ) -> Self {
         Self {
             place: prose_before_colon(&place(origin, &last.environment), NAME),
-            url: text::link(&origin.snapshot_html_url(&last.environment, last.index)),
+            url: text::link(&origin.snapshot(&last.environment, last.index).html),
             compliance: last.compliance.state,
-            range: (first.index, last.index),
+            indexes: (first.index, last.index),
             time: last.time,
             span: last.time.duration_since(first.time),
         }
     }
 
     pub(crate) fn footer(&self) -> Block {
-        let (first, last) = self.range;
+        let (first, last) = self.indexes;
         let last_number = match &self.url {
             Some(url) => format!("<{url}|#{last}>"),
             None => format!("#{last}"),
@@ -102,7 +102,7 @@ impl Frame {
 
     /// The snapshots in words.
     pub(crate) fn snapshots(&self) -> String {
-        match self.range {
+        match self.indexes {
             (first, last) if first == last => format!("Snapshot #{last}"),
             (first, last) => format!("Snapshots #{first}–#{last}"),
         }

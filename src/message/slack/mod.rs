@@ -18,43 +18,44 @@ use crate::{
     },
     message::{installation::Installation, unreported_gap},
 };
-pub use aggregate::Part;
+pub use aggregate::SnapshotEvents;
 use block::Block;
 pub use block::{Message, plain};
 use layout::{
-    AMBER, Frame, GREEN, MAX_LINES, NAME, RED, Style, bullets, names, place, plural, sentence,
+    AMBER, GREEN, MAX_LINES, NAME, RED, SnapshotRange, Style, bullets, names, place, plural,
+    sentence,
 };
 use text::{code, prose, prose_before_colon};
 
 /// Makes the message about the artifacts of one snapshot, or of all parts of one that was split.
-pub fn artifacts(origin: &Installation, parts: &[Part]) -> Message {
-    let Some(frame) = Frame::new(origin, parts) else {
+pub fn artifacts(origin: &Installation, snapshots: &[SnapshotEvents]) -> Message {
+    let Some(range) = SnapshotRange::new(origin, snapshots) else {
         return nothing();
     };
-    let artifacts = aggregate::artifacts(parts);
+    let artifacts = aggregate::artifacts(snapshots);
     // An artifact that was allow-listed and also started does not fit into one headline.
     if let [artifact] = &artifacts[..]
         && !(artifact.counted && artifact.allowed)
     {
-        return change::one(&frame, artifact, parts);
+        return change::one(&range, artifact, snapshots);
     }
     let groups = aggregate::groups(&artifacts);
     let card = match &groups[..] {
-        [group] => change::card(&frame, group),
+        [group] => change::card(&range, group),
         _ => None,
     };
-    card.unwrap_or_else(|| change::list(&frame, &artifacts, &groups, ""))
+    card.unwrap_or_else(|| change::list(&range, &artifacts, &groups, ""))
 }
 
 /// Makes the message about a backlog: the net change over consecutive snapshots. Snapshots without wanted events belong
 /// to it as well, because their numbers count.
-pub fn digest(origin: &Installation, parts: &[Part]) -> Message {
-    let Some(frame) = Frame::new(origin, parts) else {
+pub fn digest(origin: &Installation, snapshots: &[SnapshotEvents]) -> Message {
+    let Some(range) = SnapshotRange::new(origin, snapshots) else {
         return nothing();
     };
-    let artifacts = aggregate::artifacts(parts);
+    let artifacts = aggregate::artifacts(snapshots);
     let groups = aggregate::groups(&artifacts);
-    change::list(&frame, &artifacts, &groups, &frame.within())
+    change::list(&range, &artifacts, &groups, &range.within())
 }
 
 /// Makes the message about an event of the environment as a whole.
@@ -63,7 +64,7 @@ pub fn compliance(
     snapshot: &EnvironmentSnapshotSpec,
     event: &Event,
 ) -> Message {
-    let frame = Frame::of(origin, snapshot, snapshot);
+    let range = SnapshotRange::of(origin, snapshot, snapshot);
     let compliance = &snapshot.compliance;
     let since = compliance
         .was_since
@@ -78,40 +79,40 @@ pub fn compliance(
     );
     // A header may have 150 characters.
     let title = text::plain(&place(origin, &snapshot.environment), 110);
-    let listed = |reasons: &[String]| -> Vec<_> {
-        reasons.iter().map(|text| (prose(text, 250), 1)).collect()
+    let is_again = event.type_ == EventType::EnvironmentCompliant;
+    let reasons = match is_again {
+        true => &compliance.resolved,
+        false => &compliance.reasons,
     };
-    let (title, mut text, color, lines, label) = if event.type_ == EventType::EnvironmentCompliant {
-        let title = format!("🟢 {title} is Compliant again");
-        let text = format!("🟢 {} is Compliant again ({was})", frame.place);
-        (
-            title,
-            text,
-            GREEN,
-            listed(&compliance.resolved),
-            "Resolved by:".to_owned(),
-        )
-    } else {
-        let lines = listed(&compliance.reasons);
-        let title = format!("🔴 {title} is Non-Compliant");
-        let text = format!("🔴 {} is now Non-Compliant ({was})", frame.place);
-        let label = format!("{} {}:", lines.len(), plural("reason", lines.len()));
-        (title, text, RED, lines, label)
+    let lines: Vec<_> = reasons.iter().map(|text| (prose(text, 250), 1)).collect();
+    let reasons = format!("{} {}:", lines.len(), plural("reason", lines.len()));
+    let again = "is Compliant again";
+    let (icon, is, is_now, color, label) = match is_again {
+        true => ("🟢", again, again, GREEN, "Resolved by:"),
+        false => (
+            "🔴",
+            "is Non-Compliant",
+            "is now Non-Compliant",
+            RED,
+            &*reasons,
+        ),
     };
+    let title = format!("{icon} {title} {is}");
+    let mut text = format!("{icon} {} {is_now} ({was})", range.place);
     let mut section = format!("W{}.", &was[1..]);
     if !lines.is_empty() {
         text = format!("{text}: {}", sentence(&lines, 0));
         section = format!("{section} *{label}*\n{}", bullets(&lines, 0));
     }
-    let text = format!("{text}. {}.", frame.snapshots());
+    let text = format!("{text}. {}.", range.snapshots());
     let mut below = vec![Block::section(section)];
     below.extend(
-        frame
+        range
             .url
             .as_ref()
             .map(|url| Block::link("View snapshot", url)),
     );
-    below.push(frame.footer());
+    below.push(range.footer());
     Message::new(text, Block::header(title), color, below)
 }
 

@@ -102,7 +102,7 @@ fn lost(from: i64, to: i64) -> UnreportedGap {
 }
 
 fn render(
-    design: fn(&Installation, &[Part]) -> Message,
+    design: fn(&Installation, &[SnapshotEvents]) -> Message,
     origin: &Installation,
     snapshots: &[EnvironmentSnapshotSpec],
 ) -> Message {
@@ -113,7 +113,7 @@ fn render(
     let parts: Vec<_> = snapshots
         .iter()
         .zip(&events)
-        .map(|(snapshot, events)| Part { snapshot, events })
+        .map(|(snapshot, events)| SnapshotEvents { snapshot, events })
         .collect();
     design(origin, &parts)
 }
@@ -570,11 +570,11 @@ fn a_filter_hides_events_but_the_numbers_stay_true() {
         snapshot(2, vec![change('b', NEW, &[(WEB, 1, 4)])]),
     ];
     let parts = [
-        Part {
+        SnapshotEvents {
             snapshot: &snapshots[0],
             events: &[&snapshots[0].events[0]],
         },
-        Part {
+        SnapshotEvents {
             snapshot: &snapshots[1],
             events: &[],
         },
@@ -592,7 +592,7 @@ fn a_filter_hides_events_but_the_numbers_stay_true() {
             change('b', PROXY, &[(API, 0, 1)]),
         ],
     );
-    let part = Part {
+    let part = SnapshotEvents {
         snapshot: &both,
         events: &[&both.events[1]],
     };
@@ -1097,7 +1097,7 @@ proptest! {
         }
         // An event on its own, too.
         for event in snapshots[0].events.iter().take(3) {
-            messages.push(artifacts(&origin, &[Part { snapshot: &snapshots[0], events: &[event] }]));
+            messages.push(artifacts(&origin, &[SnapshotEvents { snapshot: &snapshots[0], events: &[event] }]));
         }
         for message in messages {
             prop_assert_eq!(check(&message), Ok(()));

@@ -3,22 +3,20 @@
 
 use std::collections::BTreeSet;
 
-use jiff::Timestamp;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use crate::{
     api::{
         EnvironmentSnapshotSpec,
-        approval::ReviewState,
         compliance::ComplianceState,
         provenance::RecordState,
         snapshot::{ApprovalNote, DeploymentNote, Provenance},
     },
     cluster::image::Fingerprint,
-    compliance::evidence::{ApprovalReview, AttestationRecord, DeploymentRecord, ProvenanceRecord},
-    message::installation::Installation,
+    compliance::evidence::{ApprovalReview, DeploymentRecord, EvidenceKey, ProvenanceRecord},
+    message::installation::{Installation, Link},
     snapshot::state::{ClusterState, RunningArtifact},
-    web::views::{Compliant, EmptyList, Link, Seconds, VerdictView},
+    web::views::{Compliant, EmptyList, Seconds},
 };
 
 /// What is looked up in a flow.
@@ -122,7 +120,6 @@ impl FlowQuery {
         logged: &LoggedProvenance<'_>,
     ) -> Option<FlowAnswer> {
         let known = logged.provenance;
-        let source = Source::snapshot(installation, logged.environment, logged.index);
         let subject = Subject {
             installation,
             flow: &self.flow,
@@ -133,14 +130,12 @@ impl FlowQuery {
                 &known.name
             },
         };
-        let deployments = known
-            .deployments
-            .iter()
-            .map(|note| subject.deployment(&Deployment::of_note(note, logged.environment)));
-        let approvals = known
-            .approvals
-            .iter()
-            .map(|note| subject.approval(&Approval::of_note(note, logged.environment)));
+        let environment = logged.environment;
+        let deployments = known.deployments.iter();
+        let mut deployments = deployments.map(|note| subject.deployment(note, environment));
+        let approvals = known.approvals.iter();
+        let mut approvals = approvals.map(|note| subject.approval(note, environment));
+        let source = Source::snapshot(installation, environment, logged.index);
         Some(match self.wanted {
             Wanted::Artifact(_) => FlowAnswer::Artifact(Box::new(ArtifactView {
                 approvals: approvals.collect(),
@@ -151,16 +146,14 @@ impl FlowQuery {
                 running: subject.running(&state.running(&[logged.fingerprint])),
                 ..subject.artifact(known.status, source)
             })),
-            Wanted::Deployment(number) => {
-                let mut deployments = deployments;
-                let found = deployments.find(|note| note.number == number)?;
-                FlowAnswer::Deployment(found.from(source))
-            }
-            Wanted::Approval(number) => {
-                let mut approvals = approvals;
-                let found = approvals.find(|note| note.number == number)?;
-                FlowAnswer::Approval(found.from(source))
-            }
+            Wanted::Deployment(number) => FlowAnswer::Deployment(DeploymentView {
+                source: Some(source),
+                ..deployments.find(|it| it.number == number)?
+            }),
+            Wanted::Approval(number) => FlowAnswer::Approval(ApprovalView {
+                source: Some(source),
+                ..approvals.find(|it| it.number == number)?
+            }),
         })
     }
 
@@ -193,28 +186,25 @@ impl FlowQuery {
             name: name(record, running.first()),
         };
         let deployments = record.deployments.iter();
-        let source = Source::Object(record.key.to_string());
+        let attestations = record.attestations.iter().map(|it| AttestationView {
+            compliant: it.compliant,
+            name: it.name.to_string(),
+            type_: text(it.type_.as_deref()),
+        });
         Some(FlowAnswer::Artifact(Box::new(ArtifactView {
             aliases: record.aliases.iter().map(ToString::to_string).collect(),
-            approvals: reviews
-                .iter()
-                .map(|review| subject.approval(&Approval::of_review(review)))
-                .collect(),
-            attestations: record
-                .attestations
-                .iter()
-                .map(AttestationView::of)
-                .collect(),
-            build_url: text(record.build_url.as_deref()).to_owned(),
-            commit_url: text(record.commit_url.as_deref()).to_owned(),
+            approvals: reviews.iter().map(|it| subject.review(it)).collect(),
+            attestations: attestations.collect(),
+            build_url: text(record.build_url.as_deref()),
+            commit_url: text(record.commit_url.as_deref()),
             created_at: Some(Seconds(record.created)),
             deployments: deployments
-                .map(|it| subject.deployment(&Deployment::of_record(it)))
+                .map(|it| subject.recorded_deployment(it))
                 .collect(),
-            git_commit: text(record.commit.as_deref()).to_owned(),
+            git_commit: text(record.commit.as_deref()),
             missing: record.missing.iter().map(ToString::to_string).collect(),
             running: subject.running(&running),
-            ..subject.artifact(Some(record.state), source)
+            ..subject.artifact(Some(record.state), Source::object(&record.key))
         })))
     }
 
@@ -241,9 +231,10 @@ impl FlowQuery {
             fingerprint: record.fingerprint,
             name: name(record, running.first()),
         };
-        let found = subject.deployment(&Deployment::of_record(deployment));
-        let source = Source::Object(record.key.to_string());
-        Some(FlowAnswer::Deployment(found.from(source)))
+        Some(FlowAnswer::Deployment(DeploymentView {
+            source: Some(Source::object(&record.key)),
+            ..subject.recorded_deployment(deployment)
+        }))
     }
 
     /// A review is found under the flow that it names, and under the flows of its image's records: payloads link to it
@@ -273,9 +264,10 @@ impl FlowQuery {
             fingerprint,
             name: record.map_or(image, |record| name(record, running.first())),
         };
-        let found = subject.approval(&Approval::of_review(review));
-        let source = Source::Object(review.key.to_string());
-        Some(FlowAnswer::Approval(found.from(source)))
+        Some(FlowAnswer::Approval(ApprovalView {
+            source: Some(Source::object(&review.key)),
+            ..subject.review(review)
+        }))
     }
 }
 
@@ -289,8 +281,8 @@ fn counted<'a>(
     records.into_iter().map(|record| &**record).collect()
 }
 
-fn text(text: Option<&str>) -> &str {
-    text.unwrap_or_default()
+fn text(text: Option<&str>) -> String {
+    text.unwrap_or_default().to_owned()
 }
 
 /// The name of an image: that of its record, or else the one in the pods.
@@ -299,65 +291,39 @@ fn name<'a>(record: &'a ProvenanceRecord, running: Option<&RunningArtifact<'a>>)
     record.name.as_deref().unwrap_or_else(in_pods)
 }
 
-/// Where the data of an answer comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
+/// Where the data of an answer comes from: a record or a review, or, if that was deleted, the copy in a snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Source {
+    pub(crate) api_url: String,
+    pub(crate) environment_name: String,
+    pub(crate) html_url: String,
     /// The record or the review, as namespace/name.
-    Object(String),
-    /// The snapshot that contains a copy: the object itself was deleted.
-    Snapshot {
-        environment: String,
-        index: i64,
-        html_url: String,
-        api_url: String,
-    },
+    pub(crate) record: Option<String>,
+    pub(crate) snapshot_index: Option<i64>,
 }
 
 impl Source {
-    fn snapshot(installation: &Installation, environment: &str, index: i64) -> Self {
-        Self::Snapshot {
-            environment: environment.to_owned(),
-            index,
-            html_url: installation.snapshot_html_url(environment, index),
-            api_url: installation.snapshot_api_url(environment, index),
+    fn object(key: &EvidenceKey) -> Self {
+        Self {
+            record: Some(key.to_string()),
+            ..Self::default()
         }
     }
-}
 
-impl Serialize for Source {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Default, Serialize)]
-        struct Fields<'a> {
-            api_url: &'a str,
-            environment_name: &'a str,
-            html_url: &'a str,
-            record: Option<&'a str>,
-            snapshot_index: Option<i64>,
+    fn snapshot(installation: &Installation, environment: &str, index: i64) -> Self {
+        let Link { html, api } = installation.snapshot(environment, index);
+        Self {
+            api_url: api,
+            environment_name: environment.to_owned(),
+            html_url: html,
+            record: None,
+            snapshot_index: Some(index),
         }
-        let fields = match self {
-            Self::Object(key) => Fields {
-                record: Some(key),
-                ..Fields::default()
-            },
-            Self::Snapshot {
-                environment,
-                index,
-                html_url,
-                api_url,
-            } => Fields {
-                api_url,
-                environment_name: environment,
-                html_url,
-                record: None,
-                snapshot_index: Some(*index),
-            },
-        };
-        fields.serialize(serializer)
     }
 }
 
 /// An image of a flow, with the keys that Kosli's own client expects.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct ArtifactView {
     pub(crate) aliases: Vec<String>,
     pub(crate) api_url: String,
@@ -387,16 +353,6 @@ pub(crate) struct AttestationView {
     pub(crate) name: String,
     #[serde(rename = "type")]
     pub(crate) type_: String,
-}
-
-impl AttestationView {
-    fn of(record: &AttestationRecord) -> Self {
-        Self {
-            compliant: record.compliant,
-            name: record.name.to_string(),
-            type_: text(record.type_.as_deref()).to_owned(),
-        }
-    }
 }
 
 /// An environment in which an image runs.
@@ -439,13 +395,6 @@ pub(crate) struct DeploymentView {
     pub(crate) timestamp: Seconds,
 }
 
-impl DeploymentView {
-    fn from(self, source: Source) -> Self {
-        let source = Some(source);
-        Self { source, ..self }
-    }
-}
-
 /// A review.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct ApprovalView {
@@ -469,78 +418,6 @@ pub(crate) struct ApprovalView {
     pub(crate) timestamp: Seconds,
 }
 
-impl ApprovalView {
-    fn from(self, source: Source) -> Self {
-        let source = Some(source);
-        Self { source, ..self }
-    }
-}
-
-/// A deployment, from a record or from the log.
-struct Deployment<'a> {
-    number: i64,
-    time: Timestamp,
-    environment: &'a str,
-    build_url: &'a str,
-}
-
-impl<'a> Deployment<'a> {
-    fn of_record(record: &'a DeploymentRecord) -> Self {
-        Self {
-            number: record.number,
-            time: record.time,
-            environment: &record.environment,
-            build_url: text(record.build_url.as_deref()),
-        }
-    }
-
-    fn of_note(note: &'a DeploymentNote, environment: &'a str) -> Self {
-        Self {
-            number: note.number,
-            time: note.time,
-            environment,
-            build_url: &note.build_url,
-        }
-    }
-}
-
-/// A review, from its object or from the log.
-struct Approval<'a> {
-    number: i64,
-    time: Timestamp,
-    state: ReviewState,
-    reviewer: &'a str,
-    comment: &'a str,
-    environment: &'a str,
-    expires: Option<Timestamp>,
-}
-
-impl<'a> Approval<'a> {
-    fn of_review(review: &'a ApprovalReview) -> Self {
-        Self {
-            number: review.number,
-            time: review.time,
-            state: review.state,
-            reviewer: &review.reviewer,
-            comment: text(review.comment.as_deref()),
-            environment: text(review.environment.as_deref()),
-            expires: review.expires,
-        }
-    }
-
-    fn of_note(note: &'a ApprovalNote, environment: &'a str) -> Self {
-        Self {
-            number: note.number,
-            time: note.time,
-            state: note.state,
-            reviewer: &note.reviewer,
-            comment: &note.comment,
-            environment,
-            expires: None,
-        }
-    }
-}
-
 /// The image of a flow that an answer is about.
 struct Subject<'a> {
     installation: &'a Installation,
@@ -550,97 +427,111 @@ struct Subject<'a> {
 }
 
 impl Subject<'_> {
-    fn links(&self) -> ArtifactLinks {
+    fn link(&self) -> Link {
         let fingerprint = self.fingerprint.to_string();
+        self.installation.artifact(self.flow, &fingerprint)
+    }
+
+    fn links(&self) -> ArtifactLinks {
         ArtifactLinks {
-            artifact: Link::to_artifact(self.installation, self.flow, &fingerprint),
+            artifact: self.link(),
         }
     }
 
     /// An image of which nothing more is known.
     fn artifact(&self, state: Option<RecordState>, source: Source) -> ArtifactView {
-        let Link { html, api } = self.links().artifact;
+        let Link { html, api } = self.link();
         let compliance = state.map_or(ComplianceState::Unknown, ComplianceState::from);
         ArtifactView {
-            aliases: vec![],
             api_url: api,
-            approvals: vec![],
-            attestations: vec![],
-            build_url: String::new(),
-            commit_url: String::new(),
             compliant: Compliant(compliance),
-            created_at: None,
-            deployments: vec![],
-            exited: [],
             filename: self.name.to_owned(),
             fingerprint: self.fingerprint.to_string(),
             flow_name: self.flow.to_owned(),
-            git_commit: String::new(),
-            history: [],
             html_url: html,
-            missing: vec![],
-            running: vec![],
             source,
             state: state.map_or("", RecordState::as_str).to_uppercase(),
+            ..ArtifactView::default()
         }
     }
 
-    fn deployment(&self, deployment: &Deployment) -> DeploymentView {
-        let Self {
-            installation, flow, ..
-        } = *self;
+    fn recorded_deployment(&self, record: &DeploymentRecord) -> DeploymentView {
+        let note = DeploymentNote {
+            number: record.number,
+            time: record.time,
+            build_url: text(record.build_url.as_deref()),
+        };
+        self.deployment(&note, &record.environment)
+    }
+
+    fn deployment(&self, note: &DeploymentNote, environment: &str) -> DeploymentView {
+        let Link { html, api } = self
+            .installation
+            .note("deployments", self.flow, note.number);
         DeploymentView {
             links: self.links(),
-            api_url: installation.note_api_url("deployments", flow, deployment.number),
+            api_url: api,
             artifact_name: self.name.to_owned(),
-            build_url: deployment.build_url.to_owned(),
-            environment_name: deployment.environment.to_owned(),
+            build_url: note.build_url.clone(),
+            environment_name: environment.to_owned(),
             fingerprint: self.fingerprint.to_string(),
-            flow_name: flow.to_owned(),
-            html_url: installation.note_html_url("deployments", flow, deployment.number),
-            number: deployment.number,
+            flow_name: self.flow.to_owned(),
+            html_url: html,
+            number: note.number,
             source: None,
-            timestamp: Seconds(deployment.time),
+            timestamp: Seconds(note.time),
         }
     }
 
-    fn approval(&self, approval: &Approval) -> ApprovalView {
-        let Self {
-            installation, flow, ..
-        } = *self;
+    fn review(&self, review: &ApprovalReview) -> ApprovalView {
+        let note = ApprovalNote {
+            number: review.number,
+            time: review.time,
+            state: review.state,
+            reviewer: review.reviewer.to_string(),
+            comment: text(review.comment.as_deref()),
+        };
+        ApprovalView {
+            expires_at: review.expires.map(Seconds),
+            ..self.approval(&note, &text(review.environment.as_deref()))
+        }
+    }
+
+    fn approval(&self, note: &ApprovalNote, environment: &str) -> ApprovalView {
+        let Link { html, api } = self.installation.note("approvals", self.flow, note.number);
         ApprovalView {
             links: self.links(),
-            api_url: installation.note_api_url("approvals", flow, approval.number),
+            api_url: api,
             artifact_name: self.name.to_owned(),
-            environment_name: approval.environment.to_owned(),
-            expires_at: approval.expires.map(Seconds),
+            environment_name: environment.to_owned(),
+            expires_at: None,
             fingerprint: self.fingerprint.to_string(),
-            flow_name: flow.to_owned(),
-            html_url: installation.note_html_url("approvals", flow, approval.number),
-            latest_review_comment: approval.comment.to_owned(),
-            latest_reviewer: approval.reviewer.to_owned(),
-            number: approval.number,
+            flow_name: self.flow.to_owned(),
+            html_url: html,
+            latest_review_comment: note.comment.clone(),
+            latest_reviewer: note.reviewer.clone(),
+            number: note.number,
             source: None,
-            state: approval.state.as_str(),
-            timestamp: Seconds(approval.time),
+            state: note.state.as_str(),
+            timestamp: Seconds(note.time),
         }
     }
 
     fn running(&self, running: &[RunningArtifact<'_>]) -> Vec<RunningView> {
         let view = |running: &RunningArtifact<'_>| {
-            let verdict = VerdictView::of(running.verdict());
-            let environment = running.environment;
+            let verdict = running.verdict();
+            let Link { html, api } = self.installation.environment(running.environment);
             RunningView {
-                api_url: self.installation.environment_api_url(environment),
-                compliant: verdict.compliant,
-                environment_name: environment.to_owned(),
+                api_url: api,
+                compliant: Compliant::of(verdict),
+                environment_name: running.environment.to_owned(),
                 fingerprint: running.fingerprint.to_string(),
-                grace_until: verdict.grace_until,
-                html_url: self.installation.environment_html_url(environment),
+                grace_until: verdict.and_then(|it| it.grace_until).map(Seconds),
+                html_url: html,
                 instances: running.instances,
-                message: verdict.message,
+                message: verdict.map_or(String::new(), |it| it.message.clone()),
                 name: running.name.to_owned(),
-                reason: verdict.reason,
+                reason: verdict.map_or("", |it| it.reason.as_str()),
                 snapshot_index: running.index,
             }
         };

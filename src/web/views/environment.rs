@@ -4,14 +4,13 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
-    api::compliance::ComplianceState,
     compliance::evidence::{Allowance, Evidence},
-    message::installation::Installation,
+    message::installation::{Installation, Link},
     snapshot::state::{EnvironmentProblem, EnvironmentSummary},
-    web::views::{Compliant, Link, Seconds, VerdictView},
+    web::views::{Compliant, Seconds},
 };
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct EnvironmentView {
     #[serde(rename = "_links")]
     pub(crate) links: EnvironmentLinks,
@@ -54,14 +53,14 @@ pub(crate) struct ReasonView {
 
 impl ReasonView {
     fn of(problem: &EnvironmentProblem) -> Self {
-        let verdict = VerdictView::of(Some(&problem.verdict));
+        let verdict = &problem.verdict;
         Self {
             artifact_name: problem.name.clone(),
-            compliant: verdict.compliant,
+            compliant: Compliant(verdict.state),
             fingerprint: problem.fingerprint.to_string(),
-            grace_until: verdict.grace_until,
-            message: verdict.message,
-            reason: verdict.reason,
+            grace_until: verdict.grace_until.map(Seconds),
+            message: verdict.message.clone(),
+            reason: verdict.reason.as_str(),
         }
     }
 }
@@ -72,34 +71,39 @@ pub(crate) fn environment(
     name: &str,
     summary: Option<&EnvironmentSummary>,
 ) -> EnvironmentView {
-    let compliance = summary.map(|summary| &summary.compliance);
-    let head = summary.and_then(|summary| summary.head);
-    let totals = summary.map(|summary| summary.totals);
-    let (problems, more) = summary.map_or((&[][..], 0), |summary| {
-        (&summary.problems.0[..], summary.problems.1)
-    });
-    let to_snapshot = |(index, _)| Link::to_snapshot(installation, name, index);
-    EnvironmentView {
-        links: EnvironmentLinks {
-            snapshot: head.map_or(Link::default(), to_snapshot),
-        },
-        api_url: installation.environment_api_url(name),
-        artifacts: totals.map(|totals| totals.artifacts),
-        has_rules: summary.is_some_and(|summary| summary.ruled),
-        html_url: installation.environment_html_url(name),
-        instances: totals.map(|totals| totals.instances),
-        last_changed_at: head.map(|(_, time)| Seconds(time)),
-        more_reasons: more,
+    let Link { html, api } = installation.environment(name);
+    let unread = EnvironmentView {
+        api_url: api,
+        html_url: html,
         name: name.to_owned(),
         org: installation.org.clone(),
-        pending_until: compliance.and_then(|it| it.pending_until).map(Seconds),
-        reasons: problems.iter().map(ReasonView::of).collect(),
-        reasons_for_incompliance: compliance.map_or(vec![], |it| it.reasons.clone()),
-        snapshot_index: head.map(|(index, _)| index),
-        state: Compliant(compliance.map_or(ComplianceState::Unknown, |it| it.state)),
-        state_since: compliance.and_then(|it| it.since).map(Seconds),
         type_: "K8S",
-        unidentified: summary.map(|summary| summary.unidentified),
+        ..EnvironmentView::default()
+    };
+    let Some(summary) = summary else {
+        return unread;
+    };
+    let (compliance, (problems, more)) = (&summary.compliance, &summary.problems);
+    let newest = summary
+        .head
+        .map(|(index, _)| installation.snapshot(name, index));
+    EnvironmentView {
+        links: EnvironmentLinks {
+            snapshot: newest.unwrap_or_default(),
+        },
+        artifacts: Some(summary.totals.artifacts),
+        has_rules: summary.ruled,
+        instances: Some(summary.totals.instances),
+        last_changed_at: summary.head.map(|(_, time)| Seconds(time)),
+        more_reasons: *more,
+        pending_until: compliance.pending_until.map(Seconds),
+        reasons: problems.iter().map(ReasonView::of).collect(),
+        reasons_for_incompliance: compliance.reasons.clone(),
+        snapshot_index: summary.head.map(|(index, _)| index),
+        state: Compliant(compliance.state),
+        state_since: compliance.since.map(Seconds),
+        unidentified: Some(summary.unidentified),
+        ..unread
     }
 }
 
@@ -134,22 +138,18 @@ pub(crate) fn allow_list(
     for entry in entries {
         let names = entry.environments.iter();
         for name in names.filter(|name| environment.is_none_or(|wanted| wanted == &***name)) {
-            images.extend(
-                entry
-                    .artifacts
-                    .iter()
-                    .map(|(fingerprint, image)| AllowedView {
-                        active: entry.is_active(now),
-                        artifact_name: image.to_string(),
-                        description: entry.reason.trim().to_owned(),
-                        entry: entry.name.to_string(),
-                        environment_name: name.to_string(),
-                        expires_at: entry.expires.map(Seconds),
-                        fingerprint: fingerprint.to_string(),
-                        timestamp: Seconds(entry.created),
-                        user_name: "",
-                    }),
-            );
+            let images_here = entry.artifacts.iter();
+            images.extend(images_here.map(|(fingerprint, image)| AllowedView {
+                active: entry.is_active(now),
+                artifact_name: image.to_string(),
+                description: entry.reason.trim().to_owned(),
+                entry: entry.name.to_string(),
+                environment_name: name.to_string(),
+                expires_at: entry.expires.map(Seconds),
+                fingerprint: fingerprint.to_string(),
+                timestamp: Seconds(entry.created),
+                user_name: "",
+            }));
         }
     }
     images

@@ -1,9 +1,9 @@
 //! Snapshots and their events, as the read API shows them.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use crate::{
     api::{
@@ -12,9 +12,9 @@ use crate::{
         snapshot::{Change, Event, Provenance, Verdict},
     },
     cluster::image::Fingerprint,
-    message::installation::Installation,
+    message::installation::{Installation, Link},
     snapshot::{event, ledger::Ledger},
-    web::views::{Compliant, EmptyList, EmptyObject, Link, Seconds, deployment_numbers},
+    web::views::{Compliant, EmptyList, EmptyObject, Seconds, deployment_numbers},
 };
 
 /// One snapshot with everything that runs after it. Artifacts that stopped with it are listed with `now` 0.
@@ -85,7 +85,7 @@ pub(crate) struct SnapshotArtifactView {
 pub(crate) struct Annotation {
     pub(crate) now: i64,
     #[serde(rename = "type")]
-    pub(crate) type_: ChangeType,
+    pub(crate) type_: &'static str,
     pub(crate) was: i64,
 }
 
@@ -96,13 +96,13 @@ impl Annotation {
         let type_ = match (was, now) {
             (0, _) => {
                 let verdict = change.and_then(|change| change.verdict.as_ref());
-                ChangeType::Started(Compliant::of(verdict).0)
+                started(Compliant::of(verdict).0)
             }
-            (_, 0) => ChangeType::Exited,
-            (was, now) if was == now && change.is_none() => ChangeType::Unchanged,
-            (was, now) if was == now => ChangeType::Changed,
-            _ if change.is_some_and(|change| change.rollout) => ChangeType::Changed,
-            _ => ChangeType::Scaled,
+            (_, 0) => "exited",
+            _ if change.is_none() => "unchanged",
+            (was, now) if was == now => "changed",
+            _ if change.is_some_and(|change| change.rollout) => "changed",
+            _ => "scaled",
         };
         Self { now, type_, was }
     }
@@ -116,50 +116,12 @@ pub(crate) struct FlowView {
     pub(crate) html_url: String,
 }
 
-/// What happened to an artifact or to an environment, in Kosli's words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ChangeType {
-    Started(ComplianceState),
-    Exited,
-    Scaled,
-    Changed,
-    Unchanged,
-    Allowed,
-    BecameNonCompliant,
-    BecameCompliant,
-}
-
-impl ChangeType {
-    fn of(type_: EventType, state: ComplianceState) -> Self {
-        match type_ {
-            EventType::ArtifactStarted => Self::Started(state),
-            EventType::ArtifactStopped => Self::Exited,
-            EventType::ArtifactScaled => Self::Scaled,
-            EventType::ArtifactAllowed => Self::Allowed,
-            EventType::EnvironmentNonCompliant => Self::BecameNonCompliant,
-            EventType::EnvironmentCompliant => Self::BecameCompliant,
-        }
-    }
-}
-
-impl fmt::Display for ChangeType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Started(state) => write!(f, "started-{}", state.word()),
-            Self::Exited => f.write_str("exited"),
-            Self::Scaled => f.write_str("scaled"),
-            Self::Changed => f.write_str("changed"),
-            Self::Unchanged => f.write_str("unchanged"),
-            Self::Allowed => f.write_str("allowed"),
-            Self::BecameNonCompliant => f.write_str("became-non-compliant"),
-            Self::BecameCompliant => f.write_str("became-compliant"),
-        }
-    }
-}
-
-impl Serialize for ChangeType {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+/// The start of an artifact, in Kosli's words.
+const fn started(state: ComplianceState) -> &'static str {
+    match state {
+        ComplianceState::Compliant => "started-compliant",
+        ComplianceState::NonCompliant => "started-non-compliant",
+        ComplianceState::Unknown => "started-unknown",
     }
 }
 
@@ -197,7 +159,7 @@ pub(crate) fn snapshot(
         artifact_compliance_count: ComplianceCount::of(&artifacts),
         artifacts,
         compliant: Compliant(spec.compliance.state),
-        html_url: installation.snapshot_html_url(&spec.environment, spec.index),
+        html_url: installation.snapshot(&spec.environment, spec.index).html,
         index: spec.index,
         is_latest: next.is_none(),
         next_snapshot_timestamp: next.map(Seconds),
@@ -214,25 +176,23 @@ fn artifact(
     now: i64,
 ) -> SnapshotArtifactView {
     let digest = Fingerprint::from_hex(&fingerprint);
-    let (verdict, known) = match change {
-        Some(change) => (change.verdict.as_ref(), change.provenance.as_ref()),
+    let (name, verdict, known) = match change {
+        Some(change) => (Some(&change.name), &change.verdict, &change.provenance),
         None => {
             let facts = digest.and_then(|digest| after.facts.get(&digest));
             (
-                facts.and_then(|facts| facts.verdict.as_ref()),
-                facts.and_then(|facts| facts.provenance.as_ref()),
+                digest.and_then(|digest| after.names.get(&digest)),
+                facts.map_or(&None, |facts| &facts.verdict),
+                facts.map_or(&None, |facts| &facts.provenance),
             )
         }
     };
-    let name = match change {
-        Some(change) => Some(&change.name),
-        None => digest.and_then(|digest| after.names.get(&digest)),
-    };
+    let (verdict, known) = (verdict.as_ref(), known.as_ref());
     let field = |of: fn(&Provenance) -> &String| known.map_or(String::new(), |it| of(it).clone());
     let flow_name = field(|known| &known.flow);
     let git_commit = field(|known| &known.commit);
     let commit_url = field(|known| &known.commit_url);
-    let html_url = installation.artifact_html_url(&flow_name, &fingerprint);
+    let html_url = installation.artifact(&flow_name, &fingerprint).html;
     let flow = (!flow_name.is_empty()).then(|| FlowView {
         commit_url: commit_url.clone(),
         flow_name: flow_name.clone(),
@@ -307,7 +267,7 @@ pub(crate) struct EventView {
     pub(crate) snapshot_compliance: Compliant,
     pub(crate) snapshot_index: i64,
     #[serde(rename = "type")]
-    pub(crate) type_: ChangeType,
+    pub(crate) type_: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -327,10 +287,8 @@ pub(crate) fn events(
     installation: &Installation,
     spec: &EnvironmentSnapshotSpec,
 ) -> Vec<EventView> {
-    let last_first = spec.events.iter().rev();
-    last_first
-        .map(|event| event_view(installation, spec, event))
-        .collect()
+    let view = |event| event_view(installation, spec, event);
+    spec.events.iter().rev().map(view).collect()
 }
 
 fn event_view(
@@ -349,8 +307,8 @@ fn event_view(
     });
     EventView {
         links: EventLinks {
-            artifact: Link::to_artifact(installation, flow, fingerprint),
-            snapshot: Link::to_snapshot(installation, &spec.environment, spec.index),
+            artifact: installation.artifact(flow, fingerprint),
+            snapshot: installation.snapshot(&spec.environment, spec.index),
         },
         artifact_compliance: compliant,
         artifact_name: change.map_or(String::new(), |change| change.name.clone()),
@@ -364,7 +322,14 @@ fn event_view(
         sha256: fingerprint.to_owned(),
         snapshot_compliance: Compliant(spec.compliance.state),
         snapshot_index: spec.index,
-        type_: ChangeType::of(event.type_, compliant.0),
+        type_: match event.type_ {
+            EventType::ArtifactStarted => started(compliant.0),
+            EventType::ArtifactStopped => "exited",
+            EventType::ArtifactScaled => "scaled",
+            EventType::ArtifactAllowed => "allowed",
+            EventType::EnvironmentNonCompliant => "became-non-compliant",
+            EventType::EnvironmentCompliant => "became-compliant",
+        },
     }
 }
 

@@ -27,7 +27,7 @@ pub struct Sending {
 }
 
 /// Sends `count` messages with the operator's client, `at_once` at once, as that many settings do.
-pub fn courier(receiver: &Receiver, count: usize, at_once: usize) -> Result<Sending> {
+pub fn operator(receiver: &Receiver, count: usize, at_once: usize) -> Result<Sending> {
     let mut config = SenderConfig::new(Guard::new(&["127.0.0.0/8".to_owned()], vec![])?);
     config.extra_ca_pem = Some(receiver.ca_pem.clone().into_bytes());
     let sender = HttpSender::new(&config)?;
