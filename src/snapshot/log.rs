@@ -6,11 +6,7 @@
 
 //! The log of snapshots in the API server. An entry is created by its name, which is a compare-and-swap, and never edited.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use kube::{
@@ -30,6 +26,7 @@ use crate::{
     snapshot::{
         cut::Entry,
         ledger::{Ledger, Unreadable},
+        log_cache::LogCache,
     },
 };
 
@@ -42,21 +39,12 @@ pub const SIZE_ANNOTATION: &str = "shipbell.dev/bytes";
 
 /// How long to wait for an answer; whether the request was carried out is found out later.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// How many entries are cached for delivery.
-const CACHED: usize = 256;
 
 /// The log of all environments.
 #[derive(Clone)]
 pub struct SnapshotLog {
     snapshots: Api<EnvironmentSnapshot>,
-    cache: Arc<Mutex<Cache>>,
-}
-
-/// The entries that were used last, by environment UID and index.
-#[derive(Default)]
-struct Cache {
-    entries: BTreeMap<(String, i64), Arc<EnvironmentSnapshotSpec>>,
-    order: VecDeque<(String, i64)>,
+    cache: Arc<Mutex<LogCache>>,
 }
 
 /// The metadata of an entry.
@@ -161,7 +149,7 @@ impl SnapshotLog {
 
     /// Forgets what was read: the log was set back.
     pub fn forget(&self) {
-        *self.cache.lock() = Cache::default();
+        *self.cache.lock() = LogCache::default();
     }
 
     /// Appends an entry. Its name is its index, so only one writer succeeds.
@@ -179,19 +167,18 @@ impl SnapshotLog {
                 .get_or_insert_default()
                 .insert(CHECKPOINT_LABEL.to_owned(), "true".to_owned());
         }
-        match within(self.snapshots.create(&PostParams::default(), &object)).await {
-            Ok(_) => {}
+        let written = match within(self.snapshots.create(&PostParams::default(), &object)).await {
             Err(LogError::Api(kube::Error::Api(status))) if status.is_already_exists() => {
                 // An earlier attempt of ours may have been carried out although its answer was lost.
                 match within(self.snapshots.get_opt(&name)).await? {
-                    Some(found) if found.spec.content_hash == spec.content_hash => {}
+                    Some(found) if found.spec.content_hash == spec.content_hash => found,
                     Some(found) => return Ok(Appended::Taken(found.spec.environment_uid)),
                     None => return Err(LogError::Api(kube::Error::Api(status))), // gone again: retry
                 }
             }
-            Err(error) => return Err(error),
-        }
-        self.remember(Arc::new(spec.clone()));
+            written => written?,
+        };
+        self.cache.lock().insert(shared(written));
         Ok(Appended::Done)
     }
 
@@ -232,7 +219,7 @@ impl SnapshotLog {
     ) -> Result<Option<Arc<EnvironmentSnapshotSpec>>, LogError> {
         let spec = self.read_uncached(environment, uid, index).await?;
         if let Some(spec) = &spec {
-            self.remember(spec.clone());
+            self.cache.lock().insert(spec.clone());
         }
         Ok(spec)
     }
@@ -244,13 +231,13 @@ impl SnapshotLog {
         uid: &str,
         index: i64,
     ) -> Result<Option<Arc<EnvironmentSnapshotSpec>>, LogError> {
-        if let Some(found) = self.cache.lock().entries.get(&(uid.to_owned(), index)) {
-            return Ok(Some(found.clone()));
+        let cached = self.cache.lock().get(uid, index);
+        if cached.is_some() {
+            return Ok(cached);
         }
         let found = within(self.snapshots.get_opt(&name(environment, index))).await?;
-        Ok(found
-            .map(|object| Arc::new(object.spec))
-            .filter(|spec| spec.environment_uid == uid))
+        let found = found.filter(|object| object.spec.environment_uid == uid);
+        Ok(found.map(shared))
     }
 
     /// The content hash of the entry with this index, always from the API server.
@@ -264,24 +251,6 @@ impl SnapshotLog {
         Ok(found
             .filter(|object| object.spec.environment_uid == uid)
             .map(|object| object.spec.content_hash))
-    }
-
-    fn remember(&self, spec: Arc<EnvironmentSnapshotSpec>) {
-        let key = (spec.environment_uid.clone(), spec.index);
-        // Delivery needs the changes and the events; only a start needs the checkpoint.
-        let mut slim = Arc::unwrap_or_clone(spec);
-        if let Some(checkpoint) = &mut slim.checkpoint {
-            checkpoint.data = None;
-        }
-        let mut cache = self.cache.lock();
-        if cache.entries.insert(key.clone(), Arc::new(slim)).is_none() {
-            cache.order.push_back(key);
-        }
-        while cache.order.len() > CACHED {
-            if let Some(oldest) = cache.order.pop_front() {
-                cache.entries.remove(&oldest);
-            }
-        }
     }
 
     /// The checkpoint that an entry has or refers to.
@@ -422,6 +391,15 @@ impl SnapshotLog {
             None => Ok(()),
         }
     }
+}
+
+/// The content of an entry without the data of its checkpoint, which only a start needs, and which it reads apart.
+fn shared(object: EnvironmentSnapshot) -> Arc<EnvironmentSnapshotSpec> {
+    let mut spec = object.spec;
+    if let Some(checkpoint) = &mut spec.checkpoint {
+        checkpoint.data = None;
+    }
+    Arc::new(spec)
 }
 
 fn object(name: &str, spec: EnvironmentSnapshotSpec) -> EnvironmentSnapshot {
