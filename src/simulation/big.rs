@@ -14,7 +14,7 @@ use crate::{
     },
     simulation::{empty_state, seconds, testing::digest},
     snapshot::{
-        cut::{Entry, PendingEntries},
+        cut::Entry,
         event,
         ledger::{Ledger, content_hash},
         state::{ClusterState, Plan},
@@ -46,7 +46,7 @@ impl Big {
         state.log_is_blank("big", "uid", None, Cause::Baseline);
         let mut reader = Fleet::default();
         let mut serial = 0;
-        let entry = plan(&mut state, now).entries.remove(0);
+        let entry = plan(&mut state, now).remove(0);
         let read = restored(&entry, &mut reader);
         state.appended("big", "uid", entry.after.clone(), now);
         serial += 1;
@@ -78,7 +78,7 @@ impl Big {
             self.state.bookmark(WatchKind::Pods, version, self.now);
             let plan = self.state.plan("big", self.now, wall(self.now));
             let Plan::Append(draft) = plan else { break };
-            for entry in draft.entries {
+            for entry in draft {
                 self.read_next(&entry);
                 self.state
                     .appended("big", "uid", entry.after.clone(), self.now);
@@ -115,9 +115,9 @@ fn wall(now: Moment) -> jiff::Timestamp {
         + jiff::SignedDuration::try_from(now.since_start()).unwrap()
 }
 
-fn plan(state: &mut ClusterState, now: Moment) -> PendingEntries {
+fn plan(state: &mut ClusterState, now: Moment) -> Vec<Entry> {
     match state.plan("big", now, wall(now)) {
-        Plan::Append(draft) => *draft,
+        Plan::Append(draft) => draft,
         other => panic!("{other:?}"),
     }
 }

@@ -473,7 +473,7 @@ impl Cluster {
                     last.is_none_or(|last| last + seconds(1) <= now),
                     "at most one cut a second"
                 );
-                for entry in draft.entries {
+                for entry in draft {
                     self.append(name, entry);
                 }
             }

@@ -319,7 +319,7 @@ proptest! {
             state.log_is_blank("all", "uid", None, Cause::Baseline);
             let plan = state.plan("all", cluster.now, cluster.wall());
             let crate::snapshot::state::Plan::Append(draft) = plan else { panic!("{plan:?}") };
-            states.push(draft.entries[0].spec.clone());
+            states.push(draft[0].spec.clone());
         }
         prop_assert_eq!(&states[0], &states[1]);
     }

@@ -292,7 +292,7 @@ fn a_scope_that_is_edited_twice_ends_as_the_last_one() {
         panic!("{plan:?}")
     };
     cluster.environment_quietly("prod", "namespaces: {include: [shop]}");
-    for entry in draft.entries {
+    for entry in draft {
         cluster.append("prod", entry);
     }
     cluster.pass(60);
@@ -323,7 +323,7 @@ fn an_environment_that_is_edited_while_its_baseline_is_written_begins_in_silence
         panic!("{plan:?}")
     };
     cluster.environment_quietly("late", "namespaces: {include: [blog]}");
-    for entry in draft.entries {
+    for entry in draft {
         cluster.append("late", entry);
     }
     cluster.pass(60);
@@ -480,7 +480,7 @@ fn a_change_during_the_write_of_an_entry_joins_the_next() {
     let pod = cluster.pods_of("api", "")[0].clone();
     cluster.remove(&pod);
     while cluster.deliver_quietly(WatchKind::Pods) {}
-    for entry in draft.entries {
+    for entry in draft {
         cluster.append("prod", entry);
     }
     cluster.pass(60);

@@ -139,7 +139,7 @@ impl EnvironmentRecorder {
         let shared = self.context.shared.clone();
         let plan = shared.with(|state, now| state.plan(&self.name, now, Timestamp::now()));
         let (round, wait, status_due) = match plan {
-            Plan::Append(pending) => return self.append_all(pending.entries).await,
+            Plan::Append(entries) => return self.append_all(entries).await,
             Plan::Frozen(frozen) if frozen.reason == FrozenReason::ReadingLog => {
                 self.read_log().await?;
                 return Ok(Round::Incomplete);

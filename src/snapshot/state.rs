@@ -32,9 +32,9 @@ use crate::{
     snapshot::{
         assessment::AssessmentState,
         census::{Census, admits},
-        cut::PendingEntries,
+        cut::Entry,
         ledger::{ArtifactFacts, Ledger},
-        settle::{Settle, Unsettled},
+        settle::{Comparison, Settle, Unsettled},
     },
     time::Moment,
 };
@@ -133,7 +133,7 @@ pub enum Plan {
     /// Nothing until then, unless something changes.
     Wait(Option<Moment>),
     /// Append these.
-    Append(Box<PendingEntries>),
+    Append(Vec<Entry>),
 }
 
 /// A summary of an environment.
@@ -561,9 +561,15 @@ impl ClusterState {
             let KnownLog::Read(ledger, _) = &env.log else {
                 continue;
             };
+            let comparison = Comparison {
+                census: &env.census,
+                ledger,
+                fleet: &self.fleet,
+                settle: &env.settle,
+                now,
+            };
             for cell in &cells {
-                env.unsettled
-                    .observe(cell, &env.census, ledger, &self.fleet, &env.settle, now);
+                env.unsettled.observe(cell, comparison);
             }
             // They are in the status.
             let mut waiting =
@@ -800,8 +806,14 @@ impl ClusterState {
             && !renamed
         {
             // The counts are right as they are: only what is recorded changed.
-            env.unsettled
-                .follow(before, &env.census, after, &self.fleet, &env.settle, now);
+            let comparison = Comparison {
+                census: &env.census,
+                ledger: after,
+                fleet: &self.fleet,
+                settle: &env.settle,
+                now,
+            };
+            env.unsettled.follow(before, comparison);
         } else {
             // The spec may ask for another scope by now; the next plan handles that.
             if env.scope != after.scope {

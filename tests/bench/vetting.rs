@@ -169,7 +169,7 @@ impl Bench {
         for name in self.world.take_touched() {
             if let Plan::Append(draft) = self.world.plan(&name, self.now, wall) {
                 appended += 1;
-                for entry in draft.entries {
+                for entry in draft {
                     self.world.appended(&name, &name, entry.after, self.now);
                 }
             }

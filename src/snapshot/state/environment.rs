@@ -9,7 +9,7 @@ use crate::{
     snapshot::{
         census::Census,
         ledger::Ledger,
-        settle::Unsettled,
+        settle::{Comparison, Unsettled},
         state::{EnvironmentProblem, EnvironmentState, KnownLog, plan::identities},
     },
     time::Moment,
@@ -44,8 +44,13 @@ impl EnvironmentState {
         self.assessment.touch_all();
         match &self.log {
             KnownLog::Read(ledger, _) => {
-                self.unsettled
-                    .rebuild(&self.census, ledger, fleet, &self.settle, now);
+                self.unsettled.rebuild(Comparison {
+                    census: &self.census,
+                    ledger,
+                    fleet,
+                    settle: &self.settle,
+                    now,
+                });
             }
             _ => self.unsettled = Unsettled::default(),
         }

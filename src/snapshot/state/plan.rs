@@ -20,9 +20,9 @@ use crate::{
     snapshot::{
         assessment::{AssessmentState, Assessor},
         census::Census,
-        cut::{CutInput, PendingEntries},
+        cut::{CutInput, Entry},
         ledger::{CENSUS_VERSION, Cell, Identities, Ledger},
-        settle::{Settle, Unsettled, restless_until, rests_at, rolling_until},
+        settle::{Comparison, Settle, Unsettled, restless_until, rests_at, rolling_until},
         state::{ClusterState, EnvironmentState, Frozen, FrozenReason, KnownLog, Plan},
     },
     time::Moment,
@@ -241,25 +241,27 @@ struct Planner<'a> {
 
 impl Planner<'_> {
     fn baseline(self, before: Option<&Ledger>, cause: Cause) -> Plan {
-        let entries = self
-            .input
-            .baseline(before, self.scope, cause, self.assessment);
-        Plan::Append(Box::new(entries))
+        let input = self.input;
+        Plan::Append(input.baseline(before, self.scope, cause, self.assessment))
     }
 
     /// What comes after `ledger`: the effect of timers that ran out, else what has settled, else a wait.
     fn next(mut self, ledger: &mut Arc<Ledger>) -> Plan {
         let steady = self.wait_for_identities(ledger);
         if let Some(entries) = self.input.timers(ledger, self.assessment) {
-            return Plan::Append(Box::new(entries));
+            return Plan::Append(entries);
         }
         let input = self.input;
         let (fleet, settle, now) = (input.fleet, input.settle, input.now);
         let closing = close_rollouts(ledger, self.unsettled, fleet, settle, now, input.wall);
         let rescoped = self.scope != self.wanted;
-        let ripe = self
-            .unsettled
-            .ripe(input.census, ledger, fleet, settle, now);
+        let ripe = self.unsettled.ripe(Comparison {
+            census: input.census,
+            ledger,
+            fleet,
+            settle,
+            now,
+        });
         let mut cells = ripe.cells;
         if rescoped {
             // Changes under the old scope are recorded before what the new scope holds counts as known.
@@ -272,10 +274,10 @@ impl Planner<'_> {
         }
         let entries = self.record(ledger, &cells, &identities);
         if rescoped {
-            return Plan::Append(Box::new(self.rescope(ledger, entries)));
+            return Plan::Append(self.rescope(ledger, entries));
         }
         if let Some(entries) = entries {
-            return Plan::Append(Box::new(entries));
+            return Plan::Append(entries);
         }
         let timer = self.next_timer(ledger);
         let waits = [ripe.next, closing, steady, timer];
@@ -307,7 +309,7 @@ impl Planner<'_> {
         ledger: &Ledger,
         cells: &BTreeSet<Cell>,
         identities: &Identities,
-    ) -> Option<PendingEntries> {
+    ) -> Option<Vec<Entry>> {
         let input = &self.input;
         let unidentified =
             input.assessor.rules.is_some() && input.unidentified != ledger.unidentified;
@@ -321,7 +323,7 @@ impl Planner<'_> {
     }
 
     /// These entries, and a baseline of the new scope after them.
-    fn rescope(self, ledger: &Ledger, entries: Option<PendingEntries>) -> PendingEntries {
+    fn rescope(self, ledger: &Ledger, entries: Option<Vec<Entry>>) -> Vec<Entry> {
         let input = self.input;
         let census = &Census::of(self.wanted, &input.assessor.names);
         let scoped = CutInput {
@@ -333,15 +335,12 @@ impl Planner<'_> {
             unidentified: count(census),
             ..input
         };
-        let mut entries = entries.map(|entries| entries.entries).unwrap_or_default();
+        let mut entries = entries.unwrap_or_default();
         let end = entries.last().map_or(ledger, |entry| &entry.after);
         let cause = Cause::ScopeChanged;
         let baseline = scoped.baseline(Some(end), self.wanted, cause, self.assessment);
-        entries.extend(baseline.entries);
-        PendingEntries {
-            entries,
-            uid: baseline.uid,
-        }
+        entries.extend(baseline);
+        entries
     }
 
     fn next_timer(&self, ledger: &Ledger) -> Option<Moment> {
