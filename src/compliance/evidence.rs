@@ -145,6 +145,10 @@ pub struct DeploymentRecord {
     pub build_url: Maybe,
 }
 
+fn digest(text: &str) -> Result<Fingerprint, String> {
+    Fingerprint::from_hex(text).ok_or_else(|| format!("{text:?} is no digest"))
+}
+
 fn boxed(text: Option<&String>) -> Maybe {
     text.map(|text| text.as_str().into())
 }
@@ -162,9 +166,6 @@ impl ProvenanceRecord {
     /// Parses an object. An error says what can't be read in it.
     pub fn of(object: &ArtifactProvenance) -> Result<Self, String> {
         let spec = &object.spec;
-        let digest = |text: &str| {
-            Fingerprint::from_hex(text).ok_or_else(|| format!("{text:?} is no digest"))
-        };
         let attestations = spec.attestations.iter().flatten();
         let attestations: Box<[_]> = attestations
             .map(|attestation| AttestationRecord {
@@ -300,11 +301,11 @@ pub struct Allowance {
 impl Allowance {
     /// Parses an object. An error says what can't be read in it.
     pub fn of(object: &AllowedArtifact) -> Result<Self, String> {
-        let artifacts = object.spec.artifacts.iter().map(|image| {
-            let digest = Fingerprint::from_hex(&image.fingerprint)
-                .ok_or_else(|| format!("{:?} is no digest", image.fingerprint))?;
-            Ok((digest, image.name.as_str().into()))
-        });
+        let artifacts = object
+            .spec
+            .artifacts
+            .iter()
+            .map(|image| Ok((digest(&image.fingerprint)?, image.name.as_str().into())));
         Ok(Self {
             name: object.name_any().into(),
             uid: object.uid().unwrap_or_default().into(),
@@ -327,47 +328,119 @@ impl Allowance {
     }
 }
 
-/// All evidence.
-#[derive(Debug, Default)]
-pub struct Evidence {
-    records: BTreeMap<EvidenceKey, Arc<ProvenanceRecord>>,
-    records_of: BTreeMap<Fingerprint, BTreeSet<EvidenceKey>>,
-    reviews: BTreeMap<EvidenceKey, Arc<ApprovalReview>>,
-    reviews_of: BTreeMap<Fingerprint, BTreeSet<EvidenceKey>>,
-    allowances: BTreeMap<Arc<str>, Arc<Allowance>>,
-    allowances_of: BTreeMap<Fingerprint, BTreeSet<Arc<str>>>,
-    allowances_in: BTreeMap<Box<str>, BTreeSet<Arc<str>>>,
+/// Evidence of one kind, which is about images.
+trait ArtifactEvidence: PartialEq {
+    /// The digests of the images that it is about.
+    fn subjects(&self) -> BTreeSet<Fingerprint>;
 }
 
-fn note<K: Ord, V: Ord>(index: &mut BTreeMap<K, BTreeSet<V>>, key: K, value: V, add: bool) {
-    if add {
-        index.entry(key).or_default().insert(value);
-    } else if let Some(values) = index.get_mut(&key) {
-        values.remove(&value);
-        if values.is_empty() {
-            index.remove(&key);
+impl ArtifactEvidence for ProvenanceRecord {
+    fn subjects(&self) -> BTreeSet<Fingerprint> {
+        self.digests().collect()
+    }
+}
+
+impl ArtifactEvidence for ApprovalReview {
+    fn subjects(&self) -> BTreeSet<Fingerprint> {
+        BTreeSet::from([self.fingerprint])
+    }
+}
+
+impl ArtifactEvidence for Allowance {
+    fn subjects(&self) -> BTreeSet<Fingerprint> {
+        self.artifacts.keys().copied().collect()
+    }
+}
+
+/// The keys of objects by something that they name.
+type Index<K> = BTreeMap<K, BTreeSet<EvidenceKey>>;
+
+/// Changes an index from what an object named to what it names now. Returns both.
+fn reindex<K: Ord + Clone>(
+    index: &mut Index<K>,
+    key: &EvidenceKey,
+    before: BTreeSet<K>,
+    now: BTreeSet<K>,
+) -> BTreeSet<K> {
+    for named in before.difference(&now) {
+        if let Some(keys) = index.get_mut(named) {
+            keys.remove(key);
+            if keys.is_empty() {
+                index.remove(named);
+            }
+        }
+    }
+    for named in now.difference(&before) {
+        let keys = index.entry(named.clone()).or_default();
+        keys.insert(key.clone());
+    }
+    before.into_iter().chain(now).collect()
+}
+
+/// The objects of one kind.
+#[derive(Debug)]
+struct Objects<T> {
+    by_key: BTreeMap<EvidenceKey, Arc<T>>,
+    by_digest: Index<Fingerprint>,
+}
+
+impl<T> Default for Objects<T> {
+    fn default() -> Self {
+        Self {
+            by_key: BTreeMap::new(),
+            by_digest: BTreeMap::new(),
         }
     }
 }
 
-impl Evidence {
-    /// Adds, replaces or removes a record. Whether that changed anything relevant.
-    pub fn put_record(&mut self, key: &EvidenceKey, record: Option<ProvenanceRecord>) -> bool {
-        let before = self.records.get(key).cloned();
-        if before.as_deref() == record.as_ref() {
-            return false;
+impl<T: ArtifactEvidence> Objects<T> {
+    /// Adds, replaces or removes an object. Returns the digests that it is or was about; `None`: nothing relevant changed.
+    fn put(&mut self, key: &EvidenceKey, object: Option<T>) -> Option<BTreeSet<Fingerprint>> {
+        let before = self.by_key.get(key).map(|object| &**object);
+        if before == object.as_ref() {
+            return None;
         }
-        let record = record.map(Arc::new);
-        for (record, add) in [(&before, false), (&record, true)] {
-            for digest in record.iter().flat_map(|record| record.digests()) {
-                note(&mut self.records_of, digest, key.clone(), add);
-            }
-        }
-        match record {
-            Some(record) => self.records.insert(key.clone(), record),
-            None => self.records.remove(key),
+        let subjects = |object: Option<&T>| object.map(T::subjects).unwrap_or_default();
+        let (before, now) = (subjects(before), subjects(object.as_ref()));
+        match object {
+            Some(object) => self.by_key.insert(key.clone(), Arc::new(object)),
+            None => self.by_key.remove(key),
         };
-        true
+        Some(reindex(&mut self.by_digest, key, before, now))
+    }
+
+    /// The objects with these keys.
+    fn at<'a>(
+        &'a self,
+        keys: Option<&'a BTreeSet<EvidenceKey>>,
+    ) -> impl Iterator<Item = &'a Arc<T>> {
+        let keys = keys.into_iter().flatten();
+        keys.filter_map(|key| self.by_key.get(key))
+    }
+
+    /// The objects about a digest.
+    fn of(&self, digest: Fingerprint) -> impl Iterator<Item = &Arc<T>> {
+        self.at(self.by_digest.get(&digest))
+    }
+}
+
+/// All evidence.
+#[derive(Debug, Default)]
+pub struct Evidence {
+    records: Objects<ProvenanceRecord>,
+    reviews: Objects<ApprovalReview>,
+    allowances: Objects<Allowance>,
+    allowances_in: Index<Box<str>>,
+}
+
+impl Evidence {
+    /// Adds, replaces or removes a record. Returns the digests that it is or was about; `None`: nothing relevant changed.
+    pub fn put_record(
+        &mut self,
+        key: &EvidenceKey,
+        record: Option<ProvenanceRecord>,
+    ) -> Option<BTreeSet<Fingerprint>> {
+        self.records.put(key, record)
     }
 
     /// Adds, replaces or removes a review. Returns the digests that it is or was about; `None`: nothing relevant changed. An
@@ -377,27 +450,9 @@ impl Evidence {
         key: &EvidenceKey,
         object: Option<&ArtifactApproval>,
     ) -> Result<Option<BTreeSet<Fingerprint>>, String> {
-        let before = self.reviews.get(key).cloned();
-        let review = match object {
-            Some(object) => Some(self.review_of(object, before.as_deref())?),
-            None => None,
-        };
-        if before.as_deref() == review.as_ref() {
-            return Ok(None);
-        }
-        let review = review.map(Arc::new);
-        let mut digests = BTreeSet::new();
-        for (review, add) in [(&before, false), (&review, true)] {
-            if let Some(review) = review {
-                note(&mut self.reviews_of, review.fingerprint, key.clone(), add);
-                digests.insert(review.fingerprint);
-            }
-        }
-        match review {
-            Some(review) => self.reviews.insert(key.clone(), review),
-            None => self.reviews.remove(key),
-        };
-        Ok(Some(digests))
+        let before = self.reviews.by_key.get(key);
+        let review = object.map(|object| self.review_of(object, before.map(|it| &**it)));
+        Ok(self.reviews.put(key, review.transpose()?))
     }
 
     /// Parses a review. Its number is that of its spec, the one assigned before, or the next free one.
@@ -417,8 +472,7 @@ impl Evidence {
             key: EvidenceKey::of(object),
             uid: uid.as_str().into(),
             created: created(object),
-            fingerprint: Fingerprint::from_hex(&spec.fingerprint)
-                .ok_or_else(|| format!("{:?} is no digest", spec.fingerprint))?,
+            fingerprint: digest(&spec.fingerprint)?,
             flow: boxed(spec.flow.as_ref()),
             environment: boxed(spec.environment.as_ref()),
             number: number.unwrap_or_else(|| self.next_number()),
@@ -431,7 +485,7 @@ impl Evidence {
     }
 
     fn next_number(&self) -> i64 {
-        let newest = self.reviews.values().map(|review| review.number).max();
+        let newest = self.reviews().values().map(|review| review.number).max();
         newest.unwrap_or(0).saturating_add(1)
     }
 
@@ -442,74 +496,58 @@ impl Evidence {
         name: &str,
         allowance: Option<Allowance>,
     ) -> Option<(BTreeSet<Fingerprint>, BTreeSet<Box<str>>)> {
-        let name: Arc<str> = name.into();
-        let before = self.allowances.get(&name).cloned();
-        if before.as_deref() == allowance.as_ref() {
-            return None;
-        }
-        let allowance = allowance.map(Arc::new);
-        let mut digests = BTreeSet::new();
-        let mut environments = BTreeSet::new();
-        for (allowance, add) in [(&before, false), (&allowance, true)] {
-            let Some(allowance) = allowance else { continue };
-            for digest in allowance.artifacts.keys() {
-                note(&mut self.allowances_of, *digest, name.clone(), add);
-                digests.insert(*digest);
-            }
-            for environment in &allowance.environments {
-                note(
-                    &mut self.allowances_in,
-                    environment.clone(),
-                    name.clone(),
-                    add,
-                );
-                environments.insert(environment.clone());
-            }
-        }
-        match allowance {
-            Some(allowance) => self.allowances.insert(name, allowance),
-            None => self.allowances.remove(&name),
-        };
+        let key = EvidenceKey::of_cluster(name);
+        let before = self.allowances.by_key.get(&key);
+        let before = before.map(|it| it.environments.clone()).unwrap_or_default();
+        let now = allowance.as_ref().map(|it| it.environments.clone());
+        let digests = self.allowances.put(&key, allowance)?;
+        let now = now.unwrap_or_default();
+        let environments = reindex(&mut self.allowances_in, &key, before, now);
         Some((digests, environments))
     }
 
     /// All records.
     pub fn records(&self) -> &BTreeMap<EvidenceKey, Arc<ProvenanceRecord>> {
-        &self.records
+        &self.records.by_key
     }
 
     /// All reviews.
     pub fn reviews(&self) -> &BTreeMap<EvidenceKey, Arc<ApprovalReview>> {
-        &self.reviews
+        &self.reviews.by_key
     }
 
     /// All entries of the allow-list.
-    pub fn allowances(&self) -> &BTreeMap<Arc<str>, Arc<Allowance>> {
-        &self.allowances
+    pub fn allowances(&self) -> &BTreeMap<EvidenceKey, Arc<Allowance>> {
+        &self.allowances.by_key
+    }
+
+    /// The keys of all objects of a kind.
+    pub fn keys(&self, kind: EvidenceKind) -> Vec<EvidenceKey> {
+        match kind {
+            EvidenceKind::Records => self.records().keys().cloned().collect(),
+            EvidenceKind::Reviews => self.reviews().keys().cloned().collect(),
+            EvidenceKind::Allowances => self.allowances().keys().cloned().collect(),
+        }
     }
 
     /// The records that name a digest.
     pub fn records_of(&self, digest: Fingerprint) -> impl Iterator<Item = &Arc<ProvenanceRecord>> {
-        let keys = self.records_of.get(&digest).into_iter().flatten();
-        keys.filter_map(|key| self.records.get(key))
+        self.records.of(digest)
     }
 
     /// The reviews of a digest.
     pub fn reviews_of(&self, digest: Fingerprint) -> impl Iterator<Item = &Arc<ApprovalReview>> {
-        let keys = self.reviews_of.get(&digest).into_iter().flatten();
-        keys.filter_map(|key| self.reviews.get(key))
+        self.reviews.of(digest)
     }
 
     /// The entries of the allow-list that name a digest.
     pub fn allowances_of(&self, digest: Fingerprint) -> impl Iterator<Item = &Arc<Allowance>> {
-        let names = self.allowances_of.get(&digest).into_iter().flatten();
-        names.filter_map(|name| self.allowances.get(name))
+        self.allowances.of(digest)
     }
 
     /// The entries of the allow-list of an environment.
     pub fn allowances_in(&self, environment: &str) -> impl Iterator<Item = &Arc<Allowance>> {
-        let names = self.allowances_in.get(environment).into_iter().flatten();
-        names.filter_map(|name| self.allowances.get(name))
+        self.allowances.at(self.allowances_in.get(environment))
     }
 
     /// The records that count for some digests: those of trusted namespaces, and of each flow the oldest. They are ordered

@@ -37,19 +37,13 @@ pub trait EvidenceResource:
     /// Which of them.
     const KIND: EvidenceKind;
 
-    /// Takes in the newest state of an object. An error says what can't be read in it.
-    fn apply(
-        &self,
+    /// Takes in the newest state of an object; `None`: it was deleted. An error says what can't be read in it.
+    fn put(
         key: &EvidenceKey,
+        object: Option<&Self>,
         state: &mut dyn EvidenceState,
         now: Moment,
     ) -> Result<(), String>;
-
-    /// Removes a deleted object.
-    fn remove(key: &EvidenceKey, state: &mut dyn EvidenceState, now: Moment);
-
-    /// The objects that are known.
-    fn keys(state: &dyn EvidenceState) -> Vec<EvidenceKey>;
 
     /// What its status should say, and its condition Ready. `None`: the object is not known any more.
     fn new_status(
@@ -88,22 +82,15 @@ evidence_status!(AllowedArtifactStatus);
 impl EvidenceResource for ArtifactProvenance {
     const KIND: EvidenceKind = EvidenceKind::Records;
 
-    fn apply(
-        &self,
+    fn put(
         key: &EvidenceKey,
+        object: Option<&Self>,
         state: &mut dyn EvidenceState,
         now: Moment,
     ) -> Result<(), String> {
-        state.record_seen(key, Some(ProvenanceRecord::of(self)?), now);
+        let record = object.map(ProvenanceRecord::of).transpose()?;
+        state.record_seen(key, record, now);
         Ok(())
-    }
-
-    fn remove(key: &EvidenceKey, state: &mut dyn EvidenceState, now: Moment) {
-        state.record_seen(key, None, now);
-    }
-
-    fn keys(state: &dyn EvidenceState) -> Vec<EvidenceKey> {
-        state.evidence().records().keys().cloned().collect()
     }
 
     fn new_status(
@@ -119,22 +106,13 @@ impl EvidenceResource for ArtifactProvenance {
 impl EvidenceResource for ArtifactApproval {
     const KIND: EvidenceKind = EvidenceKind::Reviews;
 
-    fn apply(
-        &self,
+    fn put(
         key: &EvidenceKey,
+        object: Option<&Self>,
         state: &mut dyn EvidenceState,
         _: Moment,
     ) -> Result<(), String> {
-        state.review_seen(key, Some(self))
-    }
-
-    fn remove(key: &EvidenceKey, state: &mut dyn EvidenceState, _: Moment) {
-        // Without an object there is nothing that can't be read.
-        let _ = state.review_seen(key, None);
-    }
-
-    fn keys(state: &dyn EvidenceState) -> Vec<EvidenceKey> {
-        state.evidence().reviews().keys().cloned().collect()
+        state.review_seen(key, object)
     }
 
     fn new_status(
@@ -150,23 +128,15 @@ impl EvidenceResource for ArtifactApproval {
 impl EvidenceResource for AllowedArtifact {
     const KIND: EvidenceKind = EvidenceKind::Allowances;
 
-    fn apply(
-        &self,
+    fn put(
         key: &EvidenceKey,
+        object: Option<&Self>,
         state: &mut dyn EvidenceState,
         _: Moment,
     ) -> Result<(), String> {
-        state.allowance_seen(&key.name, Some(Allowance::of(self)?));
+        let allowance = object.map(Allowance::of).transpose()?;
+        state.allowance_seen(&key.name, allowance);
         Ok(())
-    }
-
-    fn remove(key: &EvidenceKey, state: &mut dyn EvidenceState, _: Moment) {
-        state.allowance_seen(&key.name, None);
-    }
-
-    fn keys(state: &dyn EvidenceState) -> Vec<EvidenceKey> {
-        let names = state.evidence().allowances().keys();
-        names.map(|name| EvidenceKey::of_cluster(name)).collect()
     }
 
     fn new_status(
@@ -174,20 +144,25 @@ impl EvidenceResource for AllowedArtifact {
         state: &dyn EvidenceState,
         now: Timestamp,
     ) -> Option<(Self::Status, Statement)> {
-        let entry = state.evidence().allowances().get(&key.name)?;
+        let entry = state.evidence().allowances().get(key)?;
         Some(allowance_status(state, entry, now))
     }
 }
 
-fn not_trusted(namespace: &str) -> Statement {
+fn ready(status: bool, reason: &'static str, message: String) -> Statement {
     Statement {
         type_: READY,
-        status: Some(false),
-        reason: "NamespaceNotTrusted",
-        message: format!(
-            "no Environment trusts namespace {namespace}, so this changes nothing; add it to spec.compliance.provenance.trustedNamespaces of an Environment"
-        ),
+        status: Some(status),
+        reason,
+        message,
     }
+}
+
+fn not_trusted(namespace: &str) -> Statement {
+    let message = format!(
+        "no Environment trusts namespace {namespace}, so this changes nothing; add it to spec.compliance.provenance.trustedNamespaces of an Environment"
+    );
+    ready(false, "NamespaceNotTrusted", message)
 }
 
 fn record_status(
@@ -209,23 +184,21 @@ fn record_status(
         .evidence()
         .conflict(record, |namespace| state.trusts(namespace));
     let conflict = conflict.map(ToString::to_string);
+    let flow = &record.flow;
     let ready = match &conflict {
         _ if !state.trusts(namespace) => not_trusted(namespace),
-        Some(older) => Statement {
-            type_: READY,
-            status: Some(false),
-            reason: "Conflict",
-            message: format!(
-                "{older} is an older record of flow {} for the same image, and counts instead of this one",
-                record.flow
+        Some(older) => ready(
+            false,
+            "Conflict",
+            format!(
+                "{older} is an older record of flow {flow} for the same image, and counts instead of this one"
             ),
-        },
-        None => Statement {
-            type_: READY,
-            status: Some(true),
-            reason: "Recorded",
-            message: format!("The record counts in environments that trust namespace {namespace}."),
-        },
+        ),
+        None => ready(
+            true,
+            "Recorded",
+            format!("The record counts in environments that trust namespace {namespace}."),
+        ),
     };
     let status = ArtifactProvenanceStatus {
         state: Some(record.state),
@@ -243,12 +216,9 @@ fn review_status(
 ) -> (ArtifactApprovalStatus, Statement) {
     let namespace = &*review.key.namespace;
     let ready = if state.trusts(namespace) {
-        Statement {
-            type_: READY,
-            status: Some(true),
-            reason: "Numbered",
-            message: format!("The review counts in environments that trust namespace {namespace}."),
-        }
+        let message =
+            format!("The review counts in environments that trust namespace {namespace}.");
+        ready(true, "Numbered", message)
     } else {
         not_trusted(namespace)
     };
@@ -264,12 +234,9 @@ fn allowance_status(
     entry: &Allowance,
     now: Timestamp,
 ) -> (AllowedArtifactStatus, Statement) {
-    let missing: Vec<&str> = entry
-        .environments
-        .iter()
-        .map(|name| &**name)
-        .filter(|name| !state.environment_exists(name))
-        .collect();
+    let environments = entry.environments.iter().map(|name| &**name);
+    let missing = environments.filter(|name| !state.environment_exists(name));
+    let missing: Vec<&str> = missing.collect();
     let outcome = if !entry.is_active(now) {
         AllowedState::Expired
     } else if missing.len() == entry.environments.len() {
@@ -277,14 +244,14 @@ fn allowance_status(
     } else {
         AllowedState::Active
     };
-    let (status, reason, message) = match outcome {
+    let ready = match outcome {
         // What was said is over, not wrong: nobody waits for it to heal.
-        AllowedState::Expired => (
+        AllowedState::Expired => ready(
             true,
             "Expired",
             "The entry has expired: the rules apply to these images again.".to_owned(),
         ),
-        _ if !missing.is_empty() => (
+        _ if !missing.is_empty() => ready(
             false,
             "EnvironmentNotFound",
             format!(
@@ -292,13 +259,7 @@ fn allowance_status(
                 missing.join(", ")
             ),
         ),
-        _ => (true, "Active", "These images are allowed.".to_owned()),
-    };
-    let ready = Statement {
-        type_: READY,
-        status: Some(status),
-        reason,
-        message,
+        _ => ready(true, "Active", "These images are allowed.".to_owned()),
     };
     let announced = entry
         .environments

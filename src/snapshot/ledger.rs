@@ -92,7 +92,9 @@ pub type Identities = BTreeMap<Fingerprint, (Fingerprint, IdentitySource)>;
 /// The count of a cell that a change sets.
 #[derive(Clone, Debug)]
 pub struct CellCount {
+    /// Which cell.
     pub cell: Cell,
+    /// How many instances there are now.
     pub count: u32,
     /// The cell's workload is still rolling.
     pub rolling: bool,

@@ -737,7 +737,7 @@ impl ClusterState {
         env.recount(&self.fleet, &self.evidence, now);
         self.touched.insert(name.to_owned());
         self.mark_artifacts_dirty(name, artifacts);
-        self.mark_allowances_dirty();
+        self.mark_kind_dirty(EvidenceKind::Allowances);
         for (name, env) in &mut self.environments {
             if env.counts_any(&renamed) {
                 env.recount(&self.fleet, &self.evidence, now);
@@ -825,7 +825,7 @@ impl ClusterState {
         self.touched.insert(name.to_owned());
         self.mark_artifacts_dirty(name, changed);
         if listed {
-            self.mark_allowances_dirty();
+            self.mark_kind_dirty(EvidenceKind::Allowances);
         }
     }
 
