@@ -7,6 +7,8 @@ use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
+use crate::cluster::image::{Fingerprint, Reference};
+
 /// What every object has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Meta {
@@ -120,7 +122,7 @@ fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawMeta<'a> {
-    #[serde(default, borrow)]
+    #[serde(borrow)]
     namespace: Option<Text<'a>>,
     #[serde(borrow)]
     name: Text<'a>,
@@ -128,11 +130,9 @@ struct RawMeta<'a> {
     uid: Text<'a>,
     #[serde(borrow)]
     resource_version: Text<'a>,
-    #[serde(default)]
     generation: Option<i64>,
-    #[serde(default, borrow)]
+    #[serde(borrow)]
     deletion_timestamp: Option<Text<'a>>,
-    #[serde(default)]
     labels: Option<BTreeMap<String, String>>,
     #[serde(default, borrow, deserialize_with = "nullable")]
     owner_references: Vec<RawOwner<'a>>,
@@ -158,7 +158,6 @@ struct RawOwner<'a> {
     kind: Text<'a>,
     #[serde(borrow)]
     name: Text<'a>,
-    #[serde(default)]
     controller: Option<bool>,
 }
 
@@ -207,6 +206,14 @@ pub struct ContainerView {
     pub active: bool,
 }
 
+impl ContainerView {
+    /// The digest to which the spec pins its image.
+    pub fn pin(&self) -> Option<Fingerprint> {
+        let reference = Some(&self.image).filter(|image| image.contains("@sha256:"))?;
+        reference.parse::<Reference>().ok()?.pin
+    }
+}
+
 #[derive(Deserialize)]
 struct RawPod<'a> {
     #[serde(borrow)]
@@ -220,7 +227,7 @@ struct RawPod<'a> {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawPodSpec<'a> {
-    #[serde(default, borrow)]
+    #[serde(borrow)]
     restart_policy: Option<Text<'a>>,
     #[serde(borrow)]
     containers: Vec<RawContainer<'a>>,
@@ -235,16 +242,16 @@ struct RawPodSpec<'a> {
 struct RawContainer<'a> {
     #[serde(borrow)]
     name: Text<'a>,
-    #[serde(default, borrow)]
+    #[serde(borrow)]
     image: Option<Text<'a>>,
-    #[serde(default, borrow)]
+    #[serde(borrow)]
     restart_policy: Option<Text<'a>>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawPodStatus<'a> {
-    #[serde(default, borrow)]
+    #[serde(borrow)]
     phase: Option<Text<'a>>,
     #[serde(default, borrow, deserialize_with = "nullable")]
     container_statuses: Vec<RawStatus<'a>>,
@@ -259,11 +266,10 @@ struct RawPodStatus<'a> {
 struct RawStatus<'a> {
     #[serde(borrow)]
     name: Text<'a>,
-    #[serde(default, rename = "imageID", borrow)]
+    #[serde(rename = "imageID", borrow)]
     image_id: Option<Text<'a>>,
-    #[serde(default, rename = "containerID", borrow)]
+    #[serde(rename = "containerID", borrow)]
     container_id: Option<Text<'a>>,
-    #[serde(default)]
     restart_count: Option<i64>,
     #[serde(default, deserialize_with = "nullable")]
     state: RawState,
@@ -273,16 +279,13 @@ struct RawStatus<'a> {
 
 #[derive(Default, Deserialize)]
 struct RawState {
-    #[serde(default)]
     running: Option<serde::de::IgnoredAny>,
-    #[serde(default)]
     terminated: Option<RawTerminated>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawTerminated {
-    #[serde(default)]
     exit_code: Option<i64>,
 }
 
@@ -375,11 +378,18 @@ impl SlimView for PodView {
     }
 }
 
-/// What a Deployment reports about its rollout.
+/// A Deployment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeploymentView {
     /// Its metadata.
     pub meta: Meta,
+    /// What it reports about its rollout.
+    pub report: RolloutReport,
+}
+
+/// What a Deployment reports about its rollout.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RolloutReport {
     /// The controller has not seen the newest spec, which may be a rollout or a change of replicas only.
     pub unseen: bool,
     /// The controller reports that a rollout is in progress.
@@ -400,14 +410,12 @@ struct RawDeployment<'a> {
 
 #[derive(Default, Deserialize)]
 struct RawDeploymentSpec {
-    #[serde(default)]
     paused: Option<bool>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawDeploymentStatus<'a> {
-    #[serde(default)]
     observed_generation: Option<i64>,
     #[serde(default, borrow, deserialize_with = "nullable")]
     conditions: Vec<RawCondition<'a>>,
@@ -419,7 +427,7 @@ struct RawCondition<'a> {
     type_: Text<'a>,
     #[serde(borrow)]
     status: Text<'a>,
-    #[serde(default, borrow)]
+    #[serde(borrow)]
     reason: Option<Text<'a>>,
 }
 
@@ -436,10 +444,12 @@ impl<'de> Deserialize<'de> for DeploymentView {
         let missed = reason == Some("ProgressDeadlineExceeded") && !unseen;
         Ok(Self {
             meta: raw.metadata.meta(),
-            unseen,
-            progressing: progressing.is_some_and(|c| &*c.status == "True")
-                && reason != Some("NewReplicaSetAvailable"),
-            halted: raw.spec.paused == Some(true) || missed,
+            report: RolloutReport {
+                unseen,
+                progressing: progressing.is_some_and(|c| &*c.status == "True")
+                    && reason != Some("NewReplicaSetAvailable"),
+                halted: raw.spec.paused == Some(true) || missed,
+            },
         })
     }
 }
@@ -629,7 +639,8 @@ mod tests {
                 .to_string(),
             )
             .unwrap();
-            (view.unseen, view.progressing, view.halted)
+            let report = view.report;
+            (report.unseen, report.progressing, report.halted)
         };
         assert_eq!(
             told(2, 2, "True", "NewReplicaSetAvailable", false),

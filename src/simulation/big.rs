@@ -40,7 +40,7 @@ impl Big {
         state.environment_seen("big", "uid", &EnvironmentSpec::default(), now);
         state.list_begins(WatchKind::Pods);
         for pod in pods {
-            state.pod_seen(Decoded::Good(pod.clone()), true, now);
+            state.seen::<PodView>(Decoded::Good(pod.clone()), true, now);
         }
         state.list_ends(WatchKind::Pods, 1, now, now);
         state.log_is_blank("big", "uid", None, Cause::Baseline);
@@ -67,7 +67,7 @@ impl Big {
         self.state.list_begins(WatchKind::Pods);
         for pod in pods {
             self.state
-                .pod_seen(Decoded::Good(pod.clone()), true, self.now);
+                .seen::<PodView>(Decoded::Good(pod.clone()), true, self.now);
         }
         let version = u64::from(self.serial);
         self.state

@@ -313,7 +313,11 @@ proptest! {
             }
             state.list_begins(WatchKind::Pods);
             for (pod, _) in pods {
-                state.pod_seen(crate::simulation::seen(&pod.json()), true, cluster.now);
+                state.seen::<crate::cluster::pod_view::PodView>(
+                    crate::simulation::seen(&pod.json()),
+                    true,
+                    cluster.now,
+                );
             }
             state.list_ends(WatchKind::Pods, 7, cluster.now, cluster.now);
             state.log_is_blank("all", "uid", None, Cause::Baseline);

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     api::snapshot::Cause,
-    cluster::scope::Scope,
-    cluster::stream::WatchKind,
+    cluster::{pod_view::NamespaceView, scope::Scope, stream::WatchKind},
     simulation::{Cluster, State, seconds},
     snapshot::ledger::Ledger,
 };
@@ -419,7 +418,7 @@ fn a_relist_of_namespaces_is_taken_in_as_a_whole() {
     let object = crate::simulation::namespace_json("shop", 9_000, &[].into());
     cluster
         .state
-        .namespace_seen(crate::simulation::seen(&object), true, now);
+        .seen::<NamespaceView>(crate::simulation::seen(&object), true, now);
     cluster.scale("web", 2);
     assert_eq!(cluster.state.self_check(now), 0);
     cluster.namespace("shop", &[]);

@@ -2,8 +2,11 @@
 
 mod environment;
 mod evidence;
+mod objects;
 mod plan;
 mod summary;
+
+pub use objects::FleetObject;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,20 +21,20 @@ use crate::{
         snapshot::{Cause, Compliance, IdentitySource, Totals, Verdict},
     },
     cluster::{
-        fleet::{Fleet, LearnedIdentity, PodChange, Workload},
+        fleet::{Fleet, LearnedIdentity},
         image::Fingerprint,
-        pod_view::{Decoded, DeploymentView, NamespaceView, PodView},
+        pod_view::NamespaceView,
         scope::Scope,
         stream::{StreamState, WatchKind},
     },
     compliance::{
         artifact_rules::ArtifactRules,
         evidence::{Evidence, EvidenceKey, EvidenceKind},
-        identity::{IdentityResolver, RecordedIdentities, TrustedNamespaces},
+        identity::{RecordedIdentities, TrustedNamespaces},
     },
     snapshot::{
         assessment::AssessmentState,
-        census::{Census, admits},
+        census::Census,
         cut::Entry,
         ledger::{ArtifactFacts, Ledger},
         settle::{Comparison, Settle, Unsettled},
@@ -204,9 +207,8 @@ impl<'a> RunningArtifact<'a> {
 #[derive(Debug, Default)]
 pub struct ClusterState {
     fleet: Fleet,
-    pods: StreamState,
-    deployments: StreamState,
-    namespaces: StreamState,
+    /// By kind.
+    streams: [StreamState; 3],
     /// Namespaces of an incomplete list. They are applied together, or pods would be counted by labels of different times.
     listed: Vec<NamespaceView>,
     environments: BTreeMap<String, EnvironmentState>,
@@ -257,19 +259,11 @@ impl ClusterState {
 
     /// How far a kind has been read.
     pub fn stream(&self, kind: WatchKind) -> &StreamState {
-        match kind {
-            WatchKind::Pods => &self.pods,
-            WatchKind::Deployments => &self.deployments,
-            WatchKind::Namespaces => &self.namespaces,
-        }
+        &self.streams[kind as usize]
     }
 
     fn stream_mut(&mut self, kind: WatchKind) -> &mut StreamState {
-        match kind {
-            WatchKind::Pods => &mut self.pods,
-            WatchKind::Deployments => &mut self.deployments,
-            WatchKind::Namespaces => &mut self.namespaces,
-        }
+        &mut self.streams[kind as usize]
     }
 
     /// Takes the environments that may have something new to do.
@@ -303,8 +297,8 @@ impl ClusterState {
                 }
             }
             WatchKind::Deployments => {
-                for (namespace, name) in self.fleet.unmarked_deployments(mark) {
-                    self.deployment_gone(&namespace, &name, now);
+                for deployment in self.fleet.unmarked_deployments(mark) {
+                    self.deployment_gone(&deployment.namespace, &deployment.name, now);
                 }
             }
             WatchKind::Namespaces => {
@@ -325,16 +319,9 @@ impl ClusterState {
         if kind == WatchKind::Pods && first {
             self.recount(now);
         }
-        let used: BTreeSet<_> = self
-            .environments
-            .values()
-            .flat_map(|env| {
-                env.unsettled
-                    .dirty()
-                    .keys()
-                    .map(|cell| cell.workload.clone())
-            })
-            .collect();
+        let environments = self.environments.values();
+        let dirty = environments.flat_map(|env| env.unsettled.dirty().keys());
+        let used: BTreeSet<_> = dirty.map(|cell| cell.workload.clone()).collect();
         self.fleet.tidy(|workload| used.contains(workload));
         if set_back {
             // Watches from a version that the server has not reached again would stay silent.
@@ -359,7 +346,7 @@ impl ClusterState {
 
     /// The number of known pods, including those that could never be read.
     pub fn known_pods(&self) -> usize {
-        let unknown = self.pods.unreadable.keys();
+        let unknown = self.stream(WatchKind::Pods).unreadable.keys();
         self.fleet.len() + unknown.filter(|uid| !self.fleet.has_pod(**uid)).count()
     }
 
@@ -394,221 +381,16 @@ impl ClusterState {
 
     /// Checks for streams that have become stale.
     pub fn tick(&mut self, now: Moment) {
-        if self.deployments.synced && !self.deployments.is_good(now) {
-            self.fleet.forget_deployments(now);
-            self.deployments.synced = false;
-        }
-        if !self.deployments.synced {
+        let stream = self.stream_mut(WatchKind::Deployments);
+        if !stream.is_good(now) {
+            let forgotten = std::mem::take(&mut stream.synced);
             // A watch that resumes does not bring back what was forgotten.
-            self.want_relist(WatchKind::Deployments);
+            stream.relist = true;
+            if forgotten {
+                self.fleet.forget_deployments(now);
+            }
         }
         self.touch_all();
-    }
-
-    // ---- objects ----
-
-    /// A pod was listed, added or changed. Returns warnings.
-    pub fn pod_seen(&mut self, seen: Decoded<PodView>, listed: bool, now: Moment) -> Vec<String> {
-        let mark = self.pods.list_number();
-        self.pods.advance(seen.meta().version, listed, now);
-        match seen {
-            Decoded::Good(view) => {
-                self.pods.unreadable.remove(&view.meta.uid);
-                let change = self.fleet.apply_pod(&view, mark, now);
-                let Some(change) = change else { return vec![] };
-                let warnings = change.unidentified.iter();
-                let warnings = warnings
-                    .map(|name| {
-                        format!("the image of container {name} can't be identified by a digest")
-                    })
-                    .collect();
-                self.pod_changed(&change, now);
-                warnings
-            }
-            Decoded::Bad(meta, why) => {
-                self.fleet.keep_pod(meta.uid, mark);
-                self.pods.unreadable("pod", &meta, &why)
-            }
-        }
-    }
-
-    /// A pod was deleted.
-    pub fn pod_deleted(&mut self, seen: &Decoded<PodView>, now: Moment) {
-        self.pods.advance(seen.meta().version, false, now);
-        self.pods.unreadable.remove(&seen.meta().uid);
-        self.pod_gone(seen.meta().uid, now);
-    }
-
-    fn pod_gone(&mut self, uid: u128, now: Moment) {
-        if let Some(change) = self.fleet.remove_pod(uid, now) {
-            self.pod_changed(&change, now);
-        }
-    }
-
-    /// A Deployment was listed, added or changed.
-    pub fn deployment_seen(
-        &mut self,
-        seen: Decoded<DeploymentView>,
-        listed: bool,
-        now: Moment,
-    ) -> Vec<String> {
-        let mark = self.deployments.list_number();
-        self.deployments.advance(seen.meta().version, listed, now);
-        match seen {
-            Decoded::Good(view) => {
-                self.deployments.unreadable.remove(&view.meta.uid);
-                if let Some(workload) = self.fleet.apply_deployment(view, mark, now) {
-                    self.workload_changed(&workload, now);
-                }
-                vec![]
-            }
-            Decoded::Bad(meta, why) => {
-                self.fleet
-                    .keep_deployment(&meta.namespace, &meta.name, mark);
-                self.deployments.unreadable("deployment", &meta, &why)
-            }
-        }
-    }
-
-    /// A Deployment was deleted.
-    pub fn deployment_deleted(&mut self, seen: &Decoded<DeploymentView>, now: Moment) {
-        let meta = seen.meta().clone();
-        self.deployments.advance(meta.version, false, now);
-        self.deployments.unreadable.remove(&meta.uid);
-        self.deployment_gone(&meta.namespace, &meta.name, now);
-    }
-
-    fn deployment_gone(&mut self, namespace: &str, name: &str, now: Moment) {
-        if let Some(workload) = self.fleet.remove_deployment(namespace, name, now) {
-            self.workload_changed(&workload, now);
-        }
-    }
-
-    /// A namespace was listed, added or changed.
-    pub fn namespace_seen(
-        &mut self,
-        seen: Decoded<NamespaceView>,
-        listed: bool,
-        now: Moment,
-    ) -> Vec<String> {
-        let mark = self.namespaces.list_number();
-        self.namespaces.advance(seen.meta().version, listed, now);
-        match seen {
-            Decoded::Good(view) => {
-                self.namespaces.unreadable.remove(&view.meta.uid);
-                if listed {
-                    self.listed.push(view);
-                } else if self.fleet.apply_namespace(&view, mark) {
-                    self.recount_by_namespaces(now);
-                }
-                vec![]
-            }
-            Decoded::Bad(meta, why) => {
-                self.fleet.keep_namespace(&meta.name, mark);
-                self.namespaces.unreadable("namespace", &meta, &why)
-            }
-        }
-    }
-
-    /// A namespace was deleted.
-    pub fn namespace_deleted(&mut self, seen: &Decoded<NamespaceView>, now: Moment) {
-        self.namespaces.advance(seen.meta().version, false, now);
-        self.namespaces.unreadable.remove(&seen.meta().uid);
-        if self.fleet.remove_namespace(&seen.meta().name) {
-            self.recount_by_namespaces(now);
-        }
-    }
-
-    fn pod_changed(&mut self, change: &PodChange, now: Moment) {
-        let learned = change.learned.iter();
-        let renamed: Vec<_> = learned
-            .filter_map(|learned| self.fleet.learn(*learned))
-            .collect();
-        let pinned: Vec<_> = change
-            .learned
-            .iter()
-            .filter(|learned| learned.pinned)
-            .collect();
-        for (name, env) in &mut self.environments {
-            for learned in &pinned {
-                // Evidence about the one is now evidence about the other.
-                env.assessment.touch([learned.alias, learned.known]);
-            }
-            if env.counts_any(&renamed) {
-                // Rare: one artifact was counted as two.
-                env.recount(&self.fleet, &self.evidence, now);
-                self.touched.insert(name.clone());
-                continue;
-            }
-            let names = IdentityResolver {
-                fleet: &self.fleet,
-                evidence: &self.evidence,
-                trust: &env.trust,
-                recorded: &env.recorded,
-            };
-            let mut cells = vec![];
-            let unidentified = env.census.unidentified();
-            for (pod, add) in [(&change.before, false), (&change.now, true)] {
-                if let Some(pod) = pod
-                    .as_ref()
-                    .filter(|pod| admits(&env.scope, &self.fleet, pod))
-                {
-                    let counted = env.census.count(pod, &names, add);
-                    cells.extend(counted.cells);
-                    env.assessment.touch(counted.known_otherwise);
-                }
-            }
-            let KnownLog::Read(ledger, _) = &env.log else {
-                continue;
-            };
-            let comparison = Comparison {
-                census: &env.census,
-                ledger,
-                fleet: &self.fleet,
-                settle: &env.settle,
-                now,
-            };
-            for cell in &cells {
-                env.unsettled.observe(cell, comparison);
-            }
-            // They are in the status.
-            let mut waiting =
-                env.census.unidentified() != unidentified || env.assessment.has_work();
-            for pod in [&change.before, &change.now].into_iter().flatten() {
-                waiting |=
-                    env.unsettled
-                        .observe_workload(&pod.workload, &self.fleet, &env.settle, now);
-                waiting |= ledger.rollouts.contains_key(&pod.workload);
-            }
-            if waiting || (!cells.is_empty() && !env.unsettled.is_settled()) {
-                self.touched.insert(name.clone());
-            }
-        }
-    }
-
-    fn workload_changed(&mut self, workload: &Arc<Workload>, now: Moment) {
-        for (name, env) in &mut self.environments {
-            let waiting = env
-                .unsettled
-                .observe_workload(workload, &self.fleet, &env.settle, now);
-            let open = match &env.log {
-                KnownLog::Read(ledger, _) => ledger.rollouts.contains_key(workload),
-                _ => false,
-            };
-            if waiting || open {
-                self.touched.insert(name.clone());
-            }
-        }
-    }
-
-    /// Counts those environments again that depend on the labels of namespaces.
-    fn recount_by_namespaces(&mut self, now: Moment) {
-        for (name, env) in &mut self.environments {
-            if env.scope.needs_namespaces() {
-                env.recount(&self.fleet, &self.evidence, now);
-                self.touched.insert(name.clone());
-            }
-        }
     }
 
     /// Counts every environment again.

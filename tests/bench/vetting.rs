@@ -142,7 +142,7 @@ impl Bench {
         for number in 0..ARTIFACTS {
             let pod: Decoded<PodView> =
                 serde_json::from_value::<PodView>(pod(number)).map(Decoded::Good)?;
-            self.world.pod_seen(pod, true, self.now);
+            self.world.seen::<PodView>(pod, true, self.now);
         }
         for kind in WatchKind::ALL {
             self.world.list_ends(kind, 1, self.now, self.now);

@@ -10,12 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     api::snapshot::{Cause, MAX_IDENTITIES, ReadAt},
-    cluster::{
-        fleet::Fleet,
-        pod_view::version,
-        scope::Scope,
-        stream::{StreamState, WatchKind},
-    },
+    cluster::{fleet::Fleet, pod_view::version, scope::Scope, stream::WatchKind},
     compliance::{evidence::EvidenceKind, identity::IdentityResolver},
     snapshot::{
         assessment::{AssessmentState, Assessor},
@@ -202,17 +197,14 @@ impl ClusterState {
     }
 
     fn read_at(&self, now: Moment) -> ReadAt {
-        let of = |stream: &StreamState| {
-            if stream.is_good(now) {
-                stream.version.to_string()
-            } else {
-                String::new()
-            }
-        };
+        let [pods, deployments, namespaces] = WatchKind::ALL.map(|kind| {
+            let stream = Some(self.stream(kind)).filter(|stream| stream.is_good(now));
+            stream.map_or(String::new(), |stream| stream.version.to_string())
+        });
         ReadAt {
-            pods: of(&self.pods),
-            deployments: of(&self.deployments),
-            namespaces: of(&self.namespaces),
+            pods,
+            deployments,
+            namespaces,
         }
     }
 }
