@@ -251,23 +251,13 @@ pub struct Fleet {
 
 impl Fleet {
     /// All pods.
-    pub fn pods(&self) -> impl Iterator<Item = &Pod> {
+    pub fn pods(&self) -> impl ExactSizeIterator<Item = &Pod> {
         self.pods.values()
-    }
-
-    /// How many pods there are.
-    pub fn len(&self) -> usize {
-        self.pods.len()
     }
 
     /// Whether a pod of this UID is known.
     pub fn has_pod(&self, uid: u128) -> bool {
         self.pods.contains_key(&uid)
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.pods.is_empty()
     }
 
     /// The labels of a namespace.
@@ -287,7 +277,7 @@ impl Fleet {
             kind: self.texts.intern(kind),
             name: self.texts.intern(name),
         };
-        self.workload_names.intern_owned(workload)
+        self.workload_names.intern(workload)
     }
 
     /// The canonical digest of an artifact.
@@ -459,7 +449,7 @@ impl Fleet {
             owner: self.texts.intern(owner),
             labels: LabelSet::of(&view.labels),
         };
-        self.template.intern_owned(template)
+        self.template.intern(template)
     }
 
     fn pack_container(
@@ -483,7 +473,7 @@ impl Fleet {
         let also = told.map(|told| told.alias);
         let also = also.filter(|also| digest.is_some_and(|(digest, _)| digest != *also));
         let also = match also {
-            Some(also) => Some(self.digests.intern_owned(also)),
+            Some(also) => Some(self.digests.intern(also)),
             None => same.and_then(|packed| packed.also.clone()),
         };
         let spec = before.map(|packed| &packed.spec);
@@ -494,7 +484,7 @@ impl Fleet {
                 name: self.texts.intern(view.name.as_str()),
                 image: self.texts.intern(view.image.as_str()),
             };
-            self.container_specs.intern_owned(spec)
+            self.container_specs.intern(spec)
         });
         let known = same.and_then(|packed| packed.digest.as_ref());
         PackedContainer {
@@ -503,7 +493,7 @@ impl Fleet {
             local: digest.is_some_and(|(_, local)| local),
             digest: digest.map(|(digest, _)| match known {
                 Some(known) if **known == digest => known.clone(),
-                _ => self.digests.intern_owned(digest),
+                _ => self.digests.intern(digest),
             }),
             also,
             active: view.active,
@@ -635,7 +625,7 @@ impl Fleet {
 
     /// Applies the newest state of a namespace; true if its labels changed.
     pub fn apply_namespace(&mut self, view: &NamespaceView, mark: u32) -> bool {
-        let labels = self.label_sets.intern_owned(view.labels.clone());
+        let labels = self.label_sets.intern(view.labels.clone());
         let name = self.texts.intern(view.meta.name.as_str());
         let before = self.namespaces.insert(name, (mark, labels));
         before.is_none_or(|(_, labels)| *labels != view.labels)

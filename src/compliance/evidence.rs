@@ -328,29 +328,8 @@ impl Allowance {
     }
 }
 
-/// Evidence of one kind, which is about images.
-trait ArtifactEvidence: PartialEq {
-    /// The digests of the images that it is about.
-    fn subjects(&self) -> BTreeSet<Fingerprint>;
-}
-
-impl ArtifactEvidence for ProvenanceRecord {
-    fn subjects(&self) -> BTreeSet<Fingerprint> {
-        self.digests().collect()
-    }
-}
-
-impl ArtifactEvidence for ApprovalReview {
-    fn subjects(&self) -> BTreeSet<Fingerprint> {
-        BTreeSet::from([self.fingerprint])
-    }
-}
-
-impl ArtifactEvidence for Allowance {
-    fn subjects(&self) -> BTreeSet<Fingerprint> {
-        self.artifacts.keys().copied().collect()
-    }
-}
+/// The objects of one kind.
+type Objects<T> = BTreeMap<EvidenceKey, Arc<T>>;
 
 /// The keys of objects by something that they name.
 type Index<K> = BTreeMap<K, BTreeSet<EvidenceKey>>;
@@ -377,59 +356,46 @@ fn reindex<K: Ord + Clone>(
     before.into_iter().chain(now).collect()
 }
 
-/// The objects of one kind.
-#[derive(Debug)]
-struct Objects<T> {
-    by_key: BTreeMap<EvidenceKey, Arc<T>>,
-    by_digest: Index<Fingerprint>,
+/// Adds, replaces or removes an object, and indexes it by its digests. Returns the digests that it is or was about; `None`:
+/// nothing relevant changed.
+fn put<T: PartialEq>(
+    objects: &mut Objects<T>,
+    index: &mut Index<Fingerprint>,
+    key: &EvidenceKey,
+    object: Option<T>,
+    digests: impl Fn(&T) -> BTreeSet<Fingerprint>,
+) -> Option<BTreeSet<Fingerprint>> {
+    let before = objects.get(key).map(|object| &**object);
+    if before == object.as_ref() {
+        return None;
+    }
+    let (before, now) = (before.map(&digests), object.as_ref().map(&digests));
+    let (before, now) = (before.unwrap_or_default(), now.unwrap_or_default());
+    match object {
+        Some(object) => objects.insert(key.clone(), Arc::new(object)),
+        None => objects.remove(key),
+    };
+    Some(reindex(index, key, before, now))
 }
 
-impl<T> Default for Objects<T> {
-    fn default() -> Self {
-        Self {
-            by_key: BTreeMap::new(),
-            by_digest: BTreeMap::new(),
-        }
-    }
-}
-
-impl<T: ArtifactEvidence> Objects<T> {
-    /// Adds, replaces or removes an object. Returns the digests that it is or was about; `None`: nothing relevant changed.
-    fn put(&mut self, key: &EvidenceKey, object: Option<T>) -> Option<BTreeSet<Fingerprint>> {
-        let before = self.by_key.get(key).map(|object| &**object);
-        if before == object.as_ref() {
-            return None;
-        }
-        let subjects = |object: Option<&T>| object.map(T::subjects).unwrap_or_default();
-        let (before, now) = (subjects(before), subjects(object.as_ref()));
-        match object {
-            Some(object) => self.by_key.insert(key.clone(), Arc::new(object)),
-            None => self.by_key.remove(key),
-        };
-        Some(reindex(&mut self.by_digest, key, before, now))
-    }
-
-    /// The objects with these keys.
-    fn at<'a>(
-        &'a self,
-        keys: Option<&'a BTreeSet<EvidenceKey>>,
-    ) -> impl Iterator<Item = &'a Arc<T>> {
-        let keys = keys.into_iter().flatten();
-        keys.filter_map(|key| self.by_key.get(key))
-    }
-
-    /// The objects about a digest.
-    fn of(&self, digest: Fingerprint) -> impl Iterator<Item = &Arc<T>> {
-        self.at(self.by_digest.get(&digest))
-    }
+/// The objects with these keys.
+fn at<'a, T>(
+    objects: &'a Objects<T>,
+    keys: Option<&'a BTreeSet<EvidenceKey>>,
+) -> impl Iterator<Item = &'a Arc<T>> {
+    let keys = keys.into_iter().flatten();
+    keys.filter_map(|key| objects.get(key))
 }
 
 /// All evidence.
 #[derive(Debug, Default)]
 pub struct Evidence {
     records: Objects<ProvenanceRecord>,
+    records_of: Index<Fingerprint>,
     reviews: Objects<ApprovalReview>,
+    reviews_of: Index<Fingerprint>,
     allowances: Objects<Allowance>,
+    allowances_of: Index<Fingerprint>,
     allowances_in: Index<Box<str>>,
 }
 
@@ -440,7 +406,14 @@ impl Evidence {
         key: &EvidenceKey,
         record: Option<ProvenanceRecord>,
     ) -> Option<BTreeSet<Fingerprint>> {
-        self.records.put(key, record)
+        let digests = |record: &ProvenanceRecord| record.digests().collect();
+        put(
+            &mut self.records,
+            &mut self.records_of,
+            key,
+            record,
+            digests,
+        )
     }
 
     /// Adds, replaces or removes a review. Returns the digests that it is or was about; `None`: nothing relevant changed. An
@@ -450,26 +423,33 @@ impl Evidence {
         key: &EvidenceKey,
         object: Option<&ArtifactApproval>,
     ) -> Result<Option<BTreeSet<Fingerprint>>, String> {
-        let before = self.reviews.by_key.get(key);
-        let review = object.map(|object| self.review_of(object, before.map(|it| &**it)));
-        Ok(self.reviews.put(key, review.transpose()?))
+        let review = object
+            .map(|object| self.review_of(object, key))
+            .transpose()?;
+        let digests = |review: &ApprovalReview| BTreeSet::from([review.fingerprint]);
+        Ok(put(
+            &mut self.reviews,
+            &mut self.reviews_of,
+            key,
+            review,
+            digests,
+        ))
     }
 
     /// Parses a review. Its number is that of its spec, the one assigned before, or the next free one.
     fn review_of(
         &self,
         object: &ArtifactApproval,
-        before: Option<&ApprovalReview>,
+        key: &EvidenceKey,
     ) -> Result<ApprovalReview, String> {
         let spec = &object.spec;
         let uid = object.uid().unwrap_or_default();
         let given = object.status.as_ref().and_then(|status| status.number);
-        let before = before
-            .filter(|before| *before.uid == *uid)
-            .map(|before| before.number);
+        let before = self.reviews.get(key).filter(|it| *it.uid == *uid);
+        let before = before.map(|before| before.number);
         let number = spec.number.or(given).or(before);
         Ok(ApprovalReview {
-            key: EvidenceKey::of(object),
+            key: key.clone(),
             uid: uid.as_str().into(),
             created: created(object),
             fingerprint: digest(&spec.fingerprint)?,
@@ -485,7 +465,7 @@ impl Evidence {
     }
 
     fn next_number(&self) -> i64 {
-        let newest = self.reviews().values().map(|review| review.number).max();
+        let newest = self.reviews.values().map(|review| review.number).max();
         newest.unwrap_or(0).saturating_add(1)
     }
 
@@ -497,10 +477,12 @@ impl Evidence {
         allowance: Option<Allowance>,
     ) -> Option<(BTreeSet<Fingerprint>, BTreeSet<Box<str>>)> {
         let key = EvidenceKey::of_cluster(name);
-        let before = self.allowances.by_key.get(&key);
+        let before = self.allowances.get(&key);
         let before = before.map(|it| it.environments.clone()).unwrap_or_default();
         let now = allowance.as_ref().map(|it| it.environments.clone());
-        let digests = self.allowances.put(&key, allowance)?;
+        let digests = |entry: &Allowance| entry.artifacts.keys().copied().collect();
+        let (objects, index) = (&mut self.allowances, &mut self.allowances_of);
+        let digests = put(objects, index, &key, allowance, digests)?;
         let now = now.unwrap_or_default();
         let environments = reindex(&mut self.allowances_in, &key, before, now);
         Some((digests, environments))
@@ -508,17 +490,17 @@ impl Evidence {
 
     /// All records.
     pub fn records(&self) -> &BTreeMap<EvidenceKey, Arc<ProvenanceRecord>> {
-        &self.records.by_key
+        &self.records
     }
 
     /// All reviews.
     pub fn reviews(&self) -> &BTreeMap<EvidenceKey, Arc<ApprovalReview>> {
-        &self.reviews.by_key
+        &self.reviews
     }
 
     /// All entries of the allow-list.
     pub fn allowances(&self) -> &BTreeMap<EvidenceKey, Arc<Allowance>> {
-        &self.allowances.by_key
+        &self.allowances
     }
 
     /// The keys of all objects of a kind.
@@ -532,22 +514,22 @@ impl Evidence {
 
     /// The records that name a digest.
     pub fn records_of(&self, digest: Fingerprint) -> impl Iterator<Item = &Arc<ProvenanceRecord>> {
-        self.records.of(digest)
+        at(&self.records, self.records_of.get(&digest))
     }
 
     /// The reviews of a digest.
     pub fn reviews_of(&self, digest: Fingerprint) -> impl Iterator<Item = &Arc<ApprovalReview>> {
-        self.reviews.of(digest)
+        at(&self.reviews, self.reviews_of.get(&digest))
     }
 
     /// The entries of the allow-list that name a digest.
     pub fn allowances_of(&self, digest: Fingerprint) -> impl Iterator<Item = &Arc<Allowance>> {
-        self.allowances.of(digest)
+        at(&self.allowances, self.allowances_of.get(&digest))
     }
 
     /// The entries of the allow-list of an environment.
     pub fn allowances_in(&self, environment: &str) -> impl Iterator<Item = &Arc<Allowance>> {
-        self.allowances.at(self.allowances_in.get(environment))
+        at(&self.allowances, self.allowances_in.get(environment))
     }
 
     /// The records that count for some digests: those of trusted namespaces, and of each flow the oldest. They are ordered

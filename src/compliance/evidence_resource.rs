@@ -15,7 +15,7 @@ use crate::{
         provenance::{ArtifactProvenanceStatus, RunningIn},
     },
     compliance::{
-        evidence::{Allowance, ApprovalReview, EvidenceKey, EvidenceKind, ProvenanceRecord},
+        evidence::{Allowance, EvidenceKey, EvidenceKind, ProvenanceRecord},
         evidence_state::EvidenceState,
     },
     time::Moment,
@@ -99,7 +99,45 @@ impl EvidenceResource for ArtifactProvenance {
         _: Timestamp,
     ) -> Option<(Self::Status, Statement)> {
         let record = state.evidence().records().get(key)?;
-        Some(record_status(state, record))
+        let namespace = &*record.key.namespace;
+        let digests: Vec<_> = record.digests().collect();
+        let running = state.running_in(namespace, &digests);
+        let running_in = running
+            .into_iter()
+            .take(ENVIRONMENTS)
+            .map(|(name, runs, state)| RunningIn {
+                environment: name.to_owned(),
+                fingerprint: runs.to_string(),
+                compliance: state.as_str().to_owned(),
+            });
+        let conflict = state
+            .evidence()
+            .conflict(record, |namespace| state.trusts(namespace));
+        let conflict = conflict.map(ToString::to_string);
+        let flow = &record.flow;
+        let ready = match &conflict {
+            _ if !state.trusts(namespace) => not_trusted(namespace),
+            Some(older) => ready(
+                false,
+                "Conflict",
+                format!(
+                    "{older} is an older record of flow {flow} for the same image, and counts instead of this one"
+                ),
+            ),
+            None => ready(
+                true,
+                "Recorded",
+                format!("The record counts in environments that trust namespace {namespace}."),
+            ),
+        };
+        let status = ArtifactProvenanceStatus {
+            state: Some(record.state),
+            missing: record.missing.iter().map(ToString::to_string).collect(),
+            conflict,
+            running_in: running_in.collect(),
+            ..ArtifactProvenanceStatus::default()
+        };
+        Some((status, ready))
     }
 }
 
@@ -121,7 +159,19 @@ impl EvidenceResource for ArtifactApproval {
         _: Timestamp,
     ) -> Option<(Self::Status, Statement)> {
         let review = state.evidence().reviews().get(key)?;
-        Some(review_status(state, review))
+        let namespace = &*review.key.namespace;
+        let ready = if state.trusts(namespace) {
+            let message =
+                format!("The review counts in environments that trust namespace {namespace}.");
+            ready(true, "Numbered", message)
+        } else {
+            not_trusted(namespace)
+        };
+        let status = ArtifactApprovalStatus {
+            number: Some(review.number),
+            ..ArtifactApprovalStatus::default()
+        };
+        Some((status, ready))
     }
 }
 
@@ -145,7 +195,43 @@ impl EvidenceResource for AllowedArtifact {
         now: Timestamp,
     ) -> Option<(Self::Status, Statement)> {
         let entry = state.evidence().allowances().get(key)?;
-        Some(allowance_status(state, entry, now))
+        let environments = entry.environments.iter().map(|name| &**name);
+        let missing = environments.filter(|name| !state.environment_exists(name));
+        let missing: Vec<&str> = missing.collect();
+        let outcome = if !entry.is_active(now) {
+            AllowedState::Expired
+        } else if missing.len() == entry.environments.len() {
+            AllowedState::EnvironmentNotFound
+        } else {
+            AllowedState::Active
+        };
+        let ready = match outcome {
+            // What was said is over, not wrong: nobody waits for it to heal.
+            AllowedState::Expired => ready(
+                true,
+                "Expired",
+                "The entry has expired: the rules apply to these images again.".to_owned(),
+            ),
+            _ if !missing.is_empty() => ready(
+                false,
+                "EnvironmentNotFound",
+                format!(
+                    "there is no Environment {}; kubectl get environments lists them",
+                    missing.join(", ")
+                ),
+            ),
+            _ => ready(true, "Active", "These images are allowed.".to_owned()),
+        };
+        let announced = entry
+            .environments
+            .iter()
+            .filter(|name| state.announced(name, &entry.uid));
+        let status = AllowedArtifactStatus {
+            state: Some(outcome),
+            announced: announced.map(ToString::to_string).collect(),
+            ..AllowedArtifactStatus::default()
+        };
+        Some((status, ready))
     }
 }
 
@@ -163,112 +249,4 @@ fn not_trusted(namespace: &str) -> Statement {
         "no Environment trusts namespace {namespace}, so this changes nothing; add it to spec.compliance.provenance.trustedNamespaces of an Environment"
     );
     ready(false, "NamespaceNotTrusted", message)
-}
-
-fn record_status(
-    state: &dyn EvidenceState,
-    record: &ProvenanceRecord,
-) -> (ArtifactProvenanceStatus, Statement) {
-    let namespace = &*record.key.namespace;
-    let digests: Vec<_> = record.digests().collect();
-    let running = state.running_in(namespace, &digests);
-    let running_in = running
-        .into_iter()
-        .take(ENVIRONMENTS)
-        .map(|(name, runs, state)| RunningIn {
-            environment: name.to_owned(),
-            fingerprint: runs.to_string(),
-            compliance: state.as_str().to_owned(),
-        });
-    let conflict = state
-        .evidence()
-        .conflict(record, |namespace| state.trusts(namespace));
-    let conflict = conflict.map(ToString::to_string);
-    let flow = &record.flow;
-    let ready = match &conflict {
-        _ if !state.trusts(namespace) => not_trusted(namespace),
-        Some(older) => ready(
-            false,
-            "Conflict",
-            format!(
-                "{older} is an older record of flow {flow} for the same image, and counts instead of this one"
-            ),
-        ),
-        None => ready(
-            true,
-            "Recorded",
-            format!("The record counts in environments that trust namespace {namespace}."),
-        ),
-    };
-    let status = ArtifactProvenanceStatus {
-        state: Some(record.state),
-        missing: record.missing.iter().map(ToString::to_string).collect(),
-        conflict,
-        running_in: running_in.collect(),
-        ..ArtifactProvenanceStatus::default()
-    };
-    (status, ready)
-}
-
-fn review_status(
-    state: &dyn EvidenceState,
-    review: &ApprovalReview,
-) -> (ArtifactApprovalStatus, Statement) {
-    let namespace = &*review.key.namespace;
-    let ready = if state.trusts(namespace) {
-        let message =
-            format!("The review counts in environments that trust namespace {namespace}.");
-        ready(true, "Numbered", message)
-    } else {
-        not_trusted(namespace)
-    };
-    let status = ArtifactApprovalStatus {
-        number: Some(review.number),
-        ..ArtifactApprovalStatus::default()
-    };
-    (status, ready)
-}
-
-fn allowance_status(
-    state: &dyn EvidenceState,
-    entry: &Allowance,
-    now: Timestamp,
-) -> (AllowedArtifactStatus, Statement) {
-    let environments = entry.environments.iter().map(|name| &**name);
-    let missing = environments.filter(|name| !state.environment_exists(name));
-    let missing: Vec<&str> = missing.collect();
-    let outcome = if !entry.is_active(now) {
-        AllowedState::Expired
-    } else if missing.len() == entry.environments.len() {
-        AllowedState::EnvironmentNotFound
-    } else {
-        AllowedState::Active
-    };
-    let ready = match outcome {
-        // What was said is over, not wrong: nobody waits for it to heal.
-        AllowedState::Expired => ready(
-            true,
-            "Expired",
-            "The entry has expired: the rules apply to these images again.".to_owned(),
-        ),
-        _ if !missing.is_empty() => ready(
-            false,
-            "EnvironmentNotFound",
-            format!(
-                "there is no Environment {}; kubectl get environments lists them",
-                missing.join(", ")
-            ),
-        ),
-        _ => ready(true, "Active", "These images are allowed.".to_owned()),
-    };
-    let announced = entry
-        .environments
-        .iter()
-        .filter(|name| state.announced(name, &entry.uid));
-    let status = AllowedArtifactStatus {
-        state: Some(outcome),
-        announced: announced.map(ToString::to_string).collect(),
-        ..AllowedArtifactStatus::default()
-    };
-    (status, ready)
 }

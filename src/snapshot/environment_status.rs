@@ -43,12 +43,7 @@ pub(crate) fn new_status(
     let ready = ready(summary, frozen);
     condition::set(&mut status.conditions, &ready, generation, now);
     if recovering {
-        let healing = Statement {
-            type_: RECONCILING,
-            status: Some(true),
-            reason: "Healing",
-            message: String::new(),
-        };
+        let healing = statement(RECONCILING, Some(true), "Healing", String::new());
         condition::set(&mut status.conditions, &healing, generation, now);
     } else {
         condition::remove(&mut status.conditions, RECONCILING);
@@ -56,32 +51,32 @@ pub(crate) fn new_status(
     status
 }
 
-fn ready(summary: &EnvironmentSummary, frozen: Option<&Frozen>) -> Statement {
-    let (status, reason, message) = match (frozen, summary.unidentified) {
-        (Some(Frozen { reason, message }), _) => (
-            false,
-            reason.as_str(),
-            format!("Nothing is recorded until this is resolved: {message}"),
-        ),
-        (None, 0) => (
-            true,
-            "Recording",
-            "What runs is known and recorded.".to_owned(),
-        ),
-        (None, count) => (
-            true,
-            "Recording",
-            format!(
-                "What runs is known and recorded, but for {count} containers whose image has no digest yet."
-            ),
-        ),
-    };
+fn statement(
+    type_: &'static str,
+    status: Option<bool>,
+    reason: &'static str,
+    message: String,
+) -> Statement {
     Statement {
-        type_: READY,
-        status: Some(status),
+        type_,
+        status,
         reason,
         message,
     }
+}
+
+fn ready(summary: &EnvironmentSummary, frozen: Option<&Frozen>) -> Statement {
+    if let Some(Frozen { reason, message }) = frozen {
+        let message = format!("Nothing is recorded until this is resolved: {message}");
+        return statement(READY, Some(false), reason.as_str(), message);
+    }
+    let message = match summary.unidentified {
+        0 => "What runs is known and recorded.".to_owned(),
+        count => format!(
+            "What runs is known and recorded, but for {count} containers whose image has no digest yet."
+        ),
+    };
+    statement(READY, Some(true), "Recording", message)
 }
 
 /// How many images are named in the message.
@@ -101,21 +96,15 @@ fn findings(summary: &EnvironmentSummary) -> Vec<Finding> {
 
 fn compliant(summary: &EnvironmentSummary) -> Statement {
     let compliance = &summary.compliance;
-    let statement = |status, reason, message: String| Statement {
-        type_: COMPLIANT,
-        status,
-        reason,
-        message,
-    };
+    let statement = |status, reason, message| statement(COMPLIANT, status, reason, message);
     if !summary.ruled {
         let message = "There are no rules: spec.compliance is not set.".to_owned();
         return statement(None, "NoPolicy", message);
     }
     let (problems, more) = &summary.problems;
-    let is_violation = |problem: &&EnvironmentProblem| problem.verdict.grace_until.is_none();
-    let violations: Vec<&EnvironmentProblem> = problems.iter().filter(is_violation).collect();
-    let waiting: Vec<&EnvironmentProblem> =
-        problems.iter().filter(|it| !is_violation(it)).collect();
+    let (waiting, violations): (Vec<&EnvironmentProblem>, Vec<_>) = problems
+        .iter()
+        .partition(|it| it.verdict.grace_until.is_some());
     let until = |end: Option<Timestamp>| {
         let whole = end.map(|end| Timestamp::from_second(end.as_second() + 1).unwrap_or(end));
         whole.map_or(String::new(), |end| format!(" until {end}"))

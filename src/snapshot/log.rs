@@ -161,11 +161,8 @@ impl SnapshotLog {
         let name = name(&spec.environment, spec.index);
         let mut object = object(&name, spec.clone());
         if spec.checkpoint.is_some() {
-            object
-                .metadata
-                .labels
-                .get_or_insert_default()
-                .insert(CHECKPOINT_LABEL.to_owned(), "true".to_owned());
+            let labels = object.labels_mut();
+            labels.insert(CHECKPOINT_LABEL.to_owned(), "true".to_owned());
         }
         let written = match within(self.snapshots.create(&PostParams::default(), &object)).await {
             Err(LogError::Api(kube::Error::Api(status))) if status.is_already_exists() => {
@@ -198,11 +195,8 @@ impl SnapshotLog {
             chunks: None,
         });
         let mut object = object(&name, part);
-        object
-            .metadata
-            .labels
-            .get_or_insert_default()
-            .insert(CHUNK_LABEL.to_owned(), number.to_string());
+        let labels = object.labels_mut();
+        labels.insert(CHUNK_LABEL.to_owned(), number.to_string());
         match within(self.snapshots.create(&PostParams::default(), &object)).await {
             // The hash is part of the name, so it was created by an earlier attempt of ours.
             Err(LogError::Api(kube::Error::Api(status))) if status.is_already_exists() => Ok(()),
@@ -235,9 +229,19 @@ impl SnapshotLog {
         if cached.is_some() {
             return Ok(cached);
         }
-        let found = within(self.snapshots.get_opt(&name(environment, index))).await?;
-        let found = found.filter(|object| object.spec.environment_uid == uid);
+        let found = self.get(environment, uid, index).await?;
         Ok(found.map(shared))
+    }
+
+    /// The object with this index from the API server, unless it belongs to another environment that had the same name.
+    async fn get(
+        &self,
+        environment: &str,
+        uid: &str,
+        index: i64,
+    ) -> Result<Option<EnvironmentSnapshot>, LogError> {
+        let found = within(self.snapshots.get_opt(&name(environment, index))).await?;
+        Ok(found.filter(|object| object.spec.environment_uid == uid))
     }
 
     /// The content hash of the entry with this index, always from the API server.
@@ -247,10 +251,8 @@ impl SnapshotLog {
         uid: &str,
         index: i64,
     ) -> Result<Option<String>, LogError> {
-        let found = within(self.snapshots.get_opt(&name(environment, index))).await?;
-        Ok(found
-            .filter(|object| object.spec.environment_uid == uid)
-            .map(|object| object.spec.content_hash))
+        let found = self.get(environment, uid, index).await?;
+        Ok(found.map(|object| object.spec.content_hash))
     }
 
     /// The checkpoint that an entry has or refers to.
@@ -381,13 +383,9 @@ impl SnapshotLog {
         index: i64,
         of: &str,
     ) -> Result<(), LogError> {
-        let name = name(environment, index);
-        let found = within(self.snapshots.get_opt(&name)).await?;
-        match found
-            .filter(|object| object.spec.environment_uid == of)
-            .and_then(|object| object.metadata.uid)
-        {
-            Some(uid) => self.remove(&name, &uid).await,
+        let found = self.get(environment, of, index).await?;
+        match found.and_then(|object| object.metadata.uid) {
+            Some(uid) => self.remove(&name(environment, index), &uid).await,
             None => Ok(()),
         }
     }
@@ -431,21 +429,17 @@ fn entry_meta(
 ) -> Option<EntryMeta> {
     let metadata = &object.metadata;
     let name = metadata.name.clone()?;
-    let labels = metadata.labels.as_ref();
-    let has = |label| labels.is_some_and(|labels| labels.contains_key(label));
     let number = name.strip_prefix(environment)?.strip_prefix('-')?;
     let index = number.split('-').next()?.parse().ok()?;
-    let bytes = metadata
-        .annotations
-        .as_ref()
-        .and_then(|annotations| annotations.get(SIZE_ANNOTATION)?.parse().ok());
+    let has = |label| object.labels().contains_key(label);
+    let bytes = object.annotations().get(SIZE_ANNOTATION);
     Some(EntryMeta {
         index,
         uid: metadata.uid.clone()?,
         created: metadata.creation_timestamp.as_ref()?.0,
         version: version(metadata.resource_version.as_deref().unwrap_or_default()),
         checkpoint: has(CHECKPOINT_LABEL),
-        bytes: bytes.unwrap_or(1_000),
+        bytes: bytes.and_then(|bytes| bytes.parse().ok()).unwrap_or(1_000),
         chunk: has(CHUNK_LABEL),
         name,
     })

@@ -347,7 +347,7 @@ impl ClusterState {
     /// The number of known pods, including those that could never be read.
     pub fn known_pods(&self) -> usize {
         let unknown = self.stream(WatchKind::Pods).unreadable.keys();
-        self.fleet.len() + unknown.filter(|uid| !self.fleet.has_pod(**uid)).count()
+        self.fleet.pods().len() + unknown.filter(|uid| !self.fleet.has_pod(**uid)).count()
     }
 
     /// A bookmark: nothing happened up to this version.

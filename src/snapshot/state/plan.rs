@@ -95,35 +95,29 @@ impl ClusterState {
 
     /// Why the log can't be continued now: it is not read, or has seen more of the cluster than we have.
     fn unknown_log(&mut self, name: &str, now: Moment) -> Option<Frozen> {
-        let env = self.environments.get(name)?;
-        let behind = match &env.log {
+        let (ledger, read) = match &self.environments.get(name)?.log {
             KnownLog::Unread => {
-                return Some(
-                    FrozenReason::ReadingLog.because("the environment's log is being read"),
-                );
+                let why = "the environment's log is being read";
+                return Some(FrozenReason::ReadingLog.because(why));
             }
             KnownLog::Blank(..) => return None,
-            KnownLog::Read(ledger, read) => self.behind(ledger, *read, now),
+            KnownLog::Read(ledger, read) => (ledger, *read),
         };
-        match behind {
-            Behind::No { set_back } => {
-                self.environments.get_mut(name)?.restored |= set_back;
-                None
-            }
-            Behind::Wait { until, kinds } if now < until => {
-                Some(FrozenReason::CatchingUp.because(format!(
-                    "waiting for the {} to reach what the log has seen",
-                    names(&kinds)
-                )))
-            }
-            Behind::Wait { kinds, .. } => {
-                for kind in &kinds {
-                    self.want_relist(*kind);
-                }
-                let message = format!("reading the {} anew", names(&kinds));
-                Some(FrozenReason::CatchingUp.because(message))
-            }
+        let (behind, set_back) = self.behind(ledger, read, now);
+        if behind.is_empty() {
+            self.environments.get_mut(name)?.restored |= set_back;
+            return None;
         }
+        let kinds = names(&behind);
+        let message = if now < read + CATCH_UP {
+            format!("waiting for the {kinds} to reach what the log has seen")
+        } else {
+            for kind in behind {
+                self.want_relist(kind);
+            }
+            format!("reading the {kinds} anew")
+        };
+        Some(FrozenReason::CatchingUp.because(message))
     }
 
     /// Why the state of the cluster is not known now.
@@ -162,8 +156,8 @@ impl ClusterState {
         Some(FrozenReason::WatchStale.because(message))
     }
 
-    /// Whether what has been read of the cluster is older than what the log has seen.
-    fn behind(&self, ledger: &Ledger, head_read: Moment, now: Moment) -> Behind {
+    /// The kinds of which less has been read than the log has seen, and whether others were set back to before that.
+    fn behind(&self, ledger: &Ledger, head_read: Moment, now: Moment) -> (Vec<WatchKind>, bool) {
         let mut set_back = false;
         let mut kinds = vec![];
         let seen = [
@@ -186,14 +180,7 @@ impl ClusterState {
                 kinds.push(kind);
             }
         }
-        if kinds.is_empty() {
-            Behind::No { set_back }
-        } else {
-            Behind::Wait {
-                until: head_read + CATCH_UP,
-                kinds,
-            }
-        }
+        (kinds, set_back)
     }
 
     fn read_at(&self, now: Moment) -> ReadAt {
@@ -207,16 +194,6 @@ impl ClusterState {
             namespaces,
         }
     }
-}
-
-enum Behind {
-    No {
-        set_back: bool,
-    },
-    Wait {
-        until: Moment,
-        kinds: Vec<WatchKind>,
-    },
 }
 
 /// Plans the next entries of a log that can be written.
