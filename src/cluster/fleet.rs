@@ -180,7 +180,7 @@ impl Pod {
 }
 
 /// What is known of a workload as a whole.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct WorkloadState {
     /// How many pods there are of each revision, terminating ones included, finished ones not.
     revisions: BTreeMap<Arc<str>, u32>,
@@ -664,13 +664,9 @@ impl WorkloadState {
     fn new(deployment: RolloutReport, now: Moment) -> Self {
         Self {
             deployment,
-            revisions: BTreeMap::new(),
-            terminating: 0,
-            starting: 0,
             changed: now,
             signalled: now,
-            rolling_since: None,
-            restless_since: None,
+            ..Self::default()
         }
     }
 

@@ -170,16 +170,16 @@ pub fn evaluate(
     rules: Option<&ArtifactRules>,
     environment: &str,
     artifact: &ArtifactInput,
-    names: &IdentityResolver,
+    resolver: &IdentityResolver,
     now: Timestamp,
 ) -> ArtifactVerdict {
     let evaluate = |digest: Fingerprint| {
-        let class = names.equivalent(digest);
+        let class = resolver.equivalent(digest);
         let context = RuleContext {
             rules,
             environment,
             artifact,
-            names,
+            resolver,
             class: &class,
             now,
         };
@@ -210,7 +210,7 @@ struct RuleContext<'a> {
     rules: Option<&'a ArtifactRules>,
     environment: &'a str,
     artifact: &'a ArtifactInput<'a>,
-    names: &'a IdentityResolver<'a>,
+    resolver: &'a IdentityResolver<'a>,
     class: &'a BTreeSet<Fingerprint>,
     now: Timestamp,
 }
@@ -220,8 +220,8 @@ type Violation = (Waivable, VerdictReason, String);
 
 impl RuleContext<'_> {
     fn evaluate(&self) -> ArtifactVerdict {
-        let evidence = self.names.evidence;
-        let trusted = evidence.counted(self.class.iter().copied(), |ns| self.names.trusts(ns));
+        let evidence = self.resolver.evidence;
+        let trusted = evidence.counted(self.class.iter().copied(), |ns| self.resolver.trusts(ns));
         let repository = self.artifact.name.parse::<Reference>().ok();
         let repository = repository.map(|reference| reference.repository);
         let fits = |record: &&Arc<ProvenanceRecord>| {
@@ -289,7 +289,7 @@ impl RuleContext<'_> {
         let entries = self
             .class
             .iter()
-            .flat_map(|digest| self.names.evidence.allowances_of(*digest));
+            .flat_map(|digest| self.resolver.evidence.allowances_of(*digest));
         let active = entries.filter(|entry| {
             entry.environments.contains(self.environment) && entry.is_active(self.now)
         });
@@ -305,10 +305,10 @@ impl RuleContext<'_> {
         let reviews = self
             .class
             .iter()
-            .flat_map(|digest| self.names.evidence.reviews_of(*digest));
+            .flat_map(|digest| self.resolver.evidence.reviews_of(*digest));
         let counts = |review: &&Arc<ApprovalReview>| {
             let flow = review.flow.as_deref();
-            self.names.trusts(&review.key.namespace)
+            self.resolver.trusts(&review.key.namespace)
                 && review
                     .environment
                     .as_deref()
@@ -336,7 +336,7 @@ impl RuleContext<'_> {
         let anywhere = self
             .class
             .iter()
-            .flat_map(|digest| self.names.evidence.records_of(*digest));
+            .flat_map(|digest| self.resolver.evidence.records_of(*digest));
         let (reason, words) = if let Some(record) = trusted.first() {
             let pinned = record.repository.as_deref().unwrap_or_default();
             let words = format!("its record {} is for images from {pinned}", record.key);

@@ -40,7 +40,7 @@ pub struct Assessor<'a> {
     pub environment: &'a str,
     pub rules: Option<&'a ArtifactRules>,
     /// Resolves its digests, and has the evidence.
-    pub names: IdentityResolver<'a>,
+    pub resolver: IdentityResolver<'a>,
     /// What runs, with the digests by which containers are known.
     pub census: &'a Census,
 }
@@ -195,7 +195,7 @@ impl Assessor<'_> {
         let mut found = Assessment::default();
         self.read_allow_list(&mut found, state, after, scope, now);
         for (fingerprint, artifact) in &self.wanted(state, before, after, scope, now) {
-            let verdict = evaluate(self.rules, self.environment, artifact, &self.names, now);
+            let verdict = evaluate(self.rules, self.environment, artifact, &self.resolver, now);
             let old = before.facts.get(fingerprint);
             let facts = self.facts(*fingerprint, verdict, old, after, now);
             if after.total(fingerprint) > 0 && before.total(fingerprint) > 0 {
@@ -243,7 +243,9 @@ impl Assessor<'_> {
         };
         // Stale artifacts may have another canonical digest by now.
         let stale = state.stale.iter();
-        let stale: BTreeSet<_> = stale.map(|digest| self.names.canonical(*digest)).collect();
+        let stale: BTreeSet<_> = stale
+            .map(|digest| self.resolver.canonical(*digest))
+            .collect();
         let wanted = |fingerprint: &Fingerprint| {
             due(fingerprint)
                 || scope == AssessmentScope::All
@@ -414,7 +416,7 @@ impl Assessor<'_> {
         scope: AssessmentScope,
         now: Timestamp,
     ) {
-        let evidence: &Evidence = self.names.evidence;
+        let evidence: &Evidence = self.resolver.evidence;
         let wanted = state.allow_list && scope == AssessmentScope::All;
         let mut in_force_now = in_force(self.environment, after, evidence);
         if !wanted && !in_force_now.any(|entry| !entry.is_active(now)) {
@@ -469,7 +471,7 @@ impl Assessor<'_> {
         after: &Ledger,
         now: Timestamp,
     ) -> Addition {
-        let known = self.names.canonical(digest);
+        let known = self.resolver.canonical(digest);
         let runs = after.total(&known) > 0;
         let fingerprint = if runs { known } else { digest };
         let artifact = ArtifactInput {
@@ -478,7 +480,7 @@ impl Assessor<'_> {
             name,
             namespaces: BTreeSet::new(),
         };
-        let verdict = evaluate(self.rules, self.environment, &artifact, &self.names, now);
+        let verdict = evaluate(self.rules, self.environment, &artifact, &self.resolver, now);
         Addition {
             fingerprint,
             name: name.into(),

@@ -11,8 +11,8 @@ use crate::{
     api::{
         EnvironmentSnapshotSpec, EventType,
         snapshot::{
-            AllowListChange, Cause, Change, Checkpoint, Compliance, Cut, Event, Identity,
-            MAX_CHANGES, MAX_WORKLOADS, ReadAt, WorkloadChange,
+            Cause, Change, Checkpoint, Compliance, Cut, Event, Identity, MAX_CHANGES,
+            MAX_WORKLOADS, ReadAt, WorkloadChange,
         },
     },
     cluster::{
@@ -76,8 +76,8 @@ pub struct CutInput<'a> {
 }
 
 impl CutInput<'_> {
-    fn names(&self) -> &IdentityResolver<'_> {
-        &self.assessor.names
+    fn resolver(&self) -> &IdentityResolver<'_> {
+        &self.assessor.resolver
     }
 
     /// A baseline: what runs and what is on the allow-list counts as known, without events. The first one records at once
@@ -133,13 +133,13 @@ impl CutInput<'_> {
         if cause != Cause::Baseline {
             assessment.touch_all(); // the next entry assesses what this one only copies
         }
-        let body = EntryBody {
+        let spec = EnvironmentSnapshotSpec {
             time,
             causes: vec![cause],
             compliance,
-            ..EntryBody::default()
+            ..EnvironmentSnapshotSpec::default()
         };
-        vec![self.entry(after, body, true)]
+        vec![self.entry(after, spec, None, true)]
     }
 
     /// The other digests that are recorded or were reported, with the artifacts that they identify now.
@@ -148,10 +148,10 @@ impl CutInput<'_> {
         let known = before.map_or(&none, |before| &before.identities);
         let aliases = known.keys().copied().chain(self.census.aliases());
         let identities = aliases.map(|alias| {
-            let fingerprint = self.names().canonical(alias);
+            let fingerprint = self.resolver().canonical(alias);
             let recorded = known.get(&alias).filter(|(known, _)| *known == fingerprint);
             let source = recorded.map(|(_, source)| *source);
-            let source = source.unwrap_or_else(|| self.names().source(alias, fingerprint));
+            let source = source.unwrap_or_else(|| self.resolver().source(alias, fingerprint));
             (alias, (fingerprint, source))
         });
         identities
@@ -161,9 +161,9 @@ impl CutInput<'_> {
 
     /// The entry that records the effect of timers that ran out, each at its own time. `None`: there is no effect.
     pub fn timers(&self, before: &Ledger, assessment: &mut AssessmentState) -> Option<Vec<Entry>> {
-        let names = self.names();
+        let evidence = self.resolver().evidence;
         let next = |assessment: &AssessmentState| {
-            assessment.next_timer(self.environment, before, names.evidence)
+            assessment.next_timer(self.environment, before, evidence)
         };
         while let Some(due) = next(assessment).filter(|due| *due <= self.wall) {
             let at = due.max(before.time);
@@ -272,33 +272,31 @@ impl CutInput<'_> {
                 .collect();
             identities.retain(|alias, _| !recorded.contains_key(alias));
             ledger.identities.extend(&recorded);
-            let mut body = EntryBody {
+            let mut spec = EnvironmentSnapshotSpec {
                 time,
                 causes: causes.clone(),
                 compliance: carried(&ledger.compliance),
                 identities: identities_of(&recorded),
                 cut,
-                ..EntryBody::default()
+                ..EnvironmentSnapshotSpec::default()
             };
-            if part == of {
-                body.compliance = found.compliance.clone();
-                body.event = found.event;
-                body.allow_list.clone_from(&found.allow_list);
-                for change in &body.allow_list {
+            let is_last = part == of;
+            if is_last {
+                spec.compliance = found.compliance.clone();
+                spec.allow_list.clone_from(&found.allow_list);
+                for change in &spec.allow_list {
                     ledger.note_allowed(change);
                 }
             }
             ledger.unidentified = self.unidentified;
             ledger.tidy();
-            body.changes = changes
-                .into_iter()
-                .map(|recorded| recorded.change)
-                .collect();
-            let size: usize = body.changes.iter().map(size_of_change).sum();
-            let whole = body.changes.iter().any(|change| change.more_workloads > 0)
+            spec.changes = changes.into_iter().map(|it| it.change).collect();
+            let size: usize = spec.changes.iter().map(size_of_change).sum();
+            let whole = spec.changes.iter().any(|change| change.more_workloads > 0)
                 || ledger.since_checkpoint.0 >= ENTRIES_PER_CHECKPOINT
                 || ledger.since_checkpoint.1 + size > ledger.checkpoint_size.max(64_000);
-            let entry = self.entry(ledger, body, whole);
+            let event = found.event.filter(|_| is_last);
+            let entry = self.entry(ledger, spec, event, whole);
             ledger = (*entry.after).clone();
             entries.push(entry);
         }
@@ -463,44 +461,38 @@ impl CutInput<'_> {
             .unwrap_or_else(|| fingerprint.to_string())
     }
 
-    fn entry(&self, mut after: Ledger, body: EntryBody, whole: bool) -> Entry {
-        let time = body.time;
-        let causes: BTreeSet<Cause> = body.causes.iter().chain(self.causes).copied().collect();
-        let (checkpoint, chunks) = if whole {
-            after.forget_gone(time);
-            let (checkpoint, chunks) = checkpoint(&after);
-            (Some(checkpoint), chunks)
-        } else {
-            (None, vec![])
-        };
-        let change = None;
-        let about_environment = body.event.map(|type_| Event { type_, change });
-        let mut spec = EnvironmentSnapshotSpec {
-            environment: self.environment.to_owned(),
-            environment_uid: self.uid.to_owned(),
-            index: after.index + 1,
-            time,
-            causes: causes.into_iter().collect(),
-            census_version: CENSUS_VERSION,
-            previous: (after.index > 0).then(|| after.content_hash.clone()),
-            content_hash: String::new(),
-            read_at: self.read_at.clone(),
-            totals: after.totals(),
-            compliance: body.compliance,
-            // The event about the environment as a whole comes last.
-            events: events(&body.changes)
-                .into_iter()
-                .chain(about_environment)
-                .collect(),
-            changes: body.changes,
-            identities: body.identities,
-            allow_list: body.allow_list,
-            checkpoint,
-            cut: body.cut,
-        };
+    /// Completes an entry by what follows from the ledger, and the ledger by the entry. `event`: the one about the
+    /// environment as a whole. `whole`: the entry has a checkpoint.
+    fn entry(
+        &self,
+        mut after: Ledger,
+        mut spec: EnvironmentSnapshotSpec,
+        event: Option<EventType>,
+        whole: bool,
+    ) -> Entry {
+        let causes: BTreeSet<Cause> = spec.causes.iter().chain(self.causes).copied().collect();
+        spec.causes = causes.into_iter().collect();
+        let mut chunks = vec![];
+        if whole {
+            after.forget_gone(spec.time);
+            let checkpoint;
+            (checkpoint, chunks) = make_checkpoint(&after);
+            spec.checkpoint = Some(checkpoint);
+        }
+        self.environment.clone_into(&mut spec.environment);
+        self.uid.clone_into(&mut spec.environment_uid);
+        spec.index = after.index + 1;
+        spec.census_version = CENSUS_VERSION;
+        spec.previous = (after.index > 0).then(|| after.content_hash.clone());
+        spec.read_at = self.read_at.clone();
+        spec.totals = after.totals();
+        spec.events = events(&spec.changes);
+        let change = None; // it comes last
+        spec.events
+            .extend(event.map(|type_| Event { type_, change }));
         spec.content_hash = content_hash(&spec);
         after.advance(&spec);
-        if whole && !chunks.is_empty() {
+        if !chunks.is_empty() {
             after.checkpoint_size = chunks.iter().map(String::len).sum();
         }
         Entry {
@@ -509,19 +501,6 @@ impl CutInput<'_> {
             after: Arc::new(after),
         }
     }
-}
-
-/// The content of an entry, apart from what follows from the ledger.
-#[derive(Default)]
-struct EntryBody {
-    time: Timestamp,
-    causes: Vec<Cause>,
-    changes: Vec<Change>,
-    identities: Vec<Identity>,
-    allow_list: Vec<AllowListChange>,
-    compliance: Compliance,
-    event: Option<EventType>,
-    cut: Option<Cut>,
 }
 
 /// The compliance of an entry that does not change it.
@@ -570,7 +549,7 @@ fn split(
 }
 
 /// A checkpoint, and its chunks if it is too big for the entry.
-fn checkpoint(ledger: &Ledger) -> (Checkpoint, Vec<String>) {
+fn make_checkpoint(ledger: &Ledger) -> (Checkpoint, Vec<String>) {
     let data = ledger.checkpoint();
     if data.len() <= MAX_CHECKPOINT {
         let (data, chunks) = (Some(data), None);

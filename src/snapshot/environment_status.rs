@@ -11,6 +11,7 @@ use crate::{
     },
     snapshot::{
         log,
+        reasons::first_few,
         state::{EnvironmentProblem, EnvironmentSummary, Frozen},
     },
 };
@@ -153,12 +154,6 @@ fn compliant(summary: &EnvironmentSummary) -> Statement {
 }
 
 fn listed(problems: &[&EnvironmentProblem], more: usize) -> String {
-    let line =
-        |problem: &&EnvironmentProblem| format!("{}: {}", problem.name, problem.verdict.message);
-    let mut lines: Vec<String> = problems.iter().take(NAMED).map(line).collect();
-    let more = more + problems.len().saturating_sub(NAMED);
-    if more > 0 {
-        lines.push(format!("and {more} more"));
-    }
-    lines.join("; ")
+    let line = |it: &&EnvironmentProblem| format!("{}: {}", it.name, it.verdict.message);
+    first_few(problems.iter().map(line), NAMED, more)
 }

@@ -88,6 +88,20 @@ pub fn resolved(
     capped(lines)
 }
 
+/// Joins the first `named` of several lines, and says how many more there are.
+pub fn first_few(
+    lines: impl ExactSizeIterator<Item = String>,
+    named: usize,
+    more: usize,
+) -> String {
+    let more = more + lines.len().saturating_sub(named);
+    let mut lines: Vec<String> = lines.take(named).collect();
+    if more > 0 {
+        lines.push(format!("and {more} more"));
+    }
+    lines.join("; ")
+}
+
 fn capped(mut lines: Vec<String>) -> Vec<String> {
     if lines.len() > REASONS {
         let more = lines.len() - (REASONS - 1);

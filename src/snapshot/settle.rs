@@ -38,6 +38,12 @@ pub struct Settle {
     pub scaling: Duration,
 }
 
+impl Default for Settle {
+    fn default() -> Self {
+        Self::of(None)
+    }
+}
+
 impl Settle {
     pub fn of(spec: Option<&environment::Settle>) -> Self {
         let spec = spec.copied().unwrap_or_default();

@@ -43,7 +43,7 @@ use crate::{
 };
 
 /// What is counted and recorded of an environment.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct EnvironmentState {
     uid: String,
     /// The scope of the spec. The scope of the ledger is counted until the change is recorded.
@@ -71,9 +71,10 @@ struct EnvironmentState {
 }
 
 /// What is known of an environment's log.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 enum KnownLog {
     /// It has not been read.
+    #[default]
     Unread,
     /// It has no entry, or none that can be continued: the next one is a baseline, after `Ledger` if there is one.
     Blank(Option<Box<Ledger>>, Cause),
@@ -443,17 +444,9 @@ impl ClusterState {
             scope: wanted.clone(),
             wanted,
             settle,
-            census: Census::default(),
-            unsettled: Unsettled::default(),
-            log: KnownLog::Unread,
             rules,
             trust,
-            recorded: RecordedIdentities::default(),
-            assessment: AssessmentState::default(),
-            unidentified_since: None,
-            before: None,
-            last_cut: None,
-            restored: false,
+            ..EnvironmentState::default()
         };
         env.recount(&self.fleet, &self.evidence, now);
         self.environments.insert(name.to_owned(), env);
@@ -463,11 +456,7 @@ impl ClusterState {
 
     /// An environment was deleted.
     pub fn environment_gone(&mut self, name: &str, uid: &str) {
-        if self
-            .environments
-            .get(name)
-            .is_some_and(|env| env.uid == uid)
-        {
+        if self.uid(name) == Some(uid) {
             self.environments.remove(name);
             self.mark_all_status_dirty();
         }
@@ -494,27 +483,20 @@ impl ClusterState {
         let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid) else {
             return;
         };
-        let of_pods = |source| source != IdentitySource::Record;
-        let learned = ledger
-            .identities
-            .iter()
-            .filter(|(_, (_, source))| of_pods(*source));
-        let renamed: Vec<_> = learned
-            .filter_map(|(alias, (known, source))| {
-                self.fleet.learn(LearnedIdentity {
-                    alias: *alias,
-                    known: *known,
-                    pinned: *source == IdentitySource::Pin,
-                })
+        let identities = ledger.identities.iter();
+        let of_pods = identities.filter(|(_, (_, source))| *source != IdentitySource::Record);
+        let renamed = of_pods.filter_map(|(alias, (known, source))| {
+            self.fleet.learn(LearnedIdentity {
+                alias: *alias,
+                known: *known,
+                pinned: *source == IdentitySource::Pin,
             })
-            .collect();
+        });
+        let renamed: Vec<_> = renamed.collect();
         env.scope = ledger.scope.clone();
         env.recorded = ledger.recorded_identities();
         env.assessment = AssessmentState::of(&ledger);
-        let artifacts: Vec<_> = ledger
-            .artifacts()
-            .map(|(fingerprint, _)| *fingerprint)
-            .collect();
+        let artifacts: Vec<_> = ledger.artifacts().map(|(artifact, _)| *artifact).collect();
         (env.log, env.before) = (KnownLog::Read(ledger, now), None);
         env.recount(&self.fleet, &self.evidence, now);
         self.touched.insert(name.to_owned());
@@ -558,44 +540,36 @@ impl ClusterState {
         let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid) else {
             return;
         };
-        let before = std::mem::replace(&mut env.log, KnownLog::Read(after, now));
+        let before = match std::mem::replace(&mut env.log, KnownLog::Read(after.clone(), now)) {
+            KnownLog::Read(before, _) => Some(before),
+            KnownLog::Unread | KnownLog::Blank(..) => None,
+        };
         env.last_cut = Some(now);
         env.restored = false;
-        let KnownLog::Read(after, _) = &env.log else {
-            return;
-        };
         let recorded = after.recorded_identities();
         let renamed = env.recorded != recorded;
         env.recorded = recorded;
-        let mut changed = vec![];
-        let mut listed = true;
-        if let KnownLog::Read(before, _) = &before {
-            let is_other = |artifact: &&Fingerprint| {
-                let runs = |ledger: &Ledger| ledger.total(artifact) > 0;
-                runs(before) != runs(after)
-                    || before.facts.get(*artifact) != after.facts.get(*artifact)
+        let mut changed = BTreeSet::new();
+        if let Some(before) = &before {
+            let differs = |artifact: &Fingerprint| {
+                (before.total(artifact) > 0) != (after.total(artifact) > 0)
+                    || before.facts.get(artifact) != after.facts.get(artifact)
             };
-            let all: BTreeSet<_> = before
-                .artifacts()
-                .chain(after.artifacts())
-                .map(|(it, _)| it)
-                .collect();
-            changed.extend(all.into_iter().filter(is_other).copied());
-            listed = before.allowed != after.allowed;
+            let all = before.artifacts().chain(after.artifacts());
+            changed.extend(all.map(|(artifact, _)| *artifact).filter(differs));
         }
-        if let KnownLog::Read(before, _) = &before
-            && env.scope == after.scope
-            && !renamed
-        {
+        let is_other_list = |before: &Arc<Ledger>| before.allowed != after.allowed;
+        let listed = before.as_ref().is_none_or(is_other_list);
+        if let Some(before) = before.filter(|_| env.scope == after.scope && !renamed) {
             // The counts are right as they are: only what is recorded changed.
             let comparison = Comparison {
                 census: &env.census,
-                ledger: after,
+                ledger: &after,
                 fleet: &self.fleet,
                 settle: &env.settle,
                 now,
             };
-            env.unsettled.follow(before, comparison);
+            env.unsettled.follow(&before, comparison);
         } else {
             // The spec may ask for another scope by now; the next plan handles that.
             if env.scope != after.scope {
@@ -627,8 +601,8 @@ impl ClusterState {
     pub fn self_check(&mut self, now: Moment) -> usize {
         let mut wrong = 0;
         for env in self.environments.values_mut() {
-            let names = env.names(&self.fleet, &self.evidence);
-            if Census::of(&env.scope, &names) != env.census {
+            let resolver = env.resolver(&self.fleet, &self.evidence);
+            if Census::of(&env.scope, &resolver) != env.census {
                 wrong += 1;
                 env.recount(&self.fleet, &self.evidence, now);
             }

@@ -25,7 +25,7 @@ impl EnvironmentState {
     }
 
     /// Resolves its digests.
-    pub(super) fn names<'a>(
+    pub(super) fn resolver<'a>(
         &'a self,
         fleet: &'a Fleet,
         evidence: &'a Evidence,
@@ -39,7 +39,7 @@ impl EnvironmentState {
     }
 
     pub(super) fn recount(&mut self, fleet: &Fleet, evidence: &Evidence, now: Moment) {
-        self.census = Census::of(&self.scope, &self.names(fleet, evidence));
+        self.census = Census::of(&self.scope, &self.resolver(fleet, evidence));
         // Artifacts may have other canonical digests than before.
         self.assessment.touch_all();
         match &self.log {
@@ -63,10 +63,10 @@ impl EnvironmentState {
 
     /// Whether there is anything to record, settled or not, or will be when a timer runs out.
     pub(super) fn has_work(&self, name: &str, fleet: &Fleet, evidence: &Evidence) -> bool {
-        let names = self.names(fleet, evidence);
+        let resolver = self.resolver(fleet, evidence);
         let more = match &self.log {
             KnownLog::Read(ledger, _) => {
-                let (identities, _) = identities(ledger, &self.census, &names, &BTreeSet::new());
+                let (identities, _) = identities(ledger, &self.census, &resolver, &BTreeSet::new());
                 let timer = self.assessment.next_timer(name, ledger, evidence);
                 !identities.is_empty() || !ledger.rollouts.is_empty() || timer.is_some()
             }

@@ -89,13 +89,13 @@ impl EvidenceState for ClusterState {
         };
         let canonical = |state: &Self| -> BTreeMap<String, Vec<Fingerprint>> {
             let counting = state.environments.iter().filter(|(_, env)| counts(env));
-            let names = counting.map(|(name, env)| {
-                let names = state.names(env);
-                let digests = images.iter().map(|digest| names.canonical(*digest));
+            let known = counting.map(|(name, env)| {
+                let resolver = state.resolver(env);
+                let digests = images.iter().map(|digest| resolver.canonical(*digest));
                 (name.clone(), digests.collect())
             });
             // One digest alone can have no other name.
-            names.filter(|_| images.len() > 1).collect()
+            known.filter(|_| images.len() > 1).collect()
         };
         let before = canonical(self);
         if self.evidence.put_record(key, record).is_none() {
@@ -233,14 +233,18 @@ impl ClusterState {
     }
 
     /// The facts about these artifacts of an environment changed.
-    pub(super) fn mark_artifacts_dirty(&mut self, name: &str, artifacts: Vec<Fingerprint>) {
+    pub(super) fn mark_artifacts_dirty(
+        &mut self,
+        name: &str,
+        artifacts: impl IntoIterator<Item = Fingerprint>,
+    ) {
         let Some(env) = self.environments.get(name) else {
             return;
         };
-        let names = self.names(env);
+        let resolver = self.resolver(env);
         let digests: BTreeSet<_> = artifacts
             .into_iter()
-            .flat_map(|it| names.all_digests(it))
+            .flat_map(|it| resolver.all_digests(it))
             .collect();
         self.mark_records_dirty(digests);
     }

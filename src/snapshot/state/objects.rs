@@ -166,7 +166,7 @@ impl ClusterState {
                 self.touched.insert(name.clone());
                 continue;
             }
-            let names = IdentityResolver {
+            let resolver = IdentityResolver {
                 fleet: &self.fleet,
                 evidence: &self.evidence,
                 trust: &env.trust,
@@ -179,7 +179,7 @@ impl ClusterState {
                     .as_ref()
                     .filter(|pod| admits(&env.scope, &self.fleet, pod))
                 {
-                    let counted = env.census.count(pod, &names, add);
+                    let counted = env.census.count(pod, &resolver, add);
                     cells.extend(counted.cells);
                     env.assessment.touch(counted.known_otherwise);
                 }

@@ -63,7 +63,7 @@ impl ClusterState {
                 assessor: Assessor {
                     environment: name,
                     rules: env.rules.as_ref(),
-                    names: resolver,
+                    resolver,
                     census: &env.census,
                 },
                 unidentified: count(&env.census),
@@ -236,7 +236,7 @@ impl Planner<'_> {
             // Changes under the old scope are recorded before what the new scope holds counts as known.
             cells = self.unsettled.dirty().keys().cloned().collect();
         }
-        let resolver = &input.assessor.names;
+        let resolver = &input.assessor.resolver;
         let (identities, more) = identities(ledger, input.census, resolver, &cells);
         if more {
             cells.clear(); // an artifact that is renamed later would look as if it had stopped
@@ -294,7 +294,7 @@ impl Planner<'_> {
     /// These entries, and a baseline of the new scope after them.
     fn rescope(self, ledger: &Ledger, entries: Option<Vec<Entry>>) -> Vec<Entry> {
         let input = self.input;
-        let census = &Census::of(self.wanted, &input.assessor.names);
+        let census = &Census::of(self.wanted, &input.assessor.resolver);
         let scoped = CutInput {
             census,
             assessor: Assessor {
@@ -314,7 +314,7 @@ impl Planner<'_> {
 
     fn next_timer(&self, ledger: &Ledger) -> Option<Moment> {
         let input = &self.input;
-        let evidence = input.assessor.names.evidence;
+        let evidence = input.assessor.resolver.evidence;
         let timer = self
             .assessment
             .next_timer(input.environment, ledger, evidence)?;
@@ -339,11 +339,11 @@ fn names(kinds: &[WatchKind]) -> String {
 pub(super) fn identities(
     ledger: &Ledger,
     census: &Census,
-    names: &IdentityResolver,
+    resolver: &IdentityResolver,
     cells: &BTreeSet<Cell>,
 ) -> (Identities, bool) {
-    let pair = |digest| (digest, names.canonical(digest));
-    let sourced = |(digest, known)| (digest, (known, names.source(digest, known)));
+    let pair = |digest| (digest, resolver.canonical(digest));
+    let sourced = |(digest, known)| (digest, (known, resolver.source(digest, known)));
     let recorded = || ledger.artifacts().map(|(digest, _)| pair(*digest));
     let mut renamed = recorded().filter(|(digest, known)| digest != known);
     let mut found: BTreeMap<_, _> = renamed.by_ref().take(MAX_IDENTITIES).map(sourced).collect();
