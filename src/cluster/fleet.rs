@@ -21,12 +21,10 @@ use crate::{
 /// The workload that pods belong to: the unit of rollouts and scaling.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Workload {
-    /// Its namespace.
-    pub namespace: Arc<str>,
+    pub(crate) namespace: Arc<str>,
     /// Its kind, without the group.
     pub kind: Arc<str>,
-    /// Its name.
-    pub name: Arc<str>,
+    pub(crate) name: Arc<str>,
 }
 
 /// Labels as one text: a tenth of the memory of a map, and they are seldom needed.
@@ -72,8 +70,7 @@ pub struct PodTemplate {
     revision: Arc<str>,
     /// The kind of their owner, as `Kind.group`; `Pod` if they have none.
     pub owner: Arc<str>,
-    /// Their labels.
-    pub labels: LabelSet,
+    pub(crate) labels: LabelSet,
 }
 
 /// A pod, as far as it matters; packed, because there are many.
@@ -214,10 +211,8 @@ pub struct LearnedIdentity {
 /// The effect of a changed pod.
 #[derive(Debug, Default)]
 pub struct PodChange {
-    /// The pod before.
-    pub before: Option<Pod>,
-    /// The pod now.
-    pub now: Option<Pod>,
+    pub(crate) before: Option<Pod>,
+    pub(crate) now: Option<Pod>,
     /// Digests that were found to identify the same image as others.
     pub learned: Vec<LearnedIdentity>,
     /// Running containers that can't be identified now, and could be or were not there before.

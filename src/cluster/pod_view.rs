@@ -14,8 +14,7 @@ use crate::cluster::image::{Fingerprint, Reference};
 pub struct Meta {
     /// Its namespace; empty for one without.
     pub namespace: String,
-    /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its UID as a number.
     pub uid: u128,
     /// Its resource version.
@@ -164,8 +163,7 @@ struct RawOwner<'a> {
 /// A pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodView {
-    /// Its metadata.
-    pub meta: Meta,
+    pub(crate) meta: Meta,
     /// The generation of its spec; 0 on servers that don't count it.
     pub generation: i64,
     /// It is being deleted.
@@ -174,8 +172,7 @@ pub struct PodView {
     pub starting: bool,
     /// It has succeeded or failed: none of its containers runs any more.
     pub finished: bool,
-    /// Its labels.
-    pub labels: BTreeMap<String, String>,
+    pub(crate) labels: BTreeMap<String, String>,
     /// Its controlling owner.
     pub owner: Option<Owner>,
     /// The containers that have been created, and those that may be yet.
@@ -187,8 +184,7 @@ pub struct PodView {
 pub struct Owner {
     /// `Job.batch`; just `Node` for a kind of the core group.
     pub kind: String,
-    /// Its name.
-    pub name: String,
+    pub(crate) name: String,
 }
 
 /// A container of a pod, as far as it counts: run-once init containers are left out.
@@ -381,8 +377,7 @@ impl SlimView for PodView {
 /// A Deployment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeploymentView {
-    /// Its metadata.
-    pub meta: Meta,
+    pub(crate) meta: Meta,
     /// What it reports about its rollout.
     pub report: RolloutReport,
 }
@@ -463,10 +458,8 @@ impl SlimView for DeploymentView {
 /// A namespace: its labels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NamespaceView {
-    /// Its metadata.
-    pub meta: Meta,
-    /// Its labels.
-    pub labels: BTreeMap<String, String>,
+    pub(crate) meta: Meta,
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]

@@ -44,10 +44,8 @@ impl EvidenceKind {
 /// Namespace and name of an object. The namespace of a cluster-wide object is empty.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EvidenceKey {
-    /// Its namespace.
-    pub namespace: Arc<str>,
-    /// Its name.
-    pub name: Arc<str>,
+    pub(crate) namespace: Arc<str>,
+    pub(crate) name: Arc<str>,
 }
 
 impl EvidenceKey {
@@ -89,12 +87,9 @@ type Maybe = Option<Box<str>>;
 /// An ArtifactProvenance, as far as it matters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProvenanceRecord {
-    /// Which object.
-    pub key: EvidenceKey,
-    /// Its UID.
-    pub uid: Box<str>,
-    /// When the object was created.
-    pub created: Timestamp,
+    pub(crate) key: EvidenceKey,
+    pub(crate) uid: Box<str>,
+    pub(crate) created: Timestamp,
     /// The digest that it is about.
     pub fingerprint: Fingerprint,
     /// Other digests of the same image.
@@ -105,8 +100,7 @@ pub struct ProvenanceRecord {
     pub name: Maybe,
     /// The repository that the image must come from.
     pub repository: Maybe,
-    /// The commit.
-    pub commit: Maybe,
+    pub(crate) commit: Maybe,
     /// A page that shows the commit.
     pub commit_url: Maybe,
     /// A page that shows the build.
@@ -115,8 +109,7 @@ pub struct ProvenanceRecord {
     pub state: RecordState,
     /// Required attestations that are missing.
     pub missing: Box<[Box<str>]>,
-    /// Its attestations.
-    pub attestations: Box<[AttestationRecord]>,
+    pub(crate) attestations: Box<[AttestationRecord]>,
     /// Announced deployments, the newest first.
     pub deployments: Box<[DeploymentRecord]>,
 }
@@ -124,10 +117,8 @@ pub struct ProvenanceRecord {
 /// An attestation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttestationRecord {
-    /// Its name.
-    pub name: Box<str>,
-    /// Its type.
-    pub type_: Maybe,
+    pub(crate) name: Box<str>,
+    pub(crate) type_: Maybe,
     /// Whether it passed.
     pub compliant: bool,
 }
@@ -135,12 +126,10 @@ pub struct AttestationRecord {
 /// A deployment that was announced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeploymentRecord {
-    /// When.
-    pub time: Timestamp,
+    pub(crate) time: Timestamp,
     /// Its number in the flow.
     pub number: i64,
-    /// The environment's name.
-    pub environment: Box<str>,
+    pub(crate) environment: Box<str>,
     /// A page that shows the build.
     pub build_url: Maybe,
 }
@@ -241,12 +230,9 @@ fn created(object: &impl kube::ResourceExt) -> Timestamp {
 /// An ArtifactApproval, as far as it matters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ApprovalReview {
-    /// Which object.
-    pub key: EvidenceKey,
-    /// Its UID.
-    pub uid: Box<str>,
-    /// When the object was created.
-    pub created: Timestamp,
+    pub(crate) key: EvidenceKey,
+    pub(crate) uid: Box<str>,
+    pub(crate) created: Timestamp,
     /// The digest that was reviewed.
     pub fingerprint: Fingerprint,
     /// The flow of the record that was reviewed.
@@ -257,14 +243,11 @@ pub struct ApprovalReview {
     pub number: i64,
     /// The reviewer's decision.
     pub state: ReviewState,
-    /// Who.
-    pub reviewer: Box<str>,
-    /// Why.
-    pub comment: Maybe,
+    pub(crate) reviewer: Box<str>,
+    pub(crate) comment: Maybe,
     /// When it was reviewed.
     pub time: Timestamp,
-    /// When it expires.
-    pub expires: Option<Timestamp>,
+    pub(crate) expires: Option<Timestamp>,
 }
 
 impl ApprovalReview {
@@ -282,20 +265,14 @@ impl ApprovalReview {
 /// An AllowedArtifact, as far as it matters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Allowance {
-    /// The object's name.
-    pub name: Arc<str>,
-    /// The object's UID.
-    pub uid: Box<str>,
-    /// When the object was created.
-    pub created: Timestamp,
-    /// The environments.
-    pub environments: BTreeSet<Box<str>>,
+    pub(crate) name: Arc<str>,
+    pub(crate) uid: Box<str>,
+    pub(crate) created: Timestamp,
+    pub(crate) environments: BTreeSet<Box<str>>,
     /// The images: digest and name.
     pub artifacts: BTreeMap<Fingerprint, Box<str>>,
-    /// Why.
-    pub reason: Box<str>,
-    /// When it expires.
-    pub expires: Option<Timestamp>,
+    pub(crate) reason: Box<str>,
+    pub(crate) expires: Option<Timestamp>,
 }
 
 impl Allowance {

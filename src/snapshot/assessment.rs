@@ -53,7 +53,6 @@ pub struct AssessmentState {
     stale: BTreeSet<Fingerprint>,
     /// All have to be assessed again.
     all_stale: bool,
-    /// The rules were edited.
     policy_edited: bool,
     /// The allow-list may have changed.
     allow_list: bool,

@@ -42,8 +42,7 @@ const MAX_STATE: u64 = 64 << 20;
 /// An artifact in a workload: the unit of counting.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cell {
-    /// The workload.
-    pub workload: Arc<Workload>,
+    pub(crate) workload: Arc<Workload>,
     /// The artifact.
     pub fingerprint: Fingerprint,
 }
@@ -92,8 +91,7 @@ pub type Identities = BTreeMap<Fingerprint, (Fingerprint, IdentitySource)>;
 /// The count of a cell that a change sets.
 #[derive(Clone, Debug)]
 pub struct CellCount {
-    /// Which cell.
-    pub cell: Cell,
+    pub(crate) cell: Cell,
     /// How many instances there are now.
     pub count: u32,
     /// The cell's workload is still rolling.

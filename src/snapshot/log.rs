@@ -50,8 +50,7 @@ pub struct SnapshotLog {
 /// The metadata of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EntryMeta {
-    /// Its index.
-    pub index: i64,
+    pub(crate) index: i64,
     pub name: String,
     pub uid: String,
     /// When the object was created, in whole seconds.

@@ -145,25 +145,21 @@ pub enum Plan {
 pub struct EnvironmentSummary {
     /// The newest entry: index and time.
     pub head: Option<(i64, Timestamp)>,
-    /// The recorded totals.
-    pub totals: Totals,
+    pub(crate) totals: Totals,
     /// Containers that run now and can't be identified.
     pub unidentified: usize,
     /// Whether it complies, according to the log.
     pub compliance: Compliance,
     /// Artifacts that violate the rules or lack evidence now: at most 20, and how many more.
     pub problems: (Vec<EnvironmentProblem>, usize),
-    /// There are rules.
-    pub ruled: bool,
+    pub(crate) ruled: bool,
 }
 
 /// An artifact that does not comply.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EnvironmentProblem {
-    /// Its name.
-    pub name: String,
-    /// Its digest.
-    pub fingerprint: Fingerprint,
+    pub(crate) name: String,
+    pub(crate) fingerprint: Fingerprint,
     /// Why, and until when missing evidence may arrive.
     pub verdict: Verdict,
 }
@@ -171,8 +167,7 @@ pub struct EnvironmentProblem {
 /// An artifact that is recorded in an environment.
 #[derive(Clone, Copy, Debug)]
 pub struct RunningArtifact<'a> {
-    /// The environment.
-    pub environment: &'a str,
+    pub(crate) environment: &'a str,
     /// The newest entry of its log.
     pub index: i64,
     /// Its canonical digest there.
@@ -181,8 +176,7 @@ pub struct RunningArtifact<'a> {
     pub name: &'a str,
     /// How many instances of it are recorded.
     pub instances: u32,
-    /// The recorded facts.
-    pub facts: Option<&'a ArtifactFacts>,
+    pub(crate) facts: Option<&'a ArtifactFacts>,
 }
 
 impl<'a> RunningArtifact<'a> {
@@ -213,7 +207,6 @@ pub struct ClusterState {
     /// Namespaces of an incomplete list. They are applied together, or pods would be counted by labels of different times.
     listed: Vec<NamespaceView>,
     environments: BTreeMap<String, EnvironmentState>,
-    /// All evidence.
     evidence: Evidence,
     /// Which kinds of it have been listed.
     listed_evidence: BTreeSet<EvidenceKind>,
@@ -288,10 +281,10 @@ impl ClusterState {
 
     /// A list that began at `begun` is complete. True if the server is not as far as it was before: its store was set back.
     pub fn list_ends(&mut self, kind: WatchKind, version: u64, begun: Moment, now: Moment) -> bool {
-        let mark = self.stream(kind).list_number();
+        let mark = self.stream(kind).list_number;
         match kind {
             // An object that seems to be gone may be the one that can't be read.
-            _ if self.stream(kind).holds_unknown() => self.recount(now),
+            _ if self.stream(kind).holds_unknown => self.recount(now),
             WatchKind::Pods => {
                 for uid in self.fleet.unmarked_pods(mark) {
                     self.pod_gone(uid, now);

@@ -36,7 +36,7 @@ impl FleetObject for PodView {
     const NAME: &'static str = "pod";
 
     fn apply(self, state: &mut ClusterState, _: bool, now: Moment) -> Vec<String> {
-        let mark = state.stream(Self::KIND).list_number();
+        let mark = state.stream(Self::KIND).list_number;
         let Some(change) = state.fleet.apply_pod(&self, mark, now) else {
             return vec![];
         };
@@ -60,7 +60,7 @@ impl FleetObject for DeploymentView {
     const NAME: &'static str = "deployment";
 
     fn apply(self, state: &mut ClusterState, _: bool, now: Moment) -> Vec<String> {
-        let mark = state.stream(Self::KIND).list_number();
+        let mark = state.stream(Self::KIND).list_number;
         if let Some(workload) = state.fleet.apply_deployment(&self, mark, now) {
             state.workload_changed(&workload, now);
         }
@@ -80,7 +80,7 @@ impl FleetObject for NamespaceView {
     const NAME: &'static str = "namespace";
 
     fn apply(self, state: &mut ClusterState, listed: bool, now: Moment) -> Vec<String> {
-        let mark = state.stream(Self::KIND).list_number();
+        let mark = state.stream(Self::KIND).list_number;
         if listed {
             state.listed.push(self);
         } else if state.fleet.apply_namespace(&self, mark) {
@@ -117,7 +117,7 @@ impl ClusterState {
             }
             Decoded::Bad(meta, why) => {
                 let warnings = stream.unreadable(T::NAME, &meta, &why);
-                let mark = stream.list_number();
+                let mark = stream.list_number;
                 T::keep(&mut self.fleet, &meta, mark);
                 warnings
             }
