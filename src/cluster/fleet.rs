@@ -497,12 +497,8 @@ impl Fleet {
 
     /// Whether that two digests identify one image was learned before.
     fn knows(&self, learned: &LearnedIdentity) -> bool {
-        let LearnedIdentity {
-            alias,
-            known,
-            pinned,
-        } = *learned;
-        if pinned {
+        let (alias, known) = (learned.alias, learned.known);
+        if learned.pinned {
             alias == known || self.pinned_with(alias).any(|other| other == known)
         } else {
             self.canonical(alias) == self.canonical(known)

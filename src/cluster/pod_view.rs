@@ -313,36 +313,31 @@ impl<'de> Deserialize<'de> for PodView {
         let terminating = raw.metadata.deletion_timestamp.is_some();
         let finished = matches!(raw.status.phase.as_deref(), Some("Succeeded" | "Failed"));
         let policy = raw.spec.restart_policy.as_deref().unwrap_or("Always");
-        let sidecars = raw
-            .spec
-            .init_containers
-            .iter()
-            .filter(|c| c.restart_policy.as_deref() == Some("Always"));
-        let containers = (raw
-            .spec
-            .containers
-            .iter()
-            .map(|c| (c, &raw.status.container_statuses, policy)))
-        .chain(sidecars.map(|c| (c, &raw.status.init_container_statuses, "Always")))
-        .chain(
-            raw.spec
-                .ephemeral_containers
-                .iter()
-                .map(|c| (c, &raw.status.ephemeral_container_statuses, "Never")),
-        )
-        .map(|(spec, statuses, policy)| {
-            let status = statuses.iter().find(|status| status.name == spec.name);
-            let text = |field: Option<&Text<'_>>| field.map_or_else(String::new, |f| f.to_string());
-            ContainerView {
-                name: spec.name.to_string(),
-                image: text(spec.image.as_ref()),
-                image_id: text(status.and_then(|status| status.image_id.as_ref())),
-                container_id: text(status.and_then(|status| status.container_id.as_ref())),
-                active: !finished
-                    && status.is_some_and(|status| status.is_active(policy, terminating)),
-            }
-        })
-        .collect();
+        let (spec, status) = (&raw.spec, &raw.status);
+        let usual = spec.containers.iter();
+        let usual = usual.map(|c| (c, &status.container_statuses, policy));
+        let sidecars = spec.init_containers.iter();
+        let sidecars = sidecars
+            .filter(|c| c.restart_policy.as_deref() == Some("Always"))
+            .map(|c| (c, &status.init_container_statuses, "Always"));
+        let debuggers = spec.ephemeral_containers.iter();
+        let debuggers = debuggers.map(|c| (c, &status.ephemeral_container_statuses, "Never"));
+        let containers = usual.chain(sidecars).chain(debuggers);
+        let containers = containers
+            .map(|(spec, statuses, policy)| {
+                let status = statuses.iter().find(|status| status.name == spec.name);
+                let text =
+                    |field: Option<&Text<'_>>| field.map_or_else(String::new, |f| f.to_string());
+                ContainerView {
+                    name: spec.name.to_string(),
+                    image: text(spec.image.as_ref()),
+                    image_id: text(status.and_then(|status| status.image_id.as_ref())),
+                    container_id: text(status.and_then(|status| status.container_id.as_ref())),
+                    active: !finished
+                        && status.is_some_and(|status| status.is_active(policy, terminating)),
+                }
+            })
+            .collect();
         let owner = raw
             .metadata
             .owner_references

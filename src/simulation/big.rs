@@ -48,7 +48,7 @@ impl Big {
         let mut serial = 0;
         let entry = plan(&mut state, now).remove(0);
         let read = restored(&entry, &mut reader);
-        state.appended("big", "uid", entry.after.clone(), now);
+        state.appended("big", "uid", &entry.after, now);
         serial += 1;
         let big = Self {
             state,
@@ -80,8 +80,7 @@ impl Big {
             let Plan::Append(draft) = plan else { break };
             for entry in draft {
                 self.read_next(&entry);
-                self.state
-                    .appended("big", "uid", entry.after.clone(), self.now);
+                self.state.appended("big", "uid", &entry.after, self.now);
                 appended.push(entry.spec);
             }
             self.now += seconds(2);

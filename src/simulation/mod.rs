@@ -533,7 +533,7 @@ impl Cluster {
         env.replayed = replayed;
         env.log.push(written);
         let uid = env.uid.clone();
-        self.state.appended(name, &uid, after, self.now);
+        self.state.appended(name, &uid, &after, self.now);
     }
 
     fn read_log(&mut self, name: &str) {

@@ -215,18 +215,9 @@ impl CutInput<'_> {
     }
 
     fn take_in(&self, ledger: &mut Ledger, recorded: &RecordedChange, time: Timestamp) {
-        let RecordedChange {
-            fingerprint,
-            change,
-            cells,
-        } = recorded;
-        ledger.record(
-            *fingerprint,
-            change,
-            cells.clone(),
-            time,
-            self.settle.rollout,
-        );
+        let (change, cells) = (&recorded.change, recorded.cells.clone());
+        let rollout = self.settle.rollout;
+        ledger.record(recorded.fingerprint, change, cells, time, rollout);
     }
 
     /// Makes as many entries as are needed.
@@ -334,20 +325,14 @@ impl CutInput<'_> {
             let recorded = ledger.names.get(&addition.fingerprint);
             let name = recorded.map_or(&*addition.name, String::as_str);
             let at = place(changes, addition.fingerprint, name);
-            changes[at].change.allowed = Some(addition.allowed.clone());
-            changes[at]
-                .change
-                .provenance
-                .clone_from(&addition.provenance);
+            let change = &mut changes[at].change;
+            change.allowed = Some(addition.allowed.clone());
+            change.provenance.clone_from(&addition.provenance);
         }
-        for RecordedChange {
-            fingerprint,
-            change,
-            ..
-        } in changes.iter_mut()
-        {
-            let recorded = || ledger.facts.get(fingerprint);
-            if let Some(facts) = found.facts.get(fingerprint).or_else(recorded) {
+        for recorded in changes.iter_mut() {
+            let (fingerprint, change) = (recorded.fingerprint, &mut recorded.change);
+            let known = || ledger.facts.get(&fingerprint);
+            if let Some(facts) = found.facts.get(&fingerprint).or_else(known) {
                 change.verdict = facts.verdict.clone().filter(|_| change.now > 0);
                 change.provenance.clone_from(&facts.provenance);
             }
@@ -487,9 +472,9 @@ impl CutInput<'_> {
         spec.read_at = self.read_at.clone();
         spec.totals = after.totals();
         spec.events = events(&spec.changes);
-        let change = None; // it comes last
-        spec.events
-            .extend(event.map(|type_| Event { type_, change }));
+        let change = None;
+        let last = event.map(|type_| Event { type_, change });
+        spec.events.extend(last);
         spec.content_hash = content_hash(&spec);
         after.advance(&spec);
         if !chunks.is_empty() {

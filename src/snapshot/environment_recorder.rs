@@ -223,7 +223,7 @@ impl EnvironmentRecorder {
             Appended::Done => {
                 self.lost = 0;
                 context.shared.with(|state, now| {
-                    state.appended(&self.name, &self.uid, entry.after.clone(), now);
+                    state.appended(&self.name, &self.uid, &entry.after, now);
                 });
                 let head = (spec.index, spec.time);
                 context.environments.set_head(&self.name, &self.uid, head);

@@ -58,20 +58,13 @@ pub fn resolved(
         })
     };
     let mut lines = vec![];
-    for fingerprint in before
-        .facts
-        .iter()
-        .filter(|(_, facts)| is_broken(facts))
-        .map(|(f, _)| f)
-    {
+    let was_broken = before.facts.iter().filter(|(_, facts)| is_broken(facts));
+    for (fingerprint, _) in was_broken {
         let name = title(before, *fingerprint);
-        let now = now.get(fingerprint);
+        let mended = now.get(fingerprint).filter(|facts| !is_broken(facts));
         if after.total(fingerprint) == 0 {
             lines.push(format!("{name} stopped"));
-        } else if let Some(verdict) = now
-            .filter(|facts| !is_broken(facts))
-            .and_then(|f| f.verdict.as_ref())
-        {
+        } else if let Some(verdict) = mended.and_then(|facts| facts.verdict.as_ref()) {
             lines.push(match verdict.reason {
                 VerdictReason::AllowListed | VerdictReason::ExceptionApplied => {
                     format!("{name}: {}", verdict.message)

@@ -529,7 +529,7 @@ impl ClusterState {
     }
 
     /// An entry has been appended.
-    pub fn appended(&mut self, name: &str, uid: &str, after: Arc<Ledger>, now: Moment) {
+    pub fn appended(&mut self, name: &str, uid: &str, after: &Arc<Ledger>, now: Moment) {
         let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid) else {
             return;
         };
@@ -557,7 +557,7 @@ impl ClusterState {
             // The counts are right as they are: only what is recorded changed.
             let comparison = Comparison {
                 census: &env.census,
-                ledger: &after,
+                ledger: after,
                 fleet: &self.fleet,
                 settle: &env.settle,
                 now,

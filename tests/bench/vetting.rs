@@ -170,7 +170,7 @@ impl Bench {
             if let Plan::Append(draft) = self.world.plan(&name, self.now, wall) {
                 appended += 1;
                 for entry in draft {
-                    self.world.appended(&name, &name, entry.after, self.now);
+                    self.world.appended(&name, &name, &entry.after, self.now);
                 }
             }
         }
