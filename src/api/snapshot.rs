@@ -20,7 +20,9 @@ pub const MAX_IDENTITIES: usize = 1_000;
 
 /// One entry of the log of an environment: what changed, and which events follow from it. Only Shipbell writes
 /// snapshots, and they cannot be edited.
-#[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(
+    CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema,
+)]
 #[kube(
     group = "shipbell.dev",
     version = "v1alpha1",

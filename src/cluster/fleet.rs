@@ -10,9 +10,9 @@ use std::{
 
 use crate::{
     cluster::{
-        image::{Fingerprint, ImageId, Reference, display_name},
+        image::{Fingerprint, ImageId, display_name},
         intern::Interner,
-        pod_view::{ContainerView, DeploymentView, NamespaceView, PodView},
+        pod_view::{ContainerView, DeploymentView, NamespaceView, PodView, RolloutReport},
         scope::Labels,
     },
     time::Moment,
@@ -21,12 +21,10 @@ use crate::{
 /// The workload that pods belong to: the unit of rollouts and scaling.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Workload {
-    /// Its namespace.
-    pub namespace: Arc<str>,
+    pub(crate) namespace: Arc<str>,
     /// Its kind, without the group.
     pub kind: Arc<str>,
-    /// Its name.
-    pub name: Arc<str>,
+    pub(crate) name: Arc<str>,
 }
 
 /// Labels as one text: a tenth of the memory of a map, and they are seldom needed.
@@ -72,8 +70,7 @@ pub struct PodTemplate {
     revision: Arc<str>,
     /// The kind of their owner, as `Kind.group`; `Pod` if they have none.
     pub owner: Arc<str>,
-    /// Their labels.
-    pub labels: LabelSet,
+    pub(crate) labels: LabelSet,
 }
 
 /// A pod, as far as it matters; packed, because there are many.
@@ -144,10 +141,14 @@ impl Pod {
 
     /// How many running containers can't be identified by a digest.
     pub fn unidentified(&self) -> usize {
-        self.containers
-            .iter()
-            .filter(|packed| packed.active && packed.digest.is_none())
-            .count()
+        self.without_digest().count()
+    }
+
+    /// The names of running containers that can't be identified by a digest.
+    fn without_digest(&self) -> impl Iterator<Item = &Arc<str>> {
+        let unknown = |packed: &&PackedContainer| packed.active && packed.digest.is_none();
+        let containers = self.containers.iter().filter(unknown);
+        containers.map(|packed| &packed.spec.name)
     }
 
     /// The kinds of the pod's owners, the nearest first.
@@ -176,14 +177,14 @@ impl Pod {
 }
 
 /// What is known of a workload as a whole.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct WorkloadState {
     /// How many pods there are of each revision, terminating ones included, finished ones not.
     revisions: BTreeMap<Arc<str>, u32>,
     terminating: u32,
     starting: u32,
     /// What its Deployment reports, if it has one.
-    deployment: Signals,
+    deployment: RolloutReport,
     /// When any of this, or what its pods run, last changed.
     pub changed: Moment,
     /// When a rollout of it last began or ended, by those signals.
@@ -210,18 +211,15 @@ pub struct LearnedIdentity {
 /// The effect of a changed pod.
 #[derive(Debug, Default)]
 pub struct PodChange {
-    /// The pod before.
-    pub before: Option<Pod>,
-    /// The pod now.
-    pub now: Option<Pod>,
+    pub(crate) before: Option<Pod>,
+    pub(crate) now: Option<Pod>,
     /// Digests that were found to identify the same image as others.
     pub learned: Vec<LearnedIdentity>,
     /// Running containers that can't be identified now, and could be or were not there before.
     pub unidentified: Vec<String>,
 }
 
-/// By namespace and name.
-type Deployments = BTreeMap<(Arc<str>, Arc<str>), (u32, DeploymentView)>;
+type Deployments = BTreeMap<Arc<Workload>, (u32, RolloutReport)>;
 
 /// All pods, with what is needed to group them into workloads and environments.
 #[derive(Debug, Default)]
@@ -242,29 +240,19 @@ pub struct Fleet {
     digests: Interner<Fingerprint>,
     label_sets: Interner<Labels>,
     template: Interner<PodTemplate>,
-    seat_specs: Interner<ContainerSpec>,
+    container_specs: Interner<ContainerSpec>,
     workload_names: Interner<Workload>,
 }
 
 impl Fleet {
     /// All pods.
-    pub fn pods(&self) -> impl Iterator<Item = &Pod> {
+    pub fn pods(&self) -> impl ExactSizeIterator<Item = &Pod> {
         self.pods.values()
-    }
-
-    /// How many pods there are.
-    pub fn len(&self) -> usize {
-        self.pods.len()
     }
 
     /// Whether a pod of this UID is known.
     pub fn has_pod(&self, uid: u128) -> bool {
         self.pods.contains_key(&uid)
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.pods.is_empty()
     }
 
     /// The labels of a namespace.
@@ -284,7 +272,7 @@ impl Fleet {
             kind: self.texts.intern(kind),
             name: self.texts.intern(name),
         };
-        self.workload_names.intern_owned(workload)
+        self.workload_names.intern(workload)
     }
 
     /// The canonical digest of an artifact.
@@ -362,21 +350,12 @@ impl Fleet {
             return None;
         }
         self.pods.insert(view.meta.uid, pod.clone());
-        let unknown = |pod: &Pod| {
-            pod.containers
-                .iter()
-                .filter(|s| s.active && s.digest.is_none())
-                .map(|s| s.spec.name.clone())
-                .collect()
-        };
-        let unknown_before: Vec<_> = before.as_ref().map(unknown).unwrap_or_default();
-        let unidentified = unknown(&pod)
-            .into_iter()
-            .filter(|name| !unknown_before.contains(name))
-            .map(|container: Arc<str>| {
-                format!("{}/{}/{container}", view.meta.namespace, view.meta.name)
-            })
-            .collect();
+        let known = before.iter().flat_map(Pod::without_digest);
+        let known: BTreeSet<&Arc<str>> = known.collect();
+        let names = pod.without_digest().filter(|name| !known.contains(name));
+        let (namespace, pod_name) = (&view.meta.namespace, &view.meta.name);
+        let unidentified = names.map(|name| format!("{namespace}/{pod_name}/{name}"));
+        let unidentified = unidentified.collect();
         self.recount(before.as_ref(), Some(&pod), now);
         Some(PodChange {
             before,
@@ -422,26 +401,19 @@ impl Fleet {
         let mut learned = vec![];
         let unedited = self.trust_generation && view.generation == 1;
         let containers = view.containers.iter().map(|container| {
-            let packed_before = before.and_then(|pod| {
-                pod.containers
-                    .iter()
-                    .find(|packed| *packed.spec.name == *container.name)
-            });
-            self.pack_container(container, packed_before, unedited, &mut learned)
+            let mut packed = before.iter().flat_map(|pod| pod.containers.iter());
+            let packed = packed.find(|packed| *packed.spec.name == *container.name);
+            self.pack_container(container, packed, unedited, &mut learned)
         });
-        let containers = containers.collect();
-        let (terminating, starting, finished) = (view.terminating, view.starting, view.finished);
-        (
-            Pod {
-                template,
-                containers,
-                mark,
-                terminating,
-                starting,
-                finished,
-            },
-            learned,
-        )
+        let pod = Pod {
+            template,
+            containers: containers.collect(),
+            mark,
+            terminating: view.terminating,
+            starting: view.starting,
+            finished: view.finished,
+        };
+        (pod, learned)
     }
 
     /// What a pod shares with the others of its revision; seldom different from before.
@@ -472,11 +444,9 @@ impl Fleet {
             owner: self.texts.intern(owner),
             labels: LabelSet::of(&view.labels),
         };
-        self.template.intern_owned(template)
+        self.template.intern(template)
     }
 
-    /// Identifies a container. It keeps the digest by which it was first known for its whole life: the runtime may report
-    /// others for the same image later, and the spec may be edited while the old image runs.
     fn pack_container(
         &mut self,
         view: &ContainerView,
@@ -486,86 +456,52 @@ impl Fleet {
     ) -> PackedContainer {
         let container = NonZeroU64::new(short_hash(&view.container_id))
             .filter(|_| !view.container_id.is_empty());
-        let found = ImageId::parse(&view.image_id);
         let same = before.filter(|packed| container.is_some() && packed.container == container);
-        let mut learn = |alias: Fingerprint, known: Fingerprint, pinned: bool| {
-            let is_known = if pinned {
-                alias == known || self.pinned_with(alias).any(|other| other == known)
-            } else {
-                self.canonical(alias) == self.canonical(known)
-            };
-            if !is_known {
-                learned.push(LearnedIdentity {
-                    alias,
-                    known,
-                    pinned,
-                });
-            }
-        };
-        let mut also = None;
-        let known = same.and_then(|packed| Some((packed.digest.clone()?, packed.local)));
-        let digest = match (known.as_ref(), found) {
-            (Some((known, true)), ImageId::Repo(repo)) => {
-                learn(**known, repo, false); // the registry's digest replaces one that only the node knew
-                also = Some(**known);
-                Some((repo, false))
-            }
-            (Some((known, local)), other) => {
-                if let Some(other) = other.fingerprint() {
-                    learn(other, **known, false);
-                    also = Some(other);
-                }
-                Some((**known, *local))
-            }
-            (None, found) => {
-                // The digest in the spec is that of this container only if the spec can't have been edited since it was
-                // created. Otherwise whoever may edit pods could pass off a bad image as a good one.
-                let created_after = same.is_none()
-                    && before.is_some_and(|packed| *packed.spec.image == *view.image);
-                let pin = view
-                    .image
-                    .contains("@sha256:")
-                    .then(|| view.image.parse::<Reference>().ok()?.pin)
-                    .flatten();
-                let pin = pin.filter(|_| container.is_some() && (unedited || created_after));
-                if let (Some(pin), Some(found)) = (pin, found.fingerprint()) {
-                    learn(found, pin, true);
-                    also = Some(found);
-                }
-                pin.map(|pin| (pin, false)).or(match found {
-                    ImageId::Repo(digest) => Some((digest, false)),
-                    ImageId::Local(digest) => Some((digest, true)),
-                    ImageId::Unresolved => None,
-                })
-            }
-        };
+        // The digest in the spec is that of this container only if the spec can't have been edited since it was created.
+        // Otherwise whoever may edit pods could pass off a bad image as a good one.
+        let created_after =
+            same.is_none() && before.is_some_and(|packed| *packed.spec.image == *view.image);
+        let may_pin = container.is_some() && (unedited || created_after);
+        let pin = || view.pin().filter(|_| may_pin);
+        let (digest, told) = identify(same, ImageId::parse(&view.image_id), pin);
+        learned.extend(told.filter(|told| !self.knows(told)));
+        let also = told.map(|told| told.alias);
         let also = also.filter(|also| digest.is_some_and(|(digest, _)| digest != *also));
         let also = match also {
-            Some(also) => Some(self.digests.intern_owned(also)),
+            Some(also) => Some(self.digests.intern(also)),
             None => same.and_then(|packed| packed.also.clone()),
         };
         let spec = before.map(|packed| &packed.spec);
-        let spec =
-            match spec.filter(|spec| (&*spec.name, &*spec.image) == (&view.name, &view.image)) {
-                Some(spec) => spec.clone(),
-                None => {
-                    let spec = ContainerSpec {
-                        name: self.texts.intern(view.name.as_str()),
-                        image: self.texts.intern(view.image.as_str()),
-                    };
-                    self.seat_specs.intern_owned(spec)
-                }
+        let same_spec =
+            spec.filter(|spec| (&*spec.name, &*spec.image) == (&view.name, &view.image));
+        let spec = same_spec.cloned().unwrap_or_else(|| {
+            let spec = ContainerSpec {
+                name: self.texts.intern(view.name.as_str()),
+                image: self.texts.intern(view.image.as_str()),
             };
+            self.container_specs.intern(spec)
+        });
+        let known = same.and_then(|packed| packed.digest.as_ref());
         PackedContainer {
             spec,
             container,
             local: digest.is_some_and(|(_, local)| local),
             digest: digest.map(|(digest, _)| match known {
-                Some((known, _)) if *known == digest => known,
-                _ => self.digests.intern_owned(digest),
+                Some(known) if **known == digest => known.clone(),
+                _ => self.digests.intern(digest),
             }),
             also,
             active: view.active,
+        }
+    }
+
+    /// Whether that two digests identify one image was learned before.
+    fn knows(&self, learned: &LearnedIdentity) -> bool {
+        let (alias, known) = (learned.alias, learned.known);
+        if learned.pinned {
+            alias == known || self.pinned_with(alias).any(|other| other == known)
+        } else {
+            self.canonical(alias) == self.canonical(known)
         }
     }
 
@@ -592,7 +528,8 @@ impl Fleet {
             // Looked up once: there are many workloads, and comparing their names takes time.
             let state = if counted.clone().next().is_some() {
                 self.workloads.entry(workload.clone()).or_insert_with(|| {
-                    WorkloadState::new(deployment_of(&self.deployments, workload), now)
+                    let report = self.deployments.get(workload);
+                    WorkloadState::new(report.map_or_else(Default::default, |(_, it)| *it), now)
                 })
             } else if let Some(state) = self.workloads.get_mut(workload) {
                 state
@@ -616,15 +553,14 @@ impl Fleet {
     /// Applies the newest state of a Deployment. Returns the workload if its state changed.
     pub fn apply_deployment(
         &mut self,
-        view: DeploymentView,
+        view: &DeploymentView,
         mark: u32,
         now: Moment,
     ) -> Option<Arc<Workload>> {
-        let workload = self.intern_workload("Deployment", &view.meta.namespace, &view.meta.name);
-        let key = (workload.namespace.clone(), workload.name.clone());
-        let told = Signals::of(&view);
-        let before = self.deployments.insert(key, (mark, view));
-        if before.is_some_and(|(_, view)| Signals::of(&view) == told) {
+        let workload = self.deployment(&view.meta.namespace, &view.meta.name);
+        let told = view.report;
+        let before = self.deployments.insert(workload.clone(), (mark, told));
+        if before.is_some_and(|(_, before)| before == told) {
             return None;
         }
         self.workloads
@@ -634,6 +570,11 @@ impl Fleet {
         Some(workload)
     }
 
+    /// The shared copy of the workload that a Deployment is.
+    fn deployment(&mut self, namespace: &str, name: &str) -> Arc<Workload> {
+        self.intern_workload("Deployment", namespace, name)
+    }
+
     /// Removes a Deployment.
     pub fn remove_deployment(
         &mut self,
@@ -641,44 +582,41 @@ impl Fleet {
         name: &str,
         now: Moment,
     ) -> Option<Arc<Workload>> {
-        self.deployments
-            .remove(&(Arc::from(namespace), Arc::from(name)))?;
-        let workload = self.intern_workload("Deployment", namespace, name);
-        if let Some(state) = self.workloads.get_mut(&*workload) {
-            state.told(Signals::default(), now);
+        let workload = self.deployment(namespace, name);
+        self.deployments.remove(&workload)?;
+        if let Some(state) = self.workloads.get_mut(&workload) {
+            state.told(RolloutReport::default(), now);
         }
         Some(workload)
     }
 
     /// Keeps a Deployment as it is though its newest state could not be read.
     pub fn keep_deployment(&mut self, namespace: &str, name: &str, mark: u32) {
-        if let Some((old, _)) = self
-            .deployments
-            .get_mut(&(Arc::from(namespace), Arc::from(name)))
-        {
+        let workload = self.deployment(namespace, name);
+        if let Some((old, _)) = self.deployments.get_mut(&workload) {
             *old = mark;
         }
     }
 
-    /// The Deployments that a complete list did not hold, as (namespace, name).
-    pub fn unmarked_deployments(&self, mark: u32) -> Vec<(Arc<str>, Arc<str>)> {
-        self.deployments
-            .iter()
-            .filter(|(_, (old, _))| *old != mark)
-            .map(|(key, _)| key.clone())
-            .collect()
+    /// The Deployments that a complete list did not hold.
+    pub fn unmarked_deployments(&self, mark: u32) -> Vec<Arc<Workload>> {
+        let deployments = self.deployments.iter();
+        let unmarked = deployments.filter(|(_, (old, _))| *old != mark);
+        unmarked.map(|(workload, _)| workload.clone()).collect()
     }
 
     /// Forgets all Deployments: they can't be read any more, so only pods show rollouts.
     pub fn forget_deployments(&mut self, now: Moment) {
-        for (namespace, name) in self.deployments.keys().cloned().collect::<Vec<_>>() {
-            self.remove_deployment(&namespace, &name, now);
+        for workload in std::mem::take(&mut self.deployments).into_keys() {
+            if let Some(state) = self.workloads.get_mut(&workload) {
+                state.told(RolloutReport::default(), now);
+            }
         }
     }
 
     /// Applies the newest state of a namespace; true if its labels changed.
     pub fn apply_namespace(&mut self, view: &NamespaceView, mark: u32) -> bool {
-        let labels = self.label_sets.intern_owned(view.labels.clone());
+        let labels = self.label_sets.intern(view.labels.clone());
         let name = self.texts.intern(view.meta.name.as_str());
         let before = self.namespaces.insert(name, (mark, labels));
         before.is_none_or(|(_, labels)| *labels != view.labels)
@@ -713,44 +651,13 @@ impl Fleet {
     }
 }
 
-/// What a Deployment reports about its pods.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Signals {
-    unseen: bool,
-    progressing: bool,
-    halted: bool,
-}
-
-impl Signals {
-    fn of(view: &DeploymentView) -> Self {
-        Self {
-            unseen: view.unseen,
-            progressing: view.progressing,
-            halted: view.halted,
-        }
-    }
-}
-
-fn deployment_of(deployments: &Deployments, workload: &Workload) -> Signals {
-    if &*workload.kind != "Deployment" {
-        return Signals::default();
-    }
-    let key = (workload.namespace.clone(), workload.name.clone());
-    let deployment = deployments.get(&key);
-    deployment.map_or(Signals::default(), |(_, view)| Signals::of(view))
-}
-
 impl WorkloadState {
-    fn new(deployment: Signals, now: Moment) -> Self {
+    fn new(deployment: RolloutReport, now: Moment) -> Self {
         Self {
             deployment,
-            revisions: BTreeMap::new(),
-            terminating: 0,
-            starting: 0,
             changed: now,
             signalled: now,
-            rolling_since: None,
-            restless_since: None,
+            ..Self::default()
         }
     }
 
@@ -780,13 +687,13 @@ impl WorkloadState {
         self.starting > 0
     }
 
-    fn told(&mut self, deployment: Signals, now: Moment) {
+    fn told(&mut self, deployment: RolloutReport, now: Moment) {
         self.deployment = deployment;
         self.signal(now);
     }
 
     fn signal(&mut self, now: Moment) {
-        let Signals {
+        let RolloutReport {
             unseen,
             progressing,
             halted,
@@ -798,6 +705,42 @@ impl WorkloadState {
         self.rolling_since = rolling.then(|| self.rolling_since.unwrap_or(now));
         let restless = self.terminating > 0 || (unseen || self.starting > 0) && !halted;
         self.restless_since = restless.then(|| self.restless_since.unwrap_or(now));
+    }
+}
+
+/// The digest by which a container is known and whether only its node knows that; and, if that says anything new, which
+/// digests identify one image. A container keeps the digest by which it was first known for its whole life: the runtime may
+/// report others for the same image later, and the spec may be edited while the old image runs. `pin`: the digest that it
+/// was surely created from.
+fn identify(
+    same: Option<&PackedContainer>,
+    found: ImageId,
+    pin: impl FnOnce() -> Option<Fingerprint>,
+) -> (Option<(Fingerprint, bool)>, Option<LearnedIdentity>) {
+    let learn = |alias, known, pinned| LearnedIdentity {
+        alias,
+        known,
+        pinned,
+    };
+    let known = same.and_then(|packed| Some((**packed.digest.as_ref()?, packed.local)));
+    let reported = found.fingerprint();
+    match (known, found) {
+        // The registry's digest replaces one that only the node knew.
+        (Some((known, true)), ImageId::Repo(repo)) => {
+            (Some((repo, false)), Some(learn(known, repo, false)))
+        }
+        (Some((known, local)), _) => {
+            let learned = reported.map(|other| learn(other, known, false));
+            (Some((known, local)), learned)
+        }
+        (None, found) => {
+            let local = matches!(found, ImageId::Local(_));
+            let pin = pin();
+            let pinned = pin.zip(reported);
+            let digest = pin.map(|pin| (pin, false));
+            let digest = digest.or(reported.map(|digest| (digest, local)));
+            (digest, pinned.map(|(pin, found)| learn(found, pin, true)))
+        }
     }
 }
 

@@ -3,6 +3,9 @@
 
 use std::{fmt, str::FromStr};
 
+use data_encoding::HEXLOWER;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
 /// The SHA-256 digest of an image, which identifies it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint(pub [u8; 32]);
@@ -14,24 +17,27 @@ impl Fingerprint {
         if text.len() != 64 {
             return None;
         }
-        for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
-        }
+        HEXLOWER.decode_mut(text.as_bytes(), &mut bytes).ok()?;
         Some(Self(bytes))
-    }
-}
-
-fn nibble(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
     }
 }
 
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        HEXLOWER.encode_display(&self.0).fmt(f)
+    }
+}
+
+impl Serialize for Fingerprint {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Fingerprint {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::from_hex(&text).ok_or_else(|| D::Error::custom(format!("{text} is no digest")))
     }
 }
 
@@ -112,45 +118,34 @@ impl FromStr for Reference {
         if Fingerprint::from_hex(text).is_some() {
             return Err(NotAReference); // an image id, which no registry knows
         }
-        let (named, digest) = match text.split_once('@') {
-            Some((named, digest)) => (named, Some(digest)),
-            None => (text, None),
-        };
+        let (named, digest) = split_off(text, '@');
         let (host, rest) = match named.split_once('/') {
             Some((first, rest)) if is_host(first) => (first, rest),
             _ => ("docker.io", named),
         };
-        let host = if host == "index.docker.io" {
-            "docker.io"
-        } else {
-            host
+        let host = match host {
+            "index.docker.io" => "docker.io",
+            host => host,
         };
-        let (path, tag) = match rest.split_once(':') {
-            Some((path, tag)) => (path, Some(tag)),
-            None => (rest, None),
-        };
+        let (path, tag) = split_off(rest, ':');
         let valid_tag = |tag: &str| {
             tag.len() <= 128
                 && tag.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
                 && tag
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
         };
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
         let valid_component = |component: &str| {
-            component.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-                && component.ends_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-                && component.bytes().all(|b| {
-                    b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-')
-                })
+            component.starts_with(plain)
+                && component.ends_with(plain)
+                && component.chars().all(|c| plain(c) || "._-".contains(c))
         };
         if !path.split('/').all(valid_component) || !tag.is_none_or(valid_tag) || path.len() > 255 {
             return Err(NotAReference);
         }
-        let library = if host == "docker.io" && !path.contains('/') {
-            "library/"
-        } else {
-            ""
-        };
+        let official = host == "docker.io" && !path.contains('/');
+        let library = if official { "library/" } else { "" };
         let implicit = digest.is_none().then_some("latest");
         Ok(Self {
             repository: format!("{host}/{library}{path}"),
@@ -158,6 +153,12 @@ impl FromStr for Reference {
             pin: digest.and_then(prefixed),
         })
     }
+}
+
+/// The text before a character, and the text after it if there is one.
+fn split_off(text: &str, at: char) -> (&str, Option<&str>) {
+    let parts = text.split_once(at);
+    parts.map_or((text, None), |(before, after)| (before, Some(after)))
 }
 
 /// Whether the part before the first slash is a host rather than a part of the path.

@@ -28,46 +28,23 @@ impl<T: ?Sized> Default for Interner<T> {
 
 impl<T: ?Sized + Hash + Eq> Interner<T> {
     /// The shared copy of `value`.
-    pub fn intern<Q: ?Sized + Hash + Eq>(&mut self, value: &Q) -> Arc<T>
-    where
-        Arc<T>: Borrow<Q>,
-        for<'a> &'a Q: Into<Arc<T>>,
-    {
-        let hash = hash(value);
+    pub fn intern<Q: Borrow<T> + Into<Arc<T>>>(&mut self, value: Q) -> Arc<T> {
+        let mut hasher = DefaultHasher::new();
+        value.borrow().hash(&mut hasher);
+        let hash = hasher.finish();
         match self.values.get(&hash) {
-            Some(shared) if Borrow::<Q>::borrow(shared) == value => shared.clone(),
-            Some(_) => value.into(),
-            None => self.insert(hash, value.into()),
+            Some(shared) if **shared == *value.borrow() => return shared.clone(),
+            Some(_) => return value.into(),
+            None => {}
         }
-    }
-
-    /// The shared copy of `value`, which is already owned.
-    pub fn intern_owned(&mut self, value: T) -> Arc<T>
-    where
-        T: Sized,
-    {
-        let hash = hash(&value);
-        match self.values.get(&hash) {
-            Some(shared) if **shared == value => shared.clone(),
-            Some(_) => Arc::new(value),
-            None => self.insert(hash, Arc::new(value)),
-        }
-    }
-
-    fn insert(&mut self, hash: u64, shared: Arc<T>) -> Arc<T> {
         if self.values.len() >= self.sweep_at {
             self.values.retain(|_, value| Arc::strong_count(value) > 1);
             self.sweep_at = (self.values.len() * 2).max(1_024);
         }
+        let shared = value.into();
         self.values.insert(hash, shared.clone());
         shared
     }
-}
-
-fn hash<Q: ?Sized + Hash>(value: &Q) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
 }
 
 #[cfg(test)]

@@ -7,13 +7,14 @@ use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
+use crate::cluster::image::{Fingerprint, Reference};
+
 /// What every object has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Meta {
     /// Its namespace; empty for one without.
     pub namespace: String,
-    /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its UID as a number.
     pub uid: u128,
     /// Its resource version.
@@ -120,7 +121,7 @@ fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawMeta<'a> {
-    #[serde(default, borrow)]
+    #[serde(borrow)]
     namespace: Option<Text<'a>>,
     #[serde(borrow)]
     name: Text<'a>,
@@ -128,11 +129,9 @@ struct RawMeta<'a> {
     uid: Text<'a>,
     #[serde(borrow)]
     resource_version: Text<'a>,
-    #[serde(default)]
     generation: Option<i64>,
-    #[serde(default, borrow)]
+    #[serde(borrow)]
     deletion_timestamp: Option<Text<'a>>,
-    #[serde(default)]
     labels: Option<BTreeMap<String, String>>,
     #[serde(default, borrow, deserialize_with = "nullable")]
     owner_references: Vec<RawOwner<'a>>,
@@ -158,15 +157,13 @@ struct RawOwner<'a> {
     kind: Text<'a>,
     #[serde(borrow)]
     name: Text<'a>,
-    #[serde(default)]
     controller: Option<bool>,
 }
 
 /// A pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodView {
-    /// Its metadata.
-    pub meta: Meta,
+    pub(crate) meta: Meta,
     /// The generation of its spec; 0 on servers that don't count it.
     pub generation: i64,
     /// It is being deleted.
@@ -175,8 +172,7 @@ pub struct PodView {
     pub starting: bool,
     /// It has succeeded or failed: none of its containers runs any more.
     pub finished: bool,
-    /// Its labels.
-    pub labels: BTreeMap<String, String>,
+    pub(crate) labels: BTreeMap<String, String>,
     /// Its controlling owner.
     pub owner: Option<Owner>,
     /// The containers that have been created, and those that may be yet.
@@ -188,8 +184,7 @@ pub struct PodView {
 pub struct Owner {
     /// `Job.batch`; just `Node` for a kind of the core group.
     pub kind: String,
-    /// Its name.
-    pub name: String,
+    pub(crate) name: String,
 }
 
 /// A container of a pod, as far as it counts: run-once init containers are left out.
@@ -207,6 +202,14 @@ pub struct ContainerView {
     pub active: bool,
 }
 
+impl ContainerView {
+    /// The digest to which the spec pins its image.
+    pub fn pin(&self) -> Option<Fingerprint> {
+        let reference = Some(&self.image).filter(|image| image.contains("@sha256:"))?;
+        reference.parse::<Reference>().ok()?.pin
+    }
+}
+
 #[derive(Deserialize)]
 struct RawPod<'a> {
     #[serde(borrow)]
@@ -220,7 +223,7 @@ struct RawPod<'a> {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawPodSpec<'a> {
-    #[serde(default, borrow)]
+    #[serde(borrow)]
     restart_policy: Option<Text<'a>>,
     #[serde(borrow)]
     containers: Vec<RawContainer<'a>>,
@@ -235,16 +238,16 @@ struct RawPodSpec<'a> {
 struct RawContainer<'a> {
     #[serde(borrow)]
     name: Text<'a>,
-    #[serde(default, borrow)]
+    #[serde(borrow)]
     image: Option<Text<'a>>,
-    #[serde(default, borrow)]
+    #[serde(borrow)]
     restart_policy: Option<Text<'a>>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawPodStatus<'a> {
-    #[serde(default, borrow)]
+    #[serde(borrow)]
     phase: Option<Text<'a>>,
     #[serde(default, borrow, deserialize_with = "nullable")]
     container_statuses: Vec<RawStatus<'a>>,
@@ -259,11 +262,10 @@ struct RawPodStatus<'a> {
 struct RawStatus<'a> {
     #[serde(borrow)]
     name: Text<'a>,
-    #[serde(default, rename = "imageID", borrow)]
+    #[serde(rename = "imageID", borrow)]
     image_id: Option<Text<'a>>,
-    #[serde(default, rename = "containerID", borrow)]
+    #[serde(rename = "containerID", borrow)]
     container_id: Option<Text<'a>>,
-    #[serde(default)]
     restart_count: Option<i64>,
     #[serde(default, deserialize_with = "nullable")]
     state: RawState,
@@ -273,16 +275,13 @@ struct RawStatus<'a> {
 
 #[derive(Default, Deserialize)]
 struct RawState {
-    #[serde(default)]
     running: Option<serde::de::IgnoredAny>,
-    #[serde(default)]
     terminated: Option<RawTerminated>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawTerminated {
-    #[serde(default)]
     exit_code: Option<i64>,
 }
 
@@ -314,36 +313,31 @@ impl<'de> Deserialize<'de> for PodView {
         let terminating = raw.metadata.deletion_timestamp.is_some();
         let finished = matches!(raw.status.phase.as_deref(), Some("Succeeded" | "Failed"));
         let policy = raw.spec.restart_policy.as_deref().unwrap_or("Always");
-        let sidecars = raw
-            .spec
-            .init_containers
-            .iter()
-            .filter(|c| c.restart_policy.as_deref() == Some("Always"));
-        let containers = (raw
-            .spec
-            .containers
-            .iter()
-            .map(|c| (c, &raw.status.container_statuses, policy)))
-        .chain(sidecars.map(|c| (c, &raw.status.init_container_statuses, "Always")))
-        .chain(
-            raw.spec
-                .ephemeral_containers
-                .iter()
-                .map(|c| (c, &raw.status.ephemeral_container_statuses, "Never")),
-        )
-        .map(|(spec, statuses, policy)| {
-            let status = statuses.iter().find(|status| status.name == spec.name);
-            let text = |field: Option<&Text<'_>>| field.map_or_else(String::new, |f| f.to_string());
-            ContainerView {
-                name: spec.name.to_string(),
-                image: text(spec.image.as_ref()),
-                image_id: text(status.and_then(|status| status.image_id.as_ref())),
-                container_id: text(status.and_then(|status| status.container_id.as_ref())),
-                active: !finished
-                    && status.is_some_and(|status| status.is_active(policy, terminating)),
-            }
-        })
-        .collect();
+        let (spec, status) = (&raw.spec, &raw.status);
+        let usual = spec.containers.iter();
+        let usual = usual.map(|c| (c, &status.container_statuses, policy));
+        let sidecars = spec.init_containers.iter();
+        let sidecars = sidecars
+            .filter(|c| c.restart_policy.as_deref() == Some("Always"))
+            .map(|c| (c, &status.init_container_statuses, "Always"));
+        let debuggers = spec.ephemeral_containers.iter();
+        let debuggers = debuggers.map(|c| (c, &status.ephemeral_container_statuses, "Never"));
+        let containers = usual.chain(sidecars).chain(debuggers);
+        let containers = containers
+            .map(|(spec, statuses, policy)| {
+                let status = statuses.iter().find(|status| status.name == spec.name);
+                let text =
+                    |field: Option<&Text<'_>>| field.map_or_else(String::new, |f| f.to_string());
+                ContainerView {
+                    name: spec.name.to_string(),
+                    image: text(spec.image.as_ref()),
+                    image_id: text(status.and_then(|status| status.image_id.as_ref())),
+                    container_id: text(status.and_then(|status| status.container_id.as_ref())),
+                    active: !finished
+                        && status.is_some_and(|status| status.is_active(policy, terminating)),
+                }
+            })
+            .collect();
         let owner = raw
             .metadata
             .owner_references
@@ -375,11 +369,17 @@ impl SlimView for PodView {
     }
 }
 
-/// What a Deployment reports about its rollout.
+/// A Deployment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeploymentView {
-    /// Its metadata.
-    pub meta: Meta,
+    pub(crate) meta: Meta,
+    /// What it reports about its rollout.
+    pub report: RolloutReport,
+}
+
+/// What a Deployment reports about its rollout.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RolloutReport {
     /// The controller has not seen the newest spec, which may be a rollout or a change of replicas only.
     pub unseen: bool,
     /// The controller reports that a rollout is in progress.
@@ -400,14 +400,12 @@ struct RawDeployment<'a> {
 
 #[derive(Default, Deserialize)]
 struct RawDeploymentSpec {
-    #[serde(default)]
     paused: Option<bool>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawDeploymentStatus<'a> {
-    #[serde(default)]
     observed_generation: Option<i64>,
     #[serde(default, borrow, deserialize_with = "nullable")]
     conditions: Vec<RawCondition<'a>>,
@@ -419,7 +417,7 @@ struct RawCondition<'a> {
     type_: Text<'a>,
     #[serde(borrow)]
     status: Text<'a>,
-    #[serde(default, borrow)]
+    #[serde(borrow)]
     reason: Option<Text<'a>>,
 }
 
@@ -436,10 +434,12 @@ impl<'de> Deserialize<'de> for DeploymentView {
         let missed = reason == Some("ProgressDeadlineExceeded") && !unseen;
         Ok(Self {
             meta: raw.metadata.meta(),
-            unseen,
-            progressing: progressing.is_some_and(|c| &*c.status == "True")
-                && reason != Some("NewReplicaSetAvailable"),
-            halted: raw.spec.paused == Some(true) || missed,
+            report: RolloutReport {
+                unseen,
+                progressing: progressing.is_some_and(|c| &*c.status == "True")
+                    && reason != Some("NewReplicaSetAvailable"),
+                halted: raw.spec.paused == Some(true) || missed,
+            },
         })
     }
 }
@@ -453,10 +453,8 @@ impl SlimView for DeploymentView {
 /// A namespace: its labels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NamespaceView {
-    /// Its metadata.
-    pub meta: Meta,
-    /// Its labels.
-    pub labels: BTreeMap<String, String>,
+    pub(crate) meta: Meta,
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -629,7 +627,8 @@ mod tests {
                 .to_string(),
             )
             .unwrap();
-            (view.unseen, view.progressing, view.halted)
+            let report = view.report;
+            (report.unseen, report.progressing, report.halted)
         };
         assert_eq!(
             told(2, 2, "True", "NewReplicaSetAvailable", false),

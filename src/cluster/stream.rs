@@ -53,27 +53,17 @@ pub struct StreamState {
     /// Objects that can't be read: UID -> name and why.
     pub unreadable: BTreeMap<u128, String>,
     /// The number of the list that is being read, or was read last.
-    list_number: u32,
+    pub(crate) list_number: u32,
     /// Unreadable objects that the list in progress has not held so far.
     unlisted: BTreeSet<u128>,
     /// The list in progress holds an object of which not even the UID can be read: it may be any of those we know.
-    holds_unknown: bool,
+    pub(crate) holds_unknown: bool,
 }
 
 impl StreamState {
     /// Whether it can be relied on.
     pub fn is_good(&self, now: Moment) -> bool {
         self.synced && now.saturating_sub(self.progress) <= STALE
-    }
-
-    /// The number of the list that is being read, or was read last.
-    pub fn list_number(&self) -> u32 {
-        self.list_number
-    }
-
-    /// Whether the list in progress holds an object that may be any of those we know.
-    pub fn holds_unknown(&self) -> bool {
-        self.holds_unknown
     }
 
     /// Begins a list.

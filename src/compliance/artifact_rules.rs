@@ -1,7 +1,11 @@
 //! Decides whether an artifact complies with the rules of an environment: tables F and A of `docs/decision-tables.md`, as a
 //! function of what runs, the evidence, the rules and the time.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
@@ -68,19 +72,19 @@ impl ArtifactRules {
         window.map_or(Duration::from_mins(1), |span| span.0)
     }
 
-    fn provenance(&self) -> bool {
+    fn requires_provenance(&self) -> bool {
         let rule = self.spec.provenance.as_ref();
-        rule.and_then(|rule| rule.required).unwrap_or(false)
+        rule.is_some_and(|rule| rule.required == Some(true))
     }
 
-    fn evidence(&self) -> bool {
+    fn requires_evidence(&self) -> bool {
         let rule = self.spec.evidence.as_ref();
-        rule.and_then(|rule| rule.required).unwrap_or(false)
+        rule.is_some_and(|rule| rule.required == Some(true))
     }
 
-    fn deployment(&self) -> bool {
+    fn expects_deployment(&self) -> bool {
         let rule = self.spec.deployment.as_ref();
-        rule.and_then(|rule| rule.expected).unwrap_or(false)
+        rule.is_some_and(|rule| rule.expected == Some(true))
     }
 
     /// How many approvals are required, if any.
@@ -90,7 +94,7 @@ impl ArtifactRules {
         (rule.required == Some(true)).then_some(wanted.max(1))
     }
 
-    fn heeds(&self, reviewer: &str) -> bool {
+    fn counts_reviews_of(&self, reviewer: &str) -> bool {
         let rule = self.spec.approval.as_ref();
         let listed = rule.and_then(|rule| rule.reviewers.as_ref());
         listed.is_none_or(|listed| listed.iter().any(|name| name == reviewer))
@@ -106,7 +110,7 @@ impl ArtifactRules {
 pub struct ArtifactInput<'a> {
     /// Its canonical digest.
     pub fingerprint: Fingerprint,
-    /// The digests by which its containers are known, each of which must comply. Not empty.
+    /// The digests by which its containers are known, each of which must comply.
     pub digests: BTreeSet<Fingerprint>,
     /// Its recorded name.
     pub name: &'a str,
@@ -162,60 +166,43 @@ impl ArtifactVerdict {
 
 /// Assesses an artifact (A1-A14; A0 is the scope of the environment, A3 is about unidentified containers). If its containers
 /// are known by several digests that nothing proves to be one image, the worst of them counts.
-pub fn judge(
+pub fn evaluate(
     rules: Option<&ArtifactRules>,
     environment: &str,
     artifact: &ArtifactInput,
-    names: &IdentityResolver,
+    resolver: &IdentityResolver,
     now: Timestamp,
 ) -> ArtifactVerdict {
-    let mut told: Option<ArtifactVerdict> = None;
-    let mut until: Option<Timestamp> = None;
-    let own = Some(artifact.fingerprint);
-    let own = own.filter(|own| artifact.digests.contains(own));
-    let mut judged: BTreeSet<Fingerprint> = BTreeSet::new();
-    for digest in own.into_iter().chain(artifact.digests.iter().copied()) {
-        if judged.contains(&digest) {
-            continue;
-        }
-        let class = names.equivalent(digest);
-        let bench = RuleContext {
+    let evaluate = |digest: Fingerprint| {
+        let class = resolver.equivalent(digest);
+        let context = RuleContext {
             rules,
             environment,
             artifact,
-            names,
+            resolver,
             class: &class,
             now,
         };
-        let judgement = bench.judge();
-        judged.extend(&class);
-        until = [until, judgement.until].into_iter().flatten().min();
-        match &mut told {
-            Some(worst) if worst.severity() >= judgement.severity() => {}
-            Some(worst) => {
-                // The evidence that is shown is that of the canonical digest.
-                let (record, status) = (worst.record.take(), worst.status.take());
-                let reviews = std::mem::take(&mut worst.reviews);
-                *worst = ArtifactVerdict {
-                    record,
-                    status,
-                    reviews,
-                    ..judgement
-                };
-            }
-            None => told = Some(judgement),
+        let verdict = context.evaluate();
+        (class, verdict)
+    };
+    let own = artifact.digests.get(&artifact.fingerprint);
+    let first = own.or(artifact.digests.first());
+    let (mut evaluated, mut worst) = evaluate(*first.unwrap_or(&artifact.fingerprint));
+    for digest in &artifact.digests {
+        if evaluated.contains(digest) {
+            continue;
+        }
+        let (class, verdict) = evaluate(*digest);
+        evaluated.extend(class);
+        worst.until = [worst.until, verdict.until].into_iter().flatten().min();
+        if verdict.severity() > worst.severity() {
+            // The evidence that is shown stays that of the canonical digest.
+            (worst.state, worst.reason) = (verdict.state, verdict.reason);
+            worst.words = verdict.words;
         }
     }
-    let told = told.unwrap_or(ArtifactVerdict {
-        state: ComplianceState::Unknown,
-        reason: VerdictReason::NoPolicy,
-        words: String::new(),
-        until: None,
-        record: None,
-        status: None,
-        reviews: vec![],
-    });
-    ArtifactVerdict { until, ..told }
+    worst
 }
 
 /// One image, with the rules and the evidence about it.
@@ -223,7 +210,7 @@ struct RuleContext<'a> {
     rules: Option<&'a ArtifactRules>,
     environment: &'a str,
     artifact: &'a ArtifactInput<'a>,
-    names: &'a IdentityResolver<'a>,
+    resolver: &'a IdentityResolver<'a>,
     class: &'a BTreeSet<Fingerprint>,
     now: Timestamp,
 }
@@ -232,87 +219,69 @@ struct RuleContext<'a> {
 type Violation = (Waivable, VerdictReason, String);
 
 impl RuleContext<'_> {
-    fn judge(&self) -> ArtifactVerdict {
-        let evidence = self.names.evidence;
-        let all = evidence.counted(self.class.iter().copied(), |ns| self.names.trusts(ns));
+    fn evaluate(&self) -> ArtifactVerdict {
+        let evidence = self.resolver.evidence;
+        let trusted = evidence.counted(self.class.iter().copied(), |ns| self.resolver.trusts(ns));
         let repository = self.artifact.name.parse::<Reference>().ok();
         let repository = repository.map(|reference| reference.repository);
         let fits = |record: &&Arc<ProvenanceRecord>| {
             let pinned = record.repository.as_deref();
             pinned.is_none_or(|pinned| Some(pinned) == repository.as_deref())
         };
-        let records: Vec<&Arc<ProvenanceRecord>> = all.iter().copied().filter(fits).collect();
+        let records: Vec<&Arc<ProvenanceRecord>> = trusted.iter().copied().filter(fits).collect();
         let reviews = self.reviews(&records);
-        let mut judgement = ArtifactVerdict {
-            state: ComplianceState::Compliant,
-            reason: VerdictReason::Satisfied,
-            words: String::new(),
-            until: None,
-            record: records.first().map(|record| Arc::clone(record)),
+        let (state, reason, words, until) = self.outcome(&records, &trusted, &reviews);
+        ArtifactVerdict {
+            state,
+            reason,
+            words,
+            until,
+            record: records.first().copied().cloned(),
             status: status(&records),
-            reviews: reviews
-                .iter()
-                .rev()
-                .map(|review| Arc::clone(review))
-                .collect(),
-        };
-        let verdict = |judgement: &mut ArtifactVerdict, state, reason, words: String| {
-            (judgement.state, judgement.reason, judgement.words) = (state, reason, words);
-        };
+            reviews: reviews.into_iter().rev().cloned().collect(),
+        }
+    }
+
+    /// The first rule that decides, why, and until when.
+    fn outcome(
+        &self,
+        records: &[&Arc<ProvenanceRecord>],
+        trusted: &[&Arc<ProvenanceRecord>],
+        reviews: &[&Arc<ApprovalReview>],
+    ) -> (ComplianceState, VerdictReason, String, Option<Timestamp>) {
+        use ComplianceState::{Compliant, NonCompliant, Unknown};
         let Some(rules) = self.rules else {
-            verdict(
-                &mut judgement,
-                ComplianceState::Unknown,
-                VerdictReason::NoPolicy,
-                String::new(),
-            );
-            return judgement; // A1
+            return (Unknown, VerdictReason::NoPolicy, String::new(), None); // A1
         };
         if let Some((reason, until)) = self.allowed() {
             let words = format!("on the allow-list: {reason}");
-            verdict(
-                &mut judgement,
-                ComplianceState::Compliant,
-                VerdictReason::AllowListed,
-                words,
-            );
-            judgement.until = until;
-            return judgement; // A2
+            return (Compliant, VerdictReason::AllowListed, words, until); // A2
         }
-        if let Some(newest) = reviews
-            .last()
-            .filter(|newest| newest.state == ReviewState::Rejected)
-        {
+        let newest = reviews.last();
+        if let Some(newest) = newest.filter(|it| it.state == ReviewState::Rejected) {
             let words = format!("rejected by {}", newest.reviewer);
-            let reason = VerdictReason::ApprovalRejected;
-            verdict(&mut judgement, ComplianceState::NonCompliant, reason, words);
-            return judgement; // A4
+            return (NonCompliant, VerdictReason::ApprovalRejected, words, None); // A4
         }
-        let mut until = vec![];
-        let approvals = self.approvals(rules, &reviews, &mut until);
-        let rows = [self.provenance(rules, &records, &all)] // A5, A6
+        let mut ends = vec![];
+        let approvals = self.approvals(rules, reviews, &mut ends);
+        let rows = [self.provenance(rules, records, trusted)] // A5, A6
             .into_iter()
-            .chain(Self::failed(rules, &records)) // A7
-            .chain(Self::missing(rules, &records)) // A8
+            .chain(Self::failed(rules, records)) // A7
+            .chain(Self::missing(rules, records)) // A8
             .chain([approvals]) // A9, A10
-            .chain([self.deployment(rules, &records)]); // A11
+            .chain([self.deployment(rules, records)]); // A11
+        let mut outcome = (Compliant, VerdictReason::Satisfied, String::new()); // A14
         for (waivable, reason, words) in rows.flatten() {
-            if let Some((why, end)) = self.waived(rules, waivable) {
-                let words = format!("exception: {why}");
-                verdict(
-                    &mut judgement,
-                    ComplianceState::Compliant,
-                    VerdictReason::ExceptionApplied,
-                    words,
-                );
-                until.extend(end);
-                continue;
-            }
-            verdict(&mut judgement, ComplianceState::NonCompliant, reason, words);
-            break;
+            let Some((why, end)) = self.waived(rules, waivable) else {
+                outcome = (NonCompliant, reason, words);
+                break;
+            };
+            let words = format!("exception: {why}");
+            outcome = (Compliant, VerdictReason::ExceptionApplied, words);
+            ends.extend(end);
         }
-        judgement.until = until.into_iter().min();
-        judgement // A14
+        let (state, reason, words) = outcome;
+        (state, reason, words, ends.into_iter().min())
     }
 
     /// Why it is on the allow-list, if it is, and until when.
@@ -320,7 +289,7 @@ impl RuleContext<'_> {
         let entries = self
             .class
             .iter()
-            .flat_map(|digest| self.names.evidence.allowances_of(*digest));
+            .flat_map(|digest| self.resolver.evidence.allowances_of(*digest));
         let active = entries.filter(|entry| {
             entry.environments.contains(self.environment) && entry.is_active(self.now)
         });
@@ -336,17 +305,19 @@ impl RuleContext<'_> {
         let reviews = self
             .class
             .iter()
-            .flat_map(|digest| self.names.evidence.reviews_of(*digest));
+            .flat_map(|digest| self.resolver.evidence.reviews_of(*digest));
         let counts = |review: &&Arc<ApprovalReview>| {
             let flow = review.flow.as_deref();
-            self.names.trusts(&review.key.namespace)
+            self.resolver.trusts(&review.key.namespace)
                 && review
                     .environment
                     .as_deref()
                     .is_none_or(|name| name == self.environment)
                 && (records.is_empty()
                     || flow.is_none_or(|flow| records.iter().any(|record| *record.flow == *flow)))
-                && self.rules.is_none_or(|rules| rules.heeds(&review.reviewer))
+                && self
+                    .rules
+                    .is_none_or(|rules| rules.counts_reviews_of(&review.reviewer))
         };
         let mut reviews: Vec<_> = reviews.filter(counts).collect();
         reviews.sort_by(|a, b| a.order().cmp(&b.order()));
@@ -359,13 +330,13 @@ impl RuleContext<'_> {
         records: &[&Arc<ProvenanceRecord>],
         trusted: &[&Arc<ProvenanceRecord>],
     ) -> Option<Violation> {
-        if !rules.provenance() || !records.is_empty() {
+        if !rules.requires_provenance() || !records.is_empty() {
             return None;
         }
         let anywhere = self
             .class
             .iter()
-            .flat_map(|digest| self.names.evidence.records_of(*digest));
+            .flat_map(|digest| self.resolver.evidence.records_of(*digest));
         let (reason, words) = if let Some(record) = trusted.first() {
             let pinned = record.repository.as_deref().unwrap_or_default();
             let words = format!("its record {} is for images from {pinned}", record.key);
@@ -376,34 +347,24 @@ impl RuleContext<'_> {
                 format!("its record is in namespace {namespace}, which is not trusted here");
             (VerdictReason::UntrustedProvenance, words)
         } else {
-            (
-                VerdictReason::NoProvenance,
-                "no provenance, not on the allow-list".to_owned(),
-            )
+            let words = "no provenance, not on the allow-list".to_owned();
+            (VerdictReason::NoProvenance, words)
         };
         Some((Waivable::Provenance, reason, words))
     }
 
     /// Failed attestations: any of the records, or those that the rules require by name.
     fn failed(rules: &ArtifactRules, records: &[&Arc<ProvenanceRecord>]) -> [Option<Violation>; 2] {
-        let bad = |counts: &dyn Fn(&AttestationRecord) -> bool| {
-            let found = records.iter().flat_map(|record| record.attestations.iter());
-            let bad = found.filter(|found| !found.compliant && counts(found));
-            bad.map(|found| &*found.name).collect::<BTreeSet<&str>>()
-        };
-        let own = if rules.evidence() {
-            bad(&|_| true)
-        } else {
-            BTreeSet::new()
-        };
-        let asked = bad(&|found| rules.attestations().iter().any(|rule| asks(rule, found)));
+        let bad = attestations(records).filter(|found| !found.compliant);
+        let required = bad.clone().filter(|_| rules.requires_evidence());
+        let asked = bad.filter(|found| rules.attestations().iter().any(|rule| asks(rule, found)));
         let row = |waivable, names: BTreeSet<&str>| {
-            let words = format!("failed evidence: {}", listed(names.iter().copied()));
+            let words = format!("failed evidence: {}", listed(&names));
             (!names.is_empty()).then_some((waivable, VerdictReason::EvidenceFailed, words))
         };
         [
-            row(Waivable::Evidence, own),
-            row(Waivable::Attestations, asked),
+            row(Waivable::Evidence, required.map(|it| &*it.name).collect()),
+            row(Waivable::Attestations, asked.map(|it| &*it.name).collect()),
         ]
     }
 
@@ -412,24 +373,19 @@ impl RuleContext<'_> {
         rules: &ArtifactRules,
         records: &[&Arc<ProvenanceRecord>],
     ) -> [Option<Violation>; 2] {
-        let mut own: BTreeSet<&str> = BTreeSet::new();
-        if rules.evidence() && status(records) == Some(RecordState::Incomplete) {
-            let missing = records.iter().flat_map(|record| record.missing.iter());
-            own.extend(missing.map(|name| &**name));
-        }
-        let found = || records.iter().flat_map(|record| record.attestations.iter());
+        let incomplete = status(records) == Some(RecordState::Incomplete);
+        let required = records.iter().flat_map(|record| record.missing.iter());
+        let required = required.filter(|_| rules.requires_evidence() && incomplete);
         let asked = rules.attestations().iter();
-        let asked = asked.filter(|rule| !found().any(|found| asks(rule, found)));
-        let name = |rule: &'_ AttestationRule| rule.name.clone().or(rule.type_.clone());
-        let asked: BTreeSet<String> = asked.filter_map(name).collect();
+        let asked = asked.filter(|rule| !attestations(records).any(|found| asks(rule, found)));
+        let asked = asked.filter_map(|rule| rule.name.as_deref().or(rule.type_.as_deref()));
         let row = |waivable, names: BTreeSet<&str>| {
-            let words = format!("missing evidence: {}", listed(names.iter().copied()));
+            let words = format!("missing evidence: {}", listed(&names));
             (!names.is_empty()).then_some((waivable, VerdictReason::EvidenceMissing, words))
         };
-        let asked = asked.iter().map(String::as_str).collect();
         [
-            row(Waivable::Evidence, own),
-            row(Waivable::Attestations, asked),
+            row(Waivable::Evidence, required.map(|name| &**name).collect()),
+            row(Waivable::Attestations, asked.collect()),
         ]
     }
 
@@ -445,8 +401,7 @@ impl RuleContext<'_> {
             .iter()
             .rev()
             .take_while(|review| review.state == ReviewState::Approved);
-        let mut by: std::collections::BTreeMap<&str, &ApprovalReview> =
-            std::collections::BTreeMap::new();
+        let mut by: BTreeMap<&str, &ApprovalReview> = BTreeMap::new();
         for review in since {
             by.entry(&review.reviewer).or_insert(review); // the newest of each
         }
@@ -478,20 +433,15 @@ impl RuleContext<'_> {
         records: &[&Arc<ProvenanceRecord>],
     ) -> Option<Violation> {
         let here = |record: &&Arc<ProvenanceRecord>| {
-            let announced = record.deployments.iter();
-            announced
-                .into_iter()
-                .any(|found| *found.environment == *self.environment)
+            let mut announced = record.deployments.iter();
+            announced.any(|found| *found.environment == *self.environment)
         };
-        if !rules.deployment() || records.iter().any(here) {
+        if !rules.expects_deployment() || records.iter().any(here) {
             return None;
         }
         let words = format!("its deployment to {} was not announced", self.environment);
-        Some((
-            Waivable::Deployment,
-            VerdictReason::UnexpectedDeployment,
-            words,
-        ))
+        let reason = VerdictReason::UnexpectedDeployment;
+        Some((Waivable::Deployment, reason, words))
     }
 
     /// Why an exception waives a rule, if one does, and until when.
@@ -540,10 +490,16 @@ fn asks(rule: &AttestationRule, found: &AttestationRecord) -> bool {
         && (rule.type_.is_none() || rule.type_.as_deref() == found.type_.as_deref())
 }
 
-fn listed<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
-    let more = names.len().saturating_sub(NAMED);
-    let named: Vec<&str> = names.take(NAMED).collect();
-    match more {
+/// The attestations of all records.
+fn attestations<'r>(
+    records: &'r [&Arc<ProvenanceRecord>],
+) -> impl Iterator<Item = &'r AttestationRecord> + Clone {
+    records.iter().flat_map(|record| record.attestations.iter())
+}
+
+fn listed(names: &BTreeSet<&str>) -> String {
+    let named: Vec<&str> = names.iter().copied().take(NAMED).collect();
+    match names.len().saturating_sub(NAMED) {
         0 => named.join(", "),
         more => format!("{} and {more} more", named.join(", ")),
     }

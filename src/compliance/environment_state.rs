@@ -11,8 +11,7 @@ use crate::api::{
 /// The state of all artifacts of an environment taken together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ComplianceInput {
-    /// The environment has rules.
-    pub ruled: bool,
+    pub(crate) ruled: bool,
     /// Something violates them, and its grace period is over.
     pub violated: bool,
     /// Whether something complies is not known.

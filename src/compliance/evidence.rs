@@ -44,10 +44,8 @@ impl EvidenceKind {
 /// Namespace and name of an object. The namespace of a cluster-wide object is empty.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EvidenceKey {
-    /// Its namespace.
-    pub namespace: Arc<str>,
-    /// Its name.
-    pub name: Arc<str>,
+    pub(crate) namespace: Arc<str>,
+    pub(crate) name: Arc<str>,
 }
 
 impl EvidenceKey {
@@ -89,12 +87,9 @@ type Maybe = Option<Box<str>>;
 /// An ArtifactProvenance, as far as it matters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProvenanceRecord {
-    /// Which object.
-    pub key: EvidenceKey,
-    /// Its UID.
-    pub uid: Box<str>,
-    /// When the object was created.
-    pub created: Timestamp,
+    pub(crate) key: EvidenceKey,
+    pub(crate) uid: Box<str>,
+    pub(crate) created: Timestamp,
     /// The digest that it is about.
     pub fingerprint: Fingerprint,
     /// Other digests of the same image.
@@ -105,8 +100,7 @@ pub struct ProvenanceRecord {
     pub name: Maybe,
     /// The repository that the image must come from.
     pub repository: Maybe,
-    /// The commit.
-    pub commit: Maybe,
+    pub(crate) commit: Maybe,
     /// A page that shows the commit.
     pub commit_url: Maybe,
     /// A page that shows the build.
@@ -115,8 +109,7 @@ pub struct ProvenanceRecord {
     pub state: RecordState,
     /// Required attestations that are missing.
     pub missing: Box<[Box<str>]>,
-    /// Its attestations.
-    pub attestations: Box<[AttestationRecord]>,
+    pub(crate) attestations: Box<[AttestationRecord]>,
     /// Announced deployments, the newest first.
     pub deployments: Box<[DeploymentRecord]>,
 }
@@ -124,10 +117,8 @@ pub struct ProvenanceRecord {
 /// An attestation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttestationRecord {
-    /// Its name.
-    pub name: Box<str>,
-    /// Its type.
-    pub type_: Maybe,
+    pub(crate) name: Box<str>,
+    pub(crate) type_: Maybe,
     /// Whether it passed.
     pub compliant: bool,
 }
@@ -135,14 +126,16 @@ pub struct AttestationRecord {
 /// A deployment that was announced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeploymentRecord {
-    /// When.
-    pub time: Timestamp,
+    pub(crate) time: Timestamp,
     /// Its number in the flow.
     pub number: i64,
-    /// The environment's name.
-    pub environment: Box<str>,
+    pub(crate) environment: Box<str>,
     /// A page that shows the build.
     pub build_url: Maybe,
+}
+
+fn digest(text: &str) -> Result<Fingerprint, String> {
+    Fingerprint::from_hex(text).ok_or_else(|| format!("{text:?} is no digest"))
 }
 
 fn boxed(text: Option<&String>) -> Maybe {
@@ -162,9 +155,6 @@ impl ProvenanceRecord {
     /// Parses an object. An error says what can't be read in it.
     pub fn of(object: &ArtifactProvenance) -> Result<Self, String> {
         let spec = &object.spec;
-        let digest = |text: &str| {
-            Fingerprint::from_hex(text).ok_or_else(|| format!("{text:?} is no digest"))
-        };
         let attestations = spec.attestations.iter().flatten();
         let attestations: Box<[_]> = attestations
             .map(|attestation| AttestationRecord {
@@ -240,12 +230,9 @@ fn created(object: &impl kube::ResourceExt) -> Timestamp {
 /// An ArtifactApproval, as far as it matters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ApprovalReview {
-    /// Which object.
-    pub key: EvidenceKey,
-    /// Its UID.
-    pub uid: Box<str>,
-    /// When the object was created.
-    pub created: Timestamp,
+    pub(crate) key: EvidenceKey,
+    pub(crate) uid: Box<str>,
+    pub(crate) created: Timestamp,
     /// The digest that was reviewed.
     pub fingerprint: Fingerprint,
     /// The flow of the record that was reviewed.
@@ -256,14 +243,11 @@ pub struct ApprovalReview {
     pub number: i64,
     /// The reviewer's decision.
     pub state: ReviewState,
-    /// Who.
-    pub reviewer: Box<str>,
-    /// Why.
-    pub comment: Maybe,
+    pub(crate) reviewer: Box<str>,
+    pub(crate) comment: Maybe,
     /// When it was reviewed.
     pub time: Timestamp,
-    /// When it expires.
-    pub expires: Option<Timestamp>,
+    pub(crate) expires: Option<Timestamp>,
 }
 
 impl ApprovalReview {
@@ -281,30 +265,24 @@ impl ApprovalReview {
 /// An AllowedArtifact, as far as it matters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Allowance {
-    /// The object's name.
-    pub name: Arc<str>,
-    /// The object's UID.
-    pub uid: Box<str>,
-    /// When the object was created.
-    pub created: Timestamp,
-    /// The environments.
-    pub environments: BTreeSet<Box<str>>,
+    pub(crate) name: Arc<str>,
+    pub(crate) uid: Box<str>,
+    pub(crate) created: Timestamp,
+    pub(crate) environments: BTreeSet<Box<str>>,
     /// The images: digest and name.
     pub artifacts: BTreeMap<Fingerprint, Box<str>>,
-    /// Why.
-    pub reason: Box<str>,
-    /// When it expires.
-    pub expires: Option<Timestamp>,
+    pub(crate) reason: Box<str>,
+    pub(crate) expires: Option<Timestamp>,
 }
 
 impl Allowance {
     /// Parses an object. An error says what can't be read in it.
     pub fn of(object: &AllowedArtifact) -> Result<Self, String> {
-        let artifacts = object.spec.artifacts.iter().map(|image| {
-            let digest = Fingerprint::from_hex(&image.fingerprint)
-                .ok_or_else(|| format!("{:?} is no digest", image.fingerprint))?;
-            Ok((digest, image.name.as_str().into()))
-        });
+        let artifacts = object
+            .spec
+            .artifacts
+            .iter()
+            .map(|image| Ok((digest(&image.fingerprint)?, image.name.as_str().into())));
         Ok(Self {
             name: object.name_any().into(),
             uid: object.uid().unwrap_or_default().into(),
@@ -327,47 +305,92 @@ impl Allowance {
     }
 }
 
+/// The objects of one kind.
+type Objects<T> = BTreeMap<EvidenceKey, Arc<T>>;
+
+/// The keys of objects by something that they name.
+type Index<K> = BTreeMap<K, BTreeSet<EvidenceKey>>;
+
+/// Changes an index from what an object named to what it names now. Returns both.
+fn reindex<K: Ord + Clone>(
+    index: &mut Index<K>,
+    key: &EvidenceKey,
+    before: BTreeSet<K>,
+    now: BTreeSet<K>,
+) -> BTreeSet<K> {
+    for named in before.difference(&now) {
+        if let Some(keys) = index.get_mut(named) {
+            keys.remove(key);
+            if keys.is_empty() {
+                index.remove(named);
+            }
+        }
+    }
+    for named in now.difference(&before) {
+        let keys = index.entry(named.clone()).or_default();
+        keys.insert(key.clone());
+    }
+    before.into_iter().chain(now).collect()
+}
+
+/// Adds, replaces or removes an object, and indexes it by its digests. Returns the digests that it is or was about; `None`:
+/// nothing relevant changed.
+fn put<T: PartialEq>(
+    objects: &mut Objects<T>,
+    index: &mut Index<Fingerprint>,
+    key: &EvidenceKey,
+    object: Option<T>,
+    digests: impl Fn(&T) -> BTreeSet<Fingerprint>,
+) -> Option<BTreeSet<Fingerprint>> {
+    let before = objects.get(key).map(|object| &**object);
+    if before == object.as_ref() {
+        return None;
+    }
+    let (before, now) = (before.map(&digests), object.as_ref().map(&digests));
+    let (before, now) = (before.unwrap_or_default(), now.unwrap_or_default());
+    match object {
+        Some(object) => objects.insert(key.clone(), Arc::new(object)),
+        None => objects.remove(key),
+    };
+    Some(reindex(index, key, before, now))
+}
+
+/// The objects with these keys.
+fn at<'a, T>(
+    objects: &'a Objects<T>,
+    keys: Option<&'a BTreeSet<EvidenceKey>>,
+) -> impl Iterator<Item = &'a Arc<T>> {
+    let keys = keys.into_iter().flatten();
+    keys.filter_map(|key| objects.get(key))
+}
+
 /// All evidence.
 #[derive(Debug, Default)]
 pub struct Evidence {
-    records: BTreeMap<EvidenceKey, Arc<ProvenanceRecord>>,
-    records_of: BTreeMap<Fingerprint, BTreeSet<EvidenceKey>>,
-    reviews: BTreeMap<EvidenceKey, Arc<ApprovalReview>>,
-    reviews_of: BTreeMap<Fingerprint, BTreeSet<EvidenceKey>>,
-    allowances: BTreeMap<Arc<str>, Arc<Allowance>>,
-    allowances_of: BTreeMap<Fingerprint, BTreeSet<Arc<str>>>,
-    allowances_in: BTreeMap<Box<str>, BTreeSet<Arc<str>>>,
-}
-
-fn note<K: Ord, V: Ord>(index: &mut BTreeMap<K, BTreeSet<V>>, key: K, value: V, add: bool) {
-    if add {
-        index.entry(key).or_default().insert(value);
-    } else if let Some(values) = index.get_mut(&key) {
-        values.remove(&value);
-        if values.is_empty() {
-            index.remove(&key);
-        }
-    }
+    records: Objects<ProvenanceRecord>,
+    records_of: Index<Fingerprint>,
+    reviews: Objects<ApprovalReview>,
+    reviews_of: Index<Fingerprint>,
+    allowances: Objects<Allowance>,
+    allowances_of: Index<Fingerprint>,
+    allowances_in: Index<Box<str>>,
 }
 
 impl Evidence {
-    /// Adds, replaces or removes a record. Whether that changed anything relevant.
-    pub fn put_record(&mut self, key: &EvidenceKey, record: Option<ProvenanceRecord>) -> bool {
-        let before = self.records.get(key).cloned();
-        if before.as_deref() == record.as_ref() {
-            return false;
-        }
-        let record = record.map(Arc::new);
-        for (record, add) in [(&before, false), (&record, true)] {
-            for digest in record.iter().flat_map(|record| record.digests()) {
-                note(&mut self.records_of, digest, key.clone(), add);
-            }
-        }
-        match record {
-            Some(record) => self.records.insert(key.clone(), record),
-            None => self.records.remove(key),
-        };
-        true
+    /// Adds, replaces or removes a record. Returns the digests that it is or was about; `None`: nothing relevant changed.
+    pub fn put_record(
+        &mut self,
+        key: &EvidenceKey,
+        record: Option<ProvenanceRecord>,
+    ) -> Option<BTreeSet<Fingerprint>> {
+        let digests = |record: &ProvenanceRecord| record.digests().collect();
+        put(
+            &mut self.records,
+            &mut self.records_of,
+            key,
+            record,
+            digests,
+        )
     }
 
     /// Adds, replaces or removes a review. Returns the digests that it is or was about; `None`: nothing relevant changed. An
@@ -377,48 +400,36 @@ impl Evidence {
         key: &EvidenceKey,
         object: Option<&ArtifactApproval>,
     ) -> Result<Option<BTreeSet<Fingerprint>>, String> {
-        let before = self.reviews.get(key).cloned();
-        let review = match object {
-            Some(object) => Some(self.review_of(object, before.as_deref())?),
-            None => None,
-        };
-        if before.as_deref() == review.as_ref() {
-            return Ok(None);
-        }
-        let review = review.map(Arc::new);
-        let mut digests = BTreeSet::new();
-        for (review, add) in [(&before, false), (&review, true)] {
-            if let Some(review) = review {
-                note(&mut self.reviews_of, review.fingerprint, key.clone(), add);
-                digests.insert(review.fingerprint);
-            }
-        }
-        match review {
-            Some(review) => self.reviews.insert(key.clone(), review),
-            None => self.reviews.remove(key),
-        };
-        Ok(Some(digests))
+        let review = object
+            .map(|object| self.review_of(object, key))
+            .transpose()?;
+        let digests = |review: &ApprovalReview| BTreeSet::from([review.fingerprint]);
+        Ok(put(
+            &mut self.reviews,
+            &mut self.reviews_of,
+            key,
+            review,
+            digests,
+        ))
     }
 
     /// Parses a review. Its number is that of its spec, the one assigned before, or the next free one.
     fn review_of(
         &self,
         object: &ArtifactApproval,
-        before: Option<&ApprovalReview>,
+        key: &EvidenceKey,
     ) -> Result<ApprovalReview, String> {
         let spec = &object.spec;
         let uid = object.uid().unwrap_or_default();
         let given = object.status.as_ref().and_then(|status| status.number);
-        let before = before
-            .filter(|before| *before.uid == *uid)
-            .map(|before| before.number);
+        let before = self.reviews.get(key).filter(|it| *it.uid == *uid);
+        let before = before.map(|before| before.number);
         let number = spec.number.or(given).or(before);
         Ok(ApprovalReview {
-            key: EvidenceKey::of(object),
+            key: key.clone(),
             uid: uid.as_str().into(),
             created: created(object),
-            fingerprint: Fingerprint::from_hex(&spec.fingerprint)
-                .ok_or_else(|| format!("{:?} is no digest", spec.fingerprint))?,
+            fingerprint: digest(&spec.fingerprint)?,
             flow: boxed(spec.flow.as_ref()),
             environment: boxed(spec.environment.as_ref()),
             number: number.unwrap_or_else(|| self.next_number()),
@@ -442,34 +453,15 @@ impl Evidence {
         name: &str,
         allowance: Option<Allowance>,
     ) -> Option<(BTreeSet<Fingerprint>, BTreeSet<Box<str>>)> {
-        let name: Arc<str> = name.into();
-        let before = self.allowances.get(&name).cloned();
-        if before.as_deref() == allowance.as_ref() {
-            return None;
-        }
-        let allowance = allowance.map(Arc::new);
-        let mut digests = BTreeSet::new();
-        let mut environments = BTreeSet::new();
-        for (allowance, add) in [(&before, false), (&allowance, true)] {
-            let Some(allowance) = allowance else { continue };
-            for digest in allowance.artifacts.keys() {
-                note(&mut self.allowances_of, *digest, name.clone(), add);
-                digests.insert(*digest);
-            }
-            for environment in &allowance.environments {
-                note(
-                    &mut self.allowances_in,
-                    environment.clone(),
-                    name.clone(),
-                    add,
-                );
-                environments.insert(environment.clone());
-            }
-        }
-        match allowance {
-            Some(allowance) => self.allowances.insert(name, allowance),
-            None => self.allowances.remove(&name),
-        };
+        let key = EvidenceKey::of_cluster(name);
+        let before = self.allowances.get(&key);
+        let before = before.map(|it| it.environments.clone()).unwrap_or_default();
+        let now = allowance.as_ref().map(|it| it.environments.clone());
+        let digests = |entry: &Allowance| entry.artifacts.keys().copied().collect();
+        let (objects, index) = (&mut self.allowances, &mut self.allowances_of);
+        let digests = put(objects, index, &key, allowance, digests)?;
+        let now = now.unwrap_or_default();
+        let environments = reindex(&mut self.allowances_in, &key, before, now);
         Some((digests, environments))
     }
 
@@ -484,32 +476,37 @@ impl Evidence {
     }
 
     /// All entries of the allow-list.
-    pub fn allowances(&self) -> &BTreeMap<Arc<str>, Arc<Allowance>> {
+    pub fn allowances(&self) -> &BTreeMap<EvidenceKey, Arc<Allowance>> {
         &self.allowances
+    }
+
+    /// The keys of all objects of a kind.
+    pub fn keys(&self, kind: EvidenceKind) -> Vec<EvidenceKey> {
+        match kind {
+            EvidenceKind::Records => self.records().keys().cloned().collect(),
+            EvidenceKind::Reviews => self.reviews().keys().cloned().collect(),
+            EvidenceKind::Allowances => self.allowances().keys().cloned().collect(),
+        }
     }
 
     /// The records that name a digest.
     pub fn records_of(&self, digest: Fingerprint) -> impl Iterator<Item = &Arc<ProvenanceRecord>> {
-        let keys = self.records_of.get(&digest).into_iter().flatten();
-        keys.filter_map(|key| self.records.get(key))
+        at(&self.records, self.records_of.get(&digest))
     }
 
     /// The reviews of a digest.
     pub fn reviews_of(&self, digest: Fingerprint) -> impl Iterator<Item = &Arc<ApprovalReview>> {
-        let keys = self.reviews_of.get(&digest).into_iter().flatten();
-        keys.filter_map(|key| self.reviews.get(key))
+        at(&self.reviews, self.reviews_of.get(&digest))
     }
 
     /// The entries of the allow-list that name a digest.
     pub fn allowances_of(&self, digest: Fingerprint) -> impl Iterator<Item = &Arc<Allowance>> {
-        let names = self.allowances_of.get(&digest).into_iter().flatten();
-        names.filter_map(|name| self.allowances.get(name))
+        at(&self.allowances, self.allowances_of.get(&digest))
     }
 
     /// The entries of the allow-list of an environment.
     pub fn allowances_in(&self, environment: &str) -> impl Iterator<Item = &Arc<Allowance>> {
-        let names = self.allowances_in.get(environment).into_iter().flatten();
-        names.filter_map(|name| self.allowances.get(name))
+        at(&self.allowances, self.allowances_in.get(environment))
     }
 
     /// The records that count for some digests: those of trusted namespaces, and of each flow the oldest. They are ordered

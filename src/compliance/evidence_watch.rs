@@ -13,9 +13,10 @@ use crate::{
     compliance::{
         evidence::{EvidenceKey, EvidenceKind},
         evidence_resource::EvidenceResource,
-        evidence_state::SharedEvidence,
+        evidence_state::{EvidenceState, SharedEvidence},
         evidence_status::EvidenceStatuses,
     },
+    time::Moment,
 };
 
 /// Follows one kind for ever.
@@ -31,6 +32,11 @@ pub async fn follow<K: EvidenceResource, S: SharedEvidence>(
 struct EvidenceWatch<S> {
     shared: Arc<S>,
     statuses: Arc<Mutex<EvidenceStatuses>>,
+}
+
+fn remove<K: EvidenceResource>(key: &EvidenceKey, state: &mut dyn EvidenceState, now: Moment) {
+    // Without an object there is nothing that can't be read.
+    let _ = K::put(key, None, state, now);
 }
 
 impl<K: EvidenceResource, S: SharedEvidence> Follower<K> for EvidenceWatch<S> {
@@ -51,7 +57,7 @@ impl<K: EvidenceResource, S: SharedEvidence> Follower<K> for EvidenceWatch<S> {
             .seen(K::KIND, &key, metadata, object.status());
         let applied = self.shared.with_evidence(|state, now| {
             state.mark_status_dirty(K::KIND, key.clone());
-            object.apply(&key, state, now)
+            K::put(&key, Some(&object), state, now)
         });
         if let Err(error) = applied {
             let kind = K::KIND.as_str();
@@ -62,14 +68,14 @@ impl<K: EvidenceResource, S: SharedEvidence> Follower<K> for EvidenceWatch<S> {
     fn delete(&mut self, key: &EvidenceKey) {
         self.statuses.lock().gone(K::KIND, key);
         self.shared
-            .with_evidence(|state, now| K::remove(key, state, now));
+            .with_evidence(|state, now| remove::<K>(key, state, now));
     }
 
     fn listed(&mut self, present: &BTreeSet<EvidenceKey>) {
         self.shared.with_evidence(|state, now| {
-            for key in K::keys(state) {
+            for key in state.evidence().keys(K::KIND) {
                 if !present.contains(&key) {
-                    K::remove(&key, state, now);
+                    remove::<K>(&key, state, now);
                 }
             }
             state.evidence_listed(K::KIND);

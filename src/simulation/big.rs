@@ -14,7 +14,7 @@ use crate::{
     },
     simulation::{empty_state, seconds, testing::digest},
     snapshot::{
-        cut::{Entry, PendingEntries},
+        cut::Entry,
         event,
         ledger::{Ledger, content_hash},
         state::{ClusterState, Plan},
@@ -40,15 +40,15 @@ impl Big {
         state.environment_seen("big", "uid", &EnvironmentSpec::default(), now);
         state.list_begins(WatchKind::Pods);
         for pod in pods {
-            state.pod_seen(Decoded::Good(pod.clone()), true, now);
+            state.seen::<PodView>(Decoded::Good(pod.clone()), true, now);
         }
         state.list_ends(WatchKind::Pods, 1, now, now);
         state.log_is_blank("big", "uid", None, Cause::Baseline);
         let mut reader = Fleet::default();
         let mut serial = 0;
-        let entry = plan(&mut state, now).entries.remove(0);
+        let entry = plan(&mut state, now).remove(0);
         let read = restored(&entry, &mut reader);
-        state.appended("big", "uid", entry.after.clone(), now);
+        state.appended("big", "uid", &entry.after, now);
         serial += 1;
         let big = Self {
             state,
@@ -67,7 +67,7 @@ impl Big {
         self.state.list_begins(WatchKind::Pods);
         for pod in pods {
             self.state
-                .pod_seen(Decoded::Good(pod.clone()), true, self.now);
+                .seen::<PodView>(Decoded::Good(pod.clone()), true, self.now);
         }
         let version = u64::from(self.serial);
         self.state
@@ -78,10 +78,9 @@ impl Big {
             self.state.bookmark(WatchKind::Pods, version, self.now);
             let plan = self.state.plan("big", self.now, wall(self.now));
             let Plan::Append(draft) = plan else { break };
-            for entry in draft.entries {
+            for entry in draft {
                 self.read_next(&entry);
-                self.state
-                    .appended("big", "uid", entry.after.clone(), self.now);
+                self.state.appended("big", "uid", &entry.after, self.now);
                 appended.push(entry.spec);
             }
             self.now += seconds(2);
@@ -115,9 +114,9 @@ fn wall(now: Moment) -> jiff::Timestamp {
         + jiff::SignedDuration::try_from(now.since_start()).unwrap()
 }
 
-fn plan(state: &mut ClusterState, now: Moment) -> PendingEntries {
+fn plan(state: &mut ClusterState, now: Moment) -> Vec<Entry> {
     match state.plan("big", now, wall(now)) {
-        Plan::Append(draft) => *draft,
+        Plan::Append(draft) => draft,
         other => panic!("{other:?}"),
     }
 }

@@ -27,7 +27,7 @@ use crate::{
     cluster::{
         fleet::Fleet,
         image::Fingerprint,
-        pod_view::{Decoded, SlimView},
+        pod_view::{Decoded, DeploymentView, NamespaceView, PodView, SlimView},
         stream::WatchKind,
     },
     compliance::{evidence::EvidenceKind, evidence_state::EvidenceState as _},
@@ -399,20 +399,20 @@ impl Cluster {
         match kind {
             WatchKind::Pods => {
                 for pod in self.pods.values() {
-                    let warned = self.state.pod_seen(seen(&pod.json()), true, now);
+                    let warned = self.state.seen::<PodView>(seen(&pod.json()), true, now);
                     self.warnings.extend(warned);
                 }
             }
             WatchKind::Deployments => {
                 for deployment in self.deployments.values() {
                     self.state
-                        .deployment_seen(seen(&deployment.json()), true, now);
+                        .seen::<DeploymentView>(seen(&deployment.json()), true, now);
                 }
             }
             WatchKind::Namespaces => {
                 for (name, (version, labels)) in &self.namespaces {
                     let object = namespace_json(name, *version, labels);
-                    self.state.namespace_seen(seen(&object), true, now);
+                    self.state.seen::<NamespaceView>(seen(&object), true, now);
                 }
             }
         }
@@ -473,7 +473,7 @@ impl Cluster {
                     last.is_none_or(|last| last + seconds(1) <= now),
                     "at most one cut a second"
                 );
-                for entry in draft.entries {
+                for entry in draft {
                     self.append(name, entry);
                 }
             }
@@ -533,7 +533,7 @@ impl Cluster {
         env.replayed = replayed;
         env.log.push(written);
         let uid = env.uid.clone();
-        self.state.appended(name, &uid, after, self.now);
+        self.state.appended(name, &uid, &after, self.now);
     }
 
     fn read_log(&mut self, name: &str) {
@@ -648,19 +648,23 @@ impl Cluster {
         }
         let (state, now) = (&mut self.state, self.now);
         let warned = match told {
-            WatchedChange::Pod(object) => state.pod_seen(seen(object), false, now),
-            WatchedChange::Deployment(object) => state.deployment_seen(seen(object), false, now),
-            WatchedChange::Namespace(object) => state.namespace_seen(seen(object), false, now),
+            WatchedChange::Pod(object) => state.seen::<PodView>(seen(object), false, now),
+            WatchedChange::Deployment(object) => {
+                state.seen::<DeploymentView>(seen(object), false, now)
+            }
+            WatchedChange::Namespace(object) => {
+                state.seen::<NamespaceView>(seen(object), false, now)
+            }
             WatchedChange::PodGone(object) => {
-                state.pod_deleted(&seen(object), now);
+                state.deleted::<PodView>(&seen(object), now);
                 vec![]
             }
             WatchedChange::DeploymentGone(object) => {
-                state.deployment_deleted(&seen(object), now);
+                state.deleted::<DeploymentView>(&seen(object), now);
                 vec![]
             }
             WatchedChange::NamespaceGone(object) => {
-                state.namespace_deleted(&seen(object), now);
+                state.deleted::<NamespaceView>(&seen(object), now);
                 vec![]
             }
         };

@@ -313,13 +313,17 @@ proptest! {
             }
             state.list_begins(WatchKind::Pods);
             for (pod, _) in pods {
-                state.pod_seen(crate::simulation::seen(&pod.json()), true, cluster.now);
+                state.seen::<crate::cluster::pod_view::PodView>(
+                    crate::simulation::seen(&pod.json()),
+                    true,
+                    cluster.now,
+                );
             }
             state.list_ends(WatchKind::Pods, 7, cluster.now, cluster.now);
             state.log_is_blank("all", "uid", None, Cause::Baseline);
             let plan = state.plan("all", cluster.now, cluster.wall());
             let crate::snapshot::state::Plan::Append(draft) = plan else { panic!("{plan:?}") };
-            states.push(draft.entries[0].spec.clone());
+            states.push(draft[0].spec.clone());
         }
         prop_assert_eq!(&states[0], &states[1]);
     }

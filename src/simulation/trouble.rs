@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     api::snapshot::Cause,
-    cluster::scope::Scope,
-    cluster::stream::WatchKind,
+    cluster::{pod_view::NamespaceView, scope::Scope, stream::WatchKind},
     simulation::{Cluster, State, seconds},
     snapshot::ledger::Ledger,
 };
@@ -292,7 +291,7 @@ fn a_scope_that_is_edited_twice_ends_as_the_last_one() {
         panic!("{plan:?}")
     };
     cluster.environment_quietly("prod", "namespaces: {include: [shop]}");
-    for entry in draft.entries {
+    for entry in draft {
         cluster.append("prod", entry);
     }
     cluster.pass(60);
@@ -323,7 +322,7 @@ fn an_environment_that_is_edited_while_its_baseline_is_written_begins_in_silence
         panic!("{plan:?}")
     };
     cluster.environment_quietly("late", "namespaces: {include: [blog]}");
-    for entry in draft.entries {
+    for entry in draft {
         cluster.append("late", entry);
     }
     cluster.pass(60);
@@ -419,7 +418,7 @@ fn a_relist_of_namespaces_is_taken_in_as_a_whole() {
     let object = crate::simulation::namespace_json("shop", 9_000, &[].into());
     cluster
         .state
-        .namespace_seen(crate::simulation::seen(&object), true, now);
+        .seen::<NamespaceView>(crate::simulation::seen(&object), true, now);
     cluster.scale("web", 2);
     assert_eq!(cluster.state.self_check(now), 0);
     cluster.namespace("shop", &[]);
@@ -480,7 +479,7 @@ fn a_change_during_the_write_of_an_entry_joins_the_next() {
     let pod = cluster.pods_of("api", "")[0].clone();
     cluster.remove(&pod);
     while cluster.deliver_quietly(WatchKind::Pods) {}
-    for entry in draft.entries {
+    for entry in draft {
         cluster.append("prod", entry);
     }
     cluster.pass(60);

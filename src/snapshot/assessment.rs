@@ -17,7 +17,7 @@ use crate::{
     },
     cluster::image::Fingerprint,
     compliance::{
-        artifact_rules::{ArtifactInput, ArtifactRules, ArtifactVerdict, judge},
+        artifact_rules::{ArtifactInput, ArtifactRules, ArtifactVerdict, evaluate},
         environment_state::{ComplianceInput, step},
         evidence::{Allowance, Evidence},
         identity::IdentityResolver,
@@ -40,7 +40,7 @@ pub struct Assessor<'a> {
     pub environment: &'a str,
     pub rules: Option<&'a ArtifactRules>,
     /// Resolves its digests, and has the evidence.
-    pub names: IdentityResolver<'a>,
+    pub resolver: IdentityResolver<'a>,
     /// What runs, with the digests by which containers are known.
     pub census: &'a Census,
 }
@@ -53,7 +53,6 @@ pub struct AssessmentState {
     stale: BTreeSet<Fingerprint>,
     /// All have to be assessed again.
     all_stale: bool,
-    /// The rules were edited.
     policy_edited: bool,
     /// The allow-list may have changed.
     allow_list: bool,
@@ -194,12 +193,10 @@ impl Assessor<'_> {
     ) -> Assessment {
         let mut found = Assessment::default();
         self.read_allow_list(&mut found, state, after, scope, now);
-        let places = self.judged(state, before, after, scope, now);
-        for (fingerprint, namespaces) in &places {
-            let artifact = self.artifact(*fingerprint, after, namespaces);
-            let judgement = judge(self.rules, self.environment, &artifact, &self.names, now);
+        for (fingerprint, artifact) in &self.wanted(state, before, after, scope, now) {
+            let verdict = evaluate(self.rules, self.environment, artifact, &self.resolver, now);
             let old = before.facts.get(fingerprint);
-            let facts = self.facts(*fingerprint, judgement, old, after, now);
+            let facts = self.facts(*fingerprint, verdict, old, after, now);
             if after.total(fingerprint) > 0 && before.total(fingerprint) > 0 {
                 Self::compare(&mut found, state, *fingerprint, old, &facts, now);
             }
@@ -228,28 +225,25 @@ impl Assessor<'_> {
         found
     }
 
-    /// The artifacts to assess, each with the namespaces in which it is recorded.
-    fn judged<'l>(
+    /// The artifacts to assess.
+    fn wanted<'l>(
         &self,
         state: &AssessmentState,
         before: &Ledger,
         after: &'l Ledger,
         scope: AssessmentScope,
         now: Timestamp,
-    ) -> BTreeMap<Fingerprint, BTreeSet<&'l str>> {
+    ) -> BTreeMap<Fingerprint, ArtifactInput<'l>> {
         let due = |fingerprint: &Fingerprint| {
-            let verdict = state
-                .facts
-                .get(fingerprint)
-                .and_then(|facts| facts.verdict.as_ref());
+            let facts = state.facts.get(fingerprint);
+            let verdict = facts.and_then(|facts| facts.verdict.as_ref());
             let ends = verdict.map(|verdict| [verdict.grace_until, verdict.valid_until]);
             ends.into_iter().flatten().flatten().any(|end| end <= now)
         };
         // Stale artifacts may have another canonical digest by now.
-        let stale: BTreeSet<_> = state
-            .stale
-            .iter()
-            .map(|digest| self.names.canonical(*digest))
+        let stale = state.stale.iter();
+        let stale: BTreeSet<_> = stale
+            .map(|digest| self.resolver.canonical(*digest))
             .collect();
         let wanted = |fingerprint: &Fingerprint| {
             due(fingerprint)
@@ -259,67 +253,57 @@ impl Assessor<'_> {
                         || state.stale.contains(fingerprint)
                         || before.total(fingerprint) == 0)
         };
-        let mut places: BTreeMap<Fingerprint, BTreeSet<&str>> = after
-            .artifacts()
-            .filter(|(fingerprint, _)| wanted(fingerprint))
-            .map(|(fingerprint, _)| (*fingerprint, BTreeSet::new()))
+        let artifacts = after.artifacts().map(|(fingerprint, _)| *fingerprint);
+        let mut inputs: BTreeMap<Fingerprint, ArtifactInput> = artifacts
+            .filter(wanted)
+            .map(|fingerprint| {
+                let name = after.names.get(&fingerprint).map_or("", String::as_str);
+                let input = ArtifactInput {
+                    fingerprint,
+                    digests: self.census.known_by(fingerprint).collect(),
+                    name,
+                    namespaces: BTreeSet::new(),
+                };
+                (fingerprint, input)
+            })
             .collect();
-        if !places.is_empty() {
+        if !inputs.is_empty() {
             for cell in after.cells().keys() {
-                if let Some(places) = places.get_mut(&cell.fingerprint) {
-                    places.insert(&*cell.workload.namespace);
+                if let Some(input) = inputs.get_mut(&cell.fingerprint) {
+                    input.namespaces.insert(&*cell.workload.namespace);
                 }
             }
         }
-        places
-    }
-
-    fn artifact<'l>(
-        &self,
-        fingerprint: Fingerprint,
-        after: &'l Ledger,
-        namespaces: &BTreeSet<&'l str>,
-    ) -> ArtifactInput<'l> {
-        let mut digests: BTreeSet<_> = self.census.known_by(fingerprint).collect();
-        if digests.is_empty() {
-            digests.insert(fingerprint);
-        }
-        let name = after.names.get(&fingerprint).map_or("", String::as_str);
-        ArtifactInput {
-            fingerprint,
-            digests,
-            name,
-            namespaces: namespaces.clone(),
-        }
+        inputs
     }
 
     /// The facts that follow from a verdict for an artifact that is recorded or about to be.
     fn facts(
         &self,
         fingerprint: Fingerprint,
-        judgement: ArtifactVerdict,
+        verdict: ArtifactVerdict,
         old: Option<&ArtifactFacts>,
         after: &Ledger,
         now: Timestamp,
     ) -> ArtifactFacts {
         let first_seen = after.seen.get(&fingerprint).copied().unwrap_or(now);
         let was = old.and_then(|facts| facts.verdict.as_ref());
-        let grace_over = judgement.reason == VerdictReason::AllowListed
+        let grace_over = verdict.reason == VerdictReason::AllowListed
             || was.is_some_and(|was| was.grace_over && was.first_seen == first_seen);
         let ends = self
             .rules
             .and_then(|rules| first_seen.checked_add(rules.grace()).ok());
-        let grace_until = ends.filter(|end| judgement.may_wait() && !grace_over && *end > now);
-        let provenance = provenance(self.environment, &judgement);
-        let mut message = judgement.words;
+        let grace_until = ends.filter(|end| verdict.may_wait() && !grace_over && *end > now);
+        let provenance = provenance(self.environment, &verdict);
+        let mut message = verdict.words;
         reasons::truncate(&mut message);
         let verdict = self.rules.map(|_| Verdict {
-            state: judgement.state,
-            reason: judgement.reason,
+            state: verdict.state,
+            reason: verdict.reason,
             message,
             first_seen,
             grace_until,
-            valid_until: judgement.until,
+            valid_until: verdict.until,
             grace_over,
         });
         ArtifactFacts {
@@ -337,30 +321,23 @@ impl Assessor<'_> {
         new: &ArtifactFacts,
         now: Timestamp,
     ) {
-        let none = ArtifactFacts::default();
-        let old = old.unwrap_or(&none);
-        let verdict = |facts: &ArtifactFacts| {
-            let verdict = facts.verdict.as_ref()?;
-            Some((verdict.state, verdict.reason, verdict.grace_until.is_some()))
-        };
+        let was = old.and_then(|facts| facts.verdict.as_ref());
+        let is = new.verdict.as_ref();
+        let summary = |it: &Verdict| (it.state, it.reason, it.grace_until.is_some());
         let status = |facts: &ArtifactFacts| facts.provenance.as_ref().map(|known| known.status);
-        if verdict(old) == verdict(new) && status(old) == status(new) {
+        let same_status = old.and_then(status) == status(new);
+        if was.map(summary) == is.map(summary) && same_status {
             return;
         }
         found.differs.insert(fingerprint);
-        let was = old.verdict.as_ref();
         let ended = |end: Option<Timestamp>| end.is_some_and(|end| end <= now);
-        let listed = |facts: &ArtifactFacts| {
-            let verdict = facts.verdict.as_ref();
-            verdict.is_some_and(|verdict| verdict.reason == VerdictReason::AllowListed)
-        };
+        let listed =
+            |it: Option<&Verdict>| it.map(|it| it.reason) == Some(VerdictReason::AllowListed);
         found.causes.insert(match was {
             Some(was) if ended(was.grace_until) => Cause::GraceExpired,
             Some(was) if ended(was.valid_until) => Cause::AllowanceExpired,
-            _ if state.policy_edited || was.is_some() != new.verdict.is_some() => {
-                Cause::PolicyChanged
-            }
-            _ if listed(old) != listed(new) && !found.allow_list.is_empty() => {
+            _ if state.policy_edited || was.is_some() != is.is_some() => Cause::PolicyChanged,
+            _ if listed(was) != listed(is) && !found.allow_list.is_empty() => {
                 Cause::AllowListChanged
             }
             _ => Cause::EvidenceChanged,
@@ -376,13 +353,8 @@ impl Assessor<'_> {
         after: &Ledger,
         now: Timestamp,
     ) {
-        let mut input = ComplianceInput {
-            ruled: self.rules.is_some(),
-            ..ComplianceInput::default()
-        };
-        let mut grace = |end: Timestamp| {
-            input.grace_ends = Some(input.grace_ends.map_or(end, |ends| ends.min(end)));
-        };
+        let was = &before.compliance;
+        let mut grace_ends = vec![];
         let mut violations = vec![];
         let mut unknown = false;
         for (fingerprint, facts) in &state.facts {
@@ -390,64 +362,45 @@ impl Assessor<'_> {
                 continue;
             };
             match (verdict.state, verdict.grace_until) {
-                (ComplianceState::NonCompliant, Some(end)) if end > now => grace(end),
+                (ComplianceState::NonCompliant, Some(end)) if end > now => grace_ends.push(end),
                 (ComplianceState::NonCompliant, _) => violations.push((*fingerprint, verdict)),
                 (ComplianceState::Unknown, _) => unknown = true,
                 (ComplianceState::Compliant, _) => {}
             }
         }
         // A3: containers that can't be identified.
-        let since = before.compliance.unidentified_since.unwrap_or(now);
-        let unidentified_since =
-            Some(since).filter(|_| self.rules.is_some() && after.unidentified > 0);
+        let unidentified = self.rules.filter(|_| after.unidentified > 0);
+        let unidentified_since = unidentified.map(|_| was.unidentified_since.unwrap_or(now));
         let mut unidentified_violates = false;
         if let (Some(since), Some(rules)) = (unidentified_since, self.rules) {
             match since.checked_add(rules.grace()) {
-                Ok(end) if end > now => grace(end),
+                Ok(end) if end > now => grace_ends.push(end),
                 _ => unidentified_violates = true,
             }
         }
-        (input.violated, input.unknown) =
-            (!violations.is_empty() || unidentified_violates, unknown);
-        let window = self
-            .rules
-            .map(ArtifactRules::recovery_window)
-            .unwrap_or_default();
-        let (mut compliance, event) = step(&before.compliance, input, window, now);
+        let input = ComplianceInput {
+            ruled: self.rules.is_some(),
+            violated: !violations.is_empty() || unidentified_violates,
+            unknown,
+            grace_ends: grace_ends.into_iter().min(),
+        };
+        let window = self.rules.map(ArtifactRules::recovery_window);
+        let (mut compliance, event) = step(was, input, window.unwrap_or_default(), now);
         compliance.unidentified_since = unidentified_since;
         compliance.rules = self.rules.map(|rules| rules.edition.clone());
-        compliance.reasons = reasons::reasons(
-            after,
-            &violations,
-            unidentified_violates.then_some(after.unidentified),
-        );
+        let unidentified = unidentified_violates.then_some(after.unidentified);
+        compliance.reasons = reasons::reasons(after, &violations, unidentified);
         let mending = compliance.raw == ComplianceState::Compliant
             && (compliance.state == ComplianceState::NonCompliant || event.is_some());
         if mending {
-            compliance.resolved = if before.compliance.raw == ComplianceState::NonCompliant {
+            compliance.resolved = if was.raw == ComplianceState::NonCompliant {
                 reasons::resolved(before, after, &state.facts)
             } else {
-                before.compliance.resolved.clone()
+                was.resolved.clone()
             };
         }
-        let summary = |compliance: &Compliance| {
-            (
-                compliance.state,
-                compliance.raw,
-                compliance.unidentified_since,
-            )
-        };
-        if summary(&compliance) != summary(&before.compliance) && found.causes.is_empty() {
-            let was = &before.compliance;
-            let ended = was.pending_until.is_some_and(|end| end <= now);
-            let recovered = was.state == ComplianceState::NonCompliant
-                && compliance.state == ComplianceState::Compliant;
-            found.causes.insert(match () {
-                () if recovered && was.raw == ComplianceState::Compliant => Cause::RecoveryElapsed,
-                () if ended => Cause::GraceExpired,
-                () if compliance.rules != was.rules => Cause::PolicyChanged,
-                () => Cause::EvidenceChanged,
-            });
+        if found.causes.is_empty() {
+            found.causes.extend(cause_of_turn(was, &compliance, now));
         }
         state.pending = compliance.pending_until;
         (found.compliance, found.event) = (compliance, event);
@@ -462,7 +415,7 @@ impl Assessor<'_> {
         scope: AssessmentScope,
         now: Timestamp,
     ) {
-        let evidence: &Evidence = self.names.evidence;
+        let evidence: &Evidence = self.resolver.evidence;
         let wanted = state.allow_list && scope == AssessmentScope::All;
         let mut in_force_now = in_force(self.environment, after, evidence);
         if !wanted && !in_force_now.any(|entry| !entry.is_active(now)) {
@@ -473,30 +426,27 @@ impl Assessor<'_> {
         for entry in evidence.allowances_in(self.environment) {
             for (fingerprint, name) in &entry.artifacts {
                 let key = (entry.uid.clone(), *fingerprint);
-                listed.insert(key.clone());
-                let known = after.allowed.get(&key);
-                let active = entry.is_active(now);
-                let state = match (known.map(|known| known.active), active) {
+                let known = after.allowed.get(&key).map(|known| known.active);
+                listed.insert(key);
+                let state = match (known, entry.is_active(now)) {
                     (None | Some(false), true) => AllowListState::Active,
                     (Some(true), false) => AllowListState::Expired,
                     (None | Some(false), false) | (Some(true), true) => continue,
                 };
-                let event = known
-                    .is_none()
-                    .then(|| (*fingerprint, name.clone(), allowed(entry)));
-                news.push((change(&entry.name, &entry.uid, *fingerprint, state), event));
+                let added = known.is_none().then_some((*fingerprint, name, entry));
+                news.push((change(&entry.name, &entry.uid, *fingerprint, state), added));
             }
         }
-        if wanted {
-            for ((uid, fingerprint), known) in &after.allowed {
-                if !listed.contains(&(uid.clone(), *fingerprint)) {
-                    let state = AllowListState::Removed;
-                    news.push((change(&known.entry, uid, *fingerprint, state), None));
-                }
-            }
-        }
+        let removed = after
+            .allowed
+            .iter()
+            .filter(|(key, _)| wanted && !listed.contains(key));
+        news.extend(removed.map(|((uid, fingerprint), known)| {
+            let state = AllowListState::Removed;
+            (change(&known.entry, uid, *fingerprint, state), None)
+        }));
         found.more = news.len() > ALLOWED;
-        for (change, event) in news.into_iter().take(ALLOWED) {
+        for (change, added) in news.into_iter().take(ALLOWED) {
             if !wanted && change.state != AllowListState::Expired {
                 continue;
             }
@@ -505,30 +455,59 @@ impl Assessor<'_> {
                 AllowListState::Active | AllowListState::Removed => Cause::AllowListChanged,
             });
             found.allow_list.push(change);
-            found.allowed.extend(event.map(|(digest, name, allowed)| {
-                let known = self.names.canonical(digest);
-                let fingerprint = if after.total(&known) > 0 {
-                    known
-                } else {
-                    digest
-                };
-                let artifact = ArtifactInput {
-                    fingerprint,
-                    digests: BTreeSet::from([digest]),
-                    name: &name,
-                    namespaces: BTreeSet::new(),
-                };
-                let judgement = judge(self.rules, self.environment, &artifact, &self.names, now);
-                let provenance = provenance(self.environment, &judgement);
-                Addition {
-                    fingerprint,
-                    name,
-                    allowed,
-                    provenance,
-                }
-            }));
+            found.allowed.extend(
+                added.map(|(digest, name, entry)| self.addition(digest, name, entry, after, now)),
+            );
         }
     }
+
+    /// What the event about an image says that is on the allow-list now.
+    fn addition(
+        &self,
+        digest: Fingerprint,
+        name: &str,
+        entry: &Allowance,
+        after: &Ledger,
+        now: Timestamp,
+    ) -> Addition {
+        let known = self.resolver.canonical(digest);
+        let runs = after.total(&known) > 0;
+        let fingerprint = if runs { known } else { digest };
+        let artifact = ArtifactInput {
+            fingerprint,
+            digests: BTreeSet::from([digest]),
+            name,
+            namespaces: BTreeSet::new(),
+        };
+        let verdict = evaluate(self.rules, self.environment, &artifact, &self.resolver, now);
+        Addition {
+            fingerprint,
+            name: name.into(),
+            allowed: Allowed {
+                entry: entry.name.to_string(),
+                reason: entry.reason.trim().to_owned(),
+                expires_at: entry.expires,
+            },
+            provenance: provenance(self.environment, &verdict),
+        }
+    }
+}
+
+/// Why the state of an environment turned though no artifact and nothing on its allow-list did, if it turned.
+fn cause_of_turn(was: &Compliance, is: &Compliance, now: Timestamp) -> Option<Cause> {
+    let summary = |it: &Compliance| (it.state, it.raw, it.unidentified_since);
+    if summary(was) == summary(is) {
+        return None;
+    }
+    let ended = was.pending_until.is_some_and(|end| end <= now);
+    let recovered =
+        was.state == ComplianceState::NonCompliant && is.state == ComplianceState::Compliant;
+    Some(match () {
+        () if recovered && was.raw == ComplianceState::Compliant => Cause::RecoveryElapsed,
+        () if ended => Cause::GraceExpired,
+        () if is.rules != was.rules => Cause::PolicyChanged,
+        () => Cause::EvidenceChanged,
+    })
 }
 
 fn change(
@@ -545,42 +524,29 @@ fn change(
     }
 }
 
-fn allowed(entry: &Allowance) -> Allowed {
-    Allowed {
-        entry: entry.name.to_string(),
-        reason: entry.reason.trim().to_owned(),
-        expires_at: entry.expires,
-    }
-}
-
 /// The provenance that is embedded: of the record and the reviews.
-fn provenance(environment: &str, judgement: &ArtifactVerdict) -> Option<Provenance> {
-    if judgement.record.is_none() && judgement.reviews.is_empty() {
+fn provenance(environment: &str, verdict: &ArtifactVerdict) -> Option<Provenance> {
+    if verdict.record.is_none() && verdict.reviews.is_empty() {
         return None;
     }
     let text = |text: &Option<Box<str>>| text.as_deref().unwrap_or_default().to_owned();
-    let approvals = judgement
-        .reviews
-        .iter()
-        .take(NOTES)
-        .map(|review| ApprovalNote {
-            number: review.number,
-            time: review.time,
-            state: review.state,
-            reviewer: review.reviewer.to_string(),
-            comment: text(&review.comment),
-        });
+    let approvals = verdict.reviews.iter().take(NOTES);
+    let approvals = approvals.map(|review| ApprovalNote {
+        number: review.number,
+        time: review.time,
+        state: review.state,
+        reviewer: review.reviewer.to_string(),
+        comment: text(&review.comment),
+    });
     let approvals = approvals.collect();
-    let Some(record) = &judgement.record else {
+    let Some(record) = &verdict.record else {
         return Some(Provenance {
             approvals,
             ..Provenance::default()
         });
     };
-    let here = record
-        .deployments
-        .iter()
-        .filter(|found| *found.environment == *environment);
+    let deployments = record.deployments.iter();
+    let here = deployments.filter(|found| *found.environment == *environment);
     let deployments = here.take(NOTES).map(|found| DeploymentNote {
         number: found.number,
         time: found.time,
@@ -589,7 +555,7 @@ fn provenance(environment: &str, judgement: &ArtifactVerdict) -> Option<Provenan
     Some(Provenance {
         flow: record.flow.to_string(),
         name: text(&record.name),
-        status: judgement.status,
+        status: verdict.status,
         commit: text(&record.commit),
         commit_url: text(&record.commit_url),
         build_url: text(&record.build_url),

@@ -36,21 +36,21 @@ pub struct Counted {
 
 impl Census {
     /// Counts all pods of a scope.
-    pub fn of(scope: &Scope, names: &IdentityResolver) -> Self {
+    pub fn of(scope: &Scope, resolver: &IdentityResolver) -> Self {
         let mut census = Self::default();
-        let fleet = names.fleet;
+        let fleet = resolver.fleet;
         for pod in fleet.pods().filter(|pod| admits(scope, fleet, pod)) {
-            census.count(pod, names, true);
+            census.count(pod, resolver, true);
         }
         census
     }
 
     /// Adds or removes a pod.
-    pub fn count(&mut self, pod: &Pod, names: &IdentityResolver, add: bool) -> Counted {
+    pub fn count(&mut self, pod: &Pod, resolver: &IdentityResolver, add: bool) -> Counted {
         let mut known_otherwise = vec![];
         let mut runs: BTreeMap<Fingerprint, &Arc<str>> = BTreeMap::new();
         for (digest, image) in pod.runs() {
-            let fingerprint = names.canonical(digest);
+            let fingerprint = resolver.canonical(digest);
             let named = runs.entry(fingerprint).or_insert(image);
             *named = (*named).min(image);
             let pair = (fingerprint, digest);
@@ -66,7 +66,7 @@ impl Census {
             self.unidentified -= pod.unidentified();
         }
         for digest in pod.digests() {
-            if names.canonical(digest) != digest {
+            if resolver.canonical(digest) != digest {
                 step(&mut self.aliases, digest, add);
             }
         }

@@ -11,8 +11,8 @@ use crate::{
     api::{
         EnvironmentSnapshotSpec, EventType,
         snapshot::{
-            AllowListChange, Cause, Change, Checkpoint, Compliance, Cut, Event, Identity,
-            MAX_CHANGES, MAX_WORKLOADS, ReadAt, WorkloadChange,
+            Cause, Change, Checkpoint, Compliance, Cut, Event, Identity, MAX_CHANGES,
+            MAX_WORKLOADS, ReadAt, WorkloadChange,
         },
     },
     cluster::{
@@ -25,9 +25,9 @@ use crate::{
         assessment::{Assessment, AssessmentScope as Asked, AssessmentState, Assessor},
         census::{Census, cells_of},
         ledger::{
-            ArtifactFacts, CENSUS_VERSION, Cell, Identities, Ledger, content_hash, size_of_change,
+            CENSUS_VERSION, Cell, CellCount, Identities, Ledger, content_hash, size_of_change,
         },
-        settle::{Settle, Unsettled, restless_until, rests_at, rolling_until},
+        settle::{Settle, Unsettled, is_rolling, restless_until, rests_at},
     },
     time::Moment,
 };
@@ -42,13 +42,6 @@ const SIZE_OF_IDENTITY: usize = 170;
 const MAX_CHECKPOINT: usize = 60_000;
 /// How many bytes a chunk of a bigger one takes.
 const CHUNK: usize = 350_000;
-
-/// Entries to append, in order.
-#[derive(Clone, Debug)]
-pub struct PendingEntries {
-    pub uid: String,
-    pub entries: Vec<Entry>,
-}
 
 /// An entry to append, and the ledger after it.
 #[derive(Clone, Debug)]
@@ -83,8 +76,8 @@ pub struct CutInput<'a> {
 }
 
 impl CutInput<'_> {
-    fn names(&self) -> &IdentityResolver<'_> {
-        &self.assessor.names
+    fn resolver(&self) -> &IdentityResolver<'_> {
+        &self.assessor.resolver
     }
 
     /// A baseline: what runs and what is on the allow-list counts as known, without events. The first one records at once
@@ -95,19 +88,14 @@ impl CutInput<'_> {
         scope: &Scope,
         cause: Cause,
         assessment: &mut AssessmentState,
-    ) -> PendingEntries {
+    ) -> Vec<Entry> {
         let mut after = Ledger::empty(scope.clone());
         for (cell, count) in self.census.cells() {
             after.set(cell.clone(), *count);
         }
-        let named: BTreeSet<_> = after
-            .artifacts()
-            .map(|(fingerprint, _)| *fingerprint)
-            .collect();
-        after.names = named
-            .iter()
-            .map(|fingerprint| (*fingerprint, self.name(*fingerprint, before)))
-            .collect();
+        let named: Vec<_> = after.artifacts().map(|(named, _)| *named).collect();
+        let names = named.iter().map(|it| (*it, self.name(*it, before)));
+        after.names = names.collect();
         if let Some(before) = before {
             (after.index, after.time) = (before.index, before.time);
             after.content_hash.clone_from(&before.content_hash);
@@ -116,30 +104,14 @@ impl CutInput<'_> {
             after.facts.clone_from(&before.facts);
             after.allowed.clone_from(&before.allowed);
         }
-        let aliases = before
-            .into_iter()
-            .flat_map(|l| l.identities.keys().copied());
-        let known = before
-            .map(|before| before.identities.clone())
-            .unwrap_or_default();
-        after.identities = aliases
-            .chain(self.census.aliases())
-            .map(|alias| {
-                let fingerprint = self.names().canonical(alias);
-                let recorded = known.get(&alias).filter(|(known, _)| *known == fingerprint);
-                let source = recorded.map(|(_, source)| *source);
-                let source = source.unwrap_or_else(|| self.names().source(alias, fingerprint));
-                (alias, (fingerprint, source))
-            })
-            .filter(|(alias, (known, _))| alias != known)
-            .collect();
+        after.identities = self.identities(before);
         let time = self.wall.max(after.time);
         for workload in after.workloads() {
             if self.is_rolling(&workload) {
                 after.note_rollout(&workload, true, time, self.settle.rollout);
             }
         }
-        after.note_seen(named.into_iter(), time);
+        after.note_seen(named, time);
         after.unidentified = self.unidentified;
         after.tidy();
         let mut compliance = after.compliance.clone();
@@ -149,9 +121,7 @@ impl CutInput<'_> {
                 .assessor
                 .assess(assessment, &empty, &after, Asked::All, time);
             for change in &found.allow_list {
-                if let Some(fingerprint) = Fingerprint::from_hex(&change.fingerprint) {
-                    after.note_allowed(change, fingerprint);
-                }
+                after.note_allowed(change);
             }
             if cause == Cause::Baseline {
                 for (fingerprint, facts) in found.facts {
@@ -163,27 +133,37 @@ impl CutInput<'_> {
         if cause != Cause::Baseline {
             assessment.touch_all(); // the next entry assesses what this one only copies
         }
-        let body = EntryBody {
+        let spec = EnvironmentSnapshotSpec {
             time,
             causes: vec![cause],
             compliance,
-            ..EntryBody::default()
+            ..EnvironmentSnapshotSpec::default()
         };
-        PendingEntries {
-            uid: self.uid.to_owned(),
-            entries: vec![self.entry(after, body, true)],
-        }
+        vec![self.entry(after, spec, None, true)]
+    }
+
+    /// The other digests that are recorded or were reported, with the artifacts that they identify now.
+    fn identities(&self, before: Option<&Ledger>) -> Identities {
+        let none = Identities::new();
+        let known = before.map_or(&none, |before| &before.identities);
+        let aliases = known.keys().copied().chain(self.census.aliases());
+        let identities = aliases.map(|alias| {
+            let fingerprint = self.resolver().canonical(alias);
+            let recorded = known.get(&alias).filter(|(known, _)| *known == fingerprint);
+            let source = recorded.map(|(_, source)| *source);
+            let source = source.unwrap_or_else(|| self.resolver().source(alias, fingerprint));
+            (alias, (fingerprint, source))
+        });
+        identities
+            .filter(|(alias, (known, _))| alias != known)
+            .collect()
     }
 
     /// The entry that records the effect of timers that ran out, each at its own time. `None`: there is no effect.
-    pub fn timers(
-        &self,
-        before: &Ledger,
-        assessment: &mut AssessmentState,
-    ) -> Option<PendingEntries> {
-        let names = self.names();
+    pub fn timers(&self, before: &Ledger, assessment: &mut AssessmentState) -> Option<Vec<Entry>> {
+        let evidence = self.resolver().evidence;
         let next = |assessment: &AssessmentState| {
-            assessment.next_timer(self.environment, before, names.evidence)
+            assessment.next_timer(self.environment, before, evidence)
         };
         while let Some(due) = next(assessment).filter(|due| *due <= self.wall) {
             let at = due.max(before.time);
@@ -209,14 +189,14 @@ impl CutInput<'_> {
         ripe: &BTreeSet<Cell>,
         identities: &Identities,
         assessment: &mut AssessmentState,
-    ) -> Option<PendingEntries> {
+    ) -> Option<Vec<Entry>> {
         let time = self.wall.max(before.time);
         let mut ledger = before.clone();
         ledger.identify(identities);
         let changes = self.changes(&ledger, unsettled, ripe);
         let mut after = ledger.clone();
-        for (change, cells) in &changes {
-            self.take_in(&mut after, change, cells, time);
+        for recorded in &changes {
+            self.take_in(&mut after, recorded, time);
         }
         after.unidentified = self.unidentified;
         let mut found = self
@@ -225,42 +205,19 @@ impl CutInput<'_> {
         if changes.is_empty() && identities.is_empty() && found.is_nothing() {
             return None;
         }
-        for (change, _) in &changes {
-            if let Some(fingerprint) = Fingerprint::from_hex(&change.fingerprint)
-                && let Some(facts) = assessment.facts(fingerprint)
-            {
-                found
-                    .facts
-                    .entry(fingerprint)
-                    .or_insert_with(|| facts.clone());
+        for RecordedChange { fingerprint, .. } in &changes {
+            if let Some(facts) = assessment.facts(*fingerprint) {
+                let assessed = found.facts.entry(*fingerprint);
+                assessed.or_insert_with(|| facts.clone());
             }
         }
         Some(self.write(before, changes, identities, &found, time))
     }
 
-    fn take_in(
-        &self,
-        ledger: &mut Ledger,
-        change: &Change,
-        cells: &[(Cell, u32, bool)],
-        time: Timestamp,
-    ) {
-        for (cell, count, rolling) in cells {
-            ledger.note_rollout(&cell.workload, *rolling, time, self.settle.rollout);
-            ledger.set(cell.clone(), *count);
-        }
-        if let Some(fingerprint) = Fingerprint::from_hex(&change.fingerprint) {
-            ledger.names.insert(fingerprint, change.name.clone());
-            ledger.note_seen([fingerprint].into_iter(), time);
-            let (verdict, provenance) = (change.verdict.clone(), change.provenance.clone());
-            ledger.note_facts(
-                fingerprint,
-                ArtifactFacts {
-                    verdict,
-                    provenance,
-                },
-            );
-        }
+    fn take_in(&self, ledger: &mut Ledger, recorded: &RecordedChange, time: Timestamp) {
+        let (change, cells) = (&recorded.change, recorded.cells.clone());
+        let rollout = self.settle.rollout;
+        ledger.record(recorded.fingerprint, change, cells, time, rollout);
     }
 
     /// Makes as many entries as are needed.
@@ -271,7 +228,7 @@ impl CutInput<'_> {
         identities: &Identities,
         found: &Assessment,
         time: Timestamp,
-    ) -> PendingEntries {
+    ) -> Vec<Entry> {
         let mut ledger = before.clone();
         let mut causes: Vec<Cause> = found.causes.iter().copied().collect();
         if !changes.is_empty() {
@@ -293,8 +250,8 @@ impl CutInput<'_> {
         let mut entries = vec![];
         for (part, changes) in (1..).zip(parts) {
             let cut = (of > 1).then_some(Cut { first, part, of });
-            for (change, cells) in &changes {
-                self.take_in(&mut ledger, change, cells, time);
+            for recorded in &changes {
+                self.take_in(&mut ledger, recorded, time);
             }
             // Each other digest is recorded together with its artifact, or it would be dropped as one of no artifact.
             let recorded: Identities = identities
@@ -306,89 +263,83 @@ impl CutInput<'_> {
                 .collect();
             identities.retain(|alias, _| !recorded.contains_key(alias));
             ledger.identities.extend(&recorded);
-            let mut body = EntryBody {
+            let mut spec = EnvironmentSnapshotSpec {
                 time,
                 causes: causes.clone(),
                 compliance: carried(&ledger.compliance),
                 identities: identities_of(&recorded),
                 cut,
-                ..EntryBody::default()
+                ..EnvironmentSnapshotSpec::default()
             };
-            if part == of {
-                body.compliance = found.compliance.clone();
-                body.event = found.event;
-                body.allow_list.clone_from(&found.allow_list);
-                for change in &body.allow_list {
-                    if let Some(fingerprint) = Fingerprint::from_hex(&change.fingerprint) {
-                        ledger.note_allowed(change, fingerprint);
-                    }
+            let is_last = part == of;
+            if is_last {
+                spec.compliance = found.compliance.clone();
+                spec.allow_list.clone_from(&found.allow_list);
+                for change in &spec.allow_list {
+                    ledger.note_allowed(change);
                 }
             }
             ledger.unidentified = self.unidentified;
             ledger.tidy();
-            let size: usize = changes
-                .iter()
-                .map(|(change, _)| size_of_change(change))
-                .sum();
-            let whole = changes.iter().any(|(change, _)| change.more_workloads > 0)
+            spec.changes = changes.into_iter().map(|it| it.change).collect();
+            let size: usize = spec.changes.iter().map(size_of_change).sum();
+            let whole = spec.changes.iter().any(|change| change.more_workloads > 0)
                 || ledger.since_checkpoint.0 >= ENTRIES_PER_CHECKPOINT
                 || ledger.since_checkpoint.1 + size > ledger.checkpoint_size.max(64_000);
-            body.changes = changes.into_iter().map(|(change, _)| change).collect();
-            let entry = self.entry(ledger, body, whole);
+            let event = found.event.filter(|_| is_last);
+            let entry = self.entry(ledger, spec, event, whole);
             ledger = (*entry.after).clone();
             entries.push(entry);
         }
-        PendingEntries {
-            uid: self.uid.to_owned(),
-            entries,
-        }
+        entries
     }
 
     /// Adds the facts about each changed artifact, and artifacts of which only the facts changed.
     fn add_what_is_known(ledger: &Ledger, changes: &mut Vec<RecordedChange>, found: &Assessment) {
         let place = |changes: &mut Vec<RecordedChange>, fingerprint: Fingerprint, name: &str| {
-            let hex = fingerprint.to_string();
-            let at = changes
-                .iter()
-                .position(|(change, _)| change.fingerprint == hex);
+            let is_it = |recorded: &RecordedChange| recorded.fingerprint == fingerprint;
+            let at = changes.iter().position(is_it);
             at.unwrap_or_else(|| {
                 let total = i64::from(ledger.total(&fingerprint));
                 let change = Change {
-                    fingerprint: hex,
+                    fingerprint: fingerprint.to_string(),
                     name: name.to_owned(),
                     was: total,
                     now: total,
                     ..Change::default()
                 };
-                changes.push((change, vec![]));
+                let cells = vec![];
+                changes.push(RecordedChange {
+                    fingerprint,
+                    change,
+                    cells,
+                });
                 changes.len() - 1
             })
         };
         for fingerprint in &found.differs {
-            let name = ledger.names.get(fingerprint).cloned().unwrap_or_default();
-            place(changes, *fingerprint, &name);
+            let name = ledger.names.get(fingerprint).map_or("", String::as_str);
+            place(changes, *fingerprint, name);
         }
         for addition in &found.allowed {
-            let name = ledger
-                .names
-                .get(&addition.fingerprint)
-                .map_or(&*addition.name, String::as_str);
+            let recorded = ledger.names.get(&addition.fingerprint);
+            let name = recorded.map_or(&*addition.name, String::as_str);
             let at = place(changes, addition.fingerprint, name);
-            changes[at].0.allowed = Some(addition.allowed.clone());
-            changes[at].0.provenance.clone_from(&addition.provenance);
+            let change = &mut changes[at].change;
+            change.allowed = Some(addition.allowed.clone());
+            change.provenance.clone_from(&addition.provenance);
         }
-        for (change, _) in changes.iter_mut() {
-            let fingerprint = Fingerprint::from_hex(&change.fingerprint);
-            let facts = fingerprint.and_then(|fingerprint| {
-                let recorded = || ledger.facts.get(&fingerprint);
-                found.facts.get(&fingerprint).or_else(recorded)
-            });
-            if let Some(facts) = facts {
+        for recorded in changes.iter_mut() {
+            let (fingerprint, change) = (recorded.fingerprint, &mut recorded.change);
+            let known = || ledger.facts.get(&fingerprint);
+            if let Some(facts) = found.facts.get(&fingerprint).or_else(known) {
                 change.verdict = facts.verdict.clone().filter(|_| change.now > 0);
                 change.provenance.clone_from(&facts.provenance);
             }
         }
-        changes.sort_by(|(a, _), (b, _)| (&a.name, &a.fingerprint).cmp(&(&b.name, &b.fingerprint)));
+        // Digests are ordered as their texts are.
+        changes
+            .sort_by(|a, b| (&a.change.name, a.fingerprint).cmp(&(&b.change.name, b.fingerprint)));
     }
 
     /// One change for each artifact with a settled cell.
@@ -399,61 +350,58 @@ impl CutInput<'_> {
         ripe: &BTreeSet<Cell>,
     ) -> Vec<RecordedChange> {
         let mut by_artifact: BTreeMap<Fingerprint, Vec<&Cell>> = BTreeMap::new();
-        for cell in ripe
-            .iter()
-            .filter(|cell| self.census.get(cell) != ledger.count(cell))
-        {
+        let differs = |cell: &&Cell| self.census.get(cell) != ledger.count(cell);
+        for cell in ripe.iter().filter(differs) {
             by_artifact.entry(cell.fingerprint).or_default().push(cell);
         }
         let changes = by_artifact.into_iter().map(|(fingerprint, cells)| {
-            let mut rollout = true;
             let was = i64::from(ledger.total(&fingerprint));
-            let mut now = was;
+            let mut change = Change {
+                fingerprint: fingerprint.to_string(),
+                name: self.name(fingerprint, Some(ledger)),
+                was,
+                now: was,
+                rollout: true,
+                ..Change::default()
+            };
             let mut recorded = vec![];
-            let mut workloads = vec![];
             for cell in cells {
-                let (before, after) = (ledger.count(cell), self.census.get(cell));
+                let (before, count) = (ledger.count(cell), self.census.get(cell));
                 // An artifact that starts while some of its pods are not up yet has further changes to come, too.
                 let rolling = self.is_unfinished(&cell.workload, unsettled)
                     || was == 0 && self.is_starting(&cell.workload);
-                rollout &= rolling || self.belongs_to_rollout(cell, ledger, unsettled);
-                now += i64::from(after) - i64::from(before);
-                recorded.push((cell.clone(), after, rolling));
-                if workloads.len() < MAX_WORKLOADS {
-                    workloads.push(WorkloadChange {
+                change.rollout &= rolling || self.belongs_to_rollout(cell, ledger, unsettled);
+                change.now += i64::from(count) - i64::from(before);
+                if change.workloads.len() < MAX_WORKLOADS {
+                    change.workloads.push(WorkloadChange {
                         kind: cell.workload.kind.to_string(),
                         namespace: cell.workload.namespace.to_string(),
                         name: cell.workload.name.to_string(),
                         was: i64::from(before),
-                        now: i64::from(after),
+                        now: i64::from(count),
                         rolling,
                     });
+                } else {
+                    change.more_workloads += 1;
                 }
+                let cell = cell.clone();
+                recorded.push(CellCount {
+                    cell,
+                    count,
+                    rolling,
+                });
             }
-            let more_workloads =
-                i64::try_from(recorded.len() - workloads.len()).unwrap_or(i64::MAX);
-            let name = self.name(fingerprint, Some(ledger));
-            let fingerprint = fingerprint.to_string();
-            (
-                Change {
-                    fingerprint,
-                    name,
-                    was,
-                    now,
-                    rollout,
-                    workloads,
-                    more_workloads,
-                    ..Change::default()
-                },
-                recorded,
-            )
+            RecordedChange {
+                fingerprint,
+                change,
+                cells: recorded,
+            }
         });
         changes.collect()
     }
 
     fn is_rolling(&self, workload: &Workload) -> bool {
-        let state = self.fleet.workload(workload);
-        state.is_some_and(|state| rolling_until(state, self.settle) > Some(self.now))
+        is_rolling(workload, self.fleet, self.settle, self.now)
     }
 
     fn is_starting(&self, workload: &Workload) -> bool {
@@ -498,59 +446,38 @@ impl CutInput<'_> {
             .unwrap_or_else(|| fingerprint.to_string())
     }
 
-    fn entry(&self, mut after: Ledger, body: EntryBody, whole: bool) -> Entry {
-        let EntryBody {
-            time,
-            causes,
-            changes,
-            identities,
-            allow_list,
-            compliance,
-            event,
-            cut,
-        } = body;
-        let mut causes: Vec<Cause> = causes
-            .into_iter()
-            .chain(self.causes.iter().copied())
-            .collect();
-        causes.sort_unstable();
-        causes.dedup();
-        let (checkpoint, chunks) = if whole {
-            after.forget_gone(time);
-            checkpoint(&after)
-        } else {
-            (None, vec![])
-        };
-        let about_environment = event.map(|type_| Event {
-            type_,
-            change: None,
-        });
-        let mut spec = EnvironmentSnapshotSpec {
-            environment: self.environment.to_owned(),
-            environment_uid: self.uid.to_owned(),
-            index: after.index + 1,
-            time,
-            causes,
-            census_version: CENSUS_VERSION,
-            previous: (after.index > 0).then(|| after.content_hash.clone()),
-            content_hash: String::new(),
-            read_at: self.read_at.clone(),
-            totals: after.totals(),
-            compliance,
-            // The event about the environment as a whole comes last.
-            events: events(&changes)
-                .into_iter()
-                .chain(about_environment)
-                .collect(),
-            changes,
-            identities,
-            allow_list,
-            checkpoint,
-            cut,
-        };
+    /// Completes an entry by what follows from the ledger, and the ledger by the entry. `event`: the one about the
+    /// environment as a whole. `whole`: the entry has a checkpoint.
+    fn entry(
+        &self,
+        mut after: Ledger,
+        mut spec: EnvironmentSnapshotSpec,
+        event: Option<EventType>,
+        whole: bool,
+    ) -> Entry {
+        let causes: BTreeSet<Cause> = spec.causes.iter().chain(self.causes).copied().collect();
+        spec.causes = causes.into_iter().collect();
+        let mut chunks = vec![];
+        if whole {
+            after.forget_gone(spec.time);
+            let checkpoint;
+            (checkpoint, chunks) = make_checkpoint(&after);
+            spec.checkpoint = Some(checkpoint);
+        }
+        self.environment.clone_into(&mut spec.environment);
+        self.uid.clone_into(&mut spec.environment_uid);
+        spec.index = after.index + 1;
+        spec.census_version = CENSUS_VERSION;
+        spec.previous = (after.index > 0).then(|| after.content_hash.clone());
+        spec.read_at = self.read_at.clone();
+        spec.totals = after.totals();
+        spec.events = events(&spec.changes);
+        let change = None;
+        let last = event.map(|type_| Event { type_, change });
+        spec.events.extend(last);
         spec.content_hash = content_hash(&spec);
         after.advance(&spec);
-        if whole && !chunks.is_empty() {
+        if !chunks.is_empty() {
             after.checkpoint_size = chunks.iter().map(String::len).sum();
         }
         Entry {
@@ -559,19 +486,6 @@ impl CutInput<'_> {
             after: Arc::new(after),
         }
     }
-}
-
-/// The content of an entry, apart from what follows from the ledger.
-#[derive(Default)]
-struct EntryBody {
-    time: Timestamp,
-    causes: Vec<Cause>,
-    changes: Vec<Change>,
-    identities: Vec<Identity>,
-    allow_list: Vec<AllowListChange>,
-    compliance: Compliance,
-    event: Option<EventType>,
-    cut: Option<Cut>,
 }
 
 /// The compliance of an entry that does not change it.
@@ -583,8 +497,12 @@ fn carried(before: &Compliance) -> Compliance {
     }
 }
 
-/// A change and the cells that it sets: cell, count, whether its workload is still rolling.
-type RecordedChange = (Change, Vec<(Cell, u32, bool)>);
+/// A change of an artifact, and the cells that it sets.
+struct RecordedChange {
+    fingerprint: Fingerprint,
+    change: Change,
+    cells: Vec<CellCount>,
+}
 
 /// Splits changes into parts that each fit into an entry; at least one, which may be empty. `with`: bytes that are written
 /// together with an artifact's change, or in the first part if it has none.
@@ -592,16 +510,14 @@ fn split(
     changes: Vec<RecordedChange>,
     with: &BTreeMap<Fingerprint, usize>,
 ) -> Vec<Vec<RecordedChange>> {
-    let size_of = |(change, cells): &RecordedChange| {
-        let other = cells
-            .first()
-            .and_then(|(cell, _, _)| with.get(&cell.fingerprint));
-        size_of_change(change) + other.copied().unwrap_or(0)
+    // An artifact of which only the facts change has no cells, and is recorded with nothing else.
+    let added = |it: &RecordedChange| match it.cells[..] {
+        [] => 0,
+        _ => with.get(&it.fingerprint).copied().unwrap_or(0),
     };
+    let size_of = |it: &RecordedChange| size_of_change(&it.change) + added(it);
     let mut parts = vec![vec![]];
-    let total: usize = changes.iter().map(size_of).sum();
-    let bare: usize = changes.iter().map(|(c, _)| size_of_change(c)).sum();
-    let mut size = with.values().sum::<usize>() - (total - bare);
+    let mut size = with.values().sum::<usize>() - changes.iter().map(added).sum::<usize>();
     for recorded in changes {
         size += size_of(&recorded);
         let part = parts.last_mut().filter(|part: &&mut Vec<RecordedChange>| {
@@ -617,28 +533,23 @@ fn split(
     parts
 }
 
-fn checkpoint(ledger: &Ledger) -> (Option<Checkpoint>, Vec<String>) {
+/// A checkpoint, and its chunks if it is too big for the entry.
+fn make_checkpoint(ledger: &Ledger) -> (Checkpoint, Vec<String>) {
     let data = ledger.checkpoint();
     if data.len() <= MAX_CHECKPOINT {
-        return (
-            Some(Checkpoint {
-                data: Some(data),
-                chunks: None,
-            }),
-            vec![],
-        );
+        let (data, chunks) = (Some(data), None);
+        return (Checkpoint { data, chunks }, vec![]);
     }
-    let chunks: Vec<String> = data
-        .as_bytes()
-        .chunks(CHUNK)
+    let chunks = data.as_bytes().chunks(CHUNK);
+    let chunks: Vec<String> = chunks
         .map(|chunk| String::from_utf8_lossy(chunk).into_owned())
         .collect();
-    let number = i64::try_from(chunks.len()).unwrap_or(i64::MAX);
+    let number = Some(i64::try_from(chunks.len()).unwrap_or(i64::MAX));
     (
-        Some(Checkpoint {
+        Checkpoint {
             data: None,
-            chunks: Some(number),
-        }),
+            chunks: number,
+        },
         chunks,
     )
 }

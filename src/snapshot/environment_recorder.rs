@@ -69,24 +69,17 @@ pub(crate) struct EnvironmentRecorder {
     lost: u32,
 }
 
-/// What one round of recording came to.
+/// What a round of recording, or one of its appends, came to.
 enum Round {
     /// All that was to be written is written.
     Complete,
-    /// There may be more to do, or nothing is recorded at present.
+    /// There may be more to do, the log has to be read again, or nothing is recorded at present.
     Incomplete,
 }
 
 /// Whether the head that we know is the head of the log.
 enum HeadCheck {
     Head,
-    LogChanged,
-}
-
-/// What became of an entry.
-enum AppendResult {
-    Appended,
-    /// The log has to be read again.
     LogChanged,
 }
 
@@ -140,7 +133,7 @@ impl EnvironmentRecorder {
         let shared = self.context.shared.clone();
         let plan = shared.with(|state, now| state.plan(&self.name, now, Timestamp::now()));
         let (round, wait, status_due) = match plan {
-            Plan::Append(pending) => return self.append_all(pending.entries).await,
+            Plan::Append(entries) => return self.append_all(entries).await,
             Plan::Frozen(frozen) if frozen.reason == FrozenReason::ReadingLog => {
                 self.read_log().await?;
                 return Ok(Round::Incomplete);
@@ -169,9 +162,8 @@ impl EnvironmentRecorder {
             return Ok(Round::Incomplete);
         }
         for entry in entries {
-            match self.append(entry).await? {
-                AppendResult::Appended => {}
-                AppendResult::LogChanged => return Ok(Round::Incomplete),
+            if let Round::Incomplete = self.append(entry).await? {
+                return Ok(Round::Incomplete);
             }
         }
         Ok(Round::Complete)
@@ -224,7 +216,7 @@ impl EnvironmentRecorder {
         Ok(HeadCheck::Head)
     }
 
-    async fn append(&mut self, entry: Entry) -> Result<AppendResult, LogError> {
+    async fn append(&mut self, entry: Entry) -> Result<Round, LogError> {
         let context = self.context.clone();
         context.write_budget.pass().await;
         let spec = &entry.spec;
@@ -232,7 +224,7 @@ impl EnvironmentRecorder {
             Appended::Done => {
                 self.lost = 0;
                 context.shared.with(|state, now| {
-                    state.appended(&self.name, &self.uid, entry.after.clone(), now);
+                    state.appended(&self.name, &self.uid, &entry.after, now);
                 });
                 let head = (spec.index, spec.time);
                 context.environments.set_head(&self.name, &self.uid, head);
@@ -241,16 +233,16 @@ impl EnvironmentRecorder {
                 let events: Vec<_> = events.collect();
                 info!(environment = self.name, index = spec.index, causes = ?spec.causes, ?events, "appended");
                 self.publish(spec);
-                Ok(AppendResult::Appended)
+                Ok(Round::Complete)
             }
             Appended::Taken(uid) if uid == self.uid => {
                 self.log_changed(Some(spec.index));
                 self.give_way().await;
-                Ok(AppendResult::LogChanged)
+                Ok(Round::Incomplete)
             }
             Appended::Taken(uid) => {
                 self.clear_name(spec.index, &uid).await?;
-                Ok(AppendResult::LogChanged)
+                Ok(Round::Incomplete)
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::{
     },
     snapshot::{
         log,
-        reasons::EnvironmentReason,
+        reasons::{EnvironmentReason, first_few},
         state::{EnvironmentProblem, EnvironmentSummary, Frozen},
     },
 };
@@ -44,12 +44,12 @@ pub(crate) fn new_status(
     let ready = ready(summary, frozen);
     condition::set(&mut status.conditions, &ready, generation, now);
     if recovering {
-        let healing = Statement {
-            type_: RECONCILING,
-            status: Some(true),
-            reason: EnvironmentReason::Healing.as_str(),
-            message: String::new(),
-        };
+        let healing = statement(
+            RECONCILING,
+            Some(true),
+            EnvironmentReason::Healing.as_str(),
+            String::new(),
+        );
         condition::set(&mut status.conditions, &healing, generation, now);
     } else {
         condition::remove(&mut status.conditions, RECONCILING);
@@ -57,32 +57,37 @@ pub(crate) fn new_status(
     status
 }
 
-fn ready(summary: &EnvironmentSummary, frozen: Option<&Frozen>) -> Statement {
-    let (status, reason, message) = match (frozen, summary.unidentified) {
-        (Some(Frozen { reason, message }), _) => (
-            false,
-            reason.as_str(),
-            format!("Nothing is recorded until this is resolved: {message}"),
-        ),
-        (None, 0) => (
-            true,
-            EnvironmentReason::Recording.as_str(),
-            "What runs is known and recorded.".to_owned(),
-        ),
-        (None, count) => (
-            true,
-            EnvironmentReason::Recording.as_str(),
-            format!(
-                "What runs is known and recorded, but for {count} containers whose image has no digest yet."
-            ),
-        ),
-    };
+fn statement(
+    type_: &'static str,
+    status: Option<bool>,
+    reason: &'static str,
+    message: String,
+) -> Statement {
     Statement {
-        type_: READY,
-        status: Some(status),
+        type_,
+        status,
         reason,
         message,
     }
+}
+
+fn ready(summary: &EnvironmentSummary, frozen: Option<&Frozen>) -> Statement {
+    if let Some(Frozen { reason, message }) = frozen {
+        let message = format!("Nothing is recorded until this is resolved: {message}");
+        return statement(READY, Some(false), reason.as_str(), message);
+    }
+    let message = match summary.unidentified {
+        0 => "What runs is known and recorded.".to_owned(),
+        count => format!(
+            "What runs is known and recorded, but for {count} containers whose image has no digest yet."
+        ),
+    };
+    statement(
+        READY,
+        Some(true),
+        EnvironmentReason::Recording.as_str(),
+        message,
+    )
 }
 
 /// How many images are named in the message.
@@ -102,21 +107,15 @@ fn findings(summary: &EnvironmentSummary) -> Vec<Finding> {
 
 fn compliant(summary: &EnvironmentSummary) -> Statement {
     let compliance = &summary.compliance;
-    let statement = |status, reason, message: String| Statement {
-        type_: COMPLIANT,
-        status,
-        reason,
-        message,
-    };
+    let statement = |status, reason, message| statement(COMPLIANT, status, reason, message);
     if !summary.ruled {
         let message = "There are no rules: spec.compliance is not set.".to_owned();
-        return statement(None, VerdictReason::NoPolicy.as_str(), message);
+        return statement(None, "NoPolicy", message);
     }
     let (problems, more) = &summary.problems;
-    let is_violation = |problem: &&EnvironmentProblem| problem.verdict.grace_until.is_none();
-    let violations: Vec<&EnvironmentProblem> = problems.iter().filter(is_violation).collect();
-    let waiting: Vec<&EnvironmentProblem> =
-        problems.iter().filter(|it| !is_violation(it)).collect();
+    let (waiting, violations): (Vec<&EnvironmentProblem>, Vec<_>) = problems
+        .iter()
+        .partition(|it| it.verdict.grace_until.is_some());
     let until = |end: Option<Timestamp>| {
         let whole = end.map(|end| Timestamp::from_second(end.as_second() + 1).unwrap_or(end));
         whole.map_or(String::new(), |end| format!(" until {end}"))
@@ -124,7 +123,7 @@ fn compliant(summary: &EnvironmentSummary) -> Statement {
     match compliance.state {
         ComplianceState::Compliant if waiting.is_empty() => statement(
             Some(true),
-            VerdictReason::Satisfied.as_str(),
+            "Satisfied",
             "Everything that runs keeps the rules.".to_owned(),
         ),
         ComplianceState::Compliant => {
@@ -173,12 +172,6 @@ fn compliant(summary: &EnvironmentSummary) -> Statement {
 }
 
 fn listed(problems: &[&EnvironmentProblem], more: usize) -> String {
-    let line =
-        |problem: &&EnvironmentProblem| format!("{}: {}", problem.name, problem.verdict.message);
-    let mut lines: Vec<String> = problems.iter().take(NAMED).map(line).collect();
-    let more = more + problems.len().saturating_sub(NAMED);
-    if more > 0 {
-        lines.push(format!("and {more} more"));
-    }
-    lines.join("; ")
+    let line = |it: &&EnvironmentProblem| format!("{}: {}", it.name, it.verdict.message);
+    first_few(problems.iter().map(line), NAMED, more)
 }

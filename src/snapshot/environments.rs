@@ -12,8 +12,7 @@ pub struct EnvironmentInfo {
     pub uid: String,
     /// The generation of its spec.
     pub generation: i64,
-    /// When it was created.
-    pub created: Option<Timestamp>,
+    pub(crate) created: Option<Timestamp>,
     /// The namespaces that may see it; `*` means all.
     pub visible_to: Vec<String>,
     /// The index and the time of its newest snapshot, once its log has been read.

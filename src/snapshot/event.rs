@@ -4,9 +4,12 @@
 use data_encoding::BASE32_NOPAD;
 use sha2::{Digest as _, Sha256};
 
-use crate::api::{
-    EnvironmentSnapshotSpec, EventType,
-    snapshot::{Change, Event},
+use crate::{
+    api::{
+        EnvironmentSnapshotSpec, EventType,
+        snapshot::{Change, Event},
+    },
+    snapshot::reasons::first_few,
 };
 
 /// The id of an event: the base32 form of a SHA-256 hash, 52 characters. `ordinal`: its position in the snapshot's
@@ -75,15 +78,10 @@ pub fn description(snapshot: &EnvironmentSnapshotSpec, event: &Event) -> String 
 
 /// The first few of several reasons.
 fn because(reasons: &[String]) -> String {
-    let more = reasons.len().saturating_sub(REASONS);
-    let mut listed: Vec<String> = reasons.iter().take(REASONS).cloned().collect();
-    if more > 0 {
-        listed.push(format!("and {more} more"));
-    }
-    if listed.is_empty() {
+    if reasons.is_empty() {
         return String::new();
     }
-    format!(": {}", listed.join("; "))
+    format!(": {}", first_few(reasons.iter().cloned(), REASONS, 0))
 }
 
 #[cfg(test)]

@@ -42,8 +42,7 @@ const MAX_STATE: u64 = 64 << 20;
 /// An artifact in a workload: the unit of counting.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cell {
-    /// The workload.
-    pub workload: Arc<Workload>,
+    pub(crate) workload: Arc<Workload>,
     /// The artifact.
     pub fingerprint: Fingerprint,
 }
@@ -63,6 +62,14 @@ pub struct ArtifactFacts {
 }
 
 impl ArtifactFacts {
+    /// Those that a change records.
+    fn of(change: &Change) -> Self {
+        Self {
+            verdict: change.verdict.clone(),
+            provenance: change.provenance.clone(),
+        }
+    }
+
     /// Whether there are none.
     pub fn is_nothing(&self) -> bool {
         self.verdict.is_none() && self.provenance.is_none()
@@ -81,8 +88,18 @@ pub struct Listed {
 /// Other digests of artifacts, each with the canonical one and how it was found out.
 pub type Identities = BTreeMap<Fingerprint, (Fingerprint, IdentitySource)>;
 
+/// The count of a cell that a change sets.
+#[derive(Clone, Debug)]
+pub struct CellCount {
+    pub(crate) cell: Cell,
+    /// How many instances there are now.
+    pub count: u32,
+    /// The cell's workload is still rolling.
+    pub rolling: bool,
+}
+
 /// The state of the log after one of its entries.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Ledger {
     /// The index of that entry.
     pub index: i64,
@@ -134,7 +151,7 @@ pub enum Unreadable {
 }
 
 /// The cells of a workload: kind, namespace, name, [digest, instances] each.
-type StateCells = (String, String, String, Vec<(String, u32)>);
+type StateCells = (String, String, String, Vec<(Fingerprint, u32)>);
 
 /// The state as a checkpoint holds it.
 #[derive(Serialize, Deserialize)]
@@ -142,45 +159,41 @@ type StateCells = (String, String, String, Vec<(String, u32)>);
 struct LedgerState {
     scope: Scope,
     cells: Vec<StateCells>,
-    names: BTreeMap<String, String>,
+    names: BTreeMap<Fingerprint, String>,
     #[serde(default)]
     rollouts: Vec<(String, String, String, Timestamp)>,
     #[serde(default)]
-    identities: BTreeMap<String, String>,
+    identities: BTreeMap<Fingerprint, Fingerprint>,
     /// How the keys of `identities` were found out, unless by a runtime.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    sources: BTreeMap<String, IdentitySource>,
+    sources: BTreeMap<Fingerprint, IdentitySource>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    seen: BTreeMap<String, Timestamp>,
+    seen: BTreeMap<Fingerprint, Timestamp>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    facts: BTreeMap<String, ArtifactFacts>,
+    facts: BTreeMap<Fingerprint, ArtifactFacts>,
     /// UID of the entry, digest, what is known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    allowed: Vec<(String, String, Listed)>,
+    allowed: Vec<(Box<str>, Fingerprint, Listed)>,
+}
+
+impl LedgerState {
+    fn decode(data: &str) -> Result<Self, Box<dyn std::error::Error>> {
+        let packed = STANDARD.decode(data)?;
+        let mut json = vec![];
+        let decoder = zstd::Decoder::new(packed.as_slice())?;
+        decoder.take(MAX_STATE).read_to_end(&mut json)?;
+        Ok(serde_json::from_slice(&json)?)
+    }
 }
 
 impl Ledger {
     /// An empty log of this scope: where the first entry starts from.
     pub fn empty(scope: Scope) -> Self {
         Self {
-            index: 0,
-            content_hash: String::new(),
             time: Timestamp::MIN,
-            read_at: ReadAt::default(),
             census_version: CENSUS_VERSION,
             scope,
-            cells: Cells::new(),
-            totals: BTreeMap::new(),
-            names: BTreeMap::new(),
-            rollouts: BTreeMap::new(),
-            identities: BTreeMap::new(),
-            seen: BTreeMap::new(),
-            facts: BTreeMap::new(),
-            allowed: BTreeMap::new(),
-            unidentified: 0,
-            compliance: Compliance::default(),
-            since_checkpoint: (0, 0),
-            checkpoint_size: 0,
+            ..Self::default()
         }
     }
 
@@ -271,7 +284,11 @@ impl Ledger {
     }
 
     /// Notes when artifacts were first seen.
-    pub fn note_seen(&mut self, fingerprints: impl Iterator<Item = Fingerprint>, time: Timestamp) {
+    pub fn note_seen(
+        &mut self,
+        fingerprints: impl IntoIterator<Item = Fingerprint>,
+        time: Timestamp,
+    ) {
         for fingerprint in fingerprints {
             if self.total(&fingerprint) > 0 {
                 self.seen.entry(fingerprint).or_insert(time);
@@ -288,8 +305,9 @@ impl Ledger {
         }
     }
 
-    /// Notes a change of the allow-list.
-    pub fn note_allowed(&mut self, change: &AllowListChange, fingerprint: Fingerprint) {
+    /// Notes a change of the allow-list. `None`: its digest is malformed.
+    pub fn note_allowed(&mut self, change: &AllowListChange) -> Option<()> {
+        let fingerprint = Fingerprint::from_hex(&change.fingerprint)?;
         let key = (change.entry_uid.as_str().into(), fingerprint);
         let active = change.state == AllowListState::Active;
         let entry = change.entry.clone();
@@ -297,6 +315,7 @@ impl Ledger {
             AllowListState::Removed => self.allowed.remove(&key),
             _ => self.allowed.insert(key, Listed { entry, active }),
         };
+        Some(())
     }
 
     /// Forgets when artifacts were first seen that stopped long ago. Only right before a checkpoint is made, because readers
@@ -317,29 +336,17 @@ impl Ledger {
 
     /// Sets the count of a cell.
     pub fn set(&mut self, cell: Cell, count: u32) {
-        let before = self.count(&cell);
-        let total = self.total(&cell.fingerprint) + count - before;
-        if total == 0 {
-            self.totals.remove(&cell.fingerprint);
-        } else {
-            self.totals.insert(cell.fingerprint, total);
-        }
-        if count == 0 {
-            self.cells.remove(&cell);
-        } else {
-            self.cells.insert(cell, count);
-        }
+        let total = self.total(&cell.fingerprint) + count - self.count(&cell);
+        put_count(&mut self.totals, cell.fingerprint, total);
+        put_count(&mut self.cells, cell, count);
     }
 
     /// Forgets the names and other digests of artifacts that are no longer recorded.
     pub fn tidy(&mut self) {
-        let recorded = &self.totals;
-        self.names
-            .retain(|fingerprint, _| recorded.contains_key(fingerprint));
-        self.identities
-            .retain(|_, (fingerprint, _)| recorded.contains_key(fingerprint));
-        self.facts
-            .retain(|fingerprint, _| recorded.contains_key(fingerprint));
+        let is_recorded = |it: &Fingerprint| self.totals.contains_key(it);
+        self.names.retain(|it, _| is_recorded(it));
+        self.identities.retain(|_, (it, _)| is_recorded(it));
+        self.facts.retain(|it, _| is_recorded(it));
     }
 
     /// The state as compressed JSON in base64.
@@ -348,46 +355,38 @@ impl Ledger {
         let mut last: Option<&Arc<Workload>> = None;
         for (cell, count) in &self.cells {
             if last != Some(&cell.workload) {
-                let (kind, namespace, name) = names(&cell.workload);
+                let (kind, namespace, name) = texts(&cell.workload);
                 cells.push((kind, namespace, name, vec![]));
                 last = Some(&cell.workload);
             }
             if let Some((_, _, _, counts)) = cells.last_mut() {
-                counts.push((cell.fingerprint.to_string(), *count));
+                counts.push((cell.fingerprint, *count));
             }
         }
         let rollouts = self.rollouts.iter().map(|(workload, until)| {
-            let (kind, namespace, name) = names(workload);
+            let (kind, namespace, name) = texts(workload);
             (kind, namespace, name, *until)
         });
+        let identities = self.identities.iter();
+        let sources = identities
+            .clone()
+            .filter(|(_, (_, source))| *source != IdentitySource::Runtime);
+        let allowed = self.allowed.iter();
         let state = LedgerState {
             scope: self.scope.clone(),
             cells,
-            names: self
-                .names
-                .iter()
-                .map(|(fingerprint, name)| (fingerprint.to_string(), name.clone()))
-                .collect(),
+            names: self.names.clone(),
             rollouts: rollouts.collect(),
-            identities: self
-                .identities
-                .iter()
-                .map(|(alias, (known, _))| (alias.to_string(), known.to_string()))
+            identities: identities
+                .map(|(alias, (known, _))| (*alias, *known))
                 .collect(),
-            sources: self
-                .identities
-                .iter()
-                .filter(|(_, (_, source))| *source != IdentitySource::Runtime)
-                .map(|(alias, (_, source))| (alias.to_string(), *source))
+            sources: sources
+                .map(|(alias, (_, source))| (*alias, *source))
                 .collect(),
-            seen: text_keys(&self.seen),
-            facts: text_keys(&self.facts),
-            allowed: self
-                .allowed
-                .iter()
-                .map(|((uid, digest), listed)| {
-                    (uid.to_string(), digest.to_string(), listed.clone())
-                })
+            seen: self.seen.clone(),
+            facts: self.facts.clone(),
+            allowed: allowed
+                .map(|((uid, digest), listed)| (uid.clone(), *digest, listed.clone()))
                 .collect(),
         };
         let json = serde_json::to_vec(&state).expect("plain data");
@@ -400,59 +399,40 @@ impl Ledger {
         data: &str,
         fleet: &mut Fleet,
     ) -> Result<Self, Unreadable> {
-        let unreadable = |why: String| Unreadable::Checkpoint(spec.index, why);
-        let packed = STANDARD
-            .decode(data)
-            .map_err(|error| unreadable(error.to_string()))?;
-        let mut json = vec![];
-        zstd::Decoder::new(packed.as_slice())
-            .and_then(|decoder| decoder.take(MAX_STATE).read_to_end(&mut json))
-            .map_err(|error| unreadable(error.to_string()))?;
-        let state: LedgerState =
-            serde_json::from_slice(&json).map_err(|error| unreadable(error.to_string()))?;
-        let digest = |text: &str| {
-            Fingerprint::from_hex(text).ok_or_else(|| unreadable(format!("{text} is no digest")))
+        let state = LedgerState::decode(data)
+            .map_err(|error| Unreadable::Checkpoint(spec.index, error.to_string()))?;
+        let mut ledger = Self {
+            names: state.names,
+            seen: state.seen,
+            facts: state.facts,
+            ..Self::empty(state.scope)
         };
-        let mut ledger = Self::empty(state.scope);
         for (kind, namespace, name, counts) in state.cells {
             let workload = fleet.intern_workload(&kind, &namespace, &name);
             for (fingerprint, count) in counts {
+                let workload = workload.clone();
                 ledger.set(
                     Cell {
-                        workload: workload.clone(),
-                        fingerprint: digest(&fingerprint)?,
+                        workload,
+                        fingerprint,
                     },
                     count,
                 );
             }
         }
-        for (fingerprint, name) in state.names {
-            ledger.names.insert(digest(&fingerprint)?, name);
-        }
-        for (alias, fingerprint) in state.identities {
+        for (alias, known) in state.identities {
             let source = state.sources.get(&alias).copied().unwrap_or_default();
-            ledger
-                .identities
-                .insert(digest(&alias)?, (digest(&fingerprint)?, source));
-        }
-        for (fingerprint, time) in state.seen {
-            ledger.seen.insert(digest(&fingerprint)?, time);
+            ledger.identities.insert(alias, (known, source));
         }
         // A checkpoint of a release that did not have this field.
         let recorded: Vec<_> = ledger.totals.keys().copied().collect();
-        ledger.note_seen(recorded.into_iter(), spec.time);
-        for (fingerprint, facts) in state.facts {
-            ledger.facts.insert(digest(&fingerprint)?, facts);
-        }
+        ledger.note_seen(recorded, spec.time);
         for (uid, fingerprint, listed) in state.allowed {
-            ledger
-                .allowed
-                .insert((uid.into(), digest(&fingerprint)?), listed);
+            ledger.allowed.insert((uid, fingerprint), listed);
         }
         for (kind, namespace, name, until) in state.rollouts {
-            ledger
-                .rollouts
-                .insert(fleet.intern_workload(&kind, &namespace, &name), until);
+            let workload = fleet.intern_workload(&kind, &namespace, &name);
+            ledger.rollouts.insert(workload, until);
         }
         ledger.advance(spec);
         ledger.since_checkpoint = (0, 0);
@@ -486,37 +466,50 @@ impl Ledger {
                 return Err(broken("it should hold a checkpoint"));
             }
             let fingerprint = digest(&change.fingerprint)?;
-            for changed in &change.workloads {
-                let workload =
-                    fleet.intern_workload(&changed.kind, &changed.namespace, &changed.name);
-                let count =
-                    u32::try_from(changed.now).map_err(|_| broken("a count is out of range"))?;
-                self.note_rollout(&workload, changed.rolling, spec.time, rollout);
-                self.set(
-                    Cell {
+            let cells = change.workloads.iter().map(|it| {
+                let workload = fleet.intern_workload(&it.kind, &it.namespace, &it.name);
+                Ok(CellCount {
+                    cell: Cell {
                         workload,
                         fingerprint,
                     },
-                    count,
-                );
-            }
-            self.names.insert(fingerprint, change.name.clone());
-            self.note_seen([fingerprint].into_iter(), spec.time);
-            let (verdict, provenance) = (change.verdict.clone(), change.provenance.clone());
-            self.note_facts(
-                fingerprint,
-                ArtifactFacts {
-                    verdict,
-                    provenance,
-                },
-            );
+                    count: u32::try_from(it.now).map_err(|_| broken("a count is out of range"))?,
+                    rolling: it.rolling,
+                })
+            });
+            let cells = cells.collect::<Result<Vec<_>, _>>()?;
+            self.record(fingerprint, change, cells, spec.time, rollout);
         }
         for change in &spec.allow_list {
-            self.note_allowed(change, digest(&change.fingerprint)?);
+            let noted = self.note_allowed(change);
+            noted.ok_or_else(|| broken("a digest is malformed"))?;
         }
         self.tidy();
         self.advance(spec);
         Ok(())
+    }
+
+    /// Records a change of an artifact, and the counts that it sets.
+    pub fn record(
+        &mut self,
+        fingerprint: Fingerprint,
+        change: &Change,
+        cells: Vec<CellCount>,
+        time: Timestamp,
+        rollout: std::time::Duration,
+    ) {
+        for CellCount {
+            cell,
+            count,
+            rolling,
+        } in cells
+        {
+            self.note_rollout(&cell.workload, rolling, time, rollout);
+            self.set(cell, count);
+        }
+        self.names.insert(fingerprint, change.name.clone());
+        self.note_seen([fingerprint], time);
+        self.note_facts(fingerprint, ArtifactFacts::of(change));
     }
 
     /// Notes whether a workload was recorded during a rollout.
@@ -544,31 +537,28 @@ impl Ledger {
         self.census_version = spec.census_version;
         self.unidentified = spec.totals.unidentified;
         self.compliance = spec.compliance.clone();
-        match spec
-            .checkpoint
-            .as_ref()
-            .and_then(|checkpoint| checkpoint.data.as_ref())
-        {
-            Some(data) => {
-                self.since_checkpoint = (0, 0);
-                self.checkpoint_size = data.len();
-            }
-            None if spec.checkpoint.is_some() => self.since_checkpoint = (0, 0),
-            None => {
-                self.since_checkpoint.0 += 1;
-                self.since_checkpoint.1 += spec.changes.iter().map(size_of_change).sum::<usize>();
-            }
+        let Some(checkpoint) = &spec.checkpoint else {
+            self.since_checkpoint.0 += 1;
+            self.since_checkpoint.1 += spec.changes.iter().map(size_of_change).sum::<usize>();
+            return;
+        };
+        self.since_checkpoint = (0, 0);
+        if let Some(data) = &checkpoint.data {
+            self.checkpoint_size = data.len();
         }
     }
 }
 
-fn text_keys<T: Clone>(map: &BTreeMap<Fingerprint, T>) -> BTreeMap<String, T> {
-    map.iter()
-        .map(|(key, value)| (key.to_string(), value.clone()))
-        .collect()
+/// Keeps a count, unless it is zero.
+fn put_count<K: Ord>(counts: &mut BTreeMap<K, u32>, key: K, count: u32) {
+    if count == 0 {
+        counts.remove(&key);
+    } else {
+        counts.insert(key, count);
+    }
 }
 
-fn names(workload: &Workload) -> (String, String, String) {
+fn texts(workload: &Workload) -> (String, String, String) {
     (
         workload.kind.to_string(),
         workload.namespace.to_string(),

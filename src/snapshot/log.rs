@@ -6,11 +6,7 @@
 
 //! The log of snapshots in the API server. An entry is created by its name, which is a compare-and-swap, and never edited.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use kube::{
@@ -30,6 +26,7 @@ use crate::{
     snapshot::{
         cut::Entry,
         ledger::{Ledger, Unreadable},
+        log_cache::LogCache,
     },
 };
 
@@ -42,28 +39,18 @@ pub const SIZE_ANNOTATION: &str = "shipbell.dev/bytes";
 
 /// How long to wait for an answer; whether the request was carried out is found out later.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// How many entries are cached for delivery.
-const CACHED: usize = 256;
 
 /// The log of all environments.
 #[derive(Clone)]
 pub struct SnapshotLog {
     snapshots: Api<EnvironmentSnapshot>,
-    cache: Arc<Mutex<Cache>>,
-}
-
-/// The entries that were used last, by environment UID and index.
-#[derive(Default)]
-struct Cache {
-    entries: BTreeMap<(String, i64), Arc<EnvironmentSnapshotSpec>>,
-    order: VecDeque<(String, i64)>,
+    cache: Arc<Mutex<LogCache>>,
 }
 
 /// The metadata of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EntryMeta {
-    /// Its index.
-    pub index: i64,
+    pub(crate) index: i64,
     pub name: String,
     pub uid: String,
     /// When the object was created, in whole seconds.
@@ -161,7 +148,7 @@ impl SnapshotLog {
 
     /// Forgets what was read: the log was set back.
     pub fn forget(&self) {
-        *self.cache.lock() = Cache::default();
+        *self.cache.lock() = LogCache::default();
     }
 
     /// Appends an entry. Its name is its index, so only one writer succeeds.
@@ -173,25 +160,21 @@ impl SnapshotLog {
         let name = name(&spec.environment, spec.index);
         let mut object = object(&name, spec.clone());
         if spec.checkpoint.is_some() {
-            object
-                .metadata
-                .labels
-                .get_or_insert_default()
-                .insert(CHECKPOINT_LABEL.to_owned(), "true".to_owned());
+            let labels = object.labels_mut();
+            labels.insert(CHECKPOINT_LABEL.to_owned(), "true".to_owned());
         }
-        match within(self.snapshots.create(&PostParams::default(), &object)).await {
-            Ok(_) => {}
+        let written = match within(self.snapshots.create(&PostParams::default(), &object)).await {
             Err(LogError::Api(kube::Error::Api(status))) if status.is_already_exists() => {
                 // An earlier attempt of ours may have been carried out although its answer was lost.
                 match within(self.snapshots.get_opt(&name)).await? {
-                    Some(found) if found.spec.content_hash == spec.content_hash => {}
+                    Some(found) if found.spec.content_hash == spec.content_hash => found,
                     Some(found) => return Ok(Appended::Taken(found.spec.environment_uid)),
                     None => return Err(LogError::Api(kube::Error::Api(status))), // gone again: retry
                 }
             }
-            Err(error) => return Err(error),
-        }
-        self.remember(Arc::new(spec.clone()));
+            written => written?,
+        };
+        self.cache.lock().insert(shared(written));
         Ok(Appended::Done)
     }
 
@@ -211,11 +194,8 @@ impl SnapshotLog {
             chunks: None,
         });
         let mut object = object(&name, part);
-        object
-            .metadata
-            .labels
-            .get_or_insert_default()
-            .insert(CHUNK_LABEL.to_owned(), number.to_string());
+        let labels = object.labels_mut();
+        labels.insert(CHUNK_LABEL.to_owned(), number.to_string());
         match within(self.snapshots.create(&PostParams::default(), &object)).await {
             // The hash is part of the name, so it was created by an earlier attempt of ours.
             Err(LogError::Api(kube::Error::Api(status))) if status.is_already_exists() => Ok(()),
@@ -232,7 +212,7 @@ impl SnapshotLog {
     ) -> Result<Option<Arc<EnvironmentSnapshotSpec>>, LogError> {
         let spec = self.read_uncached(environment, uid, index).await?;
         if let Some(spec) = &spec {
-            self.remember(spec.clone());
+            self.cache.lock().insert(spec.clone());
         }
         Ok(spec)
     }
@@ -244,13 +224,23 @@ impl SnapshotLog {
         uid: &str,
         index: i64,
     ) -> Result<Option<Arc<EnvironmentSnapshotSpec>>, LogError> {
-        if let Some(found) = self.cache.lock().entries.get(&(uid.to_owned(), index)) {
-            return Ok(Some(found.clone()));
+        let cached = self.cache.lock().get(uid, index);
+        if cached.is_some() {
+            return Ok(cached);
         }
+        let found = self.get(environment, uid, index).await?;
+        Ok(found.map(shared))
+    }
+
+    /// The object with this index from the API server, unless it belongs to another environment that had the same name.
+    async fn get(
+        &self,
+        environment: &str,
+        uid: &str,
+        index: i64,
+    ) -> Result<Option<EnvironmentSnapshot>, LogError> {
         let found = within(self.snapshots.get_opt(&name(environment, index))).await?;
-        Ok(found
-            .map(|object| Arc::new(object.spec))
-            .filter(|spec| spec.environment_uid == uid))
+        Ok(found.filter(|object| object.spec.environment_uid == uid))
     }
 
     /// The content hash of the entry with this index, always from the API server.
@@ -260,28 +250,8 @@ impl SnapshotLog {
         uid: &str,
         index: i64,
     ) -> Result<Option<String>, LogError> {
-        let found = within(self.snapshots.get_opt(&name(environment, index))).await?;
-        Ok(found
-            .filter(|object| object.spec.environment_uid == uid)
-            .map(|object| object.spec.content_hash))
-    }
-
-    fn remember(&self, spec: Arc<EnvironmentSnapshotSpec>) {
-        let key = (spec.environment_uid.clone(), spec.index);
-        // Delivery needs the changes and the events; only a start needs the checkpoint.
-        let mut slim = Arc::unwrap_or_clone(spec);
-        if let Some(checkpoint) = &mut slim.checkpoint {
-            checkpoint.data = None;
-        }
-        let mut cache = self.cache.lock();
-        if cache.entries.insert(key.clone(), Arc::new(slim)).is_none() {
-            cache.order.push_back(key);
-        }
-        while cache.order.len() > CACHED {
-            if let Some(oldest) = cache.order.pop_front() {
-                cache.entries.remove(&oldest);
-            }
-        }
+        let found = self.get(environment, uid, index).await?;
+        Ok(found.map(|object| object.spec.content_hash))
     }
 
     /// The checkpoint that an entry has or refers to.
@@ -412,16 +382,21 @@ impl SnapshotLog {
         index: i64,
         of: &str,
     ) -> Result<(), LogError> {
-        let name = name(environment, index);
-        let found = within(self.snapshots.get_opt(&name)).await?;
-        match found
-            .filter(|object| object.spec.environment_uid == of)
-            .and_then(|object| object.metadata.uid)
-        {
-            Some(uid) => self.remove(&name, &uid).await,
+        let found = self.get(environment, of, index).await?;
+        match found.and_then(|object| object.metadata.uid) {
+            Some(uid) => self.remove(&name(environment, index), &uid).await,
             None => Ok(()),
         }
     }
+}
+
+/// The content of an entry without the data of its checkpoint, which only a start needs, and which it reads apart.
+fn shared(object: EnvironmentSnapshot) -> Arc<EnvironmentSnapshotSpec> {
+    let mut spec = object.spec;
+    if let Some(checkpoint) = &mut spec.checkpoint {
+        checkpoint.data = None;
+    }
+    Arc::new(spec)
 }
 
 fn object(name: &str, spec: EnvironmentSnapshotSpec) -> EnvironmentSnapshot {
@@ -453,21 +428,17 @@ fn entry_meta(
 ) -> Option<EntryMeta> {
     let metadata = &object.metadata;
     let name = metadata.name.clone()?;
-    let labels = metadata.labels.as_ref();
-    let has = |label| labels.is_some_and(|labels| labels.contains_key(label));
     let number = name.strip_prefix(environment)?.strip_prefix('-')?;
     let index = number.split('-').next()?.parse().ok()?;
-    let bytes = metadata
-        .annotations
-        .as_ref()
-        .and_then(|annotations| annotations.get(SIZE_ANNOTATION)?.parse().ok());
+    let has = |label| object.labels().contains_key(label);
+    let bytes = object.annotations().get(SIZE_ANNOTATION);
     Some(EntryMeta {
         index,
         uid: metadata.uid.clone()?,
         created: metadata.creation_timestamp.as_ref()?.0,
         version: version(metadata.resource_version.as_deref().unwrap_or_default()),
         checkpoint: has(CHECKPOINT_LABEL),
-        bytes: bytes.unwrap_or(1_000),
+        bytes: bytes.and_then(|bytes| bytes.parse().ok()).unwrap_or(1_000),
         chunk: has(CHUNK_LABEL),
         name,
     })

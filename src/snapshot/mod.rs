@@ -9,6 +9,7 @@ pub(crate) mod environments;
 pub mod event;
 pub mod ledger;
 pub(crate) mod log;
+pub(crate) mod log_cache;
 pub(crate) mod progress;
 pub(crate) mod pruning;
 pub(crate) mod reasons;

@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use kube::{Api, Client, ResourceExt as _};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{info, warn};
 
 use crate::{
@@ -18,16 +18,14 @@ use crate::{
     backoff,
     metrics::Metrics,
     snapshot::{
-        log::{EntryMeta, LogError, SnapshotLog},
+        log::{EntryMeta, LogError, SnapshotLog, within},
         progress::DeliveryProgress,
-        retention::{ENVIRONMENT_CAP, RetainedEntry, TOTAL_CAP, cut},
+        retention::{ENVIRONMENT_CAP, TOTAL_CAP, cut},
     },
 };
 
 /// How many entries are removed in a second, so that the API server hardly notices.
 const PER_SECOND: u32 = 5;
-/// How long to wait for an answer.
-const TIMEOUT: Duration = Duration::from_secs(30);
 /// How long entries are retained by default.
 const MAX_AGE: Duration = Duration::from_secs(720 * 3_600);
 
@@ -68,6 +66,7 @@ impl Pruner {
         Ok(())
     }
 
+    /// Removes what need not stay of one log.
     async fn prune(
         &self,
         environment: &str,
@@ -79,45 +78,7 @@ impl Pruner {
         if !self.progress.is_complete() {
             return Ok(());
         }
-        let passed = self.progress.least(uid);
-        let api: Api<Environment> = Api::all(self.client.clone());
-        let existing = timeout(TIMEOUT, api.get_opt(environment))
-            .await
-            .map_err(|_| LogError::Timeout)??;
-        let existing = existing.filter(|found| found.uid().as_deref() == Some(uid));
-        let head = entries.iter().map(|entry| entry.index).max().unwrap_or(0);
-        let below = match existing {
-            Some(existing) => {
-                let max_age = existing
-                    .spec
-                    .history
-                    .and_then(|history| history.max_age)
-                    .map_or(MAX_AGE, |span| span.0);
-                let retained = |entry: &EntryMeta| RetainedEntry {
-                    index: entry.index,
-                    created: entry.created,
-                    bytes: entry.bytes,
-                    checkpoint: entry.checkpoint && !entry.chunk,
-                };
-                let log: Vec<_> = entries.iter().map(retained).collect();
-                let cut = cut(&log, max_age, passed, cap, Timestamp::now());
-                if let Some(below) = cut.truncated_below {
-                    let lost = entries
-                        .iter()
-                        .filter(|entry| !entry.chunk && entry.index < below)
-                        .count();
-                    warn!(
-                        environment,
-                        below,
-                        "the log is too big; removing entries that a setting has still to pass"
-                    );
-                    self.metrics.truncated(lost);
-                }
-                cut.below
-            }
-            None if passed.is_none_or(|passed| passed >= head) => i64::MAX,
-            None => return Ok(()), // a setting still has to deliver it
-        };
+        let below = self.below(environment, uid, entries, cap).await?;
         let mut gone: Vec<_> = entries.iter().filter(|entry| entry.index < below).collect();
         if gone.is_empty() {
             return Ok(());
@@ -132,5 +93,36 @@ impl Pruner {
         }
         info!(environment, count = gone.len(), "pruned the log");
         Ok(())
+    }
+
+    /// The index below which entries of a log are removed.
+    async fn below(
+        &self,
+        environment: &str,
+        uid: &str,
+        entries: &[EntryMeta],
+        cap: u64,
+    ) -> Result<i64, LogError> {
+        let delivered = self.progress.least(uid);
+        let api: Api<Environment> = Api::all(self.client.clone());
+        let existing = within(api.get_opt(environment)).await?;
+        let Some(existing) = existing.filter(|found| found.uid().as_deref() == Some(uid)) else {
+            let head = entries.iter().map(|entry| entry.index).max().unwrap_or(0);
+            let complete = delivered.is_none_or(|delivered| delivered >= head);
+            // A setting may still have to deliver it.
+            return Ok(if complete { i64::MAX } else { 0 });
+        };
+        let max_age = existing.spec.history.and_then(|history| history.max_age);
+        let max_age = max_age.map_or(MAX_AGE, |span| span.0);
+        let cut = cut(entries, max_age, delivered, cap, Timestamp::now());
+        if let Some(below) = cut.truncated_below {
+            let lost = entries.iter().filter(|it| !it.chunk && it.index < below);
+            warn!(
+                environment,
+                below, "the log is too big; removing entries that a setting has still to pass"
+            );
+            self.metrics.truncated(lost.count());
+        }
+        Ok(cut.below)
     }
 }

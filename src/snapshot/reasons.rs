@@ -72,20 +72,13 @@ pub fn resolved(
         })
     };
     let mut lines = vec![];
-    for fingerprint in before
-        .facts
-        .iter()
-        .filter(|(_, facts)| is_broken(facts))
-        .map(|(f, _)| f)
-    {
+    let was_broken = before.facts.iter().filter(|(_, facts)| is_broken(facts));
+    for (fingerprint, _) in was_broken {
         let name = title(before, *fingerprint);
-        let now = now.get(fingerprint);
+        let mended = now.get(fingerprint).filter(|facts| !is_broken(facts));
         if after.total(fingerprint) == 0 {
             lines.push(format!("{name} stopped"));
-        } else if let Some(verdict) = now
-            .filter(|facts| !is_broken(facts))
-            .and_then(|f| f.verdict.as_ref())
-        {
+        } else if let Some(verdict) = mended.and_then(|facts| facts.verdict.as_ref()) {
             lines.push(match verdict.reason {
                 VerdictReason::AllowListed | VerdictReason::ExceptionApplied => {
                     format!("{name}: {}", verdict.message)
@@ -100,6 +93,20 @@ pub fn resolved(
     }
     lines.sort_unstable();
     capped(lines)
+}
+
+/// Joins the first `named` of several lines, and says how many more there are.
+pub fn first_few(
+    lines: impl ExactSizeIterator<Item = String>,
+    named: usize,
+    more: usize,
+) -> String {
+    let more = more + lines.len().saturating_sub(named);
+    let mut lines: Vec<String> = lines.take(named).collect();
+    if more > 0 {
+        lines.push(format!("and {more} more"));
+    }
+    lines.join("; ")
 }
 
 fn capped(mut lines: Vec<String>) -> Vec<String> {

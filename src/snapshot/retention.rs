@@ -5,23 +5,14 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::snapshot::log::EntryMeta;
+
 /// How old an entry must be before it is removed: a writer that stood still must not find the name of an entry free again.
 const YOUNGEST: Duration = Duration::from_secs(3_600);
 /// At most how many bytes the log of an environment takes, even if a setting has not delivered it.
 pub const ENVIRONMENT_CAP: u64 = 32 << 20;
 /// At most how many bytes all logs together take.
 pub const TOTAL_CAP: u64 = 256 << 20;
-
-/// An object of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RetainedEntry {
-    /// The index of the entry; a chunk has that of its entry.
-    pub index: i64,
-    pub created: Timestamp,
-    pub bytes: u64,
-    /// It has or refers to a checkpoint.
-    pub checkpoint: bool,
-}
 
 /// What to remove.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,56 +23,45 @@ pub struct PruneDecision {
     pub truncated_below: Option<i64>,
 }
 
-/// Decides what is removed of one log. `passed`: the index up to which all settings have delivered, if any follows the log.
-/// `cap`: how many bytes may stay.
+/// Decides what is removed of one log. `delivered`: the index up to which all settings have delivered, if any follows the
+/// log. `cap`: how many bytes may stay.
 pub fn cut(
-    log: &[RetainedEntry],
+    log: &[EntryMeta],
     max_age: Duration,
-    passed: Option<i64>,
+    delivered: Option<i64>,
     cap: u64,
     now: Timestamp,
 ) -> PruneDecision {
     let older_than =
         |limit: Duration| now - SignedDuration::try_from(limit).unwrap_or(SignedDuration::MAX);
     let (aged, young) = (older_than(max_age.max(YOUNGEST)), older_than(YOUNGEST));
+    let checkpoints = || {
+        let whole = log.iter().filter(|entry| entry.checkpoint && !entry.chunk);
+        whole.map(|entry| entry.index)
+    };
     // The highest checkpoint below which every entry was created before `limit`.
     let reach = |limit: Timestamp, highest: i64| {
-        let first_younger = log
-            .iter()
-            .filter(|entry| entry.created >= limit)
-            .map(|entry| entry.index)
-            .min();
+        let younger = log.iter().filter(|entry| entry.created >= limit);
+        let first_younger = younger.map(|entry| entry.index).min();
         let highest = first_younger.map_or(highest, |first| highest.min(first));
-        log.iter()
-            .filter(|entry| entry.checkpoint && entry.index <= highest)
-            .map(|entry| entry.index)
-            .max()
+        checkpoints().filter(|index| *index <= highest).max()
     };
     let newest = log.iter().map(|entry| entry.index).max().unwrap_or(0);
-    let by_age = reach(aged, passed.map_or(newest, |passed| newest.min(passed + 1))).unwrap_or(0);
+    let next = delivered.map_or(newest, |delivered| newest.min(delivered + 1));
     let stays = |from: i64| {
-        log.iter()
-            .filter(|entry| entry.index >= from)
-            .map(|entry| entry.bytes)
-            .sum::<u64>()
+        let kept = log.iter().filter(|entry| entry.index >= from);
+        kept.map(|entry| entry.bytes).sum::<u64>()
     };
-    let mut below = by_age;
+    let mut below = reach(aged, next).unwrap_or(0);
     if stays(below) > cap {
         let possible = reach(young, newest).unwrap_or(0);
-        let checkpoints = log
-            .iter()
-            .filter(|entry| entry.checkpoint && entry.index <= possible);
-        let small_enough = checkpoints
-            .clone()
-            .map(|entry| entry.index)
-            .filter(|index| stays(*index) <= cap)
-            .min();
-        below = below.max(small_enough.unwrap_or(possible));
+        let small_enough = checkpoints().filter(|it| *it <= possible && stays(*it) <= cap);
+        below = below.max(small_enough.min().unwrap_or(possible));
     }
-    let truncated_below = passed.filter(|passed| below > passed + 1).map(|_| below);
+    let truncated = delivered.is_some_and(|delivered| below > delivered + 1);
     PruneDecision {
         below,
-        truncated_below,
+        truncated_below: truncated.then_some(below),
     }
 }
 
@@ -92,13 +72,17 @@ mod tests {
     const HOUR: i64 = 3_600;
 
     /// A log with an entry an hour, the newest made just now, a checkpoint at 1 and then every ten.
-    fn log(entries: i64, bytes: u64) -> (Vec<RetainedEntry>, Timestamp) {
+    fn log(entries: i64, bytes: u64) -> (Vec<EntryMeta>, Timestamp) {
         let at = |index| Timestamp::from_second(index * HOUR).unwrap();
-        let entry = |index| RetainedEntry {
+        let entry = |index| EntryMeta {
             index,
+            name: String::new(),
+            uid: String::new(),
             created: at(index),
-            bytes,
+            version: 0,
             checkpoint: index % 10 == 1,
+            bytes,
+            chunk: false,
         };
         ((1..=entries).map(entry).collect(), at(entries))
     }

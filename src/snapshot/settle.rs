@@ -38,6 +38,12 @@ pub struct Settle {
     pub scaling: Duration,
 }
 
+impl Default for Settle {
+    fn default() -> Self {
+        Self::of(None)
+    }
+}
+
 impl Settle {
     pub fn of(spec: Option<&environment::Settle>) -> Self {
         let spec = spec.copied().unwrap_or_default();
@@ -73,6 +79,16 @@ pub struct Unsettled {
     crossing: BTreeMap<Fingerprint, Moment>,
 }
 
+/// What runs in an environment beside what is recorded.
+#[derive(Clone, Copy, Debug)]
+pub struct Comparison<'a> {
+    pub census: &'a Census,
+    pub ledger: &'a Ledger,
+    pub fleet: &'a Fleet,
+    pub settle: &'a Settle,
+    pub now: Moment,
+}
+
 /// What has settled.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ripe {
@@ -84,53 +100,30 @@ pub struct Ripe {
 
 impl Unsettled {
     /// Compares everything.
-    pub fn rebuild(
-        &mut self,
-        census: &Census,
-        ledger: &Ledger,
-        fleet: &Fleet,
-        settle: &Settle,
-        now: Moment,
-    ) {
-        let keys: BTreeSet<Cell> = census
-            .cells()
-            .keys()
-            .chain(ledger.cells().keys())
-            .chain(self.dirty.keys())
-            .cloned()
-            .collect();
-        let crossing: Vec<Fingerprint> = self.crossing.keys().copied().collect();
-        for cell in &keys {
-            self.observe(cell, census, ledger, fleet, settle, now);
-        }
-        for fingerprint in crossing {
-            self.observe_total(fingerprint, census, ledger, now);
-        }
+    pub fn rebuild(&mut self, with: Comparison) {
+        let cells = with.census.cells().keys();
+        self.observe_all(cells.chain(with.ledger.cells().keys()), with);
     }
 
-    /// Compares what an appended entry may have changed: what was not recorded before, and what is recorded differently.
-    pub fn follow(
-        &mut self,
-        before: &Ledger,
-        census: &Census,
-        ledger: &Ledger,
-        fleet: &Fleet,
-        settle: &Settle,
-        now: Moment,
-    ) {
-        let others = |cells: &Cells, than: &Ledger| -> Vec<Cell> {
+    /// Compares what an appended entry may have changed: what was not recorded `before`, and what is recorded differently.
+    pub fn follow(&mut self, before: &Ledger, with: Comparison) {
+        fn differ<'l>(cells: &'l Cells, than: &Ledger) -> impl Iterator<Item = &'l Cell> {
             let others = cells.iter().filter(|(cell, n)| than.count(cell) != **n);
-            others.map(|(cell, _)| cell.clone()).collect()
-        };
-        let mut keys: BTreeSet<Cell> = self.dirty.keys().cloned().collect();
-        keys.extend(others(before.cells(), ledger));
-        keys.extend(others(ledger.cells(), before));
+            others.map(|(cell, _)| cell)
+        }
+        let was = differ(before.cells(), with.ledger);
+        self.observe_all(was.chain(differ(with.ledger.cells(), before)), with);
+    }
+
+    /// Compares these cells, and all that differed before.
+    fn observe_all<'c>(&mut self, cells: impl Iterator<Item = &'c Cell>, with: Comparison) {
+        let cells: BTreeSet<Cell> = cells.cloned().chain(self.dirty.keys().cloned()).collect();
         let crossing: Vec<Fingerprint> = self.crossing.keys().copied().collect();
-        for cell in &keys {
-            self.observe(cell, census, ledger, fleet, settle, now);
+        for cell in &cells {
+            self.observe(cell, with);
         }
         for fingerprint in crossing {
-            self.observe_total(fingerprint, census, ledger, now);
+            self.observe_total(fingerprint, with);
         }
     }
 
@@ -145,17 +138,10 @@ impl Unsettled {
     }
 
     /// Compares one cell.
-    pub fn observe(
-        &mut self,
-        cell: &Cell,
-        census: &Census,
-        ledger: &Ledger,
-        fleet: &Fleet,
-        settle: &Settle,
-        now: Moment,
-    ) {
-        let actual = census.get(cell);
-        if actual == ledger.count(cell) {
+    pub fn observe(&mut self, cell: &Cell, with: Comparison) {
+        let Comparison { settle, now, .. } = with;
+        let actual = with.census.get(cell);
+        if actual == with.ledger.count(cell) {
             self.dirty.remove(cell);
         } else {
             let dirty = self.dirty.entry(cell.clone()).or_insert(Dirty {
@@ -166,24 +152,17 @@ impl Unsettled {
             if dirty.changed.1 != actual {
                 dirty.changed = (now, actual);
             }
-            dirty.rolled |= fleet
-                .workload(&cell.workload)
-                .is_some_and(|state| rolling_until(state, settle) > Some(now));
+            dirty.rolled |= is_rolling(&cell.workload, with.fleet, settle, now);
         }
-        self.observe_total(cell.fingerprint, census, ledger, now);
+        self.observe_total(cell.fingerprint, with);
     }
 
-    fn observe_total(
-        &mut self,
-        fingerprint: Fingerprint,
-        census: &Census,
-        ledger: &Ledger,
-        now: Moment,
-    ) {
-        if (census.total(&fingerprint) == 0) == (ledger.total(&fingerprint) == 0) {
+    fn observe_total(&mut self, fingerprint: Fingerprint, with: Comparison) {
+        let runs = with.census.total(&fingerprint) > 0;
+        if runs == (with.ledger.total(&fingerprint) > 0) {
             self.crossing.remove(&fingerprint);
         } else {
-            self.crossing.entry(fingerprint).or_insert(now);
+            self.crossing.entry(fingerprint).or_insert(with.now);
         }
     }
 
@@ -198,9 +177,7 @@ impl Unsettled {
         if self.is_settled() {
             return false; // most environments, most of the time
         }
-        let rolling = fleet
-            .workload(workload)
-            .is_some_and(|state| rolling_until(state, settle) > Some(now));
+        let rolling = is_rolling(workload, fleet, settle, now);
         let mut any = false;
         for (_, dirty) in self.dirty.range_mut(range_of(workload)) {
             dirty.rolled |= rolling;
@@ -220,30 +197,27 @@ impl Unsettled {
     }
 
     /// What has settled by now.
-    pub fn ripe(
-        &self,
-        census: &Census,
-        ledger: &Ledger,
-        fleet: &Fleet,
-        settle: &Settle,
-        now: Moment,
-    ) -> Ripe {
+    pub fn ripe(&self, with: Comparison) -> Ripe {
         let mut ripe = Ripe::default();
         for (cell, dirty) in &self.dirty {
-            let by_workload = workload_ripe_at(cell, *dirty, census, ledger, fleet, settle, now);
-            let by_total = self
-                .crossing
-                .get(&cell.fingerprint)
-                .map(|since| *since + settle.max);
+            let by_workload = with.workload_ripe_at(cell, *dirty);
+            let crossing = self.crossing.get(&cell.fingerprint);
+            let by_total = crossing.map(|since| *since + with.settle.max);
             let at = by_total.map_or(by_workload, |at| at.min(by_workload));
-            if at <= now {
+            if at <= with.now {
                 ripe.cells.insert(cell.clone());
             } else {
-                ripe.next = Some(ripe.next.map_or(at, |next| next.min(at)));
+                ripe.next = [ripe.next, Some(at)].into_iter().flatten().min();
             }
         }
         ripe
     }
+}
+
+/// Whether a workload is rolling now.
+pub fn is_rolling(workload: &Workload, fleet: &Fleet, settle: &Settle, now: Moment) -> bool {
+    let state = fleet.workload(workload);
+    state.is_some_and(|state| rolling_until(state, settle) > Some(now))
 }
 
 /// Until when a workload counts as rolling, if it does.
@@ -262,32 +236,29 @@ pub fn rests_at(state: &WorkloadState, settle: &Settle) -> Moment {
     (state.changed + settle.quiet).max(state.signalled + skew)
 }
 
-/// When a cell has settled by the state of its own workload, if nothing else happens.
-fn workload_ripe_at(
-    cell: &Cell,
-    dirty: Dirty,
-    census: &Census,
-    ledger: &Ledger,
-    fleet: &Fleet,
-    settle: &Settle,
-    now: Moment,
-) -> Moment {
-    let Some(state) = fleet.workload(&cell.workload) else {
-        return dirty.changed.0 + settle.quiet; // nothing is left of it
-    };
-    let rolling = rolling_until(state, settle).filter(|until| *until > now);
-    let same_digests = {
-        let actual = cells_of(census.cells(), &cell.workload).map(|(cell, _)| cell.fingerprint);
-        let recorded = cells_of(ledger.cells(), &cell.workload).map(|(cell, _)| cell.fingerprint);
-        actual.eq(recorded)
-    };
-    let restless = restless_until(state, settle).filter(|until| *until > now);
-    let waits_until = rolling.max(restless).unwrap_or_default();
-    if same_digests && rolling.is_none() {
-        let still = state.changed.max(dirty.changed.0) + settle.scaling;
-        let still = still.max(rests_at(state, settle)).max(waits_until);
-        return still.min(dirty.since + SCALING_MAX.max(settle.scaling));
+impl Comparison<'_> {
+    /// When a cell has settled by the state of its own workload, if nothing else happens.
+    fn workload_ripe_at(&self, cell: &Cell, dirty: Dirty) -> Moment {
+        let settle = self.settle;
+        let quiet = dirty.changed.0 + settle.quiet; // pods also join and leave by their labels
+        let Some(state) = self.fleet.workload(&cell.workload) else {
+            return quiet; // nothing is left of it
+        };
+        let still_waits = |until: &Moment| *until > self.now;
+        let rolling = rolling_until(state, settle).filter(still_waits);
+        let restless = restless_until(state, settle).filter(still_waits);
+        let waits_until = rolling.max(restless).unwrap_or_default();
+        let rests = rests_at(state, settle).max(waits_until);
+        let actual =
+            cells_of(self.census.cells(), &cell.workload).map(|(cell, _)| cell.fingerprint);
+        let recorded = cells_of(self.ledger.cells(), &cell.workload);
+        let same_digests = actual.eq(recorded.map(|(cell, _)| cell.fingerprint));
+        if same_digests && rolling.is_none() {
+            let still = state.changed.max(dirty.changed.0) + settle.scaling;
+            return still
+                .max(rests)
+                .min(dirty.since + SCALING_MAX.max(settle.scaling));
+        }
+        quiet.max(rests)
     }
-    let still = dirty.changed.0 + settle.quiet; // pods also join and leave by their labels
-    still.max(rests_at(state, settle)).max(waits_until)
 }

@@ -9,12 +9,12 @@ use tokio::sync::{Notify, watch};
 
 use crate::{
     cluster::{
-        pod_view::{Decoded, DeploymentView, NamespaceView, PodView},
+        pod_view::Decoded,
         stream::WatchKind,
         watch::{ObjectSink, StreamSink},
     },
     compliance::evidence_state::{EvidenceState, SharedEvidence},
-    snapshot::state::ClusterState,
+    snapshot::state::{ClusterState, FleetObject},
     time::Moment,
 };
 
@@ -148,33 +148,19 @@ impl StreamSink for SharedState {
     }
 }
 
-/// Hands the objects of a kind to the state.
-macro_rules! object_sink {
-    ($view:ty, $seen:ident, $deleted:ident) => {
-        impl ObjectSink<$view> for SharedState {
-            fn seen(
-                &self,
-                objects: impl IntoIterator<Item = Decoded<$view>>,
-                listed: bool,
-            ) -> Vec<String> {
-                self.with(|state, now| {
-                    let objects = objects.into_iter();
-                    objects
-                        .flat_map(|object| state.$seen(object, listed, now))
-                        .collect()
-                })
-            }
+impl<T: FleetObject> ObjectSink<T> for SharedState {
+    fn seen(&self, objects: impl IntoIterator<Item = Decoded<T>>, listed: bool) -> Vec<String> {
+        self.with(|state, now| {
+            let objects = objects.into_iter();
+            let warnings = objects.flat_map(|object| state.seen(object, listed, now));
+            warnings.collect()
+        })
+    }
 
-            fn deleted(&self, object: &Decoded<$view>) {
-                self.with(|state, now| state.$deleted(object, now));
-            }
-        }
-    };
+    fn deleted(&self, object: &Decoded<T>) {
+        self.with(|state, now| state.deleted(object, now));
+    }
 }
-
-object_sink!(PodView, pod_seen, pod_deleted);
-object_sink!(DeploymentView, deployment_seen, deployment_deleted);
-object_sink!(NamespaceView, namespace_seen, namespace_deleted);
 
 impl SharedEvidence for SharedState {
     fn with_evidence<T>(&self, work: impl FnOnce(&mut dyn EvidenceState, Moment) -> T) -> T {

@@ -2,8 +2,11 @@
 
 mod environment;
 mod evidence;
+mod objects;
 mod plan;
 mod summary;
+
+pub use objects::FleetObject;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,29 +22,29 @@ use crate::{
         snapshot::{Cause, Compliance, IdentitySource, Totals, Verdict},
     },
     cluster::{
-        fleet::{Fleet, LearnedIdentity, PodChange, Workload},
+        fleet::{Fleet, LearnedIdentity},
         image::Fingerprint,
-        pod_view::{Decoded, DeploymentView, NamespaceView, PodView},
+        pod_view::NamespaceView,
         scope::Scope,
         stream::{StreamState, WatchKind},
     },
     compliance::{
         artifact_rules::ArtifactRules,
         evidence::{Evidence, EvidenceKey, EvidenceKind},
-        identity::{IdentityResolver, RecordedIdentities, TrustedNamespaces},
+        identity::{RecordedIdentities, TrustedNamespaces},
     },
     snapshot::{
         assessment::AssessmentState,
-        census::{Census, admits},
-        cut::PendingEntries,
+        census::Census,
+        cut::Entry,
         ledger::{ArtifactFacts, Ledger},
-        settle::{Settle, Unsettled},
+        settle::{Comparison, Settle, Unsettled},
     },
     time::Moment,
 };
 
 /// What is counted and recorded of an environment.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct EnvironmentState {
     uid: String,
     /// The scope of the spec. The scope of the ledger is counted until the change is recorded.
@@ -69,9 +72,10 @@ struct EnvironmentState {
 }
 
 /// What is known of an environment's log.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 enum KnownLog {
     /// It has not been read.
+    #[default]
     Unread,
     /// It has no entry, or none that can be continued: the next one is a baseline, after `Ledger` if there is one.
     Blank(Option<Box<Ledger>>, Cause),
@@ -123,7 +127,7 @@ pub enum Plan {
     /// Nothing until then, unless something changes.
     Wait(Option<Moment>),
     /// Append these.
-    Append(Box<PendingEntries>),
+    Append(Vec<Entry>),
 }
 
 /// A summary of an environment.
@@ -131,25 +135,21 @@ pub enum Plan {
 pub struct EnvironmentSummary {
     /// The newest entry: index and time.
     pub head: Option<(i64, Timestamp)>,
-    /// The recorded totals.
-    pub totals: Totals,
+    pub(crate) totals: Totals,
     /// Containers that run now and can't be identified.
     pub unidentified: usize,
     /// Whether it complies, according to the log.
     pub compliance: Compliance,
     /// Artifacts that violate the rules or lack evidence now: at most 20, and how many more.
     pub problems: (Vec<EnvironmentProblem>, usize),
-    /// There are rules.
-    pub ruled: bool,
+    pub(crate) ruled: bool,
 }
 
 /// An artifact that does not comply.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EnvironmentProblem {
-    /// Its name.
-    pub name: String,
-    /// Its digest.
-    pub fingerprint: Fingerprint,
+    pub(crate) name: String,
+    pub(crate) fingerprint: Fingerprint,
     /// Why, and until when missing evidence may arrive.
     pub verdict: Verdict,
 }
@@ -157,8 +157,7 @@ pub struct EnvironmentProblem {
 /// An artifact that is recorded in an environment.
 #[derive(Clone, Copy, Debug)]
 pub struct RunningArtifact<'a> {
-    /// The environment.
-    pub environment: &'a str,
+    pub(crate) environment: &'a str,
     /// The newest entry of its log.
     pub index: i64,
     /// Its canonical digest there.
@@ -167,8 +166,7 @@ pub struct RunningArtifact<'a> {
     pub name: &'a str,
     /// How many instances of it are recorded.
     pub instances: u32,
-    /// The recorded facts.
-    pub facts: Option<&'a ArtifactFacts>,
+    pub(crate) facts: Option<&'a ArtifactFacts>,
 }
 
 impl<'a> RunningArtifact<'a> {
@@ -194,13 +192,11 @@ impl<'a> RunningArtifact<'a> {
 #[derive(Debug, Default)]
 pub struct ClusterState {
     fleet: Fleet,
-    pods: StreamState,
-    deployments: StreamState,
-    namespaces: StreamState,
+    /// By kind.
+    streams: [StreamState; 3],
     /// Namespaces of an incomplete list. They are applied together, or pods would be counted by labels of different times.
     listed: Vec<NamespaceView>,
     environments: BTreeMap<String, EnvironmentState>,
-    /// All evidence.
     evidence: Evidence,
     /// Which kinds of it have been listed.
     listed_evidence: BTreeSet<EvidenceKind>,
@@ -247,19 +243,11 @@ impl ClusterState {
 
     /// How far a kind has been read.
     pub fn stream(&self, kind: WatchKind) -> &StreamState {
-        match kind {
-            WatchKind::Pods => &self.pods,
-            WatchKind::Deployments => &self.deployments,
-            WatchKind::Namespaces => &self.namespaces,
-        }
+        &self.streams[kind as usize]
     }
 
     fn stream_mut(&mut self, kind: WatchKind) -> &mut StreamState {
-        match kind {
-            WatchKind::Pods => &mut self.pods,
-            WatchKind::Deployments => &mut self.deployments,
-            WatchKind::Namespaces => &mut self.namespaces,
-        }
+        &mut self.streams[kind as usize]
     }
 
     /// Takes the environments that may have something new to do.
@@ -283,18 +271,18 @@ impl ClusterState {
 
     /// A list that began at `begun` is complete. True if the server is not as far as it was before: its store was set back.
     pub fn list_ends(&mut self, kind: WatchKind, version: u64, begun: Moment, now: Moment) -> bool {
-        let mark = self.stream(kind).list_number();
+        let mark = self.stream(kind).list_number;
         match kind {
             // An object that seems to be gone may be the one that can't be read.
-            _ if self.stream(kind).holds_unknown() => self.recount(now),
+            _ if self.stream(kind).holds_unknown => self.recount(now),
             WatchKind::Pods => {
                 for uid in self.fleet.unmarked_pods(mark) {
                     self.pod_gone(uid, now);
                 }
             }
             WatchKind::Deployments => {
-                for (namespace, name) in self.fleet.unmarked_deployments(mark) {
-                    self.deployment_gone(&namespace, &name, now);
+                for deployment in self.fleet.unmarked_deployments(mark) {
+                    self.deployment_gone(&deployment.namespace, &deployment.name, now);
                 }
             }
             WatchKind::Namespaces => {
@@ -315,16 +303,9 @@ impl ClusterState {
         if kind == WatchKind::Pods && first {
             self.recount(now);
         }
-        let used: BTreeSet<_> = self
-            .environments
-            .values()
-            .flat_map(|env| {
-                env.unsettled
-                    .dirty()
-                    .keys()
-                    .map(|cell| cell.workload.clone())
-            })
-            .collect();
+        let environments = self.environments.values();
+        let dirty = environments.flat_map(|env| env.unsettled.dirty().keys());
+        let used: BTreeSet<_> = dirty.map(|cell| cell.workload.clone()).collect();
         self.fleet.tidy(|workload| used.contains(workload));
         if set_back {
             // Watches from a version that the server has not reached again would stay silent.
@@ -349,8 +330,8 @@ impl ClusterState {
 
     /// The number of known pods, including those that could never be read.
     pub fn known_pods(&self) -> usize {
-        let unknown = self.pods.unreadable.keys();
-        self.fleet.len() + unknown.filter(|uid| !self.fleet.has_pod(**uid)).count()
+        let unknown = self.stream(WatchKind::Pods).unreadable.keys();
+        self.fleet.pods().len() + unknown.filter(|uid| !self.fleet.has_pod(**uid)).count()
     }
 
     /// A bookmark: nothing happened up to this version.
@@ -384,215 +365,16 @@ impl ClusterState {
 
     /// Checks for streams that have become stale.
     pub fn tick(&mut self, now: Moment) {
-        if self.deployments.synced && !self.deployments.is_good(now) {
-            self.fleet.forget_deployments(now);
-            self.deployments.synced = false;
-        }
-        if !self.deployments.synced {
+        let stream = self.stream_mut(WatchKind::Deployments);
+        if !stream.is_good(now) {
+            let forgotten = std::mem::take(&mut stream.synced);
             // A watch that resumes does not bring back what was forgotten.
-            self.want_relist(WatchKind::Deployments);
+            stream.relist = true;
+            if forgotten {
+                self.fleet.forget_deployments(now);
+            }
         }
         self.touch_all();
-    }
-
-    // ---- objects ----
-
-    /// A pod was listed, added or changed. Returns warnings.
-    pub fn pod_seen(&mut self, seen: Decoded<PodView>, listed: bool, now: Moment) -> Vec<String> {
-        let mark = self.pods.list_number();
-        self.pods.advance(seen.meta().version, listed, now);
-        match seen {
-            Decoded::Good(view) => {
-                self.pods.unreadable.remove(&view.meta.uid);
-                let change = self.fleet.apply_pod(&view, mark, now);
-                let Some(change) = change else { return vec![] };
-                let warnings = change.unidentified.iter();
-                let warnings = warnings
-                    .map(|name| {
-                        format!("the image of container {name} can't be identified by a digest")
-                    })
-                    .collect();
-                self.pod_changed(&change, now);
-                warnings
-            }
-            Decoded::Bad(meta, why) => {
-                self.fleet.keep_pod(meta.uid, mark);
-                self.pods.unreadable("pod", &meta, &why)
-            }
-        }
-    }
-
-    /// A pod was deleted.
-    pub fn pod_deleted(&mut self, seen: &Decoded<PodView>, now: Moment) {
-        self.pods.advance(seen.meta().version, false, now);
-        self.pods.unreadable.remove(&seen.meta().uid);
-        self.pod_gone(seen.meta().uid, now);
-    }
-
-    fn pod_gone(&mut self, uid: u128, now: Moment) {
-        if let Some(change) = self.fleet.remove_pod(uid, now) {
-            self.pod_changed(&change, now);
-        }
-    }
-
-    /// A Deployment was listed, added or changed.
-    pub fn deployment_seen(
-        &mut self,
-        seen: Decoded<DeploymentView>,
-        listed: bool,
-        now: Moment,
-    ) -> Vec<String> {
-        let mark = self.deployments.list_number();
-        self.deployments.advance(seen.meta().version, listed, now);
-        match seen {
-            Decoded::Good(view) => {
-                self.deployments.unreadable.remove(&view.meta.uid);
-                if let Some(workload) = self.fleet.apply_deployment(view, mark, now) {
-                    self.workload_changed(&workload, now);
-                }
-                vec![]
-            }
-            Decoded::Bad(meta, why) => {
-                self.fleet
-                    .keep_deployment(&meta.namespace, &meta.name, mark);
-                self.deployments.unreadable("deployment", &meta, &why)
-            }
-        }
-    }
-
-    /// A Deployment was deleted.
-    pub fn deployment_deleted(&mut self, seen: &Decoded<DeploymentView>, now: Moment) {
-        let meta = seen.meta().clone();
-        self.deployments.advance(meta.version, false, now);
-        self.deployments.unreadable.remove(&meta.uid);
-        self.deployment_gone(&meta.namespace, &meta.name, now);
-    }
-
-    fn deployment_gone(&mut self, namespace: &str, name: &str, now: Moment) {
-        if let Some(workload) = self.fleet.remove_deployment(namespace, name, now) {
-            self.workload_changed(&workload, now);
-        }
-    }
-
-    /// A namespace was listed, added or changed.
-    pub fn namespace_seen(
-        &mut self,
-        seen: Decoded<NamespaceView>,
-        listed: bool,
-        now: Moment,
-    ) -> Vec<String> {
-        let mark = self.namespaces.list_number();
-        self.namespaces.advance(seen.meta().version, listed, now);
-        match seen {
-            Decoded::Good(view) => {
-                self.namespaces.unreadable.remove(&view.meta.uid);
-                if listed {
-                    self.listed.push(view);
-                } else if self.fleet.apply_namespace(&view, mark) {
-                    self.recount_by_namespaces(now);
-                }
-                vec![]
-            }
-            Decoded::Bad(meta, why) => {
-                self.fleet.keep_namespace(&meta.name, mark);
-                self.namespaces.unreadable("namespace", &meta, &why)
-            }
-        }
-    }
-
-    /// A namespace was deleted.
-    pub fn namespace_deleted(&mut self, seen: &Decoded<NamespaceView>, now: Moment) {
-        self.namespaces.advance(seen.meta().version, false, now);
-        self.namespaces.unreadable.remove(&seen.meta().uid);
-        if self.fleet.remove_namespace(&seen.meta().name) {
-            self.recount_by_namespaces(now);
-        }
-    }
-
-    fn pod_changed(&mut self, change: &PodChange, now: Moment) {
-        let learned = change.learned.iter();
-        let renamed: Vec<_> = learned
-            .filter_map(|learned| self.fleet.learn(*learned))
-            .collect();
-        let pinned: Vec<_> = change
-            .learned
-            .iter()
-            .filter(|learned| learned.pinned)
-            .collect();
-        for (name, env) in &mut self.environments {
-            for learned in &pinned {
-                // Evidence about the one is now evidence about the other.
-                env.assessment.touch([learned.alias, learned.known]);
-            }
-            if env.counts_any(&renamed) {
-                // Rare: one artifact was counted as two.
-                env.recount(&self.fleet, &self.evidence, now);
-                self.touched.insert(name.clone());
-                continue;
-            }
-            let names = IdentityResolver {
-                fleet: &self.fleet,
-                evidence: &self.evidence,
-                trust: &env.trust,
-                recorded: &env.recorded,
-            };
-            let mut cells = vec![];
-            let unidentified = env.census.unidentified();
-            for (pod, add) in [(&change.before, false), (&change.now, true)] {
-                if let Some(pod) = pod
-                    .as_ref()
-                    .filter(|pod| admits(&env.scope, &self.fleet, pod))
-                {
-                    let counted = env.census.count(pod, &names, add);
-                    cells.extend(counted.cells);
-                    env.assessment.touch(counted.known_otherwise);
-                }
-            }
-            let KnownLog::Read(ledger, _) = &env.log else {
-                continue;
-            };
-            for cell in &cells {
-                env.unsettled
-                    .observe(cell, &env.census, ledger, &self.fleet, &env.settle, now);
-            }
-            // They are in the status.
-            let mut waiting =
-                env.census.unidentified() != unidentified || env.assessment.has_work();
-            for pod in [&change.before, &change.now].into_iter().flatten() {
-                waiting |=
-                    env.unsettled
-                        .observe_workload(&pod.workload, &self.fleet, &env.settle, now);
-                waiting |= ledger.rollouts.contains_key(&pod.workload);
-            }
-            if waiting || (!cells.is_empty() && !env.unsettled.is_settled()) {
-                self.touched.insert(name.clone());
-            }
-        }
-    }
-
-    fn workload_changed(&mut self, workload: &Arc<Workload>, now: Moment) {
-        for (name, env) in &mut self.environments {
-            let waiting = env
-                .unsettled
-                .observe_workload(workload, &self.fleet, &env.settle, now);
-            let open = match &env.log {
-                KnownLog::Read(ledger, _) => ledger.rollouts.contains_key(workload),
-                _ => false,
-            };
-            if waiting || open {
-                self.touched.insert(name.clone());
-            }
-        }
-    }
-
-    /// Counts those environments again that depend on the labels of namespaces.
-    fn recount_by_namespaces(&mut self, now: Moment) {
-        for (name, env) in &mut self.environments {
-            if env.scope.needs_namespaces() {
-                env.recount(&self.fleet, &self.evidence, now);
-                self.touched.insert(name.clone());
-            }
-        }
     }
 
     /// Counts every environment again.
@@ -645,17 +427,9 @@ impl ClusterState {
             scope: wanted.clone(),
             wanted,
             settle,
-            census: Census::default(),
-            unsettled: Unsettled::default(),
-            log: KnownLog::Unread,
             rules,
             trust,
-            recorded: RecordedIdentities::default(),
-            assessment: AssessmentState::default(),
-            unidentified_since: None,
-            before: None,
-            last_cut: None,
-            restored: false,
+            ..EnvironmentState::default()
         };
         env.recount(&self.fleet, &self.evidence, now);
         self.environments.insert(name.to_owned(), env);
@@ -665,11 +439,7 @@ impl ClusterState {
 
     /// An environment was deleted.
     pub fn environment_gone(&mut self, name: &str, uid: &str) {
-        if self
-            .environments
-            .get(name)
-            .is_some_and(|env| env.uid == uid)
-        {
+        if self.uid(name) == Some(uid) {
             self.environments.remove(name);
             self.mark_all_status_dirty();
         }
@@ -696,32 +466,25 @@ impl ClusterState {
         let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid) else {
             return;
         };
-        let of_pods = |source| source != IdentitySource::Record;
-        let learned = ledger
-            .identities
-            .iter()
-            .filter(|(_, (_, source))| of_pods(*source));
-        let renamed: Vec<_> = learned
-            .filter_map(|(alias, (known, source))| {
-                self.fleet.learn(LearnedIdentity {
-                    alias: *alias,
-                    known: *known,
-                    pinned: *source == IdentitySource::Pin,
-                })
+        let identities = ledger.identities.iter();
+        let of_pods = identities.filter(|(_, (_, source))| *source != IdentitySource::Record);
+        let renamed = of_pods.filter_map(|(alias, (known, source))| {
+            self.fleet.learn(LearnedIdentity {
+                alias: *alias,
+                known: *known,
+                pinned: *source == IdentitySource::Pin,
             })
-            .collect();
+        });
+        let renamed: Vec<_> = renamed.collect();
         env.scope = ledger.scope.clone();
         env.recorded = ledger.recorded_identities();
         env.assessment = AssessmentState::of(&ledger);
-        let artifacts: Vec<_> = ledger
-            .artifacts()
-            .map(|(fingerprint, _)| *fingerprint)
-            .collect();
+        let artifacts: Vec<_> = ledger.artifacts().map(|(artifact, _)| *artifact).collect();
         (env.log, env.before) = (KnownLog::Read(ledger, now), None);
         env.recount(&self.fleet, &self.evidence, now);
         self.touched.insert(name.to_owned());
         self.mark_artifacts_dirty(name, artifacts);
-        self.mark_allowances_dirty();
+        self.mark_kind_dirty(EvidenceKind::Allowances);
         for (name, env) in &mut self.environments {
             if env.counts_any(&renamed) {
                 env.recount(&self.fleet, &self.evidence, now);
@@ -756,42 +519,40 @@ impl ClusterState {
     }
 
     /// An entry has been appended.
-    pub fn appended(&mut self, name: &str, uid: &str, after: Arc<Ledger>, now: Moment) {
+    pub fn appended(&mut self, name: &str, uid: &str, after: &Arc<Ledger>, now: Moment) {
         let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid) else {
             return;
         };
-        let before = std::mem::replace(&mut env.log, KnownLog::Read(after, now));
+        let before = match std::mem::replace(&mut env.log, KnownLog::Read(after.clone(), now)) {
+            KnownLog::Read(before, _) => Some(before),
+            KnownLog::Unread | KnownLog::Blank(..) => None,
+        };
         env.last_cut = Some(now);
         env.restored = false;
-        let KnownLog::Read(after, _) = &env.log else {
-            return;
-        };
         let recorded = after.recorded_identities();
         let renamed = env.recorded != recorded;
         env.recorded = recorded;
-        let mut changed = vec![];
-        let mut listed = true;
-        if let KnownLog::Read(before, _) = &before {
-            let is_other = |artifact: &&Fingerprint| {
-                let runs = |ledger: &Ledger| ledger.total(artifact) > 0;
-                runs(before) != runs(after)
-                    || before.facts.get(*artifact) != after.facts.get(*artifact)
+        let mut changed = BTreeSet::new();
+        if let Some(before) = &before {
+            let differs = |artifact: &Fingerprint| {
+                (before.total(artifact) > 0) != (after.total(artifact) > 0)
+                    || before.facts.get(artifact) != after.facts.get(artifact)
             };
-            let all: BTreeSet<_> = before
-                .artifacts()
-                .chain(after.artifacts())
-                .map(|(it, _)| it)
-                .collect();
-            changed.extend(all.into_iter().filter(is_other).copied());
-            listed = before.allowed != after.allowed;
+            let all = before.artifacts().chain(after.artifacts());
+            changed.extend(all.map(|(artifact, _)| *artifact).filter(differs));
         }
-        if let KnownLog::Read(before, _) = &before
-            && env.scope == after.scope
-            && !renamed
-        {
+        let is_other_list = |before: &Arc<Ledger>| before.allowed != after.allowed;
+        let listed = before.as_ref().is_none_or(is_other_list);
+        if let Some(before) = before.filter(|_| env.scope == after.scope && !renamed) {
             // The counts are right as they are: only what is recorded changed.
-            env.unsettled
-                .follow(before, &env.census, after, &self.fleet, &env.settle, now);
+            let comparison = Comparison {
+                census: &env.census,
+                ledger: after,
+                fleet: &self.fleet,
+                settle: &env.settle,
+                now,
+            };
+            env.unsettled.follow(&before, comparison);
         } else {
             // The spec may ask for another scope by now; the next plan handles that.
             if env.scope != after.scope {
@@ -803,7 +564,7 @@ impl ClusterState {
         self.touched.insert(name.to_owned());
         self.mark_artifacts_dirty(name, changed);
         if listed {
-            self.mark_allowances_dirty();
+            self.mark_kind_dirty(EvidenceKind::Allowances);
         }
     }
 
@@ -823,8 +584,8 @@ impl ClusterState {
     pub fn self_check(&mut self, now: Moment) -> usize {
         let mut wrong = 0;
         for env in self.environments.values_mut() {
-            let names = env.names(&self.fleet, &self.evidence);
-            if Census::of(&env.scope, &names) != env.census {
+            let resolver = env.resolver(&self.fleet, &self.evidence);
+            if Census::of(&env.scope, &resolver) != env.census {
                 wrong += 1;
                 env.recount(&self.fleet, &self.evidence, now);
             }

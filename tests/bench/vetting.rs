@@ -142,7 +142,7 @@ impl Bench {
         for number in 0..ARTIFACTS {
             let pod: Decoded<PodView> =
                 serde_json::from_value::<PodView>(pod(number)).map(Decoded::Good)?;
-            self.world.pod_seen(pod, true, self.now);
+            self.world.seen::<PodView>(pod, true, self.now);
         }
         for kind in WatchKind::ALL {
             self.world.list_ends(kind, 1, self.now, self.now);
@@ -169,8 +169,8 @@ impl Bench {
         for name in self.world.take_touched() {
             if let Plan::Append(draft) = self.world.plan(&name, self.now, wall) {
                 appended += 1;
-                for entry in draft.entries {
-                    self.world.appended(&name, &name, entry.after, self.now);
+                for entry in draft {
+                    self.world.appended(&name, &name, &entry.after, self.now);
                 }
             }
         }

@@ -87,7 +87,7 @@ impl Said {
         all
     }
 
-    fn judge(
+    fn evaluate(
         &self,
         compliance: &str,
         digests: &[&str],
@@ -112,7 +112,7 @@ impl Said {
             name: "ghcr.io/acme/runner:1",
             namespaces: namespaces.iter().copied().collect(),
         };
-        judge(
+        evaluate(
             rules.as_ref(),
             "prod",
             &artifact,
@@ -414,18 +414,14 @@ fn an_artifact_is_judged_by_the_first_row_that_fits() {
         ("A14", deployment, &[good], Compliant, "Satisfied", ""),
     ] {
         let said = Said::of(said);
-        let judgement = said.judge(&rules(more), &["i"], &["shop"], NOW);
-        let found = (
-            judgement.state,
-            judgement.reason.as_str(),
-            &*judgement.words,
-        );
+        let verdict = said.evaluate(&rules(more), &["i"], &["shop"], NOW);
+        let found = (verdict.state, verdict.reason.as_str(), &*verdict.words);
         assert_eq!(found, (want, reason, words), "{row} {more}");
     }
     let said = Said::of(&[record]);
-    let judgement = said.judge("{}", &["i"], &["shop"], NOW);
+    let verdict = said.evaluate("{}", &["i"], &["shop"], NOW);
     assert_eq!(
-        (judgement.state, judgement.reason),
+        (verdict.state, verdict.reason),
         (Unknown, VerdictReason::NoPolicy),
         "A1"
     );
@@ -444,7 +440,7 @@ fn what_may_still_arrive_is_waited_for_and_nothing_else_is() {
         ("A10", VerdictReason::ApprovalMissing, true),
         ("A11", VerdictReason::UnexpectedDeployment, true),
     ] {
-        let judgement = ArtifactVerdict {
+        let verdict = ArtifactVerdict {
             state: ComplianceState::NonCompliant,
             reason,
             words: String::new(),
@@ -453,7 +449,7 @@ fn what_may_still_arrive_is_waited_for_and_nothing_else_is() {
             status: None,
             reviews: vec![],
         };
-        assert_eq!(judgement.may_wait(), waits, "{row}");
+        assert_eq!(verdict.may_wait(), waits, "{row}");
     }
 }
 
@@ -466,8 +462,8 @@ fn what_ends_by_itself_is_looked_at_again_at_that_very_instant() {
         )
     };
     let until = |more: &str, said: &[&str]| {
-        let judgement = Said::of(said).judge(&rules(more), &["i"], &["shop"], NOW);
-        judgement.until.map(|at| at.as_second() - NOW)
+        let verdict = Said::of(said).evaluate(&rules(more), &["i"], &["shop"], NOW);
+        verdict.until.map(|at| at.as_second() - NOW)
     };
     let ends = format!(", expiresAt: '{LATER}'");
     assert_eq!(until("", &[&entry("a", &ends)]), Some(1));
@@ -508,7 +504,7 @@ fn of_several_flows_none_may_be_bad_and_one_must_be_good() {
         "record ci/b: fingerprint: $i, flow: alpha, attestations: [{name: scan, compliant: false}]";
     let incomplete = "record ci/c: fingerprint: $i, flow: beta, requiredAttestations: [tests]";
     let evidence = rules(", evidence: {required: true}");
-    let of = |said: &[&str]| Said::of(said).judge(&evidence, &["i"], &["shop"], NOW);
+    let of = |said: &[&str]| Said::of(said).evaluate(&evidence, &["i"], &["shop"], NOW);
     assert_eq!(of(&[good, incomplete]).status, Some(RecordState::Compliant));
     assert_eq!(of(&[good, incomplete]).reason, VerdictReason::Satisfied);
     assert_eq!(of(&[good, bad]).reason, VerdictReason::EvidenceFailed);
@@ -524,7 +520,7 @@ fn of_several_flows_none_may_be_bad_and_one_must_be_good() {
 fn an_exception_for_a_namespace_is_none_for_an_image_that_runs_elsewhere_too() {
     let rules = rules(", exceptions: [{namespaces: [mesh-*], reason: bought}]");
     let said = Said::of(&[]);
-    let reason = |namespaces| said.judge(&rules, &["i"], namespaces, NOW).reason;
+    let reason = |namespaces| said.evaluate(&rules, &["i"], namespaces, NOW).reason;
     assert_eq!(reason(&["mesh-system"]), VerdictReason::ExceptionApplied);
     assert_eq!(
         reason(&["mesh-system", "shop"]),
@@ -534,7 +530,7 @@ fn an_exception_for_a_namespace_is_none_for_an_image_that_runs_elsewhere_too() {
         ", approval: {required: true}, exceptions: [{rules: [provenance], images: ['ghcr.io/acme/runner'], reason: ours}]",
     );
     assert_eq!(
-        said.judge(&only, &["i"], &["shop"], NOW).reason,
+        said.evaluate(&only, &["i"], &["shop"], NOW).reason,
         VerdictReason::ApprovalMissing
     );
 }
@@ -543,7 +539,7 @@ fn an_exception_for_a_namespace_is_none_for_an_image_that_runs_elsewhere_too() {
 fn only_what_a_record_or_a_pin_vouches_for_makes_another_digest_compliant() {
     let record = "record ci/r: fingerprint: $i, aliases: [$m], flow: runner";
     let lone = "record ci/r: fingerprint: $i, flow: runner";
-    let reason = |said: &Said, digests| said.judge(&rules(""), digests, &["shop"], NOW).reason;
+    let reason = |said: &Said, digests| said.evaluate(&rules(""), digests, &["shop"], NOW).reason;
     // S5, S6: a platform's manifest.
     assert_eq!(
         reason(&Said::of(&[record]), &["m"]),
@@ -595,7 +591,7 @@ fn only_what_a_record_or_a_pin_vouches_for_makes_another_digest_compliant() {
 #[test]
 fn a_record_that_is_not_trusted_gives_an_image_no_other_name() {
     let said = Said::of(&["record tenant/evil: fingerprint: $o, aliases: [$i], flow: evil"]);
-    let judgement = said.judge(&rules(""), &["i"], &["shop"], NOW);
-    assert_eq!(judgement.reason, VerdictReason::UntrustedProvenance);
-    assert_eq!(judgement.record, None, "nor is it shown");
+    let verdict = said.evaluate(&rules(""), &["i"], &["shop"], NOW);
+    assert_eq!(verdict.reason, VerdictReason::UntrustedProvenance);
+    assert_eq!(verdict.record, None, "nor is it shown");
 }

@@ -9,7 +9,7 @@ use crate::{
     snapshot::{
         census::Census,
         ledger::Ledger,
-        settle::Unsettled,
+        settle::{Comparison, Unsettled},
         state::{EnvironmentProblem, EnvironmentState, KnownLog, plan::identities},
     },
     time::Moment,
@@ -25,7 +25,7 @@ impl EnvironmentState {
     }
 
     /// Resolves its digests.
-    pub(super) fn names<'a>(
+    pub(super) fn resolver<'a>(
         &'a self,
         fleet: &'a Fleet,
         evidence: &'a Evidence,
@@ -39,13 +39,18 @@ impl EnvironmentState {
     }
 
     pub(super) fn recount(&mut self, fleet: &Fleet, evidence: &Evidence, now: Moment) {
-        self.census = Census::of(&self.scope, &self.names(fleet, evidence));
+        self.census = Census::of(&self.scope, &self.resolver(fleet, evidence));
         // Artifacts may have other canonical digests than before.
         self.assessment.touch_all();
         match &self.log {
             KnownLog::Read(ledger, _) => {
-                self.unsettled
-                    .rebuild(&self.census, ledger, fleet, &self.settle, now);
+                self.unsettled.rebuild(Comparison {
+                    census: &self.census,
+                    ledger,
+                    fleet,
+                    settle: &self.settle,
+                    now,
+                });
             }
             _ => self.unsettled = Unsettled::default(),
         }
@@ -58,10 +63,10 @@ impl EnvironmentState {
 
     /// Whether there is anything to record, settled or not, or will be when a timer runs out.
     pub(super) fn has_work(&self, name: &str, fleet: &Fleet, evidence: &Evidence) -> bool {
-        let names = self.names(fleet, evidence);
+        let resolver = self.resolver(fleet, evidence);
         let more = match &self.log {
             KnownLog::Read(ledger, _) => {
-                let (identities, _) = identities(ledger, &self.census, &names, &BTreeSet::new());
+                let (identities, _) = identities(ledger, &self.census, &resolver, &BTreeSet::new());
                 let timer = self.assessment.next_timer(name, ledger, evidence);
                 !identities.is_empty() || !ledger.rollouts.is_empty() || timer.is_some()
             }

@@ -55,11 +55,9 @@ impl EvidenceState for ClusterState {
     fn expire_allowances(&mut self, now: Timestamp) {
         let since = self.expired_until.replace(now);
         let is_news = |end: Timestamp| end <= now && since.is_none_or(|since| end > since);
-        let entries = self.evidence.allowances().values();
-        let ended: Vec<_> = entries
-            .filter(|entry| entry.expires.is_some_and(is_news))
-            .map(|entry| EvidenceKey::of_cluster(&entry.name))
-            .collect();
+        let entries = self.evidence.allowances().iter();
+        let ended = entries.filter(|(_, entry)| entry.expires.is_some_and(is_news));
+        let ended: Vec<_> = ended.map(|(key, _)| key.clone()).collect();
         for key in ended {
             self.mark_status_dirty(EvidenceKind::Allowances, key);
         }
@@ -91,33 +89,26 @@ impl EvidenceState for ClusterState {
         };
         let canonical = |state: &Self| -> BTreeMap<String, Vec<Fingerprint>> {
             let counting = state.environments.iter().filter(|(_, env)| counts(env));
-            let names = counting.map(|(name, env)| {
-                let names = state.names(env);
-                let digests = images.iter().map(|digest| names.canonical(*digest));
+            let known = counting.map(|(name, env)| {
+                let resolver = state.resolver(env);
+                let digests = images.iter().map(|digest| resolver.canonical(*digest));
                 (name.clone(), digests.collect())
             });
-            names.collect()
+            // One digest alone can have no other name.
+            known.filter(|_| images.len() > 1).collect()
         };
-        let several = images.len() > 1;
-        let before = if several {
-            canonical(self)
-        } else {
-            BTreeMap::new()
-        };
-        if !self.evidence.put_record(key, record) {
+        let before = canonical(self);
+        if self.evidence.put_record(key, record).is_none() {
             return;
         }
         self.mark_status_dirty(EvidenceKind::Records, key.clone());
         self.mark_records_dirty(digests);
-        if several {
-            for (name, digests) in canonical(self) {
-                let Some(env) = self.environments.get_mut(&name) else {
-                    continue;
-                };
-                if before.get(&name) != Some(&digests) {
-                    env.recount(&self.fleet, &self.evidence, now);
-                    self.touched.insert(name);
-                }
+        for (name, digests) in canonical(self) {
+            if before.get(&name) != Some(&digests)
+                && let Some(env) = self.environments.get_mut(&name)
+            {
+                env.recount(&self.fleet, &self.evidence, now);
+                self.touched.insert(name);
             }
         }
         self.reassess(&images);
@@ -184,20 +175,16 @@ impl ClusterState {
 
     /// The status of all objects may have changed.
     pub(super) fn mark_all_status_dirty(&mut self) {
-        let records = self.evidence.records().keys();
-        self.dirty_status
-            .extend(records.map(|key| (EvidenceKind::Records, key.clone())));
-        let reviews = self.evidence.reviews().keys();
-        self.dirty_status
-            .extend(reviews.map(|key| (EvidenceKind::Reviews, key.clone())));
-        self.mark_allowances_dirty();
+        for kind in EvidenceKind::ALL {
+            self.mark_kind_dirty(kind);
+        }
     }
 
-    pub(super) fn mark_allowances_dirty(&mut self) {
+    /// The status of all objects of a kind may have changed.
+    pub(super) fn mark_kind_dirty(&mut self, kind: EvidenceKind) {
         self.status_news = true;
-        let names = self.evidence.allowances().keys();
-        self.dirty_status
-            .extend(names.map(|name| (EvidenceKind::Allowances, EvidenceKey::of_cluster(name))));
+        let keys = self.evidence.keys(kind).into_iter();
+        self.dirty_status.extend(keys.map(|key| (kind, key)));
     }
 
     /// The status of the records of these images may have changed.
@@ -246,14 +233,18 @@ impl ClusterState {
     }
 
     /// The facts about these artifacts of an environment changed.
-    pub(super) fn mark_artifacts_dirty(&mut self, name: &str, artifacts: Vec<Fingerprint>) {
+    pub(super) fn mark_artifacts_dirty(
+        &mut self,
+        name: &str,
+        artifacts: impl IntoIterator<Item = Fingerprint>,
+    ) {
         let Some(env) = self.environments.get(name) else {
             return;
         };
-        let names = self.names(env);
+        let resolver = self.resolver(env);
         let digests: BTreeSet<_> = artifacts
             .into_iter()
-            .flat_map(|it| names.all_digests(it))
+            .flat_map(|it| resolver.all_digests(it))
             .collect();
         self.mark_records_dirty(digests);
     }

@@ -10,19 +10,14 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     api::snapshot::{Cause, MAX_IDENTITIES, ReadAt},
-    cluster::{
-        fleet::Fleet,
-        pod_view::version,
-        scope::Scope,
-        stream::{StreamState, WatchKind},
-    },
+    cluster::{fleet::Fleet, pod_view::version, scope::Scope, stream::WatchKind},
     compliance::{evidence::EvidenceKind, identity::IdentityResolver},
     snapshot::{
         assessment::{AssessmentState, Assessor},
         census::Census,
-        cut::{CutInput, PendingEntries},
+        cut::{CutInput, Entry},
         ledger::{CENSUS_VERSION, Cell, Identities, Ledger},
-        settle::{Settle, Unsettled, restless_until, rests_at, rolling_until},
+        settle::{Comparison, Settle, Unsettled, restless_until, rests_at, rolling_until},
         state::{ClusterState, EnvironmentState, Frozen, FrozenReason, KnownLog, Plan},
     },
     time::Moment,
@@ -68,7 +63,7 @@ impl ClusterState {
                 assessor: Assessor {
                     environment: name,
                     rules: env.rules.as_ref(),
-                    names: resolver,
+                    resolver,
                     census: &env.census,
                 },
                 unidentified: count(&env.census),
@@ -100,35 +95,29 @@ impl ClusterState {
 
     /// Why the log can't be continued now: it is not read, or has seen more of the cluster than we have.
     fn unknown_log(&mut self, name: &str, now: Moment) -> Option<Frozen> {
-        let env = self.environments.get(name)?;
-        let behind = match &env.log {
+        let (ledger, read) = match &self.environments.get(name)?.log {
             KnownLog::Unread => {
-                return Some(
-                    FrozenReason::ReadingLog.because("the environment's log is being read"),
-                );
+                let why = "the environment's log is being read";
+                return Some(FrozenReason::ReadingLog.because(why));
             }
             KnownLog::Blank(..) => return None,
-            KnownLog::Read(ledger, read) => self.behind(ledger, *read, now),
+            KnownLog::Read(ledger, read) => (ledger, *read),
         };
-        match behind {
-            Behind::No { set_back } => {
-                self.environments.get_mut(name)?.restored |= set_back;
-                None
-            }
-            Behind::Wait { until, kinds } if now < until => {
-                Some(FrozenReason::CatchingUp.because(format!(
-                    "waiting for the {} to reach what the log has seen",
-                    names(&kinds)
-                )))
-            }
-            Behind::Wait { kinds, .. } => {
-                for kind in &kinds {
-                    self.want_relist(*kind);
-                }
-                let message = format!("reading the {} anew", names(&kinds));
-                Some(FrozenReason::CatchingUp.because(message))
-            }
+        let (behind, set_back) = self.behind(ledger, read, now);
+        if behind.is_empty() {
+            self.environments.get_mut(name)?.restored |= set_back;
+            return None;
         }
+        let kinds = names(&behind);
+        let message = if now < read + CATCH_UP {
+            format!("waiting for the {kinds} to reach what the log has seen")
+        } else {
+            for kind in behind {
+                self.want_relist(kind);
+            }
+            format!("reading the {kinds} anew")
+        };
+        Some(FrozenReason::CatchingUp.because(message))
     }
 
     /// Why the state of the cluster is not known now.
@@ -167,8 +156,8 @@ impl ClusterState {
         Some(FrozenReason::WatchStale.because(message))
     }
 
-    /// Whether what has been read of the cluster is older than what the log has seen.
-    fn behind(&self, ledger: &Ledger, head_read: Moment, now: Moment) -> Behind {
+    /// The kinds of which less has been read than the log has seen, and whether others were set back to before that.
+    fn behind(&self, ledger: &Ledger, head_read: Moment, now: Moment) -> (Vec<WatchKind>, bool) {
         let mut set_back = false;
         let mut kinds = vec![];
         let seen = [
@@ -191,40 +180,20 @@ impl ClusterState {
                 kinds.push(kind);
             }
         }
-        if kinds.is_empty() {
-            Behind::No { set_back }
-        } else {
-            Behind::Wait {
-                until: head_read + CATCH_UP,
-                kinds,
-            }
-        }
+        (kinds, set_back)
     }
 
     fn read_at(&self, now: Moment) -> ReadAt {
-        let of = |stream: &StreamState| {
-            if stream.is_good(now) {
-                stream.version.to_string()
-            } else {
-                String::new()
-            }
-        };
+        let [pods, deployments, namespaces] = WatchKind::ALL.map(|kind| {
+            let stream = Some(self.stream(kind)).filter(|stream| stream.is_good(now));
+            stream.map_or(String::new(), |stream| stream.version.to_string())
+        });
         ReadAt {
-            pods: of(&self.pods),
-            deployments: of(&self.deployments),
-            namespaces: of(&self.namespaces),
+            pods,
+            deployments,
+            namespaces,
         }
     }
-}
-
-enum Behind {
-    No {
-        set_back: bool,
-    },
-    Wait {
-        until: Moment,
-        kinds: Vec<WatchKind>,
-    },
 }
 
 /// Plans the next entries of a log that can be written.
@@ -241,41 +210,43 @@ struct Planner<'a> {
 
 impl Planner<'_> {
     fn baseline(self, before: Option<&Ledger>, cause: Cause) -> Plan {
-        let entries = self
-            .input
-            .baseline(before, self.scope, cause, self.assessment);
-        Plan::Append(Box::new(entries))
+        let input = self.input;
+        Plan::Append(input.baseline(before, self.scope, cause, self.assessment))
     }
 
     /// What comes after `ledger`: the effect of timers that ran out, else what has settled, else a wait.
     fn next(mut self, ledger: &mut Arc<Ledger>) -> Plan {
         let steady = self.wait_for_identities(ledger);
         if let Some(entries) = self.input.timers(ledger, self.assessment) {
-            return Plan::Append(Box::new(entries));
+            return Plan::Append(entries);
         }
         let input = self.input;
         let (fleet, settle, now) = (input.fleet, input.settle, input.now);
         let closing = close_rollouts(ledger, self.unsettled, fleet, settle, now, input.wall);
         let rescoped = self.scope != self.wanted;
-        let ripe = self
-            .unsettled
-            .ripe(input.census, ledger, fleet, settle, now);
+        let ripe = self.unsettled.ripe(Comparison {
+            census: input.census,
+            ledger,
+            fleet,
+            settle,
+            now,
+        });
         let mut cells = ripe.cells;
         if rescoped {
             // Changes under the old scope are recorded before what the new scope holds counts as known.
             cells = self.unsettled.dirty().keys().cloned().collect();
         }
-        let resolver = &input.assessor.names;
+        let resolver = &input.assessor.resolver;
         let (identities, more) = identities(ledger, input.census, resolver, &cells);
         if more {
             cells.clear(); // an artifact that is renamed later would look as if it had stopped
         }
         let entries = self.record(ledger, &cells, &identities);
         if rescoped {
-            return Plan::Append(Box::new(self.rescope(ledger, entries)));
+            return Plan::Append(self.rescope(ledger, entries));
         }
         if let Some(entries) = entries {
-            return Plan::Append(Box::new(entries));
+            return Plan::Append(entries);
         }
         let timer = self.next_timer(ledger);
         let waits = [ripe.next, closing, steady, timer];
@@ -307,7 +278,7 @@ impl Planner<'_> {
         ledger: &Ledger,
         cells: &BTreeSet<Cell>,
         identities: &Identities,
-    ) -> Option<PendingEntries> {
+    ) -> Option<Vec<Entry>> {
         let input = &self.input;
         let unidentified =
             input.assessor.rules.is_some() && input.unidentified != ledger.unidentified;
@@ -321,9 +292,9 @@ impl Planner<'_> {
     }
 
     /// These entries, and a baseline of the new scope after them.
-    fn rescope(self, ledger: &Ledger, entries: Option<PendingEntries>) -> PendingEntries {
+    fn rescope(self, ledger: &Ledger, entries: Option<Vec<Entry>>) -> Vec<Entry> {
         let input = self.input;
-        let census = &Census::of(self.wanted, &input.assessor.names);
+        let census = &Census::of(self.wanted, &input.assessor.resolver);
         let scoped = CutInput {
             census,
             assessor: Assessor {
@@ -333,20 +304,17 @@ impl Planner<'_> {
             unidentified: count(census),
             ..input
         };
-        let mut entries = entries.map(|entries| entries.entries).unwrap_or_default();
+        let mut entries = entries.unwrap_or_default();
         let end = entries.last().map_or(ledger, |entry| &entry.after);
         let cause = Cause::ScopeChanged;
         let baseline = scoped.baseline(Some(end), self.wanted, cause, self.assessment);
-        entries.extend(baseline.entries);
-        PendingEntries {
-            entries,
-            uid: baseline.uid,
-        }
+        entries.extend(baseline);
+        entries
     }
 
     fn next_timer(&self, ledger: &Ledger) -> Option<Moment> {
         let input = &self.input;
-        let evidence = input.assessor.names.evidence;
+        let evidence = input.assessor.resolver.evidence;
         let timer = self
             .assessment
             .next_timer(input.environment, ledger, evidence)?;
@@ -371,11 +339,11 @@ fn names(kinds: &[WatchKind]) -> String {
 pub(super) fn identities(
     ledger: &Ledger,
     census: &Census,
-    names: &IdentityResolver,
+    resolver: &IdentityResolver,
     cells: &BTreeSet<Cell>,
 ) -> (Identities, bool) {
-    let pair = |digest| (digest, names.canonical(digest));
-    let sourced = |(digest, known)| (digest, (known, names.source(digest, known)));
+    let pair = |digest| (digest, resolver.canonical(digest));
+    let sourced = |(digest, known)| (digest, (known, resolver.source(digest, known)));
     let recorded = || ledger.artifacts().map(|(digest, _)| pair(*digest));
     let mut renamed = recorded().filter(|(digest, known)| digest != known);
     let mut found: BTreeMap<_, _> = renamed.by_ref().take(MAX_IDENTITIES).map(sourced).collect();

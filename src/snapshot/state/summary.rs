@@ -58,8 +58,8 @@ impl ClusterState {
             let Some(ledger) = env.ledger() else {
                 continue;
             };
-            let names = self.names(env);
-            let known = digests.iter().map(|digest| names.canonical(*digest));
+            let resolver = self.resolver(env);
+            let known = digests.iter().map(|digest| resolver.canonical(*digest));
             let runs = known.filter(|known| ledger.total(known) > 0).min();
             found.extend(runs.map(|runs| RunningArtifact::of(name, ledger, runs)));
         }
@@ -69,7 +69,7 @@ impl ClusterState {
     /// All digests that count as this one for the rules of any environment.
     pub fn equivalent(&self, digest: Fingerprint) -> BTreeSet<Fingerprint> {
         let environments = self.environments.values();
-        let all = environments.flat_map(|env| self.names(env).equivalent(digest));
+        let all = environments.flat_map(|env| self.resolver(env).equivalent(digest));
         all.chain([digest]).collect()
     }
 
@@ -79,7 +79,7 @@ impl ClusterState {
         all.any(|env| env.trust.contains(namespace))
     }
 
-    pub(super) fn names<'a>(&'a self, env: &'a EnvironmentState) -> IdentityResolver<'a> {
-        env.names(&self.fleet, &self.evidence)
+    pub(super) fn resolver<'a>(&'a self, env: &'a EnvironmentState) -> IdentityResolver<'a> {
+        env.resolver(&self.fleet, &self.evidence)
     }
 }
