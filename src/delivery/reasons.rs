@@ -1,29 +1,11 @@
 //! The closed lists of reasons that delivery writes into status and Kubernetes Events. Each is explained in
 //! docs/troubleshooting.md; a test holds that true.
 
-/// Makes an enum of reasons whose names in status are those of its variants.
-macro_rules! reasons {
-    ($(#[$meta:meta])* $name:ident { $($variant:ident),* $(,)? }) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-        pub(crate) enum $name { $($variant),* }
-
-        impl $name {
-            #[cfg(test)]
-            #[cfg(test)]
-            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
-
-            /// The name, as in status.
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => stringify!($variant)),* }
-            }
-        }
-    };
-}
+use crate::http::outcome::reasons;
 
 reasons! {
     /// Why a setting is not ready.
-    NotReadyReason {
+    pub(crate) NotReadyReason {
         SpecInvalid, UrlInvalid, SecretNotFound, SecretKeyMissing, SecretForbidden, DestinationDenied,
         EnvironmentNotFound, EnvironmentNotVisible, NoEnvironments, TooManyEnvironments,
     }
@@ -31,19 +13,19 @@ reasons! {
 
 reasons! {
     /// What the condition `Delivered` says when no answer of the destination is the reason.
-    DeliveredReason { UpToDate, NothingSentYet, Suspended, NotReady, LogUnavailable }
+    pub(crate) DeliveredReason { UpToDate, NothingSentYet, Suspended, NotReady, LogUnavailable }
 }
 
 reasons! {
     /// Why a range of a log is not sent.
-    SkipReason {
+    pub(crate) SkipReason {
         RetryExpired, HistoryTruncated, CursorReset, EnvironmentLeft, EnvironmentNotVisible, EnvironmentDeleted,
     }
 }
 
 reasons! {
     /// Why a Kubernetes Event is recorded on a setting.
-    EventReason {
+    pub(crate) EventReason {
         DeliveryFailing, DeliveryRecovered, HistoryTruncated, StatusRefused, TestDelivered, TestFailed,
     }
 }

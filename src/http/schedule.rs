@@ -171,9 +171,12 @@ impl Turns {
 }
 
 /// One URL.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct DestinationQueue {
-    pace: Option<Pace>,
+    /// Whether it gets at most [`BURST`] messages at once, and one each [`INTERVAL`].
+    paced: bool,
+    /// When it could take [`BURST`] messages at once again.
+    rested: Moment,
     paused_until: Moment,
     slow_until: Moment,
     /// How many may be under way now, at most [`Limits::per_destination`].
@@ -184,7 +187,7 @@ struct DestinationQueue {
 }
 
 /// The messages of one namespace for one URL.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct NamespaceQueue {
     namespace: Arc<str>,
     settings: BTreeMap<Arc<str>, SettingQueue>,
@@ -303,8 +306,8 @@ impl Schedule {
             if sent && now < since + SLOW {
                 destination.slow_until = Moment::ZERO;
                 destination.window = (destination.window + 1).min(self.limits.per_destination);
-            } else if !sent && let Some(pace) = &mut destination.pace {
-                pace.give_back(since, now);
+            } else if !sent {
+                destination.give_back(since, now);
             }
             self.count(&who.namespace, Some(class), None);
         }
@@ -316,12 +319,6 @@ impl Schedule {
         let destination = self.destination(to, paced, now);
         destination.paused_until = destination.paused_until.max(until);
         self.refresh(to, now);
-    }
-
-    /// How long a destination has asked everybody to wait.
-    pub(super) fn pause_of(&self, to: DestinationKey, now: Moment) -> Option<Duration> {
-        let until = self.destinations.get(&to)?.paused_until;
-        Some(until.saturating_sub(now)).filter(|left| !left.is_zero())
     }
 
     /// One destination; now and then, others without use are forgotten.
@@ -336,16 +333,10 @@ impl Schedule {
             .destinations
             .entry(to)
             .or_insert_with(|| DestinationQueue {
-                pace: None,
-                paused_until: Moment::ZERO,
-                slow_until: Moment::ZERO,
                 window: 1,
-                active: 0,
-                namespaces: Vec::new(),
+                ..DestinationQueue::default()
             });
-        if paced {
-            destination.pace.get_or_insert_default();
-        }
+        destination.paced |= paced;
         destination
     }
 
@@ -475,9 +466,7 @@ impl DestinationQueue {
         }
         let mut queue = NamespaceQueue {
             namespace: Arc::clone(&who.namespace),
-            settings: BTreeMap::new(),
-            turns: VecDeque::new(),
-            stands: None,
+            ..NamespaceQueue::default()
         };
         queue.wait(&who.setting, ticket);
         self.namespaces.push(queue);
@@ -506,13 +495,20 @@ impl DestinationQueue {
 
     /// When the next message may go, as far as the destination's own wishes go.
     fn opens_at(&self, now: Moment) -> Moment {
-        let paced = self.pace.map_or(now, |pace| pace.next(now));
-        paced.max(self.paused_until)
+        let paced = self.rested.before(INTERVAL * (BURST - 1));
+        now.max(paced).max(self.paused_until)
     }
 
     fn spend(&mut self, now: Moment) {
-        if let Some(pace) = &mut self.pace {
-            pace.spend(now);
+        if self.paced {
+            self.rested = self.rested.max(now) + INTERVAL;
+        }
+    }
+
+    /// Takes back what was spent then. Later it may have rested in between, and would take too many.
+    fn give_back(&mut self, spent: Moment, now: Moment) {
+        if self.paced && now < spent + INTERVAL {
+            self.rested = self.rested.before(INTERVAL);
         }
     }
 
@@ -522,7 +518,7 @@ impl DestinationQueue {
             && self.active == 0
             && self.paused_until <= now
             && self.slow_until <= now
-            && self.pace.is_none_or(|pace| pace.is_full(now))
+            && self.rested <= now
     }
 }
 
@@ -569,36 +565,14 @@ impl NamespaceQueue {
     }
 }
 
-/// A bucket of [`BURST`] messages that fills by one each [`INTERVAL`], kept as the moment at which it is full again.
-#[derive(Clone, Copy, Debug, Default)]
-struct Pace {
-    full: Moment,
-}
-
-impl Pace {
-    /// When the next message may go.
-    fn next(self, now: Moment) -> Moment {
-        self.full.before(INTERVAL * (BURST - 1)).max(now)
-    }
-
-    fn spend(&mut self, now: Moment) {
-        self.full = self.full.max(now) + INTERVAL;
-    }
-
-    /// Takes back what was spent then. Later the bucket may have been full in between, and would hold too much.
-    fn give_back(&mut self, spent: Moment, now: Moment) {
-        if now < spent + INTERVAL {
-            self.full = self.full.before(INTERVAL);
-        }
-    }
-
-    fn is_full(self, now: Moment) -> bool {
-        self.full <= now
-    }
-}
-
 #[cfg(test)]
 impl Schedule {
+    /// How long a destination has asked everybody to wait.
+    pub(super) fn pause_of(&self, to: DestinationKey, now: Moment) -> Option<Duration> {
+        let until = self.destinations.get(&to)?.paused_until;
+        Some(until.saturating_sub(now)).filter(|left| !left.is_zero())
+    }
+
     /// Whether it holds no more than what it has to.
     pub(super) fn is_forgetful(&self) -> bool {
         self.destinations.len() <= SWEEP_AT && self.namespaces.is_empty() && self.tickets.is_empty()

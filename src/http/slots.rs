@@ -41,15 +41,10 @@ struct State {
     clock_at: Option<Moment>,
 }
 
-/// The permission to send a message; returned by dropping it.
+/// The permission to send a message, or a place among those that wait for one; given up by dropping it.
 pub struct Slot {
-    who: SendKey,
-    place: Place,
-}
-
-/// A place among those that wait or send, given up by dropping it.
-struct Place {
     shared: Arc<Shared>,
+    who: SendKey,
     ticket: Ticket,
 }
 
@@ -69,27 +64,24 @@ impl Slots {
 
     /// Waits until a message may be sent, without limit.
     pub(super) async fn wait(&self, who: &SendKey, to: &Destination) -> Slot {
-        let (place, started) = {
+        let (slot, started) = {
             let now = self.0.now();
             let mut state = self.0.state();
             let ticket = state.schedule.wait(who, to.key(), is_paced(to), now);
             let (start, started) = oneshot::channel();
             state.waiting.insert(ticket, start);
-            let shared = Arc::clone(&self.0);
             self.0.start(&mut state, now);
-            (Place { shared, ticket }, started)
+            let (shared, who) = (Arc::clone(&self.0), who.clone());
+            let slot = Slot {
+                shared,
+                who,
+                ticket,
+            };
+            (slot, started)
         };
-        // The sender is in the map until it is used, or until `place` is dropped.
+        // The sender is in the map until it is used, or until `slot` is dropped.
         let _ = started.await;
-        Slot {
-            who: who.clone(),
-            place,
-        }
-    }
-
-    /// How long the destination has asked everybody to wait.
-    pub(super) fn pause_of(&self, to: &Destination) -> Option<Duration> {
-        self.0.state().schedule.pause_of(to.key(), self.0.now())
+        slot
     }
 
     /// Lets everybody wait: the destination answered "too many" and said for how long.
@@ -116,15 +108,14 @@ impl Slot {
 
     /// Counts an attempt.
     pub(super) fn sent(&self) {
-        let Place { shared, ticket } = &self.place;
-        let now = shared.now();
-        let mut state = shared.state();
-        state.schedule.sent(*ticket, now);
-        shared.start(&mut state, now);
+        let now = self.shared.now();
+        let mut state = self.shared.state();
+        state.schedule.sent(self.ticket, now);
+        self.shared.start(&mut state, now);
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         let now = self.shared.now();
         let mut state = self.shared.state();
@@ -196,6 +187,15 @@ async fn run_clock(shared: Weak<Shared>, earlier: Arc<Notify>) {
         }
     }
 }
+
+#[cfg(test)]
+impl Slots {
+    /// How long the destination has asked everybody to wait.
+    pub(super) fn pause_of(&self, to: &Destination) -> Option<Duration> {
+        self.0.state().schedule.pause_of(to.key(), self.0.now())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
