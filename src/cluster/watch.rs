@@ -132,7 +132,7 @@ impl Interruption {
         }
     }
 
-    fn unreadable(error: serde_json::Error) -> Self {
+    fn unreadable(error: &serde_json::Error) -> Self {
         Self::failed(format!("the answer can't be read: {error}"))
     }
 
@@ -342,7 +342,7 @@ async fn read_page<T: WatchedKind>(
             let reason = "the list's continue token has expired";
             Err(Interruption::Relist(reason))
         }
-        text => List::read(text?.as_bytes()).map_err(Interruption::unreadable),
+        text => List::read(text?.as_bytes()).map_err(|error| Interruption::unreadable(&error)),
     }
 }
 
@@ -385,7 +385,7 @@ async fn watch<T: WatchedKind>(
         if !line.ends_with(b"\n") {
             return Ok(()); // what is left of a line when the server ends the watch is sent again
         }
-        let event = event::<T>(&line).map_err(Interruption::unreadable)?;
+        let event = event::<T>(&line).map_err(|error| Interruption::unreadable(&error))?;
         line.clear();
         line.shrink_to(LINE);
         metrics.watched(T::KIND.as_str());

@@ -18,8 +18,9 @@ pub(crate) const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
 /// How much of an answer is read, in bytes. Slack's codes have at most some 40; the rest is for other servers' JSON.
 pub(crate) const ANSWER_READ: usize = 4096;
 
-/// What became of an attempt.
+/// What became of an attempt; `message`: why, as a sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // `reason` and `message`
 pub enum Outcome {
     /// The destination has it.
     Delivered {
@@ -30,32 +31,20 @@ pub enum Outcome {
     Retry {
         /// How long the destination asks to be left alone, at most an hour.
         after: Option<Duration>,
-        /// Why.
         reason: Reason,
-        /// Why, as a sentence.
         message: String,
     },
     /// The destination will never take this event: set it aside and go on.
-    Refused {
-        /// Why.
-        reason: Reason,
-        /// Why, as a sentence.
-        message: String,
-    },
+    Refused { reason: Reason, message: String },
     /// The destination is wrong: hold until the Secret or the spec changes.
     Hold {
         /// Whether attempts go on meanwhile.
         retry: HoldRetry,
-        /// Why.
         reason: Reason,
-        /// Why, as a sentence.
         message: String,
     },
     /// The destination says that it is no more: hold until the Secret or the spec changes.
-    Gone {
-        /// Why, as a sentence.
-        message: String,
-    },
+    Gone { message: String },
 }
 
 /// Whether a held message is tried again before the Secret or the spec changes.

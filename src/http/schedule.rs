@@ -29,7 +29,7 @@ const STAYS_SLOW: Duration = Duration::from_secs(120);
 const SWEEP_AT: usize = 256;
 
 /// How many messages may be under way at once.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Limits {
     /// To one URL.
     pub(super) per_destination: usize,
@@ -58,7 +58,7 @@ pub(super) type DestinationKey = [u8; 32];
 pub(super) struct Ticket(u64);
 
 /// What is known of all messages that wait or are under way, and of their destinations.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Schedule {
     limits: Limits,
     /// The number of the last ticket.
@@ -214,15 +214,8 @@ impl Schedule {
                 per_namespace: limits.per_namespace.max(2),
                 total: limits.total.max(2),
             },
-            last: 0,
-            tickets: BTreeMap::new(),
-            destinations: BTreeMap::new(),
-            active: Active::default(),
-            namespaces: BTreeMap::new(),
-            turns: Default::default(),
-            ageing: BTreeSet::new(),
-            opening: BTreeSet::new(),
             sweep_at: SWEEP_AT,
+            ..Self::default()
         }
     }
 
@@ -389,24 +382,22 @@ impl Schedule {
 
     /// Starts the message whose turn it is, if one may.
     fn start_next(&mut self, now: Moment) -> Option<Ticket> {
-        let Limits {
-            per_setting,
-            per_namespace,
-            total,
-            ..
-        } = self.limits;
+        let limits = self.limits;
         let next = |class| {
             let room = |namespace: &Arc<str>| {
                 let active = self.namespaces.get(namespace);
-                active.is_none_or(|active| active.has_room(class, per_namespace))
+                active.is_none_or(|active| active.has_room(class, limits.per_namespace))
             };
             let turns = &mut self.turns[class as usize];
-            let next = self.active.has_room(class, total).then(|| turns.take(room));
+            let next = self
+                .active
+                .has_room(class, limits.total)
+                .then(|| turns.take(room));
             next.flatten().map(|(namespace, to)| (class, namespace, to))
         };
         let (class, namespace, to) = [Class::Quick, Class::Slow].into_iter().find_map(next)?;
         let destination = self.destinations.get_mut(&to)?;
-        let ticket = destination.start(&namespace, per_setting, now)?;
+        let ticket = destination.start(&namespace, limits.per_setting, now)?;
         self.tickets.get_mut(&ticket)?.state = MessageState::Active {
             since: now,
             class,

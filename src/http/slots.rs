@@ -4,16 +4,16 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::{
     runtime::Handle,
-    sync::{Notify, oneshot},
-    task::JoinHandle,
+    sync::oneshot,
     time::{Instant, sleep_until},
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     http::{
@@ -29,16 +29,13 @@ pub(super) struct Slots(Arc<Shared>);
 struct Shared {
     start: Instant,
     state: Mutex<State>,
-    /// The clock has to go off earlier.
-    earlier: Arc<Notify>,
 }
 
 struct State {
     schedule: Schedule,
     waiting: BTreeMap<Ticket, oneshot::Sender<()>>,
-    clock: Option<JoinHandle<()>>,
-    /// When the clock goes off.
-    clock_at: Option<Moment>,
+    /// Starts what may start by the passing of time alone, and when.
+    clock: Option<(Moment, AbortOnDropHandle<()>)>,
 }
 
 /// The permission to send a message, or a place among those that wait for one; given up by dropping it.
@@ -56,9 +53,7 @@ impl Slots {
                 schedule: Schedule::new(limits),
                 waiting: BTreeMap::new(),
                 clock: None,
-                clock_at: None,
             }),
-            earlier: Arc::new(Notify::new()),
         }))
     }
 
@@ -146,45 +141,28 @@ impl Shared {
         let Some(next) = state.schedule.next_change() else {
             return;
         };
-        if state.clock.as_ref().is_none_or(JoinHandle::is_finished) {
-            // It ends with the runtime that it was started on, and when that does, slots are dropped outside of any.
-            let (shared, earlier) = (Arc::downgrade(self), Arc::clone(&self.earlier));
-            state.clock = Handle::try_current()
-                .ok()
-                .map(|runtime| runtime.spawn(run_clock(shared, earlier)));
-        } else if state.clock_at.is_none_or(|at| next < at) {
-            self.earlier.notify_one();
+        if let Some((at, clock)) = &state.clock
+            && *at <= next
+            && !clock.is_finished()
+        {
+            return;
         }
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        self.earlier.notify_one();
-    }
-}
-
-/// Starts what may start by the passing of time alone.
-async fn run_clock(shared: Weak<Shared>, earlier: Arc<Notify>) {
-    loop {
-        let next = {
-            let Some(shared) = shared.upgrade() else {
-                return;
-            };
-            let now = shared.now();
-            let mut state = shared.state();
-            shared.start(&mut state, now);
-            let next = state.schedule.next_change();
-            state.clock_at = next;
-            next.map(|next| shared.start + next.since_start())
+        // When a runtime ends, its clock does, and slots are dropped outside of any.
+        let Ok(runtime) = Handle::try_current() else {
+            return;
         };
-        match next {
-            Some(next) => tokio::select! {
-                () = sleep_until(next) => {}
-                () = earlier.notified() => {}
-            },
-            None => earlier.notified().await,
-        }
+        let (shared, at) = (Arc::downgrade(self), self.start + next.since_start());
+        let clock = runtime.spawn(async move {
+            sleep_until(at).await;
+            if let Some(shared) = shared.upgrade() {
+                let now = shared.now();
+                let mut state = shared.state();
+                if state.clock.take_if(|(at, _)| *at == next).is_some() {
+                    shared.start(&mut state, now);
+                }
+            }
+        });
+        state.clock = Some((next, AbortOnDropHandle::new(clock)));
     }
 }
 
