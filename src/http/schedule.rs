@@ -131,42 +131,42 @@ impl Active {
 #[derive(Debug, Default)]
 struct Turns {
     namespaces: VecDeque<Arc<str>>,
-    /// Those of each of the namespaces.
+    /// Those of each of the namespaces; one that has none any more leaves when its turn comes.
     destinations: BTreeMap<Arc<str>, VecDeque<DestinationKey>>,
 }
 
 impl Turns {
     fn add(&mut self, namespace: &Arc<str>, to: DestinationKey) {
-        let destinations = self.destinations.entry(Arc::clone(namespace)).or_default();
-        if destinations.is_empty() {
+        let destinations = self.destinations.entry(Arc::clone(namespace));
+        let destinations = destinations.or_insert_with(|| {
             self.namespaces.push_back(Arc::clone(namespace));
-        }
+            VecDeque::new()
+        });
         destinations.push_back(to);
     }
 
     fn remove(&mut self, namespace: &Arc<str>, to: DestinationKey) {
         if let Some(destinations) = self.destinations.get_mut(namespace) {
             destinations.retain(|other| *other != to);
-            if destinations.is_empty() {
-                self.destinations.remove(namespace);
-                self.namespaces.retain(|other| other != namespace);
-            }
         }
     }
 
-    /// Takes the next destination of the next namespace that has room, which is the last one then.
+    /// Takes the next destination of the next namespace that has room.
     fn take(&mut self, has_room: impl Fn(&Arc<str>) -> bool) -> Option<(Arc<str>, DestinationKey)> {
-        // Few are passed over: those without room hold most of the slots.
-        let next = self.namespaces.iter().position(has_room)?;
-        let namespace = self.namespaces.remove(next)?;
-        let destinations = self.destinations.get_mut(&namespace)?;
-        let to = destinations.pop_front()?;
-        if destinations.is_empty() {
-            self.destinations.remove(&namespace);
-        } else {
+        for _ in 0..self.namespaces.len() {
+            let namespace = self.namespaces.pop_front()?;
+            let destinations = self.destinations.get_mut(&namespace)?;
+            if destinations.is_empty() {
+                self.destinations.remove(&namespace);
+                continue;
+            }
+            let has_room = has_room(&namespace);
             self.namespaces.push_back(Arc::clone(&namespace));
+            if has_room {
+                return destinations.pop_front().map(|to| (namespace, to));
+            }
         }
-        Some((namespace, to))
+        None
     }
 }
 
@@ -183,7 +183,7 @@ struct DestinationQueue {
     window: usize,
     active: usize,
     /// In the order of their turns.
-    namespaces: Vec<NamespaceQueue>,
+    namespaces: VecDeque<NamespaceQueue>,
 }
 
 /// The messages of one namespace for one URL.
@@ -460,17 +460,17 @@ impl DestinationQueue {
             ..NamespaceQueue::default()
         };
         queue.wait(&who.setting, ticket);
-        self.namespaces.push(queue);
+        self.namespaces.push_back(queue);
     }
 
     /// Starts the next message of a namespace, whose turn is over then.
     fn start(&mut self, namespace: &Arc<str>, per_setting: usize, now: Moment) -> Option<Ticket> {
         let mut queues = self.namespaces.iter();
         let at = queues.position(|queue| queue.namespace == *namespace)?;
-        let mut queue = self.namespaces.remove(at);
+        let mut queue = self.namespaces.remove(at)?;
         queue.stands = None;
         let ticket = queue.start(per_setting);
-        self.namespaces.push(queue);
+        self.namespaces.push_back(queue);
         self.active += 1;
         self.spend(now);
         ticket
