@@ -304,26 +304,35 @@ fn of_slack(status: u16, after: Option<Duration>, body: &[u8]) -> Outcome {
             "Slack answered 429: too many messages",
         );
     }
-    let Some(code) = slack_code(body) else {
-        return match of_status(status, after) {
-            Outcome::Delivered { .. } if is_page(body) => Outcome::hold_until_change(format!(
-                "the destination answered {status} with a web page or another document, as login pages do, so it is not known whether it took the message; check that the URL is that of an incoming webhook (nothing is sent until the Secret or the spec changes)"
-            )),
-            Outcome::Delivered { .. } if says_failed(body) => Outcome::hold_until_change(format!(
-                "the destination answered {status}, but its JSON says that it failed; check that the URL is that of an incoming webhook (nothing is sent until the Secret or the spec changes)"
-            )),
-            // Mattermost, Rocket.Chat, Zulip, Discord and proxies before them: JSON, nothing, or a word of their own.
-            Outcome::Delivered { .. } => Outcome::DELIVERED_WITHOUT_OK,
-            // Not the receiver's own answer: a proxy's, or that of a port that wants TLS.
-            Outcome::Refused { .. } if status == 400 && is_page(body) => Outcome::hold(
-                Reason::UnexpectedAnswer,
-                format!(
-                    "the destination answered {status} with a web page or another document; check the URL, its scheme and its port"
-                ),
+    match slack_code(body) {
+        Some(code) => of_slack_code(status, after, code),
+        None => of_slack_without_code(status, after, body),
+    }
+}
+
+/// An answer that isn't Slack's own: that of a server that is compatible with it, or of something before it.
+fn of_slack_without_code(status: u16, after: Option<Duration>, body: &[u8]) -> Outcome {
+    match of_status(status, after) {
+        Outcome::Delivered { .. } if is_page(body) => Outcome::hold_until_change(format!(
+            "the destination answered {status} with a web page or another document, as login pages do, so it is not known whether it took the message; check that the URL is that of an incoming webhook (nothing is sent until the Secret or the spec changes)"
+        )),
+        Outcome::Delivered { .. } if says_failed(body) => Outcome::hold_until_change(format!(
+            "the destination answered {status}, but its JSON says that it failed; check that the URL is that of an incoming webhook (nothing is sent until the Secret or the spec changes)"
+        )),
+        // Mattermost, Rocket.Chat, Zulip, Discord and proxies before them: JSON, nothing, or a word of their own.
+        Outcome::Delivered { .. } => Outcome::DELIVERED_WITHOUT_OK,
+        // Not the receiver's own answer: a proxy's, or that of a port that wants TLS.
+        Outcome::Refused { .. } if status == 400 && is_page(body) => Outcome::hold(
+            Reason::UnexpectedAnswer,
+            format!(
+                "the destination answered {status} with a web page or another document; check the URL, its scheme and its port"
             ),
-            outcome => outcome,
-        };
-    };
+        ),
+        outcome => outcome,
+    }
+}
+
+fn of_slack_code(status: u16, after: Option<Duration>, code: &str) -> Outcome {
     let said = format!("Slack answered {code}");
     let hold = |reason, cure| Outcome::hold(reason, format!("{said}: {cure}"));
     match code {

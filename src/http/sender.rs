@@ -144,7 +144,7 @@ impl HttpSender {
         let started = Instant::now();
         let request = request(client, destination, outgoing).send();
         let namespace = Arc::clone(&slot.who().namespace);
-        let mut answer = match NAMESPACE.scope(namespace, request).await {
+        let answer = match NAMESPACE.scope(namespace, request).await {
             Ok(answer) => answer,
             Err(error) => {
                 return Receipt {
@@ -155,30 +155,8 @@ impl HttpSender {
             }
         };
         let latency = started.elapsed();
-        let status = answer.status();
-        let body = match destination.kind {
-            // The status has decided: nothing that befalls the body changes it.
-            DestinationKind::Webhook => {
-                let _ = tokio::time::timeout(DRAIN, beginning(&mut answer)).await;
-                Ok(Vec::new())
-            }
-            DestinationKind::Slack => beginning(&mut answer).await,
-        };
-        let outcome = match body {
-            // Without its body a success of Slack's is none, and may yet be one.
-            Err(error) if status.is_success() => of_fault(&fault(&error, false)),
-            body => {
-                let retry_after = answer.headers().get(RETRY_AFTER).map(HeaderValue::as_bytes);
-                let body = body.unwrap_or_default();
-                of_answer(
-                    destination.kind,
-                    status.as_u16(),
-                    retry_after,
-                    &body,
-                    Timestamp::now(),
-                )
-            }
-        };
+        let status = answer.status().as_u16();
+        let outcome = read(answer, destination.kind).await;
         if let Outcome::Retry {
             after: Some(after),
             reason: Reason::RateLimited,
@@ -190,7 +168,7 @@ impl HttpSender {
         }
         Receipt {
             outcome,
-            status: Some(status.as_u16()),
+            status: Some(status),
             latency,
         }
     }
@@ -207,6 +185,28 @@ fn request(client: &Client, to: &Destination, outgoing: &Outgoing) -> reqwest::R
             .header("webhook-id", &outgoing.id)
             .header("webhook-timestamp", outgoing.timestamp.as_second()),
         DestinationKind::Slack => request,
+    }
+}
+
+/// Reads what is needed of an answer, and says what it means.
+async fn read(mut answer: Response, kind: DestinationKind) -> Outcome {
+    let status = answer.status();
+    let body = match kind {
+        // The status has decided: nothing that befalls the body changes it.
+        DestinationKind::Webhook => {
+            let _ = tokio::time::timeout(DRAIN, beginning(&mut answer)).await;
+            Ok(Vec::new())
+        }
+        DestinationKind::Slack => beginning(&mut answer).await,
+    };
+    match body {
+        // Without its body a success of Slack's is none, and may yet be one.
+        Err(error) if status.is_success() => of_fault(&fault(&error, false)),
+        body => {
+            let retry_after = answer.headers().get(RETRY_AFTER).map(HeaderValue::as_bytes);
+            let body = body.unwrap_or_default();
+            of_answer(kind, status.as_u16(), retry_after, &body, Timestamp::now())
+        }
     }
 }
 
