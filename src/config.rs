@@ -1,6 +1,4 @@
-#![expect(clippy::disallowed_methods, reason = "reads the environment")]
-
-//! The command line and the environment, and the checked configuration that results from them.
+//! The command line and the environment: the checked configuration of the operator.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -26,19 +24,19 @@ pub struct Flags {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the operator until it gets a signal to stop
-    Run(Box<RunFlags>),
+    Run(Box<Configuration>),
 }
 
 /// How the operator runs. Each flag is also an environment variable.
 #[derive(Clone, Debug, Args)]
-pub struct RunFlags {
+pub struct Configuration {
     /// The cluster's name: shown in messages, and the name of the default Environment
     #[arg(long, env = "SHIPBELL_CLUSTER_NAME", value_parser = cluster_name)]
     pub cluster_name: String,
 
     /// The organisation in payloads and links [default: the cluster's name]
     #[arg(long, env = "SHIPBELL_ORG", value_parser = org)]
-    pub org: Option<String>,
+    org: Option<String>,
 
     /// The namespace that the operator runs in [default: that of its service account, or of the kubeconfig]
     #[arg(long, env = "SHIPBELL_NAMESPACE")]
@@ -52,41 +50,13 @@ pub struct RunFlags {
     #[arg(long, env = "SHIPBELL_LISTEN", default_value = "0.0.0.0:8080")]
     pub listen: SocketAddr,
 
-    /// The address of the read API, if there is an external URL
-    #[arg(long, env = "SHIPBELL_API_LISTEN", default_value = "0.0.0.0:8081")]
-    pub api_listen: SocketAddr,
+    /// How the read API is served.
+    #[command(flatten)]
+    pub read_api: ReadApiConfig,
 
-    /// The URL of the read API for people and tools; without it the API is off, and messages contain no links
-    #[arg(long, env = "SHIPBELL_EXTERNAL_URL", value_parser = external_url)]
-    pub external_url: Option<String>,
-
-    /// Serve the read API to everybody who reaches it; only for use behind a proxy that authenticates
-    #[arg(long, env = "SHIPBELL_API_BEHIND_AUTHENTICATING_PROXY", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
-    pub api_behind_authenticating_proxy: bool,
-
-    /// Destinations to open that are closed by default: address ranges (10.0.0.0/8), addresses or host names, separated by commas
-    #[arg(long, env = "SHIPBELL_ALLOW_DESTINATION", value_delimiter = ',', value_parser = allowed_destination)]
-    pub allow_destination: Vec<String>,
-
-    /// A file with further certificates (PEM) that are trusted for destinations, read again when it changes
-    #[arg(long, env = "SHIPBELL_EXTRA_CA_FILE")]
-    pub extra_ca_file: Option<PathBuf>,
-
-    /// The proxy for https destinations
-    #[arg(long, env = "HTTPS_PROXY", hide_env_values = true)]
-    pub https_proxy: Option<String>,
-
-    /// The proxy for http destinations
-    #[arg(long, env = "HTTP_PROXY", hide_env_values = true)]
-    pub http_proxy: Option<String>,
-
-    /// Hosts that are reached without a proxy, separated by commas
-    #[arg(long, env = "NO_PROXY", default_value = "")]
-    pub no_proxy: String,
-
-    /// The address of the operator's own pod, which is never a destination
-    #[arg(long, env = "SHIPBELL_POD_IP")]
-    pub pod_ip: Option<IpAddr>,
+    /// How requests to destinations are made.
+    #[command(flatten)]
+    pub outbound: OutboundConfig,
 
     /// The ClusterRole that allows the operator to read Secrets; messages about missing rights name it
     #[arg(
@@ -100,6 +70,73 @@ pub struct RunFlags {
     #[arg(long, env = "SHIPBELL_SERVICE_ACCOUNT", default_value = "shipbell")]
     pub service_account: String,
 
+    /// Which log lines are written, and how.
+    #[command(flatten)]
+    pub log: LogConfig,
+
+    /// The name of the operator's pod, for Kubernetes Events. Kubernetes sets the variable.
+    #[arg(long, env = "HOSTNAME", hide = true)]
+    pub pod_name: Option<String>,
+
+    /// Times that only tests change.
+    #[command(flatten)]
+    pub tuning: Tuning,
+}
+
+impl Configuration {
+    /// The organisation in payloads and links.
+    pub fn org(&self) -> &str {
+        self.org.as_ref().unwrap_or(&self.cluster_name)
+    }
+}
+
+/// How the read API is served.
+#[derive(Clone, Debug, Args)]
+pub struct ReadApiConfig {
+    /// The address of the read API, if there is an external URL
+    #[arg(long, env = "SHIPBELL_API_LISTEN", default_value = "0.0.0.0:8081")]
+    pub api_listen: SocketAddr,
+
+    /// The URL of the read API for people and tools; without it the API is off, and messages contain no links
+    #[arg(long, env = "SHIPBELL_EXTERNAL_URL", value_parser = external_url)]
+    pub external_url: Option<String>,
+
+    /// Serve the read API to everybody who reaches it; only for use behind a proxy that authenticates
+    #[arg(long, env = "SHIPBELL_API_BEHIND_AUTHENTICATING_PROXY", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub api_behind_authenticating_proxy: bool,
+}
+
+/// How requests to destinations are made.
+#[derive(Clone, Debug, Args)]
+pub struct OutboundConfig {
+    /// Destinations to open that are closed by default: address ranges (10.0.0.0/8), addresses or host names, separated by commas
+    #[arg(long, env = "SHIPBELL_ALLOW_DESTINATION", value_delimiter = ',', value_parser = allowed_destination)]
+    pub allow_destination: Vec<String>,
+
+    /// A file with further certificates (PEM) that are trusted for destinations, read again when it changes
+    #[arg(long, env = "SHIPBELL_EXTRA_CA_FILE")]
+    pub extra_ca_file: Option<PathBuf>,
+
+    /// The proxy for https destinations
+    #[arg(long, env = "HTTPS_PROXY", hide_env_values = true)]
+    pub https_proxy: Option<SecretString>,
+
+    /// The proxy for http destinations
+    #[arg(long, env = "HTTP_PROXY", hide_env_values = true)]
+    pub http_proxy: Option<SecretString>,
+
+    /// Hosts that are reached without a proxy, separated by commas
+    #[arg(long, env = "NO_PROXY", default_value = "")]
+    pub no_proxy: String,
+
+    /// The address of the operator's own pod, which is never a destination
+    #[arg(long, env = "SHIPBELL_POD_IP")]
+    pub pod_ip: Option<IpAddr>,
+}
+
+/// Which log lines are written, and how.
+#[derive(Clone, Debug, Args)]
+pub struct LogConfig {
     /// Which log lines are written: a level such as `info`, or a filter such as `shipbell=debug,warn`
     #[arg(long, env = "SHIPBELL_LOG", default_value = "info", value_parser = log_filter)]
     pub log: String,
@@ -107,10 +144,6 @@ pub struct RunFlags {
     /// How log lines are written
     #[arg(long, env = "SHIPBELL_LOG_FORMAT", default_value = "text", value_enum)]
     pub log_format: LogFormat,
-
-    /// Times that only tests change.
-    #[command(flatten)]
-    pub tuning: Tuning,
 }
 
 /// Times that only tests change.
@@ -136,107 +169,6 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
-}
-
-/// The configuration of the operator, checked and with its defaults.
-#[derive(Clone, Debug)]
-pub struct Configuration {
-    /// The name of the cluster.
-    pub cluster_name: String,
-    /// The organisation in payloads and links.
-    pub org: String,
-    /// The namespace of the operator; `None`: that of the service account or the kubeconfig.
-    pub namespace: Option<String>,
-    /// The name of the operator's pod, for Kubernetes Events.
-    pub pod_name: Option<String>,
-    /// Whether to create an Environment if there is none.
-    pub default_environment: bool,
-    /// The address of health and metrics.
-    pub health_listen: SocketAddr,
-    /// The read API; `None`: it is off.
-    pub read_api: Option<ReadApiConfig>,
-    /// Requests to destinations.
-    pub outbound: OutboundConfig,
-    /// The ClusterRole that advice names.
-    pub secrets_role: String,
-    /// The service account that advice names.
-    pub service_account: String,
-    /// Log lines.
-    pub log: LogConfig,
-    /// Times that only tests change.
-    pub tuning: Tuning,
-}
-
-/// How the read API is served.
-#[derive(Clone, Debug)]
-pub struct ReadApiConfig {
-    /// Its URL, without a slash at the end.
-    pub external_url: String,
-    /// Its address.
-    pub listen: SocketAddr,
-    /// Whether a proxy has authenticated every request.
-    pub behind_authenticating_proxy: bool,
-}
-
-/// How requests to destinations are made.
-#[derive(Clone, Debug)]
-pub struct OutboundConfig {
-    /// What is opened although it is closed by default.
-    pub allow_destination: Vec<String>,
-    /// A file with further certificates.
-    pub extra_ca_file: Option<PathBuf>,
-    /// The proxy for https destinations.
-    pub https_proxy: Option<SecretString>,
-    /// The proxy for http destinations.
-    pub http_proxy: Option<SecretString>,
-    /// Hosts that are reached without a proxy.
-    pub no_proxy: String,
-    /// The address of the operator's own pod.
-    pub pod_ip: Option<IpAddr>,
-}
-
-/// Which log lines are written, and how.
-#[derive(Clone, Debug)]
-pub struct LogConfig {
-    /// A level, or a filter.
-    pub filter: String,
-    /// How they are written.
-    pub format: LogFormat,
-}
-
-impl From<RunFlags> for Configuration {
-    fn from(flags: RunFlags) -> Self {
-        let secret =
-            |url: Option<String>| url.filter(|url| !url.is_empty()).map(SecretString::from);
-        Self {
-            org: flags.org.unwrap_or_else(|| flags.cluster_name.clone()),
-            cluster_name: flags.cluster_name,
-            namespace: flags.namespace,
-            pod_name: std::env::var("HOSTNAME").ok(), // Kubernetes sets it to the name of the pod
-            default_environment: flags.default_environment,
-            health_listen: flags.listen,
-            read_api: flags.external_url.map(|external_url| ReadApiConfig {
-                external_url,
-                listen: flags.api_listen,
-                behind_authenticating_proxy: flags.api_behind_authenticating_proxy,
-            }),
-            outbound: OutboundConfig {
-                allow_destination: flags.allow_destination,
-                extra_ca_file: flags.extra_ca_file,
-                https_proxy: secret(flags.https_proxy),
-                http_proxy: secret(flags.http_proxy),
-                no_proxy: flags.no_proxy,
-                pod_ip: flags.pod_ip,
-            },
-            secrets_role: flags.secrets_role,
-            service_account: flags.service_account,
-            log: LogConfig {
-                filter: flags.log,
-                format: flags.log_format,
-            },
-            tuning: flags.tuning,
-        }
-    }
 }
 
 fn cluster_name(text: &str) -> Result<String, String> {
@@ -294,7 +226,7 @@ mod tests {
         match Flags::try_parse_from(all) {
             Ok(Flags {
                 command: Command::Run(run),
-            }) => Ok(Configuration::from(*run)),
+            }) => Ok(*run),
             Err(error) => Err(error.to_string()),
         }
     }
@@ -303,8 +235,8 @@ mod tests {
     fn a_cluster_name_is_all_that_has_to_be_given() {
         let config = run(&["--cluster-name", "aws-prod"]).unwrap();
         assert!(config.default_environment);
-        assert_eq!(config.org, "aws-prod");
-        assert!(config.read_api.is_none());
+        assert_eq!(config.org(), "aws-prod");
+        assert!(config.read_api.external_url.is_none());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context as _, bail};
 use kube::Client;
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
+    signal::unix::{SignalKind, signal},
     sync::watch as channel,
     task::{JoinHandle, JoinSet},
     time::{interval, timeout},
@@ -79,7 +79,8 @@ type Tasks = JoinSet<()>;
 pub async fn run(config: Configuration) -> anyhow::Result<()> {
     telemetry::start(&config.log)?;
     // Before anything else: the first process of a container gets no signal for which it has no handler.
-    let mut signals = StopSignals::new()?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
     let cluster = connect::find().await?;
     let namespace = config
         .namespace
@@ -105,7 +106,7 @@ pub async fn run(config: Configuration) -> anyhow::Result<()> {
     start_evidence(&shared, &mut tasks);
     start_default_environment(&shared, &config);
     start_pruning(&shared, &mut tasks);
-    serve_read_api(&shared, config.read_api.as_ref()).await?;
+    serve_read_api(&shared, &config.read_api).await?;
     if let Some(file) = config.outbound.extra_ca_file.clone() {
         tasks.spawn(outbound::reload_extra_ca(sender.clone(), file));
     }
@@ -113,7 +114,8 @@ pub async fn run(config: Configuration) -> anyhow::Result<()> {
 
     tokio::select! {
         result = &mut health => result?.context("the health port failed")?,
-        () = signals.received() => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
         // They run until the program stops. Without one of them, changes would be missed without any sign of it.
         ended = tasks.join_next() => bail!("a part of the program ended: {ended:?}"),
         ended = &mut delivery => bail!("delivery ended: {ended:?}"),
@@ -124,7 +126,6 @@ pub async fn run(config: Configuration) -> anyhow::Result<()> {
 
 impl Shared {
     fn new(config: &Configuration, client: Client, namespace: String, state: ClusterState) -> Self {
-        let external_url = config.read_api.as_ref().map(|api| api.external_url.clone());
         Self {
             namespace,
             state: SharedState::new(state),
@@ -132,36 +133,14 @@ impl Shared {
             log: SnapshotLog::new(client.clone()),
             metrics: Arc::new(Metrics::new()),
             installation: Arc::new(Installation {
-                org: config.org.clone(),
+                org: config.org().to_owned(),
                 cluster: config.cluster_name.clone(),
-                external_url,
+                external_url: config.read_api.external_url.clone(),
             }),
             progress: Arc::default(),
             events: EventPublisher::new(client.clone(), config.pod_name.clone()),
             stop: CancellationToken::new(),
             client,
-        }
-    }
-}
-
-/// The signals that stop the program.
-struct StopSignals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl StopSignals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn received(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
         }
     }
 }
@@ -175,7 +154,7 @@ async fn serve_health(
         environments: shared.environments.clone(),
         metrics: shared.metrics.clone(),
     };
-    let listener = health::bind(config.health_listen, "--listen").await?;
+    let listener = health::bind(config.listen, "--listen").await?;
     let served = axum::serve(listener, health::router(health)).into_future();
     Ok(tokio::spawn(served))
 }
@@ -267,21 +246,21 @@ fn start_pruning(shared: &Shared, tasks: &mut Tasks) {
     tasks.spawn(pruner.run());
 }
 
-async fn serve_read_api(shared: &Shared, config: Option<&ReadApiConfig>) -> anyhow::Result<()> {
-    let Some(config) = config else {
+async fn serve_read_api(shared: &Shared, config: &ReadApiConfig) -> anyhow::Result<()> {
+    if config.external_url.is_none() {
         return Ok(());
-    };
+    }
     let lookup = Lookup {
         state: shared.state.clone(),
         log: shared.log.clone(),
         environments: shared.environments.clone(),
         installation: shared.installation.clone(),
     };
-    let access = match config.behind_authenticating_proxy {
+    let access = match config.api_behind_authenticating_proxy {
         true => Access::Everybody,
         false => Access::ByToken(TokenChecker::new(shared.client.clone())),
     };
-    let listener = health::bind(config.listen, "--api-listen").await?;
+    let listener = health::bind(config.api_listen, "--api-listen").await?;
     tokio::spawn(axum::serve(listener, read_api::router(lookup, access)).into_future());
     Ok(())
 }

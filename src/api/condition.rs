@@ -16,18 +16,18 @@ pub(crate) const DELIVERED: &str = "Delivered";
 /// Whether everything that runs in an environment meets its rules.
 pub(crate) const COMPLIANT: &str = "Compliant";
 
-/// Makes an enum of reasons whose names in status are those of its variants.
+/// Makes an enum of reasons whose names in statuses and metrics are those of its variants.
 macro_rules! reasons {
     ($(#[$meta:meta])* $vis:vis enum $name:ident { $($(#[$about:meta])* $variant:ident),* $(,)? }) => {
         $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         $vis enum $name { $($(#[$about])* $variant),* }
 
         impl $name {
-            #[cfg(test)]
+            #[allow(dead_code)] // Some lists are read by tests alone.
             pub(crate) const ALL: &'static [Self] = &[$(Self::$variant),*];
 
-            /// The name in statuses.
+            /// The name in statuses and metrics.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => stringify!($variant)),* }
             }

@@ -8,16 +8,16 @@
 //! lists and bookmarks, and because one object that can't be read must not stop the others. Nothing slow happens here: the
 //! API server closes the watch of a slow reader without a word.
 
-use std::{error::Error, io, sync::Arc, time::Duration};
+use std::{fmt::Display, io, sync::Arc, time::Duration};
 
-use futures::{AsyncBufReadExt as _, pin_mut};
+use futures::{AsyncBufRead, AsyncBufReadExt as _, pin_mut};
 use http::{HeaderValue, header::ACCEPT_ENCODING};
 use kube::{
     Client,
     api::{ListParams, WatchEvent, WatchParams},
     core::Request,
 };
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, error::Elapsed, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use crate::{
@@ -28,6 +28,7 @@ use crate::{
         pod_view::{Decoded, DeploymentView, NamespaceView, PodView, SlimView, version},
         stream::WatchKind,
     },
+    http::error::causes,
     metrics::Metrics,
     time::Moment,
 };
@@ -52,15 +53,6 @@ pub struct WatchTimings {
     pub relist: Duration,
     /// How long a watch may bring nothing before it counts as dead: bookmarks come about every minute.
     pub idle: Duration,
-}
-
-impl Default for WatchTimings {
-    fn default() -> Self {
-        Self {
-            relist: Duration::from_secs(30 * 60),
-            idle: Duration::from_secs(150),
-        }
-    }
 }
 
 /// A kind that is watched, and where the API server has it.
@@ -117,31 +109,62 @@ pub trait ObjectSink<T>: StreamSink {
     fn deleted(&self, object: &Decoded<T>);
 }
 
-/// How a list or a watch ended.
-enum StreamEnd {
-    /// The list is complete; or the server ended the watch in the ordinary way.
-    Done,
+/// Why a list or a watch ended early.
+pub(crate) enum Interruption {
     /// A new list is needed.
     Relist(&'static str),
     /// It failed.
-    Failed(StreamFailure),
+    Failed {
+        message: String,
+        /// We may not read this kind at all.
+        forbidden: bool,
+        /// Some of a list was taken in: to resume from before it would undo that.
+        halfway: bool,
+    },
 }
 
-pub(crate) struct StreamFailure {
-    message: String,
-    /// We may not read this kind at all.
-    forbidden: bool,
-    /// Some of a list was taken in: to resume from before it would undo that.
-    halfway: bool,
-}
-
-impl From<String> for StreamFailure {
-    fn from(message: String) -> Self {
-        Self {
-            message,
+impl Interruption {
+    fn failed(error: impl Display) -> Self {
+        Self::Failed {
+            message: error.to_string(),
             forbidden: false,
             halfway: false,
         }
+    }
+
+    fn unreadable(error: &serde_json::Error) -> Self {
+        Self::failed(format!("the answer can't be read: {error}"))
+    }
+
+    /// The server doesn't let us watch, or no longer.
+    fn refused(error: kube::Error) -> Self {
+        if has_code(&error, 410) {
+            return Self::Relist("the server has forgotten where we were");
+        }
+        error.into()
+    }
+}
+
+impl From<kube::Error> for Interruption {
+    fn from(error: kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) if status.code == 403 => Self::Failed {
+                message: format!(
+                    "{}; give the operator its ClusterRole again (helm upgrade)",
+                    status.message
+                ),
+                forbidden: true,
+                halfway: false,
+            },
+            kube::Error::Api(status) => Self::failed(status.message),
+            error => Self::failed(error),
+        }
+    }
+}
+
+impl From<Elapsed> for Interruption {
+    fn from(_: Elapsed) -> Self {
+        Self::failed(format!("no answer in {} s", PAGE_TIMEOUT.as_secs()))
     }
 }
 
@@ -155,81 +178,94 @@ pub async fn follow<T, S>(
     T: WatchedKind,
     S: ObjectSink<T>,
 {
-    let kind = T::KIND.as_str();
     let start = Instant::now();
     let mut state = FollowState::new(timings.relist);
     loop {
         let begun = Instant::now();
         let action = state.next(Moment::after_start(begun - start));
         let mut proven = false;
-        let end = match action {
+        let result = match action {
             Action::ProbeWatch => probe_watch::<T>(&client, &*sink).await,
             Action::List => list::<T>(&client, &*sink, &metrics).await,
             Action::CheckServer => check_server::<T>(&client, &*sink).await,
             Action::Watch => {
                 let relist_at = start + state.relist_at().since_start();
-                let (end, events) =
-                    watch::<T>(&client, &*sink, &metrics, relist_at, timings.idle).await;
-                proven = events || begun.elapsed() >= PROVEN.min(timings.idle);
-                end
+                let watch = watch::<T>(
+                    &client,
+                    &*sink,
+                    &metrics,
+                    relist_at,
+                    timings.idle,
+                    &mut proven,
+                );
+                let result = watch.await;
+                proven |= begun.elapsed() >= PROVEN.min(timings.idle);
+                result
             }
         };
-        let ended = match end {
-            StreamEnd::Done => Ended::Done,
-            StreamEnd::Relist(reason) => {
-                info!(kind, reason, "listing anew");
-                Ended::Relist
-            }
-            StreamEnd::Failed(failure) => {
-                let StreamFailure {
-                    message: error,
-                    forbidden,
-                    halfway,
-                } = failure;
-                warn!(kind, error, "can't follow; trying again");
-                metrics.watch_failed(kind);
-                sink.stream_fails(T::KIND, error, forbidden);
-                // After a long silence only a list shows whether what is known is still so.
-                let resumable = !forbidden && !halfway && sink.is_good(T::KIND);
-                Ended::Failed {
-                    forbidden,
-                    resumable,
-                }
-            }
+        let ended = match result {
+            Ok(()) => Ended::Done,
+            Err(interruption) => take_in::<T>(interruption, &*sink, &metrics),
         };
-        let pause = state.step(
-            action,
-            ended,
-            proven,
-            Moment::after_start(start.elapsed()),
-            backoff::random(),
-        );
+        let now = Moment::after_start(start.elapsed());
+        let pause = state.step(action, ended, proven, now, backoff::random());
         if !pause.is_zero() {
             sleep(pause).await;
         }
     }
 }
 
-/// Asks how far the server is.
-async fn check_server<T: WatchedKind>(client: &Client, sink: &impl StreamSink) -> StreamEnd {
-    match count(client, T::PATH).await {
-        Err(failure) => StreamEnd::Failed(failure),
-        Ok((version, _)) if version < sink.version(T::KIND) => {
-            StreamEnd::Relist("the server is behind what it sent before")
+/// Reports an interruption, and says what it means for what comes next.
+fn take_in<T: WatchedKind>(
+    interruption: Interruption,
+    sink: &impl StreamSink,
+    metrics: &Metrics,
+) -> Ended {
+    let kind = T::KIND.as_str();
+    match interruption {
+        Interruption::Relist(reason) => {
+            info!(kind, reason, "listing anew");
+            Ended::Relist
         }
-        Ok(_) => StreamEnd::Done,
+        Interruption::Failed {
+            message: error,
+            forbidden,
+            halfway,
+        } => {
+            warn!(kind, error, "can't follow; trying again");
+            metrics.watch_failed(kind);
+            sink.stream_fails(T::KIND, error, forbidden);
+            // After a long silence only a list shows whether what is known is still so.
+            let resumable = !forbidden && !halfway && sink.is_good(T::KIND);
+            Ended::Failed {
+                forbidden,
+                resumable,
+            }
+        }
     }
 }
 
+/// Asks how far the server is.
+async fn check_server<T: WatchedKind>(
+    client: &Client,
+    sink: &impl StreamSink,
+) -> Result<(), Interruption> {
+    let (version, _) = count(client, T::PATH).await?;
+    if version < sink.version(T::KIND) {
+        let reason = "the server is behind what it sent before";
+        return Err(Interruption::Relist(reason));
+    }
+    Ok(())
+}
+
 /// The server's version, and how many objects there are.
-pub(crate) async fn count(client: &Client, path: &str) -> Result<(u64, usize), StreamFailure> {
-    let request = Request::new(path)
-        .list(&ListParams::default().limit(1))
-        .map_err(|error| StreamFailure::from(error.to_string()))?;
-    let list = match timeout(PAGE_TIMEOUT, client.request::<CountPage>(request)).await {
-        Err(_) => return Err(no_answer()),
-        Ok(answer) => answer.map_err(|error| failed(&error))?,
-    };
+pub(crate) async fn count(client: &Client, path: &str) -> Result<(u64, usize), Interruption> {
+    let request = Request::new(path).list(&ListParams::default().limit(1));
+    let list = timeout(
+        PAGE_TIMEOUT,
+        client.request::<CountPage>(request.map_err(Interruption::failed)?),
+    )
+    .await??;
     let more = usize::try_from(list.metadata.remaining_item_count.unwrap_or(0)).unwrap_or(0);
     Ok((
         version(&list.metadata.resource_version),
@@ -238,19 +274,16 @@ pub(crate) async fn count(client: &Client, path: &str) -> Result<(u64, usize), S
 }
 
 /// Asks whether a watch would be refused.
-async fn probe_watch<T: WatchedKind>(client: &Client, sink: &impl StreamSink) -> StreamEnd {
+async fn probe_watch<T: WatchedKind>(
+    client: &Client,
+    sink: &impl StreamSink,
+) -> Result<(), Interruption> {
     let from = sink.version(T::KIND).to_string();
-    let params = WatchParams::default().timeout(1);
-    let request = match Request::new(T::PATH).watch(&params, &from) {
-        Ok(request) => request,
-        Err(error) => return StreamEnd::Failed(error.to_string().into()),
-    };
-    match timeout(PAGE_TIMEOUT, client.request_stream(request)).await {
-        Err(_) => StreamEnd::Failed(no_answer()),
-        Ok(Err(kube::Error::Api(status))) if status.code == 403 => {
-            StreamEnd::Failed(failed(&kube::Error::Api(status)))
-        }
-        Ok(_) => StreamEnd::Done,
+    let request = Request::new(T::PATH).watch(&WatchParams::default().timeout(1), &from);
+    let request = request.map_err(Interruption::failed)?;
+    match timeout(PAGE_TIMEOUT, client.request_stream(request)).await? {
+        Err(error) if has_code(&error, 403) => Err(error.into()),
+        _ => Ok(()),
     }
 }
 
@@ -259,176 +292,148 @@ async fn list<T: WatchedKind>(
     client: &Client,
     sink: &impl ObjectSink<T>,
     metrics: &Metrics,
-) -> StreamEnd {
-    let begun = sink.now();
+) -> Result<(), Interruption> {
+    let (kind, begun) = (T::KIND.as_str(), sink.now());
     sink.list_begins(T::KIND);
     let mut params = ListParams::default().limit(PAGE);
     loop {
         let halfway = params.continue_token.is_some();
-        let fails =
-            |failure: StreamFailure| StreamEnd::Failed(StreamFailure { halfway, ..failure });
-        let request = match Request::new(T::PATH).list(&params) {
-            Ok(request) => request,
-            Err(error) => return fails(error.to_string().into()),
-        };
-        let page = match timeout(PAGE_TIMEOUT, client.request_text(request)).await {
-            Err(_) => return fails(no_answer()),
-            Ok(Err(kube::Error::Api(status))) if status.code == 410 => {
-                return StreamEnd::Relist("the list's continue token has expired");
-            }
-            Ok(Err(error)) => return fails(failed(&error)),
-            Ok(Ok(text)) => match List::<Decoded<T>>::read(text.as_bytes()) {
-                Ok(page) => page,
-                Err(error) => return fails(unreadable(&error)),
+        let page = read_page::<T>(client, &params).await;
+        let page = page.map_err(|interruption| match interruption {
+            Interruption::Failed {
+                message, forbidden, ..
+            } => Interruption::Failed {
+                message,
+                forbidden,
+                halfway,
             },
-        };
+            relist @ Interruption::Relist(_) => relist,
+        })?;
         let count = page.items.len();
         let warnings = sink.seen(page.items, true);
-        metrics.listed(T::KIND.as_str(), count);
+        metrics.listed(kind, count);
         warn_of(&warnings, metrics);
-        if let Some(next) = page.metadata.next.filter(|next| !next.is_empty()) {
-            params = params.continue_token(&next);
-        } else {
+        let Some(next) = page.metadata.next.filter(|next| !next.is_empty()) else {
             let version = version(&page.metadata.resource_version);
             let set_back = sink.list_ends(T::KIND, version, begun);
-            debug!(kind = T::KIND.as_str(), "listed");
+            debug!(kind, "listed");
             if set_back {
                 warn!(
-                    kind = T::KIND.as_str(),
+                    kind,
                     version,
                     "the cluster's store was set back to an older state; reading everything anew"
                 );
             }
-            return StreamEnd::Done;
-        }
+            return Ok(());
+        };
+        params = params.continue_token(&next);
         tokio::task::yield_now().await;
     }
 }
 
-/// Follows the changes from where we are; and whether there were any.
+async fn read_page<T: WatchedKind>(
+    client: &Client,
+    params: &ListParams,
+) -> Result<List<Decoded<T>>, Interruption> {
+    let request = Request::new(T::PATH).list(params);
+    let request = request.map_err(Interruption::failed)?;
+    match timeout(PAGE_TIMEOUT, client.request_text(request)).await? {
+        Err(error) if has_code(&error, 410) => {
+            let reason = "the list's continue token has expired";
+            Err(Interruption::Relist(reason))
+        }
+        text => List::read(text?.as_bytes()).map_err(|error| Interruption::unreadable(&error)),
+    }
+}
+
+/// Follows the changes from where we are. `proven`: becomes true when there was one.
 async fn watch<T: WatchedKind>(
     client: &Client,
     sink: &impl ObjectSink<T>,
     metrics: &Metrics,
     relist_at: Instant,
     idle: Duration,
-) -> (StreamEnd, bool) {
-    let mut events = false;
-    let from = sink.version(T::KIND).to_string();
-    let mut request =
-        match Request::new(T::PATH).watch(&WatchParams::default().timeout(WATCH_SECONDS), &from) {
-            Ok(request) => request,
-            Err(error) => return (StreamEnd::Failed(error.to_string().into()), events),
-        };
-    // A server that zips would make a whole of each event; nothing here unzips that.
-    let plain = HeaderValue::from_static("identity");
-    request.headers_mut().insert(ACCEPT_ENCODING, plain);
-    let stream = match timeout(PAGE_TIMEOUT, client.request_stream(request)).await {
-        Err(_) => return (StreamEnd::Failed(no_answer()), events),
-        Ok(Err(kube::Error::Api(status))) if status.code == 410 => {
-            return (
-                StreamEnd::Relist("the server has forgotten where we were"),
-                events,
-            );
-        }
-        Ok(Err(error)) => return (StreamEnd::Failed(failed(&error)), events),
-        Ok(Ok(stream)) => stream,
-    };
+    proven: &mut bool,
+) -> Result<(), Interruption> {
+    let stream = open_watch::<T>(client, sink.version(T::KIND)).await?;
     let relist = sleep_until(relist_at);
     pin_mut!(stream, relist);
     let mut line = vec![];
-    let end = loop {
+    loop {
         // What was read of a line stays in it when another branch is taken.
         let read = tokio::select! {
             read = timeout(idle, stream.read_until(b'\n', &mut line)) => read,
             () = sink.relist_requested(T::KIND) => {
                 // A list may have met the request meanwhile.
                 if sink.wants_relist(T::KIND) {
-                    break StreamEnd::Relist("it is requested");
+                    return Err(Interruption::Relist("it is requested"));
                 }
                 continue;
             }
-            () = &mut relist => break StreamEnd::Relist("it is due"),
+            () = &mut relist => return Err(Interruption::Relist("it is due")),
         };
         match read {
             // Nobody knows what happened meanwhile.
             Err(_) => {
                 metrics.watch_failed(T::KIND.as_str());
-                break StreamEnd::Relist("the watch went silent");
+                return Err(Interruption::Relist("the watch went silent"));
             }
-            Ok(Err(error)) if is_cut(&error) => break StreamEnd::Done,
-            Ok(Err(error)) => break StreamEnd::Failed(error.to_string().into()),
+            Ok(Err(error)) if is_cut(&error) => return Ok(()),
+            Ok(Err(error)) => return Err(Interruption::failed(error)),
             Ok(Ok(_)) => {}
         }
         if !line.ends_with(b"\n") {
-            break StreamEnd::Done; // what is left of a line when the server ends the watch is sent again
+            return Ok(()); // what is left of a line when the server ends the watch is sent again
         }
-        let event = match event::<T>(&line) {
-            Ok(event) => event,
-            Err(error) => break StreamEnd::Failed(unreadable(&error)),
-        };
+        let event = event::<T>(&line).map_err(|error| Interruption::unreadable(&error))?;
         line.clear();
         line.shrink_to(LINE);
         metrics.watched(T::KIND.as_str());
-        match event {
-            WatchEvent::Added(seen) | WatchEvent::Modified(seen) => {
-                warn_of(&sink.seen([seen], false), metrics);
-            }
-            WatchEvent::Deleted(seen) => sink.deleted(&seen),
-            WatchEvent::Bookmark(bookmark) => {
-                sink.bookmark(T::KIND, version(&bookmark.metadata.resource_version));
-            }
-            WatchEvent::Error(status) if status.code == 410 => {
-                break StreamEnd::Relist("the server has forgotten where we were");
-            }
-            WatchEvent::Error(status) => {
-                break StreamEnd::Failed(failed(&kube::Error::Api(status)));
-            }
+        apply(event, sink, metrics)?;
+        *proven = true;
+    }
+}
+
+async fn open_watch<T: WatchedKind>(
+    client: &Client,
+    from: u64,
+) -> Result<impl AsyncBufRead + use<T>, Interruption> {
+    let params = WatchParams::default().timeout(WATCH_SECONDS);
+    let request = Request::new(T::PATH).watch(&params, &from.to_string());
+    let mut request = request.map_err(Interruption::failed)?;
+    // A server that zips would make a whole of each event; nothing here unzips that.
+    let plain = HeaderValue::from_static("identity");
+    request.headers_mut().insert(ACCEPT_ENCODING, plain);
+    let stream = timeout(PAGE_TIMEOUT, client.request_stream(request)).await?;
+    stream.map_err(Interruption::refused)
+}
+
+fn apply<T: WatchedKind>(
+    event: WatchEvent<Decoded<T>>,
+    sink: &impl ObjectSink<T>,
+    metrics: &Metrics,
+) -> Result<(), Interruption> {
+    match event {
+        WatchEvent::Added(seen) | WatchEvent::Modified(seen) => {
+            warn_of(&sink.seen([seen], false), metrics);
         }
-        events = true;
-    };
-    (end, events)
+        WatchEvent::Deleted(seen) => sink.deleted(&seen),
+        WatchEvent::Bookmark(bookmark) => {
+            sink.bookmark(T::KIND, version(&bookmark.metadata.resource_version));
+        }
+        WatchEvent::Error(status) => return Err(Interruption::refused(kube::Error::Api(status))),
+    }
+    Ok(())
 }
 
-fn no_answer() -> StreamFailure {
-    format!("no answer in {} s", PAGE_TIMEOUT.as_secs()).into()
-}
-
-fn unreadable(error: &serde_json::Error) -> StreamFailure {
-    format!("the answer can't be read: {error}").into()
+fn has_code(error: &kube::Error, code: u16) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == code)
 }
 
 /// Whether the connection ended in the midst of an answer: so a watch ends when the server stops.
 fn is_cut(error: &io::Error) -> bool {
-    let mut next: Option<&(dyn Error + 'static)> = Some(error);
-    while let Some(cause) = next {
-        next = match cause.downcast_ref::<io::Error>() {
-            Some(error) if error.kind() == io::ErrorKind::UnexpectedEof => return true,
-            // Its `source` is not what it holds, but the source of that.
-            Some(error) => error.get_ref().map(|cause| cause as _),
-            None => cause.source(),
-        };
-    }
-    false
-}
-
-fn failed(error: &kube::Error) -> StreamFailure {
-    match error {
-        kube::Error::Api(status) => {
-            let forbidden = status.code == 403;
-            let cure = if forbidden {
-                "; give the operator its ClusterRole again (helm upgrade)"
-            } else {
-                ""
-            };
-            StreamFailure {
-                message: format!("{}{cure}", status.message),
-                forbidden,
-                halfway: false,
-            }
-        }
-        error => error.to_string().into(),
-    }
+    let mut causes = causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>());
+    causes.any(|error| error.kind() == io::ErrorKind::UnexpectedEof)
 }
 
 fn warn_of(warnings: &[String], metrics: &Metrics) {

@@ -79,7 +79,8 @@ impl Problems {
 pub(crate) fn problem(status: &NotificationSettingStatus) -> Option<(DeliveryProblem, u32)> {
     let delivered = condition::find(&status.conditions, DELIVERED)?;
     let reason = Reason::ALL
-        .into_iter()
+        .iter()
+        .copied()
         .find(|reason| delivered.status == "False" && reason.as_str() == delivered.reason)?;
     let failure = status
         .last_failure

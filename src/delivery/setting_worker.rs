@@ -333,7 +333,8 @@ async fn read_destination(context: &Context, setting: &NotificationSetting) -> D
     match found.await {
         Ok(destination) => match context.sender.permits(&destination) {
             Ok(()) => DestinationAnswer::Known(destination),
-            Err(why) => {
+            Err(denied) => {
+                let why = denied.to_string();
                 DestinationAnswer::NotReady(NotReady::new(NotReadyReason::DestinationDenied, why))
             }
         },

@@ -1,7 +1,7 @@
 //! Where messages go: one URL, parsed once. The URL is the secret (whoever holds a Slack hook can post), so nothing
 //! here prints more of it than scheme, host and port, and no error holds any of it.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use base64::{
     Engine as _,
@@ -49,32 +49,26 @@ pub struct Destination {
 /// Why a text is no destination. Each message names the problem and the cure; none holds any part of the text, which is
 /// a secret even when it is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[allow(missing_docs)] // The messages say it.
 pub enum BadUrl {
-    /// Nothing, or only white space.
     #[error("the URL is empty; store the complete URL under the key that the setting names")]
     Empty,
-    /// Not text.
     #[error(
         "the URL is not UTF-8 text; store it as plain text (a Secret's `data` takes its base64, `stringData` the text itself)"
     )]
     NotText,
-    /// Longer than a URL may be.
     #[error(
         "the URL is longer than {MAX_URL} bytes; store nothing but the URL under the key that the setting names"
     )]
     TooLong,
-    /// UTF-16, as some tools on Windows write it.
     #[error("the URL is UTF-16 text, as some tools on Windows write it; store it as UTF-8")]
     Utf16,
-    /// An invisible character inside: a word processor or a chat put it there.
     #[error(
         "the URL holds an invisible character (U+{0:04X}); type it anew, or copy it from where the receiver shows it"
     )]
     Invisible(u32),
-    /// In quotes or brackets.
     #[error("the URL is in quotes or brackets; store it without them")]
     Quoted,
-    /// The base64 of a URL, most often of a value that was encoded twice.
     #[error(
         "this looks like base64 of a URL, so it was encoded once too often; store the URL itself under `stringData`, or its base64 under `data`"
     )]
@@ -84,10 +78,8 @@ pub enum BadUrl {
         "the URL has white space or a control character inside; store it on one line, without quotes or blanks"
     )]
     WhiteSpace,
-    /// Not an absolute URL.
     #[error("this is not a URL ({0}); store a complete one, such as https://example.com/hook")]
     Malformed(url::ParseError),
-    /// Neither http nor https.
     #[error("the URL's scheme is neither https nor http; use one that starts with https://")]
     Scheme,
     /// `user:password@`, which a reader takes for the host, and which proxies and servers log.
@@ -95,20 +87,16 @@ pub enum BadUrl {
         "the URL holds a user name or password before the host; remove all up to the @, and put a secret into its path or query"
     )]
     UserInfo,
-    /// Port 0 can't be connected to.
     #[error("the URL names port 0; name the receiver's port, or none")]
     Port,
-    /// Slack over plain http.
     #[error(
         "a Slack URL must start with https://: whoever reads it on the way can post to the channel"
     )]
     PlainSlack,
-    /// A trigger of Slack's Workflow Builder.
     #[error(
         "this is a Workflow Builder trigger of Slack, not an incoming webhook; create an incoming webhook, whose path starts with /services/"
     )]
     SlackWorkflow,
-    /// An incoming webhook of Slack, given as a plain webhook: Slack would refuse every event.
     #[error(
         "this is an incoming webhook of Slack, which takes only Slack's own messages; use it under spec.slack instead of spec.webhook"
     )]
@@ -236,6 +224,8 @@ fn of_slack(kind: DestinationKind, url: &Url) -> Result<(), BadUrl> {
                 .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
         })
     });
+    let address = url.host().and_then(|host| address(&host));
+    let is_loopback = address.is_some_and(|ip| ip.is_loopback());
     let path = url.path();
     match kind {
         DestinationKind::Webhook if at_slack && path.starts_with("/services/") => {
@@ -246,19 +236,18 @@ fn of_slack(kind: DestinationKind, url: &Url) -> Result<(), BadUrl> {
         {
             Err(BadUrl::SlackWorkflow)
         }
-        DestinationKind::Slack if url.scheme() == "http" && !is_loopback(url) => {
-            Err(BadUrl::PlainSlack)
-        }
+        // A test's receiver is an address of this machine, written as such.
+        DestinationKind::Slack if url.scheme() == "http" && !is_loopback => Err(BadUrl::PlainSlack),
         DestinationKind::Webhook | DestinationKind::Slack => Ok(()),
     }
 }
 
-/// Whether the host is an address of this machine, written as such: a test's receiver.
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(Host::Ipv6(ip)) => ip.is_loopback(),
-        _ => false,
+/// The address that a host is, if it is one.
+pub(super) fn address<S>(host: &Host<S>) -> Option<IpAddr> {
+    match host {
+        Host::Ipv4(ip) => Some((*ip).into()),
+        Host::Ipv6(ip) => Some((*ip).into()),
+        Host::Domain(_) => None,
     }
 }
 

@@ -41,9 +41,10 @@ pub(super) fn fault(error: &reqwest::Error, proxied: bool) -> Fault {
 }
 
 /// An error and its causes. An I/O error that wraps another shows that one's cause only, so its inside is taken.
-pub(super) fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn StdError + 'static)> {
-    let first: &(dyn StdError + 'static) = error;
-    std::iter::successors(Some(first), |&cause| {
+pub(crate) fn causes<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |&cause| {
         let inner = cause
             .downcast_ref::<std::io::Error>()
             .and_then(std::io::Error::get_ref);

@@ -2,11 +2,16 @@
 //! so by default only public addresses are open: no cluster network, no node, no cloud metadata, no API server.
 //! (`to_canonical` undoes IPv4-mapped IPv6; ranges are those of the IANA special-purpose registries and the clouds'.)
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::LazyLock,
+};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use thiserror::Error;
 use url::Host;
+
+use crate::http::destination::address;
 
 /// The policy: a table of denied ranges, what is denied besides, and what the operator's flags open.
 #[derive(Clone, Debug, Default)]
@@ -70,27 +75,13 @@ struct Range {
     net: IpNet,
     /// What it is: "destination address … is {what}".
     what: &'static str,
-    /// Opened only by an address or range that lies within it: no wider range and no host name opens it by accident.
-    strict: bool,
 }
 
-const fn v4(a: u8, b: u8, c: u8, d: u8, len: u8, what: &'static str) -> Range {
-    let net = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), len));
-    let strict = false;
-    Range { net, what, strict }
-}
-
-const fn v6(s: [u16; 8], len: u8, what: &'static str) -> Range {
-    let ip = Ipv6Addr::new(s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7]);
-    let net = IpNet::V6(Ipv6Net::new_assert(ip, len));
-    let strict = false;
-    Range { net, what, strict }
-}
-
-const fn strict(range: Range) -> Range {
-    Range {
-        strict: true,
-        ..range
+impl Range {
+    /// Whether it is opened only by an address or range that lies within it: no wider range and no host name opens it by
+    /// accident.
+    fn is_strict(self) -> bool {
+        [METADATA, LINK_LOCAL, OURS].contains(&self.what)
     }
 }
 
@@ -107,54 +98,50 @@ const NOT_PUBLIC: &str = "in no public range";
 const OURS: &str = "one of the Kubernetes API server or of the operator itself";
 
 /// The denied ranges. The first that holds an address names it, so single addresses stand before what they lie in.
-const DENIED: &[Range] = &[
-    // AWS, GCP, Azure, OpenStack; ECS tasks; EKS Pod Identity; Alibaba; Azure's host, a *public* address; Oracle's old one.
-    strict(v4(169, 254, 169, 254, 32, METADATA)),
-    strict(v4(169, 254, 170, 2, 32, METADATA)),
-    strict(v4(169, 254, 170, 23, 32, METADATA)),
-    strict(v4(100, 100, 100, 200, 32, METADATA)),
-    strict(v4(168, 63, 129, 16, 32, METADATA)),
-    strict(v4(192, 0, 0, 192, 32, METADATA)),
-    // AWS: metadata and EKS Pod Identity; GCP.
-    strict(v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254], 128, METADATA)),
-    strict(v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23], 128, METADATA)),
-    strict(v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254], 128, METADATA)),
-    strict(v4(169, 254, 0, 0, 16, LINK_LOCAL)),
-    strict(v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10, LINK_LOCAL)),
-    v4(127, 0, 0, 0, 8, LOOPBACK),
-    v6([0, 0, 0, 0, 0, 0, 0, 1], 128, LOOPBACK),
-    // Linux takes 0.0.0.0 and :: for this machine.
-    v4(0, 0, 0, 0, 8, LOOPBACK),
-    v6([0, 0, 0, 0, 0, 0, 0, 0], 128, LOOPBACK),
-    v4(10, 0, 0, 0, 8, PRIVATE),
-    v4(172, 16, 0, 0, 12, PRIVATE),
-    v4(192, 168, 0, 0, 16, PRIVATE),
-    v6([0xfc00, 0, 0, 0, 0, 0, 0, 0], 7, PRIVATE),
-    // Site-local, deprecated but still routed by some.
-    v6([0xfec0, 0, 0, 0, 0, 0, 0, 0], 10, PRIVATE),
-    v4(100, 64, 0, 0, 10, SHARED),
-    v4(192, 0, 0, 0, 24, RESERVED),
-    v4(192, 88, 99, 0, 24, RESERVED),
-    v4(192, 0, 2, 0, 24, EXAMPLE),
-    v4(198, 18, 0, 0, 15, EXAMPLE),
-    v4(198, 51, 100, 0, 24, EXAMPLE),
-    v4(203, 0, 113, 0, 24, EXAMPLE),
-    v4(224, 0, 0, 0, 4, MULTICAST),
-    v4(240, 0, 0, 0, 4, RESERVED),
-    v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8, MULTICAST),
-    // IPv4-compatible, NAT64 with a prefix of the network's own (where the IPv4 address stands in it is known only
-    // there), 6to4. For NAT64 with the well-known prefix see `nat64`.
-    v6([0, 0, 0, 0, 0, 0, 0, 0], 96, TRANSITION),
-    v6([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48, TRANSITION),
-    v6([0x2002, 0, 0, 0, 0, 0, 0, 0], 16, TRANSITION),
-    // Discard-only and its dummy prefix; Teredo, ORCHID, benchmarks; documentation (old and new); SRv6 SIDs.
-    v6([0x100, 0, 0, 0, 0, 0, 0, 0], 64, RESERVED),
-    v6([0x100, 0, 0, 1, 0, 0, 0, 0], 64, RESERVED),
-    v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 23, RESERVED),
-    v6([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0], 32, EXAMPLE),
-    v6([0x3fff, 0, 0, 0, 0, 0, 0, 0], 20, EXAMPLE),
-    v6([0x5f00, 0, 0, 0, 0, 0, 0, 0], 16, RESERVED),
-];
+static DENIED: LazyLock<Vec<Range>> = LazyLock::new(|| {
+    let ranges = [
+        // AWS, GCP, Azure, OpenStack; ECS tasks; EKS Pod Identity.
+        (
+            METADATA,
+            "169.254.169.254/32 169.254.170.2/32 169.254.170.23/32",
+        ),
+        // Alibaba; Azure's host, a *public* address; Oracle's old one.
+        (
+            METADATA,
+            "100.100.100.200/32 168.63.129.16/32 192.0.0.192/32",
+        ),
+        // AWS: metadata and EKS Pod Identity; GCP.
+        (
+            METADATA,
+            "fd00:ec2::254/128 fd00:ec2::23/128 fd20:ce::254/128",
+        ),
+        (LINK_LOCAL, "169.254.0.0/16 fe80::/10"),
+        // Linux takes 0.0.0.0 and :: for this machine.
+        (LOOPBACK, "127.0.0.0/8 ::1/128 0.0.0.0/8 ::/128"),
+        (PRIVATE, "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 fc00::/7"),
+        // Site-local, deprecated but still routed by some.
+        (PRIVATE, "fec0::/10"),
+        (SHARED, "100.64.0.0/10"),
+        (RESERVED, "192.0.0.0/24 192.88.99.0/24 240.0.0.0/4"),
+        (EXAMPLE, "192.0.2.0/24 198.18.0.0/15"),
+        (EXAMPLE, "198.51.100.0/24 203.0.113.0/24"),
+        (MULTICAST, "224.0.0.0/4 ff00::/8"),
+        // IPv4-compatible, NAT64 with a prefix of the network's own (where the IPv4 address stands in it is known only
+        // there), 6to4. For NAT64 with the well-known prefix see `nat64`.
+        (TRANSITION, "::/96 64:ff9b:1::/48 2002::/16"),
+        // Discard-only and its dummy prefix; Teredo, ORCHID, benchmarks; SRv6 SIDs.
+        (RESERVED, "100::/64 100:0:0:1::/64 2001::/23 5f00::/16"),
+        // Old and new.
+        (EXAMPLE, "2001:db8::/32 3fff::/20"),
+    ];
+    let ranges = ranges.iter().flat_map(|(what, nets)| {
+        nets.split(' ').map(move |net| Range {
+            net: net.parse().expect("an address range"),
+            what,
+        })
+    });
+    ranges.collect()
+});
 
 /// All public IPv6 addresses lie in here, so what lies outside is denied even if no row above knows it.
 const PUBLIC_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
@@ -180,10 +167,8 @@ impl Guard {
         let mut guard = Self::default();
         for entry in allow {
             let text = entry.trim();
-            if let Ok(net) = text.parse::<IpNet>() {
-                guard.open_nets.push(canonical(net.trunc()));
-            } else if let Some(ip) = literal(text) {
-                guard.open_nets.push(ip.to_canonical().into());
+            if let Some(net) = net(text) {
+                guard.open_nets.push(net);
             } else {
                 guard
                     .open_hosts
@@ -213,15 +198,16 @@ impl Guard {
         let Some(range) = self.range(ip) else {
             return Ok(());
         };
+        let strict = range.is_strict();
         let named = self
             .open_nets
             .iter()
-            .any(|open| open.contains(&ip) && (!range.strict || range.net.contains(open)));
-        if named || (!range.strict && self.opens_host(host)) {
+            .any(|open| open.contains(&ip) && (!strict || range.net.contains(open)));
+        if named || (!strict && self.opens_host(host)) {
             // Who opens such a prefix to reach the IPv4 world must not open all of it.
             return embedded(ip).map_or(Ok(()), |ip| self.permits_ip(host, ip.into()));
         }
-        let open = if range.strict && range.net.prefix_len() < range.net.max_prefix_len() {
+        let open = if strict && range.net.prefix_len() < range.net.max_prefix_len() {
             ip.into()
         } else {
             range.net
@@ -233,10 +219,9 @@ impl Guard {
     /// Whether a URL's host may be dialled, as far as that can be told without the DNS: an address is judged here (the
     /// resolver never sees it), a name is permitted.
     pub(crate) fn permits_literal(&self, host: &Host<&str>) -> Result<(), Denied> {
-        match host {
-            Host::Ipv4(ip) => self.permits_ip(&ip.to_string(), (*ip).into()),
-            Host::Ipv6(ip) => self.permits_ip(&ip.to_string(), (*ip).into()),
-            Host::Domain(_) => Ok(()),
+        match address(host) {
+            Some(ip) => self.permits_ip(&ip.to_string(), ip),
+            None => Ok(()),
         }
     }
 
@@ -266,21 +251,17 @@ impl Guard {
     }
 
     fn range(&self, ip: IpAddr) -> Option<Range> {
+        let alone = |what| {
+            let net = ip.into();
+            Some(Range { net, what })
+        };
         if self.also_denied.contains(&ip) {
-            return Some(Range {
-                net: ip.into(),
-                what: OURS,
-                strict: true,
-            });
+            return alone(OURS);
         }
         let listed = DENIED.iter().find(|range| range.net.contains(&ip));
         match ip {
             _ if listed.is_some() => listed.copied(),
-            IpAddr::V6(v6) if !PUBLIC_V6.contains(&v6) => Some(Range {
-                net: ip.into(),
-                what: NOT_PUBLIC,
-                strict: false,
-            }),
+            IpAddr::V6(v6) if !PUBLIC_V6.contains(&v6) => alone(NOT_PUBLIC),
             _ => None,
         }
     }
@@ -330,12 +311,15 @@ fn bare(name: &str) -> String {
     name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
 }
 
-/// An address, with or without the brackets that a URL puts around IPv6.
-fn literal(text: &str) -> Option<IpAddr> {
+/// A range, or an address with or without the brackets that a URL puts around IPv6.
+fn net(text: &str) -> Option<IpNet> {
     let inner = text
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'));
-    inner.unwrap_or(text).parse().ok()
+    let address = || inner.unwrap_or(text).parse::<IpAddr>().ok();
+    let net: Option<IpNet> = text.parse().ok();
+    let net = net.or_else(|| address().map(IpNet::from))?;
+    Some(canonical(net.trunc()))
 }
 
 /// A range of IPv4-mapped addresses as the IPv4 range that it means.

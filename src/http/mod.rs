@@ -4,7 +4,7 @@ mod certificates;
 mod client;
 mod config;
 pub mod destination;
-mod error;
+pub(crate) mod error;
 pub mod guard;
 pub(crate) mod logging;
 pub mod outcome;

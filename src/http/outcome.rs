@@ -8,8 +8,12 @@ use std::time::Duration;
 
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 use serde::Deserialize;
+use thiserror::Error;
 
-use crate::http::{destination::DestinationKind, guard::Denied};
+use crate::{
+    api::condition::reasons,
+    http::{destination::DestinationKind, guard::Denied},
+};
 
 /// The longest `Retry-After` that is obeyed: a receiver must not be able to silence a setting for days.
 pub(crate) const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
@@ -17,8 +21,9 @@ pub(crate) const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
 /// How much of an answer is read, in bytes. Slack's codes have at most some 40; the rest is for other servers' JSON.
 pub(crate) const ANSWER_READ: usize = 4096;
 
-/// What became of an attempt.
+/// What became of an attempt; `message`: why, as a sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // `reason` and `message`
 pub enum Outcome {
     /// The destination has it.
     Delivered {
@@ -29,32 +34,20 @@ pub enum Outcome {
     Retry {
         /// How long the destination asks to be left alone, at most an hour.
         after: Option<Duration>,
-        /// Why.
         reason: Reason,
-        /// Why, as a sentence.
         message: String,
     },
     /// The destination will never take this event: set it aside and go on.
-    Refused {
-        /// Why.
-        reason: Reason,
-        /// Why, as a sentence.
-        message: String,
-    },
+    Refused { reason: Reason, message: String },
     /// The destination is wrong: hold until the Secret or the spec changes.
     Hold {
         /// Whether attempts go on meanwhile.
         retry: HoldRetry,
-        /// Why.
         reason: Reason,
-        /// Why, as a sentence.
         message: String,
     },
     /// The destination says that it is no more: hold until the Secret or the spec changes.
-    Gone {
-        /// Why, as a sentence.
-        message: String,
-    },
+    Gone { message: String },
 }
 
 /// Whether a held message is tried again before the Secret or the spec changes.
@@ -73,127 +66,77 @@ pub enum Note {
     WithoutSlackOk,
 }
 
-impl Note {
-    /// The note as a sentence.
-    pub const fn message(self) -> &'static str {
-        match self {
-            Self::WithoutSlackOk => {
-                "the destination reported success without Slack's ok, as servers that are compatible with Slack do"
-            }
-        }
+reasons! {
+    /// Why an attempt failed, as one word of a closed list.
+    #[allow(missing_docs)] // The names say it; a message says the rest.
+    pub enum Reason {
+        Timeout, ConnectFailed, ConnectionLost, DnsFailed, TlsFailed, ProxyFailed, DestinationDenied, RateLimited,
+        ServerError, PayloadRefused, AuthRefused, NotFound, Gone, Redirected, UnexpectedAnswer, SlackCredential,
+        SlackDestination,
     }
 }
 
-/// Why an attempt failed, as one word of a closed list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(missing_docs)] // The names say it; a message says the rest.
-pub enum Reason {
-    Timeout,
-    ConnectFailed,
-    ConnectionLost,
-    DnsFailed,
-    TlsFailed,
-    ProxyFailed,
-    DestinationDenied,
-    RateLimited,
-    ServerError,
-    PayloadRefused,
-    AuthRefused,
-    NotFound,
-    Gone,
-    Redirected,
-    UnexpectedAnswer,
-    SlackCredential,
-    SlackDestination,
-}
-
-impl Reason {
-    /// All of them.
-    pub const ALL: [Self; 17] = [
-        Self::Timeout,
-        Self::ConnectFailed,
-        Self::ConnectionLost,
-        Self::DnsFailed,
-        Self::TlsFailed,
-        Self::ProxyFailed,
-        Self::DestinationDenied,
-        Self::RateLimited,
-        Self::ServerError,
-        Self::PayloadRefused,
-        Self::AuthRefused,
-        Self::NotFound,
-        Self::Gone,
-        Self::Redirected,
-        Self::UnexpectedAnswer,
-        Self::SlackCredential,
-        Self::SlackDestination,
-    ];
-
-    /// Its name, as in status and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Timeout => "Timeout",
-            Self::ConnectFailed => "ConnectFailed",
-            Self::ConnectionLost => "ConnectionLost",
-            Self::DnsFailed => "DnsFailed",
-            Self::TlsFailed => "TlsFailed",
-            Self::ProxyFailed => "ProxyFailed",
-            Self::DestinationDenied => "DestinationDenied",
-            Self::RateLimited => "RateLimited",
-            Self::ServerError => "ServerError",
-            Self::PayloadRefused => "PayloadRefused",
-            Self::AuthRefused => "AuthRefused",
-            Self::NotFound => "NotFound",
-            Self::Gone => "Gone",
-            Self::Redirected => "Redirected",
-            Self::UnexpectedAnswer => "UnexpectedAnswer",
-            Self::SlackCredential => "SlackCredential",
-            Self::SlackDestination => "SlackDestination",
-        }
-    }
-}
-
-/// Why there was no (full) answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Why there was no (full) answer, as a sentence.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(crate) enum Fault {
-    /// It took too long. Ambiguous: the destination may have taken the event.
+    #[error("the destination did not answer in time; it may have taken the event")]
     Timeout,
-    /// No connection could be made.
+    #[error("no connection to the destination could be made")]
     Connect,
-    /// The connection broke before the answer. Ambiguous.
+    #[error("the connection broke before the destination answered; it may have taken the event")]
     Lost,
-    /// The DNS says that the host name does not exist or has no address.
+    #[error(
+        "the destination's host name does not exist or has no address; check its spelling and the DNS"
+    )]
     NameNotFound,
-    /// The DNS gave no answer; it may give one soon.
+    #[error(
+        "the DNS gave no answer about the destination's host name; if this goes on, check the cluster's DNS"
+    )]
     Dns,
-    /// No trust in the destination.
+    #[error("the destination's {0}")]
     Tls(TlsProblem),
-    /// The proxy made no tunnel to the destination.
+    #[error("the proxy made no connection to the destination; check the proxy and its rules")]
     Proxy,
     /// The operator's own policy.
+    #[error(transparent)]
     Denied(Denied),
-    /// What came is no HTTP answer, or more of one than is taken. Ambiguous.
+    /// No HTTP answer, or more of one than is taken.
+    #[error(
+        "what the destination answered is not a valid HTTP answer; it may have taken the event"
+    )]
     Protocol,
 }
 
 /// What is wrong with TLS, as far as it tells people what to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub(crate) enum TlsProblem {
-    /// The certificate comes from an authority that isn't trusted.
+    #[error(
+        "certificate comes from an authority that is not trusted; give the operator that authority's certificate"
+    )]
     UnknownAuthority,
-    /// The certificate is no longer valid.
+    #[error("certificate has expired; renew it there")]
     Expired,
-    /// The certificate isn't valid yet.
+    #[error("certificate is not valid yet; check it and the clocks")]
     NotYetValid,
-    /// The certificate is for another host.
+    #[error("certificate is for another host name; use a name that it holds")]
     OtherHost,
-    /// The certificate is an authority's, as self-signed ones often are.
+    #[error(
+        "certificate is that of an authority (as self-signed ones often are), not of a server; replace it there by one for servers"
+    )]
     AuthorityItself,
-    /// The certificate, or one that vouches for it, uses an algorithm that is not supported.
+    #[error(
+        "certificate, or one that vouches for it, uses {0}, which is not supported; use keys of RSA, P-256, P-384 or Ed25519 there"
+    )]
     UnsupportedAlgorithm(&'static str),
-    /// The destination ended the handshake: it has nothing in common with us.
+    /// The destination ended the handshake.
+    #[error(
+        "TLS handshake failed, because it shares no version, cipher or kind of key with the operator; it must take TLS 1.2 or 1.3 and have a key of RSA, P-256, P-384 or Ed25519 (P-521 is not supported)"
+    )]
     NothingInCommon,
-    /// Anything else: not TLS at all, …
+    /// Not TLS at all, …
+    #[error(
+        "TLS handshake failed; check that the port speaks TLS 1.2 or 1.3 and that its certificate is sound"
+    )]
     Other,
 }
 
@@ -343,49 +286,55 @@ fn of_slack(status: u16, after: Option<Duration>, body: &[u8]) -> Outcome {
             "Slack answered 429: too many messages",
         );
     }
-    let Some(code) = slack_code(body) else {
-        return match of_status(status, after) {
-            Outcome::Delivered { .. } if is_page(body) => Outcome::hold_until_change(format!(
-                "the destination answered {status} with a web page or another document, as login pages do, so it is not known whether it took the message; check that the URL is that of an incoming webhook (nothing is sent until the Secret or the spec changes)"
-            )),
-            Outcome::Delivered { .. } if says_failed(body) => Outcome::hold_until_change(format!(
-                "the destination answered {status}, but its JSON says that it failed; check that the URL is that of an incoming webhook (nothing is sent until the Secret or the spec changes)"
-            )),
-            // Mattermost, Rocket.Chat, Zulip, Discord and proxies before them: JSON, nothing, or a word of their own.
-            Outcome::Delivered { .. } => Outcome::DELIVERED_WITHOUT_OK,
-            // Not the receiver's own answer: a proxy's, or that of a port that wants TLS.
-            Outcome::Refused { .. } if status == 400 && is_page(body) => Outcome::hold(
-                Reason::UnexpectedAnswer,
-                format!(
-                    "the destination answered {status} with a web page or another document; check the URL, its scheme and its port"
-                ),
+    match slack_code(body) {
+        Some(code) => of_slack_code(status, after, code),
+        None => of_slack_without_code(status, after, body),
+    }
+}
+
+/// An answer that isn't Slack's own: that of a server that is compatible with it, or of something before it.
+fn of_slack_without_code(status: u16, after: Option<Duration>, body: &[u8]) -> Outcome {
+    match of_status(status, after) {
+        Outcome::Delivered { .. } if is_page(body) => Outcome::hold_until_change(format!(
+            "the destination answered {status} with a web page or another document, as login pages do, so it is not known whether it took the message; check that the URL is that of an incoming webhook (nothing is sent until the Secret or the spec changes)"
+        )),
+        Outcome::Delivered { .. } if says_failed(body) => Outcome::hold_until_change(format!(
+            "the destination answered {status}, but its JSON says that it failed; check that the URL is that of an incoming webhook (nothing is sent until the Secret or the spec changes)"
+        )),
+        // Mattermost, Rocket.Chat, Zulip, Discord and proxies before them: JSON, nothing, or a word of their own.
+        Outcome::Delivered { .. } => Outcome::DELIVERED_WITHOUT_OK,
+        // Not the receiver's own answer: a proxy's, or that of a port that wants TLS.
+        Outcome::Refused { .. } if status == 400 && is_page(body) => Outcome::hold(
+            Reason::UnexpectedAnswer,
+            format!(
+                "the destination answered {status} with a web page or another document; check the URL, its scheme and its port"
             ),
-            outcome => outcome,
-        };
-    };
+        ),
+        outcome => outcome,
+    }
+}
+
+fn of_slack_code(status: u16, after: Option<Duration>, code: &str) -> Outcome {
     let said = format!("Slack answered {code}");
+    let hold = |reason, cure| Outcome::hold(reason, format!("{said}: {cure}"));
     match code {
         "ok" if (200..=299).contains(&status) => Outcome::DELIVERED,
         "no_service" | "no_active_hooks" | "no_service_id" | "no_team" | "invalid_token"
-        | "team_disabled" => Outcome::hold(
+        | "team_disabled" => hold(
             Reason::SlackCredential,
-            format!(
-                "{said}: the incoming webhook was removed or disabled; create a new one and store its URL in the Secret"
-            ),
+            "the incoming webhook was removed or disabled; create a new one and store its URL in the Secret",
         ),
-        "channel_is_archived" => Outcome::hold(
+        "channel_is_archived" => hold(
             Reason::SlackDestination,
-            format!("{said}: unarchive the channel, or store an incoming webhook of another one"),
+            "unarchive the channel, or store an incoming webhook of another one",
         ),
-        "channel_not_found" | "user_not_found" => Outcome::hold(
+        "channel_not_found" | "user_not_found" => hold(
             Reason::SlackDestination,
-            format!(
-                "{said}: the incoming webhook's channel or user is no more; create a new webhook"
-            ),
+            "the incoming webhook's channel or user is no more; create a new webhook",
         ),
-        "action_prohibited" | "posting_to_general_channel_denied" => Outcome::hold(
+        "action_prohibited" | "posting_to_general_channel_denied" => hold(
             Reason::SlackDestination,
-            format!("{said}: an admin of the workspace must allow the webhook to post there"),
+            "an admin of the workspace must allow the webhook to post there",
         ),
         "invalid_payload"
         | "no_text"
@@ -465,66 +414,18 @@ impl From<Denied> for Outcome {
 
 /// What the lack of an answer means.
 pub(crate) fn of_fault(fault: &Fault) -> Outcome {
-    let tls =
-        |problem: &str| Outcome::hold(Reason::TlsFailed, format!("the destination's {problem}"));
+    let message = fault.to_string();
+    let retry = |reason, message| Outcome::retry(None, reason, message);
     match fault {
-        Fault::Timeout => Outcome::retry(
-            None,
-            Reason::Timeout,
-            "the destination did not answer in time; it may have taken the event",
-        ),
-        Fault::Connect => Outcome::retry(
-            None,
-            Reason::ConnectFailed,
-            "no connection to the destination could be made",
-        ),
-        Fault::Lost => Outcome::retry(
-            None,
-            Reason::ConnectionLost,
-            "the connection broke before the destination answered; it may have taken the event",
-        ),
-        Fault::NameNotFound => Outcome::hold(
-            Reason::DnsFailed,
-            "the destination's host name does not exist or has no address; check its spelling and the DNS",
-        ),
-        Fault::Dns => Outcome::retry(
-            None,
-            Reason::DnsFailed,
-            "the DNS gave no answer about the destination's host name; if this goes on, check the cluster's DNS",
-        ),
-        Fault::Tls(TlsProblem::UnknownAuthority) => tls(
-            "certificate comes from an authority that is not trusted; give the operator that authority's certificate",
-        ),
-        Fault::Tls(TlsProblem::Expired) => tls("certificate has expired; renew it there"),
-        Fault::Tls(TlsProblem::NotYetValid) => {
-            tls("certificate is not valid yet; check it and the clocks")
-        }
-        Fault::Tls(TlsProblem::OtherHost) => {
-            tls("certificate is for another host name; use a name that it holds")
-        }
-        Fault::Tls(TlsProblem::AuthorityItself) => tls(
-            "certificate is that of an authority (as self-signed ones often are), not of a server; replace it there by one for servers",
-        ),
-        Fault::Tls(TlsProblem::UnsupportedAlgorithm(name)) => tls(&format!(
-            "certificate, or one that vouches for it, uses {name}, which is not supported; use keys of RSA, P-256, P-384 or Ed25519 there"
-        )),
-        Fault::Tls(TlsProblem::NothingInCommon) => tls(
-            "TLS handshake failed, because it shares no version, cipher or kind of key with the operator; it must take TLS 1.2 or 1.3 and have a key of RSA, P-256, P-384 or Ed25519 (P-521 is not supported)",
-        ),
-        Fault::Tls(TlsProblem::Other) => tls(
-            "TLS handshake failed; check that the port speaks TLS 1.2 or 1.3 and that its certificate is sound",
-        ),
-        Fault::Proxy => Outcome::retry(
-            None,
-            Reason::ProxyFailed,
-            "the proxy made no connection to the destination; check the proxy and its rules",
-        ),
-        Fault::Denied(denied) => Outcome::hold(Reason::DestinationDenied, denied.to_string()),
-        Fault::Protocol => Outcome::retry(
-            None,
-            Reason::UnexpectedAnswer,
-            "what the destination answered is not a valid HTTP answer; it may have taken the event",
-        ),
+        Fault::Timeout => retry(Reason::Timeout, message),
+        Fault::Connect => retry(Reason::ConnectFailed, message),
+        Fault::Lost => retry(Reason::ConnectionLost, message),
+        Fault::NameNotFound => Outcome::hold(Reason::DnsFailed, message),
+        Fault::Dns => retry(Reason::DnsFailed, message),
+        Fault::Tls(_) => Outcome::hold(Reason::TlsFailed, message),
+        Fault::Proxy => retry(Reason::ProxyFailed, message),
+        Fault::Denied(_) => Outcome::hold(Reason::DestinationDenied, message),
+        Fault::Protocol => retry(Reason::UnexpectedAnswer, message),
     }
 }
 

@@ -2,8 +2,12 @@
 //! Decided here and not by the HTTP library, because what goes through a proxy is guarded in another way: two opinions
 //! on one host name would be a hole.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use url::Host;
+
+use crate::http::destination::address;
 
 /// `NO_PROXY`, parsed.
 #[derive(Clone, Debug, Default)]
@@ -27,12 +31,7 @@ impl NoProxy {
         self.0.iter().any(|(pattern, only)| {
             let named = match (pattern, host) {
                 (Pattern::All, _) => true,
-                (Pattern::Net(net), Host::Ipv4(ip)) => {
-                    net.contains(&IpNet::from(std::net::IpAddr::V4(*ip)))
-                }
-                (Pattern::Net(net), Host::Ipv6(ip)) => {
-                    net.contains(&IpNet::from(std::net::IpAddr::V6(*ip)))
-                }
+                (Pattern::Net(net), host) => address(host).is_some_and(|ip| net.contains(&ip)),
                 (Pattern::Domain(domain), Host::Domain(name)) => {
                     let name = name.strip_suffix('.').unwrap_or(name);
                     name.strip_suffix(domain.as_str())
@@ -53,7 +52,7 @@ fn entry(text: &str) -> Option<(Pattern, Option<u16>)> {
     if let Ok(net) = text.parse() {
         return Some((Pattern::Net(net), None));
     }
-    if let Ok(ip) = text.parse::<std::net::IpAddr>() {
+    if let Ok(ip) = text.parse::<IpAddr>() {
         return Some((Pattern::Net(ip.into()), None));
     }
     let (host, port) = match text.rsplit_once(':') {
@@ -61,11 +60,11 @@ fn entry(text: &str) -> Option<(Pattern, Option<u16>)> {
         None => (text.as_str(), None),
     };
     let host = host.trim_start_matches("*.").trim_matches('.');
-    match Host::parse(host).ok()? {
-        Host::Domain(domain) => Some((Pattern::Domain(domain), port)),
-        Host::Ipv4(ip) => Some((Pattern::Net(std::net::IpAddr::from(ip).into()), port)),
-        Host::Ipv6(ip) => Some((Pattern::Net(std::net::IpAddr::from(ip).into()), port)),
-    }
+    let pattern = match Host::parse(host).ok()? {
+        Host::Domain(domain) => Pattern::Domain(domain),
+        host => Pattern::Net(address(&host)?.into()),
+    };
+    Some((pattern, port))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@
 //! half of all threads: whose names don't resolve, or resolve slowly, holds up nobody else.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     io,
     net::{SocketAddr, ToSocketAddrs as _},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -43,6 +43,11 @@ const QUICK: Duration = Duration::from_secs(1);
 const REMEMBER: Duration = Duration::from_hours(1);
 /// At most so many names are remembered.
 const MAX_NAMES: usize = 4096;
+
+tokio::task_local! {
+    /// The namespace of the setting whose message is sent: the HTTP library tells only the name when it asks.
+    pub(super) static NAMESPACE: Arc<str>;
+}
 
 /// Why a name has no address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -78,9 +83,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     names: HashMap<String, watch::Sender<NameState>>,
+    /// Those that look something up now.
     namespaces: HashMap<Arc<str>, Arc<Semaphore>>,
-    /// Whose messages are under way to a host: the HTTP library tells only the name when it asks.
-    wanted: HashMap<String, BTreeMap<Arc<str>, usize>>,
 }
 
 #[derive(Clone)]
@@ -124,25 +128,12 @@ impl Lookups {
         }))
     }
 
-    /// Notes that a message of this namespace is under way to a host, until the guard is dropped.
-    pub(super) fn wanted(&self, host: &str, namespace: &Arc<str>) -> Wanted {
-        let wanted = Wanted {
-            lookups: self.clone(),
-            host: host.to_owned(),
-            namespace: Arc::clone(namespace),
-        };
-        let mut state = self.state();
-        let of_host = state.wanted.entry(wanted.host.clone()).or_default();
-        *of_host.entry(Arc::clone(namespace)).or_default() += 1;
-        wanted
-    }
-
-    async fn resolve(&self, host: &str) -> Answer {
-        let asked = timeout(PATIENCE, self.ask(host)).await;
+    async fn resolve(&self, host: &str, namespace: &Arc<str>) -> Answer {
+        let asked = timeout(PATIENCE, self.ask(host, namespace)).await;
         asked.unwrap_or(Err(LookupError::Unavailable))
     }
 
-    async fn ask(&self, host: &str) -> Answer {
+    async fn ask(&self, host: &str, namespace: &Arc<str>) -> Answer {
         let mut name = self.name(host);
         loop {
             let (running, quick) = {
@@ -157,36 +148,26 @@ impl Lookups {
                 let _ = name.changed().await;
                 continue;
             }
+            // Whoever gets a thread first asks for all.
             tokio::select! {
-                permits = self.permits(host, quick) => self.start(host, permits),
+                permits = self.permits(namespace, quick) => self.start(host, permits),
                 _ = name.changed() => {}
             }
         }
     }
 
     /// Waits for a thread: first within the namespace's share, so that few of one namespace wait for the threads of all.
-    async fn permits(&self, host: &str, quick: bool) -> [OwnedSemaphorePermit; 2] {
-        let share = self.share_for(host);
+    async fn permits(&self, namespace: &Arc<str>, quick: bool) -> [OwnedSemaphorePermit; 2] {
+        let share = self.share(namespace);
         let threads = if quick { &self.0.quick } else { &self.0.others };
         [acquire(share).await, acquire(Arc::clone(threads)).await]
     }
 
-    /// The share of a namespace that wants this host: of several, the one that has the most left, so that a namespace
-    /// that has used up its own holds up no other. Names that no setting gave (a proxy's) have a share of their own.
-    fn share_for(&self, host: &str) -> Arc<Semaphore> {
-        let state = &mut *self.state();
-        let nobody = BTreeMap::from([(Arc::from(""), 1)]);
-        let wanted = state.wanted.get(host).unwrap_or(&nobody);
-        state.namespaces.retain(|namespace, share| {
-            Arc::strong_count(share) > 1 || wanted.contains_key(namespace)
-        });
-        let shares = wanted.keys().map(|namespace| {
-            let share = state.namespaces.entry(Arc::clone(namespace));
-            Arc::clone(share.or_insert_with(|| Arc::new(Semaphore::new(PER_NAMESPACE))))
-        });
-        shares
-            .max_by_key(|share| share.available_permits())
-            .unwrap_or_else(|| Arc::new(Semaphore::new(1)))
+    fn share(&self, namespace: &Arc<str>) -> Arc<Semaphore> {
+        let shares = &mut self.state().namespaces;
+        shares.retain(|_, share| Arc::strong_count(share) > 1);
+        let share = shares.entry(Arc::clone(namespace));
+        Arc::clone(share.or_insert_with(|| Arc::new(Semaphore::new(PER_NAMESPACE))))
     }
 
     /// Starts the look-up unless another has, or has just ended.
@@ -246,28 +227,6 @@ async fn acquire(semaphore: Arc<Semaphore>) -> OwnedSemaphorePermit {
         .expect("no semaphore here is ever closed")
 }
 
-/// A message is under way to a host.
-pub(super) struct Wanted {
-    lookups: Lookups,
-    host: String,
-    namespace: Arc<str>,
-}
-
-impl Drop for Wanted {
-    fn drop(&mut self) {
-        let mut state = self.lookups.state();
-        if let Some(of_host) = state.wanted.get_mut(&self.host) {
-            if let Some(count) = of_host.get_mut(&self.namespace) {
-                *count -= 1;
-            }
-            of_host.retain(|_, count| *count > 0);
-            if of_host.is_empty() {
-                state.wanted.remove(&self.host);
-            }
-        }
-    }
-}
-
 /// What the system's resolver says. The standard library keeps the C library's text and drops the code, so the texts of
 /// glibc and musl are what there is; whatever else they say may be over soon.
 fn classify(error: &io::Error) -> LookupError {
@@ -299,8 +258,11 @@ pub(super) struct Resolver {
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
         let (guard, lookups) = (self.guard.clone(), self.lookups.clone());
+        // Names that no setting gave (a proxy's) have a share of their own.
+        let setting = guard.as_ref().and_then(|_| NAMESPACE.try_get().ok());
+        let namespace = setting.unwrap_or_default();
         Box::pin(async move {
-            let found = lookups.resolve(name.as_str()).await?;
+            let found = lookups.resolve(name.as_str(), &namespace).await?;
             // One bad address fails the name: which of them is dialled is not ours to choose.
             if let Some(guard) = guard {
                 found
@@ -356,7 +318,8 @@ mod tests {
     #[tokio::test]
     async fn a_name_is_asked_for_once_however_many_want_it() {
         let (lookups, asked, _release) = counted();
-        let answers = join_all((0..200).map(|_| lookups.resolve("a.example"))).await;
+        let nobody = namespace("");
+        let answers = join_all((0..200).map(|_| lookups.resolve("a.example", &nobody))).await;
         assert!(
             answers
                 .iter()
@@ -370,7 +333,7 @@ mod tests {
         let (lookups, asked, _release) = counted();
         for (seconds, count) in [(0, 1), (4, 1), (2, 2), (4, 2)] {
             tokio::time::advance(Duration::from_secs(seconds)).await;
-            lookups.ask("a.example").await.unwrap();
+            lookups.ask("a.example", &namespace("")).await.unwrap();
             assert_eq!(asked.load(SeqCst), count);
         }
     }
@@ -380,35 +343,27 @@ mod tests {
         let (lookups, _asked, release) = counted();
         let (hostile, healthy) = (namespace("hostile"), namespace("healthy"));
         let hosts: Vec<_> = (0..200).map(|n| format!("hang-{n}.example")).collect();
-        let wanted: Vec<_> = hosts
-            .iter()
-            .map(|host| lookups.wanted(host, &hostile))
-            .collect();
         // The hostile namespace wants the others' name, too, and waits for it behind its own.
-        let shared = lookups.wanted("shared.example", &hostile);
-        let hanging = hosts.iter().map(|host| lookups.ask(host));
-        let hanging = join_all(hanging.chain([lookups.ask("shared.example")]));
-        let mut hanging = Box::pin(hanging);
+        let hanging = hosts.iter().map(String::as_str).chain(["shared.example"]);
+        let mut hanging = Box::pin(join_all(hanging.map(|host| lookups.ask(host, &hostile))));
         assert!(futures::poll!(&mut hanging).is_pending());
-        let _wanted = ["shared.example", "b.example"].map(|host| lookups.wanted(host, &healthy));
         for host in ["shared.example", "b.example"] {
-            assert!(lookups.ask(host).await.is_ok());
+            assert!(lookups.ask(host, &healthy).await.is_ok());
         }
-        drop((release, wanted, shared));
+        drop(release);
         hanging.await;
-        assert!(lookups.state().wanted.len() == 2);
     }
 
     #[tokio::test]
     async fn names_that_hang_in_many_namespaces_leave_threads_to_names_that_are_known() {
         let (lookups, _asked, release) = counted();
-        lookups.ask("known.example").await.unwrap();
+        let known = namespace("known");
+        lookups.ask("known.example", &known).await.unwrap();
         let hosts: Vec<_> = (0..200).map(|n| format!("hang-{n}.example")).collect();
-        let wanted = hosts
+        let hanging = hosts
             .iter()
-            .map(|host| lookups.wanted(host, &namespace(host)));
-        let wanted: Vec<_> = wanted.collect();
-        let mut hanging = Box::pin(join_all(hosts.iter().map(|host| lookups.ask(host))));
+            .map(async |host| lookups.ask(host, &namespace(host)).await);
+        let mut hanging = Box::pin(join_all(hanging));
         assert!(futures::poll!(&mut hanging).is_pending());
         assert_eq!(lookups.0.others.available_permits(), 0);
         // As if the answer were too old to be used again.
@@ -418,17 +373,17 @@ mod tests {
                 *at -= KEEP_FOUND;
             }
         });
-        assert!(lookups.ask("known.example").await.is_ok());
+        assert!(lookups.ask("known.example", &known).await.is_ok());
         drop(release);
         hanging.await;
-        drop(wanted);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_dns_that_gives_no_answer_is_called_so_in_time() {
         let (lookups, _asked, release) = counted();
+        let nobody = namespace("");
         let (answer, ()) = futures::join!(
-            lookups.resolve("hang.example"),
+            lookups.resolve("hang.example", &nobody),
             tokio::time::advance(PATIENCE)
         );
         assert_eq!(answer, Err(LookupError::Unavailable));
@@ -471,13 +426,11 @@ mod tests {
         let (lookups, _asked, _release) = counted();
         for n in 0..MAX_NAMES + 100 {
             let host = format!("{n}.example");
-            let _wanted = lookups.wanted(&host, &namespace(&host));
-            lookups.ask(&host).await.unwrap();
+            lookups.ask(&host, &namespace(&host)).await.unwrap();
         }
         let state = lookups.state();
         assert!(state.names.len() <= MAX_NAMES);
         // A thread may give its share back a little after its answer.
         assert!(state.namespaces.len() <= 2 * THREADS);
-        assert!(state.wanted.is_empty());
     }
 }

@@ -1,8 +1,8 @@
 //! Which message may be sent next: a state machine without clock and without waiting.
 //!
 //! A message may start when its destination is open (no pause is asked for, the pace allows it), and when there is room
-//! within the limits of its destination, its setting, its namespace and of all. Of those that may, the one starts whose
-//! namespace was served the longest ago; within a namespace the destination, and of that the setting, that was.
+//! within the limits of its destination, its setting, its namespace and of all. Of those that may, namespaces take turns;
+//! within a namespace its destinations do, and at a destination the settings.
 //!
 //! Destinations that hang hold a slot until the request times out, so two rules keep slots free for those that don't:
 //! - A destination has one slot at first, one more with each quick answer, and half as many with each slow one.
@@ -10,7 +10,7 @@
 //!   longer than [`SLOW`] moves from the first half to the second.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -29,7 +29,7 @@ const STAYS_SLOW: Duration = Duration::from_secs(120);
 const SWEEP_AT: usize = 256;
 
 /// How many messages may be under way at once.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Limits {
     /// To one URL.
     pub(super) per_destination: usize,
@@ -58,21 +58,21 @@ pub(super) type DestinationKey = [u8; 32];
 pub(super) struct Ticket(u64);
 
 /// What is known of all messages that wait or are under way, and of their destinations.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Schedule {
     limits: Limits,
-    /// The last number given to a ticket or to a place in an order.
+    /// The number of the last ticket.
     last: u64,
     tickets: BTreeMap<Ticket, Message>,
     destinations: BTreeMap<DestinationKey, DestinationQueue>,
-    namespaces: BTreeMap<Arc<str>, Namespace>,
-    /// The namespaces from which a message may start, those served the longest ago first.
-    order: ByClass<BTreeMap<u64, Arc<str>>>,
-    active: usize,
-    slow: usize,
+    active: Active,
+    /// The namespaces that have messages under way.
+    namespaces: BTreeMap<Arc<str>, Active>,
+    /// By class.
+    turns: [Turns; 2],
     /// When requests that are under way become slow.
     ageing: BTreeSet<(Moment, Ticket)>,
-    /// When destinations open for which somebody waits.
+    /// When to look again at destinations that were not open while somebody waited.
     opening: BTreeSet<(Moment, DestinationKey)>,
     sweep_at: usize,
 }
@@ -102,52 +102,99 @@ enum Class {
     Slow,
 }
 
-#[derive(Debug, Default)]
-struct ByClass<T> {
-    quick: T,
-    slow: T,
+/// How many messages are under way.
+#[derive(Clone, Copy, Debug, Default)]
+struct Active {
+    quick: usize,
+    slow: usize,
 }
 
-impl<T> ByClass<T> {
-    fn of(&self, class: Class) -> &T {
-        match class {
-            Class::Quick => &self.quick,
-            Class::Slow => &self.slow,
-        }
+impl Active {
+    fn total(self) -> usize {
+        self.quick + self.slow
     }
 
-    fn of_mut(&mut self, class: Class) -> &mut T {
+    fn of_mut(&mut self, class: Class) -> &mut usize {
         match class {
             Class::Quick => &mut self.quick,
             Class::Slow => &mut self.slow,
         }
     }
+
+    /// Whether one more of this class may start. Those that became slow while under way may take more than their half.
+    fn has_room(mut self, class: Class, limit: usize) -> bool {
+        self.total() < limit && *self.of_mut(class) < limit / 2
+    }
+}
+
+/// The destinations to which a message may start as soon as there is room for it, the next first.
+#[derive(Debug, Default)]
+struct Turns {
+    namespaces: VecDeque<Arc<str>>,
+    /// Those of each of the namespaces; one that has none any more leaves when its turn comes.
+    destinations: BTreeMap<Arc<str>, VecDeque<DestinationKey>>,
+}
+
+impl Turns {
+    fn add(&mut self, namespace: &Arc<str>, to: DestinationKey) {
+        let destinations = self.destinations.entry(Arc::clone(namespace));
+        let destinations = destinations.or_insert_with(|| {
+            self.namespaces.push_back(Arc::clone(namespace));
+            VecDeque::new()
+        });
+        destinations.push_back(to);
+    }
+
+    fn remove(&mut self, namespace: &Arc<str>, to: DestinationKey) {
+        if let Some(destinations) = self.destinations.get_mut(namespace) {
+            destinations.retain(|other| *other != to);
+        }
+    }
+
+    /// Takes the next destination of the next namespace that has room.
+    fn take(&mut self, has_room: impl Fn(&Arc<str>) -> bool) -> Option<(Arc<str>, DestinationKey)> {
+        for _ in 0..self.namespaces.len() {
+            let namespace = self.namespaces.pop_front()?;
+            let destinations = self.destinations.get_mut(&namespace)?;
+            if destinations.is_empty() {
+                self.destinations.remove(&namespace);
+                continue;
+            }
+            let has_room = has_room(&namespace);
+            self.namespaces.push_back(Arc::clone(&namespace));
+            if has_room {
+                return destinations.pop_front().map(|to| (namespace, to));
+            }
+        }
+        None
+    }
 }
 
 /// One URL.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct DestinationQueue {
-    pace: Option<Pace>,
+    /// Whether it gets at most [`BURST`] messages at once, and one each [`INTERVAL`].
+    paced: bool,
+    /// When it could take [`BURST`] messages at once again.
+    rested: Moment,
     paused_until: Moment,
     slow_until: Moment,
     /// How many may be under way now, at most [`Limits::per_destination`].
     window: usize,
     active: usize,
-    namespaces: BTreeMap<Arc<str>, NamespaceQueue>,
-    /// As it stands in [`Schedule::opening`].
-    opens: Option<Moment>,
+    /// In the order of their turns.
+    namespaces: VecDeque<NamespaceQueue>,
 }
 
 /// The messages of one namespace for one URL.
 #[derive(Debug, Default)]
 struct NamespaceQueue {
+    namespace: Arc<str>,
     settings: BTreeMap<Arc<str>, SettingQueue>,
-    /// The settings from which a message may start.
-    order: BTreeMap<u64, Arc<str>>,
-    /// Its place in the order of its namespace.
-    place: u64,
-    /// Where it stands there, if a message may start.
-    stands: Option<(Class, u64)>,
+    /// The settings that wait, the next first.
+    turns: VecDeque<Arc<str>>,
+    /// In which of [`Schedule::turns`] it stands.
+    stands: Option<Class>,
 }
 
 /// The messages of one setting for one URL.
@@ -155,44 +202,20 @@ struct NamespaceQueue {
 struct SettingQueue {
     waiting: BTreeSet<Ticket>,
     active: usize,
-    place: u64,
-    stands: Option<u64>,
-}
-
-#[derive(Debug, Default)]
-struct Namespace {
-    waiting: usize,
-    active: usize,
-    slow: usize,
-    /// The destinations to which a message may start.
-    order: ByClass<BTreeMap<u64, DestinationKey>>,
-    /// Its place in the order of all.
-    place: u64,
-    /// Where it stands there.
-    stands: ByClass<Option<u64>>,
 }
 
 impl Schedule {
     pub(super) fn new(limits: Limits) -> Self {
-        let at_least_one = |limit: usize| limit.max(1);
         Self {
             limits: Limits {
-                per_destination: at_least_one(limits.per_destination),
-                per_setting: at_least_one(limits.per_setting),
+                per_destination: limits.per_destination.max(1),
+                per_setting: limits.per_setting.max(1),
                 // Halves are made of these two.
                 per_namespace: limits.per_namespace.max(2),
                 total: limits.total.max(2),
             },
-            last: 0,
-            tickets: BTreeMap::new(),
-            destinations: BTreeMap::new(),
-            namespaces: BTreeMap::new(),
-            order: ByClass::default(),
-            active: 0,
-            slow: 0,
-            ageing: BTreeSet::new(),
-            opening: BTreeSet::new(),
             sweep_at: SWEEP_AT,
+            ..Self::default()
         }
     }
 
@@ -204,45 +227,16 @@ impl Schedule {
         paced: bool,
         now: Moment,
     ) -> Ticket {
-        let number = self.next_number();
-        let ticket = Ticket(number);
-        self.sweep(now);
-        let destination = self
-            .destinations
-            .entry(to)
-            .or_insert_with(|| DestinationQueue::new(paced));
-        if paced && destination.pace.is_none() {
-            // A webhook with the same URL came first.
-            destination.pace = Some(Pace::default());
-        }
-        let queue = destination
-            .namespaces
-            .entry(Arc::clone(&who.namespace))
-            .or_default();
-        // Who begins to wait stands last.
-        if queue.settings.values().all(|of| of.waiting.is_empty()) {
-            queue.place = number;
-        }
-        let setting = queue.settings.entry(Arc::clone(&who.setting)).or_default();
-        if setting.waiting.is_empty() {
-            setting.place = number;
-        }
-        setting.waiting.insert(ticket);
-        let namespace = self
-            .namespaces
-            .entry(Arc::clone(&who.namespace))
-            .or_default();
-        if namespace.waiting == 0 {
-            namespace.place = number;
-        }
-        namespace.waiting += 1;
+        self.last += 1;
+        let ticket = Ticket(self.last);
+        self.destination(to, paced, now).wait(who, ticket);
         let message = Message {
             who: who.clone(),
             to,
             state: MessageState::Waiting,
         };
         self.tickets.insert(ticket, message);
-        self.refresh(to, who, now);
+        self.refresh(to, now);
         ticket
     }
 
@@ -252,19 +246,15 @@ impl Schedule {
         while let Some(&(at, to)) = self.opening.first()
             && at <= now
         {
-            self.refresh_destination(to, now);
+            self.opening.pop_first();
+            self.refresh(to, now);
         }
-        let mut started = Vec::new();
-        while let Some((ticket, class)) = self.next() {
-            self.begin(ticket, class, now);
-            started.push(ticket);
-        }
-        started
+        std::iter::from_fn(|| self.start_next(now)).collect()
     }
 
     /// When [`Self::start`] may start something that it couldn't before, if nothing else happens.
     pub(super) fn next_change(&self) -> Option<Moment> {
-        let waits = self.tickets.len() > self.active;
+        let waits = self.tickets.len() > self.active.total();
         let opening = self.opening.first().map(|(at, _)| *at);
         let ageing = self.ageing.first().map(|(at, _)| *at);
         opening.into_iter().chain(ageing.filter(|_| waits)).min()
@@ -287,7 +277,7 @@ impl Schedule {
         // The first attempt was counted when the slot was given.
         if again && let Some(destination) = self.destinations.get_mut(&to) {
             destination.spend(now);
-            self.refresh_destination(to, now);
+            self.refresh(to, now);
         }
     }
 
@@ -300,66 +290,49 @@ impl Schedule {
         let Some(destination) = self.destinations.get_mut(&to) else {
             return;
         };
-        let Some(namespace) = self.namespaces.get_mut(&who.namespace) else {
-            return;
-        };
-        let setting = destination
-            .namespaces
-            .get_mut(&who.namespace)
-            .and_then(|queue| queue.settings.get_mut(&who.setting));
-        match state {
-            MessageState::Waiting => {
-                namespace.waiting -= 1;
-                if let Some(setting) = setting {
-                    setting.waiting.remove(&ticket);
-                }
-            }
-            MessageState::Active { since, class, sent } => {
-                self.ageing.remove(&(since + SLOW, ticket));
-                self.active -= 1;
-                namespace.active -= 1;
-                if class == Class::Slow {
-                    self.slow -= 1;
-                    namespace.slow -= 1;
-                }
-                if let Some(setting) = setting {
-                    setting.active -= 1;
-                }
-                destination.active -= 1;
-                if !sent {
-                    destination.give_back(since, now);
-                } else if now < since + SLOW {
-                    destination.slow_until = Moment::ZERO;
-                    destination.window = (destination.window + 1).min(self.limits.per_destination);
-                }
-            }
+        if let Some(queue) = destination.queue(&who.namespace) {
+            queue.end(&who.setting, ticket);
         }
-        self.refresh(to, &who, now);
+        if let MessageState::Active { since, class, sent } = state {
+            self.ageing.remove(&(since + SLOW, ticket));
+            destination.active -= 1;
+            if sent && now < since + SLOW {
+                destination.slow_until = Moment::ZERO;
+                destination.window = (destination.window + 1).min(self.limits.per_destination);
+            } else if !sent {
+                destination.give_back(since, now);
+            }
+            self.count(&who.namespace, Some(class), None);
+        }
+        self.refresh(to, now);
     }
 
     /// A destination asks everybody to wait. A later, shorter pause doesn't shorten a longer one.
     pub(super) fn pause(&mut self, to: DestinationKey, paced: bool, until: Moment, now: Moment) {
+        let destination = self.destination(to, paced, now);
+        destination.paused_until = destination.paused_until.max(until);
+        self.refresh(to, now);
+    }
+
+    /// One destination; now and then, others without use are forgotten.
+    fn destination(
+        &mut self,
+        to: DestinationKey,
+        paced: bool,
+        now: Moment,
+    ) -> &mut DestinationQueue {
         self.sweep(now);
         let destination = self
             .destinations
             .entry(to)
-            .or_insert_with(|| DestinationQueue::new(paced));
-        destination.paused_until = destination.paused_until.max(until);
-        self.refresh_destination(to, now);
+            .or_insert_with(|| DestinationQueue {
+                window: 1,
+                ..DestinationQueue::default()
+            });
+        destination.paced |= paced;
+        destination
     }
 
-    /// How long a destination has asked everybody to wait.
-    pub(super) fn pause_of(&self, to: DestinationKey, now: Moment) -> Option<Duration> {
-        let until = self.destinations.get(&to)?.paused_until;
-        Some(until.saturating_sub(now)).filter(|left| !left.is_zero())
-    }
-
-    fn next_number(&mut self) -> u64 {
-        self.last += 1;
-        self.last
-    }
-
-    /// Forgets destinations without use, now and then.
     fn sweep(&mut self, now: Moment) {
         if self.destinations.len() >= self.sweep_at {
             self.destinations
@@ -380,206 +353,127 @@ impl Schedule {
             let MessageState::Active { class, sent, .. } = &mut message.state else {
                 continue;
             };
-            let sent = *sent;
-            let was = std::mem::replace(class, Class::Slow);
-            let (who, to) = (message.who.clone(), message.to);
-            if was == Class::Quick {
-                self.slow += 1;
-                if let Some(namespace) = self.namespaces.get_mut(&who.namespace) {
-                    namespace.slow += 1;
-                }
-            }
+            let (was, sent) = (std::mem::replace(class, Class::Slow), *sent);
+            let (namespace, to) = (Arc::clone(&message.who.namespace), message.to);
+            self.count(&namespace, Some(was), Some(Class::Slow));
             if sent && let Some(destination) = self.destinations.get_mut(&to) {
                 destination.slow_until = at + STAYS_SLOW;
                 destination.window = (destination.window / 2).max(1);
             }
-            self.refresh(to, &who, now);
+            self.refresh(to, now);
         }
     }
 
-    /// The message that starts next, if one may.
-    fn next(&self) -> Option<(Ticket, Class)> {
-        let total = self.limits.total;
-        if self.active >= total {
-            return None;
+    /// Counts that a message of a namespace is under way as one class and no more as another.
+    fn count(&mut self, namespace: &Arc<str>, from: Option<Class>, to: Option<Class>) {
+        let of_namespace = self.namespaces.entry(Arc::clone(namespace)).or_default();
+        for active in [&mut self.active, &mut *of_namespace] {
+            if let Some(class) = to {
+                *active.of_mut(class) += 1;
+            }
+            if let Some(class) = from {
+                *active.of_mut(class) -= 1;
+            }
         }
-        let front = |class, room: bool| {
-            let (place, name) = self.order.of(class).first_key_value().filter(|_| room)?;
-            let namespace = self.namespaces.get(name)?;
-            let (second, to) = namespace.order.of(class).first_key_value()?;
-            Some((place, second, to, name, class))
-        };
-        let quick = front(Class::Quick, self.active - self.slow < total / 2);
-        let slow = front(Class::Slow, self.slow < total / 2);
-        let fronts = quick.into_iter().chain(slow);
-        let (.., to, name, class) = fronts.min_by_key(|(first, second, ..)| (*first, *second))?;
-        let queue = self.destinations.get(to)?.namespaces.get(name)?;
-        let (_, setting) = queue.order.first_key_value()?;
-        let ticket = queue.settings.get(setting)?.waiting.first()?;
-        Some((*ticket, class))
+        if of_namespace.total() == 0 {
+            self.namespaces.remove(namespace);
+        }
     }
 
-    fn begin(&mut self, ticket: Ticket, class: Class, now: Moment) {
-        let number = self.next_number();
-        let Some(message) = self.tickets.get_mut(&ticket) else {
-            return;
+    /// Starts the message whose turn it is, if one may.
+    fn start_next(&mut self, now: Moment) -> Option<Ticket> {
+        let limits = self.limits;
+        let next = |class| {
+            let room = |namespace: &Arc<str>| {
+                let active = self.namespaces.get(namespace);
+                active.is_none_or(|active| active.has_room(class, limits.per_namespace))
+            };
+            let turns = &mut self.turns[class as usize];
+            let next = self
+                .active
+                .has_room(class, limits.total)
+                .then(|| turns.take(room));
+            next.flatten().map(|(namespace, to)| (class, namespace, to))
         };
-        let (who, to) = (message.who.clone(), message.to);
-        let Some(destination) = self.destinations.get_mut(&to) else {
-            return;
-        };
-        message.state = MessageState::Active {
+        let (class, namespace, to) = [Class::Quick, Class::Slow].into_iter().find_map(next)?;
+        let destination = self.destinations.get_mut(&to)?;
+        let ticket = destination.start(&namespace, limits.per_setting, now)?;
+        self.tickets.get_mut(&ticket)?.state = MessageState::Active {
             since: now,
             class,
             sent: false,
         };
         self.ageing.insert((now + SLOW, ticket));
-        self.active += 1;
-        destination.active += 1;
-        destination.spend(now);
-        if let Some(queue) = destination.namespaces.get_mut(&who.namespace) {
-            queue.place = number;
-            if let Some(setting) = queue.settings.get_mut(&who.setting) {
-                setting.waiting.remove(&ticket);
-                setting.active += 1;
-                setting.place = number;
-            }
-        }
-        if let Some(namespace) = self.namespaces.get_mut(&who.namespace) {
-            namespace.waiting -= 1;
-            namespace.active += 1;
-            namespace.place = number;
-        }
-        if class == Class::Slow {
-            self.slow += 1;
-            if let Some(namespace) = self.namespaces.get_mut(&who.namespace) {
-                namespace.slow += 1;
-            }
-        }
-        self.refresh(to, &who, now);
+        self.count(&namespace, None, Some(class));
+        self.refresh(to, now);
+        Some(ticket)
     }
 
-    /// Brings all orders up to date after something changed for one setting and its destination.
-    fn refresh(&mut self, to: DestinationKey, who: &SendKey, now: Moment) {
-        let per_setting = self.limits.per_setting;
-        if let Some(destination) = self.destinations.get_mut(&to)
-            && let Some(queue) = destination.namespaces.get_mut(&who.namespace)
-        {
-            queue.refresh_setting(&who.setting, per_setting);
-        }
-        self.refresh_destination(to, now);
-        self.refresh_namespace(&who.namespace);
-    }
-
-    fn refresh_destination(&mut self, to: DestinationKey, now: Moment) {
+    /// Gives the messages for a destination their turns, or takes them away, after anything changed for it.
+    fn refresh(&mut self, to: DestinationKey, now: Moment) {
         let Some(destination) = self.destinations.get_mut(&to) else {
             return;
         };
         let opens = destination.opens_at(now);
         let open = opens <= now && destination.active < destination.window;
         let class = destination.class(now);
-        let mut changed = Vec::new();
-        for (name, queue) in &mut destination.namespaces {
-            let stands = (open && !queue.order.is_empty()).then_some((class, queue.place));
-            if stands == queue.stands {
-                continue;
+        let mut awaited = false;
+        for queue in &mut destination.namespaces {
+            let waits = queue.next(self.limits.per_setting).is_some();
+            awaited |= waits;
+            let stands = (open && waits).then_some(class);
+            let stood = std::mem::replace(&mut queue.stands, stands);
+            if stood != stands {
+                if let Some(class) = stood {
+                    self.turns[class as usize].remove(&queue.namespace, to);
+                }
+                if let Some(class) = stands {
+                    self.turns[class as usize].add(&queue.namespace, to);
+                }
             }
-            let Some(namespace) = self.namespaces.get_mut(name) else {
-                continue;
-            };
-            if let Some((class, place)) = queue.stands {
-                namespace.order.of_mut(class).remove(&place);
-            }
-            if let Some((class, place)) = stands {
-                namespace.order.of_mut(class).insert(place, to);
-            }
-            queue.stands = stands;
-            changed.push(Arc::clone(name));
+        }
+        if awaited && opens > now {
+            self.opening.insert((opens, to));
         }
         destination
             .namespaces
-            .retain(|_, queue| !queue.settings.is_empty());
-        let awaited = destination
-            .namespaces
-            .values()
-            .any(|queue| !queue.order.is_empty());
-        let opening = (awaited && opens > now).then_some(opens);
-        if opening != destination.opens {
-            if let Some(at) = destination.opens {
-                self.opening.remove(&(at, to));
-            }
-            if let Some(at) = opening {
-                self.opening.insert((at, to));
-            }
-            destination.opens = opening;
-        }
+            .retain(|queue| !queue.settings.is_empty());
         if destination.is_idle(now) {
             self.destinations.remove(&to);
-        }
-        for name in changed {
-            self.refresh_namespace(&name);
-        }
-    }
-
-    fn refresh_namespace(&mut self, name: &Arc<str>) {
-        let Some(namespace) = self.namespaces.get_mut(name) else {
-            return;
-        };
-        let limit = self.limits.per_namespace;
-        for class in [Class::Quick, Class::Slow] {
-            let of_class = match class {
-                Class::Quick => namespace.active - namespace.slow,
-                Class::Slow => namespace.slow,
-            };
-            let room = namespace.active < limit && of_class < limit / 2;
-            let stands = (room && !namespace.order.of(class).is_empty()).then_some(namespace.place);
-            let stood = std::mem::replace(namespace.stands.of_mut(class), stands);
-            if stood != stands {
-                let order = self.order.of_mut(class);
-                if let Some(place) = stood {
-                    order.remove(&place);
-                }
-                if let Some(place) = stands {
-                    order.insert(place, Arc::clone(name));
-                }
-            }
-        }
-        if namespace.waiting == 0 && namespace.active == 0 {
-            self.namespaces.remove(name);
-        }
-    }
-}
-
-impl NamespaceQueue {
-    fn refresh_setting(&mut self, name: &Arc<str>, per_setting: usize) {
-        let Some(setting) = self.settings.get_mut(name) else {
-            return;
-        };
-        let may_start = !setting.waiting.is_empty() && setting.active < per_setting;
-        let stands = may_start.then_some(setting.place);
-        if let Some(place) = std::mem::replace(&mut setting.stands, stands) {
-            self.order.remove(&place);
-        }
-        if let Some(place) = stands {
-            self.order.insert(place, Arc::clone(name));
-        }
-        if setting.waiting.is_empty() && setting.active == 0 {
-            self.settings.remove(name);
         }
     }
 }
 
 impl DestinationQueue {
-    fn new(paced: bool) -> Self {
-        Self {
-            pace: paced.then(Pace::default),
-            paused_until: Moment::ZERO,
-            slow_until: Moment::ZERO,
-            window: 1,
-            active: 0,
-            namespaces: BTreeMap::new(),
-            opens: None,
+    fn queue(&mut self, namespace: &Arc<str>) -> Option<&mut NamespaceQueue> {
+        self.namespaces
+            .iter_mut()
+            .find(|queue| queue.namespace == *namespace)
+    }
+
+    fn wait(&mut self, who: &SendKey, ticket: Ticket) {
+        if let Some(queue) = self.queue(&who.namespace) {
+            return queue.wait(&who.setting, ticket);
         }
+        let mut queue = NamespaceQueue {
+            namespace: Arc::clone(&who.namespace),
+            ..NamespaceQueue::default()
+        };
+        queue.wait(&who.setting, ticket);
+        self.namespaces.push_back(queue);
+    }
+
+    /// Starts the next message of a namespace, whose turn is over then.
+    fn start(&mut self, namespace: &Arc<str>, per_setting: usize, now: Moment) -> Option<Ticket> {
+        let mut queues = self.namespaces.iter();
+        let at = queues.position(|queue| queue.namespace == *namespace)?;
+        let mut queue = self.namespaces.remove(at)?;
+        queue.stands = None;
+        let ticket = queue.start(per_setting);
+        self.namespaces.push_back(queue);
+        self.active += 1;
+        self.spend(now);
+        ticket
     }
 
     fn class(&self, now: Moment) -> Class {
@@ -592,19 +486,20 @@ impl DestinationQueue {
 
     /// When the next message may go, as far as the destination's own wishes go.
     fn opens_at(&self, now: Moment) -> Moment {
-        let paced = self.pace.map_or(now, |pace| pace.next(now));
-        paced.max(self.paused_until)
+        let paced = self.rested.before(INTERVAL * (BURST - 1));
+        now.max(paced).max(self.paused_until)
     }
 
     fn spend(&mut self, now: Moment) {
-        if let Some(pace) = &mut self.pace {
-            pace.spend(now);
+        if self.paced {
+            self.rested = self.rested.max(now) + INTERVAL;
         }
     }
 
+    /// Takes back what was spent then. Later it may have rested in between, and would take too many.
     fn give_back(&mut self, spent: Moment, now: Moment) {
-        if let Some(pace) = &mut self.pace {
-            pace.give_back(spent, now);
+        if self.paced && now < spent + INTERVAL {
+            self.rested = self.rested.before(INTERVAL);
         }
     }
 
@@ -614,40 +509,61 @@ impl DestinationQueue {
             && self.active == 0
             && self.paused_until <= now
             && self.slow_until <= now
-            && self.pace.is_none_or(|pace| pace.is_full(now))
+            && self.rested <= now
     }
 }
 
-/// A bucket of [`BURST`] messages that fills by one each [`INTERVAL`], kept as the moment at which it is full again.
-#[derive(Clone, Copy, Debug, Default)]
-struct Pace {
-    full: Moment,
-}
-
-impl Pace {
-    /// When the next message may go.
-    fn next(self, now: Moment) -> Moment {
-        self.full.before(INTERVAL * (BURST - 1)).max(now)
-    }
-
-    fn spend(&mut self, now: Moment) {
-        self.full = self.full.max(now) + INTERVAL;
-    }
-
-    /// Takes back what was spent then. Later the bucket may have been full in between, and would hold too much.
-    fn give_back(&mut self, spent: Moment, now: Moment) {
-        if now < spent + INTERVAL {
-            self.full = self.full.before(INTERVAL);
+impl NamespaceQueue {
+    fn wait(&mut self, setting: &Arc<str>, ticket: Ticket) {
+        let queue = self.settings.entry(Arc::clone(setting)).or_default();
+        if queue.waiting.is_empty() {
+            self.turns.push_back(Arc::clone(setting));
         }
+        queue.waiting.insert(ticket);
     }
 
-    fn is_full(self, now: Moment) -> bool {
-        self.full <= now
+    /// The place of the next setting from which a message may start.
+    fn next(&self, per_setting: usize) -> Option<usize> {
+        self.turns
+            .iter()
+            .position(|setting| self.settings[setting].active < per_setting)
+    }
+
+    fn start(&mut self, per_setting: usize) -> Option<Ticket> {
+        let setting = self.turns.remove(self.next(per_setting)?)?;
+        let queue = self.settings.get_mut(&setting)?;
+        let ticket = queue.waiting.pop_first()?;
+        queue.active += 1;
+        if !queue.waiting.is_empty() {
+            self.turns.push_back(setting);
+        }
+        Some(ticket)
+    }
+
+    /// A message of a setting waits no more, or is no more under way.
+    fn end(&mut self, setting: &Arc<str>, ticket: Ticket) {
+        let Some(queue) = self.settings.get_mut(setting) else {
+            return;
+        };
+        if !queue.waiting.remove(&ticket) {
+            queue.active -= 1;
+        } else if queue.waiting.is_empty() {
+            self.turns.retain(|other| other != setting);
+        }
+        if queue.waiting.is_empty() && queue.active == 0 {
+            self.settings.remove(setting);
+        }
     }
 }
 
 #[cfg(test)]
 impl Schedule {
+    /// How long a destination has asked everybody to wait.
+    pub(super) fn pause_of(&self, to: DestinationKey, now: Moment) -> Option<Duration> {
+        let until = self.destinations.get(&to)?.paused_until;
+        Some(until.saturating_sub(now)).filter(|left| !left.is_zero())
+    }
+
     /// Whether it holds no more than what it has to.
     pub(super) fn is_forgetful(&self) -> bool {
         self.destinations.len() <= SWEEP_AT && self.namespaces.is_empty() && self.tickets.is_empty()

@@ -18,20 +18,15 @@ use reqwest::{
     Client, Response,
     header::{ACCEPT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
 };
-use rustls::pki_types::CertificateDer;
 use tokio::time::Instant;
-use tracing::warn;
 
 use crate::http::{
-    certificates::CaBundle,
     client::Clients,
     destination::{Destination, DestinationKind},
     error::fault,
     guard::{Denied, Guard},
     outcome::{ANSWER_READ, Outcome, Reason, of_answer, of_fault},
-    proxy::NoProxy,
-    resolver::{Lookup, Lookups, system_lookup},
-    schedule::Limits,
+    resolver::{Lookup, Lookups, NAMESPACE, system_lookup},
     slots::Slots,
 };
 pub use crate::http::{
@@ -43,9 +38,6 @@ pub use crate::http::{
 /// How long a webhook's body, which decides nothing, may hold up the next message. Reading it to its end lets the
 /// connection be used again.
 const DRAIN: Duration = Duration::from_secs(1);
-
-/// At most so many certificates that have a problem are named in the log.
-const PROBLEMS: usize = 20;
 
 /// One message, ready to be sent.
 #[derive(Clone)]
@@ -75,10 +67,8 @@ pub struct HttpSender(Arc<Inner>);
 
 struct Inner {
     config: SenderConfig,
-    guard: Arc<Guard>,
     lookups: Lookups,
     clients: RwLock<Arc<Clients>>,
-    bypass: NoProxy,
     slots: Slots,
 }
 
@@ -92,43 +82,43 @@ impl HttpSender {
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             return Err(SendError::NoTlsProvider);
         }
-        let guard = Arc::new(config.guard.clone());
         let lookups = Lookups::new(lookup);
-        let extra_cas = extra_cas(config.extra_ca_pem.as_deref())?;
-        let clients = Clients::new(config, &extra_cas, &guard, &lookups)?;
-        let limits = Limits {
-            per_destination: config.per_destination,
-            per_setting: config.per_setting,
-            per_namespace: config.per_namespace,
-            total: config.total,
-        };
-        let no_proxy = config.proxy.as_ref().map_or("", |proxy| &proxy.no_proxy);
+        let clients = Clients::new(config, config.extra_ca_pem.as_deref(), &lookups)?;
         Ok(Self(Arc::new(Inner {
-            bypass: NoProxy::parse(no_proxy),
-            slots: Slots::new(limits),
-            clients: RwLock::new(Arc::new(clients)),
             config: config.clone(),
-            guard,
             lookups,
+            clients: RwLock::new(Arc::new(clients)),
+            slots: Slots::new(config.limits),
         })))
     }
 
     /// Trusts these certificates (PEM) instead of [`SenderConfig::extra_ca_pem`] from the next connection on, and reads
     /// the system's again. `Err`: nothing has changed.
     pub fn reload_extra_ca(&self, pem: &[u8]) -> Result<(), SendError> {
-        let Inner {
-            config,
-            guard,
-            lookups,
-            ..
-        } = &*self.0;
-        let clients = Clients::new(config, &extra_cas(Some(pem))?, guard, lookups)?;
-        *self
+        let clients = Clients::new(&self.0.config, Some(pem), &self.0.lookups)?;
+        let mut current = self
             .0
             .clients
             .write()
-            .unwrap_or_else(PoisonError::into_inner) = Arc::new(clients);
+            .unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::new(clients);
         Ok(())
+    }
+
+    fn clients(&self) -> Arc<Clients> {
+        let clients = self.0.clients.read();
+        Arc::clone(&clients.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether a destination may be dialled, as far as that can be told without asking the DNS. Addresses in particular:
+    /// the connector never shows them to the resolver.
+    pub fn permits(&self, to: &Destination) -> Result<(), Denied> {
+        Guard::permits_port(to.port())?;
+        let (_, proxied) = self.clients().way_to(to);
+        match proxied {
+            true => self.0.config.guard.permits_name(&to.host()),
+            false => self.0.config.guard.permits_literal(&to.host()),
+        }
     }
 
     /// Waits until a message of this setting may go to this destination: until the pause that the destination has asked
@@ -136,13 +126,8 @@ impl HttpSender {
     /// gives the place up at once. `Err`: the operator's policy denies the destination, as far as that can be told
     /// without asking the DNS.
     pub async fn slot(&self, who: &SendKey, to: &Destination) -> Result<Slot, Denied> {
-        self.0.permits(to)?;
+        self.permits(to)?;
         Ok(self.0.slots.wait(who, to).await)
-    }
-
-    /// How long the destination has asked everybody to wait.
-    pub fn pause_of(&self, to: &Destination) -> Option<Duration> {
-        self.0.slots.pause_of(to)
     }
 
     /// Makes exactly one attempt, which ends within [`SenderConfig::timeout`]. `slot`: the permission, from
@@ -154,12 +139,12 @@ impl HttpSender {
         outgoing: &Outgoing,
     ) -> Receipt {
         slot.sent();
-        let (client, proxied) = self.0.client(destination);
-        let host = destination.host().to_string();
-        let _wanted = self.0.lookups.wanted(&host, &slot.who().namespace);
+        let clients = self.clients();
+        let (client, proxied) = clients.way_to(destination);
         let started = Instant::now();
-        let request = request(&client, destination, outgoing);
-        let mut answer = match request.send().await {
+        let request = request(client, destination, outgoing).send();
+        let namespace = Arc::clone(&slot.who().namespace);
+        let answer = match NAMESPACE.scope(namespace, request).await {
             Ok(answer) => answer,
             Err(error) => {
                 return Receipt {
@@ -170,30 +155,8 @@ impl HttpSender {
             }
         };
         let latency = started.elapsed();
-        let status = answer.status();
-        let body = match destination.kind {
-            // The status has decided: nothing that befalls the body changes it.
-            DestinationKind::Webhook => {
-                let _ = tokio::time::timeout(DRAIN, beginning(&mut answer)).await;
-                Ok(Vec::new())
-            }
-            DestinationKind::Slack => beginning(&mut answer).await,
-        };
-        let outcome = match body {
-            // Without its body a success of Slack's is none, and may yet be one.
-            Err(error) if status.is_success() => of_fault(&fault(&error, false)),
-            body => {
-                let retry_after = answer.headers().get(RETRY_AFTER).map(HeaderValue::as_bytes);
-                let body = body.unwrap_or_default();
-                of_answer(
-                    destination.kind,
-                    status.as_u16(),
-                    retry_after,
-                    &body,
-                    Timestamp::now(),
-                )
-            }
-        };
+        let status = answer.status().as_u16();
+        let outcome = read(answer, destination.kind).await;
         if let Outcome::Retry {
             after: Some(after),
             reason: Reason::RateLimited,
@@ -205,76 +168,10 @@ impl HttpSender {
         }
         Receipt {
             outcome,
-            status: Some(status.as_u16()),
+            status: Some(status),
             latency,
         }
     }
-}
-
-impl HttpSender {
-    /// Waits for a slot and makes one attempt.
-    pub async fn deliver(&self, destination: &Destination, outgoing: &Outgoing) -> Receipt {
-        let nobody = SendKey {
-            namespace: "".into(),
-            setting: "".into(),
-        };
-        match self.slot(&nobody, destination).await {
-            Ok(slot) => self.send(&slot, destination, outgoing).await,
-            Err(denied) => Receipt {
-                outcome: denied.into(),
-                status: None,
-                latency: Duration::ZERO,
-            },
-        }
-    }
-
-    /// Whether a destination may be dialled, as far as that can be told without asking the DNS; `Err`: what opens it.
-    pub fn permits(&self, to: &Destination) -> Result<(), String> {
-        self.0.permits(to).map_err(|denied| denied.to_string())
-    }
-}
-
-impl Inner {
-    /// The client for a destination, and whether it leads through a proxy.
-    fn client(&self, to: &Destination) -> (Client, bool) {
-        let clients = self.clients.read().unwrap_or_else(PoisonError::into_inner);
-        let proxy = match to.expose_url().scheme() {
-            "https" => clients.https_proxy.as_ref(),
-            _ => clients.http_proxy.as_ref(),
-        };
-        match proxy.filter(|_| !self.bypass.covers(&to.host(), to.port())) {
-            Some(client) => (client.clone(), true),
-            None => (clients.direct.clone(), false),
-        }
-    }
-
-    /// What can be judged before the DNS. Literals in particular: the connector never shows them to the resolver.
-    fn permits(&self, to: &Destination) -> Result<(), Denied> {
-        Guard::permits_port(to.port())?;
-        if self.client(to).1 {
-            self.guard.permits_name(&to.host())
-        } else {
-            self.guard.permits_literal(&to.host())
-        }
-    }
-}
-
-/// The certificates of a bundle that can be used; the log names the others.
-fn extra_cas(pem: Option<&[u8]>) -> Result<Vec<CertificateDer<'static>>, SendError> {
-    let Some(pem) = pem else {
-        return Ok(Vec::new());
-    };
-    let bundle = CaBundle::read(pem);
-    for problem in bundle.problems.iter().take(PROBLEMS) {
-        warn!("extra CA bundle: {problem}");
-    }
-    if let more @ 1.. = bundle.problems.len().saturating_sub(PROBLEMS) {
-        warn!("extra CA bundle: {more} more certificates have a problem");
-    }
-    if bundle.certificates.is_empty() {
-        return Err(SendError::BadCa);
-    }
-    Ok(bundle.certificates)
 }
 
 fn request(client: &Client, to: &Destination, outgoing: &Outgoing) -> reqwest::RequestBuilder {
@@ -288,6 +185,28 @@ fn request(client: &Client, to: &Destination, outgoing: &Outgoing) -> reqwest::R
             .header("webhook-id", &outgoing.id)
             .header("webhook-timestamp", outgoing.timestamp.as_second()),
         DestinationKind::Slack => request,
+    }
+}
+
+/// Reads what is needed of an answer, and says what it means.
+async fn read(mut answer: Response, kind: DestinationKind) -> Outcome {
+    let status = answer.status();
+    let body = match kind {
+        // The status has decided: nothing that befalls the body changes it.
+        DestinationKind::Webhook => {
+            let _ = tokio::time::timeout(DRAIN, beginning(&mut answer)).await;
+            Ok(Vec::new())
+        }
+        DestinationKind::Slack => beginning(&mut answer).await,
+    };
+    match body {
+        // Without its body a success of Slack's is none, and may yet be one.
+        Err(error) if status.is_success() => of_fault(&fault(&error, false)),
+        body => {
+            let retry_after = answer.headers().get(RETRY_AFTER).map(HeaderValue::as_bytes);
+            let body = body.unwrap_or_default();
+            of_answer(kind, status.as_u16(), retry_after, &body, Timestamp::now())
+        }
     }
 }
 

@@ -4,16 +4,16 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::{
     runtime::Handle,
-    sync::{Notify, oneshot},
-    task::JoinHandle,
+    sync::oneshot,
     time::{Instant, sleep_until},
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     http::{
@@ -29,27 +29,19 @@ pub(super) struct Slots(Arc<Shared>);
 struct Shared {
     start: Instant,
     state: Mutex<State>,
-    /// The clock has to go off earlier.
-    earlier: Arc<Notify>,
 }
 
 struct State {
     schedule: Schedule,
     waiting: BTreeMap<Ticket, oneshot::Sender<()>>,
-    clock: Option<JoinHandle<()>>,
-    /// When the clock goes off.
-    clock_at: Option<Moment>,
+    /// Starts what may start by the passing of time alone, and when.
+    clock: Option<(Moment, AbortOnDropHandle<()>)>,
 }
 
-/// The permission to send a message; returned by dropping it.
+/// The permission to send a message, or a place among those that wait for one; given up by dropping it.
 pub struct Slot {
-    who: SendKey,
-    place: Place,
-}
-
-/// A place among those that wait or send, given up by dropping it.
-struct Place {
     shared: Arc<Shared>,
+    who: SendKey,
     ticket: Ticket,
 }
 
@@ -61,35 +53,30 @@ impl Slots {
                 schedule: Schedule::new(limits),
                 waiting: BTreeMap::new(),
                 clock: None,
-                clock_at: None,
             }),
-            earlier: Arc::new(Notify::new()),
         }))
     }
 
     /// Waits until a message may be sent, without limit.
     pub(super) async fn wait(&self, who: &SendKey, to: &Destination) -> Slot {
-        let (place, started) = {
+        let (slot, started) = {
             let now = self.0.now();
             let mut state = self.0.state();
             let ticket = state.schedule.wait(who, to.key(), is_paced(to), now);
             let (start, started) = oneshot::channel();
             state.waiting.insert(ticket, start);
-            let shared = Arc::clone(&self.0);
             self.0.start(&mut state, now);
-            (Place { shared, ticket }, started)
+            let (shared, who) = (Arc::clone(&self.0), who.clone());
+            let slot = Slot {
+                shared,
+                who,
+                ticket,
+            };
+            (slot, started)
         };
-        // The sender is in the map until it is used, or until `place` is dropped.
+        // The sender is in the map until it is used, or until `slot` is dropped.
         let _ = started.await;
-        Slot {
-            who: who.clone(),
-            place,
-        }
-    }
-
-    /// How long the destination has asked everybody to wait.
-    pub(super) fn pause_of(&self, to: &Destination) -> Option<Duration> {
-        self.0.state().schedule.pause_of(to.key(), self.0.now())
+        slot
     }
 
     /// Lets everybody wait: the destination answered "too many" and said for how long.
@@ -116,15 +103,14 @@ impl Slot {
 
     /// Counts an attempt.
     pub(super) fn sent(&self) {
-        let Place { shared, ticket } = &self.place;
-        let now = shared.now();
-        let mut state = shared.state();
-        state.schedule.sent(*ticket, now);
-        shared.start(&mut state, now);
+        let now = self.shared.now();
+        let mut state = self.shared.state();
+        state.schedule.sent(self.ticket, now);
+        self.shared.start(&mut state, now);
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         let now = self.shared.now();
         let mut state = self.shared.state();
@@ -155,47 +141,39 @@ impl Shared {
         let Some(next) = state.schedule.next_change() else {
             return;
         };
-        if state.clock.as_ref().is_none_or(JoinHandle::is_finished) {
-            // It ends with the runtime that it was started on, and when that does, slots are dropped outside of any.
-            let (shared, earlier) = (Arc::downgrade(self), Arc::clone(&self.earlier));
-            state.clock = Handle::try_current()
-                .ok()
-                .map(|runtime| runtime.spawn(run_clock(shared, earlier)));
-        } else if state.clock_at.is_none_or(|at| next < at) {
-            self.earlier.notify_one();
+        if let Some((at, clock)) = &state.clock
+            && *at <= next
+            && !clock.is_finished()
+        {
+            return;
         }
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        self.earlier.notify_one();
-    }
-}
-
-/// Starts what may start by the passing of time alone.
-async fn run_clock(shared: Weak<Shared>, earlier: Arc<Notify>) {
-    loop {
-        let next = {
-            let Some(shared) = shared.upgrade() else {
-                return;
-            };
-            let now = shared.now();
-            let mut state = shared.state();
-            shared.start(&mut state, now);
-            let next = state.schedule.next_change();
-            state.clock_at = next;
-            next.map(|next| shared.start + next.since_start())
+        // When a runtime ends, its clock does, and slots are dropped outside of any.
+        let Ok(runtime) = Handle::try_current() else {
+            return;
         };
-        match next {
-            Some(next) => tokio::select! {
-                () = sleep_until(next) => {}
-                () = earlier.notified() => {}
-            },
-            None => earlier.notified().await,
-        }
+        let (shared, at) = (Arc::downgrade(self), self.start + next.since_start());
+        let clock = runtime.spawn(async move {
+            sleep_until(at).await;
+            if let Some(shared) = shared.upgrade() {
+                let now = shared.now();
+                let mut state = shared.state();
+                if state.clock.take_if(|(at, _)| *at == next).is_some() {
+                    shared.start(&mut state, now);
+                }
+            }
+        });
+        state.clock = Some((next, AbortOnDropHandle::new(clock)));
     }
 }
+
+#[cfg(test)]
+impl Slots {
+    /// How long the destination has asked everybody to wait.
+    pub(super) fn pause_of(&self, to: &Destination) -> Option<Duration> {
+        self.0.state().schedule.pause_of(to.key(), self.0.now())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

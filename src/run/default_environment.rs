@@ -6,25 +6,27 @@
 
 //! The Environment that exists after an installation without further configuration: it selects all namespaces.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     Api, Client,
     api::{ObjectMeta, PostParams},
 };
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 use crate::{
     api::{Environment, EnvironmentSpec, environment::Namespaces},
+    backoff::{self, Backoff},
     snapshot::environments::Environments,
 };
 
 /// How long to wait for the API server's answer.
 const ANSWER: Duration = Duration::from_secs(10);
-/// The pauses between attempts double from the first to the second.
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+/// The pauses between attempts.
+const PAUSES: Backoff = Backoff::new(Duration::from_secs(2), Duration::from_secs(60));
 /// The ConfigMap that remembers that the default Environment was created once, so that a deleted one stays deleted.
 const MARKER: &str = "shipbell-default-environment";
 
@@ -38,7 +40,7 @@ pub(crate) async fn create_once(
     namespace: String,
 ) {
     environments.wait_listed().await;
-    let mut pause = BACKOFF.0;
+    let mut pauses = PAUSES;
     while environments.all().is_empty() {
         let created = create(&client, &cluster, &namespace);
         match timeout(ANSWER, created).await {
@@ -48,8 +50,7 @@ pub(crate) async fn create_once(
             }
             Err(_) => warn!("no answer when creating the default Environment; trying again"),
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(BACKOFF.1);
+        sleep(pauses.take(backoff::random())).await;
     }
 }
 
@@ -62,38 +63,38 @@ async fn create(client: &Client, cluster: &str, namespace: &str) -> kube::Result
         return Ok(());
     }
     let api: Api<Environment> = Api::all(client.clone());
-    let exclude = Some(vec!["kube-*".to_owned(), namespace.to_owned()]);
     let spec = EnvironmentSpec {
         namespaces: Some(Namespaces {
             include: None,
-            exclude,
+            exclude: Some(vec!["kube-*".to_owned(), namespace.to_owned()]),
         }),
         ..EnvironmentSpec::default()
     };
-    match api
-        .create(&PostParams::default(), &Environment::new(cluster, spec))
-        .await
-    {
-        Ok(_) => info!(environment = cluster, "created the default Environment"),
-        Err(kube::Error::Api(status)) if status.is_already_exists() => {}
-        Err(error) => return Err(error),
+    if create_new(&api, &Environment::new(cluster, spec)).await? {
+        info!(environment = cluster, "created the default Environment");
     }
-    let data = [("environment".to_owned(), cluster.to_owned())].into();
-    let metadata = ObjectMeta {
-        name: Some(MARKER.to_owned()),
-        ..ObjectMeta::default()
-    };
     let marker = ConfigMap {
-        metadata,
-        data: Some(data),
+        metadata: ObjectMeta {
+            name: Some(MARKER.to_owned()),
+            ..ObjectMeta::default()
+        },
+        data: Some([("environment".to_owned(), cluster.to_owned())].into()),
         ..ConfigMap::default()
     };
-    match markers.create(&PostParams::default(), &marker).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
-        Err(error) => {
-            warn!(%error, "can't write the ConfigMap that remembers that the default Environment was created");
-            Ok(())
-        }
+    if let Err(error) = create_new(&markers, &marker).await {
+        warn!(%error, "can't write the ConfigMap that remembers that the default Environment was created");
+    }
+    Ok(())
+}
+
+/// Creates an object; false if there is one of its name.
+async fn create_new<K>(api: &Api<K>, object: &K) -> kube::Result<bool>
+where
+    K: Clone + Debug + DeserializeOwned + Serialize,
+{
+    match api.create(&PostParams::default(), object).await {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(false),
+        Err(error) => Err(error),
     }
 }

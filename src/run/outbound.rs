@@ -38,13 +38,11 @@ pub(crate) fn sender(
         })?;
         sender.extra_ca_pem = Some(pem);
     }
-    if config.https_proxy.is_some() || config.http_proxy.is_some() {
-        sender.proxy = Some(ProxyConfig {
-            https: config.https_proxy.clone(),
-            http: config.http_proxy.clone(),
-            no_proxy: config.no_proxy.clone(),
-        });
-    }
+    sender.proxy = ProxyConfig {
+        https: config.https_proxy.clone(),
+        http: config.http_proxy.clone(),
+        no_proxy: config.no_proxy.clone(),
+    };
     HttpSender::new(&sender).context("can't make the outbound client")
 }
 

@@ -13,9 +13,9 @@ use crate::{
 
 /// Writes log lines to standard error from now on.
 pub(crate) fn start(config: &LogConfig) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.filter).context("--log")?;
+    let filter = EnvFilter::try_new(&config.log).context("--log")?;
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let lines = match config.format {
+    let lines = match config.log_format {
         LogFormat::Json => lines.json().boxed(),
         LogFormat::Text => lines.with_ansi(false).boxed(),
     };

@@ -163,9 +163,9 @@ fn destinations_that_hang_leave_half_of_the_slots_to_quick_ones() {
         let started = test.send();
         test.pass(SLOW);
         test.start();
-        slow_at_most = slow_at_most.max(test.schedule.slow);
+        slow_at_most = slow_at_most.max(test.schedule.active.slow);
         // A quick one starts at once, here and elsewhere, while new ones that hang come in.
-        if test.schedule.active < limits.total {
+        if test.schedule.active.total() < limits.total {
             for namespace in ["hostile", "healthy"] {
                 let ticket = test.wait(namespace, 1000, 1000);
                 assert!(test.send().contains(&ticket));
@@ -252,6 +252,33 @@ fn a_url_that_gets_webhooks_too_keeps_the_pace_of_slack() {
     assert!(sent < chat.len());
 }
 
+#[test]
+fn namespaces_that_share_a_paced_destination_take_turns() {
+    let mut test = Test::new(LIMITS);
+    let wait = |test: &mut Test, namespace| {
+        let who = who(namespace, 0);
+        test.schedule.wait(&who, url(0), true, test.now)
+    };
+    let first: Vec<_> = (0..4).map(|_| wait(&mut test, "first")).collect();
+    let second: Vec<_> = (0..4).map(|_| wait(&mut test, "second")).collect();
+    let mut order = Vec::new();
+    while order.len() < 8 {
+        for ticket in test.send() {
+            order.push(ticket);
+            test.end(ticket);
+        }
+        test.pass(INTERVAL);
+    }
+    let expected: Vec<_> = first.into_iter().zip(second).collect();
+    assert_eq!(
+        order
+            .chunks(2)
+            .map(|two| (two[0], two[1]))
+            .collect::<Vec<_>>(),
+        expected
+    );
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Wait {
@@ -310,8 +337,9 @@ impl Test {
         let (who, limits) = (&message.who, self.schedule.limits);
         let destination = &self.schedule.destinations[&message.to];
         // Time alone makes no slow destination quick again; the next event does.
-        let stands = destination.namespaces[&who.namespace].stands;
-        let class = stands.map_or(destination.class(self.now), |(class, _)| class);
+        let mut queues = destination.namespaces.iter();
+        let queue = queues.find(|queue| queue.namespace == who.namespace);
+        let class = queue.unwrap().stands.unwrap_or(destination.class(self.now));
         let same_namespace = |other: &Message| other.who.namespace == who.namespace;
         destination.opens_at(self.now) <= self.now
             && self.count(|other, _| other.to == message.to) < destination.window
@@ -326,12 +354,12 @@ impl Test {
 
     fn check(&self) {
         let Schedule { limits, .. } = self.schedule;
-        assert_eq!(self.schedule.active, self.active().count());
+        assert_eq!(self.schedule.active.total(), self.active().count());
         assert_eq!(
-            self.schedule.slow,
+            self.schedule.active.slow,
             self.count(|_, class| class == Class::Slow)
         );
-        assert!(self.schedule.active <= limits.total);
+        assert!(self.schedule.active.total() <= limits.total);
         assert!(self.count(|_, class| class == Class::Quick) <= limits.total / 2);
         for message in self.schedule.tickets.values() {
             let (who, to) = (&message.who, message.to);
@@ -447,8 +475,10 @@ proptest! {
         schedule.sweep(test.now);
         prop_assert!(schedule.tickets.is_empty() && schedule.destinations.is_empty());
         prop_assert!(schedule.namespaces.is_empty() && schedule.ageing.is_empty());
-        prop_assert!(schedule.order.quick.is_empty() && schedule.order.slow.is_empty());
+        for turns in &schedule.turns {
+            prop_assert!(turns.namespaces.is_empty() && turns.destinations.is_empty());
+        }
         prop_assert!(schedule.opening.is_empty());
-        prop_assert_eq!((schedule.active, schedule.slow), (0, 0));
+        prop_assert_eq!((schedule.active.quick, schedule.active.slow), (0, 0));
     }
 }

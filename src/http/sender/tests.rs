@@ -104,9 +104,25 @@ fn outgoing() -> Outgoing {
     }
 }
 
+/// Waits for a slot and makes one attempt.
+async fn deliver(sender: &HttpSender, to: &Destination) -> Receipt {
+    let who = SendKey {
+        namespace: "".into(),
+        setting: "".into(),
+    };
+    match sender.slot(&who, to).await {
+        Ok(slot) => sender.send(&slot, to, &outgoing()).await,
+        Err(denied) => Receipt {
+            outcome: denied.into(),
+            status: None,
+            latency: Duration::ZERO,
+        },
+    }
+}
+
 async fn send(sender: &HttpSender, kind: DestinationKind, url: &str) -> Receipt {
     let destination = Destination::parse(kind, url).unwrap();
-    let receipt = sender.deliver(&destination, &outgoing()).await;
+    let receipt = deliver(sender, &destination).await;
     assert!(!format!("{receipt:?}").contains(CANARY), "{receipt:?}");
     receipt
 }
@@ -607,11 +623,11 @@ async fn proxy(target: SocketAddr) -> (SocketAddr, mpsc::UnboundedReceiver<Strin
 fn proxied(allow: &[&str], proxy: SocketAddr, no_proxy: &str) -> HttpSender {
     let mut config = config(allow);
     let url: SecretString = format!("http://user:{CANARY}@localhost:{}", proxy.port()).into();
-    config.proxy = Some(ProxyConfig {
+    config.proxy = ProxyConfig {
         https: Some(url.clone()),
         http: Some(url),
         no_proxy: no_proxy.to_owned(),
-    });
+    };
     HttpSender::new(&config).unwrap()
 }
 
@@ -725,10 +741,10 @@ async fn a_proxy_that_fails_is_named_as_such() {
         assert_eq!(outcome(&receipt), "Retry ProxyFailed");
     }
     let mut config = config(&[]);
-    config.proxy = Some(ProxyConfig {
+    config.proxy = ProxyConfig {
         https: Some("socks5://proxy.example".into()),
         ..ProxyConfig::default()
-    });
+    };
     assert!(matches!(
         HttpSender::new(&config),
         Err(SendError::BadProxy("HTTPS_PROXY"))
@@ -756,7 +772,7 @@ async fn no_destination_gets_more_requests_at_once_than_its_limit() {
     })
     .await;
     let mut config = config(&["127.0.0.1"]);
-    config.per_destination = 2;
+    config.limits.per_destination = 2;
     let sender = HttpSender::new(&config).unwrap();
     let sends = (0..21).map(|_| outcome_at(&sender, DestinationKind::Webhook, at));
     for outcome in futures::future::join_all(sends).await {
@@ -773,9 +789,9 @@ async fn too_many_pauses_the_destination_for_all_who_send_there() {
     let receipt = send(&sender, DestinationKind::Webhook, &to).await;
     assert_eq!(outcome(&receipt), "Retry RateLimited");
     let paused = Destination::parse(DestinationKind::Webhook, &to).unwrap();
-    let left = sender.pause_of(&paused).unwrap();
+    let left = sender.0.slots.pause_of(&paused).unwrap();
     assert!(left <= Duration::from_secs(30) && left > Duration::from_secs(20));
-    let waits = sender.deliver(&paused, &outgoing()).now_or_never();
+    let waits = deliver(&sender, &paused).now_or_never();
     assert!(waits.is_none(), "{waits:?}");
     heard.recv().await.unwrap();
     assert!(heard.try_recv().is_err());
@@ -894,10 +910,10 @@ async fn no_log_line_names_a_destination_at_any_level() {
     .await;
     let (proxy, _heard_there) = proxy(at).await;
     let mut through = config(&["127.0.0.1"]);
-    through.proxy = Some(ProxyConfig {
+    through.proxy = ProxyConfig {
         http: Some(format!("http://127.0.0.1:{}", proxy.port()).into()),
         ..ProxyConfig::default()
-    });
+    };
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let refused = closed.local_addr().unwrap();
     drop(closed);
