@@ -9,7 +9,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use secrecy::SecretString;
 use tracing_subscriber::EnvFilter;
 
-use crate::{api::Span, http::guard::Guard};
+use crate::{api::Span, http::address_guard::Guard};
 
 /// Shipbell rings when what runs in your cluster changes.
 #[derive(Debug, Parser)]

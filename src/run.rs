@@ -27,7 +27,7 @@ use tracing::{info, warn};
 use crate::{
     api::{AllowedArtifact, ArtifactApproval, ArtifactProvenance},
     cluster::{
-        events::EventPublisher,
+        kubernetes_events::EventPublisher,
         pod_view::{DeploymentView, NamespaceView, PodView},
         watch::{self, WatchTimings},
     },
@@ -38,9 +38,9 @@ use crate::{
     message::installation::Installation,
     metrics::Metrics,
     snapshot::{
-        environments::Environments, log::SnapshotLog, progress::DeliveryProgress, pruning::Pruner,
-        recorder, recorder_context::RecorderContext, self_check, shared::SharedState,
-        state::ClusterState,
+        delivery_progress::DeliveryProgress, environments::Environments, log::SnapshotLog,
+        pruning::Pruner, recorder, recorder_context::RecorderContext, self_check,
+        shared_state::SharedState, state::ClusterState,
     },
     web::{
         access::{Access, TokenChecker},

@@ -1,30 +1,30 @@
 //! The custom resources of `shipbell.dev/v1alpha1`: data only. `kubectl explain` prints the doc comments of their
 //! fields, so these are written for its readers: plain English, no knowledge of the code.
 
-pub mod allowed;
+pub mod allowed_artifact;
 pub mod approval;
 pub mod compliance;
 pub mod condition;
+pub mod duration;
 pub mod environment;
+pub mod notification_setting;
 pub mod provenance;
 pub mod selector;
-pub mod setting;
 pub mod snapshot;
-pub mod span;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
 
-pub use allowed::{AllowedArtifact, AllowedArtifactSpec};
+pub use allowed_artifact::{AllowedArtifact, AllowedArtifactSpec};
 pub use approval::{ArtifactApproval, ArtifactApprovalSpec};
 pub use condition::Condition;
+pub use duration::Span;
 pub use environment::{Environment, EnvironmentSpec, EnvironmentStatus};
-pub use provenance::{ArtifactProvenance, ArtifactProvenanceSpec};
-pub use setting::{
+pub use notification_setting::{
     EventType, NotificationSetting, NotificationSettingSpec, NotificationSettingStatus,
 };
+pub use provenance::{ArtifactProvenance, ArtifactProvenanceSpec};
 pub use snapshot::{EnvironmentSnapshot, EnvironmentSnapshotSpec};
-pub use span::Span;
 
 /// The API group of every kind.
 pub(crate) const GROUP: &str = "shipbell.dev";

@@ -181,7 +181,7 @@ fn the_committed_list_of_fields_is_that_of_the_types() {
                         schema["items"]["type"].as_str().unwrap_or("object")
                     ),
                     (Some("string"), Some("date-time")) => "time".to_owned(),
-                    (Some("string"), _) if schema["pattern"] == crate::api::span::PATTERN => {
+                    (Some("string"), _) if schema["pattern"] == crate::api::duration::PATTERN => {
                         "length of time".to_owned()
                     }
                     (kind, _) => kind.unwrap_or("object").to_owned(),

@@ -24,9 +24,9 @@ use crate::{
     backoff,
     cluster::{
         decode::{CountPage, List, event},
-        follow_state::{Action, Ended, FollowState},
         pod_view::{Decoded, DeploymentView, NamespaceView, PodView, SlimView, version},
-        stream::WatchKind,
+        watch_progress::WatchKind,
+        watch_state::{Action, Ended, FollowState},
     },
     http::error::causes,
     metrics::Metrics,

@@ -23,8 +23,8 @@ use crate::{
         scope::matches,
     },
     compliance::{
+        artifact_identity::{IdentityResolver, TrustedNamespaces},
         evidence::{ApprovalReview, AttestationRecord, ProvenanceRecord},
-        identity::{IdentityResolver, TrustedNamespaces},
     },
 };
 

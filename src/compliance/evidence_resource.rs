@@ -9,7 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     api::{
         AllowedArtifact, ArtifactApproval, ArtifactProvenance, Condition,
-        allowed::{AllowedArtifactStatus, AllowedState},
+        allowed_artifact::{AllowedArtifactStatus, AllowedState},
         approval::ArtifactApprovalStatus,
         condition::{READY, Statement, reasons},
         provenance::{ArtifactProvenanceStatus, RunningIn},

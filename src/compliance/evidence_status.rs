@@ -25,7 +25,7 @@ use crate::{
         AllowedArtifact, ArtifactApproval, ArtifactProvenance, Condition,
         condition::{self, READY},
     },
-    cluster::status::{StatusWrite, apply_status},
+    cluster::custom_resource_status::{StatusWrite, apply_status},
     compliance::{
         evidence::{EvidenceKey, EvidenceKind},
         evidence_resource::{EvidenceResource, EvidenceStatus},

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tracing::warn;
 
 use crate::{
-    cluster::own_watch::{self, Follower},
+    cluster::custom_resource_watch::{self, Follower},
     compliance::{
         evidence::{EvidenceKey, EvidenceKind},
         evidence_resource::EvidenceResource,
@@ -26,7 +26,7 @@ pub async fn follow<K: EvidenceResource, S: SharedEvidence>(
     statuses: Arc<Mutex<EvidenceStatuses>>,
 ) {
     let mut watch = EvidenceWatch { shared, statuses };
-    own_watch::follow::<K, _>(client, &mut watch).await;
+    custom_resource_watch::follow::<K, _>(client, &mut watch).await;
 }
 
 struct EvidenceWatch<S> {

@@ -1,10 +1,10 @@
 //! What is known of images, and whether an environment keeps its rules.
 
+pub(crate) mod artifact_identity;
 pub(crate) mod artifact_rules;
-pub(crate) mod environment_state;
+pub(crate) mod environment_compliance;
 pub mod evidence;
 pub(crate) mod evidence_resource;
 pub mod evidence_state;
 pub(crate) mod evidence_status;
 pub(crate) mod evidence_watch;
-pub(crate) mod identity;

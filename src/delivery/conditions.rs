@@ -330,11 +330,11 @@ mod tests {
             recovery: Recovery::Change,
         };
         let (_, _, mut status) = updated(|facts| (facts.problem, facts.pending) = (Some(&gone), 2));
-        status.last_failure = Some(crate::api::setting::Failure {
+        status.last_failure = Some(crate::api::notification_setting::Failure {
             reason: "Gone".to_owned(),
             message: gone.message.clone(),
             attempts: 4,
-            ..crate::api::setting::Failure::default()
+            ..crate::api::notification_setting::Failure::default()
         });
         let once_more = DeliveryProblem {
             recovery: Recovery::Attempt,

@@ -12,15 +12,15 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::setting::Cursor,
-    cluster::events::EventPublisher,
+    api::notification_setting::Cursor,
+    cluster::kubernetes_events::EventPublisher,
     delivery::secret::RbacHints,
     http::sender::HttpSender,
     message::installation::Installation,
     metrics::Metrics,
     snapshot::{
-        environments::Environments, log::SnapshotLog, progress::DeliveryProgress,
-        shared::SharedState,
+        delivery_progress::DeliveryProgress, environments::Environments, log::SnapshotLog,
+        shared_state::SharedState,
     },
 };
 

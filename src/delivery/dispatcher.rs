@@ -19,8 +19,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     api::NotificationSetting,
-    cluster::own_watch::{self, Follower},
-    delivery::{context::Context, heads, mailbox::Mailbox, setting_worker::SettingWorker},
+    cluster::custom_resource_watch::{self, Follower},
+    delivery::{context::Context, log_heads, mailbox::Mailbox, setting_worker::SettingWorker},
     snapshot::environments::{EnvironmentInfo, Environments},
 };
 
@@ -51,7 +51,7 @@ pub(crate) async fn run(context: Context, cursors_ready: watch::Sender<bool>) {
     let cursors_ready = Arc::new(cursors_ready);
     let environments = context.environments.clone();
     let mut eras = environments.eras();
-    let heads = tokio::spawn(heads::find(environments.clone(), context.log.clone()));
+    let heads = tokio::spawn(log_heads::find(environments.clone(), context.log.clone()));
     let tasks = TaskTracker::new();
     loop {
         environments.wait_listed().await;
@@ -67,7 +67,7 @@ pub(crate) async fn run(context: Context, cursors_ready: watch::Sender<bool>) {
             first: Some(mpsc::channel(1)),
         };
         tokio::select! {
-            () = own_watch::follow(context.client.clone(), &mut settings) => break,
+            () = custom_resource_watch::follow(context.client.clone(), &mut settings) => break,
             () = follow_environments(&environments, &directory) => break,
             () = context.stop.cancelled() => break,
             _ = eras.changed() => {}

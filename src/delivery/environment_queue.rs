@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    api::setting::Cursor,
+    api::notification_setting::Cursor,
     backoff,
     delivery::{
         ack_window::AckWindow,
@@ -329,7 +329,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::api::setting::UnreportedGap;
+    use crate::api::notification_setting::UnreportedGap;
 
     type Change = fn(&mut EnvironmentQueue);
 

@@ -10,11 +10,11 @@ use crate::{
     api::{
         EnvironmentSnapshotSpec,
         environment::EnvironmentId,
-        setting::{Cursor, UnreportedGap},
+        notification_setting::{Cursor, UnreportedGap},
         snapshot::Event,
     },
     delivery::{
-        history::SkippedEntries,
+        message_history::SkippedEntries,
         reasons::SkipReason,
         subscription::{NextEvents, Subscription},
     },

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use jiff::Timestamp;
 
-use crate::api::{environment::EnvironmentId, setting::Cursor};
+use crate::api::{environment::EnvironmentId, notification_setting::Cursor};
 
 /// Entries of a log, from the first to the last of these numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]

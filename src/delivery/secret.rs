@@ -14,7 +14,7 @@ use serde::Deserialize;
 use tokio::time::{Duration, timeout};
 
 use crate::{
-    api::{NotificationSettingSpec, setting::SecretKeyRef},
+    api::{NotificationSettingSpec, notification_setting::SecretKeyRef},
     delivery::{
         conditions::{NotReady, shorten},
         reasons::NotReadyReason,

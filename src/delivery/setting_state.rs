@@ -6,11 +6,11 @@
 
 mod destination;
 mod environments;
-mod logs;
+mod log_changes;
 mod sending;
 mod starts;
 mod status;
-mod test_message;
+mod test_request;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,13 +25,13 @@ use crate::{
         NotificationSetting, NotificationSettingStatus,
         condition::{self, READY},
         environment::EnvironmentId,
-        setting::Cursor,
+        notification_setting::Cursor,
     },
     backoff,
     delivery::{
         conditions::{self, NotReady, PATIENCE, Problems, shorten},
         environment_queue::{Counted, EnvironmentQueues, Token},
-        history,
+        message_history,
         next_message::{Found, Message, MessageKey, Search},
         pending::{CountedRange, LogRange, PendingCount},
         reasons::EventReason,
@@ -472,7 +472,10 @@ impl SettingState {
 
 /// How deliveries went, as the status says: after a start one attempt comes first.
 fn resumed(status: &NotificationSettingStatus) -> RetryState {
-    RetryState::resumed(conditions::problem(status), history::refused_last(status))
+    RetryState::resumed(
+        conditions::problem(status),
+        message_history::refused_last(status),
+    )
 }
 
 /// Since when a setting is not ready, as its status says.

@@ -35,8 +35,8 @@ use crate::{
         subscription::Subscription,
     },
     http::{
+        address_guard::Denied,
         destination::Destination,
-        guard::Denied,
         outcome::Outcome,
         sender::{Outgoing, Receipt, SendKey, Slot},
     },

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::{
-    api::{NotificationSettingStatus, setting::Cursor},
+    api::{NotificationSettingStatus, notification_setting::Cursor},
     cluster::pod_view::version,
     delivery::{conditions::shorten, environment_queue::Counted},
     time::Moment,

@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn a_setting_that_names_no_event_types_gets_all_but_scaling() {
         let spec = NotificationSettingSpec {
-            slack: Some(crate::api::setting::Slack::default()),
+            slack: Some(crate::api::notification_setting::Slack::default()),
             ..NotificationSettingSpec::default()
         };
         let subscription = Subscription::of(&spec, 3);

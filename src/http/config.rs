@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use secrecy::SecretString;
 use thiserror::Error;
 
-use crate::http::{guard::Guard, schedule::Limits};
+use crate::http::{address_guard::Guard, turns::Limits};
 
 /// The default of [`SenderConfig::timeout`]. It must stay well below the time between the last renewal of a lease and its end:
 /// a leader that has lost its lease may still have a request under way.

@@ -3,8 +3,8 @@
 use std::error::Error as StdError;
 
 use crate::http::{
+    address_guard::Denied,
     certificates::algorithm_name,
-    guard::Denied,
     outcome::{Fault, TlsProblem},
     resolver::LookupError,
 };

@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use crate::{
     api::condition::reasons,
-    http::{destination::DestinationKind, guard::Denied},
+    http::{address_guard::Denied, destination::DestinationKind},
 };
 
 /// The longest `Retry-After` that is obeyed: a receiver must not be able to silence a setting for days.

@@ -25,7 +25,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::http::guard::Guard;
+use crate::http::address_guard::Guard;
 
 /// At most so many threads for names that the last look-up found quickly, and as many again for all others.
 const THREADS: usize = 32;

@@ -21,18 +21,18 @@ use reqwest::{
 use tokio::time::Instant;
 
 use crate::http::{
+    address_guard::{Denied, Guard},
     client::Clients,
     destination::{Destination, DestinationKind},
     error::fault,
-    guard::{Denied, Guard},
     outcome::{ANSWER_READ, Outcome, Reason, of_answer, of_fault},
     resolver::{Lookup, Lookups, NAMESPACE, system_lookup},
     slots::Slots,
 };
 pub use crate::http::{
     config::{ProxyConfig, SendError, SenderConfig, TIMEOUT},
-    schedule::SendKey,
     slots::Slot,
+    turns::SendKey,
 };
 
 /// How long a webhook's body, which decides nothing, may hold up the next message. Reading it to its end lets the

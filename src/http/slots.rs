@@ -18,7 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::{
     http::{
         destination::{Destination, DestinationKind},
-        schedule::{Limits, Schedule, SendKey, Ticket},
+        turns::{Limits, Schedule, SendKey, Ticket},
     },
     time::Moment,
 };

@@ -8,7 +8,7 @@ use crate::{
     api::{
         EnvironmentSnapshotSpec,
         compliance::ComplianceState,
-        setting::UnreportedGap,
+        notification_setting::UnreportedGap,
         snapshot::{self, Change, Event},
     },
     message::{

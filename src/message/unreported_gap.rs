@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    api::{condition::whole_seconds, setting::UnreportedGap},
+    api::{condition::whole_seconds, notification_setting::UnreportedGap},
     snapshot::{
         event::base32,
         retention::{ENVIRONMENT_CAP, TOTAL_CAP},

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use crate::{
     config::OutboundConfig,
     http::{
-        guard::Guard,
+        address_guard::Guard,
         sender::{HttpSender, ProxyConfig, SenderConfig},
     },
 };

@@ -1,7 +1,7 @@
 //! What people do to workloads, and what is told of it.
 
 use crate::{
-    cluster::stream::WatchKind,
+    cluster::watch_progress::WatchKind,
     simulation::{Cluster, State, seconds},
 };
 

@@ -10,7 +10,7 @@ use crate::{
     cluster::{
         fleet::Fleet,
         pod_view::{ContainerView, Decoded, Meta, Owner, PodView},
-        stream::WatchKind,
+        watch_progress::WatchKind,
     },
     simulation::{empty_state, seconds, testing::digest},
     snapshot::{

@@ -28,7 +28,7 @@ use crate::{
         fleet::Fleet,
         image::Fingerprint,
         pod_view::{Decoded, DeploymentView, NamespaceView, PodView, SlimView},
-        stream::WatchKind,
+        watch_progress::WatchKind,
     },
     compliance::{evidence::EvidenceKind, evidence_state::EvidenceState as _},
     simulation::testing::digest,

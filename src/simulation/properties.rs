@@ -6,8 +6,7 @@ use proptest::prelude::*;
 
 use crate::{
     api::{EventType, snapshot::Cause},
-    cluster::image::Fingerprint,
-    cluster::stream::WatchKind,
+    cluster::{image::Fingerprint, watch_progress::WatchKind},
     simulation::{Cluster, State, image_id, seconds, story, testing::digest},
     snapshot::event,
     time::Moment,

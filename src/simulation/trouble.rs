@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     api::snapshot::Cause,
-    cluster::{pod_view::NamespaceView, scope::Scope, stream::WatchKind},
+    cluster::{pod_view::NamespaceView, scope::Scope, watch_progress::WatchKind},
     simulation::{Cluster, State, seconds},
     snapshot::ledger::Ledger,
 };

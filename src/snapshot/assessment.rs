@@ -17,10 +17,10 @@ use crate::{
     },
     cluster::image::Fingerprint,
     compliance::{
+        artifact_identity::IdentityResolver,
         artifact_rules::{ArtifactInput, ArtifactRules, ArtifactVerdict, evaluate},
-        environment_state::{ComplianceInput, step},
+        environment_compliance::{ComplianceInput, step},
         evidence::{Allowance, Evidence},
-        identity::IdentityResolver,
     },
     snapshot::{
         census::Census,

@@ -8,7 +8,7 @@ use crate::{
         image::Fingerprint,
         scope::Scope,
     },
-    compliance::identity::IdentityResolver,
+    compliance::artifact_identity::IdentityResolver,
     snapshot::ledger::{Cell, Cells},
 };
 

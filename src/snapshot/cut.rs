@@ -20,7 +20,7 @@ use crate::{
         image::Fingerprint,
         scope::Scope,
     },
-    compliance::identity::IdentityResolver,
+    compliance::artifact_identity::IdentityResolver,
     snapshot::{
         assessment::{Assessment, AssessmentScope as Asked, AssessmentState, Assessor},
         census::{Census, cells_of},

@@ -21,8 +21,8 @@ use crate::{
     api::{Environment, EnvironmentSnapshotSpec, EnvironmentStatus, snapshot::Cause},
     backoff::{self, Backoff},
     cluster::{
+        custom_resource_status::{StatusWrite, apply_status},
         scope::Scope,
-        status::{StatusWrite, apply_status},
     },
     snapshot::{
         cut::Entry,

@@ -25,7 +25,7 @@ use crate::{
         image::Fingerprint,
         scope::Scope,
     },
-    compliance::identity::RecordedIdentities,
+    compliance::artifact_identity::RecordedIdentities,
 };
 
 /// The version of the rules by which instances are counted. Raise it when the same cluster would give other counts.

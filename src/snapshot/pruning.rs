@@ -18,8 +18,8 @@ use crate::{
     backoff,
     metrics::Metrics,
     snapshot::{
+        delivery_progress::DeliveryProgress,
         log::{EntryMeta, LogError, SnapshotLog, within},
-        progress::DeliveryProgress,
         retention::{ENVIRONMENT_CAP, TOTAL_CAP, cut},
     },
 };

@@ -8,7 +8,7 @@ use tracing::info;
 
 use crate::{
     api::Environment,
-    cluster::own_watch::{self, Follower},
+    cluster::custom_resource_watch::{self, Follower},
     snapshot::{
         environment_recorder::EnvironmentRecorder, environments::EnvironmentInfo,
         recorder_context::RecorderContext,
@@ -32,7 +32,7 @@ pub async fn run(context: RecorderContext) {
             tracker: &tracker,
         };
         let stopped = tokio::select! {
-            () = own_watch::follow(context.client.clone(), &mut recorder) => true,
+            () = custom_resource_watch::follow(context.client.clone(), &mut recorder) => true,
             () = context.stop.cancelled() => true,
             _ = set_backs.changed() => false,
         };

@@ -16,9 +16,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cluster::events::EventPublisher,
+    cluster::kubernetes_events::EventPublisher,
     metrics::Metrics,
-    snapshot::{environments::Environments, log::SnapshotLog, shared::SharedState},
+    snapshot::{environments::Environments, log::SnapshotLog, shared_state::SharedState},
 };
 
 /// How many snapshots of all environments together are appended in a second, at most.

@@ -16,11 +16,11 @@ use crate::{
     backoff,
     cluster::{
         pod_view::PodView,
-        stream::WatchKind,
         watch::{WatchedKind as _, count},
+        watch_progress::WatchKind,
     },
     metrics::Metrics,
-    snapshot::{shared::SharedState, state::ClusterState},
+    snapshot::{shared_state::SharedState, state::ClusterState},
 };
 
 /// Checks for ever, and requests a new list of pods when their number differs twice in a row.

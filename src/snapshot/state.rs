@@ -26,12 +26,12 @@ use crate::{
         image::Fingerprint,
         pod_view::NamespaceView,
         scope::Scope,
-        stream::{StreamState, WatchKind},
+        watch_progress::{StreamState, WatchKind},
     },
     compliance::{
+        artifact_identity::{RecordedIdentities, TrustedNamespaces},
         artifact_rules::ArtifactRules,
         evidence::{Evidence, EvidenceKey, EvidenceKind},
-        identity::{RecordedIdentities, TrustedNamespaces},
     },
     snapshot::{
         assessment::AssessmentState,

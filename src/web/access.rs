@@ -28,7 +28,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
 use tracing::warn;
 
-use crate::{api::GROUP, web::refusal::Refusal};
+use crate::{api::GROUP, web::error_response::Refusal};
 
 /// How long the answer about a token is used before it is asked again.
 const REMEMBERED: Duration = Duration::from_secs(60);

@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 
 use crate::{
     metrics::Metrics,
-    snapshot::{environments::Environments, shared::SharedState},
+    snapshot::{environments::Environments, shared_state::SharedState},
 };
 
 #[derive(Clone)]

@@ -14,11 +14,11 @@ use crate::{
     snapshot::{
         environments::{EnvironmentInfo, Environments},
         log::SnapshotLog,
-        shared::SharedState,
+        shared_state::SharedState,
         state::ClusterState,
     },
     web::{
-        refusal::Refusal,
+        error_response::Refusal,
         snapshot_expression::SnapshotExpression,
         views::{
             artifact::{FlowAnswer, FlowQuery, LoggedProvenance, Wanted},

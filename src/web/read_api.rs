@@ -15,9 +15,9 @@ use crate::{
     cluster::image::Fingerprint,
     web::{
         access::{self, Access},
+        error_response::Refusal,
+        html,
         lookup::Lookup,
-        page,
-        refusal::Refusal,
         views::{
             artifact::{FlowAnswer, FlowQuery, Wanted},
             environment::{AllowedView, EnvironmentView},
@@ -58,7 +58,7 @@ pub(crate) fn router(lookup: Lookup, access: Access) -> Router {
         )
         .route(
             "/{org}/{flow}/{fingerprint}",
-            get_of_flow(artifact, page::flow_answer),
+            get_of_flow(artifact, html::flow_answer),
         )
         .route(
             "/api/v2/deployments/{org}/{flow}/{number}",
@@ -66,7 +66,7 @@ pub(crate) fn router(lookup: Lookup, access: Access) -> Router {
         )
         .route(
             "/{org}/flows/{flow}/deployments/{number}",
-            get_of_flow(deployment, page::flow_answer),
+            get_of_flow(deployment, html::flow_answer),
         )
         .route(
             "/api/v2/approvals/{org}/{flow}/{number}",
@@ -74,7 +74,7 @@ pub(crate) fn router(lookup: Lookup, access: Access) -> Router {
         )
         .route(
             "/{org}/flows/{flow}/approvals/{number}",
-            get_of_flow(approval, page::flow_answer),
+            get_of_flow(approval, html::flow_answer),
         )
         .fallback(async || Refusal::not_found("there is nothing at this path"))
         .layer(from_fn_with_state(access, access::check))
@@ -143,7 +143,7 @@ async fn snapshot_page(
     let index = lookup.index(&log, &expression).await?;
     let snapshot = lookup.snapshot(&log, index).await?;
     let events = lookup.events(&log, index).await?;
-    Ok(page::snapshot(&environment, &snapshot, &events))
+    Ok(html::snapshot(&environment, &snapshot, &events))
 }
 
 async fn events(
@@ -180,12 +180,12 @@ async fn environment_page(
         // No Environment has such a long name. So this is the page of an artifact whose flow is named "environments".
         let flow = "environments".to_owned();
         let answer = of_flow(lookup, (org, flow, environment), artifact).await?;
-        return Ok(page::flow_answer(&answer));
+        return Ok(html::flow_answer(&answer));
     }
     lookup.known(&org, &environment)?;
     let view = lookup.environment(&environment);
     let allowed = lookup.allow_list(Some(&environment));
-    Ok(page::environment(&view, &allowed))
+    Ok(html::environment(&view, &allowed))
 }
 
 async fn allow_lists(

@@ -6,7 +6,7 @@ use axum::response::Response;
 use serde::Serialize;
 
 use super::{
-    page,
+    html,
     testing::installation,
     views::{
         artifact::{FlowQuery, LoggedProvenance, Wanted},
@@ -81,7 +81,7 @@ async fn expect_snapshot(name: &str, cluster: &Cluster) {
     let found = snapshot::snapshot(&installation(), spec, cluster.recorded("prod"), None);
     let events = snapshot::events(&installation(), spec);
     expect_json(&format!("snapshot-{name}"), &found);
-    let page = page::snapshot("prod", &found, &events);
+    let page = html::snapshot("prod", &found, &events);
     expect_page(&format!("snapshot-{name}"), page).await;
 }
 
@@ -93,7 +93,7 @@ async fn expect_environment(name: &str, cluster: &Cluster) {
     expect_json(&format!("environment-{name}"), &found);
     expect_page(
         &format!("environment-{name}"),
-        page::environment(&found, &allowed),
+        html::environment(&found, &allowed),
     )
     .await;
 }
@@ -102,7 +102,7 @@ async fn expect_environment(name: &str, cluster: &Cluster) {
 async fn environments_and_snapshots_keep_their_shape() {
     let unread = environment::environment(&installation(), "prod", None);
     expect_json("environment-unread", &unread);
-    expect_page("environment-unread", page::environment(&unread, &[])).await;
+    expect_page("environment-unread", html::environment(&unread, &[])).await;
 
     let mut cluster = cluster();
     cluster.pass(30);
@@ -183,7 +183,7 @@ async fn artifacts_deployments_and_reviews_keep_their_shape() {
         };
         let found = query.answer(&installation(), &cluster.state).unwrap();
         expect_json(&format!("{name}-by-record"), &found);
-        expect_page(&format!("{name}-by-record"), page::flow_answer(&found)).await;
+        expect_page(&format!("{name}-by-record"), html::flow_answer(&found)).await;
     }
     cluster.unrecord("runner-1");
     cluster.pass(60);
@@ -203,7 +203,7 @@ async fn artifacts_deployments_and_reviews_keep_their_shape() {
             .answer_by(&installation(), &cluster.state, &entry)
             .unwrap();
         expect_json(&format!("{name}-by-log"), &found);
-        expect_page(&format!("{name}-by-log"), page::flow_answer(&found)).await;
+        expect_page(&format!("{name}-by-log"), html::flow_answer(&found)).await;
     }
 }
 

@@ -5,8 +5,8 @@ use anyhow::{Context as _, Result, ensure};
 use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
 use shipbell::http::{
+    address_guard::Guard,
     destination::{Destination, DestinationKind},
-    guard::Guard,
     outcome::Outcome,
     sender::{HttpSender, Outgoing, SendKey, SenderConfig},
 };

@@ -10,7 +10,7 @@ use shipbell::{
     cluster::{
         image::Fingerprint,
         pod_view::{Decoded, PodView},
-        stream::WatchKind,
+        watch_progress::WatchKind,
     },
     compliance::{
         evidence::{EvidenceKey, EvidenceKind, ProvenanceRecord},

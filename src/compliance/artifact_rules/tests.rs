@@ -7,8 +7,8 @@ use crate::{
     api::{AllowedArtifact, ArtifactApproval, ArtifactProvenance},
     cluster::fleet::{Fleet, LearnedIdentity},
     compliance::{
+        artifact_identity::RecordedIdentities,
         evidence::{Allowance, Evidence, EvidenceKey},
-        identity::RecordedIdentities,
     },
     simulation::testing::digest,
 };

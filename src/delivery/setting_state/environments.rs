@@ -8,12 +8,12 @@ use tracing::warn;
 use crate::{
     delivery::{
         environment_queue::Phase,
-        history::{self, SkippedEntries},
+        followed_environments::followed,
+        message_history::{self, SkippedEntries},
         pending::LogRange,
         reasons::SkipReason,
         setting_state::{Action, Now, SettingState},
         status_writer::WriteDue,
-        visibility::followed,
     },
     snapshot::environments::EnvironmentInfo,
 };
@@ -161,7 +161,7 @@ impl SettingState {
                 reason,
             } = range;
             warn!(setting = %self.title, environment, from, to, ?count, ?reason, "a range of the log is not sent");
-            history::skipped(&mut self.status, environment, range, now.wall);
+            message_history::skipped(&mut self.status, environment, range, now.wall);
         }
         if !skipped.is_empty() {
             self.writer.ask(WriteDue::Soon);

@@ -7,7 +7,7 @@ use tracing::{debug, info, warn};
 use crate::{
     delivery::{
         environment_queue::{Token, Turn, UNREADABLE, Work},
-        history::{self, Attempt},
+        message_history::{self, Attempt},
         next_message::{Found, Message, Next, Search},
         reasons::{EventReason, SkipReason},
         retry::{Began, Recovery, Verdict},
@@ -154,7 +154,7 @@ impl SettingState {
             };
             let message = "it could not be delivered for as long as retry.maxAge says";
             let reason = SkipReason::RetryExpired.as_str();
-            history::dead_lettered(&mut self.status, &attempt, reason, message);
+            message_history::dead_lettered(&mut self.status, &attempt, reason, message);
             self.writer.ask(WriteDue::Soon);
         }
         self.use_turn(&uid, turn, now);
@@ -346,16 +346,26 @@ impl SettingState {
         match verdict {
             Verdict::Delivered => {
                 debug!(setting = %self.title, id = message.id, snapshot = message.snapshot, "delivered");
-                history::delivered(&mut self.status, attempt, receipt.status, receipt.latency);
+                message_history::delivered(
+                    &mut self.status,
+                    attempt,
+                    receipt.status,
+                    receipt.latency,
+                );
             }
             Verdict::SetAside => {
                 warn!(setting = %self.title, id = message.id, snapshot = message.snapshot, message = outcome.message(), "refused for good; going on with the next");
-                history::dead_lettered(&mut self.status, &attempt, reason, outcome.message());
-                history::failed(&mut self.status, attempt, reason, outcome.message());
+                message_history::dead_lettered(
+                    &mut self.status,
+                    &attempt,
+                    reason,
+                    outcome.message(),
+                );
+                message_history::failed(&mut self.status, attempt, reason, outcome.message());
             }
             Verdict::Keep => {
                 info!(setting = %self.title, id = message.id, reason, message = outcome.message(), "not delivered; trying again later");
-                history::failed(&mut self.status, attempt, reason, outcome.message());
+                message_history::failed(&mut self.status, attempt, reason, outcome.message());
                 self.probe = Some(uid.to_owned());
             }
         }

@@ -6,12 +6,12 @@ use crate::{
     api::{
         condition,
         environment::EnvironmentId,
-        setting::{Cursor, StartDecision, StartReason},
+        notification_setting::{Cursor, StartDecision, StartReason},
     },
     cluster::pod_view::version,
     delivery::{
         setting_state::{Action, LOOK_AGAIN, Now, SettingState},
-        start::{self, Age, Handled},
+        start_position::{self, Age, Handled},
         status_writer::WriteDue,
     },
     snapshot::{environments::EnvironmentInfo, log::EntryMeta},
@@ -32,7 +32,7 @@ impl SettingState {
                 same_spec: generation == self.subscription.generation,
             },
         };
-        let reason = start::reason(handled, info);
+        let reason = start_position::reason(handled, info);
         debug!(setting = %self.title, environment = name, ?reason, "decided where to start");
         self.status.starts.push(StartDecision {
             environment: name.to_owned(),
@@ -100,7 +100,7 @@ impl SettingState {
             warn!(setting = %self.title, environment = decision.environment, why, "can't find where to start; trying again");
             vec![]
         });
-        match start::index(decision.reason, &entries, setting).zip(entries.last()) {
+        match start_position::index(decision.reason, &entries, setting).zip(entries.last()) {
             Some((index, last)) => {
                 let head = last.index;
                 self.start_at(uid, index, head);

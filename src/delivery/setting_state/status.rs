@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use tracing::{debug, warn};
 
 use crate::{
-    api::{NotificationSettingStatus, condition, setting::StartDecision},
+    api::{NotificationSettingStatus, condition, notification_setting::StartDecision},
     delivery::{
         conditions::{self, ConditionInput},
         environment_queue::{Counted, UNREADABLE},

@@ -13,7 +13,7 @@ mod text;
 use crate::{
     api::{
         EventType,
-        setting::UnreportedGap,
+        notification_setting::UnreportedGap,
         snapshot::{EnvironmentSnapshotSpec, Event},
     },
     message::{installation::Installation, unreported_gap},

@@ -22,7 +22,7 @@ use crate::{
         EnvironmentSnapshotSpec, EventType, NotificationSetting, NotificationSettingSpec,
         NotificationSettingStatus, condition,
         environment::EnvironmentId,
-        setting::{Cursor, Slack, Webhook},
+        notification_setting::{Cursor, Slack, Webhook},
     },
     delivery::{
         ack_window::WINDOW,

@@ -1,7 +1,9 @@
 //! Faults that were found in delivery, each as a scenario that failed before it was mended.
 
 use super::*;
-use crate::{api::setting::StartReason, delivery::reasons::SkipReason, http::outcome::HoldRetry};
+use crate::{
+    api::notification_setting::StartReason, delivery::reasons::SkipReason, http::outcome::HoldRetry,
+};
 
 fn with_one_environment(spec: NotificationSettingSpec) -> Simulation {
     let mut it = Simulation::new(7, spec);
@@ -134,7 +136,7 @@ fn nothing_of_an_environment_is_sent_before_its_start_stands_in_the_status() {
 #[test]
 fn waiting_for_a_turn_is_no_failure_and_gives_nothing_up() {
     let mut it = with_one_environment(NotificationSettingSpec {
-        retry: Some(crate::api::setting::Retry {
+        retry: Some(crate::api::notification_setting::Retry {
             max_age: Some("1m".parse().unwrap()),
         }),
         ..webhook()
@@ -355,7 +357,7 @@ fn a_message_whose_form_is_refused_is_sent_once_more_as_plain_text() {
 #[test]
 fn an_event_is_given_up_only_after_an_attempt_that_failed_when_it_was_too_old() {
     let mut it = with_one_environment(NotificationSettingSpec {
-        retry: Some(crate::api::setting::Retry {
+        retry: Some(crate::api::notification_setting::Retry {
             max_age: Some("1h".parse().unwrap()),
         }),
         ..webhook()

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::{
     api::snapshot::ComplianceState,
     cluster::{fleet::Fleet, image::Fingerprint},
-    compliance::{evidence::Evidence, identity::IdentityResolver},
+    compliance::{artifact_identity::IdentityResolver, evidence::Evidence},
     snapshot::{
         census::Census,
         ledger::Ledger,

@@ -8,7 +8,7 @@ use crate::{
         pod_view::{Decoded, DeploymentView, Meta, NamespaceView, PodView},
         watch::WatchedKind,
     },
-    compliance::identity::IdentityResolver,
+    compliance::artifact_identity::IdentityResolver,
     snapshot::{
         census::admits,
         settle::Comparison,

@@ -10,8 +10,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     api::snapshot::{Cause, MAX_IDENTITIES, ReadAt},
-    cluster::{fleet::Fleet, pod_view::version, scope::Scope, stream::WatchKind},
-    compliance::{evidence::EvidenceKind, identity::IdentityResolver},
+    cluster::{fleet::Fleet, pod_view::version, scope::Scope, watch_progress::WatchKind},
+    compliance::{artifact_identity::IdentityResolver, evidence::EvidenceKind},
     snapshot::{
         assessment::{AssessmentState, Assessor},
         census::Census,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::{
     api::snapshot::{Compliance, Totals},
     cluster::image::Fingerprint,
-    compliance::identity::IdentityResolver,
+    compliance::artifact_identity::IdentityResolver,
     snapshot::state::{
         ClusterState, EnvironmentState, EnvironmentSummary, KnownLog, RunningArtifact,
     },

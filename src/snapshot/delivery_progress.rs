@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use parking_lot::Mutex;
 
-use crate::api::setting::Cursor;
+use crate::api::notification_setting::Cursor;
 
 /// How far the settings have delivered, as in their status.
 #[derive(Debug, Default)]

@@ -10,8 +10,8 @@ use tokio::sync::{Notify, watch};
 use crate::{
     cluster::{
         pod_view::Decoded,
-        stream::WatchKind,
         watch::{ObjectSink, StreamSink},
+        watch_progress::WatchKind,
     },
     compliance::evidence_state::{EvidenceState, SharedEvidence},
     snapshot::state::{ClusterState, FleetObject},

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    api::setting::StartReason,
+    api::notification_setting::StartReason,
     snapshot::{environments::EnvironmentInfo, log::EntryMeta},
 };
 

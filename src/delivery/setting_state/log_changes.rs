@@ -3,10 +3,10 @@
 use tracing::warn;
 
 use crate::{
-    api::setting::{StartDecision, StartReason},
+    api::notification_setting::{StartDecision, StartReason},
     delivery::{
         environment_queue::{Phase, Work},
-        history::SkippedEntries,
+        message_history::SkippedEntries,
         reasons::SkipReason,
         setting_state::{Action, Deleted, Now, SettingState},
         status_writer::WriteDue,

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use crate::{
     api::{
         NotificationSettingStatus,
-        setting::{DeadLetter, Delivery, Failure, SkippedRange},
+        notification_setting::{DeadLetter, Delivery, Failure, SkippedRange},
     },
     delivery::{conditions::shorten, reasons::SkipReason},
 };

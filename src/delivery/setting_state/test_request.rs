@@ -4,7 +4,7 @@ use crate::{
     api::TEST_ANNOTATION,
     delivery::{
         environment_queue::Token,
-        history::{self, Attempt},
+        message_history::{self, Attempt},
         reasons::EventReason,
         setting_state::{Action, Now, SettingState},
         status_writer::WriteDue,
@@ -94,13 +94,13 @@ impl SettingState {
         };
         let outcome = &receipt.outcome;
         if matches!(outcome, Outcome::Delivered { .. }) {
-            history::delivered(&mut self.status, attempt, receipt.status, receipt.latency);
+            message_history::delivered(&mut self.status, attempt, receipt.status, receipt.latency);
             self.retry.retry_now(); // the destination is well: what waits needn't
             let note = "the test message was delivered";
             self.publish(EventReason::TestDelivered, note);
         } else {
             let reason = outcome.reason().map_or("", Reason::as_str);
-            history::failed(&mut self.status, attempt, reason, outcome.message());
+            message_history::failed(&mut self.status, attempt, reason, outcome.message());
             self.publish(EventReason::TestFailed, outcome.message());
         }
         self.note_denied(now, outcome.reason(), outcome.message());
