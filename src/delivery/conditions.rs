@@ -13,7 +13,7 @@ use crate::{
         reasons::{DeliveredReason, NotReadyReason},
         retry::{DeliveryProblem, Recovery},
     },
-    http::outcome::Reason,
+    http::response::Reason,
 };
 
 /// How long something that is missing is expected to come by itself: a Secret is often applied a moment later.

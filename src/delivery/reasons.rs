@@ -33,7 +33,7 @@ reasons! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::outcome::Reason;
+    use crate::http::response::Reason;
 
     #[test]
     fn every_reason_is_explained_in_the_documents() {

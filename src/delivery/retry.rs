@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     backoff,
-    http::outcome::{HoldRetry, Outcome, Reason},
+    http::response::{HoldRetry, Outcome, Reason},
     time::Moment,
 };
 

@@ -37,7 +37,7 @@ use crate::{
     http::{
         address_guard::Denied,
         destination::Destination,
-        outcome::Outcome,
+        response::Outcome,
         sender::{Outgoing, Receipt, SendKey, Slot},
     },
     snapshot::log::{EntryMeta, LogError, SnapshotLog},

@@ -5,8 +5,8 @@ use std::error::Error as StdError;
 use crate::http::{
     address_guard::Denied,
     certificates::algorithm_name,
-    outcome::{Fault, TlsProblem},
     resolver::LookupError,
+    response::{Fault, TlsProblem},
 };
 
 /// What went wrong, read from the chain of causes.

@@ -25,8 +25,8 @@ use crate::http::{
     client::Clients,
     destination::{Destination, DestinationKind},
     error::fault,
-    outcome::{ANSWER_READ, Outcome, Reason, of_answer, of_fault},
     resolver::{Lookup, Lookups, NAMESPACE, system_lookup},
+    response::{ANSWER_READ, Outcome, Reason, of_answer, of_fault},
     slots::Slots,
 };
 pub use crate::http::{

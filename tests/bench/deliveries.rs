@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use shipbell::http::{
     address_guard::Guard,
     destination::{Destination, DestinationKind},
-    outcome::Outcome,
+    response::Outcome,
     sender::{HttpSender, Outgoing, SendKey, SenderConfig},
 };
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! `make bench`: the operator beside a naive one, in one run, against the budgets. Prints a table in Markdown; absolute
 //! figures are this machine's, ratios are what counts. A missed budget is no error.
 //!
-//! `bench [--pods 5000,50000] [--shipbell-pods 150000] [--events 45000] [--changes 40] [--only ingest,latency,deliveries,vetting]`
+//! `bench [--pods 5000,50000] [--shipbell-pods 150000] [--events 45000] [--changes 40] [--only ingest,latency,settings,deliveries,vetting]`
 
 mod deliveries;
 mod ingest;
@@ -56,7 +56,7 @@ impl Plan {
             shipbell_pods: vec![150_000],
             events: 45_000,
             changes: 40,
-            parts: ["ingest", "latency", "deliveries", "vetting"]
+            parts: ["ingest", "latency", "settings", "deliveries", "vetting"]
                 .map(str::to_owned)
                 .into(),
         };
@@ -96,6 +96,9 @@ fn run(plan: &Plan, directory: &Path) -> Result<String> {
     }
     if plan.does("latency") {
         runtime.block_on(latency(plan, &mut table, directory))?;
+    }
+    if plan.does("settings") {
+        runtime.block_on(settings(&mut table, directory))?;
     }
     if plan.does("deliveries") {
         deliveries(&mut table)?;
@@ -301,6 +304,24 @@ async fn latency(plan: &Plan, table: &mut Table, directory: &Path) -> Result<()>
         "Latency of {} changes{rank}, a pod's new status to the receiver's TLS request, settle times 0s, on a real control plane; Shipbell writes a snapshot first, stock writes nothing. Requests that came before the writer had read its acknowledgement, counted as negative: {} of Shipbell, {} of stock.",
         plan.changes, early[0], early[1]
     ));
+    Ok(())
+}
+
+async fn settings(table: &mut Table, directory: &Path) -> Result<()> {
+    let stage = plane::Stage::start(directory).await?;
+    let burst = stage.burst(1_000, 10, directory).await?;
+    eprintln!("{burst:?}");
+    let mut row = |what: &str, ours, budget| {
+        let what = format!("1,000 settings, 10 changes, one receiver: {what}");
+        table.row(&what, ours, String::new(), None, budget);
+    };
+    row("last change to last delivery", seconds(burst.took), "15 s");
+    row("most RSS ever", mebibytes(burst.peak), "48 MiB");
+    row(
+        "status writes a setting",
+        format!("{:.2}", burst.writes),
+        "2",
+    );
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use crate::{
     subject::{Subject, Who},
 };
 use anyhow::{Context as _, Result, ensure};
-use futures::{StreamExt as _, pin_mut};
+use futures::{StreamExt as _, TryStreamExt as _, pin_mut, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kit::{Cluster, PlaneOptions, apply, cluster::PATIENCE, eventually};
 use kube::{
@@ -20,7 +20,10 @@ use shipbell::api::NotificationSetting;
 use std::{
     collections::BTreeMap,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -53,6 +56,17 @@ pub struct Fan {
     pub rate: f64,
     /// CPU time of a delivery, all that goes with it included.
     pub cpu: Duration,
+}
+
+/// Changes that follow each other, of which many settings tell one receiver.
+#[derive(Clone, Copy, Debug)]
+pub struct Burst {
+    /// From the last change, acknowledged by the API server, to the last delivery.
+    pub took: Duration,
+    /// The most memory that the operator ever had, in bytes.
+    pub peak: u64,
+    /// How often the status of a setting was written, from the first change on.
+    pub writes: f64,
 }
 
 /// A control plane with the kinds, a namespace and an Environment over it.
@@ -254,6 +268,68 @@ impl Stage {
             rate,
             cpu,
         })
+    }
+}
+
+impl Stage {
+    /// Makes `changes` changes, about one a second, each of which `settings` settings tell one receiver.
+    pub async fn burst(&self, settings: usize, changes: usize, directory: &Path) -> Result<Burst> {
+        self.environment("{quiet: 0s, max: 0s, rollout: 0s, scaling: 0s}")
+            .await?;
+        let create = |number| async move {
+            let setting = self.setting(&format!("burst-{number}"), 1);
+            apply(&self.cluster.client(), setting).await
+        };
+        let created = stream::iter(0..settings).map(create).buffer_unordered(8);
+        created.try_collect::<Vec<_>>().await?;
+        let names: Vec<_> = (0..changes)
+            .map(|number| format!("burst-{number}"))
+            .collect();
+        for name in &names {
+            self.pod(name, 1).await?;
+        }
+        let ca = format!("--extra-ca-file={}", self.ca);
+        let kubeconfig = self.cluster.plane.admin_kubeconfig();
+        let mut operator = Subject::start(Who::Shipbell, &kubeconfig, &[ca], directory)?;
+        operator.ready().await?;
+        self.handled(settings).await?;
+        // The statuses of all of them.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let before = self.receiver.count();
+        let writes = Arc::new(AtomicUsize::new(0));
+        let counting = tokio::spawn(count_writes(self.cluster.client(), writes.clone()));
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let mut last_change = Instant::now();
+        for (number, name) in (20_000..).zip(&names) {
+            (_, last_change) = self.runs(name, &[digest(number)]).await?;
+            tokio::time::sleep(APART).await;
+        }
+        self.receiver
+            .wait(before + settings * changes, Duration::from_secs(180))
+            .await
+            .with_context(|| format!("the operator's log ends\n{}", operator.log_tail()))?;
+        let kept = self.receiver.kept();
+        let last = kept[before..].iter().map(|(_, _, at)| *at).max();
+        let took = last.unwrap_or(last_change) - last_change;
+        // What is still to be acknowledged.
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        counting.abort();
+        let (_, peak) = operator.memory()?;
+        #[allow(clippy::cast_precision_loss)]
+        let writes = writes.load(Ordering::Relaxed) as f64 / settings as f64;
+        Ok(Burst { took, peak, writes })
+    }
+}
+
+/// Counts the changes of all settings from now on; only the operator changes them.
+async fn count_writes(client: kube::Client, writes: Arc<AtomicUsize>) {
+    let settings = Api::<NotificationSetting>::all(client);
+    let events = watcher(settings, watcher::Config::default());
+    pin_mut!(events);
+    while let Some(event) = events.next().await {
+        if let Ok(watcher::Event::Apply(_)) = event {
+            writes.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 

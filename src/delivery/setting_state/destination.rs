@@ -9,7 +9,7 @@ use crate::{
         setting_state::{Action, DESTINATION_FRESH, DestinationAnswer, Now, SettingState},
         status_writer::WriteDue,
     },
-    http::outcome::Reason,
+    http::response::Reason,
 };
 
 impl SettingState {

@@ -16,7 +16,7 @@ use crate::{
     },
     http::{
         destination::{Destination, DestinationKind},
-        outcome::{Outcome, Reason},
+        response::{Outcome, Reason},
         sender::Receipt,
     },
     message::unreported_gap,

@@ -10,7 +10,7 @@ use crate::{
         status_writer::WriteDue,
     },
     http::{
-        outcome::{Outcome, Reason},
+        response::{Outcome, Reason},
         sender::Receipt,
     },
 };

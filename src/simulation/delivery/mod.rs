@@ -37,7 +37,7 @@ use crate::{
     },
     http::{
         destination::{Destination, DestinationKind},
-        outcome::{HoldRetry, Outcome, Reason},
+        response::{HoldRetry, Outcome, Reason},
         sender::Receipt,
     },
     message::installation::Installation,

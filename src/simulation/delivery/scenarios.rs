@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::{
-    api::notification_setting::StartReason, delivery::reasons::SkipReason, http::outcome::HoldRetry,
+    api::notification_setting::StartReason, delivery::reasons::SkipReason,
+    http::response::HoldRetry,
 };
 
 fn with_one_environment(spec: NotificationSettingSpec) -> Simulation {
