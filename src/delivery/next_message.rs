@@ -136,26 +136,19 @@ impl Search {
         self.expired_before.is_some_and(|limit| time < limit)
     }
 
-    async fn read(
-        &self,
-        log: &impl LogReader,
-        index: i64,
-    ) -> Result<Option<Arc<EnvironmentSnapshotSpec>>, String> {
-        log.read(&self.cursor.environment_id(), index).await
-    }
-
     async fn advance(
         &self,
         log: &impl LogReader,
         found: &mut Found,
     ) -> Result<Option<MessageKey>, String> {
         let cursor = &mut found.cursor;
+        let environment = cursor.environment_id();
         let mut passed = 0;
         while cursor.index < self.head && passed < PASSED {
             passed += 1;
             let index = cursor.index + 1;
-            let Some(snapshot) = self.read(log, index).await? else {
-                let hole = self.hole(log, index).await?;
+            let Some(snapshot) = log.read(&environment, index).await? else {
+                let hole = self.hole(log, &environment, index).await?;
                 if hole.reason == SkipReason::HistoryTruncated {
                     let before = cursor.unreported_gap.as_ref();
                     cursor.unreported_gap = Some(unreported_gap::widened(
@@ -182,8 +175,13 @@ impl Search {
     }
 
     /// Entries that were still to be passed are gone from the log.
-    async fn hole(&self, log: &impl LogReader, index: i64) -> Result<SkippedEntries, String> {
-        let entries = log.entries(&self.cursor.environment_id()).await?;
+    async fn hole(
+        &self,
+        log: &impl LogReader,
+        environment: &EnvironmentId,
+        index: i64,
+    ) -> Result<SkippedEntries, String> {
+        let entries = log.entries(environment).await?;
         let mut there = entries.iter().map(|entry| entry.index);
         let to = there
             .find(|there| *there >= index)
@@ -214,7 +212,8 @@ impl Search {
             MessageKey::Gap(gap) => return Ok(Some(self.gap_message(gap, from))),
             MessageKey::Events(next) => next,
         };
-        let Some(snapshot) = self.read(log, self.cursor.index + 1).await? else {
+        let (environment, index) = (self.cursor.environment_id(), self.cursor.index + 1);
+        let Some(snapshot) = log.read(&environment, index).await? else {
             return Ok(None);
         };
         let id = event::id(&snapshot, next.positions[0]);
@@ -346,10 +345,11 @@ impl Search {
     ) -> Result<Vec<(Arc<EnvironmentSnapshotSpec>, NextEvents)>, String> {
         let mut gathered = vec![(snapshot.clone(), next.clone())];
         let mut whole = next.done == snapshot.events.len();
+        let environment = self.cursor.environment_id();
         let mut index = snapshot.index;
         while whole && index < self.head && gathered.len() < DIGEST_MAX {
             index += 1;
-            let Some(other) = self.read(log, index).await? else {
+            let Some(other) = log.read(&environment, index).await? else {
                 break;
             };
             let next = match self.subscription.next_events(&other, 0) {

@@ -40,7 +40,7 @@ use crate::{
         response::Outcome,
         sender::{Outgoing, Receipt, SendKey, Slot},
     },
-    snapshot::log::{EntryMeta, LogError, SnapshotLog},
+    snapshot::log::{EntryMeta, LogError, SnapshotLog, within_limit},
 };
 
 /// A request to the API server that takes longer is given up.
@@ -316,11 +316,6 @@ impl Context {
     }
 }
 
-async fn within<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, LogError> {
-    let answer = timeout(TIMEOUT, request).await;
-    Ok(answer.map_err(|_| LogError::Timeout)??)
-}
-
 /// Where a setting sends to, and whether that may be dialled.
 async fn read_destination(context: &Context, setting: &NotificationSetting) -> DestinationAnswer {
     let namespace = setting.namespace().unwrap_or_default();
@@ -396,7 +391,7 @@ async fn check_deleted(
     EnvironmentId { name, uid }: &EnvironmentId,
 ) -> Result<Deleted, LogError> {
     let api: Api<Environment> = Api::all(context.client.clone());
-    let found = within(api.get_metadata_opt(name)).await?;
+    let found = within_limit(TIMEOUT, api.get_metadata_opt(name)).await?;
     if found.is_some_and(|found| found.uid().as_ref() == Some(uid)) {
         return Ok(Deleted::No);
     }
@@ -472,7 +467,7 @@ async fn read_setting(
 ) -> Result<(Box<crate::api::NotificationSettingStatus>, Option<String>), String> {
     let namespace = setting.namespace().unwrap_or_default();
     let api: Api<NotificationSetting> = Api::namespaced(context.client.clone(), &namespace);
-    let found = within(api.get_opt(&setting.name_any())).await;
+    let found = within_limit(TIMEOUT, api.get_opt(&setting.name_any())).await;
     let found = found.map_err(|error| error.to_string())?;
     let found = found.filter(|found| found.uid() == setting.uid());
     let found = found.ok_or("it is not there")?; // the watch tells whether it is gone

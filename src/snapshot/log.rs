@@ -103,8 +103,8 @@ pub enum LogError {
     #[error("{0}")]
     Api(#[from] kube::Error),
     /// The API server did not answer.
-    #[error("no answer from the API server in {} s", TIMEOUT.as_secs())]
-    Timeout,
+    #[error("no answer from the API server in {} s", .0.as_secs())]
+    Timeout(Duration),
     /// An entry that was listed is gone.
     #[error("snapshot {0} is listed and can't be found")]
     Vanished(String),
@@ -120,9 +120,16 @@ impl LogError {
 pub(crate) async fn within<T>(
     request: impl Future<Output = kube::Result<T>>,
 ) -> Result<T, LogError> {
-    Ok(timeout(TIMEOUT, request)
-        .await
-        .map_err(|_| LogError::Timeout)??)
+    within_limit(TIMEOUT, request).await
+}
+
+/// Waits this long for an answer of the API server.
+pub(crate) async fn within_limit<T>(
+    limit: Duration,
+    request: impl Future<Output = kube::Result<T>>,
+) -> Result<T, LogError> {
+    let answer = timeout(limit, request).await;
+    Ok(answer.map_err(|_| LogError::Timeout(limit))??)
 }
 
 /// The name of an entry.

@@ -229,6 +229,18 @@ impl Stage {
         Ok(latencies)
     }
 
+    /// Starts the operator, and waits until it rests with so many settings.
+    async fn operator(&self, settings: usize, directory: &Path) -> Result<Subject> {
+        let ca = format!("--extra-ca-file={}", self.ca);
+        let kubeconfig = self.cluster.plane.admin_kubeconfig();
+        let mut operator = Subject::start(Who::Shipbell, &kubeconfig, &[ca], directory)?;
+        operator.ready().await?;
+        self.handled(settings).await?;
+        // The statuses of all of them.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        Ok(operator)
+    }
+
     /// Starts `events` artifacts at once, in one pod, of which `settings` settings are told.
     pub async fn fan(&self, settings: usize, events: usize, directory: &Path) -> Result<Fan> {
         self.environment("{quiet: 3s, max: 10s, rollout: 30s, scaling: 3s}")
@@ -238,13 +250,7 @@ impl Stage {
             apply(&self.cluster.client(), setting).await?;
         }
         self.pod("fan", events).await?;
-        let ca = format!("--extra-ca-file={}", self.ca);
-        let kubeconfig = self.cluster.plane.admin_kubeconfig();
-        let mut operator = Subject::start(Who::Shipbell, &kubeconfig, &[ca], directory)?;
-        operator.ready().await?;
-        self.handled(settings).await?;
-        // The statuses of all of them.
-        tokio::time::sleep(Duration::from_secs(5)).await;
+        let operator = self.operator(settings, directory).await?;
         let (before, cpu) = (self.receiver.count(), operator.cpu()?);
         let digests: Vec<_> = (10_000..).take(events).map(digest).collect();
         self.runs("fan", &digests).await?;
@@ -269,9 +275,7 @@ impl Stage {
             cpu,
         })
     }
-}
 
-impl Stage {
     /// Makes `changes` changes, about one a second, each of which `settings` settings tell one receiver.
     pub async fn burst(&self, settings: usize, changes: usize, directory: &Path) -> Result<Burst> {
         self.environment("{quiet: 0s, max: 0s, rollout: 0s, scaling: 0s}")
@@ -288,13 +292,7 @@ impl Stage {
         for name in &names {
             self.pod(name, 1).await?;
         }
-        let ca = format!("--extra-ca-file={}", self.ca);
-        let kubeconfig = self.cluster.plane.admin_kubeconfig();
-        let mut operator = Subject::start(Who::Shipbell, &kubeconfig, &[ca], directory)?;
-        operator.ready().await?;
-        self.handled(settings).await?;
-        // The statuses of all of them.
-        tokio::time::sleep(Duration::from_secs(5)).await;
+        let operator = self.operator(settings, directory).await?;
         let before = self.receiver.count();
         let writes = Arc::new(AtomicUsize::new(0));
         let counting = tokio::spawn(count_writes(self.cluster.client(), writes.clone()));

@@ -133,7 +133,6 @@ impl SettingState {
             index,
             ..Cursor::default()
         });
-        queue.pending.pass(index);
         queue.head = queue.head.max(head);
         queue.head_known = true;
         self.listing.remove(uid);
