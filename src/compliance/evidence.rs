@@ -10,8 +10,10 @@ use kube::{ResourceExt as _, api::ObjectMeta};
 
 use crate::{
     api::{
-        AllowedArtifact, ArtifactApproval, ArtifactProvenance, approval::ReviewState,
+        AllowedArtifact, ArtifactApproval, ArtifactProvenance,
+        approval::ReviewState,
         provenance::RecordState,
+        snapshot::{ApprovalNote, DeploymentNote},
     },
     cluster::image::Fingerprint,
 };
@@ -134,6 +136,17 @@ pub struct DeploymentRecord {
     pub build_url: Maybe,
 }
 
+impl DeploymentRecord {
+    /// What a snapshot says of it.
+    pub(crate) fn note(&self) -> DeploymentNote {
+        DeploymentNote {
+            number: self.number,
+            time: self.time,
+            build_url: self.build_url.as_deref().unwrap_or_default().to_owned(),
+        }
+    }
+}
+
 fn digest(text: &str) -> Result<Fingerprint, String> {
     Fingerprint::from_hex(text).ok_or_else(|| format!("{text:?} is no digest"))
 }
@@ -251,6 +264,17 @@ pub struct ApprovalReview {
 }
 
 impl ApprovalReview {
+    /// What a snapshot says of it.
+    pub(crate) fn note(&self) -> ApprovalNote {
+        ApprovalNote {
+            number: self.number,
+            time: self.time,
+            state: self.state,
+            reviewer: self.reviewer.to_string(),
+            comment: self.comment.as_deref().unwrap_or_default().to_owned(),
+        }
+    }
+
     /// Orders reviews from the oldest to the newest.
     pub fn order(&self) -> (i64, Timestamp, &str) {
         (self.number, self.created, &self.uid)

@@ -11,8 +11,8 @@ use crate::{
     api::{
         EventType,
         snapshot::{
-            AllowListChange, AllowListState, Allowed, ApprovalNote, Cause, Compliance,
-            ComplianceState, DeploymentNote, Provenance, Verdict, VerdictReason,
+            AllowListChange, AllowListState, Allowed, Cause, Compliance, ComplianceState,
+            Provenance, Verdict, VerdictReason,
         },
     },
     cluster::image::Fingerprint,
@@ -20,7 +20,7 @@ use crate::{
         artifact_identity::IdentityResolver,
         artifact_rules::{ArtifactInput, ArtifactRules, ArtifactVerdict, evaluate},
         environment_compliance::{ComplianceInput, step},
-        evidence::{Allowance, Evidence},
+        evidence::{Allowance, DeploymentRecord, Evidence},
     },
     snapshot::{
         census::Census,
@@ -531,14 +531,7 @@ fn provenance(environment: &str, verdict: &ArtifactVerdict) -> Option<Provenance
     }
     let text = |text: &Option<Box<str>>| text.as_deref().unwrap_or_default().to_owned();
     let approvals = verdict.reviews.iter().take(NOTES);
-    let approvals = approvals.map(|review| ApprovalNote {
-        number: review.number,
-        time: review.time,
-        state: review.state,
-        reviewer: review.reviewer.to_string(),
-        comment: text(&review.comment),
-    });
-    let approvals = approvals.collect();
+    let approvals = approvals.map(|review| review.note()).collect();
     let Some(record) = &verdict.record else {
         return Some(Provenance {
             approvals,
@@ -547,11 +540,7 @@ fn provenance(environment: &str, verdict: &ArtifactVerdict) -> Option<Provenance
     };
     let deployments = record.deployments.iter();
     let here = deployments.filter(|found| *found.environment == *environment);
-    let deployments = here.take(NOTES).map(|found| DeploymentNote {
-        number: found.number,
-        time: found.time,
-        build_url: text(&found.build_url),
-    });
+    let deployments = here.take(NOTES).map(DeploymentRecord::note);
     Some(Provenance {
         flow: record.flow.to_string(),
         name: text(&record.name),

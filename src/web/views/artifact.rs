@@ -456,12 +456,7 @@ impl Subject<'_> {
     }
 
     fn recorded_deployment(&self, record: &DeploymentRecord) -> DeploymentView {
-        let note = DeploymentNote {
-            number: record.number,
-            time: record.time,
-            build_url: text(record.build_url.as_deref()),
-        };
-        self.deployment(&note, &record.environment)
+        self.deployment(&record.note(), &record.environment)
     }
 
     fn deployment(&self, note: &DeploymentNote, environment: &str) -> DeploymentView {
@@ -484,16 +479,9 @@ impl Subject<'_> {
     }
 
     fn review(&self, review: &ApprovalReview) -> ApprovalView {
-        let note = ApprovalNote {
-            number: review.number,
-            time: review.time,
-            state: review.state,
-            reviewer: review.reviewer.to_string(),
-            comment: text(review.comment.as_deref()),
-        };
         ApprovalView {
             expires_at: review.expires.map(Seconds),
-            ..self.approval(&note, &text(review.environment.as_deref()))
+            ..self.approval(&review.note(), &text(review.environment.as_deref()))
         }
     }
 
