@@ -10,7 +10,7 @@ use kit::{
     deployment, eventually, hears,
     http1::get,
     ports::Port,
-    stage::{Cast, QUICK, install, operator},
+    stage::{Cast, SETTLE, install, operator},
 };
 use serde_json::{Value, json};
 use std::{
@@ -201,7 +201,7 @@ async fn origins(cluster: &'static Cluster, crawler: &Crawler) -> Result<()> {
         cluster,
         "origin",
         &format!(
-            "settle: {QUICK}\ncompliance: {{provenance: {{required: true, trustedNamespaces: [ci]}}, evidence: {{required: true}}, \
+            "settle: {SETTLE}\ncompliance: {{provenance: {{required: true, trustedNamespaces: [ci]}}, evidence: {{required: true}}, \
              approval: {{required: true}}, grace: 1s, recoveryWindow: 1s}}"
         ),
     )

@@ -32,11 +32,8 @@ use tokio::sync::OnceCell;
 /// The namespace the operator runs in.
 pub const HOME: &str = "shipbell";
 
-/// Settle times for tests: as by default, but shorter, with the same proportions.
-pub const QUICK: &str = "{quiet: 400ms, max: 3s, rollout: 30s, scaling: 1500ms}";
-
-/// Settle times for stories in which nothing may be told before it is over, however slow the machine.
-pub const CALM: &str = "{quiet: 600ms, max: 40s, rollout: 2m, scaling: 2s}";
+/// Settle times for tests: short, but for `max`: nothing may be told before it is over, however slow the machine.
+pub const SETTLE: &str = "{quiet: 600ms, max: 40s, rollout: 2m, scaling: 2s}";
 
 /// Asks for all that can become of an artifact.
 pub const ALL: &str = "eventTypes: [ARTIFACT_STARTED, ARTIFACT_STOPPED, ARTIFACT_SCALED]";
@@ -151,9 +148,9 @@ pub struct Actor {
 }
 
 impl Actor {
-    /// An actor with the quick settle times, whose baseline is recorded.
+    /// An actor with the settle times of tests, whose baseline is recorded.
     pub async fn new(cluster: &'static Cluster, name: &str) -> Result<Actor> {
-        Self::with(cluster, name, QUICK).await
+        Self::with(cluster, name, SETTLE).await
     }
 
     /// An actor with these settle times (YAML), whose baseline is recorded.

@@ -5,7 +5,7 @@ use kit::{
     Actor, Answer, Cluster, FakeKubelet, Heard, Image, Receiver, Registry, bare_pod,
     cluster::PATIENCE,
     daemon_set, deployment, eventually, play,
-    stage::{Cast, all_told, alone, operator, together},
+    stage::{Cast, SETTLE, all_told, alone, operator, together},
     stays,
 };
 use serde_json::{Value, json};
@@ -67,7 +67,7 @@ impl Vetted {
     async fn rules(&self, grace: &str, more: &str) -> Result<()> {
         let ci = &self.ci;
         let fields = format!(
-            "settle: {{quiet: 300ms, max: 2s, rollout: 20s, scaling: 1s}}\n\
+            "settle: {SETTLE}\n\
              compliance: {{provenance: {{required: true, trustedNamespaces: [{ci}]}}, grace: {grace}, recoveryWindow: 1s{more}}}"
         );
         self.actor.environment(&fields).await
@@ -350,8 +350,10 @@ fn an_environment_says_whether_it_is_compliant_and_why() {
         ensure!(told[1].2.contains(&image), "{}", told[1].2);
 
         // Without rules it is neither.
-        let settle = "settle: {quiet: 300ms, max: 2s, rollout: 20s, scaling: 1s}";
-        vetted.actor.environment(settle).await?;
+        vetted
+            .actor
+            .environment(&format!("settle: {SETTLE}"))
+            .await?;
         vetted.is("Unknown", "NoPolicy").await?;
         assert_eq!(vetted.columns().await?, pair("Unknown", "NoPolicy"));
         vetted.happened(2).await?;

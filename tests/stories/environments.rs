@@ -5,7 +5,7 @@ use kit::{
     Actor, Image, Receiver, apply, bare_pod,
     cluster::PATIENCE,
     deployment, eventually, hears, play,
-    stage::{ALL, CALM, QUICK, sound, together},
+    stage::{ALL, SETTLE, sound, together},
 };
 use serde_json::json;
 use shipbell::api::snapshot::Cause;
@@ -20,7 +20,7 @@ fn what_already_runs_is_known_and_not_told() {
             .apply(deployment(&actor.name, "web", "r.example/before:v1", 2))
             .await?;
         cluster.rolled_out(&actor.name, "web").await?;
-        actor.environment(&format!("settle: {QUICK}")).await?;
+        actor.environment(&format!("settle: {SETTLE}")).await?;
         actor.recorded(1).await?;
         let receiver = Receiver::start();
         actor.webhook("all", &receiver, ALL).await?;
@@ -60,7 +60,7 @@ fn an_environment_made_in_the_midst_of_a_rollout_tells_only_how_it_ends() {
             .await?;
         cluster.kubelet.image(v2, Image::default());
         actor.running("web", 4).await?;
-        actor.environment(&format!("settle: {CALM}")).await?;
+        actor.environment(&format!("settle: {SETTLE}")).await?;
         let known = actor.recorded(1).await?[0].totals;
         assert_eq!((known.artifacts, known.instances), (2, 4));
         let receiver = Receiver::start();
@@ -79,9 +79,9 @@ fn an_environment_made_in_the_midst_of_a_rollout_tells_only_how_it_ends() {
 fn a_namespace_that_goes_away_is_one_stop() {
     play(async |cluster| {
         let victim = cluster.namespace("victim").await?;
-        let (actor, _) = Actor::heard(cluster, "witness", CALM).await?;
+        let (actor, _) = Actor::heard(cluster, "witness", SETTLE).await?;
         let over = format!("{}-over", actor.name);
-        let fields = format!("namespaces: {{include: [{victim}]}}\nsettle: {CALM}");
+        let fields = format!("namespaces: {{include: [{victim}]}}\nsettle: {SETTLE}");
         actor.further_environment(&over, &fields).await?;
         let receiver = Receiver::start();
         let fields = format!("environments: [{over}]\n{ALL}");
@@ -114,7 +114,7 @@ fn a_namespace_that_goes_away_is_one_stop() {
 #[test]
 fn a_namespace_that_is_relabelled_comes_and_goes_with_all_that_runs_in_it() {
     play(async |cluster| {
-        let fields = format!("namespaceSelector: {{matchLabels: {{tier: gold}}}}\nsettle: {CALM}");
+        let fields = format!("namespaceSelector: {{matchLabels: {{tier: gold}}}}\nsettle: {SETTLE}");
         let actor = Actor::cast(cluster, "labelled", &fields).await?;
         let receiver = Receiver::start();
         actor.webhook("all", &receiver, ALL).await?;
@@ -163,7 +163,7 @@ fn a_namespace_that_is_relabelled_comes_and_goes_with_all_that_runs_in_it() {
 #[test]
 fn a_pod_that_is_relabelled_comes_and_goes() {
     play(async |cluster| {
-        let fields = format!("podSelector: {{matchLabels: {{watched: 'yes'}}}}\nsettle: {QUICK}");
+        let fields = format!("podSelector: {{matchLabels: {{watched: 'yes'}}}}\nsettle: {SETTLE}");
         let actor = Actor::cast(cluster, "badge", &fields).await?;
         let receiver = Receiver::start();
         actor.webhook("all", &receiver, ALL).await?;
@@ -233,7 +233,7 @@ fn an_edited_scope_tells_what_changed_before_and_nothing_of_what_it_brings() {
         assert!(log[2].events.is_empty() && log[2].changes.is_empty());
 
         // From now on the new scope is told.
-        let quick = format!("podSelector: {{matchLabels: {{app: new}}}}\nsettle: {QUICK}");
+        let quick = format!("podSelector: {{matchLabels: {{app: new}}}}\nsettle: {SETTLE}");
         actor.environment(&quick).await?;
         actor.kubectl(&["delete", "pod/old", "pod/new"]).await?;
         hears(
@@ -248,7 +248,7 @@ fn an_edited_scope_tells_what_changed_before_and_nothing_of_what_it_brings() {
 #[test]
 fn an_edit_that_leaves_the_scope_alone_records_nothing() {
     play(async |cluster| {
-        let (actor, receiver) = Actor::heard(cluster, "edited", QUICK).await?;
+        let (actor, receiver) = Actor::heard(cluster, "edited", SETTLE).await?;
         actor
             .apply(deployment(&actor.name, "web", "r.example/edited:v1", 1))
             .await?;
@@ -273,7 +273,7 @@ fn an_edit_that_leaves_the_scope_alone_records_nothing() {
 #[test]
 fn an_environment_that_is_made_anew_under_its_name_has_a_log_of_its_own() {
     play(async |cluster| {
-        let (actor, receiver) = Actor::heard(cluster, "phoenix", QUICK).await?;
+        let (actor, receiver) = Actor::heard(cluster, "phoenix", SETTLE).await?;
         let name = actor.name.as_str();
         actor
             .apply(deployment(name, "web", "r.example/phoenix:v1", 1))
@@ -293,7 +293,7 @@ fn an_environment_that_is_made_anew_under_its_name_has_a_log_of_its_own() {
 
         receiver.forget();
         actor.kubectl(&["delete", "shipenv", name]).await?;
-        actor.environment(&format!("settle: {QUICK}")).await?;
+        actor.environment(&format!("settle: {SETTLE}")).await?;
         let fresh = async || {
             let log = actor.log().await?;
             let uid = actor.uid().await?;
@@ -341,11 +341,11 @@ fn an_environment_that_is_made_anew_under_its_name_has_a_log_of_its_own() {
 #[test]
 fn two_environments_over_one_namespace_each_tell_their_own() {
     play(async |cluster| {
-        let (actor, receiver) = Actor::heard(cluster, "shared", CALM).await?;
+        let (actor, receiver) = Actor::heard(cluster, "shared", SETTLE).await?;
         let name = actor.name.as_str();
         let part = format!("{name}-part");
         let fields = format!(
-            "namespaces: {{include: ['{}*']}}\npodSelector: {{matchLabels: {{app: api}}}}\nsettle: {CALM}",
+            "namespaces: {{include: ['{}*']}}\npodSelector: {{matchLabels: {{app: api}}}}\nsettle: {SETTLE}",
             &name[..name.len() - 1]
         );
         actor.further_environment(&part, &fields).await?;
@@ -378,7 +378,7 @@ fn two_environments_over_one_namespace_each_tell_their_own() {
 #[test]
 fn kubectl_shows_that_an_environment_is_alive_and_what_is_in_it() {
     play(async |cluster| {
-        let (actor, receiver) = Actor::heard(cluster, "shown", CALM).await?;
+        let (actor, receiver) = Actor::heard(cluster, "shown", SETTLE).await?;
         let web = deployment(&actor.name, "web", "r.example/shown-app:v1", 2)
             .container("side", "r.example/shown-side:v1");
         actor.apply(web).await?;

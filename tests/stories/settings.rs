@@ -1207,7 +1207,7 @@ fn a_setting_without_environments_hears_of_all_that_it_may_see() {
         let yaml = format!(
             "apiVersion: shipbell.dev/v1alpha1\nkind: Environment\nmetadata: {{name: {later}}}\nspec: {{namespaces: {{include: [{}]}}, visibleTo: ['*'], settle: {}}}\n",
             hidden.name,
-            kit::stage::QUICK
+            kit::stage::SETTLE
         );
         apply(&cluster.client(), yaml.as_str()).await?;
         actor
@@ -1270,7 +1270,7 @@ fn an_environment_that_is_missing_does_not_stop_the_others() {
         // It comes: the setting is sound, and hears what happens from then on.
         let yaml = format!(
             "apiVersion: shipbell.dev/v1alpha1\nkind: Environment\nmetadata: {{name: {missing}}}\nspec: {{namespaces: {{include: [{own}]}}, visibleTo: [{own}], settle: {}}}\n",
-            kit::stage::QUICK
+            kit::stage::SETTLE
         );
         apply(&cluster.client(), yaml.as_str()).await?;
         actor.condition("hook", "Ready", "True Sound").await?;

@@ -6,7 +6,7 @@ use kit::{
     Actor, Image, Receiver, bare_pod,
     cluster::PATIENCE,
     daemon_set, deployment, eventually, hears, job, play,
-    stage::{ALL, CALM, QUICK, together},
+    stage::{ALL, SETTLE, together},
     stateful_set, stays, told,
 };
 use std::time::Duration;
@@ -67,7 +67,7 @@ async fn forget_all(actor: &Actor, receiver: &Receiver) -> Result<()> {
 #[test]
 fn a_deployment_that_starts_scales_rolls_and_stops_is_told_once_each() {
     play(async |cluster| {
-        let (actor, receiver) = Actor::heard(cluster, "life", CALM).await?;
+        let (actor, receiver) = Actor::heard(cluster, "life", SETTLE).await?;
         actor
             .apply(deployment(&actor.name, "web", "r.example/life:v1", 2))
             .await?;
@@ -102,7 +102,7 @@ fn a_deployment_that_starts_scales_rolls_and_stops_is_told_once_each() {
 #[test]
 fn a_rollback_is_told_as_a_rollout_of_its_own() {
     play(async |cluster| {
-        let (actor, receiver) = Actor::heard(cluster, "back", CALM).await?;
+        let (actor, receiver) = Actor::heard(cluster, "back", SETTLE).await?;
         actor
             .apply(deployment(&actor.name, "web", "r.example/back:v1", 3))
             .await?;
@@ -137,7 +137,7 @@ fn a_rollback_is_told_as_a_rollout_of_its_own() {
 #[test]
 fn a_rollout_that_never_got_far_is_not_told_when_another_takes_its_place() {
     play(async |cluster| {
-        let (actor, receiver) = Actor::heard(cluster, "overtaken", CALM).await?;
+        let (actor, receiver) = Actor::heard(cluster, "overtaken", SETTLE).await?;
         cluster.kubelet.image(
             "r.example/overtaken:v2",
             Image {
@@ -238,7 +238,7 @@ fn a_scaling_right_after_a_slow_rollout_is_told() {
 #[test]
 fn a_stuck_roll_is_told_as_far_as_it_came_and_the_mended_one_as_a_whole() {
     play(async |cluster| {
-        let (actor, receiver) = Actor::heard(cluster, "stuck", CALM).await?;
+        let (actor, receiver) = Actor::heard(cluster, "stuck", SETTLE).await?;
         cluster.kubelet.image(
             "r.example/stuck:v2",
             Image {
@@ -280,7 +280,7 @@ fn a_stuck_roll_is_told_as_far_as_it_came_and_the_mended_one_as_a_whole() {
 #[test]
 fn a_paused_roll_is_told_as_far_as_it_came_and_its_rest_when_it_goes_on() {
     play(async |cluster| {
-        let (actor, receiver) = Actor::heard(cluster, "paused", CALM).await?;
+        let (actor, receiver) = Actor::heard(cluster, "paused", SETTLE).await?;
         let v2 = "r.example/paused:v2";
         cluster.kubelet.image(
             v2,
@@ -324,7 +324,7 @@ fn a_paused_roll_is_told_as_far_as_it_came_and_its_rest_when_it_goes_on() {
 #[test]
 fn a_roll_whose_old_pods_are_slow_to_stop_is_one_change() {
     play(async |cluster| {
-        let (actor, receiver) = Actor::heard(cluster, "lingering", CALM).await?;
+        let (actor, receiver) = Actor::heard(cluster, "lingering", SETTLE).await?;
         cluster.kubelet.image(
             "r.example/lingering:v1",
             Image {
@@ -354,7 +354,8 @@ fn a_roll_whose_old_pods_are_slow_to_stop_is_one_change() {
 #[test]
 fn a_start_does_not_wait_for_ever_for_old_pods_to_stop() {
     play(async |cluster| {
-        let (actor, receiver) = Actor::heard(cluster, "outstaying", QUICK).await?;
+        let settle = "{quiet: 600ms, max: 3s, rollout: 2m, scaling: 2s}";
+        let (actor, receiver) = Actor::heard(cluster, "outstaying", settle).await?;
         cluster.kubelet.image(
             "r.example/outstaying:v1",
             Image {
@@ -386,7 +387,7 @@ fn a_start_does_not_wait_for_ever_for_old_pods_to_stop() {
 #[test]
 fn a_scale_down_is_told_once_when_the_last_pod_has_stopped() {
     play(async |cluster| {
-        let (actor, receiver) = Actor::heard(cluster, "draining", CALM).await?;
+        let (actor, receiver) = Actor::heard(cluster, "draining", SETTLE).await?;
         cluster.kubelet.image(
             "r.example/draining:v1",
             Image {
@@ -420,7 +421,7 @@ fn a_scale_down_is_told_once_when_the_last_pod_has_stopped() {
 #[test]
 fn a_tag_that_moved_to_another_digest_is_another_artifact() {
     play(async |cluster| {
-        let (actor, receiver) = Actor::heard(cluster, "moved", CALM).await?;
+        let (actor, receiver) = Actor::heard(cluster, "moved", SETTLE).await?;
         let image = "r.example/moved:latest";
         let before = cluster.kubelet.digest_of(image);
         actor
@@ -503,7 +504,7 @@ fn a_scaling_in_steps_is_told_once_when_it_stands_still() {
 #[test]
 fn a_crash_loop_tells_nothing_after_its_start() {
     play(async |cluster| {
-        let (actor, receiver) = Actor::heard(cluster, "crashing", QUICK).await?;
+        let (actor, receiver) = Actor::heard(cluster, "crashing", SETTLE).await?;
         cluster.kubelet.image(
             "r.example/crashing:v1",
             Image {
@@ -534,7 +535,7 @@ fn a_crash_loop_tells_nothing_after_its_start() {
 #[test]
 fn an_image_that_cannot_be_pulled_tells_nothing_until_it_starts() {
     play(async |cluster| {
-        let (actor, receiver) = Actor::heard(cluster, "pull", CALM).await?;
+        let (actor, receiver) = Actor::heard(cluster, "pull", SETTLE).await?;
         let fails = Image {
             pull_fails: true,
             ..Image::default()
@@ -578,10 +579,10 @@ fn an_image_that_cannot_be_pulled_tells_nothing_until_it_starts() {
 #[test]
 fn jobs_are_left_out_unless_the_environment_wants_them() {
     play(async |cluster| {
-        let (actor, receiver) = Actor::heard(cluster, "batch", QUICK).await?;
+        let (actor, receiver) = Actor::heard(cluster, "batch", SETTLE).await?;
         let name = &actor.name;
         let all = format!("{name}-all");
-        let fields = format!("namespaces: {{include: [{name}]}}\nexclude: []\nsettle: {QUICK}");
+        let fields = format!("namespaces: {{include: [{name}]}}\nexclude: []\nsettle: {SETTLE}");
         actor.further_environment(&all, &fields).await?;
         let listener = Receiver::start();
         let fields = format!("environments: [{all}]\n{ALL}");
@@ -762,7 +763,7 @@ fn a_stateful_sets_canary_is_told_and_then_the_roll_of_the_rest() {
 #[test]
 fn a_pod_without_an_owner_is_told() {
     play(async |cluster| {
-        let (actor, receiver) = Actor::heard(cluster, "bare", QUICK).await?;
+        let (actor, receiver) = Actor::heard(cluster, "bare", SETTLE).await?;
         actor
             .apply(bare_pod(&actor.name, "solo", "r.example/bare:v1"))
             .await?;
@@ -782,7 +783,7 @@ fn a_pod_without_an_owner_is_told() {
 #[test]
 fn an_image_that_two_workloads_run_starts_once_and_stops_once() {
     play(async |cluster| {
-        let (actor, receiver) = Actor::heard(cluster, "both", CALM).await?;
+        let (actor, receiver) = Actor::heard(cluster, "both", SETTLE).await?;
         let name = actor.name.as_str();
         actor
             .apply(deployment(name, "web", "r.example/both:v1", 2))
@@ -811,7 +812,7 @@ fn an_image_that_two_workloads_run_starts_once_and_stops_once() {
 #[test]
 fn an_image_that_is_edited_in_a_pod_is_told_when_the_container_runs_it() {
     play(async |cluster| {
-        let (actor, receiver) = Actor::heard(cluster, "in-place", QUICK).await?;
+        let (actor, receiver) = Actor::heard(cluster, "in-place", SETTLE).await?;
         let name = actor.name.as_str();
         actor
             .apply(bare_pod(name, "solo", "r.example/in-place:v1"))
@@ -931,7 +932,7 @@ fn a_pod_that_is_replaced_tells_nothing() {
 #[test]
 fn sidecars_count_and_init_containers_do_not() {
     play(async |cluster| {
-        let (actor, receiver) = Actor::heard(cluster, "aside", CALM).await?;
+        let (actor, receiver) = Actor::heard(cluster, "aside", SETTLE).await?;
         let web = deployment(&actor.name, "web", "r.example/aside-app:v1", 2)
             .init("setup", "r.example/aside-init:v1")
             .sidecar("mesh", "r.example/aside-mesh:v1");
@@ -969,7 +970,7 @@ fn sidecars_count_and_init_containers_do_not() {
 #[test]
 fn a_pod_with_two_containers_of_one_image_is_one_instance() {
     play(async |cluster| {
-        let (actor, receiver) = Actor::heard(cluster, "twins", CALM).await?;
+        let (actor, receiver) = Actor::heard(cluster, "twins", SETTLE).await?;
         let web = deployment(&actor.name, "web", "r.example/twins:v1", 2)
             .container("again", "r.example/twins:v1");
         actor.apply(web).await?;
@@ -982,7 +983,7 @@ fn a_pod_with_two_containers_of_one_image_is_one_instance() {
 #[test]
 fn an_ephemeral_container_counts() {
     play(async |cluster| {
-        let (actor, receiver) = Actor::heard(cluster, "debugged", QUICK).await?;
+        let (actor, receiver) = Actor::heard(cluster, "debugged", SETTLE).await?;
         actor
             .apply(bare_pod(&actor.name, "solo", "r.example/debugged:v1"))
             .await?;
@@ -1010,7 +1011,7 @@ fn an_ephemeral_container_counts() {
 #[test]
 fn a_busy_workload_does_not_delay_a_quiet_one() {
     play(async |cluster| {
-        let settle = "{quiet: 600ms, max: 30m, rollout: 30m, scaling: 3s}";
+        let settle = "{quiet: 600ms, max: 30m, rollout: 30m, scaling: 8s}";
         let (actor, receiver) = Actor::heard(cluster, "beside", settle).await?;
         actor
             .apply(deployment(&actor.name, "busy", "r.example/busy:v1", 1))
@@ -1048,7 +1049,7 @@ fn a_busy_workload_does_not_delay_a_quiet_one() {
 #[test]
 fn other_names_of_a_running_image_tell_nothing() {
     play(async |cluster| {
-        let (actor, receiver) = Actor::heard(cluster, "flips", QUICK).await?;
+        let (actor, receiver) = Actor::heard(cluster, "flips", SETTLE).await?;
         let image = "r.example/flips:v1";
         let known = cluster.kubelet.digest_of(image);
         actor
@@ -1104,7 +1105,7 @@ fn other_names_of_a_running_image_tell_nothing() {
 #[test]
 fn an_image_without_a_digest_is_counted_apart_and_stops_nothing() {
     play(async |cluster| {
-        let (actor, receiver) = Actor::heard(cluster, "nameless", CALM).await?;
+        let (actor, receiver) = Actor::heard(cluster, "nameless", SETTLE).await?;
         cluster.kubelet.image(
             "r.example/nameless-side:v1",
             Image {
