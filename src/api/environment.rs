@@ -8,9 +8,21 @@ use crate::api::{Condition, Span, compliance::Rules, selector::Selector};
 
 /// Which environment is meant: a deleted one and another that was created with its name later have different UIDs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct EnvironmentId {
+pub struct EnvironmentId {
+    /// `metadata.name`
     pub name: String,
+    /// `metadata.uid`
     pub uid: String,
+}
+
+impl EnvironmentId {
+    /// The environment with this name and UID.
+    pub fn new(name: impl Into<String>, uid: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            uid: uid.into(),
+        }
+    }
 }
 
 /// A named selection of the cluster's workloads. Shipbell keeps a numbered log of what runs in it, and reports

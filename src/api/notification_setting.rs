@@ -284,10 +284,7 @@ pub struct Cursor {
 
 impl Cursor {
     pub(crate) fn environment_id(&self) -> EnvironmentId {
-        EnvironmentId {
-            name: self.environment.clone(),
-            uid: self.environment_uid.clone(),
-        }
+        EnvironmentId::new(&self.environment, &self.environment_uid)
     }
 }
 

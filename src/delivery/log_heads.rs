@@ -33,11 +33,12 @@ pub(crate) async fn find(environments: Arc<Environments>, log: SnapshotLog) {
                 continue;
             }
             let began = Instant::now();
-            match log.entries(name, &info.uid).await {
+            let environment = info.id(name);
+            match log.entries(&environment).await {
                 Ok(entries) => {
                     if let Some(last) = entries.last() {
                         let head = (last.index, last.created);
-                        environments.set_head(name, &info.uid, head);
+                        environments.set_head(&environment, head);
                         debug!(environment = name, index = last.index, elapsed = ?began.elapsed(), "found the end of the log");
                     }
                 }

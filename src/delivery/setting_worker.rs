@@ -238,10 +238,7 @@ impl SettingWorker {
                 Input::Entries(environment, entries)
             }),
             Action::Compare(environment, index) => self.spawn(async move {
-                let read = context
-                    .log
-                    .read_hash(&environment.name, &environment.uid, index)
-                    .await;
+                let read = context.log.read_hash(&environment, index).await;
                 let there = read.map(|there| there.is_some());
                 Input::Compared(environment, there.map_err(|error| error.to_string()))
             }),
@@ -344,12 +341,12 @@ impl LogReader for SnapshotLog {
         environment: &EnvironmentId,
         index: i64,
     ) -> Result<Option<Arc<EnvironmentSnapshotSpec>>, String> {
-        let read = SnapshotLog::read(self, &environment.name, &environment.uid, index).await;
+        let read = SnapshotLog::read(self, environment, index).await;
         read.map_err(|error| error.to_string())
     }
 
     async fn entries(&self, environment: &EnvironmentId) -> Result<Vec<EntryMeta>, String> {
-        let entries = SnapshotLog::entries(self, &environment.name, &environment.uid).await;
+        let entries = SnapshotLog::entries(self, environment).await;
         entries.map_err(|error| error.to_string())
     }
 }
@@ -388,14 +385,14 @@ async fn count(
 /// Whether an environment is deleted, and where its log ends: its newest entries may not have been heard of.
 async fn check_deleted(
     context: &Context,
-    EnvironmentId { name, uid }: &EnvironmentId,
+    environment: &EnvironmentId,
 ) -> Result<Deleted, LogError> {
     let api: Api<Environment> = Api::all(context.client.clone());
-    let found = within_limit(TIMEOUT, api.get_metadata_opt(name)).await?;
-    if found.is_some_and(|found| found.uid().as_ref() == Some(uid)) {
+    let found = within_limit(TIMEOUT, api.get_metadata_opt(&environment.name)).await?;
+    if found.is_some_and(|found| found.uid().as_ref() == Some(&environment.uid)) {
         return Ok(Deleted::No);
     }
-    let entries = context.log.entries(name, uid).await?;
+    let entries = context.log.entries(environment).await?;
     Ok(Deleted::Yes(entries.last().map_or(0, |entry| entry.index)))
 }
 

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
+    api::environment::EnvironmentId,
     api::{
         EnvironmentSnapshotSpec, EnvironmentSpec,
         snapshot::{Cause, MAX_CHANGES, MAX_IDENTITIES, MAX_WORKLOADS},
@@ -37,18 +38,22 @@ impl Big {
     fn new(pods: &[PodView]) -> (Self, Entry) {
         let mut state = empty_state(true);
         let now = Moment::from_secs(1_000);
-        state.environment_seen("big", "uid", &EnvironmentSpec::default(), now);
+        state.environment_seen(
+            &EnvironmentId::new("big", "uid"),
+            &EnvironmentSpec::default(),
+            now,
+        );
         state.list_begins(WatchKind::Pods);
         for pod in pods {
             state.seen::<PodView>(Decoded::Good(pod.clone()), true, now);
         }
         state.list_ends(WatchKind::Pods, 1, now, now);
-        state.log_is_blank("big", "uid", None, Cause::Baseline);
+        state.log_is_blank(&EnvironmentId::new("big", "uid"), None, Cause::Baseline);
         let mut reader = Fleet::default();
         let mut serial = 0;
         let entry = plan(&mut state, now).remove(0);
         let read = restored(&entry, &mut reader);
-        state.appended("big", "uid", &entry.after, now);
+        state.appended(&EnvironmentId::new("big", "uid"), &entry.after, now);
         serial += 1;
         let big = Self {
             state,
@@ -80,7 +85,8 @@ impl Big {
             let Plan::Append(draft) = plan else { break };
             for entry in draft {
                 self.read_next(&entry);
-                self.state.appended("big", "uid", &entry.after, self.now);
+                self.state
+                    .appended(&EnvironmentId::new("big", "uid"), &entry.after, self.now);
                 appended.push(entry.spec);
             }
             self.now += seconds(2);

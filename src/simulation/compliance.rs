@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use crate::{
+    api::environment::EnvironmentId,
     api::{
         EnvironmentSnapshotSpec, EventType,
         snapshot::{Cause, ComplianceState},
@@ -356,7 +357,9 @@ fn a_log_that_cannot_be_built_on_keeps_what_was_known_of_the_environment() {
     blank.compliance = end.compliance;
     let uid = cluster.state.uid("prod").unwrap().to_owned();
     let lost = Cause::HistoryLost;
-    cluster.state.log_is_blank("prod", &uid, Some(blank), lost);
+    cluster
+        .state
+        .log_is_blank(&EnvironmentId::new("prod", &uid), Some(blank), lost);
     cluster.unrecord("web-1");
     cluster.pass(5);
     // What was allowed is known, and what is missing has its time anew: when it began is lost.

@@ -23,6 +23,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::{
+    api::environment::EnvironmentId,
     api::{EnvironmentSnapshotSpec, EnvironmentSpec, EventType, snapshot::Cause},
     cluster::{
         fleet::Fleet,
@@ -321,14 +322,16 @@ impl Cluster {
             });
         env.spec = spec;
         if self.up {
-            self.state.environment_seen(name, &env.uid, &env.spec, now);
+            self.state
+                .environment_seen(&EnvironmentId::new(name, &env.uid), &env.spec, now);
         }
     }
 
     /// Deletes an environment.
     pub fn environment_gone(&mut self, name: &str) {
         let env = self.environments.remove(name).unwrap();
-        self.state.environment_gone(name, &env.uid);
+        self.state
+            .environment_gone(&EnvironmentId::new(name, &env.uid));
         self.serial += 1;
     }
 
@@ -344,7 +347,7 @@ impl Cluster {
         self.list_evidence();
         for (name, env) in &mut self.environments {
             self.state
-                .environment_seen(name, &env.uid, &env.spec, self.now);
+                .environment_seen(&EnvironmentId::new(name, &env.uid), &env.spec, self.now);
             (env.wake, env.last_cut) = (self.now, None);
         }
         for kind in [
@@ -367,7 +370,7 @@ impl Cluster {
         self.now += seconds(1);
         for (name, env) in &mut self.environments {
             self.state
-                .environment_seen(name, &env.uid, &env.spec, self.now);
+                .environment_seen(&EnvironmentId::new(name, &env.uid), &env.spec, self.now);
             (env.wake, env.last_cut) = (self.now, None);
         }
         self.turn();
@@ -533,15 +536,18 @@ impl Cluster {
         env.replayed = replayed;
         env.log.push(written);
         let uid = env.uid.clone();
-        self.state.appended(name, &uid, &after, self.now);
+        self.state
+            .appended(&EnvironmentId::new(name, &uid), &after, self.now);
     }
 
     fn read_log(&mut self, name: &str) {
         let env = &self.environments[name];
         let Some(base) = env.log.iter().rposition(|w| w.spec.checkpoint.is_some()) else {
-            return self
-                .state
-                .log_is_blank(name, &env.uid, None, Cause::Baseline);
+            return self.state.log_is_blank(
+                &EnvironmentId::new(name, &env.uid),
+                None,
+                Cause::Baseline,
+            );
         };
         let rollout = Settle::of(env.spec.settle.as_ref()).rollout;
         let fleet = self.state.fleet_mut();
@@ -552,7 +558,7 @@ impl Cluster {
         }
         let now = self.now;
         self.state
-            .log_is_read(name, &env.uid, Arc::new(ledger), now);
+            .log_is_read(&EnvironmentId::new(name, &env.uid), Arc::new(ledger), now);
     }
 
     // ---- time ----

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use crate::{
+    api::environment::EnvironmentId,
     api::{EventType, snapshot::Cause},
     cluster::{image::Fingerprint, watch_progress::WatchKind},
     simulation::{Cluster, State, image_id, seconds, story, testing::digest},
@@ -305,7 +306,7 @@ proptest! {
         let mut states = vec![];
         for shuffled in [false, true] {
             let mut state = crate::simulation::empty_state(true);
-            state.environment_seen("all", "uid", &crate::api::EnvironmentSpec::default(), cluster.now);
+            state.environment_seen(&EnvironmentId::new("all", "uid"), &crate::api::EnvironmentSpec::default(), cluster.now);
             let mut pods: Vec<_> = cluster.pods.values().zip(&order).collect();
             if shuffled {
                 pods.sort_by_key(|(_, order)| **order);
@@ -319,7 +320,7 @@ proptest! {
                 );
             }
             state.list_ends(WatchKind::Pods, 7, cluster.now, cluster.now);
-            state.log_is_blank("all", "uid", None, Cause::Baseline);
+            state.log_is_blank(&EnvironmentId::new("all", "uid"), None, Cause::Baseline);
             let plan = state.plan("all", cluster.now, cluster.wall());
             let crate::snapshot::state::Plan::Append(draft) = plan else { panic!("{plan:?}") };
             states.push(draft[0].spec.clone());

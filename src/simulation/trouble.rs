@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
+    api::environment::EnvironmentId,
     api::snapshot::Cause,
     cluster::{pod_view::NamespaceView, scope::Scope, watch_progress::WatchKind},
     simulation::{Cluster, State, seconds},
@@ -285,7 +286,9 @@ fn a_scope_that_is_edited_twice_ends_as_the_last_one() {
     let uid = cluster.state.uid("prod").unwrap().to_owned();
     let spec = |yaml: &str| serde_saphyr::from_str(yaml).unwrap();
     let blog = spec("namespaces: {include: [blog]}");
-    cluster.state.environment_seen("prod", &uid, &blog, now);
+    cluster
+        .state
+        .environment_seen(&EnvironmentId::new("prod", &uid), &blog, now);
     let plan = cluster.state.plan("prod", now, wall);
     let crate::snapshot::state::Plan::Append(draft) = plan else {
         panic!("{plan:?}")
@@ -316,7 +319,7 @@ fn an_environment_that_is_edited_while_its_baseline_is_written_begins_in_silence
     let uid = cluster.state.uid("late").unwrap().to_owned();
     cluster
         .state
-        .log_is_blank("late", &uid, None, Cause::Baseline);
+        .log_is_blank(&EnvironmentId::new("late", &uid), None, Cause::Baseline);
     let plan = cluster.state.plan("late", now, wall);
     let crate::snapshot::state::Plan::Append(draft) = plan else {
         panic!("{plan:?}")
@@ -375,7 +378,9 @@ fn an_environment_that_is_created_again_under_its_name_begins_anew_in_silence() 
 #[test]
 fn a_late_word_of_the_deletion_of_a_predecessor_changes_nothing() {
     let mut cluster = with_web();
-    cluster.state.environment_gone("prod", "another uid");
+    cluster
+        .state
+        .environment_gone(&EnvironmentId::new("prod", "another uid"));
     cluster.scale("web", 4);
     cluster.pass(60);
     assert_eq!(cluster.new_events(), ["scaled v1 3>4"]);
@@ -451,9 +456,11 @@ fn a_log_that_cannot_be_built_on_is_continued_with_a_silent_baseline() {
     (blank.index, blank.time) = (end.index, end.time);
     blank.content_hash.clone_from(&end.content_hash);
     let uid = cluster.state.uid("prod").unwrap().to_owned();
-    cluster
-        .state
-        .log_is_blank("prod", &uid, Some(blank), Cause::HistoryLost);
+    cluster.state.log_is_blank(
+        &EnvironmentId::new("prod", &uid),
+        Some(blank),
+        Cause::HistoryLost,
+    );
     cluster.pass(60);
     assert_eq!(cluster.new_events(), ["silence: HistoryLost"]);
     cluster.scale("web", 4);
@@ -633,7 +640,9 @@ fn a_reader_that_is_behind_the_log_waits_until_it_has_caught_up() {
     cluster.now += seconds(1);
     let read = cluster.now;
     assert!(read > now);
-    cluster.state.log_is_read("prod", &uid, ledger, read);
+    cluster
+        .state
+        .log_is_read(&EnvironmentId::new("prod", &uid), ledger, read);
     cluster.pass(5);
     assert_eq!(cluster.frozen("prod"), Some("CatchingUp"));
     cluster.version = version + 1;

@@ -18,7 +18,10 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
-    api::{Environment, EnvironmentSnapshotSpec, EnvironmentStatus, snapshot::Cause},
+    api::{
+        Environment, EnvironmentSnapshotSpec, EnvironmentStatus, environment::EnvironmentId,
+        snapshot::Cause,
+    },
     backoff::{self, Backoff},
     cluster::{
         custom_resource_status::{StatusWrite, apply_status},
@@ -54,8 +57,7 @@ const RECOVERING: Duration = Duration::from_secs(120);
 /// Keeps the log of one environment.
 pub(crate) struct EnvironmentRecorder {
     context: RecorderContext,
-    name: String,
-    uid: String,
+    environment: EnvironmentId,
     changed: Arc<Notify>,
     /// Where the log may end, as the status says.
     head_hint: Option<i64>,
@@ -85,11 +87,14 @@ enum HeadCheck {
 
 impl EnvironmentRecorder {
     /// For an environment as it was read.
-    pub(crate) fn new(context: &RecorderContext, environment: &Environment, uid: &str) -> Self {
-        let name = environment.name_any();
+    pub(crate) fn new(
+        context: &RecorderContext,
+        id: EnvironmentId,
+        environment: &Environment,
+    ) -> Self {
         let status = environment.status.clone().unwrap_or_default();
         Self {
-            changed: context.shared.changed(&name),
+            changed: context.shared.changed(&id.name),
             head_hint: status.head.as_ref().map(|head| head.index),
             status,
             generation: environment.metadata.generation,
@@ -98,8 +103,7 @@ impl EnvironmentRecorder {
             frozen_since: None,
             lost: 0,
             context: context.clone(),
-            name,
-            uid: uid.to_owned(),
+            environment: id,
         }
     }
 
@@ -117,7 +121,7 @@ impl EnvironmentRecorder {
                     } else {
                         FrozenReason::LogUnavailable
                     };
-                    warn!(environment = self.name, %error, "can't keep the log; trying again");
+                    warn!(environment = self.environment.name, %error, "can't keep the log; trying again");
                     let message = error.to_string();
                     self.report(Some(Frozen { reason, message })).await;
                     // The write may have been carried out: the log shows it.
@@ -131,7 +135,8 @@ impl EnvironmentRecorder {
     /// Asks for a plan once, and carries it out.
     async fn round(&mut self) -> Result<Round, LogError> {
         let shared = self.context.shared.clone();
-        let plan = shared.with(|state, now| state.plan(&self.name, now, Timestamp::now()));
+        let plan =
+            shared.with(|state, now| state.plan(&self.environment.name, now, Timestamp::now()));
         let (round, wait, status_due) = match plan {
             Plan::Append(entries) => return self.append_all(entries).await,
             Plan::Frozen(frozen) if frozen.reason == FrozenReason::ReadingLog => {
@@ -171,7 +176,7 @@ impl EnvironmentRecorder {
 
     /// Somebody else appended to the log.
     fn log_changed(&self, index: Option<i64>) {
-        let environment = &self.name;
+        let environment = &self.environment.name;
         info!(
             environment,
             index, "someone else appended to the log; reading it again"
@@ -182,7 +187,7 @@ impl EnvironmentRecorder {
     /// Reads the log again before anything else is done.
     fn forget_log(&self) {
         let shared = &self.context.shared;
-        shared.with(|state, _| state.log_is_stale(&self.name, &self.uid));
+        shared.with(|state, _| state.log_is_stale(&self.environment));
     }
 
     /// Cursors of settings that exist already are placed before anything new is recorded, or it would be missed.
@@ -199,20 +204,21 @@ impl EnvironmentRecorder {
     /// Checks that the head that we know is surely the head.
     async fn check_head(&self) -> Result<HeadCheck, LogError> {
         let RecorderContext { shared, log, .. } = &self.context;
-        let Some((ledger, at)) = shared.with(|state, _| state.head_read(&self.name)) else {
+        let Some((ledger, at)) = shared.with(|state, _| state.head_read(&self.environment.name))
+        else {
             return Ok(HeadCheck::Head);
         };
         let now = shared.now();
         if now.saturating_sub(at) <= HEAD_FRESH {
             return Ok(HeadCheck::Head);
         }
-        let (name, uid, index) = (&self.name, &self.uid, ledger.index);
-        let ours = log.read_hash(name, uid, index).await?;
-        let next = log.read_hash(name, uid, index + 1).await?;
+        let (environment, index) = (&self.environment, ledger.index);
+        let ours = log.read_hash(environment, index).await?;
+        let next = log.read_hash(environment, index + 1).await?;
         if ours.is_none_or(|hash| hash != ledger.content_hash) || next.is_some() {
             return Ok(HeadCheck::LogChanged);
         }
-        shared.with(|state, _| state.head_confirmed(&self.name, now));
+        shared.with(|state, _| state.head_confirmed(&self.environment.name, now));
         Ok(HeadCheck::Head)
     }
 
@@ -224,24 +230,24 @@ impl EnvironmentRecorder {
             Appended::Done => {
                 self.lost = 0;
                 context.shared.with(|state, now| {
-                    state.appended(&self.name, &self.uid, &entry.after, now);
+                    state.appended(&self.environment, &entry.after, now);
                 });
                 let head = (spec.index, spec.time);
-                context.environments.set_head(&self.name, &self.uid, head);
-                context.metrics.appended(&self.name, spec.index);
+                context.environments.set_head(&self.environment, head);
+                context.metrics.appended(&self.environment.name, spec.index);
                 let events = spec.events.iter().map(|event| event.type_.as_str());
                 let events: Vec<_> = events.collect();
-                info!(environment = self.name, index = spec.index, causes = ?spec.causes, ?events, "appended");
+                info!(environment = self.environment.name, index = spec.index, causes = ?spec.causes, ?events, "appended");
                 self.publish(spec);
                 Ok(Round::Complete)
             }
-            Appended::Taken(uid) if uid == self.uid => {
+            Appended::Taken(uid) if uid == self.environment.uid => {
                 self.log_changed(Some(spec.index));
                 self.give_way().await;
                 Ok(Round::Incomplete)
             }
             Appended::Taken(uid) => {
-                self.clear_name(spec.index, &uid).await?;
+                self.clear_name(spec.index, uid).await?;
                 Ok(Round::Incomplete)
             }
         }
@@ -249,20 +255,21 @@ impl EnvironmentRecorder {
 
     /// Removes a leftover of a deleted environment that has the name of our entry, unless we are the deleted one: the API
     /// server knows which of them exists.
-    async fn clear_name(&mut self, index: i64, uid: &str) -> Result<(), LogError> {
+    async fn clear_name(&mut self, index: i64, uid: String) -> Result<(), LogError> {
         let api: Api<Environment> = Api::all(self.context.client.clone());
-        let existing = within(api.get_opt(&self.name)).await?;
+        let existing = within(api.get_opt(&self.environment.name)).await?;
         let existing = existing.and_then(|environment| environment.uid());
-        if existing.as_deref() != Some(&*self.uid) {
+        if existing.as_ref() != Some(&self.environment.uid) {
             sleep(Duration::from_secs(1)).await; // the watch reports it
             return Ok(());
         }
         warn!(
-            environment = self.name,
+            environment = self.environment.name,
             index, "removing an entry of a deleted environment of this name"
         );
         let log = &self.context.log;
-        log.remove_leftover(&self.name, index, uid).await?;
+        let deleted = EnvironmentId::new(&self.environment.name, uid);
+        log.remove_entry(&deleted, index).await?;
         self.give_way().await;
         Ok(())
     }
@@ -287,8 +294,8 @@ impl EnvironmentRecorder {
             let about = ObjectReference {
                 api_version: Some(Environment::api_version(&()).into_owned()),
                 kind: Some(Environment::kind(&()).into_owned()),
-                name: Some(self.name.clone()),
-                uid: Some(self.uid.clone()),
+                name: Some(self.environment.name.clone()),
+                uid: Some(self.environment.uid.clone()),
                 ..ObjectReference::default()
             };
             let events = &self.context.events;
@@ -306,14 +313,15 @@ impl EnvironmentRecorder {
     /// Reads the log: its head, and the state after it.
     async fn read_log(&mut self) -> Result<(), LogError> {
         let context = self.context.clone();
-        let (shared, name, uid) = (&context.shared, self.name.clone(), self.uid.clone());
+        let (shared, environment) = (&context.shared, self.environment.clone());
+        let name = &environment.name;
         let begun = shared.now();
         let Some(head) = self.find_head().await? else {
-            shared.with(|state, _| state.log_is_blank(&name, &uid, None, Cause::Baseline));
+            shared.with(|state, _| state.log_is_blank(&environment, None, Cause::Baseline));
             return Ok(());
         };
         self.head_hint = Some(head);
-        let replay = context.log.replay(&name, &uid, head).await?;
+        let replay = context.log.replay(&environment, head).await?;
         let ledger = replay.and_then(|replay| {
             let ledger = shared.with(|state, _| replay.ledger(self.rollout, state.fleet_mut()));
             ledger.map_err(|error| error.to_string())
@@ -322,15 +330,15 @@ impl EnvironmentRecorder {
             Ok(ledger) => {
                 context
                     .environments
-                    .set_head(&name, &uid, (ledger.index, ledger.time));
-                context.metrics.head_is(&name, ledger.index);
+                    .set_head(&environment, (ledger.index, ledger.time));
+                context.metrics.head_is(name, ledger.index);
                 info!(environment = name, head = ledger.index, "read the log");
-                shared.with(|state, _| state.log_is_read(&name, &uid, Arc::new(ledger), begun));
+                shared.with(|state, _| state.log_is_read(&environment, Arc::new(ledger), begun));
             }
             Err(why) => {
                 error!(environment = name, head, %why, "the log can't be continued; what runs now counts as known");
-                let Some(spec) = context.log.read(&name, &uid, head).await? else {
-                    return Err(LogError::Vanished(log::name(&name, head)));
+                let Some(spec) = context.log.read(&environment, head).await? else {
+                    return Err(LogError::Vanished(log::name(name, head)));
                 };
                 let mut end = Ledger::empty(Scope::default());
                 (end.index, end.time) = (spec.index, spec.time);
@@ -338,9 +346,9 @@ impl EnvironmentRecorder {
                 end.compliance = spec.compliance.clone();
                 context
                     .environments
-                    .set_head(&name, &uid, (end.index, end.time));
+                    .set_head(&environment, (end.index, end.time));
                 let cause = Cause::HistoryLost;
-                shared.with(|state, _| state.log_is_blank(&name, &uid, Some(end), cause));
+                shared.with(|state, _| state.log_is_blank(&environment, Some(end), cause));
             }
         }
         Ok(())
@@ -353,7 +361,7 @@ impl EnvironmentRecorder {
         if let Some(hint) = self.head_hint.take() {
             let mut head = None;
             for index in hint..hint + STEPS {
-                let there = log.read_hash(&self.name, &self.uid, index).await?;
+                let there = log.read_hash(&self.environment, index).await?;
                 match (there, head) {
                     (Some(_), _) => head = Some(index),
                     (None, Some(_)) => return Ok(head),
@@ -361,22 +369,26 @@ impl EnvironmentRecorder {
                 }
             }
         }
-        let entries = log.entries(&self.name, &self.uid).await?;
+        let entries = log.entries(&self.environment).await?;
         Ok(entries.last().map(|entry| entry.index))
     }
 
     /// Writes the status if it says something new, and not too often. When to try again, if it is not written yet.
     async fn report(&mut self, frozen: Option<Frozen>) -> Option<Instant> {
         let context = &self.context;
-        context.metrics.frozen(&self.name, frozen.is_some());
+        context
+            .metrics
+            .frozen(&self.environment.name, frozen.is_some());
         if frozen.is_none() {
             self.frozen_since = None;
         } else if self.frozen_since.is_none() {
             self.frozen_since = Some(Instant::now());
         }
         // `None` while the environment is not known any more.
-        let summary = context.shared.with(|state, _| state.summary(&self.name))?;
-        let known = context.environments.get(&self.name);
+        let summary = context
+            .shared
+            .with(|state, _| state.summary(&self.environment.name))?;
+        let known = context.environments.get(&self.environment.name);
         let status = EnvironmentStatus {
             observed_generation: known.map(|known| known.generation).or(self.generation),
             ..self.status.clone()
@@ -386,7 +398,7 @@ impl EnvironmentRecorder {
         let now = Timestamp::now();
         let status = new_status(
             status,
-            &self.name,
+            &self.environment.name,
             &summary,
             frozen.as_ref(),
             recovering,
@@ -398,8 +410,14 @@ impl EnvironmentRecorder {
         if Instant::now() < self.status_due {
             return Some(self.status_due);
         }
-        let written =
-            apply_status::<Environment>(&context.client, "", &self.name, &self.uid, &status).await;
+        let written = apply_status::<Environment>(
+            &context.client,
+            "",
+            &self.environment.name,
+            &self.environment.uid,
+            &status,
+        )
+        .await;
         self.status_due = Instant::now() + STATUS_INTERVAL;
         match written {
             Ok(StatusWrite::Written) => {
@@ -409,7 +427,7 @@ impl EnvironmentRecorder {
             Ok(StatusWrite::Gone) => {}
             Err(error) => {
                 warn!(
-                    environment = self.name,
+                    environment = self.environment.name,
                     error, "can't write the environment's status"
                 );
             }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use crate::api::environment::EnvironmentId;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -20,6 +21,10 @@ pub struct EnvironmentInfo {
 }
 
 impl EnvironmentInfo {
+    pub(crate) fn id(&self, name: &str) -> EnvironmentId {
+        EnvironmentId::new(name, &self.uid)
+    }
+
     /// Whether settings of a namespace may see it.
     pub fn is_visible_to(&self, namespace: &str) -> bool {
         self.visible_to
@@ -111,12 +116,13 @@ impl Environments {
         }
     }
 
-    pub(crate) fn set_head(&self, name: &str, uid: &str, head: (i64, Timestamp)) {
+    pub(crate) fn set_head(&self, environment: &EnvironmentId, head: (i64, Timestamp)) {
         let changed = {
             let mut all = self.known.lock();
+            let EnvironmentId { name, uid } = environment;
             let news = all
                 .get(name)
-                .is_some_and(|known| known.uid == uid && known.head != Some(head));
+                .is_some_and(|known| known.uid == *uid && known.head != Some(head));
             if news && let Some(known) = Arc::make_mut(&mut all).get_mut(name) {
                 known.head = Some(head);
             }

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use crate::{
     api::{
         CHUNK_LABEL, ENVIRONMENT_LABEL, EnvironmentSnapshot, EnvironmentSnapshotSpec,
-        snapshot::Checkpoint,
+        environment::EnvironmentId, snapshot::Checkpoint,
     },
     cluster::{fleet::Fleet, pod_view::version},
     snapshot::{
@@ -213,11 +213,10 @@ impl SnapshotLog {
     /// The entry with this index, unless it belongs to another environment that had the same name.
     pub async fn read(
         &self,
-        environment: &str,
-        uid: &str,
+        environment: &EnvironmentId,
         index: i64,
     ) -> Result<Option<Arc<EnvironmentSnapshotSpec>>, LogError> {
-        let spec = self.read_uncached(environment, uid, index).await?;
+        let spec = self.read_uncached(environment, index).await?;
         if let Some(spec) = &spec {
             self.cache.lock().insert(spec.clone());
         }
@@ -227,37 +226,34 @@ impl SnapshotLog {
     /// Reads an entry without caching it, for long searches.
     pub async fn read_uncached(
         &self,
-        environment: &str,
-        uid: &str,
+        environment: &EnvironmentId,
         index: i64,
     ) -> Result<Option<Arc<EnvironmentSnapshotSpec>>, LogError> {
-        let cached = self.cache.lock().get(uid, index);
+        let cached = self.cache.lock().get(&environment.uid, index);
         if cached.is_some() {
             return Ok(cached);
         }
-        let found = self.get(environment, uid, index).await?;
+        let found = self.get(environment, index).await?;
         Ok(found.map(shared))
     }
 
     /// The object with this index from the API server, unless it belongs to another environment that had the same name.
     async fn get(
         &self,
-        environment: &str,
-        uid: &str,
+        environment: &EnvironmentId,
         index: i64,
     ) -> Result<Option<EnvironmentSnapshot>, LogError> {
-        let found = within(self.snapshots.get_opt(&name(environment, index))).await?;
-        Ok(found.filter(|object| object.spec.environment_uid == uid))
+        let found = within(self.snapshots.get_opt(&name(&environment.name, index))).await?;
+        Ok(found.filter(|object| object.spec.environment_uid == environment.uid))
     }
 
     /// The content hash of the entry with this index, always from the API server.
     pub async fn read_hash(
         &self,
-        environment: &str,
-        uid: &str,
+        environment: &EnvironmentId,
         index: i64,
     ) -> Result<Option<String>, LogError> {
-        let found = self.get(environment, uid, index).await?;
+        let found = self.get(environment, index).await?;
         Ok(found.map(|object| object.spec.content_hash))
     }
 
@@ -287,13 +283,13 @@ impl SnapshotLog {
     }
 
     /// The entries of an environment's log, by number.
-    pub async fn entries(&self, environment: &str, uid: &str) -> Result<Vec<EntryMeta>, LogError> {
-        let selector =
-            format!("{ENVIRONMENT_LABEL}={environment},{UID_LABEL}={uid},!{CHUNK_LABEL}");
+    pub async fn entries(&self, environment: &EnvironmentId) -> Result<Vec<EntryMeta>, LogError> {
+        let EnvironmentId { name, uid } = environment;
+        let selector = format!("{ENVIRONMENT_LABEL}={name},{UID_LABEL}={uid},!{CHUNK_LABEL}");
         let mut entries = vec![];
         let params = ListParams::default().labels(&selector);
         self.each(params, |object| {
-            entries.extend(entry_meta(environment, object));
+            entries.extend(entry_meta(name, object));
         })
         .await?;
         entries.sort_by_key(|entry| entry.index);
@@ -301,15 +297,14 @@ impl SnapshotLog {
     }
 
     /// All logs with their chunks, including those of deleted environments.
-    pub async fn all_entries(
-        &self,
-    ) -> Result<BTreeMap<(String, String), Vec<EntryMeta>>, LogError> {
+    pub async fn all_entries(&self) -> Result<BTreeMap<EnvironmentId, Vec<EntryMeta>>, LogError> {
         let mut logs: BTreeMap<_, Vec<EntryMeta>> = BTreeMap::new();
         self.each(ListParams::default(), |object| {
             let label = |label| object.labels().get(label).cloned();
-            if let (Some(environment), Some(uid)) = (label(ENVIRONMENT_LABEL), label(UID_LABEL)) {
-                let entry = entry_meta(&environment, object);
-                logs.entry((environment, uid)).or_default().extend(entry);
+            if let (Some(name), Some(uid)) = (label(ENVIRONMENT_LABEL), label(UID_LABEL)) {
+                let entry = entry_meta(&name, object);
+                let environment = EnvironmentId { name, uid };
+                logs.entry(environment).or_default().extend(entry);
             }
         })
         .await?;
@@ -336,18 +331,15 @@ impl SnapshotLog {
     /// What the state after an entry is built from.
     pub async fn replay(
         &self,
-        environment: &str,
-        uid: &str,
+        environment: &EnvironmentId,
         head: i64,
     ) -> Result<Result<Replay, String>, LogError> {
         let mut since = vec![];
         let mut index = head;
+        let name = |index| name(&environment.name, index);
         loop {
-            let Some(spec) = self.read(environment, uid, index).await? else {
-                return Ok(Err(format!(
-                    "snapshot {} is missing",
-                    name(environment, index)
-                )));
+            let Some(spec) = self.read(environment, index).await? else {
+                return Ok(Err(format!("snapshot {} is missing", name(index))));
             };
             if spec.checkpoint.is_some() {
                 break;
@@ -355,10 +347,10 @@ impl SnapshotLog {
             since.push(spec);
             index -= 1;
         }
-        let Some((base, data)) = self.checkpoint(environment, index).await? else {
+        let Some((base, data)) = self.checkpoint(&environment.name, index).await? else {
             return Ok(Err(format!(
                 "the checkpoint of snapshot {} is missing",
-                name(environment, index)
+                name(index)
             )));
         };
         since.reverse();
@@ -382,16 +374,15 @@ impl SnapshotLog {
         }
     }
 
-    /// Removes the entry with this index if it belongs to the environment with this UID.
-    pub async fn remove_leftover(
+    /// Removes the entry with this index if it is one of this environment.
+    pub async fn remove_entry(
         &self,
-        environment: &str,
+        environment: &EnvironmentId,
         index: i64,
-        of: &str,
     ) -> Result<(), LogError> {
-        let found = self.get(environment, of, index).await?;
+        let found = self.get(environment, index).await?;
         match found.and_then(|object| object.metadata.uid) {
-            Some(uid) => self.remove(&name(environment, index), &uid).await,
+            Some(uid) => self.remove(&name(&environment.name, index), &uid).await,
             None => Ok(()),
         }
     }

@@ -14,7 +14,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{info, warn};
 
 use crate::{
-    api::Environment,
+    api::{Environment, environment::EnvironmentId},
     backoff,
     metrics::Metrics,
     snapshot::{
@@ -60,8 +60,8 @@ impl Pruner {
         } else {
             ENVIRONMENT_CAP
         };
-        for ((environment, uid), entries) in logs {
-            self.prune(&environment, &uid, &entries, share).await?;
+        for (environment, entries) in logs {
+            self.prune(&environment, &entries, share).await?;
         }
         Ok(())
     }
@@ -69,8 +69,7 @@ impl Pruner {
     /// Removes what need not stay of one log.
     async fn prune(
         &self,
-        environment: &str,
-        uid: &str,
+        environment: &EnvironmentId,
         entries: &[EntryMeta],
         cap: u64,
     ) -> Result<(), LogError> {
@@ -78,7 +77,7 @@ impl Pruner {
         if !self.progress.is_complete() {
             return Ok(());
         }
-        let below = self.below(environment, uid, entries, cap).await?;
+        let below = self.below(environment, entries, cap).await?;
         let mut gone: Vec<_> = entries.iter().filter(|entry| entry.index < below).collect();
         if gone.is_empty() {
             return Ok(());
@@ -91,22 +90,26 @@ impl Pruner {
             pace.tick().await;
             self.log.remove(&entry.name, &entry.uid).await?;
         }
-        info!(environment, count = gone.len(), "pruned the log");
+        info!(
+            environment = environment.name,
+            count = gone.len(),
+            "pruned the log"
+        );
         Ok(())
     }
 
     /// The index below which entries of a log are removed.
     async fn below(
         &self,
-        environment: &str,
-        uid: &str,
+        environment: &EnvironmentId,
         entries: &[EntryMeta],
         cap: u64,
     ) -> Result<i64, LogError> {
+        let EnvironmentId { name, uid } = environment;
         let delivered = self.progress.least(uid);
         let api: Api<Environment> = Api::all(self.client.clone());
-        let existing = within(api.get_opt(environment)).await?;
-        let Some(existing) = existing.filter(|found| found.uid().as_deref() == Some(uid)) else {
+        let existing = within(api.get_opt(name)).await?;
+        let Some(existing) = existing.filter(|found| found.uid().as_ref() == Some(uid)) else {
             let head = entries.iter().map(|entry| entry.index).max().unwrap_or(0);
             let complete = delivered.is_none_or(|delivered| delivered >= head);
             // A setting may still have to deliver it.
@@ -118,7 +121,7 @@ impl Pruner {
         if let Some(below) = cut.truncated_below {
             let lost = entries.iter().filter(|it| !it.chunk && it.index < below);
             warn!(
-                environment,
+                environment = name,
                 below, "the log is too big; removing entries that a setting has still to pass"
             );
             self.metrics.truncated(lost.count());

@@ -7,7 +7,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
 
 use crate::{
-    api::Environment,
+    api::{Environment, environment::EnvironmentId},
     cluster::custom_resource_watch::{self, Follower},
     snapshot::{
         environment_recorder::EnvironmentRecorder, environments::EnvironmentInfo,
@@ -68,33 +68,34 @@ impl Follower<Environment> for Recorder<'_> {
 
     fn apply(&mut self, environment: Environment, _: bool) {
         let context = self.context;
-        let name = environment.name_any();
         let Some(uid) = environment.uid() else { return };
+        let id = EnvironmentId::new(environment.name_any(), uid);
         let visible_to = environment.spec.visible_to.clone();
         let info = EnvironmentInfo {
-            uid: uid.clone(),
+            uid: id.uid.clone(),
             generation: environment.metadata.generation.unwrap_or(1),
             created: environment.creation_timestamp().map(|time| time.0),
             visible_to: visible_to.unwrap_or_else(|| vec![context.namespace.clone()]),
             head: None,
         };
-        context.environments.put(&name, info);
+        context.environments.put(&id.name, info);
         context
             .shared
-            .with(|state, now| state.environment_seen(&name, &uid, &environment.spec, now));
-        if self.running.get(&name).is_some_and(|task| task.uid == uid) {
-            context.shared.changed(&name).notify_one();
+            .with(|state, now| state.environment_seen(&id, &environment.spec, now));
+        let known = self.running.get(&id.name);
+        if known.is_some_and(|task| task.uid == id.uid) {
+            context.shared.changed(&id.name).notify_one();
             return;
         }
-        let task = EnvironmentRecorder::new(context, &environment, &uid);
         let stop = context.stop.child_token();
         let handle = TaskHandle {
             stop: stop.clone(),
-            uid,
+            uid: id.uid.clone(),
         };
-        if let Some(old) = self.running.insert(name, handle) {
+        if let Some(old) = self.running.insert(id.name.clone(), handle) {
             old.stop.cancel();
         }
+        let task = EnvironmentRecorder::new(context, id, &environment);
         self.tracker.spawn(async move {
             tokio::select! {
                 () = task.run() => {}
@@ -115,9 +116,10 @@ impl Follower<Environment> for Recorder<'_> {
         if let Some(task) = self.running.remove(name) {
             task.stop.cancel();
         }
+        let environment = known.id(name);
         context
             .shared
-            .with(|state, _| state.environment_gone(name, &known.uid));
+            .with(|state, _| state.environment_gone(&environment));
         context.environments.remove(name);
         context.metrics.environment_gone(name);
     }

@@ -19,6 +19,7 @@ use crate::{
     api::{
         EnvironmentSpec,
         condition::reasons,
+        environment::EnvironmentId,
         snapshot::{Cause, Compliance, IdentitySource, Totals, Verdict},
     },
     cluster::{
@@ -214,6 +215,15 @@ pub struct ClusterState {
     expired_until: Option<Timestamp>,
 }
 
+/// The state of an environment, unless another has its name by now.
+fn with_id<'a>(
+    environments: &'a mut BTreeMap<String, EnvironmentState>,
+    environment: &EnvironmentId,
+) -> Option<&'a mut EnvironmentState> {
+    let known = environments.get_mut(&environment.name);
+    known.filter(|env| env.uid == environment.uid)
+}
+
 impl ClusterState {
     /// `trust_generation`: the server maintains the generation of pods (1.35 and later). `home`: the operator's own
     /// namespace.
@@ -390,8 +400,7 @@ impl ClusterState {
     /// An environment was listed, added or changed. True if its log has to be read: it is new here.
     pub fn environment_seen(
         &mut self,
-        name: &str,
-        uid: &str,
+        environment: &EnvironmentId,
         spec: &EnvironmentSpec,
         now: Moment,
     ) -> bool {
@@ -400,8 +409,9 @@ impl ClusterState {
             ArtifactRules::of(spec),
             ArtifactRules::trust(spec, &self.home),
         );
-        self.touched.insert(name.to_owned());
-        if let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid) {
+        let name = &environment.name;
+        self.touched.insert(name.clone());
+        if let Some(env) = with_id(&mut self.environments, environment) {
             env.settle = settle;
             env.wanted = wanted;
             if (&env.rules, &env.trust) != (&rules, &trust) {
@@ -423,7 +433,7 @@ impl ClusterState {
             return false;
         }
         let mut env = EnvironmentState {
-            uid: uid.to_owned(),
+            uid: environment.uid.clone(),
             scope: wanted.clone(),
             wanted,
             settle,
@@ -432,15 +442,15 @@ impl ClusterState {
             ..EnvironmentState::default()
         };
         env.recount(&self.fleet, &self.evidence, now);
-        self.environments.insert(name.to_owned(), env);
+        self.environments.insert(name.clone(), env);
         self.mark_all_status_dirty();
         true
     }
 
     /// An environment was deleted.
-    pub fn environment_gone(&mut self, name: &str, uid: &str) {
-        if self.uid(name) == Some(uid) {
-            self.environments.remove(name);
+    pub fn environment_gone(&mut self, environment: &EnvironmentId) {
+        if with_id(&mut self.environments, environment).is_some() {
+            self.environments.remove(&environment.name);
             self.mark_all_status_dirty();
         }
     }
@@ -452,18 +462,18 @@ impl ClusterState {
 
     /// The log of an environment has no entry (`end` is `None`), or none that can be continued (`end` is its last one): the
     /// next one is a baseline.
-    pub fn log_is_blank(&mut self, name: &str, uid: &str, end: Option<Ledger>, cause: Cause) {
-        if let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid) {
+    pub fn log_is_blank(&mut self, environment: &EnvironmentId, end: Option<Ledger>, cause: Cause) {
+        if let Some(env) = with_id(&mut self.environments, environment) {
             env.log = KnownLog::Blank(end.map(Box::new), cause);
             let empty = Ledger::empty(Scope::default());
             env.assessment = AssessmentState::of(&empty);
-            self.touched.insert(name.to_owned());
+            self.touched.insert(environment.name.clone());
         }
     }
 
     /// The log of an environment has been read.
-    pub fn log_is_read(&mut self, name: &str, uid: &str, ledger: Arc<Ledger>, now: Moment) {
-        let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid) else {
+    pub fn log_is_read(&mut self, environment: &EnvironmentId, ledger: Arc<Ledger>, now: Moment) {
+        let Some(env) = with_id(&mut self.environments, environment) else {
             return;
         };
         let identities = ledger.identities.iter();
@@ -482,8 +492,8 @@ impl ClusterState {
         let artifacts: Vec<_> = ledger.artifacts().map(|(artifact, _)| *artifact).collect();
         (env.log, env.before) = (KnownLog::Read(ledger, now), None);
         env.recount(&self.fleet, &self.evidence, now);
-        self.touched.insert(name.to_owned());
-        self.mark_artifacts_dirty(name, artifacts);
+        self.touched.insert(environment.name.clone());
+        self.mark_artifacts_dirty(&environment.name, artifacts);
         self.mark_kind_dirty(EvidenceKind::Allowances);
         for (name, env) in &mut self.environments {
             if env.counts_any(&renamed) {
@@ -494,8 +504,8 @@ impl ClusterState {
     }
 
     /// The log has to be read again.
-    pub fn log_is_stale(&mut self, name: &str, uid: &str) {
-        if let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid)
+    pub fn log_is_stale(&mut self, environment: &EnvironmentId) {
+        if let Some(env) = with_id(&mut self.environments, environment)
             && let KnownLog::Read(ledger, _) = std::mem::replace(&mut env.log, KnownLog::Unread)
         {
             env.before = Some(ledger);
@@ -519,8 +529,8 @@ impl ClusterState {
     }
 
     /// An entry has been appended.
-    pub fn appended(&mut self, name: &str, uid: &str, after: &Arc<Ledger>, now: Moment) {
-        let Some(env) = self.environments.get_mut(name).filter(|env| env.uid == uid) else {
+    pub fn appended(&mut self, environment: &EnvironmentId, after: &Arc<Ledger>, now: Moment) {
+        let Some(env) = with_id(&mut self.environments, environment) else {
             return;
         };
         let before = match std::mem::replace(&mut env.log, KnownLog::Read(after.clone(), now)) {
@@ -561,8 +571,8 @@ impl ClusterState {
             env.scope.clone_from(&after.scope);
             env.recount(&self.fleet, &self.evidence, now);
         }
-        self.touched.insert(name.to_owned());
-        self.mark_artifacts_dirty(name, changed);
+        self.touched.insert(environment.name.clone());
+        self.mark_artifacts_dirty(&environment.name, changed);
         if listed {
             self.mark_kind_dirty(EvidenceKind::Allowances);
         }

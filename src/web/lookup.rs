@@ -8,7 +8,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
 
 use crate::{
-    api::EnvironmentSnapshotSpec,
+    api::{EnvironmentSnapshotSpec, environment::EnvironmentId},
     cluster::fleet::Fleet,
     message::installation::Installation,
     snapshot::{
@@ -44,8 +44,7 @@ pub(crate) struct Lookup {
 
 /// The log of an environment that has a snapshot.
 pub(crate) struct LogOf {
-    environment: String,
-    uid: String,
+    environment: EnvironmentId,
     head: i64,
 }
 
@@ -72,8 +71,7 @@ impl Lookup {
         let none = || Refusal::not_found("the environment has no snapshot yet");
         let (head, _) = known.head.ok_or_else(none)?;
         Ok(LogOf {
-            environment: name.to_owned(),
-            uid: known.uid,
+            environment: known.id(name),
             head,
         })
     }
@@ -106,8 +104,8 @@ impl Lookup {
         log: &LogOf,
         index: i64,
     ) -> Result<Arc<EnvironmentSnapshotSpec>, Refusal> {
-        let name = &log.environment;
-        let found = self.log.read(name, &log.uid, index).await?;
+        let name = &log.environment.name;
+        let found = self.log.read(&log.environment, index).await?;
         found.ok_or_else(|| {
             Refusal::not_found(format!(
                 "the log of {name} has no snapshot {index}, or no longer"
@@ -137,7 +135,7 @@ impl Lookup {
             SnapshotExpression::Number(number) => number,
             SnapshotExpression::Behind(behind) => log.head.saturating_sub(behind),
             SnapshotExpression::At(time) => {
-                let entries = self.log.entries(&log.environment, &log.uid).await?;
+                let entries = self.log.entries(&log.environment).await?;
                 let created_by_then = entries.iter().filter(|entry| entry.created <= time);
                 created_by_then.map(|entry| entry.index).max().unwrap_or(0)
             }
@@ -145,11 +143,10 @@ impl Lookup {
         if (1..=log.head).contains(&index) {
             return Ok(index);
         }
-        let LogOf {
-            environment, head, ..
-        } = log;
+        let LogOf { environment, head } = log;
+        let name = &environment.name;
         Err(Refusal::not_found(format!(
-            "the newest snapshot of {environment} is {head}"
+            "the newest snapshot of {name} is {head}"
         )))
     }
 
@@ -157,7 +154,7 @@ impl Lookup {
     pub(crate) async fn snapshot(&self, log: &LogOf, index: i64) -> Result<SnapshotView, Refusal> {
         let spec = self.entry(log, index).await?;
         let next = self.next_time(log, index, log.head).await?;
-        let replay = self.log.replay(&log.environment, &log.uid, index).await?;
+        let replay = self.log.replay(&log.environment, index).await?;
         let after = replay.and_then(|replay| {
             replay
                 .ledger(Duration::ZERO, &mut Fleet::default())
@@ -172,7 +169,7 @@ impl Lookup {
 
     /// The numbers of all snapshots, the newest first.
     pub(crate) async fn indexes(&self, log: &LogOf) -> Result<Vec<i64>, Refusal> {
-        let entries = self.log.entries(&log.environment, &log.uid).await?;
+        let entries = self.log.entries(&log.environment).await?;
         Ok(entries.iter().rev().map(|entry| entry.index).collect())
     }
 
@@ -201,11 +198,11 @@ impl Lookup {
 
     /// The events of all snapshots, the last first.
     pub(crate) async fn all_events(&self, log: &LogOf) -> Result<Vec<EventView>, Refusal> {
-        let entries = self.log.entries(&log.environment, &log.uid).await?;
+        let entries = self.log.entries(&log.environment).await?;
         let first = entries.first().map_or(log.head, |entry| entry.index);
         let mut all = vec![];
         for index in (first..=log.head).rev() {
-            if let Some(spec) = self.log.read(&log.environment, &log.uid, index).await? {
+            if let Some(spec) = self.log.read(&log.environment, index).await? {
                 all.extend(snapshot::events(&self.installation, &spec));
             }
         }
@@ -250,10 +247,11 @@ impl Lookup {
         known: &EnvironmentInfo,
         depth: i64,
     ) -> Result<Option<FlowAnswer>, Refusal> {
+        let environment = known.id(environment);
         let head = known.head.map_or(0, |(head, _)| head);
         let newest = (1..=head).rev().take(usize::try_from(depth).unwrap_or(1));
         let entries = stream::iter(newest)
-            .map(|index| self.log.read_uncached(environment, &known.uid, index))
+            .map(|index| self.log.read_uncached(&environment, index))
             .buffered(AT_ONCE);
         let mut entries = pin!(entries);
         while let Some(Some(spec)) = entries.try_next().await? {

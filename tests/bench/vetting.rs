@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use shipbell::{
-    api::{ArtifactProvenance, EnvironmentSpec},
+    api::{ArtifactProvenance, EnvironmentSpec, environment::EnvironmentId},
     cluster::{
         image::Fingerprint,
         pod_view::{Decoded, PodView},
@@ -128,7 +128,8 @@ impl Bench {
         }
         let spec: EnvironmentSpec = serde_json::from_value(spec)?;
         let name = environment_name(number);
-        self.world.environment_seen(&name, &name, &spec, self.now);
+        self.world
+            .environment_seen(&EnvironmentId::new(&name, &name), &spec, self.now);
         Ok(())
     }
 
@@ -150,7 +151,8 @@ impl Bench {
         for number in 0..ENVIRONMENTS {
             let name = environment_name(number);
             let cause = shipbell::api::snapshot::Cause::Baseline;
-            self.world.log_is_blank(&name, &name, None, cause);
+            self.world
+                .log_is_blank(&EnvironmentId::new(&name, &name), None, cause);
         }
         self.settle(ENVIRONMENTS)?;
         self.settle(0)
@@ -170,7 +172,8 @@ impl Bench {
             if let Plan::Append(draft) = self.world.plan(&name, self.now, wall) {
                 appended += 1;
                 for entry in draft {
-                    self.world.appended(&name, &name, &entry.after, self.now);
+                    self.world
+                        .appended(&EnvironmentId::new(&name, &name), &entry.after, self.now);
                 }
             }
         }

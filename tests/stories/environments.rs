@@ -114,7 +114,8 @@ fn a_namespace_that_goes_away_is_one_stop() {
 #[test]
 fn a_namespace_that_is_relabelled_comes_and_goes_with_all_that_runs_in_it() {
     play(async |cluster| {
-        let fields = format!("namespaceSelector: {{matchLabels: {{tier: gold}}}}\nsettle: {SETTLE}");
+        let fields =
+            format!("namespaceSelector: {{matchLabels: {{tier: gold}}}}\nsettle: {SETTLE}");
         let actor = Actor::cast(cluster, "labelled", &fields).await?;
         let receiver = Receiver::start();
         actor.webhook("all", &receiver, ALL).await?;

@@ -49,10 +49,7 @@ impl SettingState {
             return;
         };
         let reason = decision.reason;
-        let environment = EnvironmentId {
-            name: decision.environment.clone(),
-            uid: uid.to_owned(),
-        };
+        let environment = EnvironmentId::new(&decision.environment, uid);
         let info = self.environments.get(&environment.name);
         let info = info.filter(|info| info.uid == uid);
         let head = info.and_then(|info| info.head).map(|(head, _)| head);
