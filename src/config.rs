@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{api::Span, http::address_guard::Guard};
 
-/// Shipbell rings when what runs in your cluster changes.
+/// Shipbell notifies people when what runs in your cluster changes.
 #[derive(Debug, Parser)]
 #[command(version, about)]
 pub struct Flags {

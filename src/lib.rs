@@ -1,4 +1,4 @@
-//! Shipbell rings when what runs in your cluster changes.
+//! Shipbell notifies people when what runs in your cluster changes.
 //!
 //! One room (module) for each capability, from the ground up. A room imports only those above it in this list, and no two
 //! files import each other; the tests in `rooms.rs` read the imports and check it:

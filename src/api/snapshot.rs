@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{EventType, approval::ReviewState, condition::reasons, provenance::RecordState};
 
-pub use crate::api::compliance::ComplianceState;
+use crate::api::compliance::ComplianceState;
 
 /// At most this many changed artifacts in one snapshot; a bigger change is split into parts.
 pub const MAX_CHANGES: usize = 1_000;

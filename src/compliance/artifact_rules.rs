@@ -14,9 +14,10 @@ use crate::{
     api::{
         EnvironmentSpec,
         approval::ReviewState,
+        compliance::ComplianceState,
         compliance::{self, AttestationRule, Exception, Waivable},
         provenance::RecordState,
-        snapshot::{ComplianceState, VerdictReason},
+        snapshot::VerdictReason,
     },
     cluster::{
         image::{Fingerprint, Reference},

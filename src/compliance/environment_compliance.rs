@@ -3,10 +3,7 @@
 
 use jiff::Timestamp;
 
-use crate::api::{
-    EventType,
-    snapshot::{Compliance, ComplianceState},
-};
+use crate::api::{EventType, compliance::ComplianceState, snapshot::Compliance};
 
 /// The state of all artifacts of an environment taken together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

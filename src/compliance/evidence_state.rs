@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::{
-    api::{ArtifactApproval, snapshot::ComplianceState},
+    api::{ArtifactApproval, compliance::ComplianceState},
     cluster::image::Fingerprint,
     compliance::evidence::{Allowance, Evidence, EvidenceKey, EvidenceKind, ProvenanceRecord},
     time::Moment,

@@ -4,10 +4,7 @@ use proptest::prelude::*;
 
 use crate::{
     api::environment::EnvironmentId,
-    api::{
-        EnvironmentSnapshotSpec, EventType,
-        snapshot::{Cause, ComplianceState},
-    },
+    api::{EnvironmentSnapshotSpec, EventType, compliance::ComplianceState, snapshot::Cause},
     cluster::scope::Scope,
     compliance::evidence_state::EvidenceState as _,
     simulation::{Cluster, testing::digest},

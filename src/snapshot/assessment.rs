@@ -10,9 +10,10 @@ use jiff::Timestamp;
 use crate::{
     api::{
         EventType,
+        compliance::ComplianceState,
         snapshot::{
-            AllowListChange, AllowListState, Allowed, Cause, Compliance, ComplianceState,
-            Provenance, Verdict, VerdictReason,
+            AllowListChange, AllowListState, Allowed, Cause, Compliance, Provenance, Verdict,
+            VerdictReason,
         },
     },
     cluster::image::Fingerprint,

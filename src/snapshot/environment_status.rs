@@ -5,9 +5,10 @@ use jiff::Timestamp;
 use crate::{
     api::{
         EnvironmentStatus,
+        compliance::ComplianceState,
         condition::{self, COMPLIANT, READY, RECONCILING, Statement},
         environment::{Finding, Head},
-        snapshot::{ComplianceState, VerdictReason},
+        snapshot::VerdictReason,
     },
     snapshot::{
         log,

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use crate::{
     api::{
+        compliance::ComplianceState,
         condition::reasons as closed_list,
-        snapshot::{ComplianceState, Verdict, VerdictReason},
+        snapshot::{Verdict, VerdictReason},
     },
     cluster::image::Fingerprint,
     snapshot::ledger::{ArtifactFacts, Ledger},

@@ -44,7 +44,7 @@ fn main() -> ExitCode {
 async fn demo() -> Result<()> {
     let tell = Narrator::new();
     title(
-        "Shipbell rings when what runs in your cluster changes. This takes about 40 seconds, once all is built.",
+        "Shipbell notifies people when what runs in your cluster changes. This takes about 40 seconds, once all is built.",
     );
     tokio::task::spawn_blocking(assets::find).await??;
 

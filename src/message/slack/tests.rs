@@ -8,7 +8,10 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::api::snapshot::{Change, Compliance, ComplianceState, WorkloadChange};
+use crate::api::{
+    compliance::ComplianceState,
+    snapshot::{Change, Compliance, WorkloadChange},
+};
 
 const WEB: (&str, &str, &str) = ("Deployment", "shop", "web");
 const API: (&str, &str, &str) = ("StatefulSet", "shop", "api");

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    api::snapshot::ComplianceState,
+    api::compliance::ComplianceState,
     cluster::{fleet::Fleet, image::Fingerprint},
     compliance::{artifact_identity::IdentityResolver, evidence::Evidence},
     snapshot::{

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use crate::{
-    api::{ArtifactApproval, snapshot::ComplianceState},
+    api::{ArtifactApproval, compliance::ComplianceState},
     cluster::image::Fingerprint,
     compliance::{
         evidence::{Allowance, Evidence, EvidenceKey, EvidenceKind, ProvenanceRecord},
