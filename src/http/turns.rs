@@ -8,6 +8,9 @@
 //! - A destination has one slot at first, one more with each quick answer, and half as many with each slow one.
 //! - Of all slots, and of each namespace's, half are for quick destinations and half for slow ones. A request that takes
 //!   longer than [`SLOW`] moves from the first half to the second.
+//!
+//! Namespaces that hold many slots leave some to others: one may hold as many as are free, so that a few of them never take
+//! all. The first request of a namespace may be a slow one even if half of all slots are taken by those.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -121,9 +124,9 @@ impl Active {
         }
     }
 
-    /// Whether one more of this class may start. Those that became slow while under way may take more than their half.
-    fn has_room(mut self, class: Class, limit: usize) -> bool {
-        self.total() < limit && *self.of_mut(class) < limit / 2
+    /// Whether half of so many is not yet of this class. Those that became slow while under way may take more.
+    fn has_half(mut self, class: Class, limit: usize) -> bool {
+        *self.of_mut(class) < limit / 2
     }
 }
 
@@ -383,17 +386,21 @@ impl Schedule {
     /// Starts the message whose turn it is, if one may.
     fn start_next(&mut self, now: Moment) -> Option<Ticket> {
         let limits = self.limits;
+        let free = limits.total.saturating_sub(self.active.total());
+        let half = |class| self.active.has_half(class, limits.total);
         let next = |class| {
             let room = |namespace: &Arc<str>| {
-                let active = self.namespaces.get(namespace);
-                active.is_none_or(|active| active.has_room(class, limits.per_namespace))
+                let own = self.namespaces.get(namespace).copied();
+                let own = own.unwrap_or_default();
+                let first_slow = class == Class::Slow && own.total() == 0;
+                free > 0
+                    && own.total() <= free
+                    && own.total() < limits.per_namespace
+                    && own.has_half(class, limits.per_namespace)
+                    && (half(class) || first_slow)
             };
-            let turns = &mut self.turns[class as usize];
-            let next = self
-                .active
-                .has_room(class, limits.total)
-                .then(|| turns.take(room));
-            next.flatten().map(|(namespace, to)| (class, namespace, to))
+            let next = self.turns[class as usize].take(room);
+            next.map(|(namespace, to)| (class, namespace, to))
         };
         let (class, namespace, to) = [Class::Quick, Class::Slow].into_iter().find_map(next)?;
         let destination = self.destinations.get_mut(&to)?;
@@ -432,8 +439,13 @@ impl Schedule {
                 }
             }
         }
-        if awaited && opens > now {
-            self.opening.insert((opens, to));
+        if awaited {
+            // Time alone makes it open, or quick.
+            for at in [opens, destination.slow_until] {
+                if at > now {
+                    self.opening.insert((at, to));
+                }
+            }
         }
         destination
             .namespaces

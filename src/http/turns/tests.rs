@@ -148,7 +148,7 @@ fn a_destination_has_one_slot_at_first_and_more_with_each_quick_answer() {
 #[test]
 fn destinations_that_hang_leave_half_of_the_slots_to_quick_ones() {
     let limits = Limits {
-        total: 20,
+        total: 40,
         per_namespace: 20,
         ..LIMITS
     };
@@ -165,7 +165,7 @@ fn destinations_that_hang_leave_half_of_the_slots_to_quick_ones() {
         test.start();
         slow_at_most = slow_at_most.max(test.schedule.active.slow);
         // A quick one starts at once, here and elsewhere, while new ones that hang come in.
-        if test.schedule.active.total() < limits.total {
+        if test.schedule.active.total() < limits.per_namespace {
             for namespace in ["hostile", "healthy"] {
                 let ticket = test.wait(namespace, 1000, 1000);
                 assert!(test.send().contains(&ticket));
@@ -178,7 +178,65 @@ fn destinations_that_hang_leave_half_of_the_slots_to_quick_ones() {
             hanging.insert(test.wait("hostile", n, n), n);
         }
     }
-    assert!(slow_at_most >= limits.total / 2);
+    assert!(slow_at_most >= limits.per_namespace / 2);
+}
+
+#[test]
+fn namespaces_that_take_what_they_can_leave_slots_to_others() {
+    for hostile in [1, 3, 4, 8, 50] {
+        let mut test = Test::new(Limits {
+            per_destination: 8,
+            per_setting: 8,
+            per_namespace: 128,
+            total: 512,
+        });
+        // A setting whose one destination was slow.
+        let slow = test.wait("healthy", 0, 0);
+        test.send();
+        test.pass(SLOW);
+        test.start();
+        test.end(slow);
+        // URLs that nobody has seen before and that never answer.
+        for namespace in 0..hostile {
+            for n in 0..300 {
+                test.wait(
+                    &format!("hostile {namespace}"),
+                    n,
+                    1_000_000 + namespace * 1_000 + n,
+                );
+            }
+        }
+        for _ in 0..5 {
+            test.send();
+            test.pass(SLOW);
+        }
+        test.send();
+        assert!(test.schedule.active.total() < 512, "{hostile}");
+        let waiting = [test.wait("healthy", 0, 0), test.wait("other", 0, 1)];
+        let started = test.send();
+        assert!(
+            waiting.iter().all(|ticket| started.contains(ticket)),
+            "{hostile}"
+        );
+    }
+}
+
+#[test]
+fn a_destination_is_no_longer_slow_after_a_time_even_while_it_waits() {
+    let mut test = Test::new(LIMITS);
+    for n in 0..6 {
+        let ticket = test.wait("team", n, n);
+        test.send();
+        test.pass(SLOW);
+        test.end(ticket);
+    }
+    for n in 0..6 {
+        test.wait("team", n, n);
+    }
+    // As slow ones they get half of the namespace's slots.
+    assert_eq!(test.start().len(), 3);
+    test.pass(STAYS_SLOW);
+    assert_eq!(test.start().len(), 3);
 }
 
 #[test]
@@ -336,20 +394,24 @@ impl Test {
     fn may_start(&self, message: &Message) -> bool {
         let (who, limits) = (&message.who, self.schedule.limits);
         let destination = &self.schedule.destinations[&message.to];
-        // Time alone makes no slow destination quick again; the next event does.
+        // The next start makes it quick again when its time as a slow one is over.
         let mut queues = destination.namespaces.iter();
         let queue = queues.find(|queue| queue.namespace == who.namespace);
         let class = queue.unwrap().stands.unwrap_or(destination.class(self.now));
         let same_namespace = |other: &Message| other.who.namespace == who.namespace;
+        let own = self.count(|other, _| same_namespace(other));
+        let all = self.count(|_, _| true);
         destination.opens_at(self.now) <= self.now
             && self.count(|other, _| other.to == message.to) < destination.window
             && self.count(|other, _| other.to == message.to && other.who == *who)
                 < limits.per_setting
-            && self.count(|other, _| same_namespace(other)) < limits.per_namespace
+            && all < limits.total
+            && own <= limits.total - all
+            && own < limits.per_namespace
             && self.count(|other, of| same_namespace(other) && of == class)
                 < limits.per_namespace / 2
-            && self.count(|_, _| true) < limits.total
-            && self.count(|_, of| of == class) < limits.total / 2
+            && (self.count(|_, of| of == class) < limits.total / 2
+                || own == 0 && class == Class::Slow)
     }
 
     fn check(&self) {
