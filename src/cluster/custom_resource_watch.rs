@@ -43,6 +43,16 @@ pub trait Follower<K>: Send {
     fn failed(&mut self, _error: &watcher::Error) {}
 }
 
+/// So many objects are read at once: what a page takes is a multiple of what is kept of it.
+const PAGE: u32 = 100;
+
+/// The fields that each client manages can take more memory than all else of an object, and nobody here reads them.
+fn forget_managers<K: Resource>(guarded: &mut DeserializeGuard<K>) {
+    if let Ok(object) = &mut guarded.0 {
+        object.meta_mut().managed_fields = None;
+    }
+}
+
 /// Follows a kind for ever.
 pub async fn follow<K, F>(client: Client, follower: &mut F)
 where
@@ -51,7 +61,10 @@ where
 {
     let kind = K::plural(&());
     let api: Api<DeserializeGuard<K>> = Api::all(client);
-    let events = watcher(api, watcher::Config::default()).default_backoff();
+    let config = watcher::Config::default().page_size(PAGE);
+    let events = watcher(api, config)
+        .default_backoff()
+        .modify(forget_managers);
     pin_mut!(events);
     let mut present = BTreeSet::new();
     let mut waiting: Vec<DeserializeGuard<K>> = vec![];
