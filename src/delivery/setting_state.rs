@@ -177,6 +177,8 @@ pub(crate) struct SettingState {
     /// The count for the next write: none yet, under way, done.
     counting: Counting,
     stopping: bool,
+    /// When it was last told of anything.
+    told_at: Moment,
     actions: Vec<Action>,
 }
 
@@ -221,6 +223,7 @@ impl SettingState {
             tokens: 0,
             counting: Counting::Not,
             stopping: false,
+            told_at: now.moment,
             actions: vec![Action::Progress(status.cursors.clone())],
             setting,
             installation,
@@ -238,6 +241,7 @@ impl SettingState {
 
     /// Takes in what happened; says what to do.
     pub fn step(&mut self, input: Input, now: Now) -> Vec<Action> {
+        self.told_at = now.moment;
         match input {
             Input::Setting(setting) => self.setting_changed(setting, now),
             Input::Environments(environments) => {
@@ -294,14 +298,16 @@ impl SettingState {
         self.starts_are_known() && self.writer.rests()
     }
 
-    /// When to wake up if nothing happens before.
-    pub fn wake_at(&self, now: Moment) -> Option<Moment> {
+    /// When to wake up if nothing happens before. Perhaps already past: time goes on after a step, and what became due
+    /// since then has not been done.
+    pub fn wake_at(&self) -> Option<Moment> {
         let writing = match self.counting {
             Counting::UnderWay => None,
             _ if self.stopping => Some(self.writer.earliest()),
             _ => self.writer.next_write(self.queues.any_full()),
         };
-        let next_list = self.listing.values().flatten().min().copied();
+        let next_list = self.listing.values().flatten().copied();
+        let next_list = next_list.filter(|at| *at > self.told_at).min();
         let sending = self.retry.next_attempt().filter(|_| !self.is_suspended());
         [
             writing,
@@ -313,7 +319,7 @@ impl SettingState {
         ]
         .into_iter()
         .flatten()
-        .filter(|at| *at > now) // what was due has been done, or waits for something else
+        .filter(|at| *at > self.told_at) // what was due then has been done, or waits for something else
         .min()
     }
 

@@ -139,8 +139,7 @@ impl SettingWorker {
     }
 
     fn wake(&self) -> Instant {
-        let moment = self.state.wake_at(self.context.now().moment);
-        moment.map_or_else(
+        self.state.wake_at().map_or_else(
             || Instant::now() + IDLE,
             |moment| self.context.clock.instant(moment),
         )

@@ -20,7 +20,7 @@ use kube::api::ObjectMeta;
 use crate::{
     api::{
         EnvironmentSnapshotSpec, EventType, NotificationSetting, NotificationSettingSpec,
-        NotificationSettingStatus, condition,
+        NotificationSettingStatus, TEST_ANNOTATION, condition,
         environment::EnvironmentId,
         notification_setting::{Cursor, Slack, Webhook},
     },
@@ -65,6 +65,12 @@ fn seconds(number: u64) -> Duration {
 
 fn millis(number: u64) -> Duration {
     Duration::from_millis(number)
+}
+
+/// Status and reason of a condition.
+fn says(status: &NotificationSettingStatus, condition: &str) -> String {
+    let condition = condition::find(&status.conditions, condition);
+    condition.map_or(String::new(), |it| format!("{} {}", it.status, it.reason))
 }
 
 /// How a receiver answers an attempt: the outcome, how long it takes, and whether it has taken the message.
@@ -128,6 +134,14 @@ struct Heard {
     id: String,
     body: Bytes,
     taken: bool,
+}
+
+impl Heard {
+    /// Whether it holds text alone.
+    fn is_plain(&self) -> bool {
+        let body: serde_json::Value = serde_json::from_slice(&self.body).unwrap();
+        body.as_object().unwrap().keys().eq(["text"])
+    }
 }
 
 /// The log of one environment.
@@ -203,6 +217,8 @@ struct Simulation {
     receiver: Box<Receiver>,
     /// How long a turn at the destination takes to come.
     turn: Box<dyn FnMut(u64) -> Duration>,
+    /// How much longer than usual an action takes.
+    slow: Box<dyn Fn(&Action) -> Duration>,
     /// The API server refuses a status that is longer.
     longest_status: usize,
     /// A write or read of the setting answers 404.
@@ -210,6 +226,8 @@ struct Simulation {
     heard: Vec<Heard>,
     events: Vec<(EventReason, String)>,
     status_writes: usize,
+    /// What was written, in order.
+    written: Vec<NotificationSettingStatus>,
     kills: usize,
     steps: usize,
     operators: Vec<Operator>,
@@ -271,6 +289,24 @@ fn slack() -> NotificationSettingSpec {
     }
 }
 
+fn with_one_environment(spec: NotificationSettingSpec) -> Simulation {
+    let mut it = Simulation::new(7, spec);
+    it.environment("prod", "u1");
+    it.at += seconds(10);
+    it.setting_created = it.at;
+    it
+}
+
+fn change(it: &mut Simulation, uid: &str, name: &str) {
+    it.append(uid, &[(name, 0, 1)]);
+}
+
+fn reasons(it: &Simulation) -> Vec<String> {
+    let status = it.status();
+    let ranges = status.skipped_ranges.iter();
+    ranges.map(|range| range.reason.clone()).collect()
+}
+
 impl Simulation {
     fn new(seed: u64, spec: NotificationSettingSpec) -> Self {
         Self {
@@ -295,11 +331,13 @@ impl Simulation {
             url: Some("https://hook.example/a".to_owned()),
             receiver: Box::new(|_, _, _| takes()),
             turn: Box::new(|random| millis(random % 3)),
+            slow: Box::new(|_| Duration::ZERO),
             longest_status: usize::MAX,
             spurious_404: false,
             heard: vec![],
             events: vec![],
             status_writes: 0,
+            written: vec![],
             kills: 0,
             steps: 0,
             operators: vec![],
@@ -422,6 +460,22 @@ impl Simulation {
         self.setting_changed();
     }
 
+    /// Asks for a test message.
+    fn request_test(&mut self, request: &str) {
+        let annotations = &mut self.setting.metadata.annotations;
+        let annotations = annotations.get_or_insert_default();
+        annotations.insert(TEST_ANNOTATION.to_owned(), request.to_owned());
+        self.setting_changed();
+    }
+
+    /// The setting's namespace may not see this environment any more.
+    fn hide(&mut self, uid: &str) {
+        let log = self.logs.get_mut(uid).unwrap();
+        log.visible_to = vec!["other".to_owned()];
+        log.generation += 1;
+        self.environments_changed();
+    }
+
     fn setting_changed(&mut self) {
         self.setting_version = self.next_version();
         for operator in 0..self.operators.len() {
@@ -443,9 +497,11 @@ impl Simulation {
     }
 
     fn delivered(&self) -> String {
-        let status = self.status();
-        let condition = condition::find(&status.conditions, condition::DELIVERED);
-        condition.map_or(String::new(), |it| format!("{} {}", it.status, it.reason))
+        says(&self.status(), condition::DELIVERED)
+    }
+
+    fn ready(&self) -> String {
+        says(&self.status(), condition::READY)
     }
 
     fn tell(&mut self, operator: usize, input: Input) {
@@ -548,7 +604,7 @@ impl Simulation {
             if self.operators[operator].life != life {
                 return;
             }
-            let mut after = self.latency();
+            let mut after = self.latency() + (self.slow)(&action);
             match action {
                 Action::ReleaseTurn(token) => {
                     let it = &mut self.operators[operator];
@@ -684,6 +740,16 @@ impl Simulation {
     }
 
     fn destination(&mut self) -> DestinationAnswer {
+        let webhook = self.setting.spec.webhook.as_ref();
+        if let Some(url) = webhook.and_then(|webhook| webhook.url.as_deref()) {
+            return match Destination::parse(DestinationKind::Webhook, url) {
+                Ok(destination) => DestinationAnswer::Known(destination),
+                Err(error) => DestinationAnswer::NotReady(NotReady::of_spec(
+                    NotReadyReason::UrlInvalid,
+                    format!("spec.webhook.url: {error}"),
+                )),
+            };
+        }
         if self.chance(self.faults.secret_fails) {
             return DestinationAnswer::Unknown("no answer from the API server".to_owned());
         }
@@ -763,6 +829,7 @@ impl Simulation {
             }
         }
         self.setting.status = Some(write.status.clone());
+        self.written.push(write.status.clone());
         self.setting_changed();
         if self.chance(self.faults.lost_reply) {
             return WriteAnswer::Failed("no answer from the API server".to_owned());
@@ -778,12 +845,11 @@ impl Simulation {
         let end = self.at + time;
         loop {
             let queued = self.queue.first_key_value().map(|((at, _), _)| *at);
-            let now = Moment::ZERO + self.at;
             let states = self.operators.iter().enumerate();
             let wake = states
                 .filter_map(|(operator, it)| {
                     // A timer runs out a little late, so that other things may happen first.
-                    let wake = it.state.as_ref()?.wake_at(now)? - Moment::ZERO + millis(1);
+                    let wake = it.state.as_ref()?.wake_at()? - Moment::ZERO + millis(1);
                     Some((wake, operator))
                 })
                 .min();
