@@ -328,6 +328,11 @@ impl SettingState {
         self.subscription.kind
     }
 
+    /// Whether what is sent with this turn is the test message.
+    pub fn is_test(&self, turn: Token) -> bool {
+        self.test.is_sent_with(turn)
+    }
+
     fn is_suspended(&self) -> bool {
         self.subscription.suspended
     }

@@ -161,11 +161,13 @@ impl SettingWorker {
             }
             Done::Sent(token, began, receipt, slot) => {
                 self.slots.insert(token, slot);
-                self.context.metrics.delivered(
-                    self.state.kind().as_str(),
-                    outcome_label(&receipt.outcome),
-                    receipt.latency.as_secs_f64(),
-                );
+                if !self.state.is_test(token) {
+                    self.context.metrics.delivered(
+                        self.state.kind().as_str(),
+                        outcome_label(&receipt.outcome),
+                        receipt.latency.as_secs_f64(),
+                    );
+                }
                 self.feed(Input::Sent(token, began, receipt));
             }
         }

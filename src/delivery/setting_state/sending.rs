@@ -273,7 +273,7 @@ impl SettingState {
     }
 
     pub(super) fn sent(&mut self, token: Token, began: Now, receipt: &Receipt, now: Now) {
-        if self.test.is_sent_with(token) {
+        if self.is_test(token) {
             self.test_sent(token, receipt, now);
             return;
         }

@@ -224,6 +224,8 @@ struct Simulation {
     /// A write or read of the setting answers 404.
     spurious_404: bool,
     heard: Vec<Heard>,
+    /// How many attempts count as deliveries in the metrics.
+    deliveries: usize,
     events: Vec<(EventReason, String)>,
     status_writes: usize,
     /// What was written, in order.
@@ -335,6 +337,7 @@ impl Simulation {
             longest_status: usize::MAX,
             spurious_404: false,
             heard: vec![],
+            deliveries: 0,
             events: vec![],
             status_writes: 0,
             written: vec![],
@@ -890,6 +893,9 @@ impl Simulation {
             Event::Answered(operator, life, token, began, receipt)
                 if alive(self, operator, life) =>
             {
+                let state = self.operators[operator].state.as_ref();
+                let test = state.is_some_and(|state| state.is_test(token));
+                self.deliveries += usize::from(!test);
                 self.feed(operator, Input::Sent(token, began, *receipt));
             }
             Event::Start(operator) => self.begin(operator),

@@ -355,6 +355,17 @@ fn a_message_whose_form_is_refused_is_sent_once_more_as_plain_text() {
 }
 
 #[test]
+fn a_test_message_is_not_counted_among_the_deliveries() {
+    let mut it = with_one_environment(webhook());
+    it.start();
+    it.run(seconds(5));
+    it.request_test("1");
+    change(&mut it, "u1", "a");
+    it.run(seconds(5));
+    assert_eq!((it.heard.len(), it.deliveries), (2, 1));
+}
+
+#[test]
 fn an_event_is_given_up_only_after_an_attempt_that_failed_when_it_was_too_old() {
     let mut it = with_one_environment(NotificationSettingSpec {
         retry: Some(crate::api::notification_setting::Retry {
