@@ -197,6 +197,21 @@ impl EnvironmentQueue {
             && self.may_go_on(written, now)
     }
 
+    /// Whether there is a message that may be sent now.
+    fn may_take_turn(&self, written: Option<&Cursor>, now: Moment) -> bool {
+        matches!(self.work, Work::Found(_)) && self.may_go_on(written, now)
+    }
+
+    /// Whether it can't go on before its cursor is written.
+    fn is_full(&self, now: Moment) -> bool {
+        let waits = match self.work {
+            Work::Idle => self.has_more(),
+            Work::Found(_) => true,
+            _ => false,
+        };
+        self.ahead.is_full() || waits && !self.ahead.may_send(now)
+    }
+
     /// Whether another message may be sent before the status is written. Where the cursor starts must stand in the status
     /// first; so must a gap, because its report follows from the status alone and must be the same after a crash.
     pub fn may_go_on(&self, written: Option<&Cursor>, now: Moment) -> bool {
@@ -276,8 +291,8 @@ impl EnvironmentQueues {
     }
 
     /// Whether a queue can't go on before its cursor is written.
-    pub fn any_full(&self) -> bool {
-        self.queues.values().any(|queue| queue.ahead.is_full())
+    pub fn any_full(&self, now: Moment) -> bool {
+        self.queues.values().any(|queue| queue.is_full(now))
     }
 
     /// Whether anything was delivered that the status does not know of.
@@ -303,24 +318,36 @@ impl EnvironmentQueues {
 
     /// The queues whose next message may be looked for. `written`: the cursors that stand in the status.
     pub fn searchable(&self, written: &[Cursor], now: Moment) -> Vec<String> {
+        self.those(written, |queue, written| queue.may_search(written, now))
+    }
+
+    /// The queues whose next message may be sent.
+    pub fn sendable(&self, written: &[Cursor], now: Moment) -> Vec<String> {
+        self.those(written, |queue, written| queue.may_take_turn(written, now))
+    }
+
+    fn those(
+        &self,
+        written: &[Cursor],
+        wanted: impl Fn(&EnvironmentQueue, Option<&Cursor>) -> bool,
+    ) -> Vec<String> {
         let written: BTreeMap<_, _> = written
             .iter()
             .map(|cursor| (cursor.environment_uid.as_str(), cursor))
             .collect();
         self.queues
             .iter()
-            .filter(|(uid, queue)| queue.may_search(written.get(uid.as_str()).copied(), now))
+            .filter(|(uid, queue)| wanted(queue, written.get(uid.as_str()).copied()))
             .map(|(uid, _)| uid.clone())
             .collect()
     }
 
-    /// When the next log that could not be read is read again.
-    pub fn next_read(&self) -> Option<Moment> {
-        let unreadable = self
-            .queues
-            .values()
-            .filter_map(|queue| queue.unreadable.as_ref());
-        unreadable.map(|unreadable| unreadable.until).min()
+    /// When, after this moment, the next log that could not be read is read again.
+    pub fn next_read(&self, after: Moment) -> Option<Moment> {
+        let queues = self.queues.values();
+        let unreadable = queues.filter_map(|queue| queue.unreadable.as_ref());
+        let until = unreadable.map(|unreadable| unreadable.until);
+        until.filter(|until| *until > after).min()
     }
 }
 
@@ -384,8 +411,9 @@ mod tests {
             .into();
         assert_eq!(queues.searchable(&written, at(10)), ["a", "e"]);
         assert!(queues.searchable(&[], at(10)).is_empty(), "not written yet");
-        assert_eq!(queues.next_read(), Some(at(10)));
-        assert!(queues.any_full() && queues.any_unfinished());
+        assert_eq!(queues.next_read(at(9)), Some(at(10)));
+        assert_eq!(queues.next_read(at(10)), Some(at(11)));
+        assert!(queues.any_full(at(10)) && queues.any_unfinished());
     }
 
     #[test]

@@ -304,7 +304,7 @@ impl SettingState {
         let writing = match self.counting {
             Counting::UnderWay => None,
             _ if self.stopping => Some(self.writer.earliest()),
-            _ => self.writer.next_write(self.queues.any_full()),
+            _ => self.writer.next_write(self.queues.any_full(self.told_at)),
         };
         let next_list = self.listing.values().flatten().copied();
         let next_list = next_list.filter(|at| *at > self.told_at).min();
@@ -312,7 +312,7 @@ impl SettingState {
         [
             writing,
             self.writer.stands_back_until(),
-            self.queues.next_read(),
+            self.queues.next_read(self.told_at),
             next_list,
             sending,
             self.look_again,

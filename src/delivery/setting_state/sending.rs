@@ -186,9 +186,10 @@ impl SettingState {
         if !self.may_send(now) {
             return;
         }
-        let found = |work: &Work| matches!(work, Work::Found(_));
-        let ready = self.queues.iter().filter(|(_, queue)| found(&queue.work));
-        let ready = self.admitted(ready.map(|(uid, _)| uid.clone()).collect());
+        let ready = self
+            .queues
+            .sendable(&self.writer.written().cursors, now.moment);
+        let ready = self.admitted(ready);
         if ready.is_empty() || !self.destination_is_fresh(now) {
             return;
         }

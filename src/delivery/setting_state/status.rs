@@ -25,7 +25,7 @@ const STARTS_KEPT: usize = 32;
 impl SettingState {
     /// Counts what waits if that was not done yet, then writes the status if it is due.
     pub(super) fn write_if_due(&mut self, now: Now) {
-        let full = self.queues.any_full();
+        let full = self.queues.any_full(now.moment);
         let due = if self.stopping {
             self.writer.owes(self.queues.any_ahead())
                 && !self.writer.is_writing()

@@ -239,6 +239,34 @@ fn an_answer_of_the_old_destination_says_nothing_of_the_new_one() {
 }
 
 #[test]
+fn a_message_whose_turn_comes_when_the_window_is_closed_waits_for_the_write() {
+    let mut it = with_one_environment(webhook());
+    it.start();
+    it.run(seconds(5));
+    it.faults.write_fails = 1_000;
+    change(&mut it, "u1", "a");
+    it.run(millis(900));
+    assert_eq!(it.heard.len(), 1);
+    let mut first = true;
+    it.turn = Box::new(move |_| {
+        if std::mem::take(&mut first) {
+            millis(1_200)
+        } else {
+            Duration::ZERO
+        }
+    });
+    change(&mut it, "u1", "b");
+    let before = it.steps;
+    it.run(seconds(60));
+    assert_eq!(it.heard.len(), 1);
+    let steps = it.steps - before;
+    assert!(steps < 200, "{steps} steps in a minute");
+    it.faults.write_fails = 0;
+    it.run(seconds(60));
+    assert_eq!(it.taken(), it.ids_after("u1", 1));
+}
+
+#[test]
 fn what_becomes_due_right_after_a_step_is_done() {
     let mut it = with_one_environment(webhook());
     it.start();
