@@ -191,10 +191,7 @@ impl EnvironmentQueue {
 
     /// Whether the next message may be looked for. `written`: the cursor that stands in the status.
     fn may_search(&self, written: Option<&Cursor>, now: Moment) -> bool {
-        matches!(self.work, Work::Idle)
-            && self.phase == Phase::Following
-            && self.has_more()
-            && self.may_go_on(written, now)
+        matches!(self.work, Work::Idle) && self.has_more() && self.may_go_on(written, now)
     }
 
     /// Whether there is a message that may be sent now.
@@ -217,7 +214,8 @@ impl EnvironmentQueue {
     pub fn may_go_on(&self, written: Option<&Cursor>, now: Moment) -> bool {
         let Some(written) = written else { return false };
         let gap = &self.cursor.unreported_gap;
-        self.ahead.may_send(now)
+        self.phase == Phase::Following
+            && self.ahead.may_send(now)
             && self
                 .unreadable
                 .as_ref()

@@ -285,6 +285,31 @@ fn what_becomes_due_right_after_a_step_is_done() {
     assert!(it.heard.len() > 1);
 }
 
+#[test]
+fn nothing_more_of_an_environment_goes_out_once_it_may_not_be_seen() {
+    let mut it = with_one_environment(webhook());
+    it.start();
+    it.run(seconds(5));
+    it.receiver = Box::new(|_, _, _| Answer {
+        after: millis(50),
+        ..takes()
+    });
+    it.slow = Box::new(|action| match action {
+        Action::Count(..) => seconds(10),
+        _ => Duration::ZERO,
+    });
+    for number in 0..40 {
+        change(&mut it, "u1", &format!("image-{number}"));
+    }
+    while it.heard.is_empty() {
+        it.run(millis(1));
+    }
+    it.hide("u1");
+    it.run(seconds(60));
+    assert_eq!(it.heard.len(), 1);
+    assert_eq!(reasons(&it), [SkipReason::EnvironmentNotVisible.as_str()]);
+}
+
 // ---- the destination ----
 
 #[test]
