@@ -39,6 +39,8 @@ pub(crate) enum Work {
     Sending {
         turn: Turn,
         message: Box<Message>,
+        /// The generation of the spec that asks for it.
+        generation: i64,
         /// The destination that it is sent to, by its key.
         to: [u8; 32],
     },

@@ -408,6 +408,52 @@ fn a_message_whose_form_is_refused_is_sent_once_more_as_plain_text() {
 }
 
 #[test]
+fn the_plain_form_of_a_message_is_not_sent_where_the_message_would_not_be_sent_any_more() {
+    type Change = fn(&mut Simulation);
+    let changes: [(&str, Change); 5] = [
+        ("suspended", |it| it.edit(|spec| spec.suspend = Some(true))),
+        ("another destination", |it| {
+            it.url = Some("https://hook.example/b".to_owned());
+            it.edit(|spec| *spec = webhook());
+        }),
+        ("other events", |it| {
+            it.edit(|spec| spec.event_types = Some(vec![EventType::ArtifactScaled]));
+        }),
+        ("not visible", |it| it.hide("u1")),
+        ("stopped", |it| it.stop(0)),
+    ];
+    for (what, change_it) in changes {
+        let mut it = with_one_environment(slack());
+        it.start();
+        it.run(seconds(5));
+        it.receiver = Box::new(|_, _, _| Answer {
+            after: seconds(3),
+            ..refuses("the destination answered 400")
+        });
+        it.slow = Box::new(|action| match action {
+            Action::Count(..) => seconds(10),
+            _ => Duration::ZERO,
+        });
+        change(&mut it, "u1", "a");
+        it.run(seconds(1));
+        assert_eq!(it.heard.len(), 1);
+        it.receiver = Box::new(|_, _, _| takes());
+        change_it(&mut it);
+        it.run(seconds(60));
+        assert_eq!(it.status().dead_lettered, None, "{what}");
+        assert!(!it.heard.iter().any(Heard::is_plain), "{what}");
+        match what {
+            "suspended" => it.edit(|spec| spec.suspend = None),
+            "stopped" => it.begin(0),
+            _ => {}
+        }
+        it.run(seconds(60));
+        let wanted = !matches!(what, "not visible" | "other events");
+        assert_eq!(it.taken().len(), usize::from(wanted), "{what}");
+    }
+}
+
+#[test]
 fn a_test_message_is_not_counted_among_the_deliveries() {
     let mut it = with_one_environment(webhook());
     it.start();
