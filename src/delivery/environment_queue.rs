@@ -60,6 +60,11 @@ impl Work {
         matches!(self, Self::Sending { .. })
     }
 
+    /// Whether it waits for its turn at the destination.
+    pub fn is_waiting(&self) -> bool {
+        matches!(self, Self::Waiting { .. })
+    }
+
     /// Whether something is or will be at the destination.
     pub fn has_turn(&self) -> bool {
         match self {

@@ -341,6 +341,11 @@ impl SettingState {
         self.test.is_sending() || self.queues.iter().any(|(_, queue)| queue.work.is_sending())
     }
 
+    /// Whether something waits for its turn at the destination.
+    fn waits_for_turn(&self) -> bool {
+        self.test.is_waiting() || self.queues.iter().any(|(_, queue)| queue.work.is_waiting())
+    }
+
     fn token(&mut self) -> Token {
         self.tokens += 1;
         self.tokens
@@ -418,7 +423,7 @@ impl SettingState {
         let troubled = self.problems.destination.is_some()
             || self.problems.denied.is_some()
             || self.retry.problem().is_some();
-        if troubled || self.destination.value.is_none() {
+        if troubled || self.destination.value.is_none() || self.waits_for_turn() {
             self.read_destination();
         }
         self.expire_deleted(now);
@@ -443,12 +448,16 @@ impl SettingState {
         let missing = missing.then_some(if patient { soon } else { later });
         let troubled = self.retry.problem().is_some() || self.problems.denied.is_some();
         let troubled = troubled.then_some(DESTINATION_FRESH);
+        // What waits for its turn must not go to an old destination.
+        let read_at = self.destination.read_at.unwrap_or(now.moment);
+        let stale = (self.waits_for_turn() && !self.destination.reading)
+            .then(|| (read_at + DESTINATION_FRESH).saturating_sub(now.moment));
         let reconciling = (self.problems.first().is_some() && patient)
             .then(|| PATIENCE.saturating_sub(not_ready_for));
         let mut queues = self.queues.iter();
         let deleted = queues.any(|(_, queue)| queue.deleted.is_some());
         let deleted = deleted.then_some(later);
-        let after = [missing, troubled, reconciling, deleted]
+        let after = [missing, troubled, stale, reconciling, deleted]
             .into_iter()
             .flatten()
             .min();

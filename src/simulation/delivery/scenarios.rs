@@ -239,6 +239,27 @@ fn an_answer_of_the_old_destination_says_nothing_of_the_new_one() {
 }
 
 #[test]
+fn what_waits_long_for_a_turn_goes_to_the_url_that_the_secret_has_by_then() {
+    for test in [false, true] {
+        let mut it = with_one_environment(webhook());
+        it.start();
+        it.run(seconds(5));
+        it.turn = Box::new(|_| seconds(1_200));
+        if test {
+            it.request_test("1");
+        } else {
+            change(&mut it, "u1", "a");
+        }
+        it.run(seconds(1));
+        it.url = Some("https://hook.example/rotated".to_owned());
+        it.turn = Box::new(|_| millis(1));
+        it.run(seconds(60));
+        let urls: Vec<_> = it.heard.iter().map(|heard| heard.url.as_str()).collect();
+        assert_eq!(urls, ["https://hook.example/rotated"], "test: {test}");
+    }
+}
+
+#[test]
 fn a_message_whose_turn_comes_when_the_window_is_closed_waits_for_the_write() {
     let mut it = with_one_environment(webhook());
     it.start();
