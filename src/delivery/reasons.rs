@@ -6,8 +6,8 @@ use crate::api::condition::reasons;
 reasons! {
     /// Why a setting is not ready.
     pub(crate) enum NotReadyReason {
-        SpecInvalid, UrlInvalid, SecretNotFound, SecretKeyMissing, SecretForbidden, DestinationDenied,
-        EnvironmentNotFound, EnvironmentNotVisible, NoEnvironments, TooManyEnvironments,
+        SpecInvalid, UrlInvalid, SecretNotFound, SecretKeyMissing, SecretForbidden, DestinationUnknown,
+        DestinationDenied, EnvironmentNotFound, EnvironmentNotVisible, NoEnvironments, TooManyEnvironments,
     }
 }
 

@@ -147,8 +147,10 @@ pub(crate) enum Action {
 #[derive(Debug, Default)]
 struct DestinationState {
     value: Option<Destination>,
-    /// When it was asked for last.
+    /// When the last answer came.
     read_at: Option<Moment>,
+    /// How often in a row it could not be read.
+    failures: u32,
     reading: bool,
 }
 
@@ -375,6 +377,8 @@ impl SettingState {
         self.status.destination = Some(self.subscription.kind.as_str().to_owned());
         self.status.environments = Some(shorten(names.as_deref().unwrap_or("*"), COLUMN));
         self.destination = DestinationState::default();
+        self.problems.destination = None;
+        self.writer.wait_for_destination(now.moment);
         if edited {
             self.problems.denied = None;
             self.not_ready_since = None; // what is missing now may be on its way
@@ -422,6 +426,7 @@ impl SettingState {
         self.look_again = None;
         let troubled = self.problems.destination.is_some()
             || self.problems.denied.is_some()
+            || self.destination.failures > 0
             || self.retry.problem().is_some();
         if troubled || self.destination.value.is_none() || self.waits_for_turn() {
             self.read_destination();
@@ -444,14 +449,16 @@ impl SettingState {
             .map_or(Duration::ZERO, |since| now.moment.saturating_sub(since));
         let patient = not_ready_for < PATIENCE;
         let (soon, later) = LOOK_AGAIN;
-        let missing = self.problems.destination.is_some() || self.destination.value.is_none();
-        let missing = missing.then_some(if patient { soon } else { later });
+        let missing = self.problems.destination.is_some()
+            || self.destination.value.is_none()
+            || self.destination.failures > 0;
         let troubled = self.retry.problem().is_some() || self.problems.denied.is_some();
         let troubled = troubled.then_some(DESTINATION_FRESH);
         // What waits for its turn must not go to an old destination.
         let read_at = self.destination.read_at.unwrap_or(now.moment);
-        let stale = (self.waits_for_turn() && !self.destination.reading)
+        let stale = (self.waits_for_turn() && !self.destination.reading && !missing)
             .then(|| (read_at + DESTINATION_FRESH).saturating_sub(now.moment));
+        let missing = missing.then_some(if patient { soon } else { later });
         let reconciling = (self.problems.first().is_some() && patient)
             .then(|| PATIENCE.saturating_sub(not_ready_for));
         let mut queues = self.queues.iter();
@@ -483,7 +490,7 @@ impl SettingState {
             }
             self.start_searches(now);
             self.take_turns(now);
-            self.start_test();
+            self.start_test(now);
             self.schedule_recheck(now);
         }
         self.write_if_due(now);

@@ -12,7 +12,9 @@ use crate::{
         environment_queue::{Counted, UNREADABLE},
         pending::{CountedRange, LogRange},
         reasons::EventReason,
-        setting_state::{Action, Counting, Now, SettingState, resumed},
+        setting_state::{
+            Action, Counting, Now, SettingState, destination::destination_unknown, resumed,
+        },
         status_writer::{ConflictOutcome, WriteAnswer, WriteDue},
     },
 };
@@ -145,9 +147,13 @@ impl SettingState {
         let since = self
             .not_ready_since
             .map_or(Duration::ZERO, |since| now.moment.saturating_sub(since));
+        let unread = self
+            .is_destination_unread()
+            .then(|| destination_unknown("no answer yet"));
+        let not_ready = unread.as_ref().or(self.problems.first());
         let input = ConditionInput {
             generation: Some(self.subscription.generation),
-            not_ready: self.problems.first().map(|why| (why, since)),
+            not_ready: not_ready.map(|why| (why, since)),
             problem: self.retry.problem(),
             log_problem: log_problem.as_deref(),
             next_attempt,

@@ -2,6 +2,7 @@
 //! store that conflicts, loses replies and refuses. Everything that the machine asks for becomes an event on one clock,
 //! drawn from a seed; whatever it does is checked as it does it.
 
+mod conditions;
 mod properties;
 mod scenarios;
 

@@ -1,0 +1,144 @@
+//! What the conditions and the columns of a setting say, whatever can't be read and however long something takes.
+
+use super::*;
+use crate::api::condition::{READY, RECONCILING, STALLED};
+
+/// What was written for this generation of the spec.
+fn written_for(it: &Simulation, generation: i64) -> Vec<NotificationSettingStatus> {
+    let of = |status: &&NotificationSettingStatus| status.observed_generation == Some(generation);
+    it.written.iter().filter(of).cloned().collect()
+}
+
+fn slow_destination(by: Duration) -> Box<dyn Fn(&Action) -> Duration> {
+    Box::new(move |action| match action {
+        Action::ReadDestination(_) => by,
+        _ => Duration::ZERO,
+    })
+}
+
+// ---- Ready ----
+
+#[test]
+fn a_new_spec_is_not_called_ready_before_its_destination_is_known() {
+    for (takes, reasons) in [
+        (millis(500), &["False SecretNotFound"][..]),
+        (
+            seconds(20),
+            &["False DestinationUnknown", "False SecretNotFound"],
+        ),
+    ] {
+        let mut it = with_one_environment(webhook());
+        it.start();
+        it.run(seconds(5));
+        assert_eq!(it.ready(), "True Sound");
+        it.slow = slow_destination(takes);
+        it.url = None;
+        it.edit(|_| ()); // to a Secret that doesn't exist
+        it.run(seconds(4));
+        assert_eq!(it.ready(), reasons[0], "soon");
+        it.run(seconds(60));
+        let mut said: Vec<_> = written_for(&it, 2)
+            .iter()
+            .map(|status| says(status, READY))
+            .collect();
+        said.dedup();
+        assert_eq!(said, reasons);
+    }
+}
+
+#[test]
+fn a_corrected_url_is_not_called_wrong() {
+    let mut it = with_one_environment(webhook());
+    let set = |spec: &mut NotificationSettingSpec, url: &str| {
+        spec.webhook.as_mut().unwrap().url = Some(url.to_owned());
+    };
+    set(&mut it.setting.spec, "hook.example");
+    it.start();
+    it.run(seconds(5));
+    assert_eq!(it.ready(), "False UrlInvalid");
+    assert!(condition::find(&it.status().conditions, STALLED).is_some());
+    it.slow = slow_destination(millis(500));
+    it.edit(|spec| set(spec, "https://hook.example/b"));
+    it.run(seconds(60));
+    let statuses = written_for(&it, 2);
+    assert!(!statuses.is_empty());
+    for status in statuses {
+        assert_eq!(says(&status, READY), "True Sound");
+        assert!(condition::find(&status.conditions, STALLED).is_none());
+    }
+}
+
+#[test]
+fn a_setting_whose_secret_can_t_be_read_is_not_ready_and_sends_nothing_until_it_can() {
+    for known_before in [false, true] {
+        let mut it = with_one_environment(webhook());
+        if known_before {
+            it.start();
+            it.run(seconds(60));
+            assert_eq!(it.ready(), "True Sound");
+        }
+        it.faults.secret_fails = 1_000;
+        if !known_before {
+            it.start();
+            it.run(seconds(60));
+            assert_eq!(it.ready(), "False DestinationUnknown");
+        }
+        change(&mut it, "u1", "a");
+        it.run(seconds(60));
+        assert_eq!(it.ready(), "False DestinationUnknown");
+        assert_eq!(it.delivered(), "False NotReady");
+        assert_eq!(it.status().pending, Some(1));
+        let steps = it.steps;
+        it.run(seconds(600));
+        assert!(it.heard.is_empty());
+        assert!(it.steps - steps < 400, "{} steps", it.steps - steps);
+        assert!(condition::find(&it.status().conditions, RECONCILING).is_none());
+        it.faults.secret_fails = 0;
+        it.run(seconds(20));
+        assert_eq!(it.ready(), "True Sound");
+        assert_eq!(it.taken(), it.ids_after("u1", 1));
+    }
+}
+
+#[test]
+fn one_read_of_the_secret_that_fails_is_not_reported() {
+    let mut it = with_one_environment(webhook());
+    it.start();
+    it.run(seconds(60));
+    it.faults.secret_fails = 1_000;
+    change(&mut it, "u1", "a");
+    it.run(seconds(1));
+    it.faults.secret_fails = 0;
+    it.run(seconds(60));
+    assert_eq!(it.taken(), it.ids_after("u1", 1));
+    let ready = it.written.iter().map(|status| says(status, READY));
+    assert_eq!(ready.filter(|ready| ready != "True Sound").count(), 0);
+}
+
+#[test]
+fn an_operator_that_starts_takes_back_a_problem_that_has_ended() {
+    let mut it = with_one_environment(webhook());
+    it.url = None;
+    it.start();
+    it.run(seconds(60));
+    assert_eq!(it.ready(), "False SecretNotFound");
+    it.kill(0);
+    it.url = Some("https://hook.example/a".to_owned());
+    it.begin(0);
+    it.run(seconds(20));
+    assert_eq!(it.ready(), "True Sound");
+}
+
+#[test]
+fn a_restart_does_not_begin_the_time_anew_in_which_what_is_missing_is_expected() {
+    let mut it = with_one_environment(webhook());
+    it.url = None;
+    it.start();
+    it.run(seconds(600));
+    assert!(condition::find(&it.status().conditions, RECONCILING).is_none());
+    it.restart(0);
+    change(&mut it, "u1", "a");
+    it.run(seconds(60));
+    assert_eq!(it.status().pending, Some(1));
+    assert!(condition::find(&it.status().conditions, RECONCILING).is_none());
+}
