@@ -172,6 +172,12 @@ impl EnvironmentQueue {
         });
     }
 
+    /// Whether its log may be read: it was not found unreadable a moment ago.
+    pub fn may_read(&self, now: Moment) -> bool {
+        let unreadable = self.unreadable.as_ref();
+        unreadable.is_none_or(|unreadable| unreadable.until <= now)
+    }
+
     /// Whether the queue ends as soon as what waits has been counted.
     pub fn is_leaving(&self) -> bool {
         matches!(self.phase, Phase::Leaving(_))
@@ -223,10 +229,7 @@ impl EnvironmentQueue {
         let gap = &self.cursor.unreported_gap;
         self.phase == Phase::Following
             && self.ahead.may_send(now)
-            && self
-                .unreadable
-                .as_ref()
-                .is_none_or(|unreadable| unreadable.until <= now)
+            && self.may_read(now)
             && (gap.is_none() || *gap == written.unreported_gap)
     }
 }

@@ -420,6 +420,7 @@ impl SettingState {
         for uid in due {
             self.try_start(&uid, now);
         }
+        self.read_again(now);
         if self.look_again.is_none_or(|at| at > now.moment) {
             return;
         }

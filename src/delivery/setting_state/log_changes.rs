@@ -44,6 +44,27 @@ impl SettingState {
         }
     }
 
+    /// Logs that could not be read are read again, also while nothing is sent.
+    pub(super) fn read_again(&mut self, now: Now) {
+        let sends = self.may_send(now); // then the search for the next message tells
+        let queues = self.queues.iter();
+        let due =
+            queues.filter(|(_, queue)| queue.unreadable.is_some() && queue.may_read(now.moment));
+        let due = due.map(|(uid, queue)| (uid.clone(), queue.cursor.environment.clone()));
+        let due: Vec<_> = due.collect();
+        for (uid, name) in due {
+            let info = self.environments.get(&name).filter(|info| info.uid == uid);
+            if let Some((head, _)) = info.and_then(|info| info.head) {
+                self.log_grew(&uid, head, now);
+            }
+            let queue = self.queues.get(&uid);
+            let left = queue.is_some_and(|queue| queue.pending.next(queue.head).is_some());
+            if left && !sends {
+                self.writer.ask(WriteDue::Counter); // what is left is counted before
+            }
+        }
+    }
+
     /// A cursor that is ahead of its log has lost its log: it starts at the head.
     pub(super) fn compared(&mut self, uid: &str, result: Result<bool, String>, now: Now) {
         let Some(queue) = self.queues.get_mut(uid) else {
@@ -60,6 +81,7 @@ impl SettingState {
                 return;
             }
         };
+        queue.unreadable = None;
         let reached = queue.cursor.index + i64::from(queue.cursor.ordinal > 0);
         if there {
             // Another replica has appended what was not heard of here yet.

@@ -28,7 +28,7 @@ const BURST: (u32, Duration) = (32, Duration::from_millis(250));
 
 impl SettingState {
     /// Whether a message may be sent now, as far as the setting as a whole is concerned.
-    fn may_send(&self, now: Now) -> bool {
+    pub(super) fn may_send(&self, now: Now) -> bool {
         !self.stopping
             && !self.is_suspended()
             && self.writer.stands_back_until().is_none()

@@ -41,7 +41,7 @@ impl SettingState {
             return;
         }
         if self.counting == Counting::Not && !self.stopping {
-            let counts = self.uncounted();
+            let counts = self.uncounted(now);
             if !counts.is_empty() {
                 self.counting = Counting::UnderWay;
                 let subscription = self.subscription.clone();
@@ -61,14 +61,14 @@ impl SettingState {
     }
 
     /// What is to be counted before the next write: as much as one write may take.
-    fn uncounted(&self) -> Vec<LogRange> {
+    fn uncounted(&self, now: Now) -> Vec<LogRange> {
         let mut budget = COUNTED;
         let mut counts = vec![];
         for (_, queue) in self.queues.iter() {
             if let Some(from) = queue.pending.next(queue.head)
                 && budget > 0
                 && !queue.is_leaving()
-                && queue.unreadable.is_none()
+                && queue.may_read(now.moment)
             {
                 let to = queue.head.min(from + budget - 1);
                 budget -= to - from + 1;
@@ -83,6 +83,7 @@ impl SettingState {
     }
 
     pub(super) fn counted(&mut self, counted: Vec<CountedRange>, now: Now) {
+        let sends = self.may_send(now);
         for range in counted {
             let uid = range.environment.uid;
             let Some(queue) = self.queues.get_mut(&uid) else {
@@ -100,6 +101,8 @@ impl SettingState {
                     self.seed,
                     now.moment,
                 );
+            } else if !sends {
+                queue.unreadable = None; // while messages are sent, the search for the next one tells
             }
         }
         if self.counting == Counting::UnderWay {
@@ -118,7 +121,7 @@ impl SettingState {
             pending += count + usize::from(gap.is_some());
             let gap = gap.map(|gap| gap.time);
             oldest = [oldest, time, gap].into_iter().flatten().min();
-            uncounted |= queue.pending.next(queue.head).is_some() && queue.unreadable.is_none();
+            uncounted |= queue.pending.next(queue.head).is_some() && queue.may_read(now.moment);
         }
         if uncounted && !self.stopping {
             self.writer.ask(WriteDue::Soon); // the rest is counted for the next write

@@ -142,3 +142,43 @@ fn a_restart_does_not_begin_the_time_anew_in_which_what_is_missing_is_expected()
     assert_eq!(it.status().pending, Some(1));
     assert!(condition::find(&it.status().conditions, RECONCILING).is_none());
 }
+
+// ---- what waits ----
+
+#[test]
+fn what_waits_is_counted_again_after_a_log_could_not_be_read() {
+    let mut it = with_one_environment(webhook());
+    it.edit(|spec| spec.suspend = Some(true));
+    it.start();
+    it.run(seconds(10));
+    it.faults.read_fails = 1_000;
+    change(&mut it, "u1", "a");
+    it.run(seconds(60));
+    it.faults.read_fails = 0;
+    for number in 0..50 {
+        change(&mut it, "u1", &format!("image-{number}"));
+        it.run(seconds(1));
+    }
+    it.run(seconds(3_600));
+    assert_eq!(it.status().pending, Some(51));
+    assert_eq!(it.delivered(), "False Suspended");
+}
+
+#[test]
+fn a_log_that_was_set_back_and_could_not_be_read_then_is_looked_at_again() {
+    let mut it = with_one_environment(webhook());
+    it.start();
+    it.run(seconds(5));
+    for name in ["a", "b", "c"] {
+        change(&mut it, "u1", name);
+    }
+    it.run(seconds(60));
+    let log = it.logs.get_mut("u1").unwrap();
+    log.entries.retain(|index, _| *index < 3);
+    it.faults.read_fails = 1_000;
+    it.log_grew("u1");
+    it.run(seconds(10));
+    it.faults.read_fails = 0;
+    it.run(seconds(60));
+    assert_eq!(reasons(&it), ["CursorReset"]);
+}
