@@ -91,7 +91,8 @@ pub(crate) enum Input {
     Composed(Token, Result<Option<Message>, String>),
     /// An attempt was answered. When it began.
     Sent(Token, Now, Receipt),
-    Counted(Vec<CountedRange>),
+    /// What was counted for this generation of the spec.
+    Counted(i64, Vec<CountedRange>),
     /// The entries of a log for which a start is to be found.
     Entries(EnvironmentId, Result<Vec<EntryMeta>, String>),
     /// Whether the log has the entry that a cursor has reached.
@@ -265,7 +266,7 @@ impl SettingState {
             Input::Turn(token, result) => self.turn_came(token, result, now),
             Input::Composed(token, result) => self.composed(token, result, now),
             Input::Sent(token, began, receipt) => self.sent(token, began, &receipt, now),
-            Input::Counted(counted) => self.counted(counted, now),
+            Input::Counted(generation, counted) => self.counted(generation, counted, now),
             Input::Entries(id, result) => self.entries_listed(&id.uid, result, now),
             Input::Compared(id, result) => self.compared(&id.uid, result, now),
             Input::Checked(id, result) => self.checked(&id.uid, result, now),
@@ -383,6 +384,9 @@ impl SettingState {
             self.problems.denied = None;
             self.not_ready_since = None; // what is missing now may be on its way
             self.retry.retry_now();
+        }
+        if self.counting == Counting::Done {
+            self.counting = Counting::Not;
         }
         for (_, queue) in self.queues.iter_mut() {
             // Other events may be asked for now.

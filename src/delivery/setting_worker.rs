@@ -231,7 +231,8 @@ impl SettingWorker {
             }
             Action::Count(subscription, ranges) => {
                 self.spawn(async move {
-                    Input::Counted(count(&context.log, &subscription, ranges).await)
+                    let counted = count(&context.log, &subscription, ranges).await;
+                    Input::Counted(subscription.generation, counted)
                 });
             }
             Action::ListEntries(environment) => self.spawn(async move {

@@ -110,6 +110,14 @@ impl SettingState {
         if let Some(turn) = queue.work.cancel() {
             self.actions.push(Action::ReleaseTurn(turn));
         }
+        self.count_before_end(uid, now);
+    }
+
+    /// Counts what waits in a queue that ends, and closes it when that is done.
+    pub(super) fn count_before_end(&mut self, uid: &str, now: Now) {
+        let Some(queue) = self.queues.get(uid).filter(|queue| queue.is_leaving()) else {
+            return;
+        };
         let from = queue.pending.next(queue.head);
         match from {
             Some(from) => {

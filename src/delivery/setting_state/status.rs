@@ -82,7 +82,17 @@ impl SettingState {
         counts
     }
 
-    pub(super) fn counted(&mut self, counted: Vec<CountedRange>, now: Now) {
+    pub(super) fn counted(&mut self, generation: i64, counted: Vec<CountedRange>, now: Now) {
+        if generation != self.subscription.generation {
+            // That spec may have asked for other events.
+            if self.counting == Counting::UnderWay {
+                self.counting = Counting::Not;
+            }
+            for range in counted {
+                self.count_before_end(&range.environment.uid, now);
+            }
+            return;
+        }
         let sends = self.may_send(now);
         for range in counted {
             let uid = range.environment.uid;

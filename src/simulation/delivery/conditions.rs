@@ -1,5 +1,7 @@
 //! What the conditions and the columns of a setting say, whatever can't be read and however long something takes.
 
+use std::{cell::Cell, rc::Rc};
+
 use super::*;
 use crate::api::condition::{READY, RECONCILING, STALLED};
 
@@ -181,4 +183,31 @@ fn a_log_that_was_set_back_and_could_not_be_read_then_is_looked_at_again() {
     it.faults.read_fails = 0;
     it.run(seconds(60));
     assert_eq!(reasons(&it), ["CursorReset"]);
+}
+
+#[test]
+fn what_was_counted_for_an_earlier_spec_is_counted_again() {
+    let mut it = with_one_environment(webhook());
+    it.edit(|spec| spec.suspend = Some(true));
+    it.start();
+    it.run(seconds(10));
+    let counting = Rc::new(Cell::new(false));
+    let counts = counting.clone();
+    it.slow = Box::new(move |action| match action {
+        Action::Count(..) => {
+            counts.set(true);
+            seconds(2)
+        }
+        _ => Duration::ZERO,
+    });
+    change(&mut it, "u1", "a");
+    while !counting.get() {
+        it.run(millis(10));
+    }
+    it.edit(|spec| spec.event_types = Some(vec![EventType::ArtifactScaled]));
+    it.run(seconds(600));
+    assert_eq!(it.status().pending, Some(0));
+    it.edit(|spec| spec.event_types = None);
+    it.run(seconds(600));
+    assert_eq!(it.status().pending, Some(1));
 }

@@ -702,7 +702,8 @@ impl Simulation {
                 Input::Composed(token, block_on(search.compose(&reader, &key, &origin)))
             }
             Action::Count(subscription, ranges) => {
-                Input::Counted(self.count(&subscription, ranges, fails))
+                let counted = self.count(&subscription, ranges, fails);
+                Input::Counted(subscription.generation, counted)
             }
             Action::ListEntries(environment) => {
                 let entries = block_on(Reader(&self.logs, fails).entries(&environment));
