@@ -60,6 +60,11 @@ impl Work {
         matches!(self, Self::Sending { .. })
     }
 
+    /// Whether there is a message that is not served yet.
+    fn is_ready(&self) -> bool {
+        matches!(self, Self::Found(_) | Self::Waiting { .. })
+    }
+
     /// Whether it waits for its turn at the destination.
     pub fn is_waiting(&self) -> bool {
         matches!(self, Self::Waiting { .. })
@@ -107,6 +112,8 @@ pub(crate) struct EnvironmentQueue {
     pub ahead: AckWindow,
     pub pending: PendingCount,
     pub work: Work,
+    /// Since when there is a message that waits for its turn.
+    pub waiting_since: Option<Moment>,
     /// Nothing is left to send up to this snapshot.
     pub searched: i64,
     /// The number of the newest snapshot that is known.
@@ -152,6 +159,7 @@ impl EnvironmentQueue {
             ahead: AckWindow::default(),
             pending,
             work: Work::Idle,
+            waiting_since: None,
             searched: index,
             head: index,
             head_known: false,
@@ -306,6 +314,20 @@ impl EnvironmentQueues {
     /// Whether anything was delivered that the status does not know of.
     pub fn any_ahead(&self) -> bool {
         self.queues.values().any(|queue| queue.ahead.any())
+    }
+
+    /// Notes which messages wait for their turns, and not for a write of the status.
+    pub fn note_waiting(&mut self, now: Moment) {
+        for queue in self.queues.values_mut() {
+            let waits = queue.work.is_ready() && queue.ahead.may_send(now);
+            queue.waiting_since = waits.then(|| queue.waiting_since.unwrap_or(now));
+        }
+    }
+
+    /// Since when the message waits that has waited longest for its turn.
+    pub fn waiting_since(&self) -> Option<Moment> {
+        let queues = self.queues.values();
+        queues.filter_map(|queue| queue.waiting_since).min()
     }
 
     pub fn counted(&self) -> Counted {

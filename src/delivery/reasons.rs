@@ -13,7 +13,9 @@ reasons! {
 
 reasons! {
     /// What the condition `Delivered` says when no answer of the destination is the reason.
-    pub(crate) enum DeliveredReason { UpToDate, NothingSentYet, Suspended, NotReady, LogUnavailable }
+    pub(crate) enum DeliveredReason {
+        UpToDate, NothingSentYet, Suspended, NotReady, LogUnavailable, WaitingForTurn,
+    }
 }
 
 reasons! {

@@ -53,6 +53,8 @@ use crate::{
 const DESTINATION_FRESH: Duration = Duration::from_secs(30);
 /// How often to look for what is missing, at first and later.
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(15));
+/// A message that waits longer for its turn at the destination is overdue.
+const OVERDUE: Duration = Duration::from_secs(10);
 /// At most this many characters of the column ENVIRONMENTS.
 const COLUMN: usize = 256;
 
@@ -316,6 +318,7 @@ impl SettingState {
             writing,
             self.writer.stands_back_until(),
             self.queues.next_read(self.told_at),
+            self.overdue_at(),
             next_list,
             sending,
             self.look_again,
@@ -342,6 +345,16 @@ impl SettingState {
 
     fn is_sending(&self) -> bool {
         self.test.is_sending() || self.queues.iter().any(|(_, queue)| queue.work.is_sending())
+    }
+
+    /// When the first of what waits for its turn at the destination is overdue.
+    fn overdue_at(&self) -> Option<Moment> {
+        self.queues.waiting_since().map(|since| since + OVERDUE)
+    }
+
+    /// Whether it is overdue. While attempts fail that is the reason, and no turn is waited for.
+    fn is_overdue(&self, now: Now) -> bool {
+        self.retry.problem().is_none() && self.overdue_at().is_some_and(|at| at <= now.moment)
     }
 
     /// Whether something waits for its turn at the destination.
@@ -495,6 +508,10 @@ impl SettingState {
             }
             self.start_searches(now);
             self.take_turns(now);
+            self.queues.note_waiting(now.moment);
+            if self.is_overdue(now) && !conditions::says_waiting_for_turn(&self.status) {
+                self.writer.ask(WriteDue::Counter);
+            }
             self.start_test(now);
             self.schedule_recheck(now);
         }

@@ -15,6 +15,7 @@ use crate::{
 
 impl SettingState {
     pub(super) fn log_grew(&mut self, uid: &str, head: i64, now: Now) {
+        let overdue = self.is_overdue(now);
         let Some(queue) = self.queues.get_mut(uid) else {
             self.try_start(uid, now);
             return;
@@ -37,6 +38,7 @@ impl SettingState {
             queue.head = head;
             let waits = self.retry.problem().is_some()
                 || self.problems.first().is_some()
+                || overdue
                 || self.is_suspended();
             if waits {
                 self.writer.ask(WriteDue::Counter);

@@ -171,6 +171,7 @@ impl SettingState {
             log_problem: log_problem.as_deref(),
             next_attempt,
             suspended: self.is_suspended(),
+            overdue: self.is_overdue(now),
             pending: i64::try_from(pending).unwrap_or(i64::MAX),
             now: now.wall,
         };

@@ -211,3 +211,32 @@ fn what_was_counted_for_an_earlier_spec_is_counted_again() {
     it.run(seconds(600));
     assert_eq!(it.status().pending, Some(1));
 }
+
+#[test]
+fn what_waits_long_for_its_turn_is_shown_and_is_no_failure() {
+    let mut it = with_one_environment(webhook());
+    it.start();
+    it.run(seconds(5));
+    change(&mut it, "u1", "a");
+    it.run(seconds(60));
+    assert_eq!(it.delivered(), "True UpToDate");
+    // Others keep the destination busy for an hour.
+    it.turn = Box::new(|_| seconds(3_600));
+    change(&mut it, "u1", "b");
+    it.run(seconds(30));
+    assert_eq!(it.delivered(), "False WaitingForTurn");
+    assert_eq!(it.status().pending, Some(1));
+    change(&mut it, "u1", "c");
+    it.run(seconds(3_000));
+    let status = it.status();
+    assert_eq!(it.delivered(), "False WaitingForTurn");
+    assert_eq!(status.pending, Some(2));
+    assert!(status.oldest_pending_time.is_some());
+    assert!(status.last_failure.is_none() && status.next_attempt_time.is_none());
+    it.turn = Box::new(|_| millis(1));
+    it.run(seconds(700));
+    assert_eq!(it.taken(), it.ids_after("u1", 1));
+    assert_eq!(it.delivered(), "True UpToDate");
+    assert_eq!(it.status().pending, Some(0));
+    assert!(it.events.is_empty());
+}
