@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tracing::{debug, warn};
 
 use crate::{
@@ -137,7 +137,7 @@ impl SettingState {
             .filter(|_| self.destination.value.is_some() && !self.is_suspended())
             .map(|at| {
                 let wait = at.saturating_sub(now.moment);
-                now.wall + SignedDuration::try_from(wait).unwrap_or_default()
+                now.wall.checked_add(wait).unwrap_or(Timestamp::MAX)
             });
         self.status.cursors = self.queues.cursors();
         self.keep_newest_starts();
