@@ -110,9 +110,9 @@ impl SettingState {
         if let Some(turn) = queue.work.cancel() {
             self.actions.push(Action::ReleaseTurn(turn));
         }
-        let from = queue.pending.next(queue.head);
-        match from {
-            Some(from) => {
+        match queue.pending.next(queue.head) {
+            Some(next) => {
+                let from = *next.start();
                 let to = queue.head.min(from.saturating_add(COUNTED_AT_END - 1));
                 let environment = queue.cursor.environment_id();
                 let count = LogRange {

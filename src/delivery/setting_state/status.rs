@@ -63,12 +63,13 @@ impl SettingState {
         let mut budget = COUNTED;
         let mut counts = vec![];
         for (_, queue) in self.queues.iter() {
-            if let Some(from) = queue.pending.next(queue.head)
+            if let Some(next) = queue.pending.next(queue.head)
                 && budget > 0
                 && !queue.is_leaving()
                 && queue.unreadable.is_none()
             {
-                let to = queue.head.min(from + budget - 1);
+                let (from, to) = next.into_inner();
+                let to = to.min(from.saturating_add(budget - 1));
                 budget -= to - from + 1;
                 counts.push(LogRange {
                     environment: queue.cursor.environment_id(),
