@@ -79,8 +79,8 @@ pub(crate) enum Input {
     Setting(Arc<NotificationSetting>),
     /// Environments came, went or were edited.
     Environments(Arc<BTreeMap<String, EnvironmentInfo>>),
-    /// The logs of these environments have grown; of all environments nothing else has changed.
-    LogsGrew(Arc<BTreeMap<String, EnvironmentInfo>>, BTreeSet<String>),
+    /// The logs of these environments have grown, as their heads say.
+    LogsGrew(BTreeSet<String>),
     /// The destination of this generation of the spec.
     Destination(i64, DestinationAnswer),
     /// What a search found.
@@ -244,10 +244,10 @@ impl SettingState {
                 self.environments = environments;
                 self.follow_environments(now);
             }
-            Input::LogsGrew(environments, grown) => {
-                self.environments = environments.clone();
+            Input::LogsGrew(grown) => {
+                let environments = self.environments.clone();
                 for info in grown.iter().filter_map(|name| environments.get(name)) {
-                    if let Some((head, _)) = info.head {
+                    if let Some((head, _)) = info.head.get() {
                         self.log_grew(&info.uid, head, now);
                     }
                 }

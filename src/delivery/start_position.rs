@@ -83,6 +83,7 @@ pub(crate) fn index(reason: StartReason, log: &[EntryMeta], setting: Age) -> Opt
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::environments::Head;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -94,7 +95,7 @@ mod tests {
             generation,
             created: Some(at(created)),
             visible_to: vec![],
-            head: None,
+            head: Head::default(),
         }
     }
 

@@ -39,7 +39,7 @@ impl SettingState {
             if self.queues.get(&info.uid).is_none() {
                 self.decide_start(name, info);
                 self.try_start(&info.uid, now);
-            } else if let Some((head, _)) = info.head {
+            } else if let Some((head, _)) = info.head.get() {
                 self.log_grew(&info.uid, head, now);
             }
         }

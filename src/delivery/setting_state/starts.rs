@@ -52,7 +52,7 @@ impl SettingState {
         let environment = EnvironmentId::new(&decision.environment, uid);
         let info = self.environments.get(&environment.name);
         let info = info.filter(|info| info.uid == uid);
-        let head = info.and_then(|info| info.head).map(|(head, _)| head);
+        let head = info.and_then(|info| info.head.get()).map(|(head, _)| head);
         match (reason, head) {
             (StartReason::EnvironmentAdded | StartReason::CursorReset, Some(head)) => {
                 self.start_at(uid, head, head);
