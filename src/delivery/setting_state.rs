@@ -152,6 +152,21 @@ struct DestinationState {
     reading: bool,
 }
 
+/// The listing of a log for a start.
+#[derive(Clone, Copy, Debug, Default)]
+struct StartListing {
+    /// How often it was listed in vain.
+    failures: u32,
+    /// When to list it again; `None`: it is being listed.
+    again: Option<Moment>,
+}
+
+impl StartListing {
+    fn is_due(&self, now: Now) -> bool {
+        self.again.is_some_and(|again| again <= now.moment)
+    }
+}
+
 /// The state of one setting.
 pub(crate) struct SettingState {
     setting: Arc<NotificationSetting>,
@@ -163,8 +178,8 @@ pub(crate) struct SettingState {
     status: NotificationSettingStatus,
     writer: StatusWriter,
     queues: EnvironmentQueues,
-    /// Environments whose entries are being listed, and when to list again those that could not be.
-    listing: BTreeMap<String, Option<Moment>>,
+    /// The logs that are being listed for a start, or are to be listed again.
+    listing: BTreeMap<String, StartListing>,
     retry: RetryState,
     /// The queue that failed: it goes first.
     probe: Option<String>,
@@ -301,7 +316,8 @@ impl SettingState {
             _ if self.stopping => Some(self.writer.earliest()),
             _ => self.writer.next_write(self.queues.any_full()),
         };
-        let next_list = self.listing.values().flatten().min().copied();
+        let next_list = self.listing.values().filter_map(|listing| listing.again);
+        let next_list = next_list.filter(|at| *at > now).min();
         let sending = self.retry.next_attempt().filter(|_| !self.is_suspended());
         [
             writing,
@@ -392,10 +408,8 @@ impl SettingState {
             self.actions.push(Action::ReadSetting);
             self.writer.hold();
         }
-        let due: Vec<_> = self.listing.iter().collect();
-        let due = due
-            .into_iter()
-            .filter(|(_, again)| again.is_some_and(|again| again <= now.moment));
+        let due = self.listing.iter();
+        let due = due.filter(|(_, listing)| listing.is_due(now));
         let due: Vec<_> = due.map(|(uid, _)| uid.clone()).collect();
         for uid in due {
             self.try_start(&uid, now);

@@ -234,6 +234,8 @@ impl SettingWorker {
                 });
             }
             Action::ListEntries(environment) => self.spawn(async move {
+                // The semaphore is never closed.
+                let _permit = context.start_lists.acquire().await;
                 let entries = LogReader::entries(&context.log, &environment).await;
                 Input::Entries(environment, entries)
             }),

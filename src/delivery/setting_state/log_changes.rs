@@ -17,6 +17,9 @@ impl SettingState {
     pub(super) fn log_grew(&mut self, uid: &str, head: i64, now: Now) {
         let Some(queue) = self.queues.get_mut(uid) else {
             self.try_start(uid, now);
+            if self.queues.get(uid).is_some() {
+                self.note_starts_decided(now);
+            }
             return;
         };
         let reached = queue.cursor.index + i64::from(queue.cursor.ordinal > 0);

@@ -219,6 +219,8 @@ struct Simulation {
     heard: Vec<Heard>,
     events: Vec<(EventReason, String)>,
     status_writes: usize,
+    /// How often a log was listed to find a start.
+    lists: usize,
     kills: usize,
     steps: usize,
     operators: Vec<Operator>,
@@ -309,6 +311,7 @@ impl Simulation {
             heard: vec![],
             events: vec![],
             status_writes: 0,
+            lists: 0,
             kills: 0,
             steps: 0,
             operators: vec![],
@@ -674,6 +677,7 @@ impl Simulation {
                 Input::Counted(self.count(&subscription, ranges, fails))
             }
             Action::ListEntries(environment) => {
+                self.lists += 1;
                 let entries = block_on(Reader(&self.logs, fails).entries(&environment));
                 Input::Entries(environment, entries)
             }
