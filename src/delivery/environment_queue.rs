@@ -248,7 +248,8 @@ pub(crate) type Counted = Vec<(String, u64, AckWindow)>;
 /// All queues of a setting, by the UID of the environment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct EnvironmentQueues {
-    queues: BTreeMap<String, EnvironmentQueue>,
+    /// Boxed: a node of the map has room for eleven, and most settings have one.
+    queues: BTreeMap<String, Box<EnvironmentQueue>>,
     opened: u64,
 }
 
@@ -259,33 +260,33 @@ impl EnvironmentQueues {
         let opened = self.opened;
         self.queues
             .entry(cursor.environment_uid.clone())
-            .or_insert_with(|| EnvironmentQueue::at(opened, cursor))
+            .or_insert_with(|| Box::new(EnvironmentQueue::at(opened, cursor)))
     }
 
     pub fn get(&self, uid: &str) -> Option<&EnvironmentQueue> {
-        self.queues.get(uid)
+        self.queues.get(uid).map(Box::as_ref)
     }
 
     pub fn get_mut(&mut self, uid: &str) -> Option<&mut EnvironmentQueue> {
-        self.queues.get_mut(uid)
+        self.queues.get_mut(uid).map(Box::as_mut)
     }
 
     pub fn close(&mut self, uid: &str) -> Option<EnvironmentQueue> {
-        self.queues.remove(uid)
+        self.queues.remove(uid).map(|queue| *queue)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&String, &EnvironmentQueue)> {
-        self.queues.iter()
+        self.queues.iter().map(|(uid, queue)| (uid, &**queue))
     }
 
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (&String, &mut EnvironmentQueue)> {
-        self.queues.iter_mut()
+        let queues = self.queues.iter_mut();
+        queues.map(|(uid, queue)| (uid, &mut **queue))
     }
 
     /// The queue that waits for the answer to this work.
     pub fn working(&mut self, token: Token) -> Option<(&String, &mut EnvironmentQueue)> {
-        self.queues
-            .iter_mut()
+        self.iter_mut()
             .find(|(_, queue)| queue.work.token() == Some(token))
     }
 
@@ -333,7 +334,7 @@ impl EnvironmentQueues {
     pub fn counted(&self) -> Counted {
         let of =
             |(uid, queue): (&String, &EnvironmentQueue)| (uid.clone(), queue.opened, queue.ahead);
-        self.queues.iter().map(of).collect()
+        self.iter().map(of).collect()
     }
 
     /// The status knows of what was counted.
@@ -401,6 +402,16 @@ mod tests {
 
     fn at(seconds: u64) -> Moment {
         Moment::from_secs(seconds)
+    }
+
+    fn size_of_value<K, V>(_: &BTreeMap<K, V>) -> usize {
+        size_of::<V>()
+    }
+
+    #[test]
+    fn a_node_of_the_map_does_not_hold_room_for_eleven_queues() {
+        let size = size_of_value(&EnvironmentQueues::default().queues);
+        assert!(size <= 64, "{size} bytes in the node for each queue");
     }
 
     #[test]

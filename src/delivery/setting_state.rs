@@ -81,8 +81,8 @@ pub(crate) enum Input {
     Setting(Arc<NotificationSetting>),
     /// Environments came, went or were edited.
     Environments(Arc<BTreeMap<String, EnvironmentInfo>>),
-    /// The logs of these environments have grown; of all environments nothing else has changed.
-    LogsGrew(Arc<BTreeMap<String, EnvironmentInfo>>, BTreeSet<String>),
+    /// The logs of these environments have grown, as their heads say.
+    LogsGrew(BTreeSet<String>),
     /// The destination of this generation of the spec.
     Destination(i64, DestinationAnswer),
     /// What a search found.
@@ -157,6 +157,21 @@ struct DestinationState {
     reading: bool,
 }
 
+/// The listing of a log for a start.
+#[derive(Clone, Copy, Debug, Default)]
+struct StartListing {
+    /// How often it was listed in vain.
+    failures: u32,
+    /// When to list it again; `None`: it is being listed.
+    again: Option<Moment>,
+}
+
+impl StartListing {
+    fn is_due(&self, now: Now) -> bool {
+        self.again.is_some_and(|again| again <= now.moment)
+    }
+}
+
 /// The state of one setting.
 pub(crate) struct SettingState {
     setting: Arc<NotificationSetting>,
@@ -168,8 +183,8 @@ pub(crate) struct SettingState {
     status: NotificationSettingStatus,
     writer: StatusWriter,
     queues: EnvironmentQueues,
-    /// Environments whose entries are being listed, and when to list again those that could not be.
-    listing: BTreeMap<String, Option<Moment>>,
+    /// The logs that are being listed for a start, or are to be listed again.
+    listing: BTreeMap<String, StartListing>,
     retry: RetryState,
     /// The queue that failed: it goes first.
     probe: Option<String>,
@@ -253,10 +268,10 @@ impl SettingState {
                 self.environments = environments;
                 self.follow_environments(now);
             }
-            Input::LogsGrew(environments, grown) => {
-                self.environments = environments.clone();
+            Input::LogsGrew(grown) => {
+                let environments = self.environments.clone();
                 for info in grown.iter().filter_map(|name| environments.get(name)) {
-                    if let Some((head, _)) = info.head {
+                    if let Some((head, _)) = info.head.get() {
                         self.log_grew(&info.uid, head, now);
                     }
                 }
@@ -311,7 +326,7 @@ impl SettingState {
             _ if self.stopping => Some(self.writer.earliest()),
             _ => self.writer.next_write(self.queues.any_full(self.told_at)),
         };
-        let next_list = self.listing.values().flatten().copied();
+        let next_list = self.listing.values().filter_map(|listing| listing.again);
         let next_list = next_list.filter(|at| *at > self.told_at).min();
         let sending = self.retry.next_attempt().filter(|_| !self.is_suspended());
         [
@@ -429,10 +444,8 @@ impl SettingState {
             self.actions.push(Action::ReadSetting);
             self.writer.hold();
         }
-        let due: Vec<_> = self.listing.iter().collect();
-        let due = due
-            .into_iter()
-            .filter(|(_, again)| again.is_some_and(|again| again <= now.moment));
+        let due = self.listing.iter();
+        let due = due.filter(|(_, listing)| listing.is_due(now));
         let due: Vec<_> = due.map(|(uid, _)| uid.clone()).collect();
         for uid in due {
             self.try_start(&uid, now);

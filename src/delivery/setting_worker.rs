@@ -107,7 +107,7 @@ impl SettingWorker {
     }
 
     /// Works until the program is to stop: then nothing new is sent, and what is on its way is finished and written down.
-    pub async fn run(mut self) {
+    pub async fn run(mut self: Box<Self>) {
         let stop = self.context.stop.clone();
         let mut stopping = false;
         loop {
@@ -236,6 +236,8 @@ impl SettingWorker {
                 });
             }
             Action::ListEntries(environment) => self.spawn(async move {
+                // The semaphore is never closed.
+                let _permit = context.start_lists.acquire().await;
                 let entries = LogReader::entries(&context.log, &environment).await;
                 Input::Entries(environment, entries)
             }),
@@ -472,4 +474,22 @@ async fn read_setting(
     let found = found.ok_or("it is not there")?; // the watch tells whether it is gone
     let version = found.resource_version();
     Ok((Box::new(found.status.unwrap_or_default()), version))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<T, F: Future>(_: fn(T) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn the_task_of_a_setting_holds_its_state_once() {
+        let (task, state) = (
+            size_of_future(SettingWorker::run),
+            size_of::<SettingWorker>(),
+        );
+        assert!(task < 1_024, "{task} bytes beside the state's {state}");
+    }
 }

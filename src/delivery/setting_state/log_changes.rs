@@ -18,6 +18,9 @@ impl SettingState {
         let overdue = self.is_overdue(now);
         let Some(queue) = self.queues.get_mut(uid) else {
             self.try_start(uid, now);
+            if self.queues.get(uid).is_some() {
+                self.note_starts_decided(now);
+            }
             return;
         };
         let reached = queue.cursor.index + i64::from(queue.cursor.ordinal > 0);
@@ -56,7 +59,7 @@ impl SettingState {
         let due: Vec<_> = due.collect();
         for (uid, name) in due {
             let info = self.environments.get(&name).filter(|info| info.uid == uid);
-            if let Some((head, _)) = info.and_then(|info| info.head) {
+            if let Some((head, _)) = info.and_then(|info| info.head.get()) {
                 self.log_grew(&uid, head, now);
             }
             let queue = self.queues.get(&uid);

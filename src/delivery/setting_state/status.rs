@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tracing::{debug, warn};
 
 use crate::{
@@ -65,12 +65,13 @@ impl SettingState {
         let mut budget = COUNTED;
         let mut counts = vec![];
         for (_, queue) in self.queues.iter() {
-            if let Some(from) = queue.pending.next(queue.head)
+            if let Some(next) = queue.pending.next(queue.head)
                 && budget > 0
                 && !queue.is_leaving()
                 && queue.may_read(now.moment)
             {
-                let to = queue.head.min(from + budget - 1);
+                let (from, to) = next.into_inner();
+                let to = to.min(from.saturating_add(budget - 1));
                 budget -= to - from + 1;
                 counts.push(LogRange {
                     environment: queue.cursor.environment_id(),
@@ -152,7 +153,7 @@ impl SettingState {
             .filter(|_| self.destination.value.is_some() && !self.is_suspended())
             .map(|at| {
                 let wait = at.saturating_sub(now.moment);
-                now.wall + SignedDuration::try_from(wait).unwrap_or_default()
+                now.wall.checked_add(wait).unwrap_or(Timestamp::MAX)
             });
         self.status.cursors = self.queues.cursors();
         self.keep_newest_starts();

@@ -43,7 +43,12 @@ use crate::{
     },
     message::installation::Installation,
     simulation::testing,
-    snapshot::{environments::EnvironmentInfo, event, ledger::content_hash, log::EntryMeta},
+    snapshot::{
+        environments::{EnvironmentInfo, Head},
+        event,
+        ledger::content_hash,
+        log::EntryMeta,
+    },
     time::Moment,
 };
 
@@ -178,6 +183,8 @@ struct Faults {
 }
 
 enum Event {
+    /// An operator knows that the logs end here.
+    Heads(usize, u64, BTreeMap<String, Option<(i64, Timestamp)>>),
     Input(usize, u64, Box<Input>),
     /// The work of an action is done now.
     Perform(usize, u64, Box<Action>),
@@ -198,6 +205,8 @@ struct Operator {
     generation: i64,
     destination: Option<String>,
     progress: Vec<Cursor>,
+    /// Where the logs end, as far as it knows.
+    heads: BTreeMap<String, Head>,
     /// When the last of what it was told of environments reaches it.
     news_until: Duration,
 }
@@ -231,6 +240,8 @@ struct Simulation {
     status_writes: usize,
     /// What was written, in order.
     written: Vec<NotificationSettingStatus>,
+    /// How often a log was listed to find a start.
+    lists: usize,
     kills: usize,
     steps: usize,
     operators: Vec<Operator>,
@@ -342,6 +353,7 @@ impl Simulation {
             events: vec![],
             status_writes: 0,
             written: vec![],
+            lists: 0,
             kills: 0,
             steps: 0,
             operators: vec![],
@@ -427,23 +439,32 @@ impl Simulation {
     /// Tells where a log ends now.
     fn log_grew(&mut self, uid: &str) {
         let grown = BTreeSet::from([self.logs[uid].name.clone()]);
-        let infos = self.infos();
         for operator in 0..self.operators.len() {
-            self.tell(operator, Input::LogsGrew(infos.clone(), grown.clone()));
+            self.tell(operator, Input::LogsGrew(grown.clone()));
         }
     }
 
-    fn infos(&self) -> Arc<BTreeMap<String, EnvironmentInfo>> {
+    /// Where each log ends now, as far as that is known.
+    fn heads(&self) -> BTreeMap<String, Option<(i64, Timestamp)>> {
+        let head = |log: &Log| {
+            let (index, (_, created, _)) = log.entries.last_key_value()?;
+            log.head_known.then(|| (*index, wall(*created)))
+        };
+        let heads = self.logs.iter();
+        heads.map(|(uid, log)| (uid.clone(), head(log))).collect()
+    }
+
+    /// The environments that there are, with the heads that an operator shares.
+    fn infos(&mut self, operator: usize) -> Arc<BTreeMap<String, EnvironmentInfo>> {
+        let heads = &mut self.operators[operator].heads;
         let living = self.logs.iter().filter(|(_, log)| !log.deleted);
         let info = |(uid, log): (&String, &Log)| {
-            let head = log.entries.last_key_value();
-            let head = head.map(|(index, (_, created, _))| (*index, wall(*created)));
             let info = EnvironmentInfo {
                 uid: uid.clone(),
                 generation: log.generation,
                 created: Some(condition::whole_seconds(wall(log.created))),
                 visible_to: log.visible_to.clone(),
-                head: head.filter(|_| log.head_known),
+                head: heads.entry(uid.clone()).or_default().clone(),
             };
             (log.name.clone(), info)
         };
@@ -451,9 +472,9 @@ impl Simulation {
     }
 
     fn environments_changed(&mut self) {
-        let infos = self.infos();
         for operator in 0..self.operators.len() {
-            self.tell(operator, Input::Environments(infos.clone()));
+            let infos = self.infos(operator);
+            self.tell(operator, Input::Environments(infos));
         }
     }
 
@@ -509,15 +530,15 @@ impl Simulation {
     }
 
     fn tell(&mut self, operator: usize, input: Input) {
-        let latency = self.latency();
-        let it = &mut self.operators[operator];
-        let mut at = self.at + latency;
-        if matches!(input, Input::Environments(_) | Input::LogsGrew(..)) {
+        let mut at = self.at + self.latency();
+        let life = self.operators[operator].life;
+        if matches!(input, Input::Environments(_) | Input::LogsGrew(_)) {
             // What is newer is never heard of before what is older.
-            at = at.max(it.news_until);
-            it.news_until = at;
+            at = at.max(self.operators[operator].news_until);
+            self.operators[operator].news_until = at;
+            let heads = Event::Heads(operator, life, self.heads());
+            self.schedule(at - self.at, heads);
         }
-        let life = it.life;
         self.schedule(at - self.at, Event::Input(operator, life, Box::new(input)));
     }
 
@@ -534,6 +555,7 @@ impl Simulation {
             generation: 0,
             destination: None,
             progress: vec![],
+            heads: BTreeMap::new(),
             news_until: Duration::ZERO,
         });
         let operator = self.operators.len() - 1;
@@ -543,6 +565,9 @@ impl Simulation {
 
     fn begin(&mut self, operator: usize) {
         let setting = Arc::new(self.object());
+        self.operators[operator].heads.clear();
+        self.know_heads(operator, self.heads());
+        let infos = self.infos(operator);
         let it = &mut self.operators[operator];
         it.life += 1;
         it.waiting.clear();
@@ -552,9 +577,16 @@ impl Simulation {
         it.generation = setting.metadata.generation.unwrap();
         it.suspended = setting.spec.suspend == Some(true);
         let (state, actions) =
-            SettingState::new(setting, self.infos(), self.installation.clone(), self.now());
+            SettingState::new(setting, infos, self.installation.clone(), self.now());
         self.operators[operator].state = Some(state);
         self.execute(operator, actions);
+    }
+
+    fn know_heads(&mut self, operator: usize, heads: BTreeMap<String, Option<(i64, Timestamp)>>) {
+        let known = &mut self.operators[operator].heads;
+        for (uid, head) in heads {
+            known.entry(uid).or_default().set(head);
+        }
     }
 
     fn kill(&mut self, operator: usize) {
@@ -706,6 +738,7 @@ impl Simulation {
                 Input::Counted(subscription.generation, counted)
             }
             Action::ListEntries(environment) => {
+                self.lists += 1;
                 let entries = block_on(Reader(&self.logs, fails).entries(&environment));
                 Input::Entries(environment, entries)
             }
@@ -900,8 +933,11 @@ impl Simulation {
                 self.deliveries += usize::from(!test);
                 self.feed(operator, Input::Sent(token, began, *receipt));
             }
+            Event::Heads(operator, life, heads) if alive(self, operator, life) => {
+                self.know_heads(operator, heads);
+            }
             Event::Start(operator) => self.begin(operator),
-            Event::Input(..) | Event::Answered(..) => {}
+            Event::Heads(..) | Event::Input(..) | Event::Answered(..) => {}
         }
     }
 

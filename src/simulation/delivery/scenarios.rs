@@ -39,6 +39,37 @@ fn old_history_is_not_sent_though_the_log_could_not_be_found_when_the_setting_wa
 }
 
 #[test]
+fn a_log_is_not_listed_before_its_end_is_known_and_the_start_is_found_then() {
+    for spec in [webhook(), slack()] {
+        let mut it = with_one_environment(spec);
+        it.logs.get_mut("u1").unwrap().head_known = false;
+        it.start();
+        it.run(seconds(3_600));
+        assert_eq!(it.lists, 0);
+        assert_eq!(it.status().starts[0].index, None);
+        it.logs.get_mut("u1").unwrap().head_known = true;
+        it.log_grew("u1");
+        it.run(seconds(5));
+        assert_eq!((it.lists, it.status().cursors[0].index), (1, 1));
+        change(&mut it, "u1", "a");
+        it.run(seconds(60));
+        assert_eq!((it.lists, it.taken()), (1, it.ids_after("u1", 1)));
+    }
+}
+
+#[test]
+fn a_log_that_can_t_be_listed_for_a_start_is_listed_less_and_less_often() {
+    let mut it = with_one_environment(webhook());
+    it.faults.read_fails = 1_000;
+    it.start();
+    it.run(seconds(3_600));
+    assert!((60..=90).contains(&it.lists), "{} in an hour", it.lists);
+    it.faults.read_fails = 0;
+    it.run(seconds(90));
+    assert_eq!(it.status().cursors[0].index, 1);
+}
+
+#[test]
 fn of_more_environments_than_a_setting_may_follow_nothing_old_is_sent_when_one_goes() {
     let mut it = Simulation::new(7, webhook());
     for number in 0..=1_024 {
