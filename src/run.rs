@@ -288,6 +288,7 @@ fn start_delivery(
         progress: shared.progress.clone(),
         stop: shared.stop.clone(),
         status_writes: DeliveryContext::status_writes(),
+        start_lists: DeliveryContext::start_lists(),
     };
     tokio::spawn(dispatcher::run(context, cursors_ready))
 }

@@ -24,7 +24,7 @@ impl AckWindow {
         self.events < WINDOW && self.since.is_none_or(|since| now < since + WINDOW_TIME)
     }
 
-    /// Whether the status has to be written before more can be sent, however soon the last write was.
+    /// Whether as many events were sent as may be before the status is written.
     pub fn is_full(&self) -> bool {
         self.events >= WINDOW
     }

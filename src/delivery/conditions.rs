@@ -98,6 +98,12 @@ pub(crate) fn problem(status: &NotificationSettingStatus) -> Option<(DeliveryPro
     Some((problem, u32::try_from(attempts).unwrap_or(1)))
 }
 
+/// Whether a status says that a message waits for its turn.
+pub(crate) fn says_waiting_for_turn(status: &NotificationSettingStatus) -> bool {
+    condition::find(&status.conditions, DELIVERED)
+        .is_some_and(|delivered| delivered.reason == DeliveredReason::WaitingForTurn.as_str())
+}
+
 /// What the conditions follow from.
 #[derive(Clone, Debug)]
 pub(crate) struct ConditionInput<'a> {
@@ -111,6 +117,8 @@ pub(crate) struct ConditionInput<'a> {
     pub log_problem: Option<&'a str>,
     pub next_attempt: Option<Timestamp>,
     pub suspended: bool,
+    /// A message has waited long for its turn at the destination.
+    pub overdue: bool,
     /// How many events wait.
     pub pending: i64,
     pub now: Timestamp,
@@ -204,6 +212,11 @@ fn delivered(
             DeliveredReason::NotReady,
             format!("The setting is not ready.{waiting}"),
         ),
+        _ if input.overdue && !input.suspended => (
+            Some(false),
+            DeliveredReason::WaitingForTurn,
+            format!("The destination is busy, or has asked for a pause.{waiting}"),
+        ),
         _ if status.last_delivery.is_none() => (
             None,
             DeliveredReason::NothingSentYet,
@@ -240,6 +253,7 @@ mod tests {
             log_problem: None,
             next_attempt: None,
             suspended: false,
+            overdue: false,
             pending: 0,
             now: Timestamp::from_second(100).unwrap(),
         };
@@ -285,6 +299,22 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_long_for_its_turn_is_overdue_unless_there_is_a_better_reason() {
+        let (_, delivered, status) = updated(|f| (f.overdue, f.pending) = (true, 2));
+        assert_eq!(delivered, "False WaitingForTurn");
+        assert!(status.message.unwrap().ends_with(" 2 events wait."));
+        let problem = DeliveryProblem {
+            reason: Reason::RateLimited,
+            message: "the destination answered 429".to_owned(),
+            recovery: Recovery::Attempt,
+        };
+        let (_, delivered, _) = updated(|f| (f.overdue, f.problem) = (true, Some(&problem)));
+        assert_eq!(delivered, "False RateLimited");
+        let (_, delivered, _) = updated(|f| (f.overdue, f.suspended) = (true, true));
+        assert_eq!(delivered, "Unknown NothingSentYet");
+    }
+
+    #[test]
     fn what_is_missing_may_come_for_two_minutes() {
         let not_ready = NotReady::new(NotReadyReason::SecretNotFound, "create it");
         for (seconds, reconciling) in [(0, true), (119, true), (120, false)] {
@@ -315,6 +345,7 @@ mod tests {
             log_problem: None,
             next_attempt: None,
             suspended: false,
+            overdue: false,
             pending: 0,
             now: Timestamp::from_second(101).unwrap(),
         };

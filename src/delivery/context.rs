@@ -27,6 +27,9 @@ use crate::{
 /// At most this many statuses are written at once. A thousand settings that hear of one change must not crowd out all
 /// other writes; while they queue, each acknowledges more with one write.
 const STATUS_WRITES: usize = 8;
+/// At most this many logs are listed at once to find where cursors start: a thousand settings may hear of one new
+/// environment.
+const START_LISTS: usize = 4;
 
 /// What delivery works with.
 pub(crate) struct Context {
@@ -46,12 +49,18 @@ pub(crate) struct Context {
     /// Ends sending: what is on its way is finished first.
     pub stop: CancellationToken,
     pub status_writes: Semaphore,
+    pub start_lists: Semaphore,
 }
 
 impl Context {
     /// How many statuses may be written at once, for [`Context::status_writes`].
     pub fn status_writes() -> Semaphore {
         Semaphore::new(STATUS_WRITES)
+    }
+
+    /// How many logs may be listed at once to find starts, for [`Context::start_lists`].
+    pub fn start_lists() -> Semaphore {
+        Semaphore::new(START_LISTS)
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use kube::{ResourceExt as _, api::ObjectMeta};
 use parking_lot::Mutex;
 use tokio::{
@@ -26,22 +27,26 @@ use crate::{
 
 /// How long the first cursors are waited for: an API server that does not take them must not stop the log for ever.
 const CURSORS: Duration = Duration::from_secs(10);
+
 /// A setting that is being worked for.
 struct Worker {
     mailbox: Arc<Mailbox>,
-    /// The environments that its spec names; `None`: all.
-    environments: Option<BTreeSet<String>>,
+    /// As it is indexed.
+    setting: Arc<NotificationSetting>,
     stop: CancellationToken,
 }
 
 /// The workers by the UID of their setting, and who wants to hear of what.
 #[derive(Default)]
 struct Directory {
-    workers: BTreeMap<String, Worker>,
-    by_environment: BTreeMap<String, BTreeSet<String>>,
-    of_all: BTreeSet<String>,
+    workers: BTreeMap<Arc<str>, Worker>,
+    /// Who names an environment, for those that there are: names that are nobody's take no room.
+    by_environment: BTreeMap<String, BTreeSet<Arc<str>>>,
+    of_all: BTreeSet<Arc<str>>,
     /// The environments as the workers know them.
     known: Arc<BTreeMap<String, EnvironmentInfo>>,
+    /// Where the log of each of them ended when the workers were told, in the same order.
+    heads: Vec<Option<(i64, Timestamp)>>,
 }
 
 /// Follows the settings until the program stops, and what is on its way then is done. `cursors_ready` is set when those
@@ -55,10 +60,7 @@ pub(crate) async fn run(context: Context, cursors_ready: watch::Sender<bool>) {
     let tasks = TaskTracker::new();
     loop {
         environments.wait_listed().await;
-        let directory = Arc::new(Mutex::new(Directory {
-            known: environments.all(),
-            ..Directory::default()
-        }));
+        let directory = Arc::new(Mutex::new(Directory::of(environments.all())));
         let mut settings = Settings {
             context: context.clone(),
             directory: directory.clone(),
@@ -117,9 +119,8 @@ impl Follower<NotificationSetting> for Settings {
         let Some(uid) = setting.uid() else { return };
         let setting = Arc::new(setting);
         let mut directory = self.directory.lock();
-        directory.index(&uid, &setting);
-        if let Some(worker) = directory.workers.get(&uid) {
-            worker.mailbox.setting(setting);
+        if let Some(mailbox) = directory.edit(&uid, &setting) {
+            mailbox.setting(setting);
             return;
         }
         let settled = self.first.as_ref().filter(|_| listing);
@@ -128,11 +129,12 @@ impl Follower<NotificationSetting> for Settings {
         let stop = CancellationToken::new();
         let worker = Worker {
             mailbox: mailbox.clone(),
-            environments: names(&setting),
+            setting: setting.clone(),
             stop: stop.clone(),
         };
-        directory.workers.insert(uid, worker);
+        directory.add(&uid, worker);
         let worker = SettingWorker::new(self.context.clone(), mailbox, setting, settled);
+        let worker = Box::new(worker); // its task would hold it several times
         self.tasks.spawn(async move {
             tokio::select! {
                 () = worker.run() => {}
@@ -142,17 +144,15 @@ impl Follower<NotificationSetting> for Settings {
     }
 
     fn delete(&mut self, uid: &String) {
-        let mut directory = self.directory.lock();
-        if let Some(worker) = directory.workers.remove(uid) {
+        if let Some(worker) = self.directory.lock().remove(uid) {
             worker.stop.cancel();
-            directory.unindex(uid);
         }
     }
 
     fn listed(&mut self, present: &BTreeSet<String>) {
         let gone: Vec<_> = {
             let directory = self.directory.lock();
-            let known = directory.workers.keys().cloned();
+            let known = directory.workers.keys().map(ToString::to_string);
             known.filter(|uid| !present.contains(uid)).collect()
         };
         for uid in gone {
@@ -173,69 +173,276 @@ impl Follower<NotificationSetting> for Settings {
 }
 
 impl Directory {
-    /// Notes which environments a setting wants to hear of.
-    fn index(&mut self, uid: &str, setting: &NotificationSetting) {
-        let names = names(setting);
-        if let Some(worker) = self.workers.get_mut(uid) {
-            if worker.environments == names {
-                return;
-            }
-            worker.environments.clone_from(&names);
+    fn of(environments: Arc<BTreeMap<String, EnvironmentInfo>>) -> Self {
+        Self {
+            heads: heads(&environments),
+            known: environments,
+            ..Self::default()
         }
-        self.unindex(uid);
-        match names {
-            None => {
-                self.of_all.insert(uid.to_owned());
-            }
-            Some(names) => {
-                for name in names {
-                    let workers = self.by_environment.entry(name).or_default();
-                    workers.insert(uid.to_owned());
+    }
+
+    fn add(&mut self, uid: &str, worker: Worker) {
+        let uid = Arc::<str>::from(uid);
+        self.index(&uid, &worker.setting);
+        self.workers.insert(uid, worker);
+    }
+
+    /// Takes in another version of a setting. The mailbox of its worker, if there is one.
+    fn edit(&mut self, uid: &str, setting: &Arc<NotificationSetting>) -> Option<Arc<Mailbox>> {
+        let (uid, _) = self.workers.get_key_value(uid)?;
+        let uid = uid.clone();
+        let worker = self.workers.get_mut(&uid)?;
+        let mailbox = worker.mailbox.clone();
+        let before = std::mem::replace(&mut worker.setting, setting.clone());
+        if before.spec.environments != setting.spec.environments {
+            self.unindex(&uid, &before);
+            self.index(&uid, setting);
+        }
+        Some(mailbox)
+    }
+
+    fn remove(&mut self, uid: &str) -> Option<Worker> {
+        let worker = self.workers.remove(uid)?;
+        self.unindex(uid, &worker.setting);
+        Some(worker)
+    }
+
+    /// Notes which environments a setting wants to hear of.
+    fn index(&mut self, uid: &Arc<str>, setting: &NotificationSetting) {
+        let Some(names) = &setting.spec.environments else {
+            self.of_all.insert(uid.clone());
+            return;
+        };
+        for name in names.iter().filter(|name| self.known.contains_key(*name)) {
+            let workers = self.by_environment.entry(name.clone()).or_default();
+            workers.insert(uid.clone());
+        }
+    }
+
+    fn unindex(&mut self, uid: &str, setting: &NotificationSetting) {
+        let Some(names) = &setting.spec.environments else {
+            self.of_all.remove(uid);
+            return;
+        };
+        for name in names {
+            if let Some(workers) = self.by_environment.get_mut(name) {
+                workers.remove(uid);
+                if workers.is_empty() {
+                    self.by_environment.remove(name);
                 }
             }
         }
     }
 
-    fn unindex(&mut self, uid: &str) {
-        self.of_all.remove(uid);
-        self.by_environment.retain(|_, workers| {
-            workers.remove(uid);
-            !workers.is_empty()
-        });
+    /// Indexes all settings by the environments that there are now.
+    fn reindex(&mut self) {
+        self.by_environment.clear();
+        self.of_all.clear();
+        let workers = std::mem::take(&mut self.workers);
+        for (uid, worker) in &workers {
+            self.index(uid, &worker.setting);
+        }
+        self.workers = workers;
     }
 
     /// Tells the workers what is new: those who ask for a log that has grown, or all of them if an environment came, went
     /// or was edited.
     fn environments_changed(&mut self, now: &Arc<BTreeMap<String, EnvironmentInfo>>) {
         let before = std::mem::replace(&mut self.known, now.clone());
-        let same = |(a, b): (&EnvironmentInfo, &EnvironmentInfo)| {
-            (&a.uid, a.generation, &a.visible_to) == (&b.uid, b.generation, &b.visible_to)
-        };
-        let same_set = before.len() == now.len()
-            && before.keys().eq(now.keys())
-            && before.values().zip(now.values()).all(same);
-        if !same_set {
+        let heads_before = std::mem::replace(&mut self.heads, heads(now));
+        let same_names = before.keys().eq(now.keys());
+        if !same_names {
+            self.reindex();
+        }
+        if !same_names || !before.values().zip(now.values()).all(|(a, b)| a.is_same(b)) {
             for worker in self.workers.values() {
                 worker.mailbox.environments(now.clone());
             }
             return;
         }
-        for ((name, info), old) in now.iter().zip(before.values()) {
-            if info.head.is_none() || info.head == old.head {
+        for ((name, head), before) in now.keys().zip(&self.heads).zip(&heads_before) {
+            if head.is_none() || head == before {
                 continue;
             }
             let by_name = self.by_environment.get(name).into_iter().flatten();
             for uid in by_name.chain(&self.of_all) {
                 if let Some(worker) = self.workers.get(uid) {
-                    worker.mailbox.log_grew(name, now.clone());
+                    worker.mailbox.log_grew(name);
                 }
             }
         }
     }
 }
 
-/// The environments that a setting names; `None`: it asks for all.
-fn names(setting: &NotificationSetting) -> Option<BTreeSet<String>> {
-    let names = setting.spec.environments.as_ref()?;
-    Some(names.iter().cloned().collect())
+fn heads(environments: &BTreeMap<String, EnvironmentInfo>) -> Vec<Option<(i64, Timestamp)>> {
+    environments.values().map(|info| info.head.get()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Weak;
+
+    use super::*;
+    use crate::{
+        api::{NotificationSettingSpec, environment::EnvironmentId, notification_setting::Webhook},
+        delivery::setting_state::{Now, SettingState},
+        message::installation::Installation,
+        snapshot::environments::Head,
+        time::Moment,
+    };
+
+    const NOW: Now = Now {
+        moment: Moment::from_secs(1_000),
+        wall: Timestamp::UNIX_EPOCH,
+    };
+
+    fn setting(uid: &str, environments: &[String]) -> Arc<NotificationSetting> {
+        Arc::new(NotificationSetting {
+            metadata: ObjectMeta {
+                namespace: Some("team".to_owned()),
+                name: Some(uid.to_owned()),
+                uid: Some(uid.to_owned()),
+                generation: Some(1),
+                ..ObjectMeta::default()
+            },
+            spec: NotificationSettingSpec {
+                webhook: Some(Webhook::default()),
+                environments: Some(environments.to_vec()),
+                ..NotificationSettingSpec::default()
+            },
+            status: None,
+        })
+    }
+
+    /// Environments of these names, each with its name as UID.
+    fn create(environments: &Environments, names: &[String]) {
+        for name in names {
+            let info = EnvironmentInfo {
+                uid: name.clone(),
+                generation: 1,
+                created: None,
+                visible_to: vec!["*".to_owned()],
+                head: Head::default(),
+            };
+            environments.put(name, info);
+        }
+    }
+
+    fn grow(environments: &Environments, name: &str) {
+        let id = EnvironmentId::new(name, name);
+        environments.set_head(&id, (1, Timestamp::UNIX_EPOCH));
+    }
+
+    /// Adds a setting, or edits it.
+    fn put(directory: &mut Directory, setting: &Arc<NotificationSetting>) -> Arc<Mailbox> {
+        let uid = setting.uid().unwrap();
+        directory.edit(&uid, setting).unwrap_or_else(|| {
+            let worker = Worker {
+                mailbox: Arc::default(),
+                setting: setting.clone(),
+                stop: CancellationToken::new(),
+            };
+            let mailbox = worker.mailbox.clone();
+            directory.add(&uid, worker);
+            mailbox
+        })
+    }
+
+    fn numbered(prefix: &str, count: usize) -> Vec<String> {
+        (0..count)
+            .map(|number| format!("{prefix}{number}"))
+            .collect()
+    }
+
+    #[test]
+    fn settings_that_hear_of_different_logs_hold_one_and_the_same_map_of_environments() {
+        let environments = Environments::default();
+        let all = numbered("e", 300);
+        create(&environments, &all);
+        let mut directory = Directory::default();
+        directory.environments_changed(&environments.all());
+        let installation = Arc::new(Installation {
+            org: "org".to_owned(),
+            cluster: "cluster".to_owned(),
+            external_url: None,
+        });
+        let settings = all.iter().map(|name| {
+            let setting = setting(&format!("of-{name}"), std::slice::from_ref(name));
+            let mailbox = put(&mut directory, &setting);
+            let (state, _) =
+                SettingState::new(setting, environments.all(), installation.clone(), NOW);
+            (mailbox, state)
+        });
+        let mut settings: Vec<_> = settings.collect();
+        let mut maps: Vec<Weak<_>> = vec![Arc::downgrade(&environments.all())];
+        let mut told = 0;
+        for name in &all {
+            grow(&environments, name);
+            directory.environments_changed(&environments.all());
+            maps.push(Arc::downgrade(&environments.all()));
+            for (mailbox, state) in &mut settings {
+                for input in mailbox.take() {
+                    told += 1;
+                    state.step(input, NOW);
+                }
+            }
+        }
+        assert_eq!(told, 300, "each hears of its own log and of no other");
+        let live = maps.iter().filter(|map| map.strong_count() > 0);
+        let live: BTreeSet<_> = live.map(Weak::as_ptr).collect();
+        assert_eq!(live.len(), 1, "copies of the map");
+    }
+
+    #[test]
+    fn names_that_no_environment_has_take_no_room_and_are_heard_of_when_one_has_them() {
+        let environments = Environments::default();
+        let mut directory = Directory::default();
+        let invented = numbered("invented", 256);
+        let mailboxes: Vec<_> = numbered("s", 100)
+            .iter()
+            .map(|uid| put(&mut directory, &setting(uid, &invented)))
+            .collect();
+        assert_eq!(directory.by_environment.len(), 0);
+        create(&environments, &invented[7..8]);
+        directory.environments_changed(&environments.all());
+        assert_eq!(directory.by_environment.len(), 1);
+        for mailbox in &mailboxes {
+            assert_eq!(mailbox.take().len(), 1, "a new environment");
+        }
+        grow(&environments, &invented[7]);
+        directory.environments_changed(&environments.all());
+        for mailbox in &mailboxes {
+            assert_eq!(mailbox.take().len(), 1, "its log has grown");
+        }
+        environments.remove(&invented[7]);
+        directory.environments_changed(&environments.all());
+        assert_eq!(directory.by_environment.len(), 0);
+    }
+
+    #[test]
+    fn an_edit_looks_only_at_the_names_of_the_setting_itself() {
+        let environments = Environments::default();
+        let all = numbered("e", 4);
+        create(&environments, &all);
+        let mut directory = Directory::default();
+        directory.environments_changed(&environments.all());
+        put(&mut directory, &setting("a", &all[..2]));
+        put(&mut directory, &setting("b", &all));
+        // An entry that is not among its names is left alone, because it is not looked at.
+        let others = directory.by_environment.get_mut("e3").unwrap();
+        others.insert("a".into());
+        put(&mut directory, &setting("a", &all[1..3]));
+        let of = |name: &str| {
+            let uids = directory.by_environment[name].iter();
+            uids.map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(of("e0"), ["b"]);
+        assert_eq!((of("e1"), of("e2"), of("e3")), (both(), both(), both()));
+        directory.remove("b");
+        assert!(!directory.by_environment.contains_key("e0"));
+    }
+
+    fn both() -> Vec<String> {
+        vec!["a".to_owned(), "b".to_owned()]
+    }
 }

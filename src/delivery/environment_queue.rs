@@ -39,6 +39,8 @@ pub(crate) enum Work {
     Sending {
         turn: Turn,
         message: Box<Message>,
+        /// The generation of the spec that asks for it.
+        generation: i64,
         /// The destination that it is sent to, by its key.
         to: [u8; 32],
     },
@@ -56,6 +58,16 @@ pub(crate) struct Turn {
 impl Work {
     pub fn is_sending(&self) -> bool {
         matches!(self, Self::Sending { .. })
+    }
+
+    /// Whether there is a message that is not served yet.
+    fn is_ready(&self) -> bool {
+        matches!(self, Self::Found(_) | Self::Waiting { .. })
+    }
+
+    /// Whether it waits for its turn at the destination.
+    pub fn is_waiting(&self) -> bool {
+        matches!(self, Self::Waiting { .. })
     }
 
     /// Whether something is or will be at the destination.
@@ -100,6 +112,8 @@ pub(crate) struct EnvironmentQueue {
     pub ahead: AckWindow,
     pub pending: PendingCount,
     pub work: Work,
+    /// Since when there is a message that waits for its turn.
+    pub waiting_since: Option<Moment>,
     /// Nothing is left to send up to this snapshot.
     pub searched: i64,
     /// The number of the newest snapshot that is known.
@@ -145,6 +159,7 @@ impl EnvironmentQueue {
             ahead: AckWindow::default(),
             pending,
             work: Work::Idle,
+            waiting_since: None,
             searched: index,
             head: index,
             head_known: false,
@@ -163,6 +178,12 @@ impl EnvironmentQueue {
             failures,
             until: now + backoff::delay(failures, seed),
         });
+    }
+
+    /// Whether its log may be read: it was not found unreadable a moment ago.
+    pub fn may_read(&self, now: Moment) -> bool {
+        let unreadable = self.unreadable.as_ref();
+        unreadable.is_none_or(|unreadable| unreadable.until <= now)
     }
 
     /// Whether the queue ends as soon as what waits has been counted.
@@ -191,10 +212,22 @@ impl EnvironmentQueue {
 
     /// Whether the next message may be looked for. `written`: the cursor that stands in the status.
     fn may_search(&self, written: Option<&Cursor>, now: Moment) -> bool {
-        matches!(self.work, Work::Idle)
-            && self.phase == Phase::Following
-            && self.has_more()
-            && self.may_go_on(written, now)
+        matches!(self.work, Work::Idle) && self.has_more() && self.may_go_on(written, now)
+    }
+
+    /// Whether there is a message that may be sent now.
+    fn may_take_turn(&self, written: Option<&Cursor>, now: Moment) -> bool {
+        matches!(self.work, Work::Found(_)) && self.may_go_on(written, now)
+    }
+
+    /// Whether it can't go on before its cursor is written.
+    fn is_full(&self, now: Moment) -> bool {
+        let waits = match self.work {
+            Work::Idle => self.has_more(),
+            Work::Found(_) => true,
+            _ => false,
+        };
+        self.ahead.is_full() || waits && !self.ahead.may_send(now)
     }
 
     /// Whether another message may be sent before the status is written. Where the cursor starts must stand in the status
@@ -202,11 +235,9 @@ impl EnvironmentQueue {
     pub fn may_go_on(&self, written: Option<&Cursor>, now: Moment) -> bool {
         let Some(written) = written else { return false };
         let gap = &self.cursor.unreported_gap;
-        self.ahead.may_send(now)
-            && self
-                .unreadable
-                .as_ref()
-                .is_none_or(|unreadable| unreadable.until <= now)
+        self.phase == Phase::Following
+            && self.ahead.may_send(now)
+            && self.may_read(now)
             && (gap.is_none() || *gap == written.unreported_gap)
     }
 }
@@ -217,7 +248,8 @@ pub(crate) type Counted = Vec<(String, u64, AckWindow)>;
 /// All queues of a setting, by the UID of the environment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct EnvironmentQueues {
-    queues: BTreeMap<String, EnvironmentQueue>,
+    /// Boxed: a node of the map has room for eleven, and most settings have one.
+    queues: BTreeMap<String, Box<EnvironmentQueue>>,
     opened: u64,
 }
 
@@ -228,33 +260,33 @@ impl EnvironmentQueues {
         let opened = self.opened;
         self.queues
             .entry(cursor.environment_uid.clone())
-            .or_insert_with(|| EnvironmentQueue::at(opened, cursor))
+            .or_insert_with(|| Box::new(EnvironmentQueue::at(opened, cursor)))
     }
 
     pub fn get(&self, uid: &str) -> Option<&EnvironmentQueue> {
-        self.queues.get(uid)
+        self.queues.get(uid).map(Box::as_ref)
     }
 
     pub fn get_mut(&mut self, uid: &str) -> Option<&mut EnvironmentQueue> {
-        self.queues.get_mut(uid)
+        self.queues.get_mut(uid).map(Box::as_mut)
     }
 
     pub fn close(&mut self, uid: &str) -> Option<EnvironmentQueue> {
-        self.queues.remove(uid)
+        self.queues.remove(uid).map(|queue| *queue)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&String, &EnvironmentQueue)> {
-        self.queues.iter()
+        self.queues.iter().map(|(uid, queue)| (uid, &**queue))
     }
 
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (&String, &mut EnvironmentQueue)> {
-        self.queues.iter_mut()
+        let queues = self.queues.iter_mut();
+        queues.map(|(uid, queue)| (uid, &mut **queue))
     }
 
     /// The queue that waits for the answer to this work.
     pub fn working(&mut self, token: Token) -> Option<(&String, &mut EnvironmentQueue)> {
-        self.queues
-            .iter_mut()
+        self.iter_mut()
             .find(|(_, queue)| queue.work.token() == Some(token))
     }
 
@@ -276,8 +308,8 @@ impl EnvironmentQueues {
     }
 
     /// Whether a queue can't go on before its cursor is written.
-    pub fn any_full(&self) -> bool {
-        self.queues.values().any(|queue| queue.ahead.is_full())
+    pub fn any_full(&self, now: Moment) -> bool {
+        self.queues.values().any(|queue| queue.is_full(now))
     }
 
     /// Whether anything was delivered that the status does not know of.
@@ -285,10 +317,24 @@ impl EnvironmentQueues {
         self.queues.values().any(|queue| queue.ahead.any())
     }
 
+    /// Notes which messages wait for their turns, and not for a write of the status.
+    pub fn note_waiting(&mut self, now: Moment) {
+        for queue in self.queues.values_mut() {
+            let waits = queue.work.is_ready() && queue.ahead.may_send(now);
+            queue.waiting_since = waits.then(|| queue.waiting_since.unwrap_or(now));
+        }
+    }
+
+    /// Since when the message waits that has waited longest for its turn.
+    pub fn waiting_since(&self) -> Option<Moment> {
+        let queues = self.queues.values();
+        queues.filter_map(|queue| queue.waiting_since).min()
+    }
+
     pub fn counted(&self) -> Counted {
         let of =
             |(uid, queue): (&String, &EnvironmentQueue)| (uid.clone(), queue.opened, queue.ahead);
-        self.queues.iter().map(of).collect()
+        self.iter().map(of).collect()
     }
 
     /// The status knows of what was counted.
@@ -303,24 +349,36 @@ impl EnvironmentQueues {
 
     /// The queues whose next message may be looked for. `written`: the cursors that stand in the status.
     pub fn searchable(&self, written: &[Cursor], now: Moment) -> Vec<String> {
+        self.those(written, |queue, written| queue.may_search(written, now))
+    }
+
+    /// The queues whose next message may be sent.
+    pub fn sendable(&self, written: &[Cursor], now: Moment) -> Vec<String> {
+        self.those(written, |queue, written| queue.may_take_turn(written, now))
+    }
+
+    fn those(
+        &self,
+        written: &[Cursor],
+        wanted: impl Fn(&EnvironmentQueue, Option<&Cursor>) -> bool,
+    ) -> Vec<String> {
         let written: BTreeMap<_, _> = written
             .iter()
             .map(|cursor| (cursor.environment_uid.as_str(), cursor))
             .collect();
         self.queues
             .iter()
-            .filter(|(uid, queue)| queue.may_search(written.get(uid.as_str()).copied(), now))
+            .filter(|(uid, queue)| wanted(queue, written.get(uid.as_str()).copied()))
             .map(|(uid, _)| uid.clone())
             .collect()
     }
 
-    /// When the next log that could not be read is read again.
-    pub fn next_read(&self) -> Option<Moment> {
-        let unreadable = self
-            .queues
-            .values()
-            .filter_map(|queue| queue.unreadable.as_ref());
-        unreadable.map(|unreadable| unreadable.until).min()
+    /// When, after this moment, the next log that could not be read is read again.
+    pub fn next_read(&self, after: Moment) -> Option<Moment> {
+        let queues = self.queues.values();
+        let unreadable = queues.filter_map(|queue| queue.unreadable.as_ref());
+        let until = unreadable.map(|unreadable| unreadable.until);
+        until.filter(|until| *until > after).min()
     }
 }
 
@@ -344,6 +402,16 @@ mod tests {
 
     fn at(seconds: u64) -> Moment {
         Moment::from_secs(seconds)
+    }
+
+    fn size_of_value<K, V>(_: &BTreeMap<K, V>) -> usize {
+        size_of::<V>()
+    }
+
+    #[test]
+    fn a_node_of_the_map_does_not_hold_room_for_eleven_queues() {
+        let size = size_of_value(&EnvironmentQueues::default().queues);
+        assert!(size <= 64, "{size} bytes in the node for each queue");
     }
 
     #[test]
@@ -384,8 +452,9 @@ mod tests {
             .into();
         assert_eq!(queues.searchable(&written, at(10)), ["a", "e"]);
         assert!(queues.searchable(&[], at(10)).is_empty(), "not written yet");
-        assert_eq!(queues.next_read(), Some(at(10)));
-        assert!(queues.any_full() && queues.any_unfinished());
+        assert_eq!(queues.next_read(at(9)), Some(at(10)));
+        assert_eq!(queues.next_read(at(10)), Some(at(11)));
+        assert!(queues.any_full(at(10)) && queues.any_unfinished());
     }
 
     #[test]

@@ -81,6 +81,7 @@ pub(crate) fn followed<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::environments::Head;
 
     type Asked = Option<&'static [&'static str]>;
 
@@ -90,7 +91,7 @@ mod tests {
             generation: 1,
             created: None,
             visible_to: visible_to.iter().map(|&name| name.to_owned()).collect(),
-            head: None,
+            head: Head::default(),
         }
     }
 

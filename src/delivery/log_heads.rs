@@ -25,11 +25,15 @@ pub(crate) async fn find(environments: Arc<Environments>, log: SnapshotLog) {
     loop {
         news.mark_unchanged();
         let mut failed = false;
-        if environments.all().values().any(|info| info.head.is_none()) {
+        if environments
+            .all()
+            .values()
+            .any(|info| info.head.get().is_none())
+        {
             sleep(PATIENCE).await;
         }
         for (name, info) in environments.all().iter() {
-            if info.head.is_some() {
+            if info.head.get().is_some() {
                 continue;
             }
             let began = Instant::now();
@@ -37,8 +41,7 @@ pub(crate) async fn find(environments: Arc<Environments>, log: SnapshotLog) {
             match log.entries(&environment).await {
                 Ok(entries) => {
                     if let Some(last) = entries.last() {
-                        let head = (last.index, last.created);
-                        environments.set_head(&environment, head);
+                        environments.found_head(info, (last.index, last.created));
                         debug!(environment = name, index = last.index, elapsed = ?began.elapsed(), "found the end of the log");
                     }
                 }

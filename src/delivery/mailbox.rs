@@ -17,9 +17,8 @@ use crate::{
 #[derive(Debug, Default)]
 struct Unread {
     setting: Option<Arc<NotificationSetting>>,
-    environments: Option<Arc<BTreeMap<String, EnvironmentInfo>>>,
     /// Environments came, went or were edited.
-    edited: bool,
+    environments: Option<Arc<BTreeMap<String, EnvironmentInfo>>>,
     /// The names of those whose logs have grown.
     grown: BTreeSet<String>,
 }
@@ -38,16 +37,12 @@ impl Mailbox {
     }
 
     pub fn environments(&self, environments: Arc<BTreeMap<String, EnvironmentInfo>>) {
-        let mut unread = self.unread.lock();
-        unread.environments = Some(environments);
-        unread.edited = true;
+        self.unread.lock().environments = Some(environments);
         self.news.notify_one();
     }
 
-    pub fn log_grew(&self, name: &str, environments: Arc<BTreeMap<String, EnvironmentInfo>>) {
-        let mut unread = self.unread.lock();
-        unread.environments = Some(environments);
-        unread.grown.insert(name.to_owned());
+    pub fn log_grew(&self, name: &str) {
+        self.unread.lock().grown.insert(name.to_owned());
         self.news.notify_one();
     }
 
@@ -61,13 +56,13 @@ impl Mailbox {
         let Unread {
             setting,
             environments,
-            edited,
             grown,
         } = std::mem::take(&mut *self.unread.lock());
-        let environments = environments.map(|environments| match edited {
-            true => Input::Environments(environments),
-            false => Input::LogsGrew(environments, grown),
-        });
+        let environments = match environments {
+            // The heads of all are looked at then.
+            Some(environments) => Some(Input::Environments(environments)),
+            None => (!grown.is_empty()).then_some(Input::LogsGrew(grown)),
+        };
         let setting = setting.map(Input::Setting);
         setting.into_iter().chain(environments).collect()
     }

@@ -23,6 +23,7 @@ use crate::{
     snapshot::{
         event,
         log::{self, EntryMeta},
+        log_cache::decoded_size,
     },
 };
 
@@ -32,6 +33,8 @@ const PASSED: usize = 256;
 const DIGEST_AFTER: usize = 5;
 /// At most this many snapshots make one digest.
 const DIGEST_MAX: usize = 200;
+/// Snapshots are gathered for a message until they take this many bytes in memory.
+const GATHERED_BYTES: usize = 2 << 20;
 
 /// What delivery reads of the log. An error is a sentence for people.
 pub(crate) trait LogReader {
@@ -336,18 +339,19 @@ impl Search {
     }
 
     /// The artifact events of consecutive snapshots up to the next event of the environment. Snapshots of which nothing is
-    /// asked for are gathered, too: a digest nets all that happened.
+    /// asked for are gathered, too: a digest nets all that happened. However large it is, the first is gathered.
     async fn gather(
         &self,
         log: &impl LogReader,
         snapshot: &Arc<EnvironmentSnapshotSpec>,
         next: &NextEvents,
     ) -> Result<Vec<(Arc<EnvironmentSnapshotSpec>, NextEvents)>, String> {
+        let mut bytes = decoded_size(snapshot);
         let mut gathered = vec![(snapshot.clone(), next.clone())];
         let mut whole = next.done == snapshot.events.len();
         let environment = self.cursor.environment_id();
         let mut index = snapshot.index;
-        while whole && index < self.head && gathered.len() < DIGEST_MAX {
+        while whole && index < self.head && gathered.len() < DIGEST_MAX && bytes < GATHERED_BYTES {
             index += 1;
             let Some(other) = log.read(&environment, index).await? else {
                 break;
@@ -361,6 +365,7 @@ impl Search {
                 },
             };
             whole = next.done == other.events.len();
+            bytes += decoded_size(&other);
             gathered.push((other, next));
         }
         Ok(gathered)
@@ -388,5 +393,87 @@ fn skip_expired(skipped: &mut Vec<SkippedEntries>, index: i64, events: usize) {
             count: Some(events),
             reason: SkipReason::RetryExpired,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+    use crate::{
+        api::{
+            NotificationSettingSpec,
+            notification_setting::Slack,
+            snapshot::{Change, WorkloadChange},
+        },
+        simulation::testing,
+        snapshot::log_cache::decoded_size,
+    };
+
+    /// A log whose entries have these numbers of workloads, from 1.
+    struct Log(Vec<usize>);
+
+    impl LogReader for Log {
+        async fn read(
+            &self,
+            _: &EnvironmentId,
+            index: i64,
+        ) -> Result<Option<Arc<EnvironmentSnapshotSpec>>, String> {
+            let at = usize::try_from(index).unwrap() - 1;
+            let workload = WorkloadChange {
+                kind: "Deployment".to_owned(),
+                namespace: "shop".to_owned(),
+                name: "w".repeat(63),
+                was: 0,
+                now: 1,
+                rolling: false,
+            };
+            Ok(self.0.get(at).map(|workloads| {
+                let mut snapshot = testing::snapshot(index, &[("image", 0, 1)]);
+                let Change { workloads: of, .. } = &mut snapshot.changes[0];
+                *of = vec![workload; *workloads];
+                Arc::new(snapshot)
+            }))
+        }
+
+        async fn entries(&self, _: &EnvironmentId) -> Result<Vec<EntryMeta>, String> {
+            unreachable!("nothing is missing")
+        }
+    }
+
+    #[test]
+    fn a_digest_holds_no_more_than_fits_into_memory_and_one_snapshot_at_least() {
+        let spec = NotificationSettingSpec {
+            slack: Some(Slack::default()),
+            ..NotificationSettingSpec::default()
+        };
+        let subscription = Arc::new(Subscription::of(&spec, 1));
+        for (log, gathered) in [
+            (vec![1; 500], DIGEST_MAX),
+            (vec![100; 20], 20),
+            (vec![2_000; 20], 4),
+            (vec![100_000, 1, 1], 1),
+            (vec![1, 100_000, 1], 2),
+        ] {
+            let search = Search {
+                subscription: subscription.clone(),
+                cursor: Cursor::default(),
+                head: i64::try_from(log.len()).unwrap(),
+                expired_before: None,
+                deleted: false,
+                now: Timestamp::UNIX_EPOCH,
+            };
+            let log = Log(log);
+            let environment = search.cursor.environment_id();
+            let first = log.read(&environment, 1).now_or_never().unwrap();
+            let first = first.unwrap().unwrap();
+            let next = search.subscription.next_events(&first, 0).unwrap();
+            let found = search.gather(&log, &first, &next).now_or_never().unwrap();
+            let found = found.unwrap();
+            let sizes = found.iter().map(|(snapshot, _)| decoded_size(snapshot));
+            let sizes: Vec<_> = sizes.collect();
+            assert_eq!(found.len(), gathered, "{sizes:?}");
+        }
     }
 }

@@ -6,14 +6,16 @@ use crate::api::condition::reasons;
 reasons! {
     /// Why a setting is not ready.
     pub(crate) enum NotReadyReason {
-        SpecInvalid, UrlInvalid, SecretNotFound, SecretKeyMissing, SecretForbidden, DestinationDenied,
-        EnvironmentNotFound, EnvironmentNotVisible, NoEnvironments, TooManyEnvironments,
+        SpecInvalid, UrlInvalid, SecretNotFound, SecretKeyMissing, SecretForbidden, DestinationUnknown,
+        DestinationDenied, EnvironmentNotFound, EnvironmentNotVisible, NoEnvironments, TooManyEnvironments,
     }
 }
 
 reasons! {
     /// What the condition `Delivered` says when no answer of the destination is the reason.
-    pub(crate) enum DeliveredReason { UpToDate, NothingSentYet, Suspended, NotReady, LogUnavailable }
+    pub(crate) enum DeliveredReason {
+        UpToDate, NothingSentYet, Suspended, NotReady, LogUnavailable, WaitingForTurn,
+    }
 }
 
 reasons! {

@@ -53,6 +53,8 @@ use crate::{
 const DESTINATION_FRESH: Duration = Duration::from_secs(30);
 /// How often to look for what is missing, at first and later.
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(15));
+/// A message that waits longer for its turn at the destination is overdue.
+const OVERDUE: Duration = Duration::from_secs(10);
 /// At most this many characters of the column ENVIRONMENTS.
 const COLUMN: usize = 256;
 
@@ -79,8 +81,8 @@ pub(crate) enum Input {
     Setting(Arc<NotificationSetting>),
     /// Environments came, went or were edited.
     Environments(Arc<BTreeMap<String, EnvironmentInfo>>),
-    /// The logs of these environments have grown; of all environments nothing else has changed.
-    LogsGrew(Arc<BTreeMap<String, EnvironmentInfo>>, BTreeSet<String>),
+    /// The logs of these environments have grown, as their heads say.
+    LogsGrew(BTreeSet<String>),
     /// The destination of this generation of the spec.
     Destination(i64, DestinationAnswer),
     /// What a search found.
@@ -91,7 +93,8 @@ pub(crate) enum Input {
     Composed(Token, Result<Option<Message>, String>),
     /// An attempt was answered. When it began.
     Sent(Token, Now, Receipt),
-    Counted(Vec<CountedRange>),
+    /// What was counted for this generation of the spec.
+    Counted(i64, Vec<CountedRange>),
     /// The entries of a log for which a start is to be found.
     Entries(EnvironmentId, Result<Vec<EntryMeta>, String>),
     /// Whether the log has the entry that a cursor has reached.
@@ -147,9 +150,26 @@ pub(crate) enum Action {
 #[derive(Debug, Default)]
 struct DestinationState {
     value: Option<Destination>,
-    /// When it was asked for last.
+    /// When the last answer came.
     read_at: Option<Moment>,
+    /// How often in a row it could not be read.
+    failures: u32,
     reading: bool,
+}
+
+/// The listing of a log for a start.
+#[derive(Clone, Copy, Debug, Default)]
+struct StartListing {
+    /// How often it was listed in vain.
+    failures: u32,
+    /// When to list it again; `None`: it is being listed.
+    again: Option<Moment>,
+}
+
+impl StartListing {
+    fn is_due(&self, now: Now) -> bool {
+        self.again.is_some_and(|again| again <= now.moment)
+    }
 }
 
 /// The state of one setting.
@@ -163,8 +183,8 @@ pub(crate) struct SettingState {
     status: NotificationSettingStatus,
     writer: StatusWriter,
     queues: EnvironmentQueues,
-    /// Environments whose entries are being listed, and when to list again those that could not be.
-    listing: BTreeMap<String, Option<Moment>>,
+    /// The logs that are being listed for a start, or are to be listed again.
+    listing: BTreeMap<String, StartListing>,
     retry: RetryState,
     /// The queue that failed: it goes first.
     probe: Option<String>,
@@ -177,6 +197,8 @@ pub(crate) struct SettingState {
     /// The count for the next write: none yet, under way, done.
     counting: Counting,
     stopping: bool,
+    /// When it was last told of anything.
+    told_at: Moment,
     actions: Vec<Action>,
 }
 
@@ -221,6 +243,7 @@ impl SettingState {
             tokens: 0,
             counting: Counting::Not,
             stopping: false,
+            told_at: now.moment,
             actions: vec![Action::Progress(status.cursors.clone())],
             setting,
             installation,
@@ -238,16 +261,17 @@ impl SettingState {
 
     /// Takes in what happened; says what to do.
     pub fn step(&mut self, input: Input, now: Now) -> Vec<Action> {
+        self.told_at = now.moment;
         match input {
             Input::Setting(setting) => self.setting_changed(setting, now),
             Input::Environments(environments) => {
                 self.environments = environments;
                 self.follow_environments(now);
             }
-            Input::LogsGrew(environments, grown) => {
-                self.environments = environments.clone();
+            Input::LogsGrew(grown) => {
+                let environments = self.environments.clone();
                 for info in grown.iter().filter_map(|name| environments.get(name)) {
-                    if let Some((head, _)) = info.head {
+                    if let Some((head, _)) = info.head.get() {
                         self.log_grew(&info.uid, head, now);
                     }
                 }
@@ -259,7 +283,7 @@ impl SettingState {
             Input::Turn(token, result) => self.turn_came(token, result, now),
             Input::Composed(token, result) => self.composed(token, result, now),
             Input::Sent(token, began, receipt) => self.sent(token, began, &receipt, now),
-            Input::Counted(counted) => self.counted(counted, now),
+            Input::Counted(generation, counted) => self.counted(generation, counted, now),
             Input::Entries(id, result) => self.entries_listed(&id.uid, result, now),
             Input::Compared(id, result) => self.compared(&id.uid, result, now),
             Input::Checked(id, result) => self.checked(&id.uid, result, now),
@@ -294,26 +318,29 @@ impl SettingState {
         self.starts_are_known() && self.writer.rests()
     }
 
-    /// When to wake up if nothing happens before.
-    pub fn wake_at(&self, now: Moment) -> Option<Moment> {
+    /// When to wake up if nothing happens before. Perhaps already past: time goes on after a step, and what became due
+    /// since then has not been done.
+    pub fn wake_at(&self) -> Option<Moment> {
         let writing = match self.counting {
             Counting::UnderWay => None,
             _ if self.stopping => Some(self.writer.earliest()),
-            _ => self.writer.next_write(self.queues.any_full()),
+            _ => self.writer.next_write(self.queues.any_full(self.told_at)),
         };
-        let next_list = self.listing.values().flatten().min().copied();
+        let next_list = self.listing.values().filter_map(|listing| listing.again);
+        let next_list = next_list.filter(|at| *at > self.told_at).min();
         let sending = self.retry.next_attempt().filter(|_| !self.is_suspended());
         [
             writing,
             self.writer.stands_back_until(),
-            self.queues.next_read(),
+            self.queues.next_read(self.told_at),
+            self.overdue_at(),
             next_list,
             sending,
             self.look_again,
         ]
         .into_iter()
         .flatten()
-        .filter(|at| *at > now) // what was due has been done, or waits for something else
+        .filter(|at| *at > self.told_at) // what was due then has been done, or waits for something else
         .min()
     }
 
@@ -322,12 +349,32 @@ impl SettingState {
         self.subscription.kind
     }
 
+    /// Whether what is sent with this turn is the test message.
+    pub fn is_test(&self, turn: Token) -> bool {
+        self.test.is_sent_with(turn)
+    }
+
     fn is_suspended(&self) -> bool {
         self.subscription.suspended
     }
 
     fn is_sending(&self) -> bool {
         self.test.is_sending() || self.queues.iter().any(|(_, queue)| queue.work.is_sending())
+    }
+
+    /// When the first of what waits for its turn at the destination is overdue.
+    fn overdue_at(&self) -> Option<Moment> {
+        self.queues.waiting_since().map(|since| since + OVERDUE)
+    }
+
+    /// Whether it is overdue. While attempts fail that is the reason, and no turn is waited for.
+    fn is_overdue(&self, now: Now) -> bool {
+        self.retry.problem().is_none() && self.overdue_at().is_some_and(|at| at <= now.moment)
+    }
+
+    /// Whether something waits for its turn at the destination.
+    fn waits_for_turn(&self) -> bool {
+        self.test.is_waiting() || self.queues.iter().any(|(_, queue)| queue.work.is_waiting())
     }
 
     fn token(&mut self) -> Token {
@@ -359,10 +406,15 @@ impl SettingState {
         self.status.destination = Some(self.subscription.kind.as_str().to_owned());
         self.status.environments = Some(shorten(names.as_deref().unwrap_or("*"), COLUMN));
         self.destination = DestinationState::default();
+        self.problems.destination = None;
+        self.writer.wait_for_destination(now.moment);
         if edited {
             self.problems.denied = None;
             self.not_ready_since = None; // what is missing now may be on its way
             self.retry.retry_now();
+        }
+        if self.counting == Counting::Done {
+            self.counting = Counting::Not;
         }
         for (_, queue) in self.queues.iter_mut() {
             // Other events may be asked for now.
@@ -392,22 +444,22 @@ impl SettingState {
             self.actions.push(Action::ReadSetting);
             self.writer.hold();
         }
-        let due: Vec<_> = self.listing.iter().collect();
-        let due = due
-            .into_iter()
-            .filter(|(_, again)| again.is_some_and(|again| again <= now.moment));
+        let due = self.listing.iter();
+        let due = due.filter(|(_, listing)| listing.is_due(now));
         let due: Vec<_> = due.map(|(uid, _)| uid.clone()).collect();
         for uid in due {
             self.try_start(&uid, now);
         }
+        self.read_again(now);
         if self.look_again.is_none_or(|at| at > now.moment) {
             return;
         }
         self.look_again = None;
         let troubled = self.problems.destination.is_some()
             || self.problems.denied.is_some()
+            || self.destination.failures > 0
             || self.retry.problem().is_some();
-        if troubled || self.destination.value.is_none() {
+        if troubled || self.destination.value.is_none() || self.waits_for_turn() {
             self.read_destination();
         }
         self.expire_deleted(now);
@@ -428,16 +480,22 @@ impl SettingState {
             .map_or(Duration::ZERO, |since| now.moment.saturating_sub(since));
         let patient = not_ready_for < PATIENCE;
         let (soon, later) = LOOK_AGAIN;
-        let missing = self.problems.destination.is_some() || self.destination.value.is_none();
-        let missing = missing.then_some(if patient { soon } else { later });
+        let missing = self.problems.destination.is_some()
+            || self.destination.value.is_none()
+            || self.destination.failures > 0;
         let troubled = self.retry.problem().is_some() || self.problems.denied.is_some();
         let troubled = troubled.then_some(DESTINATION_FRESH);
+        // What waits for its turn must not go to an old destination.
+        let read_at = self.destination.read_at.unwrap_or(now.moment);
+        let stale = (self.waits_for_turn() && !self.destination.reading && !missing)
+            .then(|| (read_at + DESTINATION_FRESH).saturating_sub(now.moment));
+        let missing = missing.then_some(if patient { soon } else { later });
         let reconciling = (self.problems.first().is_some() && patient)
             .then(|| PATIENCE.saturating_sub(not_ready_for));
         let mut queues = self.queues.iter();
         let deleted = queues.any(|(_, queue)| queue.deleted.is_some());
         let deleted = deleted.then_some(later);
-        let after = [missing, troubled, reconciling, deleted]
+        let after = [missing, troubled, stale, reconciling, deleted]
             .into_iter()
             .flatten()
             .min();
@@ -463,7 +521,11 @@ impl SettingState {
             }
             self.start_searches(now);
             self.take_turns(now);
-            self.start_test();
+            self.queues.note_waiting(now.moment);
+            if self.is_overdue(now) && !conditions::says_waiting_for_turn(&self.status) {
+                self.writer.ask(WriteDue::Counter);
+            }
+            self.start_test(now);
             self.schedule_recheck(now);
         }
         self.write_if_due(now);

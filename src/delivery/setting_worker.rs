@@ -107,7 +107,7 @@ impl SettingWorker {
     }
 
     /// Works until the program is to stop: then nothing new is sent, and what is on its way is finished and written down.
-    pub async fn run(mut self) {
+    pub async fn run(mut self: Box<Self>) {
         let stop = self.context.stop.clone();
         let mut stopping = false;
         loop {
@@ -139,8 +139,7 @@ impl SettingWorker {
     }
 
     fn wake(&self) -> Instant {
-        let moment = self.state.wake_at(self.context.now().moment);
-        moment.map_or_else(
+        self.state.wake_at().map_or_else(
             || Instant::now() + IDLE,
             |moment| self.context.clock.instant(moment),
         )
@@ -162,11 +161,13 @@ impl SettingWorker {
             }
             Done::Sent(token, began, receipt, slot) => {
                 self.slots.insert(token, slot);
-                self.context.metrics.delivered(
-                    self.state.kind().as_str(),
-                    outcome_label(&receipt.outcome),
-                    receipt.latency.as_secs_f64(),
-                );
+                if !self.state.is_test(token) {
+                    self.context.metrics.delivered(
+                        self.state.kind().as_str(),
+                        outcome_label(&receipt.outcome),
+                        receipt.latency.as_secs_f64(),
+                    );
+                }
                 self.feed(Input::Sent(token, began, receipt));
             }
         }
@@ -230,10 +231,13 @@ impl SettingWorker {
             }
             Action::Count(subscription, ranges) => {
                 self.spawn(async move {
-                    Input::Counted(count(&context.log, &subscription, ranges).await)
+                    let counted = count(&context.log, &subscription, ranges).await;
+                    Input::Counted(subscription.generation, counted)
                 });
             }
             Action::ListEntries(environment) => self.spawn(async move {
+                // The semaphore is never closed.
+                let _permit = context.start_lists.acquire().await;
                 let entries = LogReader::entries(&context.log, &environment).await;
                 Input::Entries(environment, entries)
             }),
@@ -470,4 +474,22 @@ async fn read_setting(
     let found = found.ok_or("it is not there")?; // the watch tells whether it is gone
     let version = found.resource_version();
     Ok((Box::new(found.status.unwrap_or_default()), version))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<T, F: Future>(_: fn(T) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn the_task_of_a_setting_holds_its_state_once() {
+        let (task, state) = (
+            size_of_future(SettingWorker::run),
+            size_of::<SettingWorker>(),
+        );
+        assert!(task < 1_024, "{task} bytes beside the state's {state}");
+    }
 }

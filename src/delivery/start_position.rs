@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use crate::{
     api::notification_setting::StartReason,
@@ -31,11 +31,12 @@ pub(crate) fn reason(handled: Handled, environment: &EnvironmentInfo) -> StartRe
         return StartReason::NewSetting;
     };
     // Created after everything else had been decided, and never edited since, so never hidden: all of its log is news.
-    let skew = SignedDuration::try_from(SKEW).unwrap_or_default();
     let is_new = environment.generation == 1
         && decided
             .zip(environment.created)
-            .is_some_and(|(decided, created)| created >= decided - skew);
+            .is_some_and(|(decided, created)| {
+                created >= decided.checked_sub(SKEW).unwrap_or(Timestamp::MIN)
+            });
     if same_spec && is_new {
         StartReason::NewEnvironment
     } else {
@@ -82,6 +83,7 @@ pub(crate) fn index(reason: StartReason, log: &[EntryMeta], setting: Age) -> Opt
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::environments::Head;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -93,7 +95,7 @@ mod tests {
             generation,
             created: Some(at(created)),
             visible_to: vec![],
-            head: None,
+            head: Head::default(),
         }
     }
 
@@ -143,6 +145,14 @@ mod tests {
             });
             assert_eq!(reason(handled, &of), want, "{case}");
         }
+        let before_any_calendar = Handled::Before {
+            decided: Some(Timestamp::MIN),
+            same_spec: true,
+        };
+        assert_eq!(
+            reason(before_any_calendar, &environment(5_000, 1)),
+            NewEnvironment
+        );
         let older_operator = Handled::Before {
             decided: None,
             same_spec: true,

@@ -28,7 +28,7 @@ const STAND_BACK: Duration = Duration::from_secs(60);
 const CROWDED: u32 = 4;
 /// At most this many writes whose answer was lost are remembered.
 const UNANSWERED: usize = 16;
-/// How long the first write for a new spec waits for cursors whose log is still being read.
+/// How long the first write for a new spec waits for cursors whose log is still being read, and for its destination.
 const STARTING: Duration = Duration::from_secs(2);
 /// At most this many characters of a text once the API server has refused a status.
 const MINIMAL_TEXT: usize = 200;
@@ -113,6 +113,8 @@ pub(crate) struct StatusWriter {
     pause: Duration,
     /// Not before this either, or before all starts are known.
     starting: Option<Moment>,
+    /// Nor before this, or before the destination is known.
+    reading: Option<Moment>,
     /// Another writer is left alone until then.
     standing_back: Option<Moment>,
     writing: bool,
@@ -136,6 +138,7 @@ impl StatusWriter {
             after: now,
             pause: INTERVAL,
             starting: None,
+            reading: None,
             standing_back: None,
             writing: false,
             conflicts: 0,
@@ -177,6 +180,16 @@ impl StatusWriter {
         self.starting = None;
     }
 
+    /// The destination is being read: it is waited for, but not for long.
+    pub fn wait_for_destination(&mut self, now: Moment) {
+        self.reading = Some(now + STARTING);
+    }
+
+    /// The destination is known, or it is known that it can't be read.
+    pub fn destination_known(&mut self) {
+        self.reading = None;
+    }
+
     /// Whether nothing is being written or to be written soon.
     pub fn rests(&self) -> bool {
         self.due < WriteDue::Delivered && !self.writing
@@ -191,7 +204,8 @@ impl StatusWriter {
         if self.writing || self.standing_back.is_some() {
             return None;
         }
-        let mut earliest = self.after.max(self.starting.unwrap_or(self.after));
+        let waits = [self.starting, self.reading].into_iter().flatten();
+        let mut earliest = waits.fold(self.after, Moment::max);
         let interval = match self.due {
             WriteDue::Never => return None,
             _ if full => return Some(earliest),
@@ -229,6 +243,7 @@ impl StatusWriter {
         self.delivered_at = None;
         self.wrote_at = Some(now);
         self.starting = None;
+        self.reading = None;
     }
 
     /// Begins to write a status.
@@ -472,13 +487,17 @@ mod tests {
     }
 
     #[test]
-    fn a_new_spec_waits_for_its_starts_but_not_for_long() {
+    fn a_new_spec_waits_for_its_starts_and_its_destination_but_not_for_long() {
         let mut writer = StatusWriter::new(NotificationSettingStatus::default(), None, at(0));
         writer.wait_for_starts(at(1));
         assert_eq!(writer.next_write(true), Some(at(3)));
         writer.starts_known();
         assert_eq!(writer.next_write(false), Some(at(0)));
         assert!(writer.owes(false));
+        writer.wait_for_destination(at(1));
+        assert_eq!(writer.next_write(true), Some(at(3)));
+        writer.destination_known();
+        assert_eq!(writer.next_write(false), Some(at(0)));
     }
 
     #[test]

@@ -50,6 +50,10 @@ impl TestMessage {
         self.state = State::Waiting { request, token };
     }
 
+    pub fn is_waiting(&self) -> bool {
+        matches!(self.state, State::Waiting { .. })
+    }
+
     pub fn waits_for(&self, turn: Token) -> bool {
         matches!(self.state, State::Waiting { token, .. } if token == turn)
     }

@@ -7,8 +7,32 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+/// The index and the time of the newest snapshot of an environment, once its log has been read. It is shared by all who
+/// hold the environment's [`EnvironmentInfo`] and always the newest that is known: a log that grows changes nothing else.
+#[derive(Clone, Debug, Default)]
+pub struct Head(Arc<Mutex<Option<(i64, Timestamp)>>>);
+
+impl Head {
+    pub fn get(&self) -> Option<(i64, Timestamp)> {
+        *self.0.lock()
+    }
+
+    /// Whether it is another one than before.
+    pub(crate) fn set(&self, head: Option<(i64, Timestamp)>) -> bool {
+        std::mem::replace(&mut *self.0.lock(), head) != head
+    }
+
+    /// Sets it if it is not known. Whether it was not.
+    fn fill_in(&self, head: (i64, Timestamp)) -> bool {
+        let mut known = self.0.lock();
+        let news = known.is_none();
+        known.get_or_insert(head);
+        news
+    }
+}
+
 /// An environment, as delivery sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct EnvironmentInfo {
     pub uid: String,
     /// The generation of its spec.
@@ -16,13 +40,18 @@ pub struct EnvironmentInfo {
     pub(crate) created: Option<Timestamp>,
     /// The namespaces that may see it; `*` means all.
     pub visible_to: Vec<String>,
-    /// The index and the time of its newest snapshot, once its log has been read.
-    pub head: Option<(i64, Timestamp)>,
+    pub head: Head,
 }
 
 impl EnvironmentInfo {
     pub(crate) fn id(&self, name: &str) -> EnvironmentId {
         EnvironmentId::new(name, &self.uid)
+    }
+
+    /// Whether it is the same environment with the same spec.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        (&self.uid, self.generation, &self.visible_to)
+            == (&other.uid, other.generation, &other.visible_to)
     }
 
     /// Whether settings of a namespace may see it.
@@ -35,7 +64,7 @@ impl EnvironmentInfo {
 
 #[derive(Debug)]
 pub struct Environments {
-    /// Shared: every setting reads all of it whenever anything changes.
+    /// Shared with every setting. It is copied when an environment comes, goes or is edited, not when a log grows.
     known: Mutex<Arc<BTreeMap<String, EnvironmentInfo>>>,
     /// All of them have been listed.
     listed: watch::Sender<bool>,
@@ -84,10 +113,11 @@ impl Environments {
         self.era.subscribe()
     }
 
-    /// Forgets where the logs end: they were set back, and delivery starts again.
+    /// Forgets where the logs end: they were set back, and delivery starts again. Whoever still holds a head of before
+    /// changes nothing with it.
     pub(crate) fn begin_anew(&self) {
         for known in Arc::make_mut(&mut self.known.lock()).values_mut() {
-            known.head = None;
+            known.head = Head::default();
         }
         self.era.send_modify(|era| *era += 1);
         self.bump();
@@ -101,11 +131,11 @@ impl Environments {
     pub(crate) fn put(&self, name: &str, mut known: EnvironmentInfo) {
         let changed = {
             let mut all = self.known.lock();
-            let before = all.get(name);
-            if let Some(before) = before.filter(|before| before.uid == known.uid) {
-                known.head = known.head.max(before.head);
+            let before = all.get(name).filter(|before| before.uid == known.uid);
+            if let Some(before) = before {
+                known.head = before.head.clone();
             }
-            let changed = before != Some(&known);
+            let changed = before.is_none_or(|before| !before.is_same(&known));
             if changed {
                 Arc::make_mut(&mut all).insert(name.to_owned(), known);
             }
@@ -116,19 +146,19 @@ impl Environments {
         }
     }
 
+    /// The recorder, which has read the log or appended to it, says where it ends.
     pub(crate) fn set_head(&self, environment: &EnvironmentId, head: (i64, Timestamp)) {
-        let changed = {
-            let mut all = self.known.lock();
-            let EnvironmentId { name, uid } = environment;
-            let news = all
-                .get(name)
-                .is_some_and(|known| known.uid == *uid && known.head != Some(head));
-            if news && let Some(known) = Arc::make_mut(&mut all).get_mut(name) {
-                known.head = Some(head);
-            }
-            news
-        };
-        if changed {
+        let known = self.get(&environment.name);
+        let known = known.filter(|known| known.uid == environment.uid);
+        if known.is_some_and(|known| known.head.set(Some(head))) {
+            self.bump();
+        }
+    }
+
+    /// Someone has listed the log of an environment and found its end. The recorder knows better, and may have said so
+    /// since; so may the store have been set back.
+    pub(crate) fn found_head(&self, known: &EnvironmentInfo, head: (i64, Timestamp)) {
+        if known.head.fill_in(head) {
             self.bump();
         }
     }
@@ -144,5 +174,45 @@ impl Environments {
 
     pub fn all(&self) -> Arc<BTreeMap<String, EnvironmentInfo>> {
         self.known.lock().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(environments: &Environments, name: &str) -> Option<i64> {
+        let head = environments.get(name).unwrap().head.get();
+        head.map(|(index, _)| index)
+    }
+
+    #[test]
+    fn what_a_list_that_began_earlier_has_found_never_sets_a_head_back() {
+        let environments = Environments::default();
+        let info = EnvironmentInfo {
+            uid: "u".to_owned(),
+            generation: 1,
+            created: None,
+            visible_to: vec![],
+            head: Head::default(),
+        };
+        let id = info.id("prod");
+        let at = |index| (index, Timestamp::from_second(index).unwrap());
+        environments.put("prod", info.clone());
+        let listing = environments.get("prod").unwrap();
+        environments.set_head(&id, at(9));
+        environments.found_head(&listing, at(4));
+        assert_eq!(head(&environments, "prod"), Some(9));
+        environments.put("prod", info);
+        assert_eq!(head(&environments, "prod"), Some(9), "an edit keeps it");
+        environments.set_head(&id, at(7)); // entries were removed by hand
+        assert_eq!(head(&environments, "prod"), Some(7));
+        // The store was set back while a log was listed.
+        environments.begin_anew();
+        environments.found_head(&listing, at(9));
+        assert_eq!(head(&environments, "prod"), None);
+        let listing = environments.get("prod").unwrap();
+        environments.found_head(&listing, at(4));
+        assert_eq!(head(&environments, "prod"), Some(4));
     }
 }

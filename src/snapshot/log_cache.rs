@@ -84,7 +84,7 @@ impl LogCache {
 }
 
 /// About how many bytes a snapshot takes in memory; rather more than less, because lists are allocated with room to grow.
-fn decoded_size(snapshot: &EnvironmentSnapshotSpec) -> usize {
+pub(crate) fn decoded_size(snapshot: &EnvironmentSnapshotSpec) -> usize {
     const DIGEST: usize = 64;
     let compliance = &snapshot.compliance;
     let reasons = compliance.reasons.iter().chain(&compliance.resolved);

@@ -10,7 +10,8 @@ use crate::{
     api::{Environment, environment::EnvironmentId},
     cluster::custom_resource_watch::{self, Follower},
     snapshot::{
-        environment_recorder::EnvironmentRecorder, environments::EnvironmentInfo,
+        environment_recorder::EnvironmentRecorder,
+        environments::{EnvironmentInfo, Head},
         recorder_context::RecorderContext,
     },
 };
@@ -76,7 +77,7 @@ impl Follower<Environment> for Recorder<'_> {
             generation: environment.metadata.generation.unwrap_or(1),
             created: environment.creation_timestamp().map(|time| time.0),
             visible_to: visible_to.unwrap_or_else(|| vec![context.namespace.clone()]),
-            head: None,
+            head: Head::default(),
         };
         context.environments.put(&id.name, info);
         context

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use crate::snapshot::log::EntryMeta;
 
@@ -32,8 +32,8 @@ pub fn cut(
     cap: u64,
     now: Timestamp,
 ) -> PruneDecision {
-    let older_than =
-        |limit: Duration| now - SignedDuration::try_from(limit).unwrap_or(SignedDuration::MAX);
+    // A length of time may reach back further than any calendar.
+    let older_than = |limit: Duration| now.checked_sub(limit).unwrap_or(Timestamp::MIN);
     let (aged, young) = (older_than(max_age.max(YOUNGEST)), older_than(YOUNGEST));
     let checkpoints = || {
         let whole = log.iter().filter(|entry| entry.checkpoint && !entry.chunk);
@@ -67,7 +67,10 @@ pub fn cut(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::api::duration::Span;
 
     const HOUR: i64 = 3_600;
 
@@ -165,5 +168,20 @@ mod tests {
             cut(&[], days(1), None, 0, Timestamp::UNIX_EPOCH),
             PruneDecision::default()
         );
+    }
+
+    proptest! {
+        #[test]
+        fn every_length_of_time_that_the_api_server_admits_is_kept(
+            text in "([0-9]{1,9}(ms|s|m|h)){1,3}|(9{9}h){1,3}"
+        ) {
+            let span = text.parse::<Span>().unwrap().0;
+            let (log, now) = log(100, 1);
+            let below = cut(&log, span, None, u64::MAX, now).below;
+            prop_assert!((1..=91).contains(&below));
+            if span > days(5) {
+                prop_assert_eq!(below, 1, "nothing is as old as that");
+            }
+        }
     }
 }

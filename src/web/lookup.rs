@@ -69,7 +69,7 @@ impl Lookup {
     pub(crate) fn log_of(&self, org: &str, name: &str) -> Result<LogOf, Refusal> {
         let known = self.known(org, name)?;
         let none = || Refusal::not_found("the environment has no snapshot yet");
-        let (head, _) = known.head.ok_or_else(none)?;
+        let (head, _) = known.head.get().ok_or_else(none)?;
         Ok(LogOf {
             environment: known.id(name),
             head,
@@ -248,7 +248,7 @@ impl Lookup {
         depth: i64,
     ) -> Result<Option<FlowAnswer>, Refusal> {
         let environment = known.id(environment);
-        let head = known.head.map_or(0, |(head, _)| head);
+        let head = known.head.get().map_or(0, |(head, _)| head);
         let newest = (1..=head).rev().take(usize::try_from(depth).unwrap_or(1));
         let entries = stream::iter(newest)
             .map(|index| self.log.read_uncached(&environment, index))

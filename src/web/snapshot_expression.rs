@@ -46,7 +46,7 @@ fn time(text: &str, now: Timestamp) -> Option<Timestamp> {
             _ => return None,
         };
         let number = number.parse::<i64>().ok().filter(|number| *number >= 0)?;
-        let ago = SignedDuration::from_hours(number.checked_mul(hours)?);
+        let ago = SignedDuration::try_from_hours(number.checked_mul(hours)?)?;
         return now.checked_sub(ago).ok();
     }
     let civil: DateTime = text.parse().ok()?;
@@ -89,6 +89,19 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(SnapshotExpression::parse(text, now), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_time_before_any_calendar_is_no_expression() {
+        for unit in ["hours", "days", "weeks", "months"] {
+            for number in [i64::MAX, i64::MAX / 24, i64::MAX / 720, 99_999_999_999] {
+                let text = format!("@{{{number}.{unit}.ago}}");
+                assert_eq!(
+                    SnapshotExpression::parse(&text, Timestamp::UNIX_EPOCH),
+                    None
+                );
+            }
         }
     }
 }

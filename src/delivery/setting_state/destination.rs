@@ -5,6 +5,7 @@ use tracing::debug;
 use crate::{
     delivery::{
         conditions::{NotReady, Problems},
+        environment_queue::UNREADABLE,
         reasons::NotReadyReason,
         setting_state::{Action, DESTINATION_FRESH, DestinationAnswer, Now, SettingState},
         status_writer::WriteDue,
@@ -21,8 +22,11 @@ impl SettingState {
         }
     }
 
-    /// Whether the destination was read a moment ago; if not, it is read.
+    /// Whether the destination was read a moment ago; if not, it is read, unless that has just failed.
     pub(super) fn destination_is_fresh(&mut self, now: Now) -> bool {
+        if self.destination.failures > 0 {
+            return false;
+        }
         let fresh = self
             .destination
             .read_at
@@ -43,7 +47,18 @@ impl SettingState {
             return; // of a spec that is no more; that of now is being read
         }
         self.destination.reading = false;
-        self.destination.read_at = Some(now.moment);
+        self.writer.destination_known();
+        let first_answer = self.destination.read_at.is_none();
+        if let DestinationAnswer::Unknown(why) = &answer {
+            debug!(setting = %self.title, why, "can't read the destination; trying again");
+            self.destination.failures = self.destination.failures.saturating_add(1);
+            if !first_answer && self.destination.failures < UNREADABLE {
+                return; // what was read before holds a little longer
+            }
+        } else {
+            self.destination.failures = 0;
+            self.destination.read_at = Some(now.moment);
+        }
         let problem = match answer {
             DestinationAnswer::Known(destination) => {
                 if self.destination.value.as_ref() != Some(&destination) {
@@ -65,11 +80,16 @@ impl SettingState {
                 Some(why)
             }
             DestinationAnswer::Unknown(why) => {
-                debug!(setting = %self.title, %why, "can't read the destination; trying again");
-                return;
+                self.cancel_unsent();
+                Some(destination_unknown(&why))
             }
         };
         self.update_problems(now, |problems| problems.destination = problem);
+    }
+
+    /// Whether nothing is known of the destination that this spec names.
+    pub(super) fn is_destination_unread(&self) -> bool {
+        self.destination.read_at.is_none() && self.problems.destination.is_none()
     }
 
     /// Notes why the setting is not ready, or that it is again.
@@ -77,9 +97,13 @@ impl SettingState {
         let before = self.problems.first().cloned();
         change(&mut self.problems);
         let first = self.problems.first();
-        self.not_ready_since = first
-            .is_some()
-            .then(|| self.not_ready_since.unwrap_or(now.moment));
+        self.not_ready_since = match first {
+            Some(_) => self.not_ready_since.or(Some(now.moment)),
+            // What the status says holds until the destination is known.
+            None => self
+                .not_ready_since
+                .filter(|_| self.is_destination_unread()),
+        };
         if first != before.as_ref() {
             self.writer.ask(WriteDue::Soon);
         }
@@ -91,4 +115,10 @@ impl SettingState {
             .then(|| NotReady::new(NotReadyReason::DestinationDenied, message));
         self.update_problems(now, |problems| problems.denied = denied);
     }
+}
+
+/// Nothing is sent while it isn't known where to.
+pub(super) fn destination_unknown(why: &str) -> NotReady {
+    let message = format!("the Secret with the URL could not be read ({why}); it is tried again");
+    NotReady::new(NotReadyReason::DestinationUnknown, message)
 }

@@ -39,7 +39,7 @@ impl SettingState {
             if self.queues.get(&info.uid).is_none() {
                 self.decide_start(name, info);
                 self.try_start(&info.uid, now);
-            } else if let Some((head, _)) = info.head {
+            } else if let Some((head, _)) = info.head.get() {
                 self.log_grew(&info.uid, head, now);
             }
         }
@@ -110,9 +110,17 @@ impl SettingState {
         if let Some(turn) = queue.work.cancel() {
             self.actions.push(Action::ReleaseTurn(turn));
         }
-        let from = queue.pending.next(queue.head);
-        match from {
-            Some(from) => {
+        self.count_before_end(uid, now);
+    }
+
+    /// Counts what waits in a queue that ends, and closes it when that is done.
+    pub(super) fn count_before_end(&mut self, uid: &str, now: Now) {
+        let Some(queue) = self.queues.get(uid).filter(|queue| queue.is_leaving()) else {
+            return;
+        };
+        match queue.pending.next(queue.head) {
+            Some(next) => {
+                let from = *next.start();
                 let to = queue.head.min(from.saturating_add(COUNTED_AT_END - 1));
                 let environment = queue.cursor.environment_id();
                 let count = LogRange {

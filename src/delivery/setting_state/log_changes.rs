@@ -15,8 +15,12 @@ use crate::{
 
 impl SettingState {
     pub(super) fn log_grew(&mut self, uid: &str, head: i64, now: Now) {
+        let overdue = self.is_overdue(now);
         let Some(queue) = self.queues.get_mut(uid) else {
             self.try_start(uid, now);
+            if self.queues.get(uid).is_some() {
+                self.note_starts_decided(now);
+            }
             return;
         };
         let reached = queue.cursor.index + i64::from(queue.cursor.ordinal > 0);
@@ -37,9 +41,31 @@ impl SettingState {
             queue.head = head;
             let waits = self.retry.problem().is_some()
                 || self.problems.first().is_some()
+                || overdue
                 || self.is_suspended();
             if waits {
                 self.writer.ask(WriteDue::Counter);
+            }
+        }
+    }
+
+    /// Logs that could not be read are read again, also while nothing is sent.
+    pub(super) fn read_again(&mut self, now: Now) {
+        let sends = self.may_send(now); // then the search for the next message tells
+        let queues = self.queues.iter();
+        let due =
+            queues.filter(|(_, queue)| queue.unreadable.is_some() && queue.may_read(now.moment));
+        let due = due.map(|(uid, queue)| (uid.clone(), queue.cursor.environment.clone()));
+        let due: Vec<_> = due.collect();
+        for (uid, name) in due {
+            let info = self.environments.get(&name).filter(|info| info.uid == uid);
+            if let Some((head, _)) = info.and_then(|info| info.head.get()) {
+                self.log_grew(&uid, head, now);
+            }
+            let queue = self.queues.get(&uid);
+            let left = queue.is_some_and(|queue| queue.pending.next(queue.head).is_some());
+            if left && !sends {
+                self.writer.ask(WriteDue::Counter); // what is left is counted before
             }
         }
     }
@@ -60,6 +86,7 @@ impl SettingState {
                 return;
             }
         };
+        queue.unreadable = None;
         let reached = queue.cursor.index + i64::from(queue.cursor.ordinal > 0);
         if there {
             // Another replica has appended what was not heard of here yet.

@@ -6,7 +6,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     delivery::{
-        environment_queue::{Token, Turn, UNREADABLE, Work},
+        environment_queue::{Phase, Token, Turn, UNREADABLE, Work},
         message_history::{self, Attempt},
         next_message::{Found, Message, Next, Search},
         reasons::{EventReason, SkipReason},
@@ -15,7 +15,7 @@ use crate::{
         status_writer::WriteDue,
     },
     http::{
-        destination::{Destination, DestinationKind},
+        destination::DestinationKind,
         response::{Outcome, Reason},
         sender::Receipt,
     },
@@ -28,7 +28,7 @@ const BURST: (u32, Duration) = (32, Duration::from_millis(250));
 
 impl SettingState {
     /// Whether a message may be sent now, as far as the setting as a whole is concerned.
-    fn may_send(&self, now: Now) -> bool {
+    pub(super) fn may_send(&self, now: Now) -> bool {
         !self.stopping
             && !self.is_suspended()
             && self.writer.stands_back_until().is_none()
@@ -186,9 +186,10 @@ impl SettingState {
         if !self.may_send(now) {
             return;
         }
-        let found = |work: &Work| matches!(work, Work::Found(_));
-        let ready = self.queues.iter().filter(|(_, queue)| found(&queue.work));
-        let ready = self.admitted(ready.map(|(uid, _)| uid.clone()).collect());
+        let ready = self
+            .queues
+            .sendable(&self.writer.written().cursors, now.moment);
+        let ready = self.admitted(ready);
         if ready.is_empty() || !self.destination_is_fresh(now) {
             return;
         }
@@ -257,6 +258,7 @@ impl SettingState {
                 queue.work = Work::Sending {
                     turn,
                     message: Box::new(message),
+                    generation: self.subscription.generation,
                     to: destination.key(),
                 };
                 self.actions
@@ -273,10 +275,11 @@ impl SettingState {
     }
 
     pub(super) fn sent(&mut self, token: Token, began: Now, receipt: &Receipt, now: Now) {
-        if self.test.is_sent_with(token) {
+        if self.is_test(token) {
             self.test_sent(token, receipt, now);
             return;
         }
+        let may_send = self.may_send(now);
         let Some((uid, queue)) = self.queues.working(token) else {
             self.actions.push(Action::ReleaseTurn(token)); // its queue has ended
             return;
@@ -285,27 +288,41 @@ impl SettingState {
         let Work::Sending {
             turn,
             mut message,
+            generation,
             to,
         } = std::mem::take(&mut queue.work)
         else {
             return;
         };
         // A destination may refuse the form of a message and take it without that form.
-        if receipt.outcome.is_payload_problem()
-            && let Some(plain) = message.plain.take()
-            && !self.stopping
-            && let Some(destination) = self.destination.value.clone()
+        let plain = message.plain.take();
+        let plain = plain.filter(|_| receipt.outcome.is_payload_problem());
+        let current = self.destination.value.clone();
+        let current = current.filter(|destination| destination.key() == to);
+        if let (Some(plain), Some(destination)) = (&plain, &current)
+            && may_send
+            && queue.phase == Phase::Following
+            && generation == self.subscription.generation
         {
-            let id = message.id.clone();
-            let to = destination.key();
-            queue.work = Work::Sending { turn, message, to };
-            self.actions
-                .push(Action::Send(token, destination, id, plain));
+            let send = Action::Send(
+                token,
+                destination.clone(),
+                message.id.clone(),
+                plain.clone(),
+            );
+            self.actions.push(send);
+            queue.work = Work::Sending {
+                turn,
+                message,
+                generation,
+                to,
+            };
             return;
         }
-        let current = self.destination.value.as_ref().map(Destination::key) == Some(to);
-        if !current && !matches!(receipt.outcome, Outcome::Delivered { .. }) {
-            // What another destination than today's can't take says nothing.
+        let delivered = matches!(receipt.outcome, Outcome::Delivered { .. });
+        if plain.is_some() || current.is_none() && !delivered {
+            // The plain form was not tried, or another destination than today's can't take it: that says nothing. If it
+            // still is to be sent, it is found again.
             queue.searched = queue.cursor.index;
             self.actions.push(Action::ReleaseTurn(token));
             return;

@@ -1,5 +1,7 @@
 //! Where the cursor of each environment starts.
 
+use std::time::Duration;
+
 use tracing::{debug, warn};
 
 use crate::{
@@ -8,14 +10,18 @@ use crate::{
         environment::EnvironmentId,
         notification_setting::{Cursor, StartDecision, StartReason},
     },
+    backoff,
     cluster::pod_view::version,
     delivery::{
-        setting_state::{Action, LOOK_AGAIN, Now, SettingState},
+        setting_state::{Action, Now, SettingState, StartListing},
         start_position::{self, Age, Handled},
         status_writer::WriteDue,
     },
     snapshot::{environments::EnvironmentInfo, log::EntryMeta},
 };
+
+/// At most so long after a log was listed in vain it is listed again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 impl SettingState {
     /// Decides why an environment starts where it does, once.
@@ -43,7 +49,8 @@ impl SettingState {
         self.writer.ask(WriteDue::Soon);
     }
 
-    /// Opens the queue of an environment if its start can be found now, or lists the log for it.
+    /// Opens the queue of an environment if its start can be found now, or lists the log for it. Nothing is done before it
+    /// is known where the log ends: there may be no log yet, and when it is heard of, this is tried again.
     pub(super) fn try_start(&mut self, uid: &str, now: Now) {
         let Some(decision) = self.open_start(uid) else {
             return;
@@ -52,18 +59,18 @@ impl SettingState {
         let environment = EnvironmentId::new(&decision.environment, uid);
         let info = self.environments.get(&environment.name);
         let info = info.filter(|info| info.uid == uid);
-        let head = info.and_then(|info| info.head).map(|(head, _)| head);
-        match (reason, head) {
-            (StartReason::EnvironmentAdded | StartReason::CursorReset, Some(head)) => {
+        let Some((head, _)) = info.and_then(|info| info.head.get()) else {
+            return;
+        };
+        match reason {
+            StartReason::EnvironmentAdded | StartReason::CursorReset => {
                 self.start_at(uid, head, head);
             }
-            _ => {
-                if self
-                    .listing
-                    .get(uid)
-                    .is_none_or(|again| again.is_some_and(|again| again <= now.moment))
-                {
-                    self.listing.insert(uid.to_owned(), None);
+            StartReason::NewSetting | StartReason::NewEnvironment => {
+                let listing = self.listing.get(uid);
+                if listing.is_none_or(|listing| listing.is_due(now)) {
+                    let listing = self.listing.entry(uid.to_owned()).or_default();
+                    listing.again = None;
                     self.actions.push(Action::ListEntries(environment));
                 }
             }
@@ -81,9 +88,9 @@ impl SettingState {
         result: Result<Vec<EntryMeta>, String>,
         now: Now,
     ) {
-        if self.listing.remove(uid).is_none() {
+        let Some(listing) = self.listing.remove(uid) else {
             return;
-        }
+        };
         let Some(decision) = self.open_start(uid) else {
             return;
         };
@@ -103,10 +110,13 @@ impl SettingState {
                 self.start_at(uid, index, head);
                 self.note_starts_decided(now);
             }
-            // Its log can't be read, or has no entry yet.
+            // Its log can't be read, or is empty though an end was heard of.
             None => {
-                let again = now.moment + LOOK_AGAIN.0;
-                self.listing.insert(uid.to_owned(), Some(again));
+                let failures = listing.failures.saturating_add(1);
+                let pause = backoff::delay(failures, self.seed).min(LONGEST_PAUSE);
+                let again = Some(now.moment + pause);
+                let listing = StartListing { failures, again };
+                self.listing.insert(uid.to_owned(), listing);
             }
         }
     }

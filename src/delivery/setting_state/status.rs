@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tracing::{debug, warn};
 
 use crate::{
@@ -12,7 +12,9 @@ use crate::{
         environment_queue::{Counted, UNREADABLE},
         pending::{CountedRange, LogRange},
         reasons::EventReason,
-        setting_state::{Action, Counting, Now, SettingState, resumed},
+        setting_state::{
+            Action, Counting, Now, SettingState, destination::destination_unknown, resumed,
+        },
         status_writer::{ConflictOutcome, WriteAnswer, WriteDue},
     },
 };
@@ -25,7 +27,7 @@ const STARTS_KEPT: usize = 32;
 impl SettingState {
     /// Counts what waits if that was not done yet, then writes the status if it is due.
     pub(super) fn write_if_due(&mut self, now: Now) {
-        let full = self.queues.any_full();
+        let full = self.queues.any_full(now.moment);
         let due = if self.stopping {
             self.writer.owes(self.queues.any_ahead())
                 && !self.writer.is_writing()
@@ -39,7 +41,7 @@ impl SettingState {
             return;
         }
         if self.counting == Counting::Not && !self.stopping {
-            let counts = self.uncounted();
+            let counts = self.uncounted(now);
             if !counts.is_empty() {
                 self.counting = Counting::UnderWay;
                 let subscription = self.subscription.clone();
@@ -59,16 +61,17 @@ impl SettingState {
     }
 
     /// What is to be counted before the next write: as much as one write may take.
-    fn uncounted(&self) -> Vec<LogRange> {
+    fn uncounted(&self, now: Now) -> Vec<LogRange> {
         let mut budget = COUNTED;
         let mut counts = vec![];
         for (_, queue) in self.queues.iter() {
-            if let Some(from) = queue.pending.next(queue.head)
+            if let Some(next) = queue.pending.next(queue.head)
                 && budget > 0
                 && !queue.is_leaving()
-                && queue.unreadable.is_none()
+                && queue.may_read(now.moment)
             {
-                let to = queue.head.min(from + budget - 1);
+                let (from, to) = next.into_inner();
+                let to = to.min(from.saturating_add(budget - 1));
                 budget -= to - from + 1;
                 counts.push(LogRange {
                     environment: queue.cursor.environment_id(),
@@ -80,7 +83,18 @@ impl SettingState {
         counts
     }
 
-    pub(super) fn counted(&mut self, counted: Vec<CountedRange>, now: Now) {
+    pub(super) fn counted(&mut self, generation: i64, counted: Vec<CountedRange>, now: Now) {
+        if generation != self.subscription.generation {
+            // That spec may have asked for other events.
+            if self.counting == Counting::UnderWay {
+                self.counting = Counting::Not;
+            }
+            for range in counted {
+                self.count_before_end(&range.environment.uid, now);
+            }
+            return;
+        }
+        let sends = self.may_send(now);
         for range in counted {
             let uid = range.environment.uid;
             let Some(queue) = self.queues.get_mut(&uid) else {
@@ -98,6 +112,8 @@ impl SettingState {
                     self.seed,
                     now.moment,
                 );
+            } else if !sends {
+                queue.unreadable = None; // while messages are sent, the search for the next one tells
             }
         }
         if self.counting == Counting::UnderWay {
@@ -116,7 +132,7 @@ impl SettingState {
             pending += count + usize::from(gap.is_some());
             let gap = gap.map(|gap| gap.time);
             oldest = [oldest, time, gap].into_iter().flatten().min();
-            uncounted |= queue.pending.next(queue.head).is_some() && queue.unreadable.is_none();
+            uncounted |= queue.pending.next(queue.head).is_some() && queue.may_read(now.moment);
         }
         if uncounted && !self.stopping {
             self.writer.ask(WriteDue::Soon); // the rest is counted for the next write
@@ -137,7 +153,7 @@ impl SettingState {
             .filter(|_| self.destination.value.is_some() && !self.is_suspended())
             .map(|at| {
                 let wait = at.saturating_sub(now.moment);
-                now.wall + SignedDuration::try_from(wait).unwrap_or_default()
+                now.wall.checked_add(wait).unwrap_or(Timestamp::MAX)
             });
         self.status.cursors = self.queues.cursors();
         self.keep_newest_starts();
@@ -145,13 +161,18 @@ impl SettingState {
         let since = self
             .not_ready_since
             .map_or(Duration::ZERO, |since| now.moment.saturating_sub(since));
+        let unread = self
+            .is_destination_unread()
+            .then(|| destination_unknown("no answer yet"));
+        let not_ready = unread.as_ref().or(self.problems.first());
         let input = ConditionInput {
             generation: Some(self.subscription.generation),
-            not_ready: self.problems.first().map(|why| (why, since)),
+            not_ready: not_ready.map(|why| (why, since)),
             problem: self.retry.problem(),
             log_problem: log_problem.as_deref(),
             next_attempt,
             suspended: self.is_suspended(),
+            overdue: self.is_overdue(now),
             pending: i64::try_from(pending).unwrap_or(i64::MAX),
             now: now.wall,
         };

@@ -19,7 +19,7 @@ use crate::{
 const TEST_REQUEST: usize = 256;
 
 impl SettingState {
-    pub(super) fn start_test(&mut self) {
+    pub(super) fn start_test(&mut self, now: Now) {
         let annotations = self.setting.metadata.annotations.as_ref();
         let asked = annotations.and_then(|all| all.get(TEST_ANNOTATION));
         let asked = asked.map(|asked| asked.chars().take(TEST_REQUEST).collect::<String>());
@@ -34,7 +34,7 @@ impl SettingState {
             // Whoever asks for a test may just have changed the Secret.
             self.read_destination();
         }
-        if self.destination.reading || !self.test.may_start() {
+        if !self.test.may_start() || self.destination.reading || !self.destination_is_fresh(now) {
             return;
         }
         let Some(destination) = self.destination.value.clone() else {

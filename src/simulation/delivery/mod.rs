@@ -2,6 +2,7 @@
 //! store that conflicts, loses replies and refuses. Everything that the machine asks for becomes an event on one clock,
 //! drawn from a seed; whatever it does is checked as it does it.
 
+mod conditions;
 mod properties;
 mod scenarios;
 
@@ -20,7 +21,7 @@ use kube::api::ObjectMeta;
 use crate::{
     api::{
         EnvironmentSnapshotSpec, EventType, NotificationSetting, NotificationSettingSpec,
-        NotificationSettingStatus, condition,
+        NotificationSettingStatus, TEST_ANNOTATION, condition,
         environment::EnvironmentId,
         notification_setting::{Cursor, Slack, Webhook},
     },
@@ -42,7 +43,12 @@ use crate::{
     },
     message::installation::Installation,
     simulation::testing,
-    snapshot::{environments::EnvironmentInfo, event, ledger::content_hash, log::EntryMeta},
+    snapshot::{
+        environments::{EnvironmentInfo, Head},
+        event,
+        ledger::content_hash,
+        log::EntryMeta,
+    },
     time::Moment,
 };
 
@@ -65,6 +71,12 @@ fn seconds(number: u64) -> Duration {
 
 fn millis(number: u64) -> Duration {
     Duration::from_millis(number)
+}
+
+/// Status and reason of a condition.
+fn says(status: &NotificationSettingStatus, condition: &str) -> String {
+    let condition = condition::find(&status.conditions, condition);
+    condition.map_or(String::new(), |it| format!("{} {}", it.status, it.reason))
 }
 
 /// How a receiver answers an attempt: the outcome, how long it takes, and whether it has taken the message.
@@ -130,6 +142,14 @@ struct Heard {
     taken: bool,
 }
 
+impl Heard {
+    /// Whether it holds text alone.
+    fn is_plain(&self) -> bool {
+        let body: serde_json::Value = serde_json::from_slice(&self.body).unwrap();
+        body.as_object().unwrap().keys().eq(["text"])
+    }
+}
+
 /// The log of one environment.
 #[derive(Clone, Debug, Default)]
 struct Log {
@@ -163,6 +183,8 @@ struct Faults {
 }
 
 enum Event {
+    /// An operator knows that the logs end here.
+    Heads(usize, u64, BTreeMap<String, Option<(i64, Timestamp)>>),
     Input(usize, u64, Box<Input>),
     /// The work of an action is done now.
     Perform(usize, u64, Box<Action>),
@@ -183,6 +205,8 @@ struct Operator {
     generation: i64,
     destination: Option<String>,
     progress: Vec<Cursor>,
+    /// Where the logs end, as far as it knows.
+    heads: BTreeMap<String, Head>,
     /// When the last of what it was told of environments reaches it.
     news_until: Duration,
 }
@@ -203,13 +227,21 @@ struct Simulation {
     receiver: Box<Receiver>,
     /// How long a turn at the destination takes to come.
     turn: Box<dyn FnMut(u64) -> Duration>,
+    /// How much longer than usual an action takes.
+    slow: Box<dyn Fn(&Action) -> Duration>,
     /// The API server refuses a status that is longer.
     longest_status: usize,
     /// A write or read of the setting answers 404.
     spurious_404: bool,
     heard: Vec<Heard>,
+    /// How many attempts count as deliveries in the metrics.
+    deliveries: usize,
     events: Vec<(EventReason, String)>,
     status_writes: usize,
+    /// What was written, in order.
+    written: Vec<NotificationSettingStatus>,
+    /// How often a log was listed to find a start.
+    lists: usize,
     kills: usize,
     steps: usize,
     operators: Vec<Operator>,
@@ -271,6 +303,24 @@ fn slack() -> NotificationSettingSpec {
     }
 }
 
+fn with_one_environment(spec: NotificationSettingSpec) -> Simulation {
+    let mut it = Simulation::new(7, spec);
+    it.environment("prod", "u1");
+    it.at += seconds(10);
+    it.setting_created = it.at;
+    it
+}
+
+fn change(it: &mut Simulation, uid: &str, name: &str) {
+    it.append(uid, &[(name, 0, 1)]);
+}
+
+fn reasons(it: &Simulation) -> Vec<String> {
+    let status = it.status();
+    let ranges = status.skipped_ranges.iter();
+    ranges.map(|range| range.reason.clone()).collect()
+}
+
 impl Simulation {
     fn new(seed: u64, spec: NotificationSettingSpec) -> Self {
         Self {
@@ -295,11 +345,15 @@ impl Simulation {
             url: Some("https://hook.example/a".to_owned()),
             receiver: Box::new(|_, _, _| takes()),
             turn: Box::new(|random| millis(random % 3)),
+            slow: Box::new(|_| Duration::ZERO),
             longest_status: usize::MAX,
             spurious_404: false,
             heard: vec![],
+            deliveries: 0,
             events: vec![],
             status_writes: 0,
+            written: vec![],
+            lists: 0,
             kills: 0,
             steps: 0,
             operators: vec![],
@@ -385,23 +439,32 @@ impl Simulation {
     /// Tells where a log ends now.
     fn log_grew(&mut self, uid: &str) {
         let grown = BTreeSet::from([self.logs[uid].name.clone()]);
-        let infos = self.infos();
         for operator in 0..self.operators.len() {
-            self.tell(operator, Input::LogsGrew(infos.clone(), grown.clone()));
+            self.tell(operator, Input::LogsGrew(grown.clone()));
         }
     }
 
-    fn infos(&self) -> Arc<BTreeMap<String, EnvironmentInfo>> {
+    /// Where each log ends now, as far as that is known.
+    fn heads(&self) -> BTreeMap<String, Option<(i64, Timestamp)>> {
+        let head = |log: &Log| {
+            let (index, (_, created, _)) = log.entries.last_key_value()?;
+            log.head_known.then(|| (*index, wall(*created)))
+        };
+        let heads = self.logs.iter();
+        heads.map(|(uid, log)| (uid.clone(), head(log))).collect()
+    }
+
+    /// The environments that there are, with the heads that an operator shares.
+    fn infos(&mut self, operator: usize) -> Arc<BTreeMap<String, EnvironmentInfo>> {
+        let heads = &mut self.operators[operator].heads;
         let living = self.logs.iter().filter(|(_, log)| !log.deleted);
         let info = |(uid, log): (&String, &Log)| {
-            let head = log.entries.last_key_value();
-            let head = head.map(|(index, (_, created, _))| (*index, wall(*created)));
             let info = EnvironmentInfo {
                 uid: uid.clone(),
                 generation: log.generation,
                 created: Some(condition::whole_seconds(wall(log.created))),
                 visible_to: log.visible_to.clone(),
-                head: head.filter(|_| log.head_known),
+                head: heads.entry(uid.clone()).or_default().clone(),
             };
             (log.name.clone(), info)
         };
@@ -409,9 +472,9 @@ impl Simulation {
     }
 
     fn environments_changed(&mut self) {
-        let infos = self.infos();
         for operator in 0..self.operators.len() {
-            self.tell(operator, Input::Environments(infos.clone()));
+            let infos = self.infos(operator);
+            self.tell(operator, Input::Environments(infos));
         }
     }
 
@@ -420,6 +483,22 @@ impl Simulation {
         change(&mut self.setting.spec);
         *self.setting.metadata.generation.as_mut().unwrap() += 1;
         self.setting_changed();
+    }
+
+    /// Asks for a test message.
+    fn request_test(&mut self, request: &str) {
+        let annotations = &mut self.setting.metadata.annotations;
+        let annotations = annotations.get_or_insert_default();
+        annotations.insert(TEST_ANNOTATION.to_owned(), request.to_owned());
+        self.setting_changed();
+    }
+
+    /// The setting's namespace may not see this environment any more.
+    fn hide(&mut self, uid: &str) {
+        let log = self.logs.get_mut(uid).unwrap();
+        log.visible_to = vec!["other".to_owned()];
+        log.generation += 1;
+        self.environments_changed();
     }
 
     fn setting_changed(&mut self) {
@@ -443,21 +522,23 @@ impl Simulation {
     }
 
     fn delivered(&self) -> String {
-        let status = self.status();
-        let condition = condition::find(&status.conditions, condition::DELIVERED);
-        condition.map_or(String::new(), |it| format!("{} {}", it.status, it.reason))
+        says(&self.status(), condition::DELIVERED)
+    }
+
+    fn ready(&self) -> String {
+        says(&self.status(), condition::READY)
     }
 
     fn tell(&mut self, operator: usize, input: Input) {
-        let latency = self.latency();
-        let it = &mut self.operators[operator];
-        let mut at = self.at + latency;
-        if matches!(input, Input::Environments(_) | Input::LogsGrew(..)) {
+        let mut at = self.at + self.latency();
+        let life = self.operators[operator].life;
+        if matches!(input, Input::Environments(_) | Input::LogsGrew(_)) {
             // What is newer is never heard of before what is older.
-            at = at.max(it.news_until);
-            it.news_until = at;
+            at = at.max(self.operators[operator].news_until);
+            self.operators[operator].news_until = at;
+            let heads = Event::Heads(operator, life, self.heads());
+            self.schedule(at - self.at, heads);
         }
-        let life = it.life;
         self.schedule(at - self.at, Event::Input(operator, life, Box::new(input)));
     }
 
@@ -474,6 +555,7 @@ impl Simulation {
             generation: 0,
             destination: None,
             progress: vec![],
+            heads: BTreeMap::new(),
             news_until: Duration::ZERO,
         });
         let operator = self.operators.len() - 1;
@@ -483,6 +565,9 @@ impl Simulation {
 
     fn begin(&mut self, operator: usize) {
         let setting = Arc::new(self.object());
+        self.operators[operator].heads.clear();
+        self.know_heads(operator, self.heads());
+        let infos = self.infos(operator);
         let it = &mut self.operators[operator];
         it.life += 1;
         it.waiting.clear();
@@ -492,9 +577,16 @@ impl Simulation {
         it.generation = setting.metadata.generation.unwrap();
         it.suspended = setting.spec.suspend == Some(true);
         let (state, actions) =
-            SettingState::new(setting, self.infos(), self.installation.clone(), self.now());
+            SettingState::new(setting, infos, self.installation.clone(), self.now());
         self.operators[operator].state = Some(state);
         self.execute(operator, actions);
+    }
+
+    fn know_heads(&mut self, operator: usize, heads: BTreeMap<String, Option<(i64, Timestamp)>>) {
+        let known = &mut self.operators[operator].heads;
+        for (uid, head) in heads {
+            known.entry(uid).or_default().set(head);
+        }
     }
 
     fn kill(&mut self, operator: usize) {
@@ -548,7 +640,7 @@ impl Simulation {
             if self.operators[operator].life != life {
                 return;
             }
-            let mut after = self.latency();
+            let mut after = self.latency() + (self.slow)(&action);
             match action {
                 Action::ReleaseTurn(token) => {
                     let it = &mut self.operators[operator];
@@ -642,9 +734,11 @@ impl Simulation {
                 Input::Composed(token, block_on(search.compose(&reader, &key, &origin)))
             }
             Action::Count(subscription, ranges) => {
-                Input::Counted(self.count(&subscription, ranges, fails))
+                let counted = self.count(&subscription, ranges, fails);
+                Input::Counted(subscription.generation, counted)
             }
             Action::ListEntries(environment) => {
+                self.lists += 1;
                 let entries = block_on(Reader(&self.logs, fails).entries(&environment));
                 Input::Entries(environment, entries)
             }
@@ -684,6 +778,16 @@ impl Simulation {
     }
 
     fn destination(&mut self) -> DestinationAnswer {
+        let webhook = self.setting.spec.webhook.as_ref();
+        if let Some(url) = webhook.and_then(|webhook| webhook.url.as_deref()) {
+            return match Destination::parse(DestinationKind::Webhook, url) {
+                Ok(destination) => DestinationAnswer::Known(destination),
+                Err(error) => DestinationAnswer::NotReady(NotReady::of_spec(
+                    NotReadyReason::UrlInvalid,
+                    format!("spec.webhook.url: {error}"),
+                )),
+            };
+        }
         if self.chance(self.faults.secret_fails) {
             return DestinationAnswer::Unknown("no answer from the API server".to_owned());
         }
@@ -763,6 +867,7 @@ impl Simulation {
             }
         }
         self.setting.status = Some(write.status.clone());
+        self.written.push(write.status.clone());
         self.setting_changed();
         if self.chance(self.faults.lost_reply) {
             return WriteAnswer::Failed("no answer from the API server".to_owned());
@@ -778,12 +883,11 @@ impl Simulation {
         let end = self.at + time;
         loop {
             let queued = self.queue.first_key_value().map(|((at, _), _)| *at);
-            let now = Moment::ZERO + self.at;
             let states = self.operators.iter().enumerate();
             let wake = states
                 .filter_map(|(operator, it)| {
                     // A timer runs out a little late, so that other things may happen first.
-                    let wake = it.state.as_ref()?.wake_at(now)? - Moment::ZERO + millis(1);
+                    let wake = it.state.as_ref()?.wake_at()? - Moment::ZERO + millis(1);
                     Some((wake, operator))
                 })
                 .min();
@@ -824,10 +928,16 @@ impl Simulation {
             Event::Answered(operator, life, token, began, receipt)
                 if alive(self, operator, life) =>
             {
+                let state = self.operators[operator].state.as_ref();
+                let test = state.is_some_and(|state| state.is_test(token));
+                self.deliveries += usize::from(!test);
                 self.feed(operator, Input::Sent(token, began, *receipt));
             }
+            Event::Heads(operator, life, heads) if alive(self, operator, life) => {
+                self.know_heads(operator, heads);
+            }
             Event::Start(operator) => self.begin(operator),
-            Event::Input(..) | Event::Answered(..) => {}
+            Event::Heads(..) | Event::Input(..) | Event::Answered(..) => {}
         }
     }
 

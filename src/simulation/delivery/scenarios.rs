@@ -6,24 +6,6 @@ use crate::{
     http::response::HoldRetry,
 };
 
-fn with_one_environment(spec: NotificationSettingSpec) -> Simulation {
-    let mut it = Simulation::new(7, spec);
-    it.environment("prod", "u1");
-    it.at += seconds(10);
-    it.setting_created = it.at;
-    it
-}
-
-fn change(it: &mut Simulation, uid: &str, name: &str) {
-    it.append(uid, &[(name, 0, 1)]);
-}
-
-fn reasons(it: &Simulation) -> Vec<String> {
-    let status = it.status();
-    let ranges = status.skipped_ranges.iter();
-    ranges.map(|range| range.reason.clone()).collect()
-}
-
 // ---- where a cursor starts ----
 
 #[test]
@@ -54,6 +36,37 @@ fn old_history_is_not_sent_though_the_log_could_not_be_found_when_the_setting_wa
     change(&mut it, "u1", "d");
     it.run(seconds(60));
     assert_eq!(it.taken(), it.ids_after("u1", 4));
+}
+
+#[test]
+fn a_log_is_not_listed_before_its_end_is_known_and_the_start_is_found_then() {
+    for spec in [webhook(), slack()] {
+        let mut it = with_one_environment(spec);
+        it.logs.get_mut("u1").unwrap().head_known = false;
+        it.start();
+        it.run(seconds(3_600));
+        assert_eq!(it.lists, 0);
+        assert_eq!(it.status().starts[0].index, None);
+        it.logs.get_mut("u1").unwrap().head_known = true;
+        it.log_grew("u1");
+        it.run(seconds(5));
+        assert_eq!((it.lists, it.status().cursors[0].index), (1, 1));
+        change(&mut it, "u1", "a");
+        it.run(seconds(60));
+        assert_eq!((it.lists, it.taken()), (1, it.ids_after("u1", 1)));
+    }
+}
+
+#[test]
+fn a_log_that_can_t_be_listed_for_a_start_is_listed_less_and_less_often() {
+    let mut it = with_one_environment(webhook());
+    it.faults.read_fails = 1_000;
+    it.start();
+    it.run(seconds(3_600));
+    assert!((60..=90).contains(&it.lists), "{} in an hour", it.lists);
+    it.faults.read_fails = 0;
+    it.run(seconds(90));
+    assert_eq!(it.status().cursors[0].index, 1);
 }
 
 #[test]
@@ -256,6 +269,99 @@ fn an_answer_of_the_old_destination_says_nothing_of_the_new_one() {
     assert_eq!(it.delivered(), "True UpToDate");
 }
 
+#[test]
+fn what_waits_long_for_a_turn_goes_to_the_url_that_the_secret_has_by_then() {
+    for test in [false, true] {
+        let mut it = with_one_environment(webhook());
+        it.start();
+        it.run(seconds(5));
+        it.turn = Box::new(|_| seconds(1_200));
+        if test {
+            it.request_test("1");
+        } else {
+            change(&mut it, "u1", "a");
+        }
+        it.run(seconds(1));
+        it.url = Some("https://hook.example/rotated".to_owned());
+        it.turn = Box::new(|_| millis(1));
+        it.run(seconds(60));
+        let urls: Vec<_> = it.heard.iter().map(|heard| heard.url.as_str()).collect();
+        assert_eq!(urls, ["https://hook.example/rotated"], "test: {test}");
+    }
+}
+
+#[test]
+fn a_message_whose_turn_comes_when_the_window_is_closed_waits_for_the_write() {
+    let mut it = with_one_environment(webhook());
+    it.start();
+    it.run(seconds(5));
+    it.faults.write_fails = 1_000;
+    change(&mut it, "u1", "a");
+    it.run(millis(900));
+    assert_eq!(it.heard.len(), 1);
+    let mut first = true;
+    it.turn = Box::new(move |_| {
+        if std::mem::take(&mut first) {
+            millis(1_200)
+        } else {
+            Duration::ZERO
+        }
+    });
+    change(&mut it, "u1", "b");
+    let before = it.steps;
+    it.run(seconds(60));
+    assert_eq!(it.heard.len(), 1);
+    let steps = it.steps - before;
+    assert!(steps < 200, "{steps} steps in a minute");
+    it.faults.write_fails = 0;
+    it.run(seconds(60));
+    assert_eq!(it.taken(), it.ids_after("u1", 1));
+}
+
+#[test]
+fn what_becomes_due_right_after_a_step_is_done() {
+    let mut it = with_one_environment(webhook());
+    it.start();
+    it.run(seconds(5));
+    it.receiver = Box::new(|_, _, _| fails(Reason::ServerError));
+    change(&mut it, "u1", "a");
+    it.run(millis(100));
+    assert_eq!(it.heard.len(), 1);
+    for _ in 0..20 {
+        // When the machine is asked when to wake up, that time has already come.
+        let state = it.operators[0].state.as_ref().unwrap();
+        let wake = state.wake_at().unwrap() - Moment::ZERO;
+        it.run(wake - it.at);
+        it.run(millis(20));
+    }
+    assert!(it.heard.len() > 1);
+}
+
+#[test]
+fn nothing_more_of_an_environment_goes_out_once_it_may_not_be_seen() {
+    let mut it = with_one_environment(webhook());
+    it.start();
+    it.run(seconds(5));
+    it.receiver = Box::new(|_, _, _| Answer {
+        after: millis(50),
+        ..takes()
+    });
+    it.slow = Box::new(|action| match action {
+        Action::Count(..) => seconds(10),
+        _ => Duration::ZERO,
+    });
+    for number in 0..40 {
+        change(&mut it, "u1", &format!("image-{number}"));
+    }
+    while it.heard.is_empty() {
+        it.run(millis(1));
+    }
+    it.hide("u1");
+    it.run(seconds(60));
+    assert_eq!(it.heard.len(), 1);
+    assert_eq!(reasons(&it), [SkipReason::EnvironmentNotVisible.as_str()]);
+}
+
 // ---- the destination ----
 
 #[test]
@@ -349,10 +455,65 @@ fn a_message_whose_form_is_refused_is_sent_once_more_as_plain_text() {
     it.run(seconds(60));
     assert_eq!(it.heard.len(), 2);
     assert_eq!(it.heard[0].id, it.heard[1].id);
-    let plain: serde_json::Value = serde_json::from_slice(&it.heard[1].body).unwrap();
-    let keys: Vec<_> = plain.as_object().unwrap().keys().collect();
-    assert_eq!(keys, ["text"]);
+    assert!(!it.heard[0].is_plain() && it.heard[1].is_plain());
     assert!(it.status().dead_letters.is_empty());
+}
+
+#[test]
+fn the_plain_form_of_a_message_is_not_sent_where_the_message_would_not_be_sent_any_more() {
+    type Change = fn(&mut Simulation);
+    let changes: [(&str, Change); 5] = [
+        ("suspended", |it| it.edit(|spec| spec.suspend = Some(true))),
+        ("another destination", |it| {
+            it.url = Some("https://hook.example/b".to_owned());
+            it.edit(|spec| *spec = webhook());
+        }),
+        ("other events", |it| {
+            it.edit(|spec| spec.event_types = Some(vec![EventType::ArtifactScaled]));
+        }),
+        ("not visible", |it| it.hide("u1")),
+        ("stopped", |it| it.stop(0)),
+    ];
+    for (what, change_it) in changes {
+        let mut it = with_one_environment(slack());
+        it.start();
+        it.run(seconds(5));
+        it.receiver = Box::new(|_, _, _| Answer {
+            after: seconds(3),
+            ..refuses("the destination answered 400")
+        });
+        it.slow = Box::new(|action| match action {
+            Action::Count(..) => seconds(10),
+            _ => Duration::ZERO,
+        });
+        change(&mut it, "u1", "a");
+        it.run(seconds(1));
+        assert_eq!(it.heard.len(), 1);
+        it.receiver = Box::new(|_, _, _| takes());
+        change_it(&mut it);
+        it.run(seconds(60));
+        assert_eq!(it.status().dead_lettered, None, "{what}");
+        assert!(!it.heard.iter().any(Heard::is_plain), "{what}");
+        match what {
+            "suspended" => it.edit(|spec| spec.suspend = None),
+            "stopped" => it.begin(0),
+            _ => {}
+        }
+        it.run(seconds(60));
+        let wanted = !matches!(what, "not visible" | "other events");
+        assert_eq!(it.taken().len(), usize::from(wanted), "{what}");
+    }
+}
+
+#[test]
+fn a_test_message_is_not_counted_among_the_deliveries() {
+    let mut it = with_one_environment(webhook());
+    it.start();
+    it.run(seconds(5));
+    it.request_test("1");
+    change(&mut it, "u1", "a");
+    it.run(seconds(5));
+    assert_eq!((it.heard.len(), it.deliveries), (2, 1));
 }
 
 #[test]
