@@ -234,15 +234,20 @@ impl Directory {
         }
     }
 
-    /// Indexes all settings by the environments that there are now.
-    fn reindex(&mut self) {
-        self.by_environment.clear();
-        self.of_all.clear();
-        let workers = std::mem::take(&mut self.workers);
-        for (uid, worker) in &workers {
-            self.index(uid, &worker.setting);
+    /// Brings the index up to date when environments came or went.
+    fn reindex(&mut self, before: &BTreeMap<String, EnvironmentInfo>) {
+        let known = self.known.clone();
+        self.by_environment
+            .retain(|name, _| known.contains_key(name));
+        let came = known.keys().filter(|name| !before.contains_key(*name));
+        let came: BTreeSet<_> = came.collect();
+        for (uid, worker) in &self.workers {
+            let names = worker.setting.spec.environments.iter().flatten();
+            for name in names.filter(|name| came.contains(name)) {
+                let workers = self.by_environment.entry(name.clone()).or_default();
+                workers.insert(uid.clone());
+            }
         }
-        self.workers = workers;
     }
 
     /// Tells the workers what is new: those who ask for a log that has grown, or all of them if an environment came, went
@@ -252,7 +257,7 @@ impl Directory {
         let heads_before = std::mem::replace(&mut self.heads, heads(now));
         let same_names = before.keys().eq(now.keys());
         if !same_names {
-            self.reindex();
+            self.reindex(&before);
         }
         if !same_names || !before.values().zip(now.values()).all(|(a, b)| a.is_same(b)) {
             for worker in self.workers.values() {

@@ -1,5 +1,6 @@
 //! The state machine of one setting. It is told what happened (an [`Input`]) and says what to do (a list of [`Action`]s);
-//! whoever executes them feeds the results back. Nothing here waits, reads a clock or talks to anyone.
+//! whoever executes them feeds the results back. Nothing here waits, reads a clock or talks to anyone. Only where the logs
+//! end it may know before it is told: it shares their heads.
 //!
 //! What is decided is decided when it is executed: a message is composed after its turn at the destination has come, and is
 //! sent only if the spec, the destination and everything else still allow it then.
