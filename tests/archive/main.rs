@@ -158,6 +158,11 @@ async fn story() -> Result<()> {
             format!("/api/v2/snapshots/acme/{environment}?per_page=1000"),
             400,
         ),
+        (
+            format!("/api/v2/environments/acme/{environment}/events?page=abc"),
+            400,
+        ),
+        ("/api/v2/snapshots/acme/%FF".to_owned(), 400),
         (format!("/api/v2/snapshots/other/{environment}/1"), 404),
         ("/api/v2/snapshots/acme/nowhere/1".to_owned(), 404),
         ("/nothing".to_owned(), 404),
