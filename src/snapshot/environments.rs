@@ -33,6 +33,7 @@ impl EnvironmentInfo {
     }
 }
 
+/// All Environments that exist. The recorder keeps it up to date, and delivery and the read API read it.
 #[derive(Debug)]
 pub struct Environments {
     /// Shared: every setting reads all of it whenever anything changes.
@@ -42,7 +43,7 @@ pub struct Environments {
     /// Counts all changes.
     version: watch::Sender<u64>,
     /// Counts how often the cluster's store was set back to an older state.
-    era: watch::Sender<u64>,
+    set_backs: watch::Sender<u64>,
 }
 
 impl Default for Environments {
@@ -51,7 +52,7 @@ impl Default for Environments {
             known: Mutex::default(),
             listed: watch::Sender::new(false),
             version: watch::Sender::new(0),
-            era: watch::Sender::new(0),
+            set_backs: watch::Sender::new(0),
         }
     }
 }
@@ -80,16 +81,16 @@ impl Environments {
     }
 
     /// Is notified when the cluster's store was set back.
-    pub fn eras(&self) -> watch::Receiver<u64> {
-        self.era.subscribe()
+    pub fn set_backs(&self) -> watch::Receiver<u64> {
+        self.set_backs.subscribe()
     }
 
     /// Forgets where the logs end: they were set back, and delivery starts again.
-    pub(crate) fn begin_anew(&self) {
+    pub(crate) fn set_back(&self) {
         for known in Arc::make_mut(&mut self.known.lock()).values_mut() {
             known.head = None;
         }
-        self.era.send_modify(|era| *era += 1);
+        self.set_backs.send_modify(|count| *count += 1);
         self.bump();
     }
 
