@@ -452,7 +452,7 @@ fn what_is_wrong_with_a_url_is_told_with_its_place_and_its_cure() {
                 "https://me:canary@a.example/",
                 "UrlInvalid",
                 "key url of Secret userinfo",
-                "remove all up to the @",
+                "remove everything up to the @",
             ),
             (
                 "no-url",
