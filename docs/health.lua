@@ -1,6 +1,6 @@
 -- How Argo CD shows the kinds of shipbell.dev.
--- Whether messages arrive (the condition Delivered) is left out on purpose: no application turns red because Slack is down.
--- Nor because of what runs: an Environment that is Non-Compliant is told as such, and is healthy.
+-- Whether messages arrive (the condition Delivered) is left out on purpose: no application becomes Degraded because Slack is down.
+-- Nor because of what runs: an Environment that is Non-Compliant says so in its message, and is Healthy.
 local status = obj.status or {}
 if status.observedGeneration ~= obj.metadata.generation then
   return {status = "Progressing", message = "Shipbell has not seen this generation yet"}
@@ -22,7 +22,7 @@ if is("Stalled", "True") then
   return {status = "Degraded", message = say("Stalled")}
 end
 if is("Reconciling", "True") then
-  -- What it waits for is told by Ready.
+  -- The message of Ready says what it waits for.
   return {status = "Progressing", message = say(found.Ready and "Ready" or "Reconciling")}
 end
 if is("Ready", "True") then
@@ -35,4 +35,4 @@ end
 if is("Ready", "False") then
   return {status = "Degraded", message = say("Ready")}
 end
-return {status = "Progressing", message = "Shipbell has not said yet whether it is ready"}
+return {status = "Progressing", message = "Shipbell has not reported yet whether it is ready"}

@@ -75,11 +75,17 @@ pub fn slow_delay(attempt: u32, seed: u64) -> Duration {
     exponential(FIRST_SLOW, LONGEST_SLOW, attempt, seed)
 }
 
-/// The wait that also obeys a `Retry-After`: never less than it asks for, and moved only upwards (by up to 20 %), as all
-/// that were told the same would otherwise come back at once.
-pub fn obeying(wait: Duration, retry_after: Option<Duration>, seed: u64) -> Duration {
+/// The wait that also obeys a `Retry-After`: never less than it asks for, and moved only upwards (by up to 20 %, but not
+/// beyond `longest`), as all that were told the same would otherwise come back at once.
+pub fn obeying(
+    wait: Duration,
+    retry_after: Option<Duration>,
+    longest: Duration,
+    seed: u64,
+) -> Duration {
     let asked = retry_after.unwrap_or_default();
-    wait.max(asked + scaled(asked, scatter(seed) % (JITTER + 1)))
+    let moved = asked + scaled(asked, scatter(seed) % (JITTER + 1));
+    wait.max(asked).max(moved.min(longest))
 }
 
 /// The seed of an event's waits.
@@ -171,6 +177,19 @@ mod tests {
         assert_eq!(backoff.next(), SECOND);
     }
 
+    #[test]
+    fn a_pause_that_was_asked_for_is_never_moved_beyond_the_longest() {
+        let longest = Duration::from_hours(1);
+        for seed in 0..50 {
+            assert_eq!(obeying(SECOND, Some(longest), longest, seed), longest);
+            let nearly = obeying(SECOND, Some(longest - SECOND), longest, seed);
+            assert!(
+                nearly >= longest - SECOND && nearly <= longest,
+                "{nearly:?}"
+            );
+        }
+    }
+
     proptest! {
         #[test]
         fn waits_stay_in_their_bounds_and_are_the_same_again(attempt: u32, seed: u64) {
@@ -187,11 +206,13 @@ mod tests {
         }
 
         #[test]
-        fn what_the_destination_asks_for_is_obeyed(millis in 0_u64..300_000, asked in 0_u64..3600, seed: u64) {
+        fn what_the_destination_asks_for_is_obeyed(millis in 0_u64..300_000, asked in 0_u64..=3600, seed: u64) {
             let (wait, asked) = (Duration::from_millis(millis), Duration::from_secs(asked));
-            let obeyed = obeying(wait, Some(asked), seed);
+            let longest = Duration::from_hours(1);
+            let obeyed = obeying(wait, Some(asked), longest, seed);
             prop_assert!(obeyed >= wait.max(asked) && obeyed <= wait.max(asked * 12 / 10));
-            prop_assert_eq!(obeying(wait, None, seed), wait);
+            prop_assert!(obeyed <= longest);
+            prop_assert_eq!(obeying(wait, None, longest, seed), wait);
         }
     }
 }

@@ -66,30 +66,26 @@ impl Metrics {
             warnings: metric(
                 all,
                 "unreadable_or_unidentified",
-                "Objects and images that were warned of",
+                "Objects that could not be decoded and images that could not be identified",
             ),
             index_mismatches: metric(
                 all,
                 "index_mismatch",
-                "Running counts that were found wrong; always 0",
+                "Environments whose running counts were found wrong; anything but 0 is a defect",
             ),
             snapshots: metric(all, "snapshots", "Snapshots appended"),
             head: metric(all, "head_index", "The number of the newest snapshot"),
             frozen: metric(
                 all,
                 "frozen",
-                "1 while nothing can be said of an environment",
+                "1 while nothing is recorded for an environment",
             ),
             truncated: metric(
                 all,
                 "history_truncated",
-                "Snapshots removed though a setting had still to pass them",
+                "Snapshots removed although a setting still needed them",
             ),
-            deliveries: metric(
-                all,
-                "deliveries",
-                "Attempts to deliver, by what came of them",
-            ),
+            deliveries: metric(all, "deliveries", "Attempts to deliver, by outcome"),
             seconds: metric(
                 all,
                 "delivery_seconds",

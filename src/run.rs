@@ -183,7 +183,8 @@ async fn tick(state: Arc<SharedState>) {
     }
 }
 
-/// Records snapshots. `cursors`: whether delivery has written the first cursors; nothing is appended before.
+/// Records snapshots. `cursors`: whether delivery has written the first cursors; the recorder waits for that, for a
+/// limited time.
 fn start_recorder(shared: &Shared, cursors: channel::Receiver<bool>, tasks: &mut Tasks) {
     let context = RecorderContext {
         client: shared.client.clone(),

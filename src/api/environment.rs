@@ -47,7 +47,7 @@ impl EnvironmentId {
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason", priority = 1),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].message", priority = 1),
-    printcolumn(name = "Because", type_ = "string", json_path = ".status.conditions[?(@.type=='Compliant')].message", priority = 1),
+    printcolumn(name = "Compliance Message", type_ = "string", json_path = ".status.conditions[?(@.type=='Compliant')].message", priority = 1),
     validation = Rule::new("size(self.metadata.name) <= 63").message("metadata.name must be at most 63 characters: it is used as a label value")
 )]
 #[serde(rename_all = "camelCase")]

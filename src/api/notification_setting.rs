@@ -112,7 +112,7 @@ pub struct NotificationSettingSpec {
     /// Send the events of each snapshot to a Slack channel as one message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slack: Option<Slack>,
-    /// If true, nothing is sent and nothing expires. Events that happen in the meantime are sent afterwards.
+    /// If true, no events are sent and nothing expires. Events that happen in the meantime are sent afterwards.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,
     /// How long failed deliveries are retried.
@@ -224,8 +224,8 @@ pub struct NotificationSettingStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 2048), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["environmentUID"]))]
     pub starts: Vec<StartDecision>,
-    /// When the start was decided for every environment that the spec asks for. Of an Environment that is created later,
-    /// all events are sent.
+    /// When the start was decided for every environment that the spec asks for. All events of an Environment that is
+    /// created later are sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub starts_decided_time: Option<Timestamp>,
     /// How many events wait for delivery.

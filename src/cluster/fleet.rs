@@ -18,6 +18,9 @@ use crate::{
     time::Moment,
 };
 
+/// The kind of a workload that is a Deployment.
+const DEPLOYMENT: &str = "Deployment";
+
 /// The workload that pods belong to: the unit of rollouts and scaling.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Workload {
@@ -153,7 +156,7 @@ impl Pod {
 
     /// The kinds of the pod's owners, the nearest first.
     pub fn owners(&self) -> [&str; 2] {
-        let above = if &*self.workload.kind == "Deployment" {
+        let above = if &*self.workload.kind == DEPLOYMENT {
             "Deployment.apps"
         } else {
             &*self.owner
@@ -463,9 +466,9 @@ impl Fleet {
             same.is_none() && before.is_some_and(|packed| *packed.spec.image == *view.image);
         let may_pin = container.is_some() && (unedited || created_after);
         let pin = || view.pin().filter(|_| may_pin);
-        let (digest, told) = identify(same, ImageId::parse(&view.image_id), pin);
-        learned.extend(told.filter(|told| !self.knows(told)));
-        let also = told.map(|told| told.alias);
+        let (digest, identity) = identify(same, ImageId::parse(&view.image_id), pin);
+        learned.extend(identity.filter(|identity| !self.knows(identity)));
+        let also = identity.map(|identity| identity.alias);
         let also = also.filter(|also| digest.is_some_and(|(digest, _)| digest != *also));
         let also = match also {
             Some(also) => Some(self.digests.intern(also)),
@@ -558,21 +561,21 @@ impl Fleet {
         now: Moment,
     ) -> Option<Arc<Workload>> {
         let workload = self.deployment(&view.meta.namespace, &view.meta.name);
-        let told = view.report;
-        let before = self.deployments.insert(workload.clone(), (mark, told));
-        if before.is_some_and(|(_, before)| before == told) {
+        let report = view.report;
+        let before = self.deployments.insert(workload.clone(), (mark, report));
+        if before.is_some_and(|(_, before)| before == report) {
             return None;
         }
         self.workloads
             .entry(workload.clone())
-            .or_insert_with(|| WorkloadState::new(told, now))
-            .told(told, now);
+            .or_insert_with(|| WorkloadState::new(report, now))
+            .apply_report(report, now);
         Some(workload)
     }
 
     /// The shared copy of the workload that a Deployment is.
     fn deployment(&mut self, namespace: &str, name: &str) -> Arc<Workload> {
-        self.intern_workload("Deployment", namespace, name)
+        self.intern_workload(DEPLOYMENT, namespace, name)
     }
 
     /// Removes a Deployment.
@@ -585,7 +588,7 @@ impl Fleet {
         let workload = self.deployment(namespace, name);
         self.deployments.remove(&workload)?;
         if let Some(state) = self.workloads.get_mut(&workload) {
-            state.told(RolloutReport::default(), now);
+            state.apply_report(RolloutReport::default(), now);
         }
         Some(workload)
     }
@@ -609,7 +612,7 @@ impl Fleet {
     pub fn forget_deployments(&mut self, now: Moment) {
         for workload in std::mem::take(&mut self.deployments).into_keys() {
             if let Some(state) = self.workloads.get_mut(&workload) {
-                state.told(RolloutReport::default(), now);
+                state.apply_report(RolloutReport::default(), now);
             }
         }
     }
@@ -687,8 +690,8 @@ impl WorkloadState {
         self.starting > 0
     }
 
-    fn told(&mut self, deployment: RolloutReport, now: Moment) {
-        self.deployment = deployment;
+    fn apply_report(&mut self, report: RolloutReport, now: Moment) {
+        self.deployment = report;
         self.signal(now);
     }
 
@@ -761,7 +764,7 @@ fn workload_of(view: &PodView) -> (&str, &str) {
         .and_then(|name| name.strip_suffix('-'))
         .filter(|name| !name.is_empty());
     match deployment {
-        Some(name) => ("Deployment", name),
+        Some(name) => (DEPLOYMENT, name),
         None => (kind, &owner.name),
     }
 }

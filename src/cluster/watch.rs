@@ -189,17 +189,16 @@ pub async fn follow<T, S>(
             Action::List => list::<T>(&client, &*sink, &metrics).await,
             Action::CheckServer => check_server::<T>(&client, &*sink).await,
             Action::Watch => {
-                let relist_at = start + state.relist_at().since_start();
-                let watch = watch::<T>(
-                    &client,
-                    &*sink,
-                    &metrics,
-                    relist_at,
-                    timings.idle,
-                    &mut proven,
-                );
-                let result = watch.await;
-                proven |= begun.elapsed() >= PROVEN.min(timings.idle);
+                let mut watch = Watch {
+                    client: &client,
+                    sink: &*sink,
+                    metrics: &metrics,
+                    relist_at: start + state.relist_at().since_start(),
+                    idle: timings.idle,
+                    brought_event: false,
+                };
+                let result = watch.follow::<T>().await;
+                proven = watch.brought_event || begun.elapsed() >= PROVEN.min(timings.idle);
                 result
             }
         };
@@ -224,7 +223,7 @@ fn take_in<T: WatchedKind>(
     let kind = T::KIND.as_str();
     match interruption {
         Interruption::Relist(reason) => {
-            info!(kind, reason, "listing anew");
+            info!(kind, reason, "listing again");
             Ended::Relist
         }
         Interruption::Failed {
@@ -321,7 +320,7 @@ async fn list<T: WatchedKind>(
                 warn!(
                     kind,
                     version,
-                    "the cluster's store was set back to an older state; reading everything anew"
+                    "the cluster's store was set back to an older state; reading everything again"
                 );
             }
             return Ok(());
@@ -346,51 +345,63 @@ async fn read_page<T: WatchedKind>(
     }
 }
 
-/// Follows the changes from where we are. `proven`: becomes true when there was one.
-async fn watch<T: WatchedKind>(
-    client: &Client,
-    sink: &impl ObjectSink<T>,
-    metrics: &Metrics,
+/// A watch of one kind.
+struct Watch<'a, S> {
+    client: &'a Client,
+    sink: &'a S,
+    metrics: &'a Metrics,
+    /// When a new list is due.
     relist_at: Instant,
+    /// How long it may bring nothing.
     idle: Duration,
-    proven: &mut bool,
-) -> Result<(), Interruption> {
-    let stream = open_watch::<T>(client, sink.version(T::KIND)).await?;
-    let relist = sleep_until(relist_at);
-    pin_mut!(stream, relist);
-    let mut line = vec![];
-    loop {
-        // What was read of a line stays in it when another branch is taken.
-        let read = tokio::select! {
-            read = timeout(idle, stream.read_until(b'\n', &mut line)) => read,
-            () = sink.relist_requested(T::KIND) => {
-                // A list may have met the request meanwhile.
-                if sink.wants_relist(T::KIND) {
-                    return Err(Interruption::Relist("it is requested"));
+    brought_event: bool,
+}
+
+impl<S> Watch<'_, S> {
+    /// Follows the changes from where we are.
+    async fn follow<T>(&mut self) -> Result<(), Interruption>
+    where
+        T: WatchedKind,
+        S: ObjectSink<T>,
+    {
+        let (sink, metrics) = (self.sink, self.metrics);
+        let stream = open_watch::<T>(self.client, sink.version(T::KIND)).await?;
+        let relist = sleep_until(self.relist_at);
+        pin_mut!(stream, relist);
+        let mut line = vec![];
+        loop {
+            // What was read of a line stays in it when another branch is taken.
+            let read = tokio::select! {
+                read = timeout(self.idle, stream.read_until(b'\n', &mut line)) => read,
+                () = sink.relist_requested(T::KIND) => {
+                    // A list may have met the request meanwhile.
+                    if sink.wants_relist(T::KIND) {
+                        return Err(Interruption::Relist("it is requested"));
+                    }
+                    continue;
                 }
-                continue;
+                () = &mut relist => return Err(Interruption::Relist("it is due")),
+            };
+            match read {
+                // Nobody knows what happened meanwhile.
+                Err(_) => {
+                    metrics.watch_failed(T::KIND.as_str());
+                    return Err(Interruption::Relist("the watch went silent"));
+                }
+                Ok(Err(error)) if is_cut(&error) => return Ok(()),
+                Ok(Err(error)) => return Err(Interruption::failed(error)),
+                Ok(Ok(_)) => {}
             }
-            () = &mut relist => return Err(Interruption::Relist("it is due")),
-        };
-        match read {
-            // Nobody knows what happened meanwhile.
-            Err(_) => {
-                metrics.watch_failed(T::KIND.as_str());
-                return Err(Interruption::Relist("the watch went silent"));
+            if !line.ends_with(b"\n") {
+                return Ok(()); // what is left of a line when the server ends the watch is sent again
             }
-            Ok(Err(error)) if is_cut(&error) => return Ok(()),
-            Ok(Err(error)) => return Err(Interruption::failed(error)),
-            Ok(Ok(_)) => {}
+            let event = event::<T>(&line).map_err(|error| Interruption::unreadable(&error))?;
+            line.clear();
+            line.shrink_to(LINE);
+            metrics.watched(T::KIND.as_str());
+            apply(event, sink, metrics)?;
+            self.brought_event = true;
         }
-        if !line.ends_with(b"\n") {
-            return Ok(()); // what is left of a line when the server ends the watch is sent again
-        }
-        let event = event::<T>(&line).map_err(|error| Interruption::unreadable(&error))?;
-        line.clear();
-        line.shrink_to(LINE);
-        metrics.watched(T::KIND.as_str());
-        apply(event, sink, metrics)?;
-        *proven = true;
     }
 }
 

@@ -38,7 +38,6 @@ pub(crate) enum Action {
     Watch,
 }
 
-/// How an action ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
     /// As it should.

@@ -50,13 +50,13 @@ impl ArtifactRules {
         Some(Self { spec, edition })
     }
 
-    /// The namespaces whose records count in an environment; `home` is the operator's own.
-    pub fn trust(spec: &EnvironmentSpec, home: &str) -> TrustedNamespaces {
+    /// The namespaces whose records count in an environment; `own_namespace` is the operator's own.
+    pub fn trust(spec: &EnvironmentSpec, own_namespace: &str) -> TrustedNamespaces {
         let rules = spec.compliance.as_ref();
         let named = rules.and_then(|rules| rules.provenance.as_ref()?.trusted_namespaces.as_ref());
         match named {
             Some(named) => named.iter().map(|name| name.as_str().into()).collect(),
-            None => TrustedNamespaces::from([home.into()]),
+            None => TrustedNamespaces::from([own_namespace.into()]),
         }
     }
 

@@ -555,7 +555,7 @@ impl Evidence {
         flows.into_values().collect()
     }
 
-    /// The older record of the same flow and image, if there is one in a trusted namespace.
+    /// The oldest older record of the same flow and image in the same namespace or in a trusted one.
     pub fn conflict(
         &self,
         record: &ProvenanceRecord,

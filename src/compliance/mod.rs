@@ -1,4 +1,4 @@
-//! What is known of images, and whether an environment keeps its rules.
+//! What is known of images, and whether an environment complies with its rules.
 
 pub(crate) mod artifact_identity;
 pub(crate) mod artifact_rules;

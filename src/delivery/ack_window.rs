@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use crate::time::Moment;
 
-/// At most this many events of an environment are sent ahead of the cursor in the status: the bound on duplicates after a
-/// crash (DESIGN.md, "Why can an event arrive twice?").
+/// Nothing more is sent once this many events of an environment are ahead of the cursor in the status: the bound on
+/// duplicates after a crash, but for a Slack message, which is sent as a whole (DESIGN.md, "Why one cursor for each setting
+/// and environment, in the setting's status?").
 pub(crate) const WINDOW: u32 = 32;
 /// At most this long.
 pub(crate) const WINDOW_TIME: Duration = Duration::from_secs(1);

@@ -10,7 +10,7 @@ use crate::{
         condition::{self, DELIVERED, READY, RECONCILING, STALLED, Statement},
     },
     delivery::{
-        reasons::{DeliveredReason, NotReadyReason},
+        reasons::{DeliveredReason, NotReadyReason, ReadyReason},
         retry::{DeliveryProblem, Recovery},
     },
     http::response::Reason,
@@ -138,7 +138,7 @@ pub(crate) fn update(status: &mut NotificationSettingStatus, input: &ConditionIn
         None => statement(
             READY,
             Some(true),
-            "Sound",
+            ReadyReason::Valid.as_str(),
             "The destination and the environments exist and may be used.",
         ),
     };
@@ -154,7 +154,12 @@ pub(crate) fn update(status: &mut NotificationSettingStatus, input: &ConditionIn
         .filter(|(why, since)| !why.stalled && *since < PATIENCE)
         .map(|_| {
             let message = "What is missing may be applied in a moment.";
-            statement(RECONCILING, Some(true), "Waiting", message)
+            statement(
+                RECONCILING,
+                Some(true),
+                ReadyReason::Waiting.as_str(),
+                message,
+            )
         });
     let column = [&ready, &delivered]
         .into_iter()
@@ -273,7 +278,7 @@ mod tests {
         let (ready, delivered, status) = updated(|_| ());
         assert_eq!(
             (ready.as_str(), delivered.as_str()),
-            ("True Sound", "Unknown NothingSentYet")
+            ("True Valid", "Unknown NothingSentYet")
         );
         assert_eq!(status.reason, None);
         assert_eq!(status.observed_generation, Some(2));
@@ -290,7 +295,7 @@ mod tests {
         let (ready, delivered, status) = updated(|f| (f.problem, f.pending) = facts);
         assert_eq!(
             (ready.as_str(), delivered.as_str()),
-            ("True Sound", "False ServerError")
+            ("True Valid", "False ServerError")
         );
         assert_eq!(
             status.message.as_deref(),

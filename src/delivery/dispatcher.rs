@@ -55,7 +55,7 @@ pub(crate) async fn run(context: Context, cursors_ready: watch::Sender<bool>) {
     let context = Arc::new(context);
     let cursors_ready = Arc::new(cursors_ready);
     let environments = context.environments.clone();
-    let mut eras = environments.eras();
+    let mut set_backs = environments.set_backs();
     let heads = tokio::spawn(log_heads::find(environments.clone(), context.log.clone()));
     let tasks = TaskTracker::new();
     loop {
@@ -72,7 +72,7 @@ pub(crate) async fn run(context: Context, cursors_ready: watch::Sender<bool>) {
             () = custom_resource_watch::follow(context.client.clone(), &mut settings) => break,
             () = follow_environments(&environments, &directory) => break,
             () = context.stop.cancelled() => break,
-            _ = eras.changed() => {}
+            _ = set_backs.changed() => {}
         }
         // The statuses were set back with the rest: they tell how far each setting has got.
         for worker in directory.lock().workers.values() {

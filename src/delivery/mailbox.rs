@@ -1,4 +1,4 @@
-//! What a worker is told from outside: the newest state of each thing, however late it is read. Bounded by what there is.
+//! What a worker receives from outside: only the newest state of each thing, so its size is bounded however late it is read.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -12,6 +12,11 @@ reasons! {
 }
 
 reasons! {
+    /// What the conditions `Ready` and `Reconciling` say when no `NotReadyReason` is their reason.
+    pub(crate) enum ReadyReason { Valid, Waiting }
+}
+
+reasons! {
     /// What the condition `Delivered` says when no answer of the destination is the reason.
     pub(crate) enum DeliveredReason {
         UpToDate, NothingSentYet, Suspended, NotReady, LogUnavailable, WaitingForTurn,
@@ -41,6 +46,7 @@ mod tests {
     fn every_reason_is_explained_in_the_documents() {
         let documents = include_str!("../../docs/troubleshooting.md");
         let reasons = NotReadyReason::ALL.iter().map(|it| it.as_str());
+        let reasons = reasons.chain(ReadyReason::ALL.iter().map(|it| it.as_str()));
         let reasons = reasons.chain(DeliveredReason::ALL.iter().map(|it| it.as_str()));
         let reasons = reasons.chain(SkipReason::ALL.iter().map(|it| it.as_str()));
         let reasons = reasons.chain(EventReason::ALL.iter().map(|it| it.as_str()));

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     backoff,
-    http::response::{HoldRetry, Outcome, Reason},
+    http::response::{HoldRetry, LONGEST_RETRY_AFTER, Outcome, Reason},
     time::Moment,
 };
 
@@ -162,7 +162,12 @@ impl RetryState {
                 (backoff::slow_delay(attempts, seed), Recovery::Attempt)
             }
             Outcome::Retry { after, .. } => (
-                backoff::obeying(backoff::delay(attempts, seed), *after, seed),
+                backoff::obeying(
+                    backoff::delay(attempts, seed),
+                    *after,
+                    LONGEST_RETRY_AFTER,
+                    seed,
+                ),
                 Recovery::Attempt,
             ),
             Outcome::Hold {

@@ -25,7 +25,7 @@ use crate::{
 /// A Secret that takes longer to read is read again later.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// RbacHints that advice needs.
+/// What a message needs to name in order to say how to allow Shipbell to read Secrets.
 #[derive(Clone, Debug)]
 pub(crate) struct RbacHints {
     /// The ClusterRole that allows to read Secrets.
@@ -119,10 +119,10 @@ async fn secret_value(
         Err(kube::Error::Api(status)) if status.code == 403 => {
             let RbacHints {
                 secrets_role,
-                service_account: (account, home),
+                service_account: (account, own_namespace),
             } = names;
             let message = format!(
-                "Shipbell may not read Secrets in namespace {namespace}: add it to the chart's settingsNamespaces, or kubectl -n {namespace} create rolebinding shipbell-secrets --clusterrole={secrets_role} --serviceaccount={home}:{account}"
+                "Shipbell may not read Secrets in namespace {namespace}: add it to the chart's settingsNamespaces, or kubectl -n {namespace} create rolebinding shipbell-secrets --clusterrole={secrets_role} --serviceaccount={own_namespace}:{account}"
             );
             return Err(not_ready(NotReadyReason::SecretForbidden, message));
         }

@@ -26,13 +26,14 @@ pub struct Guard {
 pub enum Denied {
     /// The address lies in a denied range.
     #[error(
-        "destination address {ip} is {what}; start the operator with --allow-destination {open} (chart value outbound.allow) to open it"
+        "destination address {ip} is {}; start the operator with --allow-destination {open} (chart value outbound.allow) to open it",
+        .kind.phrase()
     )]
     Address {
         /// The address.
         ip: IpAddr,
-        /// What it is, as a phrase.
-        what: &'static str,
+        /// What it is.
+        kind: RangeKind,
         /// The narrowest entry of `--allow-destination` that is proposed to open it.
         open: IpNet,
     },
@@ -73,71 +74,101 @@ enum HostPattern {
 #[derive(Clone, Copy)]
 struct Range {
     net: IpNet,
-    /// What it is: "destination address … is {what}".
-    what: &'static str,
+    kind: RangeKind,
 }
 
-impl Range {
+/// What an address is that may not be dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // The phrases say it.
+pub enum RangeKind {
+    Private,
+    Loopback,
+    LinkLocal,
+    Metadata,
+    Shared,
+    Multicast,
+    Reserved,
+    Example,
+    Transition,
+    NotPublic,
+    Own,
+}
+
+impl RangeKind {
+    /// As in "destination address … is {phrase}".
+    const fn phrase(self) -> &'static str {
+        match self {
+            Self::Private => "in a private range",
+            Self::Loopback => "a loopback address",
+            Self::LinkLocal => "a link-local address",
+            Self::Metadata => "a cloud metadata address",
+            Self::Shared => "in a provider's shared range",
+            Self::Multicast => "a multicast address",
+            Self::Reserved => "in a reserved range",
+            Self::Example => "in a range for documentation or tests",
+            Self::Transition => "an IPv6 address that stands for an IPv4 address",
+            Self::NotPublic => "in no public range",
+            Self::Own => "one of the Kubernetes API server or of the operator itself",
+        }
+    }
+
     /// Whether it is opened only by an address or range that lies within it: no wider range and no host name opens it by
     /// accident.
-    fn is_strict(self) -> bool {
-        [METADATA, LINK_LOCAL, OURS].contains(&self.what)
+    const fn is_strict(self) -> bool {
+        matches!(self, Self::Metadata | Self::LinkLocal | Self::Own)
     }
 }
-
-const PRIVATE: &str = "in a private range";
-const LOOPBACK: &str = "a loopback address";
-const LINK_LOCAL: &str = "a link-local address";
-const METADATA: &str = "a cloud metadata address";
-const SHARED: &str = "in a provider's shared range";
-const MULTICAST: &str = "a multicast address";
-const RESERVED: &str = "in a reserved range";
-const EXAMPLE: &str = "in a range for documentation or tests";
-const TRANSITION: &str = "an IPv6 address that stands for an IPv4 address";
-const NOT_PUBLIC: &str = "in no public range";
-const OURS: &str = "one of the Kubernetes API server or of the operator itself";
 
 /// The denied ranges. The first that holds an address names it, so single addresses stand before what they lie in.
 static DENIED: LazyLock<Vec<Range>> = LazyLock::new(|| {
     let ranges = [
         // AWS, GCP, Azure, OpenStack; ECS tasks; EKS Pod Identity.
         (
-            METADATA,
+            RangeKind::Metadata,
             "169.254.169.254/32 169.254.170.2/32 169.254.170.23/32",
         ),
         // Alibaba; Azure's host, a *public* address; Oracle's old one.
         (
-            METADATA,
+            RangeKind::Metadata,
             "100.100.100.200/32 168.63.129.16/32 192.0.0.192/32",
         ),
         // AWS: metadata and EKS Pod Identity; GCP.
         (
-            METADATA,
+            RangeKind::Metadata,
             "fd00:ec2::254/128 fd00:ec2::23/128 fd20:ce::254/128",
         ),
-        (LINK_LOCAL, "169.254.0.0/16 fe80::/10"),
+        (RangeKind::LinkLocal, "169.254.0.0/16 fe80::/10"),
         // Linux takes 0.0.0.0 and :: for this machine.
-        (LOOPBACK, "127.0.0.0/8 ::1/128 0.0.0.0/8 ::/128"),
-        (PRIVATE, "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 fc00::/7"),
+        (RangeKind::Loopback, "127.0.0.0/8 ::1/128 0.0.0.0/8 ::/128"),
+        (
+            RangeKind::Private,
+            "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 fc00::/7",
+        ),
         // Site-local, deprecated but still routed by some.
-        (PRIVATE, "fec0::/10"),
-        (SHARED, "100.64.0.0/10"),
-        (RESERVED, "192.0.0.0/24 192.88.99.0/24 240.0.0.0/4"),
-        (EXAMPLE, "192.0.2.0/24 198.18.0.0/15"),
-        (EXAMPLE, "198.51.100.0/24 203.0.113.0/24"),
-        (MULTICAST, "224.0.0.0/4 ff00::/8"),
+        (RangeKind::Private, "fec0::/10"),
+        (RangeKind::Shared, "100.64.0.0/10"),
+        (
+            RangeKind::Reserved,
+            "192.0.0.0/24 192.88.99.0/24 240.0.0.0/4",
+        ),
+        (RangeKind::Example, "192.0.2.0/24 198.18.0.0/15"),
+        (RangeKind::Example, "198.51.100.0/24 203.0.113.0/24"),
+        (RangeKind::Multicast, "224.0.0.0/4 ff00::/8"),
         // IPv4-compatible, NAT64 with a prefix of the network's own (where the IPv4 address stands in it is known only
         // there), 6to4. For NAT64 with the well-known prefix see `nat64`.
-        (TRANSITION, "::/96 64:ff9b:1::/48 2002::/16"),
+        (RangeKind::Transition, "::/96 64:ff9b:1::/48 2002::/16"),
         // Discard-only and its dummy prefix; Teredo, ORCHID, benchmarks; SRv6 SIDs.
-        (RESERVED, "100::/64 100:0:0:1::/64 2001::/23 5f00::/16"),
+        (
+            RangeKind::Reserved,
+            "100::/64 100:0:0:1::/64 2001::/23 5f00::/16",
+        ),
         // Old and new.
-        (EXAMPLE, "2001:db8::/32 3fff::/20"),
+        (RangeKind::Example, "2001:db8::/32 3fff::/20"),
     ];
-    let ranges = ranges.iter().flat_map(|(what, nets)| {
+    let ranges = ranges.iter().flat_map(|(kind, nets)| {
         nets.split(' ').map(move |net| Range {
             net: net.parse().expect("an address range"),
-            what,
+            kind: *kind,
         })
     });
     ranges.collect()
@@ -189,7 +220,7 @@ impl Guard {
     /// about the very address that is dialled, or a second answer of the DNS gets round it.
     pub(crate) fn permits_ip(&self, host: &str, ip: IpAddr) -> Result<(), Denied> {
         let ip = ip.to_canonical();
-        // A network without IPv4 reaches it through these (DNS64): what is dialled in the end is the address inside.
+        // A network without IPv4 reaches it through these (DNS64): the address inside is the one that is dialled.
         if let Some(inside) = nat64(ip)
             && !self.also_denied.contains(&ip)
         {
@@ -198,7 +229,7 @@ impl Guard {
         let Some(range) = self.range(ip) else {
             return Ok(());
         };
-        let strict = range.is_strict();
+        let strict = range.kind.is_strict();
         let named = self
             .open_nets
             .iter()
@@ -212,8 +243,8 @@ impl Guard {
         } else {
             range.net
         };
-        let what = range.what;
-        Err(Denied::Address { ip, what, open })
+        let kind = range.kind;
+        Err(Denied::Address { ip, kind, open })
     }
 
     /// Whether a URL's host may be dialled, as far as that can be told without the DNS: an address is judged here (the
@@ -251,17 +282,17 @@ impl Guard {
     }
 
     fn range(&self, ip: IpAddr) -> Option<Range> {
-        let alone = |what| {
+        let alone = |kind| {
             let net = ip.into();
-            Some(Range { net, what })
+            Some(Range { net, kind })
         };
         if self.also_denied.contains(&ip) {
-            return alone(OURS);
+            return alone(RangeKind::Own);
         }
         let listed = DENIED.iter().find(|range| range.net.contains(&ip));
         match ip {
             _ if listed.is_some() => listed.copied(),
-            IpAddr::V6(v6) if !PUBLIC_V6.contains(&v6) => alone(NOT_PUBLIC),
+            IpAddr::V6(v6) if !PUBLIC_V6.contains(&v6) => alone(RangeKind::NotPublic),
             _ => None,
         }
     }
@@ -288,7 +319,7 @@ impl HostPattern {
             return Err("a URL");
         }
         if name.contains('/') {
-            return Err("no address range");
+            return Err("not an address range");
         }
         if name.contains(':') {
             return Err("more than a host");
@@ -301,7 +332,7 @@ impl HostPattern {
             Ok(Host::Domain(name)) if suffix => Ok(Self::Suffix(format!(".{}", bare(&name)))),
             Ok(Host::Domain(name)) => Ok(Self::Exact(bare(&name))),
             Ok(_) => Err("an address in an unusual spelling"),
-            Err(_) => Err("no host name"),
+            Err(_) => Err("not a host name"),
         }
     }
 }
@@ -383,80 +414,80 @@ mod tests {
     #[test]
     fn addresses_that_are_not_public_are_denied() {
         let guard = guard(&[]);
-        for (address, what) in [
-            ("10.0.0.0", PRIVATE),
-            ("10.255.255.255", PRIVATE),
-            ("172.16.0.1", PRIVATE),
-            ("172.31.255.255", PRIVATE),
-            ("192.168.1.1", PRIVATE),
-            ("fc00::1", PRIVATE),
-            ("fdff:ffff::1", PRIVATE),
-            ("fec0::1", PRIVATE),
-            ("127.0.0.1", LOOPBACK),
-            ("127.255.255.254", LOOPBACK),
-            ("::1", LOOPBACK),
-            ("::", LOOPBACK),
-            ("0.0.0.0", LOOPBACK),
-            ("0.1.2.3", LOOPBACK),
-            ("::ffff:127.0.0.1", LOOPBACK),
-            ("::ffff:10.0.0.1", PRIVATE),
-            ("::ffff:169.254.169.254", METADATA),
-            ("100.64.0.1", SHARED),
-            ("100.127.255.255", SHARED),
-            ("100.100.100.200", METADATA),
-            ("169.254.169.254", METADATA),
-            ("169.254.170.2", METADATA),
-            ("169.254.170.23", METADATA),
-            ("168.63.129.16", METADATA),
-            ("192.0.0.192", METADATA),
-            ("fd00:ec2::254", METADATA),
-            ("fd00:ec2::23", METADATA),
-            ("fd20:ce::254", METADATA),
-            ("169.254.0.1", LINK_LOCAL),
-            ("fe80::1", LINK_LOCAL),
-            ("febf::1", LINK_LOCAL),
-            ("224.0.0.1", MULTICAST),
-            ("239.255.255.255", MULTICAST),
-            ("ff02::1", MULTICAST),
-            ("240.0.0.1", RESERVED),
-            ("255.255.255.255", RESERVED),
-            ("192.0.0.1", RESERVED),
-            ("192.88.99.1", RESERVED),
-            ("192.0.2.1", EXAMPLE),
-            ("198.18.0.1", EXAMPLE),
-            ("198.19.255.255", EXAMPLE),
-            ("198.51.100.1", EXAMPLE),
-            ("203.0.113.1", EXAMPLE),
-            ("2001:db8::1", EXAMPLE),
-            ("3fff::1", EXAMPLE),
-            ("64:ff9b::127.0.0.1", LOOPBACK),
-            ("64:ff9b::10.0.0.1", PRIVATE),
-            ("64:ff9b::169.254.169.254", METADATA),
-            ("64:ff9b::100.64.0.1", SHARED),
-            ("64:ff9b::10.96.0.1", OURS),
-            ("64:ff9b::", LOOPBACK),
-            ("64:ff9b:1::8.8.8.8", TRANSITION),
-            ("64:ff9b:0:1::8.8.8.8", NOT_PUBLIC),
-            ("2002:808:808::1", TRANSITION),
-            ("2001:0:808:808::1", RESERVED),
-            ("64:ff9b:1::1", TRANSITION),
-            ("2002:7f00:1::", TRANSITION),
-            ("::8.8.8.8", TRANSITION),
-            ("::127.0.0.1", TRANSITION),
-            ("2001::1", RESERVED),
-            ("2001:20::1", RESERVED),
-            ("2001:2::1", RESERVED),
-            ("100::1", RESERVED),
-            ("100:0:0:1::1", RESERVED),
-            ("5f00::1", RESERVED),
-            ("4000::1", NOT_PUBLIC),
-            ("::ffff:0:127.0.0.1", NOT_PUBLIC),
-            ("10.96.0.1", OURS),
-            ("::ffff:10.96.0.1", OURS),
+        for (address, kind) in [
+            ("10.0.0.0", RangeKind::Private),
+            ("10.255.255.255", RangeKind::Private),
+            ("172.16.0.1", RangeKind::Private),
+            ("172.31.255.255", RangeKind::Private),
+            ("192.168.1.1", RangeKind::Private),
+            ("fc00::1", RangeKind::Private),
+            ("fdff:ffff::1", RangeKind::Private),
+            ("fec0::1", RangeKind::Private),
+            ("127.0.0.1", RangeKind::Loopback),
+            ("127.255.255.254", RangeKind::Loopback),
+            ("::1", RangeKind::Loopback),
+            ("::", RangeKind::Loopback),
+            ("0.0.0.0", RangeKind::Loopback),
+            ("0.1.2.3", RangeKind::Loopback),
+            ("::ffff:127.0.0.1", RangeKind::Loopback),
+            ("::ffff:10.0.0.1", RangeKind::Private),
+            ("::ffff:169.254.169.254", RangeKind::Metadata),
+            ("100.64.0.1", RangeKind::Shared),
+            ("100.127.255.255", RangeKind::Shared),
+            ("100.100.100.200", RangeKind::Metadata),
+            ("169.254.169.254", RangeKind::Metadata),
+            ("169.254.170.2", RangeKind::Metadata),
+            ("169.254.170.23", RangeKind::Metadata),
+            ("168.63.129.16", RangeKind::Metadata),
+            ("192.0.0.192", RangeKind::Metadata),
+            ("fd00:ec2::254", RangeKind::Metadata),
+            ("fd00:ec2::23", RangeKind::Metadata),
+            ("fd20:ce::254", RangeKind::Metadata),
+            ("169.254.0.1", RangeKind::LinkLocal),
+            ("fe80::1", RangeKind::LinkLocal),
+            ("febf::1", RangeKind::LinkLocal),
+            ("224.0.0.1", RangeKind::Multicast),
+            ("239.255.255.255", RangeKind::Multicast),
+            ("ff02::1", RangeKind::Multicast),
+            ("240.0.0.1", RangeKind::Reserved),
+            ("255.255.255.255", RangeKind::Reserved),
+            ("192.0.0.1", RangeKind::Reserved),
+            ("192.88.99.1", RangeKind::Reserved),
+            ("192.0.2.1", RangeKind::Example),
+            ("198.18.0.1", RangeKind::Example),
+            ("198.19.255.255", RangeKind::Example),
+            ("198.51.100.1", RangeKind::Example),
+            ("203.0.113.1", RangeKind::Example),
+            ("2001:db8::1", RangeKind::Example),
+            ("3fff::1", RangeKind::Example),
+            ("64:ff9b::127.0.0.1", RangeKind::Loopback),
+            ("64:ff9b::10.0.0.1", RangeKind::Private),
+            ("64:ff9b::169.254.169.254", RangeKind::Metadata),
+            ("64:ff9b::100.64.0.1", RangeKind::Shared),
+            ("64:ff9b::10.96.0.1", RangeKind::Own),
+            ("64:ff9b::", RangeKind::Loopback),
+            ("64:ff9b:1::8.8.8.8", RangeKind::Transition),
+            ("64:ff9b:0:1::8.8.8.8", RangeKind::NotPublic),
+            ("2002:808:808::1", RangeKind::Transition),
+            ("2001:0:808:808::1", RangeKind::Reserved),
+            ("64:ff9b:1::1", RangeKind::Transition),
+            ("2002:7f00:1::", RangeKind::Transition),
+            ("::8.8.8.8", RangeKind::Transition),
+            ("::127.0.0.1", RangeKind::Transition),
+            ("2001::1", RangeKind::Reserved),
+            ("2001:20::1", RangeKind::Reserved),
+            ("2001:2::1", RangeKind::Reserved),
+            ("100::1", RangeKind::Reserved),
+            ("100:0:0:1::1", RangeKind::Reserved),
+            ("5f00::1", RangeKind::Reserved),
+            ("4000::1", RangeKind::NotPublic),
+            ("::ffff:0:127.0.0.1", RangeKind::NotPublic),
+            ("10.96.0.1", RangeKind::Own),
+            ("::ffff:10.96.0.1", RangeKind::Own),
         ] {
             let denied = guard.permits_ip("a.example", ip(address)).unwrap_err();
             assert!(
-                matches!(denied, Denied::Address { what: is, .. } if is == what),
+                matches!(denied, Denied::Address { kind: is, .. } if is == kind),
                 "{address}: {denied:?}"
             );
             // What the message proposes does open it.
@@ -468,7 +499,7 @@ mod tests {
             guard.open_nets.push(ip("127.0.0.1").into());
             let opened = guard.permits_ip("a.example", ip(address));
             assert!(
-                opened.is_ok() || what == TRANSITION,
+                opened.is_ok() || kind == RangeKind::Transition,
                 "{address}: {opened:?}"
             );
         }
@@ -693,11 +724,11 @@ mod tests {
             ("*", "too wide"),
             ("a.*.example", "too wide"),
             ("https://a.example", "a URL"),
-            ("10.0.0.0/33", "no address range"),
+            ("10.0.0.0/33", "not an address range"),
             ("a.example:443", "more than a host"),
             ("127.1", "an address in an unusual spelling"),
             ("2130706433", "an address in an unusual spelling"),
-            ("a b", "no host name"),
+            ("a b", "not a host name"),
         ] {
             let error = Guard::new(&[entry.to_owned()], vec![]).unwrap_err();
             assert_eq!(error.problem, problem, "{entry}");

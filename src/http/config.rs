@@ -73,7 +73,7 @@ pub enum SendError {
         "the extra CA bundle holds no certificate that can be used; give certificates in PEM form"
     )]
     BadCa,
-    #[error("{0} is no URL of a proxy; give one such as http://proxy.example:3128")]
+    #[error("{0} is not the URL of a proxy; give one such as http://proxy.example:3128")]
     BadProxy(&'static str),
     #[error("the HTTP client could not be made: {0}")]
     Client(String),

@@ -64,7 +64,7 @@ pub enum BadUrl {
     #[error("the URL is UTF-16 text, as some tools on Windows write it; store it as UTF-8")]
     Utf16,
     #[error(
-        "the URL holds an invisible character (U+{0:04X}); type it anew, or copy it from where the receiver shows it"
+        "the URL holds an invisible character (U+{0:04X}); type it again, or copy it from where the receiver shows it"
     )]
     Invisible(u32),
     #[error("the URL is in quotes or brackets; store it without them")]
@@ -84,7 +84,7 @@ pub enum BadUrl {
     Scheme,
     /// `user:password@`, which a reader takes for the host, and which proxies and servers log.
     #[error(
-        "the URL holds a user name or password before the host; remove all up to the @, and put a secret into its path or query"
+        "the URL holds a user name or password before the host; remove everything up to the @, and put a secret into the path or the query"
     )]
     UserInfo,
     #[error("the URL names port 0; name the receiver's port, or none")]

@@ -46,7 +46,7 @@ pub enum Outcome {
         reason: Reason,
         message: String,
     },
-    /// The destination says that it is no more: hold until the Secret or the spec changes.
+    /// The destination says that it no longer exists: hold until the Secret or the spec changes.
     Gone { message: String },
 }
 
@@ -135,7 +135,7 @@ pub(crate) enum TlsProblem {
     NothingInCommon,
     /// Not TLS at all, …
     #[error(
-        "TLS handshake failed; check that the port speaks TLS 1.2 or 1.3 and that its certificate is sound"
+        "TLS handshake failed; check that the port speaks TLS 1.2 or 1.3 and that its certificate is valid"
     )]
     Other,
 }
@@ -235,9 +235,9 @@ fn of_status(status: u16, after: Option<Duration>) -> Outcome {
             Reason::Redirected,
             format!("{said}; redirects are never followed: give the URL that it redirects to"),
         ),
-        400 | 413 | 415 | 422 => {
-            Outcome::refused(format!("{said}: it refuses this event for what it holds"))
-        }
+        400 | 413 | 415 | 422 => Outcome::refused(format!(
+            "{said}: it refuses this event because of its content"
+        )),
         401 | 403 => Outcome::hold(
             Reason::AuthRefused,
             format!("{said}: it does not accept the URL's credentials"),
@@ -252,7 +252,7 @@ fn of_status(status: u16, after: Option<Duration>) -> Outcome {
         ),
         410 => Outcome::Gone {
             message: format!(
-                "{said}: it is gone; nothing is sent until the Secret or the spec changes"
+                "{said}: it no longer exists; no event is sent until the Secret or the spec changes, or a test message is delivered"
             ),
         },
         429 => Outcome::retry(
@@ -266,12 +266,12 @@ fn of_status(status: u16, after: Option<Duration>) -> Outcome {
         // Anything else says that it isn't a receiver of events: the event waits, rather than to be lost on a wrong URL.
         402..=499 => Outcome::hold(
             Reason::UnexpectedAnswer,
-            format!("{said}, which no receiver of events does; check the URL"),
+            format!("{said}, which is not the answer of a receiver of events; check the URL"),
         ),
         _ => Outcome::retry(
             after,
             Reason::UnexpectedAnswer,
-            format!("{said}, which is no valid status"),
+            format!("{said}, which is not a valid status"),
         ),
     }
 }
@@ -296,10 +296,10 @@ fn of_slack(status: u16, after: Option<Duration>, body: &[u8]) -> Outcome {
 fn of_slack_without_code(status: u16, after: Option<Duration>, body: &[u8]) -> Outcome {
     match of_status(status, after) {
         Outcome::Delivered { .. } if is_page(body) => Outcome::hold_until_change(format!(
-            "the destination answered {status} with a web page or another document, as login pages do, so it is not known whether it took the message; check that the URL is that of an incoming webhook (nothing is sent until the Secret or the spec changes)"
+            "the destination answered {status} with a web page or another document, as login pages do, so it is not known whether it took the message; check that the URL is that of an incoming webhook (no event is sent until the Secret or the spec changes, or a test message is delivered)"
         )),
         Outcome::Delivered { .. } if says_failed(body) => Outcome::hold_until_change(format!(
-            "the destination answered {status}, but its JSON says that it failed; check that the URL is that of an incoming webhook (nothing is sent until the Secret or the spec changes)"
+            "the destination answered {status}, but its JSON says that it failed; check that the URL is that of an incoming webhook (no event is sent until the Secret or the spec changes, or a test message is delivered)"
         )),
         // Mattermost, Rocket.Chat, Zulip, Discord and proxies before them: JSON, nothing, or a word of their own.
         Outcome::Delivered { .. } => Outcome::DELIVERED_WITHOUT_OK,
@@ -330,7 +330,7 @@ fn of_slack_code(status: u16, after: Option<Duration>, code: &str) -> Outcome {
         ),
         "channel_not_found" | "user_not_found" => hold(
             Reason::SlackDestination,
-            "the incoming webhook's channel or user is no more; create a new webhook",
+            "the incoming webhook's channel or user no longer exists; create a new webhook",
         ),
         "action_prohibited" | "posting_to_general_channel_denied" => hold(
             Reason::SlackDestination,
@@ -342,9 +342,9 @@ fn of_slack_code(status: u16, after: Option<Duration>, code: &str) -> Outcome {
         | "invalid_blocks_format"
         | "invalid_attachments"
         | "too_many_attachments"
-        | "missing_text_or_fallback_or_attachments" => {
-            Outcome::refused(format!("{said}: it refuses this message for what it holds"))
-        }
+        | "missing_text_or_fallback_or_attachments" => Outcome::refused(format!(
+            "{said}: it refuses this message because of its content"
+        )),
         "rate_limited" | "ratelimited" => Outcome::retry(
             after,
             Reason::RateLimited,

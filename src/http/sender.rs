@@ -192,7 +192,7 @@ fn request(client: &Client, to: &Destination, outgoing: &Outgoing) -> reqwest::R
 async fn read(mut answer: Response, kind: DestinationKind) -> Outcome {
     let status = answer.status();
     let body = match kind {
-        // The status has decided: nothing that befalls the body changes it.
+        // The status has decided: nothing that happens to the body changes that.
         DestinationKind::Webhook => {
             let _ = tokio::time::timeout(DRAIN, beginning(&mut answer)).await;
             Ok(Vec::new())

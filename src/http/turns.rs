@@ -173,7 +173,7 @@ impl Turns {
     }
 }
 
-/// One URL.
+/// The messages that wait for one URL, and when it may get them.
 #[derive(Debug, Default)]
 struct DestinationQueue {
     /// Whether it gets at most [`BURST`] messages at once, and one each [`INTERVAL`].

@@ -23,6 +23,24 @@ pub struct Link {
     pub api: String,
 }
 
+/// What is numbered in a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoteKind {
+    /// A deployment that was announced.
+    Deployment,
+    /// A review.
+    Approval,
+}
+
+impl NoteKind {
+    const fn in_path(self) -> &'static str {
+        match self {
+            Self::Deployment => "deployments",
+            Self::Approval => "approvals",
+        }
+    }
+}
+
 impl Installation {
     /// The URLs of a snapshot.
     pub fn snapshot(&self, environment: &str, index: i64) -> Link {
@@ -54,12 +72,13 @@ impl Installation {
         })
     }
 
-    /// The URLs of a deployment or a review of a flow. `what`: `deployments` or `approvals`.
-    pub fn note(&self, what: &str, flow: &str, number: i64) -> Link {
+    /// The URLs of a deployment or a review of a flow.
+    pub fn note(&self, kind: NoteKind, flow: &str, number: i64) -> Link {
+        let kind = kind.in_path();
         self.link_of_flow(flow, |org| {
             [
-                format!("{org}/flows/{flow}/{what}/{number}"),
-                format!("api/v2/{what}/{org}/{flow}/{number}"),
+                format!("{org}/flows/{flow}/{kind}/{number}"),
+                format!("api/v2/{kind}/{org}/{flow}/{number}"),
             ]
         })
     }

@@ -12,7 +12,7 @@ use crate::{
         snapshot::{self, Change, Event},
     },
     message::{
-        installation::{Installation, Link},
+        installation::{Installation, Link, NoteKind},
         unreported_gap,
     },
     snapshot::event,
@@ -25,9 +25,9 @@ pub struct Payload {
     pub version: String,
     /// When the snapshot was recorded, in Unix seconds.
     pub timestamp: String,
-    /// The organisation.
+    /// `--org`, by default the name of the cluster.
     pub org: String,
-    /// The environment.
+    /// The name of the Environment.
     pub environment: String,
     /// The type of the event: one of the six, `TEST` or `HISTORY_TRUNCATED`.
     pub event_type: String,
@@ -109,7 +109,7 @@ pub struct ApprovalBody {
     pub number: String,
     /// When, in Unix seconds.
     pub timestamp: String,
-    /// `approved` or `rejected`.
+    /// `requested`, `approved` or `rejected`.
     pub state: String,
     /// The reviewer of the newest review.
     pub latest_reviewer: String,
@@ -220,7 +220,7 @@ fn provenance(
         .status
         .map(|state| ComplianceState::from(state).word());
     let deployments = known.deployments.iter().map(|note| {
-        let Link { html, api } = installation.note("deployments", flow, note.number);
+        let Link { html, api } = installation.note(NoteKind::Deployment, flow, note.number);
         DeploymentBody {
             number: note.number.to_string(),
             timestamp: note.time.as_second().to_string(),
@@ -230,7 +230,7 @@ fn provenance(
         }
     });
     let approvals = known.approvals.iter().map(|note| {
-        let Link { html, api } = installation.note("approvals", flow, note.number);
+        let Link { html, api } = installation.note(NoteKind::Approval, flow, note.number);
         ApprovalBody {
             number: note.number.to_string(),
             timestamp: note.time.as_second().to_string(),

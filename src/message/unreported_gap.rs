@@ -73,10 +73,10 @@ pub fn command(setting: (&str, &str)) -> String {
     format!("kubectl -n {namespace} describe notifset {name}")
 }
 
-/// The whole report in one sentence: the `description` in the payload.
+/// The whole report: the `description` in the payload.
 pub fn description(gap: &UnreportedGap, setting: (&str, &str)) -> String {
     format!(
-        "{}, and {} events are lost: {}; see why deliveries lagged behind with {}, and if they did not fail and were not suspended, raise settle times, so that less is recorded",
+        "{}, and {} events are lost: {}. See why deliveries were late: {}. If they did not fail and were not suspended, increase the settle times, so that less is recorded.",
         what(gap),
         if gap.from == gap.to { "its" } else { "their" },
         why(),
@@ -125,9 +125,9 @@ mod tests {
         assert_eq!(
             report,
             "snapshots 5 to 9 were removed before they could be delivered, and their events are lost: \
-            the log had grown to its limit (32 MiB for an environment, 256 MiB for all), or someone deleted entries; \
-            see why deliveries lagged behind with kubectl -n team describe notifset hook, and if they did not fail and \
-            were not suspended, raise settle times, so that less is recorded"
+            the log had grown to its limit (32 MiB for an environment, 256 MiB for all), or someone deleted entries. \
+            See why deliveries were late: kubectl -n team describe notifset hook. If they did not fail and were not \
+            suspended, increase the settle times, so that less is recorded."
         );
         let one = description(&gap(5, 5, 40), ("team", "hook"));
         assert!(

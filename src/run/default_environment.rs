@@ -70,7 +70,7 @@ async fn create(client: &Client, cluster: &str, namespace: &str) -> kube::Result
         }),
         ..EnvironmentSpec::default()
     };
-    if create_new(&api, &Environment::new(cluster, spec)).await? {
+    if create_new(&api, &Environment::new(cluster, spec)).await? == Creation::Created {
         info!(environment = cluster, "created the default Environment");
     }
     let marker = ConfigMap {
@@ -87,14 +87,21 @@ async fn create(client: &Client, cluster: &str, namespace: &str) -> kube::Result
     Ok(())
 }
 
-/// Creates an object; false if there is one of its name.
-async fn create_new<K>(api: &Api<K>, object: &K) -> kube::Result<bool>
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Creation {
+    Created,
+    /// There is one of its name.
+    Exists,
+}
+
+/// Creates an object, unless there is one of its name.
+async fn create_new<K>(api: &Api<K>, object: &K) -> kube::Result<Creation>
 where
     K: Clone + Debug + DeserializeOwned + Serialize,
 {
     match api.create(&PostParams::default(), object).await {
-        Ok(_) => Ok(true),
-        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(false),
+        Ok(_) => Ok(Creation::Created),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(Creation::Exists),
         Err(error) => Err(error),
     }
 }

@@ -244,12 +244,12 @@ proptest! {
             }
             let (actual, recorded) = (cluster.actual(|_| true), totals(&cluster, "prod"));
             let all: BTreeSet<_> = actual.keys().chain(recorded.keys()).copied().collect();
-            let crossing: BTreeSet<_> = all
+            let started_or_stopped: BTreeSet<_> = all
                 .into_iter()
                 .filter(|digest| actual.contains_key(digest) != recorded.contains_key(digest))
                 .collect();
-            since.retain(|digest, _| crossing.contains(digest));
-            for digest in crossing {
+            since.retain(|digest, _| started_or_stopped.contains(digest));
+            for digest in started_or_stopped {
                 let since = *since.entry(digest).or_insert(cluster.now);
                 prop_assert!(cluster.now <= since + seconds(31), "since {since:?}");
             }

@@ -242,7 +242,7 @@ fn an_edited_scope_counts_as_known_after_what_changed_under_the_old_one_is_told(
     cluster.pass(60);
     cluster.new_events();
     cluster.mark();
-    cluster.scale("web", 5); // not ripe yet
+    cluster.scale("web", 5); // not settled yet
     cluster.environment("prod", "namespaces: {include: [blog]}");
     cluster.pass(60);
     let told = cluster.new_events();

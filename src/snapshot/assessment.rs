@@ -118,6 +118,34 @@ impl AssessmentState {
         let expiries = in_force(environment, ledger, evidence).map(|entry| entry.expires);
         ends.chain([self.pending]).chain(expiries).flatten().min()
     }
+
+    /// Why the facts about a recorded artifact differ from the log, if they do. `allow_list`: its changes.
+    fn cause_of_change(
+        &self,
+        old: Option<&ArtifactFacts>,
+        new: &ArtifactFacts,
+        allow_list: &[AllowListChange],
+        now: Timestamp,
+    ) -> Option<Cause> {
+        let was = old.and_then(|facts| facts.verdict.as_ref());
+        let is = new.verdict.as_ref();
+        let summary = |it: &Verdict| (it.state, it.reason, it.grace_until.is_some());
+        let status = |facts: &ArtifactFacts| facts.provenance.as_ref().map(|known| known.status);
+        let same_status = old.and_then(status) == status(new);
+        if was.map(summary) == is.map(summary) && same_status {
+            return None;
+        }
+        let ended = |end: Option<Timestamp>| end.is_some_and(|end| end <= now);
+        let listed =
+            |it: Option<&Verdict>| it.map(|it| it.reason) == Some(VerdictReason::AllowListed);
+        Some(match was {
+            Some(was) if ended(was.grace_until) => Cause::GraceExpired,
+            Some(was) if ended(was.valid_until) => Cause::AllowanceExpired,
+            _ if self.policy_edited || was.is_some() != is.is_some() => Cause::PolicyChanged,
+            _ if listed(was) != listed(is) && !allow_list.is_empty() => Cause::AllowListChanged,
+            _ => Cause::EvidenceChanged,
+        })
+    }
 }
 
 /// The entries of an environment's allow-list that are in force according to its log.
@@ -198,8 +226,12 @@ impl Assessor<'_> {
             let verdict = evaluate(self.rules, self.environment, artifact, &self.resolver, now);
             let old = before.facts.get(fingerprint);
             let facts = self.facts(*fingerprint, verdict, old, after, now);
-            if after.total(fingerprint) > 0 && before.total(fingerprint) > 0 {
-                Self::compare(&mut found, state, *fingerprint, old, &facts, now);
+            if after.total(fingerprint) > 0
+                && before.total(fingerprint) > 0
+                && let Some(cause) = state.cause_of_change(old, &facts, &found.allow_list, now)
+            {
+                found.differs.insert(*fingerprint);
+                found.causes.insert(cause);
             }
             found.facts.insert(*fingerprint, facts);
         }
@@ -311,38 +343,6 @@ impl Assessor<'_> {
             verdict,
             provenance,
         }
-    }
-
-    /// Notes whether the facts about a recorded artifact differ from the log, and why.
-    fn compare(
-        found: &mut Assessment,
-        state: &AssessmentState,
-        fingerprint: Fingerprint,
-        old: Option<&ArtifactFacts>,
-        new: &ArtifactFacts,
-        now: Timestamp,
-    ) {
-        let was = old.and_then(|facts| facts.verdict.as_ref());
-        let is = new.verdict.as_ref();
-        let summary = |it: &Verdict| (it.state, it.reason, it.grace_until.is_some());
-        let status = |facts: &ArtifactFacts| facts.provenance.as_ref().map(|known| known.status);
-        let same_status = old.and_then(status) == status(new);
-        if was.map(summary) == is.map(summary) && same_status {
-            return;
-        }
-        found.differs.insert(fingerprint);
-        let ended = |end: Option<Timestamp>| end.is_some_and(|end| end <= now);
-        let listed =
-            |it: Option<&Verdict>| it.map(|it| it.reason) == Some(VerdictReason::AllowListed);
-        found.causes.insert(match was {
-            Some(was) if ended(was.grace_until) => Cause::GraceExpired,
-            Some(was) if ended(was.valid_until) => Cause::AllowanceExpired,
-            _ if state.policy_edited || was.is_some() != is.is_some() => Cause::PolicyChanged,
-            _ if listed(was) != listed(is) && !found.allow_list.is_empty() => {
-                Cause::AllowListChanged
-            }
-            _ => Cause::EvidenceChanged,
-        });
     }
 
     /// Derives the state of the environment from all its artifacts.

@@ -180,20 +180,20 @@ impl CutInput<'_> {
         None
     }
 
-    /// The entries that record settled (`ripe`) cells, new `identities`, and changed facts about artifacts. `None`: there is
+    /// The entries that record `settled` cells, new `identities`, and changed facts about artifacts. `None`: there is
     /// nothing to record.
     pub fn record(
         &self,
         before: &Ledger,
         unsettled: &Unsettled,
-        ripe: &BTreeSet<Cell>,
+        settled: &BTreeSet<Cell>,
         identities: &Identities,
         assessment: &mut AssessmentState,
     ) -> Option<Vec<Entry>> {
         let time = self.wall.max(before.time);
         let mut ledger = before.clone();
         ledger.identify(identities);
-        let changes = self.changes(&ledger, unsettled, ripe);
+        let changes = self.changes(&ledger, unsettled, settled);
         let mut after = ledger.clone();
         for recorded in &changes {
             self.take_in(&mut after, recorded, time);
@@ -347,11 +347,11 @@ impl CutInput<'_> {
         &self,
         ledger: &Ledger,
         unsettled: &Unsettled,
-        ripe: &BTreeSet<Cell>,
+        settled: &BTreeSet<Cell>,
     ) -> Vec<RecordedChange> {
         let mut by_artifact: BTreeMap<Fingerprint, Vec<&Cell>> = BTreeMap::new();
         let differs = |cell: &&Cell| self.census.get(cell) != ledger.count(cell);
-        for cell in ripe.iter().filter(differs) {
+        for cell in settled.iter().filter(differs) {
             by_artifact.entry(cell.fingerprint).or_default().push(cell);
         }
         let changes = by_artifact.into_iter().map(|(fingerprint, cells)| {

@@ -29,7 +29,7 @@ use crate::{
     },
     snapshot::{
         cut::Entry,
-        environment_status::new_status,
+        environment_status::{StatusInput, new_status},
         event,
         ledger::Ledger,
         log::{self, Appended, LogError, within},
@@ -395,15 +395,14 @@ impl EnvironmentRecorder {
         };
         let since = self.frozen_since.map(|since| since.elapsed());
         let recovering = since.is_some_and(|since| since < RECOVERING);
-        let now = Timestamp::now();
-        let status = new_status(
-            status,
-            &self.environment.name,
-            &summary,
-            frozen.as_ref(),
+        let input = StatusInput {
+            name: &self.environment.name,
+            summary: &summary,
+            frozen: frozen.as_ref(),
             recovering,
-            now,
-        );
+            now: Timestamp::now(),
+        };
+        let status = new_status(status, input);
         if status == self.status {
             return None;
         }

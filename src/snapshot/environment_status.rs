@@ -17,15 +17,31 @@ use crate::{
     },
 };
 
-/// Updates `status`. `frozen`: why nothing is recorded; `recovering`: that began a short time ago.
+/// What the status of an environment follows from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StatusInput<'a> {
+    /// The environment's.
+    pub name: &'a str,
+    pub summary: &'a EnvironmentSummary,
+    /// Why nothing is recorded.
+    pub frozen: Option<&'a Frozen>,
+    /// That began a short time ago.
+    pub recovering: bool,
+    pub now: Timestamp,
+}
+
+/// Updates `status`.
 pub(crate) fn new_status(
     mut status: EnvironmentStatus,
-    name: &str,
-    summary: &EnvironmentSummary,
-    frozen: Option<&Frozen>,
-    recovering: bool,
-    now: Timestamp,
+    input: StatusInput<'_>,
 ) -> EnvironmentStatus {
+    let StatusInput {
+        name,
+        summary,
+        frozen,
+        recovering,
+        now,
+    } = input;
     let generation = status.observed_generation;
     if let Some((index, time)) = summary.head {
         status.head = Some(Head {
@@ -45,13 +61,13 @@ pub(crate) fn new_status(
     let ready = ready(summary, frozen);
     condition::set(&mut status.conditions, &ready, generation, now);
     if recovering {
-        let healing = statement(
+        let waiting = statement(
             RECONCILING,
             Some(true),
-            EnvironmentReason::Healing.as_str(),
+            EnvironmentReason::Waiting.as_str(),
             String::new(),
         );
-        condition::set(&mut status.conditions, &healing, generation, now);
+        condition::set(&mut status.conditions, &waiting, generation, now);
     } else {
         condition::remove(&mut status.conditions, RECONCILING);
     }
@@ -111,7 +127,7 @@ fn compliant(summary: &EnvironmentSummary) -> Statement {
     let statement = |status, reason, message| statement(COMPLIANT, status, reason, message);
     if !summary.ruled {
         let message = "There are no rules: spec.compliance is not set.".to_owned();
-        return statement(None, "NoPolicy", message);
+        return statement(None, VerdictReason::NoPolicy.as_str(), message);
     }
     let (problems, more) = &summary.problems;
     let (waiting, violations): (Vec<&EnvironmentProblem>, Vec<_>) = problems
@@ -124,8 +140,8 @@ fn compliant(summary: &EnvironmentSummary) -> Statement {
     match compliance.state {
         ComplianceState::Compliant if waiting.is_empty() => statement(
             Some(true),
-            "Satisfied",
-            "Everything that runs keeps the rules.".to_owned(),
+            VerdictReason::Satisfied.as_str(),
+            "Everything that runs complies with the rules.".to_owned(),
         ),
         ComplianceState::Compliant => {
             let message = format!(

@@ -62,6 +62,7 @@ impl EnvironmentInfo {
     }
 }
 
+/// All Environments that exist. The recorder keeps it up to date, and delivery and the read API read it.
 #[derive(Debug)]
 pub struct Environments {
     /// Shared with every setting. It is copied when an environment comes, goes or is edited, not when a log grows.
@@ -71,7 +72,7 @@ pub struct Environments {
     /// Counts all changes.
     version: watch::Sender<u64>,
     /// Counts how often the cluster's store was set back to an older state.
-    era: watch::Sender<u64>,
+    set_backs: watch::Sender<u64>,
 }
 
 impl Default for Environments {
@@ -80,7 +81,7 @@ impl Default for Environments {
             known: Mutex::default(),
             listed: watch::Sender::new(false),
             version: watch::Sender::new(0),
-            era: watch::Sender::new(0),
+            set_backs: watch::Sender::new(0),
         }
     }
 }
@@ -109,17 +110,17 @@ impl Environments {
     }
 
     /// Is notified when the cluster's store was set back.
-    pub fn eras(&self) -> watch::Receiver<u64> {
-        self.era.subscribe()
+    pub fn set_backs(&self) -> watch::Receiver<u64> {
+        self.set_backs.subscribe()
     }
 
     /// Forgets where the logs end: they were set back, and delivery starts again. Whoever still holds a head of before
     /// changes nothing with it.
-    pub(crate) fn begin_anew(&self) {
+    pub(crate) fn set_back(&self) {
         for known in Arc::make_mut(&mut self.known.lock()).values_mut() {
             known.head = Head::default();
         }
-        self.era.send_modify(|era| *era += 1);
+        self.set_backs.send_modify(|count| *count += 1);
         self.bump();
     }
 
@@ -208,7 +209,7 @@ mod tests {
         environments.set_head(&id, at(7)); // entries were removed by hand
         assert_eq!(head(&environments, "prod"), Some(7));
         // The store was set back while a log was listed.
-        environments.begin_anew();
+        environments.set_back();
         environments.found_head(&listing, at(9));
         assert_eq!(head(&environments, "prod"), None);
         let listing = environments.get("prod").unwrap();

@@ -207,7 +207,7 @@ impl Ledger {
         )
     }
 
-    /// Recorded instances.
+    /// The cells that have recorded instances, and how many.
     pub fn cells(&self) -> &Cells {
         &self.cells
     }
@@ -218,7 +218,7 @@ impl Ledger {
         workloads.cloned().collect()
     }
 
-    /// Recorded instances of a cell.
+    /// How many instances of a cell are recorded; 0 if it is not recorded.
     pub fn count(&self, cell: &Cell) -> u32 {
         self.cells.get(cell).copied().unwrap_or(0)
     }

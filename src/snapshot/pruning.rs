@@ -122,7 +122,7 @@ impl Pruner {
             let lost = entries.iter().filter(|it| !it.chunk && it.index < below);
             warn!(
                 environment = name,
-                below, "the log is too big; removing entries that a setting has still to pass"
+                below, "the log is too big; removing entries that a setting still needs"
             );
             self.metrics.truncated(lost.count());
         }

@@ -15,7 +15,7 @@ use crate::{
 
 closed_list! {
     /// What a condition of an environment says if no `FrozenReason` and no `VerdictReason` says it.
-    pub(crate) enum EnvironmentReason { Recording, Healing, WaitingForEvidence, Recovering }
+    pub(crate) enum EnvironmentReason { Recording, Waiting, WaitingForEvidence, Recovering }
 }
 
 closed_list! {
@@ -84,7 +84,7 @@ pub fn resolved(
                 VerdictReason::AllowListed | VerdictReason::ExceptionApplied => {
                     format!("{name}: {}", verdict.message)
                 }
-                VerdictReason::Satisfied => format!("{name} keeps the rules now"),
+                VerdictReason::Satisfied => format!("{name} complies with the rules now"),
                 _ => format!("{name}: waiting, {}", verdict.message),
             });
         }

@@ -1,4 +1,5 @@
-//! Follows the environments, and runs one task for each that keeps its log.
+//! Follows the environments in the API server (through `custom_resource_watch`), and runs one task for each that keeps its
+//! log.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -49,7 +50,7 @@ pub async fn run(context: RecorderContext) {
         tracker.reopen();
         context.shared.with(|state, _| state.set_back());
         context.log.forget();
-        context.environments.begin_anew();
+        context.environments.set_back();
     }
 }
 

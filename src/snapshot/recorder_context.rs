@@ -38,7 +38,8 @@ pub struct RecorderContext {
     pub metrics: Arc<Metrics>,
     /// The operator's own namespace: it may see an environment that doesn't say who may.
     pub namespace: String,
-    /// Opens when the settings that exist at start have their cursors: no entry before that.
+    /// Becomes true when the settings that exist at start have their cursors. Only a baseline is appended before, unless
+    /// that takes too long.
     pub cursors_ready: watch::Receiver<bool>,
     /// Spreads appends over time.
     pub write_budget: Arc<WriteBudget>,

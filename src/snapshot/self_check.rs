@@ -37,7 +37,7 @@ pub async fn run(client: Client, shared: Arc<SharedState>, metrics: Arc<Metrics>
         let differs = shared
             .with(|state, _| state.stream(WatchKind::Pods).synced && state.known_pods() != pods);
         if differs && differed || there < here {
-            warn!("the number of pods differs from that of the API server; listing anew");
+            warn!("the number of pods differs from that of the API server; listing them again");
             shared.with(|state, _| state.want_relist(WatchKind::Pods));
         }
         differed = differs;

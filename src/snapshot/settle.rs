@@ -76,7 +76,7 @@ pub struct Dirty {
 pub struct Unsettled {
     dirty: BTreeMap<Cell, Dirty>,
     /// Artifacts that run and are not recorded, or are recorded and don't run, and since when.
-    crossing: BTreeMap<Fingerprint, Moment>,
+    started_or_stopped: BTreeMap<Fingerprint, Moment>,
 }
 
 /// What runs in an environment beside what is recorded.
@@ -91,7 +91,7 @@ pub struct Comparison<'a> {
 
 /// What has settled.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ripe {
+pub struct Settled {
     /// The cells to record now.
     pub cells: BTreeSet<Cell>,
     /// When more may have settled, if nothing else happens.
@@ -118,11 +118,12 @@ impl Unsettled {
     /// Compares these cells, and all that differed before.
     fn observe_all<'c>(&mut self, cells: impl Iterator<Item = &'c Cell>, with: Comparison) {
         let cells: BTreeSet<Cell> = cells.cloned().chain(self.dirty.keys().cloned()).collect();
-        let crossing: Vec<Fingerprint> = self.crossing.keys().copied().collect();
+        let started_or_stopped: Vec<Fingerprint> =
+            self.started_or_stopped.keys().copied().collect();
         for cell in &cells {
             self.observe(cell, with);
         }
-        for fingerprint in crossing {
+        for fingerprint in started_or_stopped {
             self.observe_total(fingerprint, with);
         }
     }
@@ -160,9 +161,11 @@ impl Unsettled {
     fn observe_total(&mut self, fingerprint: Fingerprint, with: Comparison) {
         let runs = with.census.total(&fingerprint) > 0;
         if runs == (with.ledger.total(&fingerprint) > 0) {
-            self.crossing.remove(&fingerprint);
+            self.started_or_stopped.remove(&fingerprint);
         } else {
-            self.crossing.entry(fingerprint).or_insert(with.now);
+            self.started_or_stopped
+                .entry(fingerprint)
+                .or_insert(with.now);
         }
     }
 
@@ -197,20 +200,20 @@ impl Unsettled {
     }
 
     /// What has settled by now.
-    pub fn ripe(&self, with: Comparison) -> Ripe {
-        let mut ripe = Ripe::default();
+    pub fn settled(&self, with: Comparison) -> Settled {
+        let mut settled = Settled::default();
         for (cell, dirty) in &self.dirty {
-            let by_workload = with.workload_ripe_at(cell, *dirty);
-            let crossing = self.crossing.get(&cell.fingerprint);
-            let by_total = crossing.map(|since| *since + with.settle.max);
+            let by_workload = with.workload_settles_at(cell, *dirty);
+            let started_or_stopped = self.started_or_stopped.get(&cell.fingerprint);
+            let by_total = started_or_stopped.map(|since| *since + with.settle.max);
             let at = by_total.map_or(by_workload, |at| at.min(by_workload));
             if at <= with.now {
-                ripe.cells.insert(cell.clone());
+                settled.cells.insert(cell.clone());
             } else {
-                ripe.next = [ripe.next, Some(at)].into_iter().flatten().min();
+                settled.next = [settled.next, Some(at)].into_iter().flatten().min();
             }
         }
-        ripe
+        settled
     }
 }
 
@@ -238,7 +241,7 @@ pub fn rests_at(state: &WorkloadState, settle: &Settle) -> Moment {
 
 impl Comparison<'_> {
     /// When a cell has settled by the state of its own workload, if nothing else happens.
-    fn workload_ripe_at(&self, cell: &Cell, dirty: Dirty) -> Moment {
+    fn workload_settles_at(&self, cell: &Cell, dirty: Dirty) -> Moment {
         let settle = self.settle;
         let quiet = dirty.changed.0 + settle.quiet; // pods also join and leave by their labels
         let Some(state) = self.fleet.workload(&cell.workload) else {

@@ -204,7 +204,7 @@ pub struct ClusterState {
     /// Why kinds of it can't be read.
     evidence_trouble: BTreeMap<EvidenceKind, String>,
     /// The operator's own namespace: its records count by default.
-    home: String,
+    own_namespace: String,
     /// Environments that may have something new to do.
     touched: BTreeSet<String>,
     /// Evidence whose status may have changed.
@@ -225,11 +225,11 @@ fn with_id<'a>(
 }
 
 impl ClusterState {
-    /// `trust_generation`: the server maintains the generation of pods (1.35 and later). `home`: the operator's own
+    /// `trust_generation`: the server maintains the generation of pods (1.35 and later). `own_namespace`: the operator's own
     /// namespace.
-    pub fn new(trust_generation: bool, home: &str) -> Self {
+    pub fn new(trust_generation: bool, own_namespace: &str) -> Self {
         let mut state = Self {
-            home: home.to_owned(),
+            own_namespace: own_namespace.to_owned(),
             ..Self::default()
         };
         state.fleet.trust_generation = trust_generation;
@@ -407,7 +407,7 @@ impl ClusterState {
         let (wanted, settle) = (Scope::of(spec), Settle::of(spec.settle.as_ref()));
         let (rules, trust) = (
             ArtifactRules::of(spec),
-            ArtifactRules::trust(spec, &self.home),
+            ArtifactRules::trust(spec, &self.own_namespace),
         );
         let name = &environment.name;
         self.touched.insert(name.clone());
@@ -590,7 +590,7 @@ impl ClusterState {
         Ok(())
     }
 
-    /// Counts everything again and compares. Returns how many environments had wrong counts: always 0.
+    /// Counts everything again and compares. Returns how many environments had wrong counts; anything but 0 is a defect.
     pub fn self_check(&mut self, now: Moment) -> usize {
         let mut wrong = 0;
         for env in self.environments.values_mut() {

@@ -1,3 +1,5 @@
+#![expect(clippy::disallowed_types, reason = "listens on a port")]
+
 //! `/livez`, `/readyz` and `/metrics`. The read API has a port of its own.
 
 use std::{net::SocketAddr, sync::Arc};

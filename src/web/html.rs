@@ -12,7 +12,7 @@ use crate::{
     message::installation::Link,
     web::views::{
         Compliant, Seconds,
-        artifact::{ApprovalView, ArtifactView, DeploymentView, FlowAnswer, Source},
+        artifact::{AnnouncedDeploymentView, ApprovalView, ArtifactView, FlowAnswer, Source},
         environment::{AllowedView, EnvironmentView},
         snapshot::{EventView, SnapshotView},
     },
@@ -23,13 +23,12 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'n
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;margin:2rem;max-width:75rem}\
     td,th{text-align:left;vertical-align:top;padding:.2rem 1rem .2rem 0}code{font-size:.8em;overflow-wrap:anywhere}";
 
-/// A page in the making.
 struct HtmlPage {
     title: String,
     body: String,
 }
 
-/// A piece of HTML.
+/// HTML in which everything from outside is escaped.
 struct Markup(String);
 
 impl HtmlPage {
@@ -302,7 +301,7 @@ fn artifact(artifact: &ArtifactView) -> Response {
     page.show()
 }
 
-fn deployment(deployment: &DeploymentView) -> Response {
+fn deployment(deployment: &AnnouncedDeploymentView) -> Response {
     let title = format!(
         "Deployment {} of flow {}",
         deployment.number, deployment.flow_name
@@ -541,8 +540,8 @@ mod tests {
         (snapshot, event)
     }
 
-    fn hostile_deployment() -> DeploymentView {
-        DeploymentView {
+    fn hostile_deployment() -> AnnouncedDeploymentView {
+        AnnouncedDeploymentView {
             links: ArtifactLinks {
                 artifact: hostile_link(),
             },

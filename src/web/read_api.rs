@@ -3,13 +3,13 @@
 
 use axum::{
     Json, Router,
-    extract::{Path, Query, State},
-    http::HeaderMap,
+    extract::{self, FromRequestParts, Query, State},
+    http::{HeaderMap, StatusCode, request::Parts},
     middleware::from_fn_with_state,
     response::{IntoResponse as _, Response},
     routing::{MethodRouter, get},
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{
     cluster::image::Fingerprint,
@@ -77,6 +77,12 @@ pub(crate) fn router(lookup: Lookup, access: Access) -> Router {
             get_of_flow(approval, html::flow_answer),
         )
         .fallback(async || Refusal::not_found("there is nothing at this path"))
+        .method_not_allowed_fallback(async || {
+            Refusal::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this API is only read: use GET",
+            )
+        })
         .layer(from_fn_with_state(access, access::check))
         .with_state(lookup)
 }
@@ -84,6 +90,24 @@ pub(crate) fn router(lookup: Lookup, access: Access) -> Router {
 type OfEnvironment = Path<(String, String)>;
 type OfSnapshot = Path<(String, String, String)>;
 type OfFlow = Path<(String, String, String)>;
+
+/// What a path holds. Unlike `axum`'s own it is refused as JSON.
+struct Path<T>(T);
+
+impl<T, S> FromRequestParts<S> for Path<T>
+where
+    T: DeserializeOwned + Send,
+    S: Send + Sync,
+{
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        match extract::Path::from_request_parts(parts, state).await {
+            Ok(extract::Path(names)) => Ok(Self(names)),
+            Err(error) => Err(Refusal::new(error.status(), error.body_text())),
+        }
+    }
+}
 
 /// Which page of a list is requested.
 #[derive(Debug, Deserialize)]
@@ -93,13 +117,30 @@ struct Paging {
     reverse: Option<bool>,
 }
 
+impl<S: Send + Sync> FromRequestParts<S> for Paging {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+        match Query::try_from_uri(&parts.uri) {
+            Ok(Query(paging)) => Ok(paging),
+            Err(error) => {
+                let (error, accepted) = (error.body_text(), Self::accepted());
+                Err(Refusal::bad_request(format!("{error}; {accepted}")))
+            }
+        }
+    }
+}
+
 impl Paging {
+    /// What a request may ask for.
+    fn accepted() -> String {
+        format!("page counts from 1, per_page from 1 to {MAX_PER_PAGE}, reverse is true or false")
+    }
+
     fn apply<T>(&self, mut all: Vec<T>) -> Result<(HeaderMap, Vec<T>), Refusal> {
         let (page, per_page) = (self.page.unwrap_or(1), self.per_page.unwrap_or(PER_PAGE));
         if page == 0 || per_page == 0 || per_page > MAX_PER_PAGE {
-            return Err(Refusal::bad_request(format!(
-                "page counts from 1, per_page from 1 to {MAX_PER_PAGE}"
-            )));
+            return Err(Refusal::bad_request(Self::accepted()));
         }
         if self.reverse == Some(true) {
             all.reverse();
@@ -116,7 +157,7 @@ impl Paging {
 async fn snapshots(
     State(lookup): State<Lookup>,
     Path((org, environment)): OfEnvironment,
-    Query(paging): Query<Paging>,
+    paging: Paging,
 ) -> Result<Response, Refusal> {
     let log = lookup.log_of(&org, &environment)?;
     let all = lookup.indexes(&log).await?;
@@ -149,7 +190,7 @@ async fn snapshot_page(
 async fn events(
     State(lookup): State<Lookup>,
     Path((org, environment)): OfEnvironment,
-    Query(paging): Query<Paging>,
+    paging: Paging,
 ) -> Result<Response, Refusal> {
     let log = lookup.log_of(&org, &environment)?;
     let (headers, events) = paging.apply(lookup.all_events(&log).await?)?;
@@ -251,4 +292,47 @@ fn approval(number: &str) -> Result<Wanted, &'static str> {
 
 fn number(text: &str) -> Option<i64> {
     text.parse().ok().filter(|number| *number > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::to_bytes, http::Request};
+    use serde_json::Value;
+
+    use super::*;
+
+    async fn paging(query: &str) -> Result<Paging, (StatusCode, String)> {
+        let request = Request::get(format!("/list{query}")).body(()).unwrap();
+        let (mut parts, ()) = request.into_parts();
+        let refusal = match Paging::from_request_parts(&mut parts, &()).await {
+            Ok(paging) => return Ok(paging),
+            Err(refusal) => refusal.into_response(),
+        };
+        let status = refusal.status();
+        let body = to_bytes(refusal.into_body(), 1 << 10).await.unwrap();
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        Err((status, body["message"].as_str().unwrap().to_owned()))
+    }
+
+    #[tokio::test]
+    async fn a_malformed_query_is_refused_as_json_that_names_the_parameter_and_what_it_may_be() {
+        for (query, parameter) in [
+            ("?page=abc", "page: "),
+            ("?per_page=-1", "per_page: "),
+            ("?reverse=maybe", "reverse: "),
+            ("?page=1&page=2", "page"),
+        ] {
+            let (status, message) = paging(query).await.unwrap_err();
+            assert_eq!(status, StatusCode::BAD_REQUEST, "{query}");
+            assert!(message.contains(parameter), "{query}: {message}");
+            assert!(message.contains("per_page from 1 to 100"), "{message}");
+        }
+        let read = paging("?page=2&per_page=100&reverse=true&other=x").await;
+        let Paging {
+            page,
+            per_page,
+            reverse,
+        } = read.unwrap();
+        assert_eq!((page, per_page, reverse), (Some(2), Some(100), Some(true)));
+    }
 }

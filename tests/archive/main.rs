@@ -8,7 +8,7 @@ use kit::{
     Actor, Cluster, Heard, PlaneOptions, Receiver, apply,
     cluster::{PATIENCE, runtime},
     deployment, eventually, hears,
-    http1::get,
+    http1::{get, with_token},
     ports::Port,
     stage::{Cast, SETTLE, install, operator},
 };
@@ -158,6 +158,11 @@ async fn story() -> Result<()> {
             format!("/api/v2/snapshots/acme/{environment}?per_page=1000"),
             400,
         ),
+        (
+            format!("/api/v2/environments/acme/{environment}/events?page=abc"),
+            400,
+        ),
+        ("/api/v2/snapshots/acme/%FF".to_owned(), 400),
         (format!("/api/v2/snapshots/other/{environment}/1"), 404),
         ("/api/v2/snapshots/acme/nowhere/1".to_owned(), 404),
         ("/nothing".to_owned(), 404),
@@ -169,6 +174,12 @@ async fn story() -> Result<()> {
             "{path}: {status} {body}"
         );
     }
+    let (status, body) = with_token(address, "DELETE", &api, Some(&reader)).await?;
+    let told: Value = serde_json::from_str(&body).with_context(|| body.clone())?;
+    ensure!(
+        status == 405 && told["message"].is_string(),
+        "{status} {body}"
+    );
     let (_, page) = fetch(&html, Some(&reader)).await?;
     ensure!(
         page.contains("r.example/archive:v1") && page.contains("snapshot #2"),

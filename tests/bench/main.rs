@@ -125,7 +125,7 @@ fn run(plan: &Plan, directory: &Path) -> Result<String> {
             None,
             "",
         );
-        table.note("Edits among 10,000 records, 1,000 artifacts, 100 environments with rules; there, “stock” is Shipbell itself judging everything anew.".to_owned());
+        table.note("Edits among 10,000 records, 1,000 artifacts, 100 environments with rules; there, “stock” is Shipbell itself judging everything again.".to_owned());
     }
     let binary = std::fs::metadata(subject::binary()?)?.len();
     table.row("binary", megabytes(binary), String::new(), None, "20 MB");

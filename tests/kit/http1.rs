@@ -21,10 +21,20 @@ pub(crate) async fn request(
 
 /// Gets a path, with a bearer token if there is one; returns the answer's status and body.
 pub async fn get(to: SocketAddr, path: &str, token: Option<&str>) -> Result<(u16, String)> {
+    with_token(to, "GET", path, token).await
+}
+
+/// Sends a request without a body, with a bearer token if there is one; returns the answer's status and body.
+pub async fn with_token(
+    to: SocketAddr,
+    method: &str,
+    path: &str,
+    token: Option<&str>,
+) -> Result<(u16, String)> {
     let token = token.map_or(String::new(), |token| {
         format!("Authorization: Bearer {token}\r\n")
     });
-    send(to, "GET", path, &token, "").await
+    send(to, method, path, &token, "").await
 }
 
 async fn send(

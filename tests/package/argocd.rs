@@ -95,9 +95,9 @@ fn health_follows_the_generation_and_three_conditions() {
             Some(3),
             &[("Ready", "Unknown")],
             "Progressing",
-            "has not said",
+            "has not reported",
         ),
-        (Some(3), &[], "Progressing", "has not said"),
+        (Some(3), &[], "Progressing", "has not reported"),
         // Whether messages arrive plays no part.
         (
             Some(3),
@@ -121,7 +121,7 @@ fn health_follows_the_generation_and_three_conditions() {
             Some(3),
             &[("Delivered", "False")],
             "Progressing",
-            "has not said",
+            "has not reported",
         ),
     ] {
         let (found, says) = health(&object(observed, conditions)).unwrap();

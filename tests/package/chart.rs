@@ -487,7 +487,12 @@ fn a_reviewer_is_tied_to_the_user_only_on_request() {
         with_bots.starts_with(only) && with_bots.contains(groups),
         "{with_bots}"
     );
-    let given = [REQUIRED[0], REQUIRED[1], tie, "--kube-version", "1.29.8"];
-    let error = template(&given).unwrap_err().to_string();
-    assert!(error.contains("1.30 does"), "{error}");
+}
+
+#[test]
+fn a_kubernetes_before_1_30_is_refused() {
+    let on = |version| template(&[REQUIRED[0], REQUIRED[1], "--kube-version", version]);
+    let error = on("1.29.8").unwrap_err().to_string();
+    assert!(error.contains(">=1.30.0-0"), "{error}");
+    on("1.30.0").unwrap();
 }

@@ -332,7 +332,7 @@ fn a_secret_that_may_not_be_read_shows_on_the_setting_with_the_line_that_mends_i
         cluster.plane.kubectl(&line).await?;
         receiver.wait_for_count(Duration::from_secs(20), 1).await?;
         hears(&receiver, &["STARTED web:v1 0 to 1"]).await?;
-        actor.condition("hook", "Ready", "True Sound").await?;
+        actor.condition("hook", "Ready", "True Valid").await?;
         Ok(())
     });
 }

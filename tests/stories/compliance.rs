@@ -311,7 +311,7 @@ fn an_environment_says_whether_it_is_compliant_and_why() {
         assert_eq!(vetted.columns().await?, pair("Compliant", "Satisfied"));
         assert_eq!(
             vetted.because().await?,
-            "Everything that runs keeps the rules."
+            "Everything that runs complies with the rules."
         );
 
         vetted.roll("v2").await?;

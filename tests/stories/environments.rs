@@ -187,7 +187,7 @@ fn a_pod_that_is_relabelled_comes_and_goes() {
 #[test]
 fn an_edited_scope_tells_what_changed_before_and_nothing_of_what_it_brings() {
     play(async |cluster| {
-        // Nothing is ripe by itself for as long as the story lasts.
+        // Nothing settles by itself for as long as the story lasts.
         let settle = "settle: {quiet: 5m, max: 5m, rollout: 5m, scaling: 5m}";
         let old = format!("podSelector: {{matchLabels: {{app: old}}}}\n{settle}");
         let actor = Actor::cast(cluster, "scope", &old).await?;

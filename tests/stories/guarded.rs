@@ -40,7 +40,7 @@ fn a_name_that_leads_to_a_closed_address_is_denied_when_it_is_dialled_until_the_
             .await?;
         let switch = "start the operator with --allow-destination 127.0.0.0/8";
         ensure!(message.contains(switch), "{message}");
-        actor.condition("name", "Ready", "True Sound").await?;
+        actor.condition("name", "Ready", "True Valid").await?;
         actor.starts("web").await?;
         let message = actor
             .condition("name", "Ready", "False DestinationDenied")
@@ -68,7 +68,7 @@ fn a_name_that_leads_to_a_closed_address_is_denied_when_it_is_dialled_until_the_
         strict.terminate(PATIENCE).await?;
         let _open = operator(cluster, &cast("localhost")).await?;
         hears(&receiver, &["STARTED web:v1 0 to 1"]).await?;
-        actor.condition("name", "Ready", "True Sound").await?;
+        actor.condition("name", "Ready", "True Valid").await?;
         actor
             .condition("name", "Delivered", "True UpToDate")
             .await?;

@@ -61,7 +61,7 @@ fn a_setting_that_comes_late_hears_nothing_old() {
         actor.starts("old").await?;
         let receiver = Receiver::start();
         actor.webhook("hook", &receiver, "").await?;
-        actor.condition("hook", "Ready", "True Sound").await?;
+        actor.condition("hook", "Ready", "True Valid").await?;
         actor
             .condition("hook", "Delivered", "Unknown NothingSentYet")
             .await?;
@@ -310,7 +310,7 @@ fn a_secret_that_comes_later_heals_the_setting_within_seconds() {
         actor.secret("later", &receiver.url("/hook")).await?;
         receiver.wait_for_count(Duration::from_secs(20), 1).await?;
         hears(&receiver, &["STARTED web:v1 0 to 1"]).await?;
-        actor.condition("hook", "Ready", "True Sound").await?;
+        actor.condition("hook", "Ready", "True Valid").await?;
         let status = actor
             .status_when("hook", "nothing waits", |it| it.pending == Some(0))
             .await?;
@@ -352,7 +352,7 @@ fn a_key_that_is_added_to_a_secret_heals_the_setting_within_seconds() {
         receiver.wait_for_count(Duration::from_secs(20), 1).await?;
         let heard = hears(&receiver, &["STARTED web:v1 0 to 1"]).await?;
         assert_eq!(heard[0].path, "/mine");
-        actor.condition("hook", "Ready", "True Sound").await?;
+        actor.condition("hook", "Ready", "True Valid").await?;
         Ok(())
     });
 }
@@ -452,7 +452,7 @@ fn what_is_wrong_with_a_url_is_told_with_its_place_and_its_cure() {
                 "https://me:canary@a.example/",
                 "UrlInvalid",
                 "key url of Secret userinfo",
-                "remove all up to the @",
+                "remove everything up to the @",
             ),
             (
                 "no-url",
@@ -1267,13 +1267,13 @@ fn an_environment_that_is_missing_does_not_stop_the_others() {
         actor
             .condition("hook", "Ready", "False EnvironmentNotFound")
             .await?;
-        // It comes: the setting is sound, and hears what happens from then on.
+        // It comes: the setting is valid, and gets what happens from then on.
         let yaml = format!(
             "apiVersion: shipbell.dev/v1alpha1\nkind: Environment\nmetadata: {{name: {missing}}}\nspec: {{namespaces: {{include: [{own}]}}, visibleTo: [{own}], settle: {}}}\n",
             kit::stage::SETTLE
         );
         apply(&cluster.client(), yaml.as_str()).await?;
-        actor.condition("hook", "Ready", "True Sound").await?;
+        actor.condition("hook", "Ready", "True Valid").await?;
         actor
             .status_when("hook", "three cursors", |it| it.cursors.len() == 3)
             .await?;
@@ -1313,7 +1313,7 @@ fn an_environment_that_becomes_visible_brings_no_old_events() {
         );
         other.starts("old").await?;
         other.visible_to(&[&actor.name]).await?;
-        actor.condition("hook", "Ready", "True Sound").await?;
+        actor.condition("hook", "Ready", "True Valid").await?;
         actor
             .status_when("hook", "a cursor", |it| it.cursors.len() == 1)
             .await?;

@@ -235,8 +235,8 @@ fn a_channel_that_is_no_more_is_held() {
             message.contains("channel_not_found") && message.contains("create a new webhook"),
             "{message}"
         );
-        // It is the destination that is wrong, so the setting itself is sound, and the event waits.
-        actor.condition("chat", "Ready", "True Sound").await?;
+        // It is the destination that is wrong, so the setting itself is valid, and the event waits.
+        actor.condition("chat", "Ready", "True Valid").await?;
         let status = actor
             .status_when("chat", "one event waits", |it| it.pending == Some(1))
             .await?;

@@ -124,9 +124,6 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- if and .Values.approvals.bots (not .Values.approvals.tieReviewerToUser) }}
 {{- $wrong = append $wrong "approvals.bots is set but approvals.tieReviewerToUser is not: without it everyone may name any reviewer." }}
 {{- end }}
-{{- if and .Values.approvals.tieReviewerToUser (semverCompare "<1.30.0-0" .Capabilities.KubeVersion.Version) }}
-{{- $wrong = append $wrong (printf "approvals.tieReviewerToUser needs a ValidatingAdmissionPolicy, which Kubernetes %s doesn't have; 1.30 does." .Capabilities.KubeVersion.Version) }}
-{{- end }}
 {{- $own := list }}
 {{- range include "shipbell.env" . | fromYamlArray }}
 {{- $own = append $own .name }}

@@ -1,4 +1,8 @@
-#![expect(clippy::disallowed_methods, reason = "real sockets and clocks")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "real sockets and clocks"
+)]
 
 //! The outbound client against real sockets on this machine.
 

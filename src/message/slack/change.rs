@@ -231,13 +231,13 @@ fn subject(artifacts: &[NetArtifact], groups: &[Group]) -> String {
     let workloads = whole.unwrap_or_default().max(listed);
     let or_more = artifacts.len() > 1 && artifacts.iter().any(|artifact| artifact.more > 0);
     let plus = if or_more { "+" } else { "" };
-    let images = format!("{images} {}", plural("image", images));
-    let some = format!("{workloads}{plus} {}", plural("workload", workloads));
-    match (listed, images.as_str()) {
-        (0, "0 images") => "Nothing".to_owned(),
-        (0, _) => images,
-        (_, "0 images") => some,
-        _ => format!("{some} and {images}"),
+    let some_images = format!("{images} {}", plural("image", images));
+    let some_workloads = format!("{workloads}{plus} {}", plural("workload", workloads));
+    match (listed, images) {
+        (0, 0) => "Nothing".to_owned(),
+        (0, _) => some_images,
+        (_, 0) => some_workloads,
+        _ => format!("{some_workloads} and {some_images}"),
     }
 }
 

@@ -32,7 +32,7 @@ fn a_new_spec_is_not_called_ready_before_its_destination_is_known() {
         let mut it = with_one_environment(webhook());
         it.start();
         it.run(seconds(5));
-        assert_eq!(it.ready(), "True Sound");
+        assert_eq!(it.ready(), "True Valid");
         it.slow = slow_destination(takes);
         it.url = None;
         it.edit(|_| ()); // to a Secret that doesn't exist
@@ -65,7 +65,7 @@ fn a_corrected_url_is_not_called_wrong() {
     let statuses = written_for(&it, 2);
     assert!(!statuses.is_empty());
     for status in statuses {
-        assert_eq!(says(&status, READY), "True Sound");
+        assert_eq!(says(&status, READY), "True Valid");
         assert!(condition::find(&status.conditions, STALLED).is_none());
     }
 }
@@ -77,7 +77,7 @@ fn a_setting_whose_secret_can_t_be_read_is_not_ready_and_sends_nothing_until_it_
         if known_before {
             it.start();
             it.run(seconds(60));
-            assert_eq!(it.ready(), "True Sound");
+            assert_eq!(it.ready(), "True Valid");
         }
         it.faults.secret_fails = 1_000;
         if !known_before {
@@ -97,7 +97,7 @@ fn a_setting_whose_secret_can_t_be_read_is_not_ready_and_sends_nothing_until_it_
         assert!(condition::find(&it.status().conditions, RECONCILING).is_none());
         it.faults.secret_fails = 0;
         it.run(seconds(20));
-        assert_eq!(it.ready(), "True Sound");
+        assert_eq!(it.ready(), "True Valid");
         assert_eq!(it.taken(), it.ids_after("u1", 1));
     }
 }
@@ -114,7 +114,7 @@ fn one_read_of_the_secret_that_fails_is_not_reported() {
     it.run(seconds(60));
     assert_eq!(it.taken(), it.ids_after("u1", 1));
     let ready = it.written.iter().map(|status| says(status, READY));
-    assert_eq!(ready.filter(|ready| ready != "True Sound").count(), 0);
+    assert_eq!(ready.filter(|ready| ready != "True Valid").count(), 0);
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn an_operator_that_starts_takes_back_a_problem_that_has_ended() {
     it.url = Some("https://hook.example/a".to_owned());
     it.begin(0);
     it.run(seconds(20));
-    assert_eq!(it.ready(), "True Sound");
+    assert_eq!(it.ready(), "True Valid");
 }
 
 #[test]

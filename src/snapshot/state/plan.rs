@@ -10,14 +10,14 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     api::snapshot::{Cause, MAX_IDENTITIES, ReadAt},
-    cluster::{fleet::Fleet, pod_view::version, scope::Scope, watch_progress::WatchKind},
+    cluster::{pod_view::version, scope::Scope, watch_progress::WatchKind},
     compliance::{artifact_identity::IdentityResolver, evidence::EvidenceKind},
     snapshot::{
         assessment::{AssessmentState, Assessor},
         census::Census,
         cut::{CutInput, Entry},
         ledger::{CENSUS_VERSION, Cell, Identities, Ledger},
-        settle::{Comparison, Settle, Unsettled, restless_until, rests_at, rolling_until},
+        settle::{Comparison, Unsettled, restless_until, rests_at, rolling_until},
         state::{ClusterState, EnvironmentState, Frozen, FrozenReason, KnownLog, Plan},
     },
     time::Moment,
@@ -115,7 +115,7 @@ impl ClusterState {
             for kind in behind {
                 self.want_relist(kind);
             }
-            format!("reading the {kinds} anew")
+            format!("reading the {kinds} again")
         };
         Some(FrozenReason::CatchingUp.because(message))
     }
@@ -222,16 +222,16 @@ impl Planner<'_> {
         }
         let input = self.input;
         let (fleet, settle, now) = (input.fleet, input.settle, input.now);
-        let closing = close_rollouts(ledger, self.unsettled, fleet, settle, now, input.wall);
+        let closing = self.close_rollouts(ledger);
         let rescoped = self.scope != self.wanted;
-        let ripe = self.unsettled.ripe(Comparison {
+        let settled = self.unsettled.settled(Comparison {
             census: input.census,
             ledger,
             fleet,
             settle,
             now,
         });
-        let mut cells = ripe.cells;
+        let mut cells = settled.cells;
         if rescoped {
             // Changes under the old scope are recorded before what the new scope holds counts as known.
             cells = self.unsettled.dirty().keys().cloned().collect();
@@ -249,8 +249,40 @@ impl Planner<'_> {
             return Plan::Append(entries);
         }
         let timer = self.next_timer(ledger);
-        let waits = [ripe.next, closing, steady, timer];
+        let waits = [settled.next, closing, steady, timer];
         Plan::Wait(waits.into_iter().flatten().min())
+    }
+
+    /// Forgets rollouts that were recorded before they were over and are over now: further changes of their workloads are
+    /// new. Returns when the next may be over.
+    fn close_rollouts(&self, ledger: &mut Arc<Ledger>) -> Option<Moment> {
+        let CutInput {
+            fleet,
+            settle,
+            now,
+            wall,
+            ..
+        } = self.input;
+        let mut closed = vec![];
+        let mut next: Option<Moment> = None;
+        for (workload, until) in &ledger.rollouts {
+            let over = fleet.workload(workload).map_or(now, |state| {
+                let waits_until = rolling_until(state, settle).max(restless_until(state, settle));
+                rests_at(state, settle).max(waits_until.unwrap_or_default())
+            });
+            if wall >= *until || (over <= now && !self.unsettled.has(workload)) {
+                closed.push(workload.clone());
+            } else if over > now {
+                next = Some(next.map_or(over, |next| next.min(over)));
+            }
+        }
+        if !closed.is_empty() {
+            let ledger = Arc::make_mut(ledger);
+            ledger
+                .rollouts
+                .retain(|workload, _| !closed.contains(workload));
+        }
+        next
     }
 
     /// Until when to wait before recording that there are unidentified containers now, or none any more. That may be
@@ -361,36 +393,4 @@ pub(super) fn identities(
     let room = MAX_IDENTITIES - found.len();
     found.extend(unknown.take(room));
     (found, false)
-}
-
-/// Forgets rollouts that were recorded before they were over and are over now: further changes of their workloads are new.
-/// Returns when the next may be over.
-fn close_rollouts(
-    ledger: &mut Arc<Ledger>,
-    unsettled: &Unsettled,
-    fleet: &Fleet,
-    settle: &Settle,
-    now: Moment,
-    wall: Timestamp,
-) -> Option<Moment> {
-    let mut closed = vec![];
-    let mut next: Option<Moment> = None;
-    for (workload, until) in &ledger.rollouts {
-        let over = fleet.workload(workload).map_or(now, |state| {
-            let waits_until = rolling_until(state, settle).max(restless_until(state, settle));
-            rests_at(state, settle).max(waits_until.unwrap_or_default())
-        });
-        if wall >= *until || (over <= now && !unsettled.has(workload)) {
-            closed.push(workload.clone());
-        } else if over > now {
-            next = Some(next.map_or(over, |next| next.min(over)));
-        }
-    }
-    if !closed.is_empty() {
-        let ledger = Arc::make_mut(ledger);
-        ledger
-            .rollouts
-            .retain(|workload, _| !closed.contains(workload));
-    }
-    next
 }

@@ -14,7 +14,7 @@ use crate::{
     },
     cluster::image::Fingerprint,
     compliance::evidence::{ApprovalReview, DeploymentRecord, EvidenceKey, ProvenanceRecord},
-    message::installation::{Installation, Link},
+    message::installation::{Installation, Link, NoteKind},
     snapshot::state::{ClusterState, RunningArtifact},
     web::views::{Compliant, EmptyList, Seconds},
 };
@@ -42,7 +42,7 @@ pub(crate) struct FlowQuery {
 #[serde(untagged)]
 pub(crate) enum FlowAnswer {
     Artifact(Box<ArtifactView>),
-    Deployment(DeploymentView),
+    Deployment(AnnouncedDeploymentView),
     Approval(ApprovalView),
 }
 
@@ -146,7 +146,7 @@ impl FlowQuery {
                 running: subject.running(&state.running(&[logged.fingerprint])),
                 ..subject.artifact(known.status, source)
             })),
-            Wanted::Deployment(number) => FlowAnswer::Deployment(DeploymentView {
+            Wanted::Deployment(number) => FlowAnswer::Deployment(AnnouncedDeploymentView {
                 source: Some(source),
                 ..deployments.find(|it| it.number == number)?
             }),
@@ -231,7 +231,7 @@ impl FlowQuery {
             fingerprint: record.fingerprint,
             name: name(record, running.first()),
         };
-        Some(FlowAnswer::Deployment(DeploymentView {
+        Some(FlowAnswer::Deployment(AnnouncedDeploymentView {
             source: Some(Source::object(&record.key)),
             ..subject.recorded_deployment(deployment)
         }))
@@ -333,7 +333,7 @@ pub(crate) struct ArtifactView {
     pub(crate) commit_url: String,
     pub(crate) compliant: Compliant,
     pub(crate) created_at: Option<Seconds>,
-    pub(crate) deployments: Vec<DeploymentView>,
+    pub(crate) deployments: Vec<AnnouncedDeploymentView>,
     pub(crate) exited: EmptyList,
     pub(crate) filename: String,
     pub(crate) fingerprint: String,
@@ -378,7 +378,7 @@ pub(crate) struct ArtifactLinks {
 
 /// An announced deployment.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct DeploymentView {
+pub(crate) struct AnnouncedDeploymentView {
     #[serde(rename = "_links")]
     pub(crate) links: ArtifactLinks,
     pub(crate) api_url: String,
@@ -455,15 +455,15 @@ impl Subject<'_> {
         }
     }
 
-    fn recorded_deployment(&self, record: &DeploymentRecord) -> DeploymentView {
+    fn recorded_deployment(&self, record: &DeploymentRecord) -> AnnouncedDeploymentView {
         self.deployment(&record.note(), &record.environment)
     }
 
-    fn deployment(&self, note: &DeploymentNote, environment: &str) -> DeploymentView {
-        let Link { html, api } = self
-            .installation
-            .note("deployments", self.flow, note.number);
-        DeploymentView {
+    fn deployment(&self, note: &DeploymentNote, environment: &str) -> AnnouncedDeploymentView {
+        let Link { html, api } =
+            self.installation
+                .note(NoteKind::Deployment, self.flow, note.number);
+        AnnouncedDeploymentView {
             links: self.links(),
             api_url: api,
             artifact_name: self.name.to_owned(),
@@ -486,7 +486,9 @@ impl Subject<'_> {
     }
 
     fn approval(&self, note: &ApprovalNote, environment: &str) -> ApprovalView {
-        let Link { html, api } = self.installation.note("approvals", self.flow, note.number);
+        let Link { html, api } = self
+            .installation
+            .note(NoteKind::Approval, self.flow, note.number);
         ApprovalView {
             links: self.links(),
             api_url: api,
