@@ -1,7 +1,7 @@
 //! Shipbell notifies people when what runs in your cluster changes.
 //!
-//! One room (module) for each capability, from the ground up. A room imports only those above it in this list, and no two
-//! files import each other; the tests in `rooms.rs` read the imports and check it:
+//! One module for each capability, from the ground up. A module imports only those above it in this list, and no two
+//! files import each other; the tests in `module_order.rs` read the imports and check it:
 //!
 //! - [`time`], [`backoff`], [`metrics`]: moments of the clock, pauses between attempts, what is counted
 //! - [`api`]: the custom resources, data only
@@ -29,7 +29,7 @@ pub mod http;
 pub mod message;
 mod metrics;
 #[cfg(test)]
-mod rooms;
+mod module_order;
 pub mod run;
 #[cfg(test)]
 mod simulation;

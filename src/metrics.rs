@@ -17,9 +17,9 @@ pub struct Metrics {
     failures: Family<OfKind, Counter>,
     warnings: Counter,
     index_mismatches: Counter,
-    snapshots: Family<OfEnvironment, Counter>,
-    head: Family<OfEnvironment, Gauge>,
-    frozen: Family<OfEnvironment, Gauge>,
+    snapshots: Family<EnvironmentLabel, Counter>,
+    head: Family<EnvironmentLabel, Gauge>,
+    frozen: Family<EnvironmentLabel, Gauge>,
     truncated: Counter,
     deliveries: Family<OfOutcome, Counter>,
     seconds: Counter<f64, AtomicU64>,
@@ -31,7 +31,7 @@ struct OfKind {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfEnvironment {
+struct EnvironmentLabel {
     environment: String,
 }
 
@@ -126,7 +126,7 @@ impl Metrics {
     }
 
     pub(crate) fn appended(&self, environment: &str, index: i64) {
-        let label = OfEnvironment {
+        let label = EnvironmentLabel {
             environment: environment.to_owned(),
         };
         self.snapshots.get_or_create(&label).inc();
@@ -135,7 +135,7 @@ impl Metrics {
 
     pub(crate) fn head_is(&self, environment: &str, index: i64) {
         self.head
-            .get_or_create(&OfEnvironment {
+            .get_or_create(&EnvironmentLabel {
                 environment: environment.to_owned(),
             })
             .set(index);
@@ -143,14 +143,14 @@ impl Metrics {
 
     pub(crate) fn frozen(&self, environment: &str, frozen: bool) {
         self.frozen
-            .get_or_create(&OfEnvironment {
+            .get_or_create(&EnvironmentLabel {
                 environment: environment.to_owned(),
             })
             .set(i64::from(frozen));
     }
 
     pub(crate) fn environment_gone(&self, environment: &str) {
-        let label = OfEnvironment {
+        let label = EnvironmentLabel {
             environment: environment.to_owned(),
         };
         self.snapshots.remove(&label);

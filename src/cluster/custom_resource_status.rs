@@ -21,7 +21,7 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What became of a status write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum StatusWrite {
+pub(crate) enum StatusWriteResult {
     /// It was written.
     Written,
     /// The object is gone, or another one has its name: the watch reports it.
@@ -35,7 +35,7 @@ pub(crate) async fn apply_status<K: Resource<DynamicType = ()>>(
     name: &str,
     uid: &str,
     status: &impl Serialize,
-) -> Result<StatusWrite, String> {
+) -> Result<StatusWriteResult, String> {
     let resource = ApiResource::erase::<K>(&());
     let api: Api<DynamicObject> = if namespace.is_empty() {
         Api::all_with(client.clone(), &resource)
@@ -48,9 +48,9 @@ pub(crate) async fn apply_status<K: Resource<DynamicType = ()>>(
     }));
     let params = PatchParams::apply("shipbell").force();
     match timeout(TIMEOUT, api.patch_status(name, &params, &patch)).await {
-        Ok(Ok(_)) => Ok(StatusWrite::Written),
+        Ok(Ok(_)) => Ok(StatusWriteResult::Written),
         Ok(Err(kube::Error::Api(gone))) if gone.code == 404 || gone.code == 409 => {
-            Ok(StatusWrite::Gone)
+            Ok(StatusWriteResult::Gone)
         }
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("no answer from the API server".to_owned()),

@@ -26,7 +26,7 @@ use crate::{
         decode::{CountPage, List, event},
         pod_view::{Decoded, DeploymentView, NamespaceView, PodView, SlimView, version},
         watch_progress::WatchKind,
-        watch_state::{Action, Ended, FollowState},
+        watch_state::{Ended, FollowState, WatchAction},
     },
     http::error::causes,
     metrics::Metrics,
@@ -185,10 +185,10 @@ pub async fn follow<T, S>(
         let action = state.next(Moment::after_start(begun - start));
         let mut proven = false;
         let result = match action {
-            Action::ProbeWatch => probe_watch::<T>(&client, &*sink).await,
-            Action::List => list::<T>(&client, &*sink, &metrics).await,
-            Action::CheckServer => check_server::<T>(&client, &*sink).await,
-            Action::Watch => {
+            WatchAction::ProbeWatch => probe_watch::<T>(&client, &*sink).await,
+            WatchAction::List => list::<T>(&client, &*sink, &metrics).await,
+            WatchAction::CheckServer => check_server::<T>(&client, &*sink).await,
+            WatchAction::Watch => {
                 let mut watch = Watch {
                     client: &client,
                     sink: &*sink,

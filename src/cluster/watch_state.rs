@@ -26,7 +26,7 @@ enum Position {
 
 /// What the loop does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
+pub(crate) enum WatchAction {
     /// Asks whether watches are still refused.
     ProbeWatch,
     /// Reads a complete list.
@@ -82,13 +82,13 @@ impl FollowState {
     }
 
     /// What to do next.
-    pub(crate) fn next(&self, now: Moment) -> Action {
+    pub(crate) fn next(&self, now: Moment) -> WatchAction {
         match self.position {
-            Position::WatchForbidden => Action::ProbeWatch,
-            Position::Unlisted => Action::List,
-            _ if now >= self.relist_at => Action::List,
-            Position::Interrupted => Action::CheckServer,
-            Position::Current => Action::Watch,
+            Position::WatchForbidden => WatchAction::ProbeWatch,
+            Position::Unlisted => WatchAction::List,
+            _ if now >= self.relist_at => WatchAction::List,
+            Position::Interrupted => WatchAction::CheckServer,
+            Position::Current => WatchAction::Watch,
         }
     }
 
@@ -96,7 +96,7 @@ impl FollowState {
     /// server answers well.
     pub(crate) fn step(
         &mut self,
-        action: Action,
+        action: WatchAction,
         ended: Ended,
         proven: bool,
         now: Moment,
@@ -107,14 +107,14 @@ impl FollowState {
             self.unproven = false;
         }
         match (action, ended) {
-            (Action::ProbeWatch, Ended::Done) => self.position = Position::Unlisted,
-            (Action::CheckServer, Ended::Done) => self.position = Position::Current,
-            (Action::List, Ended::Done) => {
+            (WatchAction::ProbeWatch, Ended::Done) => self.position = Position::Unlisted,
+            (WatchAction::CheckServer, Ended::Done) => self.position = Position::Current,
+            (WatchAction::List, Ended::Done) => {
                 self.position = Position::Current;
                 let spread = backoff::part(self.relist_every / 5, random);
                 self.relist_at = now + self.relist_every + spread;
             }
-            (Action::Watch, Ended::Done) => {
+            (WatchAction::Watch, Ended::Done) => {
                 self.position = Position::Interrupted;
                 return self.pause_if_unproven(proven, random);
             }
@@ -130,15 +130,15 @@ impl FollowState {
                 },
             ) => {
                 self.position = match action {
-                    Action::ProbeWatch => Position::WatchForbidden,
-                    Action::Watch if forbidden => Position::WatchForbidden,
+                    WatchAction::ProbeWatch => Position::WatchForbidden,
+                    WatchAction::Watch if forbidden => Position::WatchForbidden,
                     // A list is dear, and a watch that can't be resumed says so.
                     _ if resumable => Position::Interrupted,
                     _ => Position::Unlisted,
                 };
                 self.unproven = false;
                 let pause = self.backoff.take(random);
-                if action == Action::List {
+                if action == WatchAction::List {
                     self.relist_at = now + pause + self.backoff.next();
                 }
                 return pause;
@@ -175,7 +175,7 @@ mod tests {
     };
 
     /// Plays actions that end like this at 0 s, without jitter: the pause after the last of them, and what comes then.
-    fn play(steps: &[(Action, Ended, bool)]) -> (u128, Action) {
+    fn play(steps: &[(WatchAction, Ended, bool)]) -> (u128, WatchAction) {
         let mut state = FollowState::new(1_800 * SECOND);
         let mut pause = Duration::ZERO;
         let mut now = Moment::default();
@@ -189,8 +189,8 @@ mod tests {
 
     #[test]
     fn each_end_of_an_action_leads_to_the_next() {
-        use Action::{CheckServer, List, ProbeWatch, Watch};
         use Ended::{Done, Relist};
+        use WatchAction::{CheckServer, List, ProbeWatch, Watch};
         let listed = (List, Done, false);
         for (steps, pause, next) in [
             (&[][..], 0, List),
@@ -286,12 +286,12 @@ mod tests {
     fn a_list_is_due_after_its_time_and_when_it_fails_the_watch_goes_on_meanwhile() {
         let at = Moment::from_secs;
         let mut state = FollowState::new(1_800 * SECOND);
-        state.step(Action::List, Ended::Done, false, at(10), 0);
-        assert_eq!(state.next(at(1_809)), Action::Watch);
-        assert_eq!(state.next(at(1_810)), Action::List);
-        let pause = state.step(Action::List, FAILED, false, at(1_810), 0);
+        state.step(WatchAction::List, Ended::Done, false, at(10), 0);
+        assert_eq!(state.next(at(1_809)), WatchAction::Watch);
+        assert_eq!(state.next(at(1_810)), WatchAction::List);
+        let pause = state.step(WatchAction::List, FAILED, false, at(1_810), 0);
         assert_eq!(pause, SECOND / 2);
-        assert_eq!(state.next(at(1_811)), Action::CheckServer);
+        assert_eq!(state.next(at(1_811)), WatchAction::CheckServer);
         assert_eq!(state.relist_at(), at(1_811) + SECOND / 2);
     }
 }

@@ -25,7 +25,7 @@ use crate::{
         AllowedArtifact, ArtifactApproval, ArtifactProvenance, Condition,
         condition::{self, READY},
     },
-    cluster::custom_resource_status::{StatusWrite, apply_status},
+    cluster::custom_resource_status::{StatusWriteResult, apply_status},
     compliance::{
         evidence::{EvidenceKey, EvidenceKind},
         evidence_resource::{EvidenceResource, EvidenceStatus},
@@ -168,7 +168,7 @@ impl<S: SharedEvidence> EvidenceStatusWriter<S> {
         }
         let (namespace, name) = (&*key.namespace, &*key.name);
         let written = apply_status::<K>(&self.client, namespace, name, &known.uid, &status).await?;
-        if written == StatusWrite::Written
+        if written == StatusWriteResult::Written
             && let Some(known) = self.statuses.lock().0.get_mut(&slot)
         {
             known.hash = new_hash;

@@ -8,7 +8,7 @@ use crate::{
     backoff,
     delivery::{
         ack_window::AckWindow,
-        next_message::{Message, MessageKey},
+        next_message::{MessageKey, NextMessage},
         pending::PendingCount,
         reasons::SkipReason,
     },
@@ -38,7 +38,7 @@ pub(crate) enum Work {
     /// It is on its way: nothing can be decided any more.
     Sending {
         turn: Turn,
-        message: Box<Message>,
+        message: Box<NextMessage>,
         /// The generation of the spec that asks for it.
         generation: i64,
         /// The destination that it is sent to, by its key.
@@ -243,7 +243,7 @@ impl EnvironmentQueue {
 }
 
 /// How far each queue was ahead of the status at some moment.
-pub(crate) type Counted = Vec<(String, u64, AckWindow)>;
+pub(crate) type AheadCounts = Vec<(String, u64, AckWindow)>;
 
 /// All queues of a setting, by the UID of the environment.
 #[derive(Clone, Debug, Default)]
@@ -331,14 +331,14 @@ impl EnvironmentQueues {
         queues.filter_map(|queue| queue.waiting_since).min()
     }
 
-    pub fn counted(&self) -> Counted {
+    pub fn counted(&self) -> AheadCounts {
         let of =
             |(uid, queue): (&String, &EnvironmentQueue)| (uid.clone(), queue.opened, queue.ahead);
         self.iter().map(of).collect()
     }
 
     /// The status knows of what was counted.
-    pub fn written(&mut self, counted: &Counted, now: Moment) {
+    pub fn written(&mut self, counted: &AheadCounts, now: Moment) {
         for (uid, opened, ahead) in counted {
             let queue = self.queues.get_mut(uid);
             if let Some(queue) = queue.filter(|queue| queue.opened == *opened) {

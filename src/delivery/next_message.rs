@@ -97,7 +97,7 @@ pub(crate) enum MessageKey {
 
 /// A message, ready to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Message {
+pub(crate) struct NextMessage {
     /// The id of the first event that it holds.
     pub id: String,
     pub body: Bytes,
@@ -210,7 +210,7 @@ impl Search {
         log: &impl LogReader,
         key: &MessageKey,
         from: &Origin<'_>,
-    ) -> Result<Option<Message>, String> {
+    ) -> Result<Option<NextMessage>, String> {
         let next = match key {
             MessageKey::Gap(gap) => return Ok(Some(self.gap_message(gap, from))),
             MessageKey::Events(next) => next,
@@ -238,7 +238,7 @@ impl Search {
                 )
             }
         };
-        Ok(Some(Message {
+        Ok(Some(NextMessage {
             id,
             body: body.into(),
             plain: plain.map(Bytes::from),
@@ -249,7 +249,7 @@ impl Search {
     }
 
     /// The message that reports removed snapshots.
-    fn gap_message(&self, gap: &UnreportedGap, from: &Origin<'_>) -> Message {
+    fn gap_message(&self, gap: &UnreportedGap, from: &Origin<'_>) -> NextMessage {
         let cursor = &self.cursor;
         let (installation, setting) = (from.installation, from.setting);
         let (body, plain) = match self.subscription.kind {
@@ -262,7 +262,7 @@ impl Search {
                 (message.to_body(), Some(slack::plain(&message)))
             }
         };
-        Message {
+        NextMessage {
             id: unreported_gap::id(&cursor.environment_uid, gap),
             body: body.into(),
             plain: plain.map(Bytes::from),

@@ -30,7 +30,7 @@ pub(crate) enum Recovery {
 
 /// What an answer means for the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum Disposition {
     /// The destination has it: go on with the next.
     Delivered,
     /// The destination will never take it: set it aside and go on.
@@ -137,7 +137,7 @@ impl RetryState {
         began: Began<'_>,
         seed: u64,
         now: Moment,
-    ) -> Verdict {
+    ) -> Disposition {
         let along =
             self.problem.is_some() && self.failed.is_some_and(|failed| began.moment < failed);
         let attempts = self.attempts.saturating_add(u32::from(!along));
@@ -147,7 +147,7 @@ impl RetryState {
                 if !along {
                     self.forget();
                 }
-                return Verdict::Delivered;
+                return Disposition::Delivered;
             }
             Outcome::Refused { message, .. } => {
                 let same = |(id, told): &(String, String)| id != began.id && told == message;
@@ -156,7 +156,7 @@ impl RetryState {
                     if !along {
                         self.forget();
                     }
-                    return Verdict::SetAside;
+                    return Disposition::SetAside;
                 }
                 // Two different messages, one answer: it is not the message, the destination is wrong.
                 (backoff::slow_delay(attempts, seed), Recovery::Attempt)
@@ -186,7 +186,7 @@ impl RetryState {
             .as_ref()
             .is_some_and(|problem| problem.recovery == Recovery::Change);
         if along && held {
-            return Verdict::Keep;
+            return Disposition::Keep;
         }
         let until = now + wait;
         self.attempts = attempts;
@@ -200,7 +200,7 @@ impl RetryState {
             message: outcome.message().to_owned(),
             recovery,
         });
-        Verdict::Keep
+        Disposition::Keep
     }
 }
 
@@ -297,12 +297,16 @@ mod tests {
      {
         let mut retry = RetryState::default();
         let mut answer = |outcome: &Outcome, id| retry.answered(outcome, began(id, 1), 7, at(1));
-        assert_eq!(answer(&refused("400"), "a"), Verdict::SetAside);
-        assert_eq!(answer(&refused("422"), "b"), Verdict::SetAside);
-        assert_eq!(answer(&delivered(), "c"), Verdict::Delivered);
-        assert_eq!(answer(&refused("422"), "d"), Verdict::SetAside);
-        assert_eq!(answer(&refused("422"), "e"), Verdict::Keep);
-        assert_eq!(answer(&refused("422"), "e"), Verdict::Keep, "tried again");
+        assert_eq!(answer(&refused("400"), "a"), Disposition::SetAside);
+        assert_eq!(answer(&refused("422"), "b"), Disposition::SetAside);
+        assert_eq!(answer(&delivered(), "c"), Disposition::Delivered);
+        assert_eq!(answer(&refused("422"), "d"), Disposition::SetAside);
+        assert_eq!(answer(&refused("422"), "e"), Disposition::Keep);
+        assert_eq!(
+            answer(&refused("422"), "e"),
+            Disposition::Keep,
+            "tried again"
+        );
         assert_eq!(retry.problem().unwrap().reason, Reason::PayloadRefused);
         assert!(!retry.may_send(at(2)) && retry.may_send(at(601)));
     }

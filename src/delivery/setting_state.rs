@@ -31,9 +31,9 @@ use crate::{
     backoff,
     delivery::{
         conditions::{self, NotReady, PATIENCE, Problems, shorten},
-        environment_queue::{Counted, EnvironmentQueues, Token},
+        environment_queue::{AheadCounts, EnvironmentQueues, Token},
         message_history,
-        next_message::{Found, Message, MessageKey, Search},
+        next_message::{Found, MessageKey, NextMessage, Search},
         pending::{CountedRange, LogRange, PendingCount},
         reasons::EventReason,
         retry::RetryState,
@@ -91,7 +91,7 @@ pub(crate) enum Input {
     /// A turn has come, or the destination may not be dialled.
     Turn(Token, Result<(), String>),
     /// The message is composed; `None`: the log no longer holds it.
-    Composed(Token, Result<Option<Message>, String>),
+    Composed(Token, Result<Option<NextMessage>, String>),
     /// An attempt was answered. When it began.
     Sent(Token, Now, Receipt),
     /// What was counted for this generation of the spec.
@@ -103,7 +103,7 @@ pub(crate) enum Input {
     /// Whether an environment that seems to be deleted is, and where its log ends.
     Checked(EnvironmentId, Result<Deleted, String>),
     /// A write of the status was answered.
-    Written(Counted, WriteAnswer),
+    Written(AheadCounts, WriteAnswer),
     /// The setting as the API server has it: status and version. `Err`: it could not be read, or is not there.
     Read(Result<(Box<NotificationSettingStatus>, Option<String>), String>),
     /// The program is to stop.

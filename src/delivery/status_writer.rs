@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::{
     api::{NotificationSettingStatus, notification_setting::Cursor},
     cluster::pod_view::version,
-    delivery::{conditions::shorten, environment_queue::Counted},
+    delivery::{conditions::shorten, environment_queue::AheadCounts},
     time::Moment,
 };
 
@@ -54,7 +54,7 @@ pub(crate) enum WriteDue {
 pub(crate) struct StatusWrite {
     pub status: NotificationSettingStatus,
     /// How far each queue was ahead of the status before.
-    pub counted: Counted,
+    pub counted: AheadCounts,
     pub form: WriteForm,
 }
 
@@ -89,7 +89,7 @@ pub(crate) enum ConflictOutcome {
     /// The status that we wrote last: only the spec or the metadata changed.
     Same,
     /// One of ours whose answer was lost, with how far each queue was ahead then.
-    Ours(Counted),
+    Ours(AheadCounts),
     /// Someone else's.
     Others,
 }
@@ -122,7 +122,7 @@ pub(crate) struct StatusWriter {
     /// The API server refused the last status: texts are cut short until one is accepted.
     minimal: bool,
     /// Writes that may have been carried out though no answer came: their cursors and what they count.
-    unanswered: Vec<(Vec<Cursor>, Counted)>,
+    unanswered: Vec<(Vec<Cursor>, AheadCounts)>,
 }
 
 impl StatusWriter {
@@ -251,7 +251,7 @@ impl StatusWriter {
         &mut self,
         uid: &str,
         status: &NotificationSettingStatus,
-        counted: Counted,
+        counted: AheadCounts,
     ) -> StatusWrite {
         let mut status = status.clone();
         if self.minimal {
@@ -361,7 +361,7 @@ impl StatusWriter {
             self.written = status.clone();
             return ConflictOutcome::Same;
         }
-        let ours = |(written, _): &&(Vec<Cursor>, Counted)| sorted(written) == cursors;
+        let ours = |(written, _): &&(Vec<Cursor>, AheadCounts)| sorted(written) == cursors;
         match self.unanswered.iter().find(ours) {
             Some((_, counted)) => ConflictOutcome::Ours(counted.clone()),
             None => ConflictOutcome::Others,
@@ -453,7 +453,7 @@ mod tests {
         }
     }
 
-    fn counted(number: u64) -> Counted {
+    fn counted(number: u64) -> AheadCounts {
         vec![("0".to_owned(), number, AckWindow::default())]
     }
 

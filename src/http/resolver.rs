@@ -62,10 +62,10 @@ pub(super) enum LookupError {
 
 type Answer = Result<Arc<[SocketAddr]>, LookupError>;
 /// Asks the system's resolver; blocks.
-pub(super) type Lookup = Arc<dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
+pub(super) type ResolveFn = Arc<dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
 
 /// The system's resolver. Port 0 means that the URL's counts.
-pub(super) fn system_lookup() -> Lookup {
+pub(super) fn system_lookup() -> ResolveFn {
     Arc::new(|host| (host, 0).to_socket_addrs().map(Iterator::collect))
 }
 
@@ -74,7 +74,7 @@ pub(super) fn system_lookup() -> Lookup {
 pub(super) struct Lookups(Arc<Shared>);
 
 struct Shared {
-    lookup: Lookup,
+    lookup: ResolveFn,
     state: Mutex<State>,
     quick: Arc<Semaphore>,
     others: Arc<Semaphore>,
@@ -119,7 +119,7 @@ impl NameState {
 }
 
 impl Lookups {
-    pub(super) fn new(lookup: Lookup) -> Self {
+    pub(super) fn new(lookup: ResolveFn) -> Self {
         Self(Arc::new(Shared {
             lookup,
             state: Mutex::default(),

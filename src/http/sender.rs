@@ -25,7 +25,7 @@ use crate::http::{
     client::Clients,
     destination::{Destination, DestinationKind},
     error::fault,
-    resolver::{Lookup, Lookups, NAMESPACE, system_lookup},
+    resolver::{Lookups, NAMESPACE, ResolveFn, system_lookup},
     response::{ANSWER_READ, Outcome, Reason, of_answer, of_fault},
     slots::Slots,
 };
@@ -78,7 +78,7 @@ impl HttpSender {
         Self::with_lookup(config, system_lookup())
     }
 
-    fn with_lookup(config: &SenderConfig, lookup: Lookup) -> Result<Self, SendError> {
+    fn with_lookup(config: &SenderConfig, lookup: ResolveFn) -> Result<Self, SendError> {
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             return Err(SendError::NoTlsProvider);
         }

@@ -66,7 +66,7 @@ pub(super) struct Schedule {
     limits: Limits,
     /// The number of the last ticket.
     last: u64,
-    tickets: BTreeMap<Ticket, Message>,
+    tickets: BTreeMap<Ticket, ScheduledMessage>,
     destinations: BTreeMap<DestinationKey, DestinationQueue>,
     active: Active,
     /// The namespaces that have messages under way.
@@ -81,7 +81,7 @@ pub(super) struct Schedule {
 }
 
 #[derive(Debug)]
-struct Message {
+struct ScheduledMessage {
     who: SendKey,
     to: DestinationKey,
     state: MessageState,
@@ -233,7 +233,7 @@ impl Schedule {
         self.last += 1;
         let ticket = Ticket(self.last);
         self.destination(to, paced, now).wait(who, ticket);
-        let message = Message {
+        let message = ScheduledMessage {
             who: who.clone(),
             to,
             state: MessageState::Waiting,
@@ -287,7 +287,7 @@ impl Schedule {
     /// A message has been answered, or isn't to be sent any more.
     pub(super) fn end(&mut self, ticket: Ticket, now: Moment) {
         self.age(now);
-        let Some(Message { who, to, state }) = self.tickets.remove(&ticket) else {
+        let Some(ScheduledMessage { who, to, state }) = self.tickets.remove(&ticket) else {
             return;
         };
         let Some(destination) = self.destinations.get_mut(&to) else {

@@ -37,7 +37,7 @@ use crate::{
         cut::{self, Entry},
         event,
         ledger::{Ledger, content_hash},
-        settle::Settle,
+        settle::SettleTimes,
         state::{ClusterState, FrozenReason, Plan},
     },
     time::Moment,
@@ -505,7 +505,7 @@ impl Cluster {
         assert!(before.is_none_or(|before| before.time <= spec.time));
         let of_artifacts = spec.events.iter().filter(|event| event.change.is_some());
         assert!(of_artifacts.eq(&cut::events(&spec.changes)));
-        let rollout = Settle::of(env.spec.settle.as_ref()).rollout;
+        let rollout = SettleTimes::of(env.spec.settle.as_ref()).rollout;
         let written = Written {
             at: self.now,
             spec,
@@ -549,7 +549,7 @@ impl Cluster {
                 Cause::Baseline,
             );
         };
-        let rollout = Settle::of(env.spec.settle.as_ref()).rollout;
+        let rollout = SettleTimes::of(env.spec.settle.as_ref()).rollout;
         let fleet = self.state.fleet_mut();
         let data = env.log[base].checkpoint().unwrap();
         let mut ledger = Ledger::restore(&env.log[base].spec, &data, fleet).unwrap();

@@ -27,7 +27,7 @@ use crate::{
         ledger::{
             CENSUS_VERSION, Cell, CellCount, Identities, Ledger, content_hash, size_of_change,
         },
-        settle::{Settle, Unsettled, is_rolling, restless_until, rests_at},
+        settle::{SettleTimes, Unsettled, is_rolling, restless_until, rests_at},
     },
     time::Moment,
 };
@@ -67,7 +67,7 @@ pub struct CutInput<'a> {
     pub assessor: Assessor<'a>,
     /// How many unidentified containers to record.
     pub unidentified: i64,
-    pub settle: &'a Settle,
+    pub settle: &'a SettleTimes,
     /// How far the cluster has been read.
     pub read_at: &'a ReadAt,
     pub causes: &'a [Cause],

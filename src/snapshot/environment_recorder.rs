@@ -24,7 +24,7 @@ use crate::{
     },
     backoff::{self, Backoff},
     cluster::{
-        custom_resource_status::{StatusWrite, apply_status},
+        custom_resource_status::{StatusWriteResult, apply_status},
         scope::Scope,
     },
     snapshot::{
@@ -35,7 +35,7 @@ use crate::{
         log::{self, Appended, LogError, within},
         reasons::EnvironmentEventReason,
         recorder_context::RecorderContext,
-        settle::Settle,
+        settle::SettleTimes,
         state::{Frozen, FrozenReason, Plan},
     },
 };
@@ -98,7 +98,7 @@ impl EnvironmentRecorder {
             head_hint: status.head.as_ref().map(|head| head.index),
             status,
             generation: environment.metadata.generation,
-            rollout: Settle::of(environment.spec.settle.as_ref()).rollout,
+            rollout: SettleTimes::of(environment.spec.settle.as_ref()).rollout,
             status_due: Instant::now(),
             frozen_since: None,
             lost: 0,
@@ -419,11 +419,11 @@ impl EnvironmentRecorder {
         .await;
         self.status_due = Instant::now() + STATUS_INTERVAL;
         match written {
-            Ok(StatusWrite::Written) => {
+            Ok(StatusWriteResult::Written) => {
                 self.status = status;
                 return None;
             }
-            Ok(StatusWrite::Gone) => {}
+            Ok(StatusWriteResult::Gone) => {}
             Err(error) => {
                 warn!(
                     environment = self.environment.name,

@@ -141,7 +141,7 @@ pub struct Ledger {
 
 /// Why a log can't be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unreadable {
+pub enum UnreadableLog {
     /// A checkpoint is corrupt.
     #[error("the checkpoint of snapshot {0} can't be read: {1}")]
     Checkpoint(i64, String),
@@ -398,9 +398,9 @@ impl Ledger {
         spec: &EnvironmentSnapshotSpec,
         data: &str,
         fleet: &mut Fleet,
-    ) -> Result<Self, Unreadable> {
+    ) -> Result<Self, UnreadableLog> {
         let state = LedgerState::decode(data)
-            .map_err(|error| Unreadable::Checkpoint(spec.index, error.to_string()))?;
+            .map_err(|error| UnreadableLog::Checkpoint(spec.index, error.to_string()))?;
         let mut ledger = Self {
             names: state.names,
             seen: state.seen,
@@ -446,8 +446,8 @@ impl Ledger {
         spec: &EnvironmentSnapshotSpec,
         rollout: std::time::Duration,
         fleet: &mut Fleet,
-    ) -> Result<(), Unreadable> {
-        let broken = |why: &str| Unreadable::Broken(spec.index, why.to_owned());
+    ) -> Result<(), UnreadableLog> {
+        let broken = |why: &str| UnreadableLog::Broken(spec.index, why.to_owned());
         if spec.index != self.index + 1
             || spec.previous.as_deref() != Some(self.content_hash.as_str())
         {

@@ -25,7 +25,7 @@ use crate::{
     cluster::{fleet::Fleet, pod_view::version},
     snapshot::{
         cut::Entry,
-        ledger::{Ledger, Unreadable},
+        ledger::{Ledger, UnreadableLog},
         log_cache::LogCache,
     },
 };
@@ -78,7 +78,7 @@ pub struct Replay {
 
 impl Replay {
     /// Builds the state. `rollout`: how long to wait for a rollout that was recorded before it was over.
-    pub fn ledger(&self, rollout: Duration, fleet: &mut Fleet) -> Result<Ledger, Unreadable> {
+    pub fn ledger(&self, rollout: Duration, fleet: &mut Fleet) -> Result<Ledger, UnreadableLog> {
         let mut ledger = Ledger::restore(&self.base, &self.data, fleet)?;
         for spec in &self.since {
             ledger.apply(spec, rollout, fleet)?;

@@ -27,7 +27,7 @@ const SKEW: Duration = Duration::from_secs(1);
 
 /// The settle times of an environment, with the defaults filled in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settle {
+pub struct SettleTimes {
     /// How long a workload must be without changes.
     pub quiet: Duration,
     /// How long it takes at most to record that an artifact started or stopped.
@@ -38,13 +38,13 @@ pub struct Settle {
     pub scaling: Duration,
 }
 
-impl Default for Settle {
+impl Default for SettleTimes {
     fn default() -> Self {
         Self::of(None)
     }
 }
 
-impl Settle {
+impl SettleTimes {
     pub fn of(spec: Option<&environment::Settle>) -> Self {
         let spec = spec.copied().unwrap_or_default();
         let or = |span: Option<crate::api::Span>, default| {
@@ -85,7 +85,7 @@ pub struct Comparison<'a> {
     pub census: &'a Census,
     pub ledger: &'a Ledger,
     pub fleet: &'a Fleet,
-    pub settle: &'a Settle,
+    pub settle: &'a SettleTimes,
     pub now: Moment,
 }
 
@@ -174,7 +174,7 @@ impl Unsettled {
         &mut self,
         workload: &Arc<Workload>,
         fleet: &Fleet,
-        settle: &Settle,
+        settle: &SettleTimes,
         now: Moment,
     ) -> bool {
         if self.is_settled() {
@@ -218,23 +218,23 @@ impl Unsettled {
 }
 
 /// Whether a workload is rolling now.
-pub fn is_rolling(workload: &Workload, fleet: &Fleet, settle: &Settle, now: Moment) -> bool {
+pub fn is_rolling(workload: &Workload, fleet: &Fleet, settle: &SettleTimes, now: Moment) -> bool {
     let state = fleet.workload(workload);
     state.is_some_and(|state| rolling_until(state, settle) > Some(now))
 }
 
 /// Until when a workload counts as rolling, if it does.
-pub fn rolling_until(state: &WorkloadState, settle: &Settle) -> Option<Moment> {
+pub fn rolling_until(state: &WorkloadState, settle: &SettleTimes) -> Option<Moment> {
     state.rolling_since.map(|since| since + settle.rollout)
 }
 
 /// Until when further changes of a workload are expected, if any.
-pub fn restless_until(state: &WorkloadState, settle: &Settle) -> Option<Moment> {
+pub fn restless_until(state: &WorkloadState, settle: &SettleTimes) -> Option<Moment> {
     state.restless_since.map(|since| since + settle.rollout)
 }
 
 /// When a workload is at rest by its pods and its Deployment, if nothing else happens.
-pub fn rests_at(state: &WorkloadState, settle: &Settle) -> Moment {
+pub fn rests_at(state: &WorkloadState, settle: &SettleTimes) -> Moment {
     let skew = settle.quiet.min(SKEW);
     (state.changed + settle.quiet).max(state.signalled + skew)
 }

@@ -39,7 +39,7 @@ use crate::{
         census::Census,
         cut::Entry,
         ledger::{ArtifactFacts, Ledger},
-        settle::{Comparison, Settle, Unsettled},
+        settle::{Comparison, SettleTimes, Unsettled},
     },
     time::Moment,
 };
@@ -50,7 +50,7 @@ struct EnvironmentState {
     uid: String,
     /// The scope of the spec. The scope of the ledger is counted until the change is recorded.
     wanted: Scope,
-    settle: Settle,
+    settle: SettleTimes,
     /// The scope that is counted.
     scope: Scope,
     census: Census,
@@ -404,7 +404,7 @@ impl ClusterState {
         spec: &EnvironmentSpec,
         now: Moment,
     ) -> bool {
-        let (wanted, settle) = (Scope::of(spec), Settle::of(spec.settle.as_ref()));
+        let (wanted, settle) = (Scope::of(spec), SettleTimes::of(spec.settle.as_ref()));
         let (rules, trust) = (
             ArtifactRules::of(spec),
             ArtifactRules::trust(spec, &self.own_namespace),

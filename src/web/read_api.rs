@@ -87,7 +87,7 @@ pub(crate) fn router(lookup: Lookup, access: Access) -> Router {
         .with_state(lookup)
 }
 
-type OfEnvironment = Path<(String, String)>;
+type EnvironmentLabel = Path<(String, String)>;
 type OfSnapshot = Path<(String, String, String)>;
 type OfFlow = Path<(String, String, String)>;
 
@@ -156,7 +156,7 @@ impl Paging {
 
 async fn snapshots(
     State(lookup): State<Lookup>,
-    Path((org, environment)): OfEnvironment,
+    Path((org, environment)): EnvironmentLabel,
     paging: Paging,
 ) -> Result<Response, Refusal> {
     let log = lookup.log_of(&org, &environment)?;
@@ -189,7 +189,7 @@ async fn snapshot_page(
 
 async fn events(
     State(lookup): State<Lookup>,
-    Path((org, environment)): OfEnvironment,
+    Path((org, environment)): EnvironmentLabel,
     paging: Paging,
 ) -> Result<Response, Refusal> {
     let log = lookup.log_of(&org, &environment)?;
@@ -207,7 +207,7 @@ async fn environments(
 
 async fn environment(
     State(lookup): State<Lookup>,
-    Path((org, environment)): OfEnvironment,
+    Path((org, environment)): EnvironmentLabel,
 ) -> Result<Json<EnvironmentView>, Refusal> {
     lookup.known(&org, &environment)?;
     Ok(Json(lookup.environment(&environment)))
@@ -215,7 +215,7 @@ async fn environment(
 
 async fn environment_page(
     State(lookup): State<Lookup>,
-    Path((org, environment)): OfEnvironment,
+    Path((org, environment)): EnvironmentLabel,
 ) -> Result<Response, Refusal> {
     if Fingerprint::from_hex(&environment).is_some() {
         // No Environment has such a long name. So this is the page of an artifact whose flow is named "environments".
@@ -239,7 +239,7 @@ async fn allow_lists(
 
 async fn allow_list(
     State(lookup): State<Lookup>,
-    Path((org, environment)): OfEnvironment,
+    Path((org, environment)): EnvironmentLabel,
 ) -> Result<Json<Vec<AllowedView>>, Refusal> {
     lookup.known(&org, &environment)?;
     Ok(Json(lookup.allow_list(Some(&environment))))

@@ -8,9 +8,9 @@ use crate::{
     delivery::{
         environment_queue::{Phase, Token, Turn, UNREADABLE, Work},
         message_history::{self, Attempt},
-        next_message::{Found, Message, Next, Search},
+        next_message::{Found, Next, NextMessage, Search},
         reasons::{EventReason, SkipReason},
-        retry::{Began, Recovery, Verdict},
+        retry::{Began, Disposition, Recovery},
         setting_state::{Action, Now, SettingState},
         status_writer::WriteDue,
     },
@@ -239,7 +239,7 @@ impl SettingState {
     pub(super) fn composed(
         &mut self,
         token: Token,
-        result: Result<Option<Message>, String>,
+        result: Result<Option<NextMessage>, String>,
         now: Now,
     ) {
         let may_send = self.may_send(now);
@@ -338,7 +338,7 @@ impl SettingState {
     fn take_answer(
         &mut self,
         uid: &str,
-        message: Message,
+        message: NextMessage,
         turn: Turn,
         began: Now,
         receipt: &Receipt,
@@ -361,7 +361,7 @@ impl SettingState {
         let verdict = self.retry.answered(outcome, at, self.seed, now.moment);
         let reason = outcome.reason().map_or("", Reason::as_str);
         match verdict {
-            Verdict::Delivered => {
+            Disposition::Delivered => {
                 debug!(setting = %self.title, id = message.id, snapshot = message.snapshot, "delivered");
                 message_history::delivered(
                     &mut self.status,
@@ -370,7 +370,7 @@ impl SettingState {
                     receipt.latency,
                 );
             }
-            Verdict::SetAside => {
+            Disposition::SetAside => {
                 warn!(setting = %self.title, id = message.id, snapshot = message.snapshot, message = outcome.message(), "refused for good; going on with the next");
                 message_history::dead_lettered(
                     &mut self.status,
@@ -380,18 +380,18 @@ impl SettingState {
                 );
                 message_history::failed(&mut self.status, attempt, reason, outcome.message());
             }
-            Verdict::Keep => {
+            Disposition::Keep => {
                 info!(setting = %self.title, id = message.id, reason, message = outcome.message(), "not delivered; trying again later");
                 message_history::failed(&mut self.status, attempt, reason, outcome.message());
                 self.probe = Some(uid.to_owned());
             }
         }
-        if verdict == Verdict::Delivered && before.is_none() {
+        if verdict == Disposition::Delivered && before.is_none() {
             self.writer.ask_for_delivered(now.moment);
         } else {
             self.writer.ask(WriteDue::Soon);
         }
-        let moved = verdict != Verdict::Keep;
+        let moved = verdict != Disposition::Keep;
         let mut more = false;
         if let Some(queue) = self.queues.get_mut(uid) {
             queue.searched = queue.cursor.index;
@@ -403,7 +403,7 @@ impl SettingState {
         }
         self.note_denied(now, outcome.reason(), outcome.message());
         self.report_change(before.is_some(), failures);
-        if verdict == Verdict::Keep {
+        if verdict == Disposition::Keep {
             self.cancel_unsent(); // one attempt at a time until one succeeds
         }
         let turn = Turn {

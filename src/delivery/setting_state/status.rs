@@ -9,7 +9,7 @@ use crate::{
     api::{NotificationSettingStatus, condition, notification_setting::StartDecision},
     delivery::{
         conditions::{self, ConditionInput},
-        environment_queue::{Counted, UNREADABLE},
+        environment_queue::{AheadCounts, UNREADABLE},
         pending::{CountedRange, LogRange},
         reasons::EventReason,
         setting_state::{
@@ -210,7 +210,7 @@ impl SettingState {
         });
     }
 
-    pub(super) fn written(&mut self, counted: &Counted, answer: WriteAnswer, now: Now) {
+    pub(super) fn written(&mut self, counted: &AheadCounts, answer: WriteAnswer, now: Now) {
         self.writer.answered();
         match answer {
             WriteAnswer::Written { status, version } => {
@@ -239,7 +239,7 @@ impl SettingState {
         &mut self,
         status: NotificationSettingStatus,
         version: Option<String>,
-        counted: &Counted,
+        counted: &AheadCounts,
         now: Now,
     ) {
         self.actions.push(Action::Progress(status.cursors.clone()));

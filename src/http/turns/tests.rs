@@ -367,7 +367,7 @@ fn is_paced(to: usize) -> bool {
 }
 
 impl Test {
-    fn active(&self) -> impl Iterator<Item = (&Message, Class, bool)> {
+    fn active(&self) -> impl Iterator<Item = (&ScheduledMessage, Class, bool)> {
         self.schedule
             .tickets
             .values()
@@ -384,21 +384,21 @@ impl Test {
         })
     }
 
-    fn count(&self, of: impl Fn(&Message, Class) -> bool) -> usize {
+    fn count(&self, of: impl Fn(&ScheduledMessage, Class) -> bool) -> usize {
         self.active()
             .filter(|(message, class, _)| of(message, *class))
             .count()
     }
 
     /// Whether this may start by the rules as they are written down, counted anew.
-    fn may_start(&self, message: &Message) -> bool {
+    fn may_start(&self, message: &ScheduledMessage) -> bool {
         let (who, limits) = (&message.who, self.schedule.limits);
         let destination = &self.schedule.destinations[&message.to];
         // The next start makes it quick again when its time as a slow one is over.
         let mut queues = destination.namespaces.iter();
         let queue = queues.find(|queue| queue.namespace == who.namespace);
         let class = queue.unwrap().stands.unwrap_or(destination.class(self.now));
-        let same_namespace = |other: &Message| other.who.namespace == who.namespace;
+        let same_namespace = |other: &ScheduledMessage| other.who.namespace == who.namespace;
         let own = self.count(|other, _| same_namespace(other));
         let all = self.count(|_, _| true);
         destination.opens_at(self.now) <= self.now
@@ -425,7 +425,7 @@ impl Test {
         assert!(self.count(|_, class| class == Class::Quick) <= limits.total / 2);
         for message in self.schedule.tickets.values() {
             let (who, to) = (&message.who, message.to);
-            let of_namespace = |other: &Message| other.who.namespace == who.namespace;
+            let of_namespace = |other: &ScheduledMessage| other.who.namespace == who.namespace;
             assert!(self.count(|other, _| other.to == to) <= limits.per_destination);
             assert!(self.count(|other, _| of_namespace(other)) <= limits.per_namespace);
             let quick = self.count(|other, class| of_namespace(other) && class == Class::Quick);

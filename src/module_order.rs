@@ -1,4 +1,4 @@
-//! Holds the order of the rooms that the list in `lib.rs` states, by reading the imports of every file.
+//! Holds the order of the modules that the list in `lib.rs` states, by reading the imports of every file.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -182,7 +182,7 @@ fn files() -> Vec<SourceFile> {
         let inside = path.strip_prefix(&source).unwrap();
         inside.starts_with("simulation")
             || path.ends_with("tests.rs")
-            || inside == Path::new("rooms.rs")
+            || inside == Path::new("module_order.rs")
     };
     let mut files: Vec<_> = found
         .iter()
@@ -193,7 +193,7 @@ fn files() -> Vec<SourceFile> {
     files
 }
 
-/// The rooms from the ground up: the names in the list of `lib.rs`.
+/// The modules from the ground up: the names in the list of `lib.rs`.
 fn order() -> Vec<String> {
     let lib = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs");
     let text = fs::read_to_string(lib).unwrap();
@@ -247,12 +247,12 @@ fn imports(files: &[SourceFile]) -> Vec<(&SourceFile, &SourceFile, String)> {
 }
 
 #[test]
-fn rooms_import_downwards_only() {
+fn modules_import_downwards_only() {
     let order = order();
     let level = |module: &[String]| {
-        let room = module.first()?;
-        let level = order.iter().position(|name| name == room);
-        Some(level.unwrap_or_else(|| panic!("lib.rs does not list the room `{room}`")))
+        let name = module.first()?;
+        let level = order.iter().position(|listed| listed == name);
+        Some(level.unwrap_or_else(|| panic!("lib.rs does not list the module `{name}`")))
     };
     let files = files();
     let upwards: Vec<String> = imports(&files)
