@@ -603,6 +603,9 @@ fn a_receiver_in_trouble_is_tried_again_and_hears_all_in_order() {
         actor
             .condition("hook", "Delivered", "True UpToDate")
             .await?;
+        actor
+            .status_when("hook", "nothing waits", |it| it.pending == Some(0))
+            .await?;
         let heard = receiver.heard();
         let failed = heard.iter().filter(|it| it.answered == 503).count();
         assert!(failed > 0);
