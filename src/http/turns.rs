@@ -75,7 +75,7 @@ pub(super) struct Schedule {
     turns: [Turns; 2],
     /// When requests that are under way become slow.
     ageing: BTreeSet<(Moment, Ticket)>,
-    /// When to look again at destinations that were not open while somebody waited.
+    /// When to look again at destinations for which somebody waits and that are not open, or slow: once for each.
     opening: BTreeSet<(Moment, DestinationKey)>,
     sweep_at: usize,
 }
@@ -182,6 +182,8 @@ struct DestinationQueue {
     rested: Moment,
     paused_until: Moment,
     slow_until: Moment,
+    /// Where it stands in [`Schedule::opening`].
+    noted: Option<Moment>,
     /// How many may be under way now, at most [`Limits::per_destination`].
     window: usize,
     active: usize,
@@ -439,12 +441,16 @@ impl Schedule {
                 }
             }
         }
-        if awaited {
-            // Time alone makes it open, or quick.
-            for at in [opens, destination.slow_until] {
-                if at > now {
-                    self.opening.insert((at, to));
-                }
+        // Time alone makes it open, or quick.
+        let changes = [opens, destination.slow_until].into_iter();
+        let next = changes.filter(|at| awaited && *at > now).min();
+        let noted = std::mem::replace(&mut destination.noted, next);
+        if noted != next {
+            if let Some(at) = noted {
+                self.opening.remove(&(at, to));
+            }
+            if let Some(at) = next {
+                self.opening.insert((at, to));
             }
         }
         destination

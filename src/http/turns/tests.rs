@@ -422,6 +422,7 @@ impl Test {
             self.count(|_, class| class == Class::Slow)
         );
         assert!(self.schedule.active.total() <= limits.total);
+        assert!(self.schedule.opening.len() <= self.schedule.destinations.len());
         assert!(self.count(|_, class| class == Class::Quick) <= limits.total / 2);
         for message in self.schedule.tickets.values() {
             let (who, to) = (&message.who, message.to);
