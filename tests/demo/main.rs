@@ -6,8 +6,8 @@ mod narrator;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use kit::{
-    Cluster, Operator, OperatorOptions, PlaneOptions, Receiver, apply, assets, deployment,
-    eventually, operator::binary,
+    Cluster, Operator, OperatorOptions, PlaneOptions, Receiver, apply, deployment, eventually,
+    operator::binary,
 };
 use kube::Client;
 use narrator::{Narrator, note, show, title};
@@ -46,7 +46,6 @@ async fn demo() -> Result<()> {
     title(
         "Shipbell notifies people when what runs in your cluster changes. This takes about 40 seconds, once all is built.",
     );
-    tokio::task::spawn_blocking(assets::find).await??;
 
     tell.step("Starting a real control plane: etcd, kube-apiserver, controller manager, scheduler, and a fake node").await;
     let cluster = Cluster::start(PlaneOptions::default()).await?;

@@ -221,7 +221,7 @@ async fn register(client: &Client, name: &str) -> Result<()> {
         "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}],
         "nodeInfo": {
             "architecture": "amd64", "bootID": "", "containerRuntimeVersion": "containerd://2.1.0",
-            "kernelVersion": "6.1.0", "kubeProxyVersion": "", "kubeletVersion": crate::assets::KUBERNETES_VERSION,
+            "kernelVersion": "6.1.0", "kubeProxyVersion": "", "kubeletVersion": kube_assets::KUBERNETES_VERSION,
             "machineID": "", "operatingSystem": "linux", "osImage": "fake", "systemUUID": "",
         },
     }});

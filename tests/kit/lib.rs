@@ -16,8 +16,7 @@
 //!
 //! | module | what |
 //! | --- | --- |
-//! | [`assets`] | finds or builds etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubectl, helm |
-//! | [`plane`] | starts and stops them, hands out clients and kubeconfigs |
+//! | [`plane`] | starts and stops etcd and the programs of Kubernetes, which `kube_assets` finds or builds, hands out clients and kubeconfigs |
 //! | [`registry`], [`pod_run`], [`kubelet`] | what images do when run; a pod's life as a pure step; the node |
 //! | [`tls`] | the certificates and the listener of those that speak TLS
 //! | [`receiver`] | HTTP receivers that record what they hear and answer by a script |
@@ -29,7 +28,6 @@
 //! | [`workloads`], [`apply`](mod@apply), [`wait`] | objects to create, how to create them, how to wait |
 
 pub mod apply;
-pub mod assets;
 pub mod cluster;
 pub mod drip;
 pub mod http1;

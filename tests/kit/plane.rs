@@ -4,7 +4,6 @@
 //! port and data, which is also the simplest way to make watches expire.
 
 use crate::{
-    assets::{self, Assets},
     http1,
     pki::{self, Pki},
     ports::Port,
@@ -18,6 +17,7 @@ use kube::{
     api::PostParams,
     config::{KubeConfigOptions, Kubeconfig},
 };
+use kube_assets::Assets;
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -111,7 +111,7 @@ struct Ports {
 impl Plane {
     /// Starts a plane and waits until it takes requests and its controllers work.
     pub async fn start(options: PlaneOptions) -> Result<Self> {
-        let assets = tokio::task::spawn_blocking(assets::find).await??;
+        let assets = tokio::task::spawn_blocking(kube_assets::find).await??;
         for attempt in 1.. {
             let plane = Plane::prepare(&assets, &options)?;
             let error = match tokio::time::timeout(options.timeout, plane.launch()).await {

@@ -20,7 +20,7 @@ pub fn chart() -> String {
 }
 
 fn command(args: &[&str]) -> Result<Command> {
-    let mut helm = Command::new(kit::assets::helm()?);
+    let mut helm = Command::new(kube_assets::helm()?);
     for (name, _) in env::vars_os() {
         if name == "KUBECONFIG" || name.to_string_lossy().starts_with("HELM_") {
             helm.env_remove(name);
@@ -71,7 +71,7 @@ pub fn template(args: &[&str]) -> Result<String> {
     all.extend(release);
     all.extend(args);
     all.push(&chart);
-    let version = kit::assets::KUBERNETES_VERSION.trim_start_matches('v');
+    let version = kube_assets::KUBERNETES_VERSION.trim_start_matches('v');
     if !args.contains(&"--kube-version") {
         all.extend(["--kube-version", version]);
     }

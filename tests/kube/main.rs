@@ -28,11 +28,11 @@ fn main() -> ExitCode {
 }
 
 fn find(helm: bool) -> anyhow::Result<Vec<PathBuf>> {
-    let etcd = kit::assets::find()?.etcd;
+    let etcd = kube_assets::find()?.etcd;
     // The directory when one holds them all, as it does unless the environment says otherwise.
     let mut paths = vec![etcd.parent().unwrap_or(&etcd).to_owned()];
     if helm {
-        paths.push(kit::assets::helm()?);
+        paths.push(kube_assets::helm()?);
     }
     Ok(paths)
 }

@@ -416,13 +416,16 @@ fn no_plane(looked: &[String]) -> String {
     )
 }
 
-/// `tests/kube`. Cargo says where the sources are now; what was true at compile time is the fallback.
+/// `tests/kube`. Cargo says where the sources of the tests that run are now; what was true at compile time is the fallback.
 fn module() -> PathBuf {
-    let manifest = env::var_os("CARGO_MANIFEST_DIR")
+    env::var_os("CARGO_MANIFEST_DIR")
         .map(PathBuf::from)
-        .filter(|directory| directory.join("kube/go.mod").is_file())
-        .unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));
-    manifest.join("kube")
+        .and_then(|running| {
+            [running.join("kube"), running]
+                .into_iter()
+                .find(|directory| directory.join("go.mod").is_file())
+        })
+        .unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")))
 }
 
 fn cache() -> Result<PathBuf> {
