@@ -15,6 +15,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use kube::Client;
+use parking_lot::Mutex;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch as channel,
@@ -27,20 +28,31 @@ use tracing::{info, warn};
 use crate::{
     api::{AllowedArtifact, ArtifactApproval, ArtifactProvenance},
     cluster::{
+        custom_resource_watch::Follow,
         kubernetes_events::EventPublisher,
         pod_view::{DeploymentView, NamespaceView, PodView},
         watch::{self, WatchTimings},
     },
-    compliance::{evidence_status::EvidenceStatusWriter, evidence_watch},
+    compliance::{
+        evidence_resource::EvidenceResource,
+        evidence_status::{EvidenceStatusWriter, EvidenceStatuses},
+        evidence_watch,
+    },
     config::{Configuration, ReadApiConfig, Tuning},
     delivery::{context::Context as DeliveryContext, dispatcher, secret::RbacHints},
     http::sender::HttpSender,
     message::installation::Installation,
     metrics::Metrics,
     snapshot::{
-        delivery_progress::DeliveryProgress, environments::Environments, log::SnapshotLog,
-        pruning::Pruner, recorder, recorder_context::RecorderContext, self_check,
-        shared_state::SharedState, state::ClusterState,
+        delivery_progress::DeliveryProgress,
+        environments::Environments,
+        log::SnapshotLog,
+        pruning::Pruner,
+        recorder,
+        recorder_context::RecorderContext,
+        self_check,
+        shared_state::SharedState,
+        state::{ClusterState, FleetObject},
     },
     web::{
         access::{Access, TokenChecker},
@@ -68,6 +80,7 @@ struct Shared {
     installation: Arc<Installation>,
     progress: Arc<DeliveryProgress>,
     events: EventPublisher,
+    watch_timings: WatchTimings,
     /// Cancelled when the program stops.
     stop: CancellationToken,
 }
@@ -139,6 +152,10 @@ impl Shared {
             }),
             progress: Arc::default(),
             events: EventPublisher::new(client.clone(), config.pod_name.clone()),
+            watch_timings: WatchTimings {
+                relist: config.tuning.relist_interval.0,
+                idle: config.tuning.watch_idle.0,
+            },
             stop: CancellationToken::new(),
             client,
         }
@@ -161,18 +178,20 @@ async fn serve_health(
 
 /// Follows pods, deployments and namespaces.
 fn start_watches(shared: &Shared, tuning: &Tuning, tasks: &mut Tasks) {
-    let timings = WatchTimings {
-        relist: tuning.relist_interval.0,
-        idle: tuning.watch_idle.0,
-    };
+    start_watch::<PodView>(shared, tasks);
+    start_watch::<DeploymentView>(shared, tasks);
+    start_watch::<NamespaceView>(shared, tasks);
     let (client, state, metrics) = (&shared.client, &shared.state, &shared.metrics);
     let (c, s, m) = (|| client.clone(), || state.clone(), || metrics.clone());
-    tasks.spawn(watch::follow::<PodView, _>(c(), s(), m(), timings));
-    tasks.spawn(watch::follow::<DeploymentView, _>(c(), s(), m(), timings));
-    tasks.spawn(watch::follow::<NamespaceView, _>(c(), s(), m(), timings));
     let every = tuning.check_interval.0;
     tasks.spawn(self_check::run(c(), s(), m(), every));
     tasks.spawn(tick(s()));
+}
+
+fn start_watch<T: FleetObject>(shared: &Shared, tasks: &mut Tasks) {
+    let (client, state) = (shared.client.clone(), shared.state.clone());
+    let (metrics, timings) = (shared.metrics.clone(), shared.watch_timings);
+    tasks.spawn(async move { watch::follow::<T, _>(&client, &*state, &metrics, timings).await });
 }
 
 async fn tick(state: Arc<SharedState>) {
@@ -196,6 +215,7 @@ fn start_recorder(shared: &Shared, cursors: channel::Receiver<bool>, tasks: &mut
         cursors_ready: cursors,
         write_budget: Arc::default(),
         events: shared.events.clone(),
+        watch_timings: shared.watch_timings,
         stop: shared.stop.clone(),
     };
     tasks.spawn(recorder::run(context));
@@ -204,25 +224,34 @@ fn start_recorder(shared: &Shared, cursors: channel::Receiver<bool>, tasks: &mut
 /// Follows provenance records, reviews and the allow-list, and writes their status.
 fn start_evidence(shared: &Shared, tasks: &mut Tasks) {
     let statuses = Arc::default();
-    let (client, state) = (&shared.client, &shared.state);
-    let (c, s, w) = (
-        || client.clone(),
-        || state.clone(),
-        || Arc::clone(&statuses),
-    );
-    tasks.spawn(evidence_watch::follow::<ArtifactProvenance, _>(
-        c(),
-        s(),
-        w(),
-    ));
-    tasks.spawn(evidence_watch::follow::<ArtifactApproval, _>(c(), s(), w()));
-    tasks.spawn(evidence_watch::follow::<AllowedArtifact, _>(c(), s(), w()));
+    start_evidence_watch::<ArtifactProvenance>(shared, &statuses, tasks);
+    start_evidence_watch::<ArtifactApproval>(shared, &statuses, tasks);
+    start_evidence_watch::<AllowedArtifact>(shared, &statuses, tasks);
     let writer = EvidenceStatusWriter {
-        client: c(),
-        shared: s(),
-        statuses: w(),
+        client: shared.client.clone(),
+        shared: shared.state.clone(),
+        statuses,
     };
     tasks.spawn(writer.run());
+}
+
+fn start_evidence_watch<K: EvidenceResource>(
+    shared: &Shared,
+    statuses: &Arc<Mutex<EvidenceStatuses>>,
+    tasks: &mut Tasks,
+) {
+    let (client, state) = (shared.client.clone(), shared.state.clone());
+    let (metrics, timings) = (shared.metrics.clone(), shared.watch_timings);
+    let statuses = statuses.clone();
+    tasks.spawn(async move {
+        let follow = Follow {
+            client: &client,
+            streams: &*state,
+            metrics: &metrics,
+            timings,
+        };
+        evidence_watch::follow::<K, _>(follow, state.clone(), statuses).await;
+    });
 }
 
 fn start_default_environment(shared: &Shared, config: &Configuration) {
@@ -276,6 +305,7 @@ fn start_delivery(
     let context = DeliveryContext {
         client: shared.client.clone(),
         clock: shared.state.clone(),
+        watch_timings: shared.watch_timings,
         log: shared.log.clone(),
         environments: shared.environments.clone(),
         sender,

@@ -31,7 +31,7 @@ pub enum Decoded<T> {
 }
 
 /// An object that has a slim view, which is read in one pass from the object's JSON.
-pub trait SlimView: DeserializeOwned {
+pub trait SlimView: DeserializeOwned + Send {
     /// Its metadata.
     fn meta(&self) -> &Meta;
 }

@@ -209,7 +209,8 @@ impl EnvironmentRecorder {
             return Ok(HeadCheck::Head);
         };
         let now = shared.now();
-        if now.saturating_sub(at) <= HEAD_FRESH {
+        let in_doubt = shared.with(|state, _| state.log_is_in_doubt(&self.environment.name));
+        if now.saturating_sub(at) <= HEAD_FRESH && !in_doubt {
             return Ok(HeadCheck::Head);
         }
         let (environment, index) = (&self.environment, ledger.index);

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::{
     api::{ArtifactApproval, compliance::ComplianceState},
-    cluster::image::Fingerprint,
+    cluster::{image::Fingerprint, watch_progress::WatchKind},
     compliance::{
         evidence::{Allowance, Evidence, EvidenceKey, EvidenceKind, ProvenanceRecord},
         evidence_state::EvidenceState,
@@ -29,7 +29,8 @@ impl EvidenceState for ClusterState {
 
     fn take_dirty_status(&mut self, max: usize, now: Moment) -> Vec<(EvidenceKind, EvidenceKey)> {
         let known = self.environments.values().all(|env| env.ledger().is_some());
-        if self.listed_evidence.len() < EvidenceKind::ALL.len() || !known && now < LOGS {
+        let mut kinds = WatchKind::EVIDENCE.iter();
+        if kinds.any(|kind| !self.stream(*kind).synced) || !known && now < LOGS {
             return vec![];
         }
         let taken: Vec<_> = self.dirty_status.iter().take(max).cloned().collect();
@@ -61,18 +62,6 @@ impl EvidenceState for ClusterState {
         for key in ended {
             self.mark_status_dirty(EvidenceKind::Allowances, key);
         }
-    }
-
-    fn evidence_listed(&mut self, kind: EvidenceKind) {
-        self.listed_evidence.insert(kind);
-        self.status_news = true;
-        self.evidence_trouble.remove(&kind);
-        self.touch_all();
-    }
-
-    fn evidence_fails(&mut self, kind: EvidenceKind, why: String) {
-        self.evidence_trouble.insert(kind, why);
-        self.touch_all();
     }
 
     fn record_seen(&mut self, key: &EvidenceKey, record: Option<ProvenanceRecord>, now: Moment) {

@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     api::snapshot::{Cause, MAX_IDENTITIES, ReadAt},
     cluster::{pod_view::version, scope::Scope, watch_progress::WatchKind},
-    compliance::{artifact_identity::IdentityResolver, evidence::EvidenceKind},
+    compliance::artifact_identity::IdentityResolver,
     snapshot::{
         assessment::{AssessmentState, Assessor},
         census::Census,
@@ -122,30 +122,39 @@ impl ClusterState {
 
     /// Why the state of the cluster is not known now.
     fn unknown_cluster(&self, env: &EnvironmentState, now: Moment) -> Option<Frozen> {
+        let mut kinds = WatchKind::ALL.into_iter();
+        if let Some(kind) = kinds.find(|kind| kind.decides() && self.stream(*kind).awaited) {
+            let why = self.stream(kind).trouble.as_deref();
+            let kind = kind.as_str();
+            let message = match why {
+                None => format!(
+                    "the cluster's store was set back to an older state; the {kind} are being listed again"
+                ),
+                Some(why) => format!(
+                    "the cluster's store was set back to an older state; the {kind} can't be listed again: {why}"
+                ),
+            };
+            return Some(FrozenReason::NotSynced.because(message));
+        }
         let needs_namespaces = env.wanted.needs_namespaces() || env.scope.needs_namespaces();
         let needed = [
             Some(WatchKind::Pods),
             needs_namespaces.then_some(WatchKind::Namespaces),
+            Some(WatchKind::Environments),
         ];
-        let mut needed = needed.into_iter().flatten();
-        needed
-            .find_map(|kind| self.unknown_kind(kind, now))
-            .or_else(|| {
-                // Without evidence every image would seem to lack provenance.
-                let mut kinds = EvidenceKind::ALL.into_iter();
-                let kind = kinds.find(|kind| !self.listed_evidence.contains(kind))?;
-                let why = self.evidence_trouble.get(&kind).cloned();
-                let why = why.unwrap_or_else(|| format!("the {} are being listed", kind.as_str()));
-                Some(FrozenReason::NotSynced.because(why))
-            })
+        // Without evidence every image would seem to lack provenance, and what is deleted would go on to count.
+        let mut needed = needed.into_iter().flatten().chain(WatchKind::EVIDENCE);
+        needed.find_map(|kind| self.unknown_kind(kind, now))
     }
 
     fn unknown_kind(&self, kind: WatchKind, now: Moment) -> Option<Frozen> {
         let stream = self.stream(kind);
         let name = kind.as_str();
         if !stream.synced {
-            let listing = || format!("the {name} are being listed");
-            let why = stream.trouble.clone().unwrap_or_else(listing);
+            let why = match &stream.trouble {
+                None => format!("the {name} are being listed"),
+                Some(why) => format!("the {name} can't be listed: {why}"),
+            };
             return Some(FrozenReason::NotSynced.because(why));
         }
         if stream.is_good(now) {
@@ -184,14 +193,14 @@ impl ClusterState {
     }
 
     fn read_at(&self, now: Moment) -> ReadAt {
-        let [pods, deployments, namespaces] = WatchKind::ALL.map(|kind| {
+        let read_at = |kind| {
             let stream = Some(self.stream(kind)).filter(|stream| stream.is_good(now));
             stream.map_or(String::new(), |stream| stream.version.to_string())
-        });
+        };
         ReadAt {
-            pods,
-            deployments,
-            namespaces,
+            pods: read_at(WatchKind::Pods),
+            deployments: read_at(WatchKind::Deployments),
+            namespaces: read_at(WatchKind::Namespaces),
         }
     }
 }
