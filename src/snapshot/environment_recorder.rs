@@ -235,7 +235,7 @@ impl EnvironmentRecorder {
                 });
                 let head = (spec.index, spec.time);
                 context.environments.set_head(&self.environment, head);
-                context.metrics.appended(&self.environment.name, spec.index);
+                context.metrics.appended(&self.environment.name, head);
                 let events = spec.events.iter().map(|event| event.type_.as_str());
                 let events: Vec<_> = events.collect();
                 info!(environment = self.environment.name, index = spec.index, causes = ?spec.causes, ?events, "appended");
@@ -332,7 +332,7 @@ impl EnvironmentRecorder {
                 context
                     .environments
                     .set_head(&environment, (ledger.index, ledger.time));
-                context.metrics.head_is(name, ledger.index);
+                context.metrics.head_is(name, (ledger.index, ledger.time));
                 info!(environment = name, head = ledger.index, "read the log");
                 shared.with(|state, _| state.log_is_read(&environment, Arc::new(ledger), begun));
             }
