@@ -464,6 +464,12 @@ pub struct Identity {
     /// How Shipbell found out.
     #[serde(default, skip_serializing_if = "IdentitySource::is_runtime")]
     pub source: IdentitySource,
+    /// The beginning of a hash of a container's id, if this is about one container: it was first seen with `fingerprint`, and
+    /// `alias` (which may be empty) is another digest that counts for it. Only this counts for the rules, and only for this
+    /// container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    pub container: Option<String>,
 }
 
 /// How two digests were found to belong to one artifact.

@@ -162,6 +162,7 @@ fn pod(number: usize, workload: &str, image: &str) -> PodView {
             image_id,
             container_id: format!("containerd://{number}"),
             active: true,
+            silent: false,
         }],
         labels: BTreeMap::new(),
         ..PodView::default()

@@ -525,11 +525,15 @@ impl Cluster {
                 .apply(&written.spec, rollout, &mut self.reader)
                 .unwrap();
             assert_same(&ledger, &after, "replayed");
+            // Those that are gone are left out of the next checkpoint.
+            let known = |(id, it)| ledger.containers.get(id) == Some(it);
+            assert!(after.containers.iter().all(known));
             replayed = Some(ledger);
         }
         if let Some(data) = written.checkpoint() {
             let ledger = Ledger::restore(&written.spec, &data, &mut self.reader).unwrap();
             assert_same(&ledger, &after, "restored");
+            assert_eq!(ledger.containers, after.containers);
             assert_eq!(ledger.rollouts, after.rollouts);
             replayed = Some(ledger);
         }

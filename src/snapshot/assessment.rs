@@ -16,7 +16,7 @@ use crate::{
             VerdictReason,
         },
     },
-    cluster::image::Fingerprint,
+    cluster::{fleet::TrustedDigests, image::Fingerprint},
     compliance::{
         artifact_identity::IdentityResolver,
         artifact_rules::{ArtifactInput, ArtifactRules, ArtifactVerdict, evaluate},
@@ -52,6 +52,8 @@ pub struct AssessmentState {
     facts: BTreeMap<Fingerprint, ArtifactFacts>,
     /// Artifacts that have to be assessed again.
     stale: BTreeSet<Fingerprint>,
+    /// Artifacts that are recorded and did not run when all was assessed last: they were left out.
+    postponed: BTreeSet<Fingerprint>,
     /// All have to be assessed again.
     all_stale: bool,
     policy_edited: bool,
@@ -103,17 +105,23 @@ impl AssessmentState {
         self.all_stale || self.allow_list || !self.stale.is_empty()
     }
 
-    /// When the next timer runs out, or ran out without being recorded yet.
+    /// What did not run when all was assessed last and runs now has to be assessed again.
+    pub fn resume(&mut self, census: &Census) {
+        let returned = |it: &Fingerprint| census.total(it) > 0;
+        self.stale.extend(self.postponed.extract_if(.., returned));
+    }
+
+    /// When the next timer runs out, or ran out without being recorded yet. What no longer runs has none: that it is gone is
+    /// recorded first.
     pub fn next_timer(
         &self,
         environment: &str,
         ledger: &Ledger,
         evidence: &Evidence,
+        census: &Census,
     ) -> Option<Timestamp> {
-        let verdicts = self
-            .facts
-            .values()
-            .filter_map(|facts| facts.verdict.as_ref());
+        let running = self.facts.iter().filter(|(it, _)| census.total(it) > 0);
+        let verdicts = running.filter_map(|(_, facts)| facts.verdict.as_ref());
         let ends = verdicts.flat_map(|verdict| [verdict.grace_until, verdict.valid_until]);
         let expiries = in_force(environment, ledger, evidence).map(|entry| entry.expires);
         ends.chain([self.pending]).chain(expiries).flatten().min()
@@ -245,6 +253,8 @@ impl Assessor<'_> {
         }
         if scope == AssessmentScope::All {
             state.stale.clear();
+            let recorded = after.artifacts().map(|(fingerprint, _)| *fingerprint);
+            state.postponed = recorded.filter(|it| self.is_gone(before, it)).collect();
             state.all_stale = false;
             state.allow_list = found.more;
         }
@@ -256,6 +266,12 @@ impl Assessor<'_> {
             state.policy_edited = false;
         }
         found
+    }
+
+    /// Whether an artifact is recorded and runs no more. That is recorded first: it keeps its verdict until then, and no grace
+    /// of it ends.
+    fn is_gone(&self, before: &Ledger, fingerprint: &Fingerprint) -> bool {
+        before.total(fingerprint) > 0 && self.census.total(fingerprint) == 0
     }
 
     /// The artifacts to assess.
@@ -279,12 +295,13 @@ impl Assessor<'_> {
             .map(|digest| self.resolver.canonical(*digest))
             .collect();
         let wanted = |fingerprint: &Fingerprint| {
-            due(fingerprint)
-                || scope == AssessmentScope::All
-                    && (state.all_stale
-                        || stale.contains(fingerprint)
-                        || state.stale.contains(fingerprint)
-                        || before.total(fingerprint) == 0)
+            !self.is_gone(before, fingerprint)
+                && (due(fingerprint)
+                    || scope == AssessmentScope::All
+                        && (state.all_stale
+                            || stale.contains(fingerprint)
+                            || state.stale.contains(fingerprint)
+                            || before.total(fingerprint) == 0))
         };
         let artifacts = after.artifacts().map(|(fingerprint, _)| *fingerprint);
         let mut inputs: BTreeMap<Fingerprint, ArtifactInput> = artifacts
@@ -293,7 +310,7 @@ impl Assessor<'_> {
                 let name = after.names.get(&fingerprint).map_or("", String::as_str);
                 let input = ArtifactInput {
                     fingerprint,
-                    digests: self.census.known_by(fingerprint).collect(),
+                    containers: self.census.trusted(fingerprint).collect(),
                     name,
                     namespaces: BTreeSet::new(),
                 };
@@ -319,10 +336,13 @@ impl Assessor<'_> {
         after: &Ledger,
         now: Timestamp,
     ) -> ArtifactFacts {
-        let first_seen = after.seen.get(&fingerprint).copied().unwrap_or(now);
         let was = old.and_then(|facts| facts.verdict.as_ref());
-        let grace_over = verdict.reason == VerdictReason::AllowListed
-            || was.is_some_and(|was| was.grace_over && was.first_seen == first_seen);
+        // What was written under a clock that was ahead may lie in the future. Grace begins now at the latest, and once.
+        let recorded = after.seen.get(&fingerprint).copied();
+        let first_seen = recorded.into_iter().chain(was.map(|was| was.first_seen));
+        let first_seen = first_seen.chain([now]).min().unwrap_or(now);
+        let grace_over =
+            verdict.reason == VerdictReason::AllowListed || was.is_some_and(|was| was.grace_over);
         let ends = self
             .rules
             .and_then(|rules| first_seen.checked_add(rules.grace()).ok());
@@ -364,6 +384,7 @@ impl Assessor<'_> {
             };
             match (verdict.state, verdict.grace_until) {
                 (ComplianceState::NonCompliant, Some(end)) if end > now => grace_ends.push(end),
+                (ComplianceState::NonCompliant, Some(_)) if self.is_gone(before, fingerprint) => {}
                 (ComplianceState::NonCompliant, _) => violations.push((*fingerprint, verdict)),
                 (ComplianceState::Unknown, _) => unknown = true,
                 (ComplianceState::Compliant, _) => {}
@@ -371,12 +392,13 @@ impl Assessor<'_> {
         }
         // A3: containers that can't be identified.
         let unidentified = self.rules.filter(|_| after.unidentified > 0);
-        let unidentified_since = unidentified.map(|_| was.unidentified_since.unwrap_or(now));
+        let unidentified_since =
+            unidentified.map(|_| was.unidentified_since.unwrap_or(now).min(now));
         let mut unidentified_violates = false;
         if let (Some(since), Some(rules)) = (unidentified_since, self.rules) {
             match since.checked_add(rules.grace()) {
                 Ok(end) if end > now => grace_ends.push(end),
-                _ => unidentified_violates = true,
+                _ => unidentified_violates = self.census.unidentified() > 0,
             }
         }
         let input = ComplianceInput {
@@ -476,7 +498,7 @@ impl Assessor<'_> {
         let fingerprint = if runs { known } else { digest };
         let artifact = ArtifactInput {
             fingerprint,
-            digests: BTreeSet::from([digest]),
+            containers: BTreeSet::from([TrustedDigests::only(digest)]),
             name,
             namespaces: BTreeSet::new(),
         };

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc};
 
 use crate::{
     cluster::{
-        fleet::{Fleet, Pod, Workload},
+        fleet::{Fleet, Pod, TrustedDigests, Workload},
         image::Fingerprint,
         scope::Scope,
     },
@@ -21,8 +21,10 @@ pub struct Census {
     images: BTreeMap<(Fingerprint, Arc<str>), u32>,
     /// Other digests that were reported for containers: they identify the artifacts after a restart.
     aliases: BTreeMap<Fingerprint, u32>,
-    /// The digests by which containers are known, by artifact.
-    known: BTreeMap<(Fingerprint, Fingerprint), u32>,
+    /// What counts for the rules of containers, by the artifact as which they are shown.
+    trusted: BTreeMap<(Fingerprint, TrustedDigests), u32>,
+    /// What was learned of running containers, by a hash of their ids.
+    learned: BTreeMap<(u64, TrustedDigests), u32>,
     unidentified: usize,
 }
 
@@ -30,7 +32,7 @@ pub struct Census {
 #[derive(Clone, Debug, Default)]
 pub struct Counted {
     pub cells: Vec<Cell>,
-    /// Artifacts that ran before and run now, whose containers are known by other digests than before.
+    /// Artifacts that ran before and run now, of whose containers other digests count for the rules than before.
     pub known_otherwise: Vec<Fingerprint>,
 }
 
@@ -49,14 +51,20 @@ impl Census {
     pub fn count(&mut self, pod: &Pod, resolver: &IdentityResolver, add: bool) -> Counted {
         let mut known_otherwise = vec![];
         let mut runs: BTreeMap<Fingerprint, &Arc<str>> = BTreeMap::new();
-        for (digest, image) in pod.runs() {
-            let fingerprint = resolver.canonical(digest);
-            let named = runs.entry(fingerprint).or_insert(image);
-            *named = (*named).min(image);
-            let pair = (fingerprint, digest);
-            let was = self.known.contains_key(&pair);
-            step(&mut self.known, pair, add);
-            if was != self.known.contains_key(&pair) && self.total(&fingerprint) > 0 {
+        for container in pod.runs() {
+            let Some(shown) = container.shown else {
+                continue;
+            };
+            let fingerprint = resolver.canonical(shown);
+            let named = runs.entry(fingerprint).or_insert(container.image);
+            *named = (*named).min(container.image);
+            let Some(trusted) = container.trusted else {
+                continue; // it is counted as unidentified
+            };
+            let pair = (fingerprint, trusted);
+            let was = self.trusted.contains_key(&pair);
+            step(&mut self.trusted, pair, add);
+            if was != self.trusted.contains_key(&pair) && self.total(&fingerprint) > 0 {
                 known_otherwise.push(fingerprint);
             }
         }
@@ -64,6 +72,9 @@ impl Census {
             self.unidentified += pod.unidentified();
         } else {
             self.unidentified -= pod.unidentified();
+        }
+        for learned in pod.learned() {
+            step(&mut self.learned, learned, add);
         }
         for digest in pod.digests() {
             if resolver.canonical(digest) != digest {
@@ -105,10 +116,17 @@ impl Census {
         self.aliases.keys().copied()
     }
 
-    /// The digests by which the containers of an artifact are known.
-    pub fn known_by(&self, fingerprint: Fingerprint) -> impl Iterator<Item = Fingerprint> {
-        let range = (fingerprint, Fingerprint([0; 32]))..=(fingerprint, Fingerprint([0xff; 32]));
-        self.known.range(range).map(|((_, digest), _)| *digest)
+    /// What counts for the rules of the containers of an artifact.
+    pub fn trusted(&self, fingerprint: Fingerprint) -> impl Iterator<Item = TrustedDigests> {
+        let from = (fingerprint, TrustedDigests::only(Fingerprint([0; 32])));
+        let range = self.trusted.range(from..);
+        let of_it = range.take_while(move |((found, _), _)| *found == fingerprint);
+        of_it.map(|((_, trusted), _)| *trusted)
+    }
+
+    /// What was learned of running containers, by a hash of their ids.
+    pub fn learned(&self) -> impl Iterator<Item = (u64, TrustedDigests)> {
+        self.learned.keys().copied()
     }
 
     /// Whether this digest was reported for any container.

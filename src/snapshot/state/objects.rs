@@ -146,21 +146,9 @@ impl ClusterState {
     }
 
     pub(super) fn pod_changed(&mut self, change: &PodChange, now: Moment) {
-        let learned = change.learned.iter();
-        let renamed: Vec<_> = learned
-            .filter_map(|learned| self.fleet.learn(*learned))
-            .collect();
-        let pinned: Vec<_> = change
-            .learned
-            .iter()
-            .filter(|learned| learned.pinned)
-            .collect();
+        let renamed = self.learn(&change.learned);
         for (name, env) in &mut self.environments {
-            for learned in &pinned {
-                // Evidence about the one is now evidence about the other.
-                env.assessment.touch([learned.alias, learned.known]);
-            }
-            if env.counts_any(&renamed) {
+            if renamed.contains(name) {
                 // Rare: one artifact was counted as two.
                 env.recount(&self.fleet, &self.evidence, now);
                 self.touched.insert(name.clone());
