@@ -119,7 +119,7 @@ mod tests {
         fn no_accepted_time_is_unreadable(
             (year, month, day) in (0..10_000_u32, 1..13_u32, 1..29_u32),
             (hour, minute, second) in (0..24_u32, 0..60_u32, 0..60_u32),
-            fraction in "(.[0-9]{1,12})?", zone in "([zZ]|[+-][0-9]{2}:[0-9]{2})", rest in "([tT].*)?",
+            fraction in "([^tT][0-9]{1,12})?", zone in "([zZ]|[+-][0-9]{2}:[0-9]{2})", rest in "([tT].*)?",
         ) {
             let text = format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}{zone}{rest}");
             prop_assert!(read(&text).is_some(), "{text}");

@@ -114,6 +114,8 @@ struct PackedContainer {
     /// What its status and spec say now would not tell what counts for the rules: it was learned while the container ran.
     learned: bool,
     active: bool,
+    /// An init container that runs once.
+    once: bool,
 }
 
 impl PackedContainer {
@@ -206,6 +208,8 @@ pub struct RunningContainer<'a> {
     pub trusted: Option<TrustedDigests>,
     /// The image that the spec asks for.
     pub image: &'a Arc<str>,
+    /// An init container that runs once: no instance of its image.
+    pub once: bool,
 }
 
 /// What the spec says of a container: the same for all pods of a revision.
@@ -226,18 +230,20 @@ impl Pod {
                 shown: identity.map(|identity| identity.shown),
                 trusted: identity.and_then(ContainerIdentity::trusted),
                 image: &packed.spec.image,
+                once: packed.once,
             }
         })
     }
 
     /// The digests under which its running containers are shown, with the images of the spec.
     fn shown(&self) -> impl Iterator<Item = (Fingerprint, &Arc<str>)> {
-        self.runs().filter_map(|it| Some((it.shown?, it.image)))
+        let counted = self.runs().filter(|it| !it.once);
+        counted.filter_map(|it| Some((it.shown?, it.image)))
     }
 
     /// All digests by which the pod's containers are known or were reported, with repeats.
     pub fn digests(&self) -> impl Iterator<Item = Fingerprint> {
-        let active = self.containers.iter().filter(|packed| packed.active);
+        let active = self.containers.iter().filter(|it| it.active && !it.once);
         active.flat_map(|packed| {
             let known = packed.digest.iter();
             known.chain(&packed.also).map(|digest| **digest)
@@ -250,12 +256,7 @@ impl Pod {
         learned.filter_map(|it| Some((it.container?.get(), it.identity()?.trusted()?)))
     }
 
-    /// How many running containers can't be identified: nobody who knows reports a digest of their image.
-    pub fn unidentified(&self) -> usize {
-        self.without_digest().count()
-    }
-
-    /// The names of running containers that can't be identified.
+    /// The names of running containers that can't be identified: nobody who knows reports a digest of their image.
     fn without_digest(&self) -> impl Iterator<Item = &Arc<str>> {
         let trusted = |packed: &PackedContainer| packed.identity()?.trusted();
         let unknown = move |packed: &&PackedContainer| packed.active && trusted(packed).is_none();
@@ -641,6 +642,7 @@ impl Fleet {
             also: identity.and_then(|identity| Some(interned(identity.also?, also))),
             basis: identity.map_or(Basis::default(), |identity| identity.basis),
             learned: learned_now,
+            once: view.once,
             active: view.active || silent.is_some_and(|packed| packed.active),
         }
     }

@@ -200,6 +200,8 @@ pub struct ContainerView {
     pub container_id: String,
     /// It runs, or is about to be restarted.
     pub active: bool,
+    /// An init container that runs once: it is no instance of its image, but what it runs is judged.
+    pub once: bool,
     /// Its status does not say which container it is, nor of which image, nor that it ended. A node that is being repaired loses
     /// what it knew for a while.
     pub silent: bool,
@@ -391,16 +393,24 @@ impl<'de> Deserialize<'de> for PodView {
         let policy = raw.spec.restart_policy.as_deref().unwrap_or("Always");
         let (spec, status) = (&raw.spec, &raw.status);
         let usual = spec.containers.iter();
-        let usual = usual.map(|c| (c, &status.container_statuses, policy));
+        let usual = usual.map(|c| (c, &status.container_statuses, policy, false));
         let sidecars = spec.init_containers.iter();
         let sidecars = sidecars
             .filter(|c| c.restart_policy.as_deref() == Some("Always"))
-            .map(|c| (c, &status.init_container_statuses, policy));
+            .map(|c| (c, &status.init_container_statuses, policy, false));
+        // They are started again only after a failure.
+        let failed = Some(policy).filter(|policy| *policy != "Always");
+        let failed = failed.unwrap_or("OnFailure");
+        let once = spec.init_containers.iter();
+        let once = once
+            .filter(|c| c.restart_policy.as_deref() != Some("Always"))
+            .map(|c| (c, &status.init_container_statuses, failed, true));
         let debuggers = spec.ephemeral_containers.iter();
-        let debuggers = debuggers.map(|c| (c, &status.ephemeral_container_statuses, "Never"));
-        let containers = usual.chain(sidecars).chain(debuggers);
+        let debuggers =
+            debuggers.map(|c| (c, &status.ephemeral_container_statuses, "Never", false));
+        let containers = usual.chain(sidecars).chain(debuggers).chain(once);
         let containers = containers
-            .map(|(spec, statuses, policy)| {
+            .map(|(spec, statuses, policy, once)| {
                 let status = statuses.iter().find(|status| status.name == spec.name);
                 let text =
                     |field: Option<&Text<'_>>| field.map_or_else(String::new, |f| f.to_string());
@@ -409,11 +419,13 @@ impl<'de> Deserialize<'de> for PodView {
                     image: text(spec.image.as_ref()),
                     image_id: text(status.and_then(|status| status.image_id.as_ref())),
                     container_id: text(status.and_then(|status| status.container_id.as_ref())),
+                    once,
                     active: !finished
                         && status.is_some_and(|status| status.is_active(spec, policy, terminating)),
                     silent: !finished && !terminating && status.is_none_or(RawStatus::is_silent),
                 }
             })
+            .filter(|container| container.active || !container.once)
             .collect();
         let owner = raw
             .metadata
@@ -696,6 +708,25 @@ mod tests {
     }
 
     #[test]
+    fn an_init_container_is_judged_while_it_runs_or_runs_again() {
+        for (state, restarts, runs) in [
+            (json!({"waiting": {"reason": "PodInitializing"}}), 0, false),
+            (json!({"running": {}}), 0, true),
+            (json!({"terminated": {"exitCode": 0}}), 0, false),
+            (json!({"terminated": {"exitCode": 1}}), 0, true),
+            (json!({"waiting": {"reason": "CrashLoopBackOff"}}), 1, true),
+        ] {
+            let view = pod(|pod| {
+                pod["spec"]["initContainers"] = json!([{"name": "init", "image": "i"}]);
+                pod["status"]["initContainerStatuses"] = json!([{"name": "init", "imageID": "x", "containerID": "y", "state": state, "restartCount": restarts}]);
+            });
+            let once = view.containers.iter().filter(|it| it.once && it.active);
+            assert_eq!(once.count(), usize::from(runs), "{state}");
+            assert_eq!(view.containers.len(), 1 + usize::from(runs), "{state}");
+        }
+    }
+
+    #[test]
     fn sidecars_and_debug_containers_count_and_init_containers_do_not() {
         let running = |name: &str| json!({"name": name, "imageID": "x", "containerID": "y", "state": {"running": {}}});
         let view = pod(|pod| {
@@ -708,7 +739,7 @@ mod tests {
         let names: Vec<_> = view
             .containers
             .iter()
-            .filter(|c| c.active)
+            .filter(|c| c.active && !c.once)
             .map(|c| c.name.as_str())
             .collect();
         assert_eq!(names, ["web", "mesh", "debug"]);

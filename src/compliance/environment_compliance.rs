@@ -76,6 +76,7 @@ pub fn step(
         pending_until,
         rules: None,
         unidentified_since: None,
+        uncounted: vec![],
     };
     (after, event)
 }

@@ -163,6 +163,7 @@ fn pod(number: usize, workload: &str, image: &str) -> PodView {
             container_id: format!("containerd://{number}"),
             active: true,
             silent: false,
+            once: false,
         }],
         labels: BTreeMap::new(),
         ..PodView::default()

@@ -375,6 +375,128 @@ fn a_clock_that_was_ahead_delays_no_judgement() {
     }
 }
 
+/// A pod that runs an image and is not counted: that of a Job, or one with an init container.
+fn uncounted(cluster: &mut Cluster, how: &str, image: &str) -> String {
+    if how == "Job" {
+        // Whether there is such a Job plays no part: whoever may create pods may name any owner.
+        return cluster.running("Job import", "", &[image]);
+    }
+    let pod = cluster.create("Pod one", "", &["v1"]);
+    cluster.change(&pod, |pod| {
+        let mut init = pod.containers[0].clone();
+        (init.name, init.id) = ("init".to_owned(), "containerd://init".to_owned());
+        init.image = format!("registry.example/{image}:1");
+        init.image_id = crate::simulation::image_id(image);
+        init.state = crate::simulation::State::Running;
+        pod.init = vec![init];
+    });
+    pod
+}
+
+#[test]
+fn what_is_not_counted_is_judged_all_the_same() {
+    for how in ["Job", "init container"] {
+        for restart in [false, true] {
+            let mut cluster = vetted("");
+            let pod = uncounted(&mut cluster, how, "bad");
+            cluster.pass(100);
+            assert_eq!(cluster.new_events(), ["silence: WorkloadsChanged"], "{how}");
+            assert_eq!(
+                state(&cluster),
+                ComplianceState::Compliant,
+                "it has its grace"
+            );
+            if restart {
+                cluster.restart(); // grace is not given anew
+            }
+            cluster.pass(220);
+            assert_eq!(cluster.new_events(), [red("bad", NO_PROVENANCE)], "{how}");
+            assert_eq!(cluster.recorded("prod").total(&digest("bad")), 0);
+            let (problems, _) = cluster.state.summary("prod").unwrap().problems;
+            assert_eq!(problems.len(), 1);
+            assert_eq!(problems[0].fingerprint, digest("bad"));
+            if restart {
+                cluster.restart();
+                cluster.pass(10);
+                assert_eq!(cluster.new_events(), Vec::<String>::new());
+            }
+            cluster.remove(&pod);
+            cluster.pass(100);
+            let told = cluster.new_events();
+            assert_eq!(told.last().unwrap(), "green", "{how}: {told:?}");
+            assert_eq!(told.len(), 2, "{told:?}");
+            cluster.assert_at_rest();
+        }
+    }
+}
+
+#[test]
+fn evidence_about_what_is_not_counted_counts_at_once() {
+    for how in ["Job", "init container"] {
+        let mut cluster = vetted("");
+        cluster.record("web-2", &record("v2"));
+        uncounted(&mut cluster, how, "v2");
+        cluster.pass(600);
+        assert_eq!(cluster.new_events(), Vec::<String>::new(), "{how}");
+        let no = format!(
+            "{{fingerprint: {}, state: rejected, reviewer: eve}}",
+            digest("v2")
+        );
+        cluster.review("no", &no);
+        cluster.pass(5);
+        assert_eq!(
+            cluster.new_events(),
+            [red("v2", "rejected by eve")],
+            "{how}"
+        );
+        let end = cluster.wall() + jiff::SignedDuration::from_secs(1_000);
+        let entry = format!(
+            "{{environments: [prod], artifacts: [{{fingerprint: {}, name: web}}], reason: hotfix, expiresAt: '{end}'}}",
+            digest("v2")
+        );
+        cluster.allow("hotfix", &entry);
+        cluster.pass(200);
+        assert_eq!(state(&cluster), ComplianceState::Compliant, "{how}");
+        cluster.new_events();
+        cluster.pass(1_000);
+        assert_eq!(
+            cluster.new_events(),
+            [red("v2", "rejected by eve")],
+            "{how}"
+        );
+    }
+}
+
+#[test]
+fn what_is_not_selected_or_has_no_rules_is_not_judged() {
+    for (spec, judged) in [
+        (
+            "namespaces: {include: [blog]}, ".to_owned() + &ruled(""),
+            false,
+        ),
+        (
+            "podSelector: {matchLabels: {app: web}}, ".to_owned() + &ruled(""),
+            false,
+        ),
+        ("{}".to_owned(), false),
+        (ruled(""), true),
+    ] {
+        let mut cluster = Cluster::bare(true);
+        let spec = if spec == "{}" {
+            spec
+        } else {
+            format!("{{{spec}}}")
+        };
+        cluster.environment("prod", &spec);
+        cluster.begin();
+        cluster.pass(100);
+        cluster.new_events();
+        uncounted(&mut cluster, "Job", "bad");
+        cluster.pass(1_000);
+        assert_eq!(!cluster.new_events().is_empty(), judged, "{spec}");
+    }
+}
+
 #[test]
 fn frequent_rollouts_do_not_keep_an_environment_red() {
     let mut cluster = vetted(", recoveryWindow: 2m");

@@ -94,6 +94,12 @@ impl EnvironmentState {
                 })
             })
             .collect();
+        let uncounted = self.assessment.uncounted().iter();
+        problems.extend(uncounted.map(|it| EnvironmentProblem {
+            name: it.name.clone(),
+            fingerprint: it.fingerprint,
+            verdict: it.verdict.clone(),
+        }));
         problems.sort_by(|a, b| (&a.name, a.fingerprint).cmp(&(&b.name, b.fingerprint)));
         let more = problems.len().saturating_sub(LISTED);
         problems.truncate(LISTED);

@@ -250,8 +250,7 @@ impl ClusterState {
             let resolver = env.resolver(&self.fleet, &self.evidence);
             let known = images.iter().map(|digest| resolver.canonical(*digest));
             let all: BTreeSet<_> = images.iter().copied().chain(known).collect();
-            let runs =
-                |digest: &Fingerprint| ledger.total(digest) > 0 || env.census.total(digest) > 0;
+            let runs = |digest: &Fingerprint| ledger.total(digest) > 0 || env.census.runs(digest);
             let concerned: Vec<_> = all.into_iter().filter(runs).collect();
             if !concerned.is_empty() {
                 env.assessment.touch(concerned);

@@ -161,13 +161,13 @@ impl ClusterState {
                 recorded: &env.recorded,
             };
             let mut cells = vec![];
-            let unidentified = env.census.unidentified();
+            let unidentified = env.census.unidentified_in_all();
             for (pod, add) in [(&change.before, false), (&change.now, true)] {
                 if let Some(pod) = pod
                     .as_ref()
                     .filter(|pod| admits(&env.scope, &self.fleet, pod))
                 {
-                    let counted = env.census.count(pod, &resolver, add);
+                    let counted = env.census.count(pod, &env.scope, &resolver, add);
                     cells.extend(counted.cells);
                     env.assessment.touch(counted.known_otherwise);
                 }
@@ -187,7 +187,7 @@ impl ClusterState {
             }
             // They are in the status.
             let mut waiting =
-                env.census.unidentified() != unidentified || env.assessment.has_work();
+                env.census.unidentified_in_all() != unidentified || env.assessment.has_work();
             for pod in [&change.before, &change.now].into_iter().flatten() {
                 waiting |=
                     env.unsettled

@@ -66,7 +66,7 @@ impl ClusterState {
                     resolver,
                     census: &env.census,
                 },
-                unidentified: count(&env.census),
+                unidentified: count(&env.census, env.rules.is_some()),
                 settle: &env.settle,
                 read_at: &read_at,
                 causes: if env.restored {
@@ -347,7 +347,7 @@ impl Planner<'_> {
                 census,
                 ..input.assessor
             },
-            unidentified: count(census),
+            unidentified: count(census, input.assessor.rules.is_some()),
             ..input
         };
         let mut entries = entries.unwrap_or_default();
@@ -369,9 +369,14 @@ impl Planner<'_> {
     }
 }
 
-/// The containers that can't be identified.
-fn count(census: &Census) -> i64 {
-    i64::try_from(census.unidentified()).unwrap_or(i64::MAX)
+/// The containers that can't be identified; with rules also those that are not counted.
+fn count(census: &Census, ruled: bool) -> i64 {
+    let counted = if ruled {
+        census.unidentified_in_all()
+    } else {
+        census.unidentified()
+    };
+    i64::try_from(counted).unwrap_or(i64::MAX)
 }
 
 /// Joins the names of kinds.
