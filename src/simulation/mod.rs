@@ -78,6 +78,8 @@ pub struct Pod {
     pub labels: BTreeMap<String, String>,
     owner: Option<(&'static str, String, String)>,
     pub containers: Vec<Container>,
+    /// Init containers that run once.
+    pub init: Vec<Container>,
     pub terminating: bool,
     pub phase: &'static str,
     /// It is sent in a form that can't be read.
@@ -90,10 +92,8 @@ pub struct Pod {
 impl Pod {
     fn json(&self) -> String {
         let owners: Vec<Value> = self.owner.iter().map(|(api, kind, name)| json!({"apiVersion": api, "kind": kind, "name": name, "controller": true})).collect();
-        let statuses: Vec<Value> = self
-            .containers
-            .iter()
-            .map(|c| {
+        let statuses = |containers: &[Container]| -> Vec<Value> {
+            containers.iter().map(|c| {
                 let state = match c.state {
                     State::Waiting => json!({"waiting": {"reason": "ContainerCreating"}}),
                     State::Running => json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}}),
@@ -101,19 +101,24 @@ impl Pod {
                 };
                 json!({"name": c.name, "imageID": c.image_id, "containerID": c.id, "restartCount": c.restarts, "state": state})
             })
-            .collect();
-        let specs: Vec<Value> = self
-            .containers
-            .iter()
-            .map(|c| json!({"name": c.name, "image": c.image}))
-            .collect();
+            .collect()
+        };
+        let specs = |containers: &[Container]| -> Vec<Value> {
+            let specs = containers.iter();
+            specs
+                .map(|c| json!({"name": c.name, "image": c.image}))
+                .collect()
+        };
         let mut object = json!({
             "metadata": {
                 "namespace": self.namespace, "name": self.name, "uid": self.uid, "resourceVersion": self.version.to_string(),
                 "labels": self.labels, "ownerReferences": owners,
             },
-            "spec": {"containers": specs},
-            "status": {"phase": self.phase, "containerStatuses": statuses},
+            "spec": {"containers": specs(&self.containers), "initContainers": specs(&self.init)},
+            "status": {
+                "phase": self.phase, "containerStatuses": statuses(&self.containers),
+                "initContainerStatuses": statuses(&self.init),
+            },
         });
         if self.generation > 0 {
             object["metadata"]["generation"] = self.generation.into();
@@ -576,11 +581,15 @@ impl Cluster {
                 .apply(&written.spec, rollout, &mut self.reader)
                 .unwrap();
             assert_same(&ledger, &after, "replayed");
+            // Those that are gone are left out of the next checkpoint.
+            let known = |(id, it)| ledger.containers.get(id) == Some(it);
+            assert!(after.containers.iter().all(known));
             replayed = Some(ledger);
         }
         if let Some(data) = written.checkpoint() {
             let ledger = Ledger::restore(&written.spec, &data, &mut self.reader).unwrap();
             assert_same(&ledger, &after, "restored");
+            assert_eq!(ledger.containers, after.containers);
             assert_eq!(ledger.rollouts, after.rollouts);
             replayed = Some(ledger);
         }
@@ -863,6 +872,7 @@ impl Cluster {
             labels,
             owner,
             containers,
+            init: vec![],
             terminating: false,
             phase: "Pending",
             garbled: false,

@@ -156,21 +156,9 @@ impl ClusterState {
     }
 
     pub(super) fn pod_changed(&mut self, change: &PodChange, now: Moment) {
-        let learned = change.learned.iter();
-        let renamed: Vec<_> = learned
-            .filter_map(|learned| self.fleet.learn(*learned))
-            .collect();
-        let pinned: Vec<_> = change
-            .learned
-            .iter()
-            .filter(|learned| learned.pinned)
-            .collect();
+        let renamed = self.learn(&change.learned);
         for (name, env) in &mut self.environments {
-            for learned in &pinned {
-                // Evidence about the one is now evidence about the other.
-                env.assessment.touch([learned.alias, learned.known]);
-            }
-            if env.counts_any(&renamed) {
+            if renamed.contains(name) {
                 // Rare: one artifact was counted as two.
                 env.recount(&self.fleet, &self.evidence, now);
                 self.touched.insert(name.clone());
@@ -183,13 +171,13 @@ impl ClusterState {
                 recorded: &env.recorded,
             };
             let mut cells = vec![];
-            let unidentified = env.census.unidentified();
+            let unidentified = env.census.unidentified_in_all();
             for (pod, add) in [(&change.before, false), (&change.now, true)] {
                 if let Some(pod) = pod
                     .as_ref()
                     .filter(|pod| admits(&env.scope, &self.fleet, pod))
                 {
-                    let counted = env.census.count(pod, &resolver, add);
+                    let counted = env.census.count(pod, &env.scope, &resolver, add);
                     cells.extend(counted.cells);
                     env.assessment.touch(counted.known_otherwise);
                 }
@@ -209,7 +197,7 @@ impl ClusterState {
             }
             // They are in the status.
             let mut waiting =
-                env.census.unidentified() != unidentified || env.assessment.has_work();
+                env.census.unidentified_in_all() != unidentified || env.assessment.has_work();
             for pod in [&change.before, &change.now].into_iter().flatten() {
                 waiting |=
                     env.unsettled
