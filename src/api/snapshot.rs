@@ -195,20 +195,20 @@ pub struct Compliance {
     /// Since when containers run that cannot be identified.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unidentified_since: Option<Timestamp>,
-    /// Images that run, are not counted (Jobs, init containers) and do not meet the rules; at most 100.
+    /// Images that are not counted (Jobs, init containers) and did not meet the rules when they ran last; at most 100.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100), extend("x-kubernetes-list-type" = "atomic"))]
     pub uncounted: Vec<UncountedArtifact>,
 }
 
-/// An image that runs, is not counted and does not meet the rules.
+/// An image that is not counted and did not meet the rules when it ran last.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UncountedArtifact {
     /// The digest of the image.
     #[schemars(length(max = 64))]
     pub fingerprint: String,
-    /// Since when it has run without meeting the rules.
+    /// When it first ran without meeting the rules. Its grace period begins here, and only once.
     pub since: Timestamp,
 }
 

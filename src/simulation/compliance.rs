@@ -431,6 +431,35 @@ fn what_is_not_counted_is_judged_all_the_same() {
 }
 
 #[test]
+fn what_runs_for_a_moment_again_and_again_gets_no_grace_again_and_again() {
+    for restart in [false, true] {
+        let mut cluster = vetted("");
+        for run in 0..8 {
+            let job = format!("Job import-{run}");
+            let pod = cluster.running(&job, "", &["bad"]);
+            cluster.pass(30);
+            cluster.remove(&pod);
+            cluster.pass(30);
+            if restart {
+                cluster.restart();
+            }
+        }
+        let told = cluster.new_events();
+        assert_eq!(told[0], "silence: WorkloadsChanged");
+        assert_eq!(told[1], red("bad", NO_PROVENANCE), "{told:?}");
+        // It is forgiven, and forgotten, when it complies.
+        cluster.record("bad", &record("bad"));
+        let pod = cluster.running("Job import", "", &["bad"]);
+        cluster.pass(200);
+        assert_eq!(state(&cluster), ComplianceState::Compliant);
+        assert!(cluster.recorded("prod").compliance.uncounted.is_empty());
+        cluster.remove(&pod);
+        cluster.pass(10);
+        cluster.assert_at_rest();
+    }
+}
+
+#[test]
 fn evidence_about_what_is_not_counted_counts_at_once() {
     for how in ["Job", "init container"] {
         let mut cluster = vetted("");

@@ -8,6 +8,7 @@ mod big;
 mod compliance;
 mod delivery;
 mod evidence;
+mod hostile;
 mod identity;
 mod properties;
 pub mod testing;

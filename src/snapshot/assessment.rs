@@ -454,12 +454,7 @@ impl Assessor<'_> {
         compliance.rules = self.rules.map(|rules| rules.edition.clone());
         let unidentified = unidentified_violates.then_some(after.unidentified);
         compliance.reasons = reasons::reasons(after, &violations, uncounted, unidentified);
-        let lacking = state.uncounted.iter().take(UNCOUNTED);
-        let lacking = lacking.map(|it| UncountedArtifact {
-            fingerprint: it.fingerprint.to_string(),
-            since: it.verdict.first_seen,
-        });
-        compliance.uncounted = lacking.collect();
+        compliance.uncounted = self.remember_uncounted(was, &state.uncounted);
         let mending = compliance.raw == ComplianceState::Compliant
             && (compliance.state == ComplianceState::NonCompliant || event.is_some());
         if mending {
@@ -468,10 +463,9 @@ impl Assessor<'_> {
             } else {
                 was.resolved.clone()
             };
-            if !was.uncounted.is_empty() && compliance.uncounted.is_empty() {
+            if compliance.resolved.is_empty() && !was.uncounted.is_empty() {
                 let line = "what is not counted complies with the rules now, or has ended";
-                compliance.resolved.insert(0, line.to_owned());
-                compliance.resolved.truncate(20);
+                compliance.resolved.push(line.to_owned());
             }
         }
         if found.causes.is_empty() {
@@ -546,6 +540,29 @@ impl Assessor<'_> {
             });
         }
         (found, until)
+    }
+
+    /// What did not meet the rules when it ran last, the newest: whatever comes back gets no other grace. What runs and meets
+    /// them now is forgotten.
+    fn remember_uncounted(
+        &self,
+        was: &Compliance,
+        lacking: &[UncountedFinding],
+    ) -> Vec<UncountedArtifact> {
+        let running: BTreeSet<_> = self.census.uncounted().map(|it| it.fingerprint).collect();
+        let runs = |it: &UncountedArtifact| {
+            Fingerprint::from_hex(&it.fingerprint).is_none_or(|it| running.contains(&it))
+        };
+        let gone = was.uncounted.iter().filter(|it| !runs(it)).cloned();
+        let lacking = lacking.iter().map(|it| UncountedArtifact {
+            fingerprint: it.fingerprint.to_string(),
+            since: it.verdict.first_seen,
+        });
+        let ruled = self.rules.is_some();
+        let mut all: Vec<_> = gone.chain(lacking).filter(|_| ruled).collect();
+        all.sort_by(|a, b| (b.since, &a.fingerprint).cmp(&(a.since, &b.fingerprint)));
+        all.truncate(UNCOUNTED);
+        all
     }
 
     /// Compares the allow-list with the log.
