@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::{EnvironmentSpec, selector::Selector};
+use crate::{
+    api::{EnvironmentSpec, selector::Selector},
+    cluster::workload::RUN_TO_COMPLETION,
+};
 
 /// Labels of a pod or a namespace.
 pub type Labels = BTreeMap<String, String>;
@@ -31,18 +34,19 @@ pub struct Scope {
 impl Scope {
     /// The scope of an environment.
     pub fn of(spec: &EnvironmentSpec) -> Self {
-        let sorted = |list: Option<&Vec<String>>, default: &str| {
-            let mut list = list.cloned().unwrap_or_else(|| vec![default.to_owned()]);
+        let sorted = |list: Option<&Vec<String>>, default: &[&str]| {
+            let default = || default.iter().map(|it| (*it).to_owned()).collect();
+            let mut list: Vec<String> = list.cloned().unwrap_or_else(default);
             list.sort_unstable();
             list
         };
         let namespaces = spec.namespaces.as_ref();
         Self {
-            include: sorted(namespaces.and_then(|n| n.include.as_ref()), "*"),
-            exclude: sorted(namespaces.and_then(|n| n.exclude.as_ref()), "kube-*"),
+            include: sorted(namespaces.and_then(|n| n.include.as_ref()), &["*"]),
+            exclude: sorted(namespaces.and_then(|n| n.exclude.as_ref()), &["kube-*"]),
             namespace_selector: spec.namespace_selector.clone(),
             pod_selector: spec.pod_selector.clone(),
-            exclude_owners: sorted(spec.exclude.as_ref(), "Job.batch"),
+            exclude_owners: sorted(spec.exclude.as_ref(), &["Job.batch", RUN_TO_COMPLETION]),
         }
     }
 
@@ -52,7 +56,7 @@ impl Scope {
     }
 
     /// Whether a pod belongs to the scope. `owners`: the kinds of its owners, the nearest first (`ReplicaSet.apps`,
-    /// `Deployment.apps`); `Pod` for a pod without an owner.
+    /// `Deployment.apps`); `Pod` for a pod without an owner, `RunToCompletion` too for one that runs to completion.
     pub fn admits(
         &self,
         namespace: &str,
@@ -139,6 +143,10 @@ mod tests {
             !all.admits("shop", None, &none, &["Job.batch"]),
             "so are Jobs"
         );
+        let ends = ["Pod", "Pod", RUN_TO_COMPLETION];
+        assert!(!all.admits("shop", None, &none, &ends), "and CI's pods");
+        assert!(scope("exclude: []").admits("shop", None, &none, &ends));
+        assert!(scope("exclude: [Job.batch]").admits("shop", None, &none, &ends));
         assert!(scope("exclude: []").admits("shop", None, &none, &["Job.batch"]));
         assert!(!scope("exclude: [Deployment.apps]").admits("shop", None, &none, &deployment));
         assert!(!scope("exclude: [Pod]").admits("shop", None, &none, &["Pod"]));

@@ -8,8 +8,10 @@ mod big;
 mod compliance;
 mod delivery;
 mod evidence;
+mod hostile;
 mod identity;
 mod properties;
+pub mod schema;
 pub mod testing;
 mod trouble;
 
@@ -37,6 +39,7 @@ use crate::{
         cut::{self, Entry},
         event,
         ledger::{Ledger, content_hash},
+        reduced_entry::reduce,
         settle::SettleTimes,
         state::{ClusterState, FrozenReason, Plan},
     },
@@ -236,6 +239,8 @@ pub struct Cluster {
     names: BTreeMap<Fingerprint, String>,
     reader: Fleet,
     pub warnings: Vec<String>,
+    /// The API server refuses entries that hold names.
+    pub refusing: bool,
     /// How far the wall clock was set back.
     pub set_back: Duration,
     said: evidence::EvidenceObjects,
@@ -278,6 +283,7 @@ impl Cluster {
             names: BTreeMap::new(),
             reader: Fleet::default(),
             warnings: vec![],
+            refusing: false,
             set_back: Duration::ZERO,
             said: evidence::EvidenceObjects::default(),
         };
@@ -470,7 +476,10 @@ impl Cluster {
                 assert!(until.is_none_or(|until| until > now), "a wait that is over");
                 env.wake = until.unwrap_or(now + seconds(30));
             }
-            Plan::Append(draft) => {
+            Plan::Append(mut draft) => {
+                if self.refusing {
+                    reduce(&mut draft);
+                }
                 let last = env.last_cut.replace(now);
                 assert!(
                     last.is_none_or(|last| last + seconds(1) <= now),
@@ -494,6 +503,8 @@ impl Cluster {
         assert!(json.len() < 400_000, "{} bytes", json.len());
         let read: EnvironmentSnapshotSpec = serde_json::from_str(&json).unwrap();
         assert_eq!(read, spec, "it is read as it was written");
+        let refusal = schema::refusal("environmentsnapshots", "spec", &spec);
+        assert_eq!(refusal, None, "it is accepted");
         assert_eq!(spec.content_hash, content_hash(&spec));
         assert!(!spec.causes.is_empty());
         let before = env.log.last().map(|written| &written.spec);
@@ -517,7 +528,10 @@ impl Cluster {
                 Cause::Baseline | Cause::ScopeChanged | Cause::RulesChanged | Cause::HistoryLost
             )
         });
-        let whole = rebased || written.spec.changes.iter().any(|c| c.more_workloads > 0);
+        // The entry itself does not tell how big a checkpoint in chunks is.
+        let whole = rebased
+            || !written.chunks.is_empty()
+            || written.spec.changes.iter().any(|c| c.more_workloads > 0);
         let mut replayed = None;
         if !whole {
             let mut ledger = env.replayed.clone().unwrap();
@@ -630,6 +644,17 @@ impl Cluster {
         };
         self.deliver(&told);
         true
+    }
+
+    /// Delivers all events that were delayed, and delays no more.
+    pub fn deliver_all(&mut self) {
+        let environments = std::mem::take(&mut self.environments);
+        for kind in WatchKind::ALL {
+            while self.deliver_next(kind) {}
+        }
+        self.delayed = None;
+        self.environments = environments;
+        self.turn();
     }
 
     /// Delivers the next event of a stream without running the recorder.
