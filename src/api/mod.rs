@@ -5,6 +5,7 @@ pub mod allowed_artifact;
 pub mod approval;
 pub mod compliance;
 pub mod condition;
+pub mod cut_to_schema;
 pub mod duration;
 pub mod environment;
 pub mod notification_setting;

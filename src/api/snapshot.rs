@@ -12,6 +12,8 @@ use crate::api::compliance::ComplianceState;
 
 /// At most this many changed artifacts in one snapshot; a bigger change is split into parts.
 pub const MAX_CHANGES: usize = 1_000;
+/// At most this many events in one snapshot.
+pub const MAX_EVENTS: usize = 1_024;
 /// At most this many workloads are listed with one change.
 pub const MAX_WORKLOADS: usize = 200;
 

@@ -16,12 +16,10 @@ use crate::{
         intern::Interner,
         pod_view::{ContainerView, DeploymentView, NamespaceView, PodView, RolloutReport},
         scope::Labels,
+        workload::{self, DEPLOYMENT, RUN_TO_COMPLETION, WorkloadIdentity},
     },
     time::Moment,
 };
-
-/// The kind of a workload that is a Deployment.
-const DEPLOYMENT: &str = "Deployment";
 
 /// The workload that pods belong to: the unit of rollouts and scaling.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,6 +73,8 @@ pub struct PodTemplate {
     revision: Arc<str>,
     /// The kind of their owner, as `Kind.group`; `Pod` if they have none.
     pub owner: Arc<str>,
+    /// They are not started again after they have succeeded, and nothing replaces them.
+    runs_to_completion: bool,
     pub(crate) labels: LabelSet,
 }
 
@@ -264,14 +264,12 @@ impl Pod {
         containers.map(|packed| &packed.spec.name)
     }
 
-    /// The kinds of the pod's owners, the nearest first.
-    pub fn owners(&self) -> [&str; 2] {
-        let above = if &*self.workload.kind == DEPLOYMENT {
-            "Deployment.apps"
-        } else {
-            &*self.owner
-        };
-        [&*self.owner, above]
+    /// The kinds of the pod's owners, the nearest first, and `RunToCompletion` if that is how it runs.
+    pub fn owners(&self) -> [&str; 3] {
+        let above = workload::kind_above(&self.workload.kind, &self.owner);
+        let ends = self.runs_to_completion.then_some(RUN_TO_COMPLETION);
+        let nearest = &*self.owner;
+        [nearest, above.unwrap_or(nearest), ends.unwrap_or(nearest)]
     }
 
     fn same_but_mark(&self, other: &Self) -> bool {
@@ -558,17 +556,20 @@ impl Fleet {
         view: &PodView,
         before: Option<&Arc<PodTemplate>>,
     ) -> Arc<PodTemplate> {
-        let revision = ["pod-template-hash", "controller-revision-hash"]
-            .iter()
-            .find_map(|label| view.labels.get(*label))
-            .map_or("", String::as_str);
         let owner = view.owner.as_ref().map_or("Pod", |owner| &owner.kind);
+        let controller = view.owner.as_ref();
+        let controller = controller.map(|owner| (owner.kind.as_str(), owner.name.as_str()));
         let namespace = view.meta.namespace.as_str();
-        let (kind, name) = workload_of(view);
+        let WorkloadIdentity {
+            kind,
+            name,
+            revision,
+        } = workload::identify(&view.meta.name, controller, &view.labels);
         let same = before.filter(|template| {
             let workload = &template.workload;
             (&*workload.namespace, &*workload.kind, &*workload.name) == (namespace, kind, name)
                 && (&*template.owner, &*template.revision) == (owner, revision)
+                && template.runs_to_completion == view.runs_to_completion
                 && template.labels.is(&view.labels)
         });
         if let Some(template) = same {
@@ -578,6 +579,7 @@ impl Fleet {
             workload: self.intern_workload(kind, namespace, name),
             revision: self.texts.intern(revision),
             owner: self.texts.intern(owner),
+            runs_to_completion: view.runs_to_completion,
             labels: LabelSet::of(&view.labels),
         };
         self.template.intern(template)
@@ -921,28 +923,6 @@ fn identify(
                 (Some(first(reported, basis)), None)
             }
         },
-    }
-}
-
-/// The Deployment above the ReplicaSet, else the controlling owner, else the pod itself: kind and name.
-fn workload_of(view: &PodView) -> (&str, &str) {
-    let Some(owner) = &view.owner else {
-        return ("Pod", &view.meta.name);
-    };
-    let kind = owner
-        .kind
-        .split_once('.')
-        .map_or(owner.kind.as_str(), |(kind, _)| kind);
-    let deployment = view
-        .labels
-        .get("pod-template-hash")
-        .filter(|_| owner.kind == "ReplicaSet.apps")
-        .and_then(|hash| owner.name.strip_suffix(hash.as_str()))
-        .and_then(|name| name.strip_suffix('-'))
-        .filter(|name| !name.is_empty());
-    match deployment {
-        Some(name) => (DEPLOYMENT, name),
-        None => (kind, &owner.name),
     }
 }
 

@@ -7,7 +7,13 @@ use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
-use crate::cluster::image::{Fingerprint, Reference};
+use crate::{
+    api::cut_to_schema::{self, cut_to_schema},
+    cluster::{
+        image::{Fingerprint, Reference},
+        workload,
+    },
+};
 
 /// What every object has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -172,6 +178,8 @@ pub struct PodView {
     pub starting: bool,
     /// It has succeeded or failed: none of its containers runs any more.
     pub finished: bool,
+    /// It is not started again after it has succeeded, and nothing replaces it.
+    pub runs_to_completion: bool,
     pub(crate) labels: BTreeMap<String, String>,
     /// Its controlling owner.
     pub owner: Option<Owner>,
@@ -416,7 +424,11 @@ impl<'de> Deserialize<'de> for PodView {
                     |field: Option<&Text<'_>>| field.map_or_else(String::new, |f| f.to_string());
                 ContainerView {
                     name: spec.name.to_string(),
-                    image: text(spec.image.as_ref()),
+                    image: cut_to_schema(
+                        spec.image.as_deref().unwrap_or_default(),
+                        cut_to_schema::IMAGE,
+                    )
+                    .into_owned(),
                     image_id: text(status.and_then(|status| status.image_id.as_ref())),
                     container_id: text(status.and_then(|status| status.container_id.as_ref())),
                     once,
@@ -432,12 +444,15 @@ impl<'de> Deserialize<'de> for PodView {
             .owner_references
             .iter()
             .find(|owner| owner.controller == Some(true))
-            .map(|owner| Owner {
-                kind: match owner.api_version.split_once('/') {
+            .map(|owner| {
+                let kind = match owner.api_version.split_once('/') {
                     Some((group, _)) => format!("{}.{group}", &*owner.kind),
                     None => owner.kind.to_string(),
-                },
-                name: owner.name.to_string(),
+                };
+                Owner {
+                    kind: cut_to_schema(&kind, cut_to_schema::WORKLOAD_KIND).into_owned(),
+                    name: cut_to_schema(&owner.name, cut_to_schema::NAME).into_owned(),
+                }
             });
         Ok(Self {
             meta,
@@ -445,6 +460,10 @@ impl<'de> Deserialize<'de> for PodView {
             terminating,
             starting: !terminating && raw.status.phase.as_deref() == Some("Pending"),
             finished,
+            runs_to_completion: workload::runs_to_completion(
+                policy,
+                owner.as_ref().map(|owner| owner.kind.as_str()),
+            ),
             labels: raw.metadata.labels.unwrap_or_default(),
             owner,
             containers,

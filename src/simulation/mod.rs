@@ -9,8 +9,10 @@ mod compliance;
 mod delivery;
 mod evidence;
 mod hostile;
+mod hostile_texts;
 mod identity;
 mod properties;
+pub mod schema;
 pub mod testing;
 mod trouble;
 
@@ -37,6 +39,7 @@ use crate::{
         cut::{self, Entry},
         event,
         ledger::{Ledger, content_hash},
+        reduced_entry::reduce,
         settle::SettleTimes,
         state::{ClusterState, FrozenReason, Plan},
     },
@@ -261,6 +264,8 @@ pub struct Cluster {
     names: BTreeMap<Fingerprint, String>,
     reader: Fleet,
     pub warnings: Vec<String>,
+    /// The API server refuses entries that hold names.
+    pub refusing: bool,
     /// How far the wall clock was set back.
     pub set_back: Duration,
     said: evidence::EvidenceObjects,
@@ -303,6 +308,7 @@ impl Cluster {
             names: BTreeMap::new(),
             reader: Fleet::default(),
             warnings: vec![],
+            refusing: false,
             set_back: Duration::ZERO,
             said: evidence::EvidenceObjects::default(),
         };
@@ -519,7 +525,10 @@ impl Cluster {
                 self.state.log_is_stale(&EnvironmentId::new(name, &env.uid));
                 env.wake = now;
             }
-            Plan::Append(draft) => {
+            Plan::Append(mut draft) => {
+                if self.refusing {
+                    reduce(&mut draft);
+                }
                 let last = env.last_cut.replace(now);
                 assert!(
                     last.is_none_or(|last| last + seconds(1) <= now),
@@ -551,6 +560,8 @@ impl Cluster {
         assert!(json.len() < 400_000, "{} bytes", json.len());
         let read: EnvironmentSnapshotSpec = serde_json::from_str(&json).unwrap();
         assert_eq!(read, spec, "it is read as it was written");
+        let refusal = schema::refusal("environmentsnapshots", "spec", &spec);
+        assert_eq!(refusal, None, "it is accepted");
         assert_eq!(spec.content_hash, content_hash(&spec));
         assert!(!spec.causes.is_empty());
         let before = env.log.last().map(|written| &written.spec);
@@ -574,7 +585,10 @@ impl Cluster {
                 Cause::Baseline | Cause::ScopeChanged | Cause::RulesChanged | Cause::HistoryLost
             )
         });
-        let whole = rebased || written.spec.changes.iter().any(|c| c.more_workloads > 0);
+        // The entry itself does not tell how big a checkpoint in chunks is.
+        let whole = rebased
+            || !written.chunks.is_empty()
+            || written.spec.changes.iter().any(|c| c.more_workloads > 0);
         let mut replayed = None;
         if !whole {
             let mut ledger = env.replayed.clone().unwrap();
@@ -720,6 +734,17 @@ impl Cluster {
         };
         self.deliver(&told);
         true
+    }
+
+    /// Delivers all events that were delayed, and delays no more.
+    pub fn deliver_all(&mut self) {
+        let environments = std::mem::take(&mut self.environments);
+        for kind in WatchKind::ALL {
+            while self.deliver_next(kind) {}
+        }
+        self.delayed = None;
+        self.environments = environments;
+        self.turn();
     }
 
     /// Delivers the next event of a stream without running the recorder.

@@ -11,6 +11,7 @@ use crate::{
     api::{
         EventType,
         compliance::ComplianceState,
+        cut_to_schema::{self, cut_to_schema},
         snapshot::{
             AllowListChange, AllowListState, Allowed, Cause, Compliance, Provenance,
             UncountedArtifact, Verdict, VerdictReason,
@@ -370,7 +371,7 @@ impl Assessor<'_> {
             .rules
             .and_then(|rules| first_seen.checked_add(rules.grace()).ok());
         let grace_until = ends.filter(|end| verdict.may_wait() && !grace_over && *end > now);
-        let provenance = provenance(self.environment, &verdict);
+        let provenance = provenance(self.environment, &verdict).map(Provenance::cut_to_schema);
         let mut message = verdict.words;
         reasons::truncate(&mut message);
         let verdict = self.rules.map(|_| Verdict {
@@ -641,13 +642,14 @@ impl Assessor<'_> {
         let verdict = evaluate(self.rules, self.environment, &artifact, &self.resolver, now);
         Addition {
             fingerprint,
-            name: name.into(),
+            name: cut_to_schema(name, cut_to_schema::IMAGE).into(),
             allowed: Allowed {
                 entry: entry.name.to_string(),
                 reason: entry.reason.trim().to_owned(),
                 expires_at: entry.expires,
-            },
-            provenance: provenance(self.environment, &verdict),
+            }
+            .cut_to_schema(),
+            provenance: provenance(self.environment, &verdict).map(Provenance::cut_to_schema),
         }
     }
 }

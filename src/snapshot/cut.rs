@@ -12,7 +12,7 @@ use crate::{
         EnvironmentSnapshotSpec, EventType,
         snapshot::{
             Cause, Change, Checkpoint, Compliance, Cut, Event, Identity, IdentitySource,
-            MAX_CHANGES, MAX_WORKLOADS, ReadAt, WorkloadChange,
+            MAX_CHANGES, MAX_EVENTS, MAX_WORKLOADS, ReadAt, WorkloadChange,
         },
     },
     cluster::{
@@ -460,13 +460,13 @@ impl CutInput<'_> {
             .rollouts
             .get(&cell.workload)
             .is_some_and(|until| *until > self.wall);
-        let digests = |cells| {
-            cells_of(cells, &cell.workload)
-                .map(|(cell, _)| cell.fingerprint)
-                .collect::<BTreeSet<_>>()
+        let counts = |cells| {
+            let cells = cells_of(cells, &cell.workload);
+            cells
+                .map(|(cell, count)| (cell.fingerprint, count))
+                .collect()
         };
-        let (was, now) = (digests(ledger.cells()), digests(self.census.cells()));
-        rolled || open || (was != now && !was.is_empty() && !now.is_empty())
+        rolled || open || replaces(&counts(ledger.cells()), &counts(self.census.cells()))
     }
 
     /// The name of an artifact: the recorded one while it is recorded, so that it stays the same.
@@ -521,6 +521,17 @@ impl CutInput<'_> {
     }
 }
 
+/// Whether a workload replaces instances of one digest by those of another, going by the instances of each digest before and
+/// now. So a step of a rollout is none of scaling, however long the pause before it, and whoever makes it.
+fn replaces(before: &BTreeMap<Fingerprint, u32>, now: &BTreeMap<Fingerprint, u32>) -> bool {
+    let grew = |from: &BTreeMap<Fingerprint, u32>, to: &BTreeMap<Fingerprint, u32>| {
+        let mut counts = to.iter();
+        counts.any(|(digest, count)| *count > from.get(digest).copied().unwrap_or(0))
+    };
+    let others = !before.keys().eq(now.keys());
+    !before.is_empty() && !now.is_empty() && (others || grew(before, now) && grew(now, before))
+}
+
 /// The compliance of an entry that does not change it.
 fn carried(before: &Compliance) -> Compliance {
     Compliance {
@@ -554,7 +565,9 @@ fn split(
     for recorded in changes {
         size += size_of(&recorded);
         let part = parts.last_mut().filter(|part: &&mut Vec<RecordedChange>| {
-            part.is_empty() || part.len() < MAX_CHANGES && size <= MAX_CHANGES_SIZE
+            // The next change may have two events, and the environment one.
+            let has_room = part.len() < MAX_CHANGES && events_of(part) + 3 <= MAX_EVENTS;
+            part.is_empty() || has_room && size <= MAX_CHANGES_SIZE
         });
         if let Some(part) = part {
             part.push(recorded);
@@ -566,8 +579,14 @@ fn split(
     parts
 }
 
+/// At most how many events there are about these changes.
+fn events_of(changes: &[RecordedChange]) -> usize {
+    let allowed = changes.iter().filter(|it| it.change.allowed.is_some());
+    changes.len() + allowed.count()
+}
+
 /// A checkpoint, and its chunks if it is too big for the entry.
-fn make_checkpoint(ledger: &Ledger) -> (Checkpoint, Vec<String>) {
+pub(crate) fn make_checkpoint(ledger: &Ledger) -> (Checkpoint, Vec<String>) {
     let data = ledger.checkpoint();
     if data.len() <= MAX_CHECKPOINT {
         let (data, chunks) = (Some(data), None);

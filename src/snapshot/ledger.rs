@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// The version of the rules by which instances are counted. Raise it when the same cluster would give other counts.
-pub const CENSUS_VERSION: i32 = 1;
+pub const CENSUS_VERSION: i32 = 2;
 
 /// How long to remember when an artifact was first seen after it stopped. By default the log is pruned after the same time.
 const REMEMBERED: SignedDuration = SignedDuration::from_hours(720);

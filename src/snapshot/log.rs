@@ -117,6 +117,15 @@ impl LogError {
     pub fn is_forbidden(&self) -> bool {
         matches!(self, Self::Api(kube::Error::Api(status)) if status.code == 403)
     }
+
+    /// Whether the API server refused an object for what it holds: another one may be accepted.
+    pub fn refuses_content(&self) -> bool {
+        let Self::Api(kube::Error::Api(status)) = self else {
+            return false;
+        };
+        // An object that is too big for etcd is refused with 500.
+        matches!(status.code, 400 | 413 | 422) || status.message.contains("request is too large")
+    }
 }
 
 pub(crate) async fn within<T>(
