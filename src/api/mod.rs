@@ -11,6 +11,7 @@ pub mod notification_setting;
 pub mod provenance;
 pub mod selector;
 pub mod snapshot;
+pub(crate) mod user_time;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;

@@ -51,20 +51,23 @@ impl Scope {
         self.namespace_selector.is_some()
     }
 
-    /// Whether a pod belongs to the scope. `owners`: the kinds of its owners, the nearest first (`ReplicaSet.apps`,
-    /// `Deployment.apps`); `Pod` for a pod without an owner.
+    /// Whether pods with these owners are left out when instances are counted. That decides about nothing else: whoever may
+    /// create pods may name any owner. `owners`: their kinds, the nearest first (`ReplicaSet.apps`, `Deployment.apps`);
+    /// `Pod` for a pod without an owner.
+    pub fn counts(&self, owners: &[&str]) -> bool {
+        let excluded = |owner: &&str| self.exclude_owners.iter().any(|it| it == owner);
+        !owners.iter().any(excluded)
+    }
+
+    /// Whether a pod belongs to the scope.
     pub fn admits(
         &self,
         namespace: &str,
         namespace_labels: Option<&Labels>,
         labels: &Labels,
-        owners: &[&str],
     ) -> bool {
         self.include.iter().any(|glob| matches(glob, namespace))
             && !self.exclude.iter().any(|glob| matches(glob, namespace))
-            && !owners
-                .iter()
-                .any(|owner| self.exclude_owners.iter().any(|excluded| excluded == owner))
             && self
                 .namespace_selector
                 .as_ref()
@@ -130,37 +133,25 @@ mod tests {
         let (none, front) = (labels(&[]), labels(&[("tier", "front")]));
         let deployment = ["ReplicaSet.apps", "Deployment.apps"];
         let all = scope("{}");
-        assert!(all.admits("shop", None, &none, &deployment));
+        assert!(all.admits("shop", None, &none));
         assert!(
-            !all.admits("kube-system", None, &none, &deployment),
+            !all.admits("kube-system", None, &none),
             "system namespaces are left out unless asked for"
         );
-        assert!(
-            !all.admits("shop", None, &none, &["Job.batch"]),
-            "so are Jobs"
-        );
-        assert!(scope("exclude: []").admits("shop", None, &none, &["Job.batch"]));
-        assert!(!scope("exclude: [Deployment.apps]").admits("shop", None, &none, &deployment));
-        assert!(!scope("exclude: [Pod]").admits("shop", None, &none, &["Pod"]));
-        assert!(scope("namespaces: {exclude: []}").admits("kube-system", None, &none, &deployment));
-        assert!(!scope("namespaces: {include: [shop-*]}").admits("blog", None, &none, &deployment));
-        assert!(scope("podSelector: {matchLabels: {tier: front}}").admits(
-            "shop",
-            None,
-            &front,
-            &deployment
-        ));
-        assert!(!scope("podSelector: {matchLabels: {tier: front}}").admits(
-            "shop",
-            None,
-            &none,
-            &deployment
-        ));
+        assert!(all.counts(&deployment));
+        assert!(!all.counts(&["Job.batch"]), "Jobs are not counted");
+        assert!(scope("exclude: []").counts(&["Job.batch"]));
+        assert!(!scope("exclude: [Deployment.apps]").counts(&deployment));
+        assert!(!scope("exclude: [Pod]").counts(&["Pod"]));
+        assert!(scope("namespaces: {exclude: []}").admits("kube-system", None, &none));
+        assert!(!scope("namespaces: {include: [shop-*]}").admits("blog", None, &none));
+        assert!(scope("podSelector: {matchLabels: {tier: front}}").admits("shop", None, &front));
+        assert!(!scope("podSelector: {matchLabels: {tier: front}}").admits("shop", None, &none));
         let by_label = scope("namespaceSelector: {matchLabels: {tier: front}}");
-        assert!(by_label.admits("shop", Some(&front), &none, &deployment));
-        assert!(!by_label.admits("shop", Some(&none), &none, &deployment));
+        assert!(by_label.admits("shop", Some(&front), &none));
+        assert!(!by_label.admits("shop", Some(&none), &none));
         assert!(
-            !by_label.admits("shop", None, &none, &deployment),
+            !by_label.admits("shop", None, &none),
             "a namespace that is not known yet is not in"
         );
     }

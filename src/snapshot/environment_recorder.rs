@@ -209,7 +209,8 @@ impl EnvironmentRecorder {
             return Ok(HeadCheck::Head);
         };
         let now = shared.now();
-        if now.saturating_sub(at) <= HEAD_FRESH {
+        let in_doubt = shared.with(|state, _| state.log_is_in_doubt(&self.environment.name));
+        if now.saturating_sub(at) <= HEAD_FRESH && !in_doubt {
             return Ok(HeadCheck::Head);
         }
         let (environment, index) = (&self.environment, ledger.index);
@@ -234,7 +235,7 @@ impl EnvironmentRecorder {
                 });
                 let head = (spec.index, spec.time);
                 context.environments.set_head(&self.environment, head);
-                context.metrics.appended(&self.environment.name, spec.index);
+                context.metrics.appended(&self.environment.name, head);
                 let events = spec.events.iter().map(|event| event.type_.as_str());
                 let events: Vec<_> = events.collect();
                 info!(environment = self.environment.name, index = spec.index, causes = ?spec.causes, ?events, "appended");
@@ -331,7 +332,7 @@ impl EnvironmentRecorder {
                 context
                     .environments
                     .set_head(&environment, (ledger.index, ledger.time));
-                context.metrics.head_is(name, ledger.index);
+                context.metrics.head_is(name, (ledger.index, ledger.time));
                 info!(environment = name, head = ledger.index, "read the log");
                 shared.with(|state, _| state.log_is_read(&environment, Arc::new(ledger), begun));
             }
