@@ -103,7 +103,7 @@ impl Deref for Pod {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct PackedContainer {
     spec: Arc<ContainerSpec>,
-    /// The runtime's id of the container; `None` before it is created.
+    /// A hash of the runtime's id of the container and of where it is; `None` before it is created.
     container: Option<NonZeroU64>,
     /// The digest by which this container is known.
     digest: Option<Arc<Fingerprint>>,
@@ -539,7 +539,7 @@ impl Fleet {
         let containers = view.containers.iter().map(|container| {
             let mut packed = before.iter().flat_map(|pod| pod.containers.iter());
             let packed = packed.find(|packed| *packed.spec.name == *container.name);
-            self.pack_container(container, packed, unedited, &mut learned)
+            self.pack_container(view.meta.uid, container, packed, unedited, &mut learned)
         });
         let pod = Pod {
             template,
@@ -585,13 +585,16 @@ impl Fleet {
 
     fn pack_container(
         &mut self,
+        pod: u128,
         view: &ContainerView,
         before: Option<&PackedContainer>,
         unedited: bool,
         learned: &mut Vec<LearnedIdentity>,
     ) -> PackedContainer {
-        let container = NonZeroU64::new(short_hash(&view.container_id))
-            .filter(|_| !view.container_id.is_empty());
+        // Ids are unique on real nodes. On others no container may pass for that of another pod.
+        let id = pod.to_be_bytes().into_iter().chain(view.name.bytes());
+        let id = id.chain([0]).chain(view.container_id.bytes());
+        let container = NonZeroU64::new(short_hash(id)).filter(|_| !view.container_id.is_empty());
         // Absence of information is no change, while the image in the spec is the same.
         let silent = before.filter(|packed| {
             view.silent && packed.digest.is_some() && *packed.spec.image == *view.image
@@ -947,8 +950,8 @@ fn workload_of(view: &PodView) -> (&str, &str) {
 }
 
 /// A hash that is the same in every run, to compare ids without storing them (FNV-1a).
-fn short_hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+fn short_hash(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })
 }
