@@ -39,7 +39,7 @@ fn under_attack_the_operator_answers_the_kubelet_and_readers_within_the_chart_s_
         let port = Port::reserve()?;
         let api = port.address();
         let cast = Cast {
-            name: "attacked".to_owned(),
+            name: "operator-attacked".to_owned(),
             args: vec![
                 format!("--external-url=http://{api}"),
                 format!("--api-listen={api}"),
