@@ -55,7 +55,7 @@ impl Scope {
         self.namespace_selector.is_some()
     }
 
-    /// Whether pods with these owners are left out when instances are counted. That decides about nothing else: whoever may
+    /// Whether pods with these owners are counted as instances. That decides about nothing else: whoever may
     /// create pods may name any owner. `owners`: their kinds, the nearest first (`ReplicaSet.apps`, `Deployment.apps`);
     /// `Pod` for a pod without an owner, `RunToCompletion` too for one that runs to completion.
     pub fn counts(&self, owners: &[&str]) -> bool {

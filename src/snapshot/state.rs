@@ -570,6 +570,9 @@ impl ClusterState {
         if self.log_went_back(environment, Some(&ledger)) {
             return;
         }
+        if with_id(&mut self.environments, environment).is_none() {
+            return;
+        }
         let identities = ledger.identities.iter();
         let of_pods = identities.filter(|(_, (_, source))| *source != IdentitySource::Record);
         let of_pods = of_pods.map(|(alias, (known, source))| LearnedIdentity {

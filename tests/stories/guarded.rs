@@ -196,7 +196,7 @@ fn a_secret_url_is_found_nowhere_even_when_all_is_logged() {
         actor
             .condition("missing", "Delivered", "True UpToDate")
             .await?;
-        let traces = [" TRACE ", "DEBUG shipbell"];
+        let traces = ["DEBUG shipbell::delivery", "DEBUG shipbell::cluster"];
         let of_broken = format!("{}/broken", actor.name);
         eventually(PATIENCE, "a log of everything", async || {
             let log = operator.log_text();
