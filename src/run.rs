@@ -273,6 +273,7 @@ fn start_pruning(shared: &Shared, tasks: &mut Tasks) {
     let pruner = Pruner {
         client: shared.client.clone(),
         log: shared.log.clone(),
+        state: shared.state.clone(),
         progress: shared.progress.clone(),
         metrics: shared.metrics.clone(),
         interval: PRUNE,

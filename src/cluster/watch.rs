@@ -14,7 +14,7 @@ use futures::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, pin_mut};
 use http::{HeaderValue, header::ACCEPT_ENCODING};
 use kube::{
     Client,
-    api::{ListParams, WatchEvent, WatchParams},
+    api::{ListParams, VersionMatch, WatchEvent, WatchParams},
     core::Request,
 };
 use tokio::time::{Instant, error::Elapsed, sleep, sleep_until, timeout};
@@ -277,7 +277,7 @@ async fn check_server<T: WatchedKind>(
     client: &Client,
     sink: &impl StreamSink,
 ) -> Result<(), Interruption> {
-    let (version, _) = count(client, T::PATH).await?;
+    let (version, _) = count(client, T::PATH, None).await?;
     if version < sink.version(T::KIND) {
         let reason = "the server is behind what it sent before";
         return Err(Interruption::Relist(reason));
@@ -285,9 +285,16 @@ async fn check_server<T: WatchedKind>(
     Ok(())
 }
 
-/// The server's version, and how many objects there are.
-pub(crate) async fn count(client: &Client, path: &str) -> Result<(u64, usize), Interruption> {
-    let params = ListParams::default().limit(1);
+/// The server's version, and how many objects there are; at exactly this version, if one is given.
+pub(crate) async fn count(
+    client: &Client,
+    path: &str,
+    at: Option<u64>,
+) -> Result<(u64, usize), Interruption> {
+    let mut params = ListParams::default().limit(1);
+    if let Some(at) = at.filter(|at| *at > 0) {
+        params = params.at(&at.to_string()).matching(VersionMatch::Exact);
+    }
     let mut here = 0;
     let take = |objects: Vec<Decoded<AnyObject>>| here += objects.len();
     let (metadata, _) = read_page(client, path, &params, take).await?;

@@ -16,6 +16,7 @@ use kube::{
 };
 use parking_lot::Mutex;
 use tokio::time::timeout;
+use tracing::warn;
 
 use crate::{
     api::{
@@ -42,6 +43,9 @@ pub const EVENTS_ANNOTATION: &str = "shipbell.dev/events";
 /// How long to wait for an answer; whether the request was carried out is found out later.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
+/// At most how many bytes the API server stores of one object.
+const MAX_OBJECT: u64 = 3 << 19;
+
 /// The log of all environments.
 #[derive(Clone)]
 pub struct SnapshotLog {
@@ -61,7 +65,7 @@ pub struct EntryMeta {
     pub version: u64,
     /// Whether it holds a checkpoint.
     pub checkpoint: bool,
-    /// About how many bytes it takes.
+    /// About how many bytes it takes, with its metadata.
     pub bytes: u64,
     /// Whether it is a part of a checkpoint, not an entry.
     pub chunk: bool,
@@ -302,6 +306,17 @@ impl SnapshotLog {
         })
         .await?;
         entries.sort_by_key(|entry| entry.index);
+        // Whoever can write snapshots may have written one with these labels. Only the newest one decides where the log ends.
+        while let Some(last) = entries.last()
+            && !self.is_entry(environment, last.index).await?
+        {
+            warn!(
+                environment = name,
+                snapshot = last.name,
+                "ignoring a snapshot that has the labels of this environment and is not of its log; delete it"
+            );
+            entries.pop();
+        }
         Ok(entries)
     }
 
@@ -331,6 +346,15 @@ impl SnapshotLog {
         })
         .await?;
         Ok(counts)
+    }
+
+    /// Whether the entry with this index is what its name and its labels say.
+    async fn is_entry(&self, environment: &EnvironmentId, index: i64) -> Result<bool, LogError> {
+        if self.cache.lock().get(&environment.uid, index).is_some() {
+            return Ok(true);
+        }
+        let found = self.get(environment, index).await?.map(|found| found.spec);
+        Ok(found.is_some_and(|it| it.environment == environment.name && it.index == index))
     }
 
     /// All logs with their chunks, including those of deleted environments.
@@ -477,13 +501,16 @@ fn entry_meta(
     let index = number.split('-').next()?.parse().ok()?;
     let has = |label| object.labels().contains_key(label);
     let bytes = object.annotations().get(SIZE_ANNOTATION);
+    let bytes = bytes.and_then(|bytes| bytes.parse::<u64>().ok());
+    let own = serde_json::to_vec(metadata).map_or(0, |json| json.len() as u64);
     Some(EntryMeta {
         index,
         uid: metadata.uid.clone()?,
         created: metadata.creation_timestamp.as_ref()?.0,
         version: version(metadata.resource_version.as_deref().unwrap_or_default()),
         checkpoint: has(CHECKPOINT_LABEL),
-        bytes: bytes.and_then(|bytes| bytes.parse().ok()).unwrap_or(1_000),
+        // No object is bigger, whatever its annotation says.
+        bytes: own + bytes.unwrap_or(1_000).min(MAX_OBJECT),
         chunk: has(CHUNK_LABEL),
         name,
     })

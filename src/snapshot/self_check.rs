@@ -4,7 +4,7 @@
     reason = "talks to the API server"
 )]
 
-//! Compares the running counts with a new count, and the number of pods with that of the API server.
+//! Compares the running counts with a new count, and the number of pods with that of the API server at the same version.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,12 +30,19 @@ pub async fn run(client: Client, shared: Arc<SharedState>, metrics: Arc<Metrics>
         sleep(every + backoff::part(every / 5, backoff::random())).await;
         let wrong = shared.with(ClusterState::self_check);
         metrics.index_mismatches(wrong);
-        let here = shared.with(|state, _| state.stream(WatchKind::Pods).version);
-        let Ok((there, pods)) = count(&client, PodView::PATH).await else {
+        // Both at once: a pod that comes or goes meanwhile is no difference.
+        let (here, known) = shared.with(|state, _| {
+            let stream = state.stream(WatchKind::Pods);
+            (stream.version, stream.synced.then(|| state.known_pods()))
+        });
+        let Ok((there, _)) = count(&client, PodView::PATH, None).await else {
             continue; // the watch reports it
         };
-        let differs = shared
-            .with(|state, _| state.stream(WatchKind::Pods).synced && state.known_pods() != pods);
+        // A version that the server no longer has can't be compared.
+        let then = count(&client, PodView::PATH, Some(here)).await.ok();
+        let differs = known
+            .zip(then)
+            .is_some_and(|(known, (_, pods))| known != pods);
         if differs && differed || there < here {
             warn!("the number of pods differs from that of the API server; listing them again");
             shared.with(|state, _| state.want_relist(WatchKind::Pods));

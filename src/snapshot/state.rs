@@ -11,6 +11,7 @@ pub use objects::FleetObject;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -71,6 +72,8 @@ struct EnvironmentState {
     /// Where the log ended before the store was set back.
     ended: Option<LogEnd>,
     last_cut: Option<Moment>,
+    /// How long to wait between two cuts at least, because the logs are too big.
+    cut_interval: Duration,
     restored: bool,
 }
 
@@ -536,6 +539,13 @@ impl ClusterState {
         self.environments.insert(name.clone(), env);
         self.mark_all_status_dirty();
         true
+    }
+
+    /// Sets how long to wait between two cuts of an environment, at least.
+    pub fn set_cut_interval(&mut self, environment: &EnvironmentId, interval: Duration) {
+        if let Some(env) = with_id(&mut self.environments, environment) {
+            env.cut_interval = interval;
+        }
     }
 
     /// An environment was deleted.

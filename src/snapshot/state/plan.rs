@@ -43,7 +43,8 @@ impl ClusterState {
         let Some(env) = self.environments.get_mut(name) else {
             return Plan::Wait(None);
         };
-        let next_cut = env.last_cut.map(|last| last + CUT_INTERVAL);
+        let pause = CUT_INTERVAL.max(env.cut_interval);
+        let next_cut = env.last_cut.map(|last| last + pause);
         if let Some(next_cut) = next_cut.filter(|next_cut| *next_cut > now) {
             let has_work = env.has_work(name, &self.fleet, &self.evidence);
             return Plan::Wait(has_work.then_some(next_cut));
