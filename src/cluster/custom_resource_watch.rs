@@ -337,7 +337,7 @@ mod tests {
         );
         is_slim::<NotificationSetting>(
             &json!({"webhook": {"url": "https://a.example"}, "environments": ["prod"]}),
-            &json!({"cursors": [], "observedGeneration": 3}),
+            &json!({"observedGeneration": 3, "lastHandledTest": "now"}),
         );
         is_slim::<ArtifactProvenance>(
             &json!({"fingerprint": digest, "flow": "f"}),

@@ -51,6 +51,16 @@ impl Scope {
         self.namespace_selector.is_some()
     }
 
+    /// Whether pods of a namespace may belong to the scope.
+    pub fn admits_namespace(&self, namespace: &str, labels: Option<&Labels>) -> bool {
+        self.include.iter().any(|glob| matches(glob, namespace))
+            && !self.exclude.iter().any(|glob| matches(glob, namespace))
+            && self
+                .namespace_selector
+                .as_ref()
+                .is_none_or(|s| labels.is_some_and(|labels| s.matches(labels)))
+    }
+
     /// Whether a pod belongs to the scope. `owners`: the kinds of its owners, the nearest first (`ReplicaSet.apps`,
     /// `Deployment.apps`); `Pod` for a pod without an owner.
     pub fn admits(
@@ -60,15 +70,14 @@ impl Scope {
         labels: &Labels,
         owners: &[&str],
     ) -> bool {
-        self.include.iter().any(|glob| matches(glob, namespace))
-            && !self.exclude.iter().any(|glob| matches(glob, namespace))
-            && !owners
-                .iter()
-                .any(|owner| self.exclude_owners.iter().any(|excluded| excluded == owner))
-            && self
-                .namespace_selector
-                .as_ref()
-                .is_none_or(|s| namespace_labels.is_some_and(|labels| s.matches(labels)))
+        self.admits_namespace(namespace, namespace_labels) && self.admits_pod(labels, owners)
+    }
+
+    /// Whether a pod belongs to the scope if its namespace does.
+    pub fn admits_pod(&self, labels: &Labels, owners: &[&str]) -> bool {
+        !owners
+            .iter()
+            .any(|owner| self.exclude_owners.iter().any(|excluded| excluded == owner))
             && self
                 .pod_selector
                 .as_ref()
