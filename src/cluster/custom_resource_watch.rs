@@ -344,11 +344,11 @@ mod tests {
             &json!({"observedGeneration": 3}),
         );
         is_slim::<ArtifactApproval>(
-            &json!({"fingerprint": digest, "state": "Approved"}),
+            &json!({"fingerprint": digest, "state": "approved", "reviewer": "ann"}),
             &json!({"observedGeneration": 3}),
         );
         is_slim::<AllowedArtifact>(
-            &json!({"fingerprint": digest, "environments": ["prod"], "reason": "r"}),
+            &json!({"environments": ["prod"], "artifacts": [{"fingerprint": digest, "name": "a"}], "reason": "r"}),
             &json!({"observedGeneration": 3}),
         );
     }
