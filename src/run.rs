@@ -13,7 +13,7 @@ mod telemetry;
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use kube::Client;
 use parking_lot::Mutex;
 use tokio::{
@@ -43,6 +43,7 @@ use crate::{
     http::sender::HttpSender,
     message::installation::Installation,
     metrics::Metrics,
+    panics,
     snapshot::{
         delivery_progress::DeliveryProgress,
         environments::Environments,
@@ -59,6 +60,7 @@ use crate::{
         health::{self, Health},
         lookup::Lookup,
         read_api,
+        server::{self, Port, Server},
     },
 };
 
@@ -91,6 +93,7 @@ type Tasks = JoinSet<()>;
 /// Runs the operator until it gets a signal to stop.
 pub async fn run(config: Configuration) -> anyhow::Result<()> {
     telemetry::start(&config.log)?;
+    panics::log_all();
     // Before anything else: the first process of a container gets no signal for which it has no handler.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -112,21 +115,20 @@ pub async fn run(config: Configuration) -> anyhow::Result<()> {
     let shared = Shared::new(&config, client, namespace, state);
     let (cursors_ready, cursors) = channel::channel(false);
 
-    let mut health = serve_health(&config, &shared).await?;
     let mut tasks = Tasks::new();
+    serve_health(&config, &shared, &mut tasks).await?;
     start_watches(&shared, &config.tuning, &mut tasks);
     start_recorder(&shared, cursors, &mut tasks);
     start_evidence(&shared, &mut tasks);
     start_default_environment(&shared, &config);
     start_pruning(&shared, &mut tasks);
-    serve_read_api(&shared, &config.read_api).await?;
+    serve_read_api(&shared, &config.read_api, &mut tasks).await?;
     if let Some(file) = config.outbound.extra_ca_file.clone() {
         tasks.spawn(outbound::reload_extra_ca(sender.clone(), file));
     }
     let mut delivery = start_delivery(&shared, &config, sender, cursors_ready);
 
     tokio::select! {
-        result = &mut health => result?.context("the health port failed")?,
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         // They run until the program stops. Without one of them, changes would be missed without any sign of it.
@@ -165,15 +167,17 @@ impl Shared {
 async fn serve_health(
     config: &Configuration,
     shared: &Shared,
-) -> anyhow::Result<JoinHandle<std::io::Result<()>>> {
+    tasks: &mut Tasks,
+) -> anyhow::Result<()> {
     let health = Health {
         state: shared.state.clone(),
         environments: shared.environments.clone(),
         metrics: shared.metrics.clone(),
     };
-    let listener = health::bind(config.listen, "--listen").await?;
-    let served = axum::serve(listener, health::router(health)).into_future();
-    Ok(tokio::spawn(served))
+    let listener = server::bind(config.listen, "--listen").await?;
+    let server = Server::new(Port::Health, health::router(health), shared.metrics.clone());
+    tasks.spawn(server.run(listener));
+    Ok(())
 }
 
 /// Follows pods, deployments and namespaces.
@@ -276,22 +280,37 @@ fn start_pruning(shared: &Shared, tasks: &mut Tasks) {
     tasks.spawn(pruner.run());
 }
 
-async fn serve_read_api(shared: &Shared, config: &ReadApiConfig) -> anyhow::Result<()> {
+async fn serve_read_api(
+    shared: &Shared,
+    config: &ReadApiConfig,
+    tasks: &mut Tasks,
+) -> anyhow::Result<()> {
     if config.external_url.is_none() {
         return Ok(());
+    }
+    for warning in config.warnings() {
+        warn!("{warning}");
     }
     let lookup = Lookup {
         state: shared.state.clone(),
         log: shared.log.clone(),
         environments: shared.environments.clone(),
         installation: shared.installation.clone(),
+        flows: Arc::default(),
     };
     let access = match config.api_behind_authenticating_proxy {
         true => Access::Everybody,
-        false => Access::ByToken(TokenChecker::new(shared.client.clone())),
+        false => Access::ByToken(TokenChecker::new(
+            shared.client.clone(),
+            &config.api_token_audience,
+            config.api_accept_cluster_tokens,
+            shared.metrics.clone(),
+        )),
     };
-    let listener = health::bind(config.api_listen, "--api-listen").await?;
-    tokio::spawn(axum::serve(listener, read_api::router(lookup, access)).into_future());
+    let listener = server::bind(config.api_listen, "--api-listen").await?;
+    let router = read_api::router(lookup, access);
+    let server = Server::new(Port::Api, router, shared.metrics.clone());
+    tasks.spawn(server.run(listener));
     Ok(())
 }
 

@@ -14,3 +14,4 @@ pub(crate) mod scope;
 pub(crate) mod watch;
 pub mod watch_progress;
 pub(crate) mod watch_state;
+pub(crate) mod workload;

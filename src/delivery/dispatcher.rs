@@ -25,6 +25,7 @@ use crate::{
         pod_view::{self, Meta},
     },
     delivery::{context::Context, log_heads, mailbox::Mailbox, setting_worker::SettingWorker},
+    panics::{self, PanicScope},
     snapshot::environments::{EnvironmentInfo, Environments},
 };
 
@@ -59,7 +60,13 @@ pub(crate) async fn run(context: Context, cursors_ready: watch::Sender<bool>) {
     let cursors_ready = Arc::new(cursors_ready);
     let environments = context.environments.clone();
     let mut set_backs = environments.set_backs();
-    let heads = tokio::spawn(log_heads::find(environments.clone(), context.log.clone()));
+    let heads = tokio::spawn({
+        let (context, environments) = (context.clone(), environments.clone());
+        async move {
+            let find = || log_heads::find(environments.clone(), context.log.clone());
+            panics::restart(PanicScope::LogHeads, "", &context.metrics, find).await;
+        }
+    });
     let tasks = TaskTracker::new();
     loop {
         environments.wait_listed().await;
@@ -136,11 +143,29 @@ impl Follower<NotificationSetting> for Settings {
             stop: stop.clone(),
         };
         directory.add(&uid, worker);
-        let worker = SettingWorker::new(self.context.clone(), mailbox, setting, settled);
-        let worker = Box::new(worker); // its task would hold it several times
+        let title = format!(
+            "{}/{}",
+            setting.namespace().unwrap_or_default(),
+            setting.name_any()
+        );
+        let (context, newest) = (self.context.clone(), self.directory.clone());
+        let mut settled = settled;
+        let worker = {
+            let context = context.clone();
+            move || {
+                // After a panic it begins with the setting as it is then.
+                let setting = newest
+                    .lock()
+                    .setting(&uid)
+                    .unwrap_or_else(|| setting.clone());
+                let settled = settled.take();
+                let worker = SettingWorker::new(context.clone(), mailbox.clone(), setting, settled);
+                Box::new(worker).run() // its task would hold it several times
+            }
+        };
         self.tasks.spawn(async move {
             tokio::select! {
-                () = worker.run() => {}
+                () = panics::restart(PanicScope::Setting, &title, &context.metrics, worker) => {}
                 () = stop.cancelled() => {}
             }
         });
@@ -209,6 +234,10 @@ impl Directory {
                 worker.stop.cancel();
             }
         }
+    }
+
+    fn setting(&self, uid: &str) -> Option<Arc<NotificationSetting>> {
+        Some(self.workers.get(uid)?.setting.clone())
     }
 
     fn remove(&mut self, uid: &str) -> Option<Worker> {

@@ -164,6 +164,8 @@ fn pod(number: usize, workload: &str, image: &str) -> PodView {
             image_id,
             container_id: format!("containerd://{number}"),
             active: true,
+            silent: false,
+            once: false,
         }],
         labels: BTreeMap::new(),
         ..PodView::default()

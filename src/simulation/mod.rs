@@ -8,8 +8,11 @@ mod big;
 mod compliance;
 mod delivery;
 mod evidence;
+mod hostile;
+mod hostile_texts;
 mod identity;
 mod properties;
+pub mod schema;
 pub mod testing;
 mod trouble;
 
@@ -36,6 +39,7 @@ use crate::{
         cut::{self, Entry},
         event,
         ledger::{Ledger, content_hash},
+        reduced_entry::reduce,
         settle::SettleTimes,
         state::{ClusterState, FrozenReason, Plan},
     },
@@ -78,6 +82,8 @@ pub struct Pod {
     pub labels: BTreeMap<String, String>,
     owner: Option<(&'static str, String, String)>,
     pub containers: Vec<Container>,
+    /// Init containers that run once.
+    pub init: Vec<Container>,
     pub terminating: bool,
     pub phase: &'static str,
     /// It is sent in a form that can't be read.
@@ -90,10 +96,8 @@ pub struct Pod {
 impl Pod {
     fn json(&self) -> String {
         let owners: Vec<Value> = self.owner.iter().map(|(api, kind, name)| json!({"apiVersion": api, "kind": kind, "name": name, "controller": true})).collect();
-        let statuses: Vec<Value> = self
-            .containers
-            .iter()
-            .map(|c| {
+        let statuses = |containers: &[Container]| -> Vec<Value> {
+            containers.iter().map(|c| {
                 let state = match c.state {
                     State::Waiting => json!({"waiting": {"reason": "ContainerCreating"}}),
                     State::Running => json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}}),
@@ -101,19 +105,24 @@ impl Pod {
                 };
                 json!({"name": c.name, "imageID": c.image_id, "containerID": c.id, "restartCount": c.restarts, "state": state})
             })
-            .collect();
-        let specs: Vec<Value> = self
-            .containers
-            .iter()
-            .map(|c| json!({"name": c.name, "image": c.image}))
-            .collect();
+            .collect()
+        };
+        let specs = |containers: &[Container]| -> Vec<Value> {
+            let specs = containers.iter();
+            specs
+                .map(|c| json!({"name": c.name, "image": c.image}))
+                .collect()
+        };
         let mut object = json!({
             "metadata": {
                 "namespace": self.namespace, "name": self.name, "uid": self.uid, "resourceVersion": self.version.to_string(),
                 "labels": self.labels, "ownerReferences": owners,
             },
-            "spec": {"containers": specs},
-            "status": {"phase": self.phase, "containerStatuses": statuses},
+            "spec": {"containers": specs(&self.containers), "initContainers": specs(&self.init)},
+            "status": {
+                "phase": self.phase, "containerStatuses": statuses(&self.containers),
+                "initContainerStatuses": statuses(&self.init),
+            },
         });
         if self.generation > 0 {
             object["metadata"]["generation"] = self.generation.into();
@@ -255,6 +264,8 @@ pub struct Cluster {
     names: BTreeMap<Fingerprint, String>,
     reader: Fleet,
     pub warnings: Vec<String>,
+    /// The API server refuses entries that hold names.
+    pub refusing: bool,
     /// How far the wall clock was set back.
     pub set_back: Duration,
     said: evidence::EvidenceObjects,
@@ -297,6 +308,7 @@ impl Cluster {
             names: BTreeMap::new(),
             reader: Fleet::default(),
             warnings: vec![],
+            refusing: false,
             set_back: Duration::ZERO,
             said: evidence::EvidenceObjects::default(),
         };
@@ -513,7 +525,10 @@ impl Cluster {
                 self.state.log_is_stale(&EnvironmentId::new(name, &env.uid));
                 env.wake = now;
             }
-            Plan::Append(draft) => {
+            Plan::Append(mut draft) => {
+                if self.refusing {
+                    reduce(&mut draft);
+                }
                 let last = env.last_cut.replace(now);
                 assert!(
                     last.is_none_or(|last| last + seconds(1) <= now),
@@ -545,6 +560,8 @@ impl Cluster {
         assert!(json.len() < 400_000, "{} bytes", json.len());
         let read: EnvironmentSnapshotSpec = serde_json::from_str(&json).unwrap();
         assert_eq!(read, spec, "it is read as it was written");
+        let refusal = schema::refusal("environmentsnapshots", "spec", &spec);
+        assert_eq!(refusal, None, "it is accepted");
         assert_eq!(spec.content_hash, content_hash(&spec));
         assert!(!spec.causes.is_empty());
         let before = env.log.last().map(|written| &written.spec);
@@ -568,7 +585,10 @@ impl Cluster {
                 Cause::Baseline | Cause::ScopeChanged | Cause::RulesChanged | Cause::HistoryLost
             )
         });
-        let whole = rebased || written.spec.changes.iter().any(|c| c.more_workloads > 0);
+        // The entry itself does not tell how big a checkpoint in chunks is.
+        let whole = rebased
+            || !written.chunks.is_empty()
+            || written.spec.changes.iter().any(|c| c.more_workloads > 0);
         let mut replayed = None;
         if !whole {
             let mut ledger = env.replayed.clone().unwrap();
@@ -576,11 +596,15 @@ impl Cluster {
                 .apply(&written.spec, rollout, &mut self.reader)
                 .unwrap();
             assert_same(&ledger, &after, "replayed");
+            // Those that are gone are left out of the next checkpoint.
+            let known = |(id, it)| ledger.containers.get(id) == Some(it);
+            assert!(after.containers.iter().all(known));
             replayed = Some(ledger);
         }
         if let Some(data) = written.checkpoint() {
             let ledger = Ledger::restore(&written.spec, &data, &mut self.reader).unwrap();
             assert_same(&ledger, &after, "restored");
+            assert_eq!(ledger.containers, after.containers);
             assert_eq!(ledger.rollouts, after.rollouts);
             replayed = Some(ledger);
         }
@@ -710,6 +734,17 @@ impl Cluster {
         };
         self.deliver(&told);
         true
+    }
+
+    /// Delivers all events that were delayed, and delays no more.
+    pub fn deliver_all(&mut self) {
+        let environments = std::mem::take(&mut self.environments);
+        for kind in WatchKind::ALL {
+            while self.deliver_next(kind) {}
+        }
+        self.delayed = None;
+        self.environments = environments;
+        self.turn();
     }
 
     /// Delivers the next event of a stream without running the recorder.
@@ -863,6 +898,7 @@ impl Cluster {
             labels,
             owner,
             containers,
+            init: vec![],
             terminating: false,
             phase: "Pending",
             garbled: false,

@@ -10,6 +10,7 @@ use tracing::info;
 use crate::{
     api::{Environment, environment::EnvironmentId},
     cluster::{custom_resource_watch::Follower, pod_view::Meta},
+    panics::{self, PanicScope},
     snapshot::{
         environment_recorder::EnvironmentRecorder,
         environments::{EnvironmentInfo, Head},
@@ -97,10 +98,11 @@ impl Follower<Environment> for Recorder<'_> {
         if let Some(old) = self.running.insert(id.name.clone(), handle) {
             old.stop.cancel();
         }
-        let task = EnvironmentRecorder::new(context, id, &environment);
+        let context = context.clone();
         self.tracker.spawn(async move {
+            let record = || EnvironmentRecorder::new(&context, id.clone(), &environment).run();
             tokio::select! {
-                () = task.run() => {}
+                () = panics::restart(PanicScope::Environment, &id.name, &context.metrics, record) => {}
                 () = stop.cancelled() => {}
             }
         });

@@ -572,19 +572,18 @@ impl ClusterState {
         if self.log_went_back(environment, Some(&ledger)) {
             return;
         }
+        let identities = ledger.identities.iter();
+        let of_pods = identities.filter(|(_, (_, source))| *source != IdentitySource::Record);
+        let of_pods = of_pods.map(|(alias, (known, source))| LearnedIdentity {
+            alias: *alias,
+            known: *known,
+            pinned: *source == IdentitySource::Pin,
+        });
+        let renamed = self.learn(&of_pods.collect::<Vec<_>>());
+        let corrected = self.fleet.recall(&ledger.containers);
         let Some(env) = with_id(&mut self.environments, environment) else {
             return;
         };
-        let identities = ledger.identities.iter();
-        let of_pods = identities.filter(|(_, (_, source))| *source != IdentitySource::Record);
-        let renamed = of_pods.filter_map(|(alias, (known, source))| {
-            self.fleet.learn(LearnedIdentity {
-                alias: *alias,
-                known: *known,
-                pinned: *source == IdentitySource::Pin,
-            })
-        });
-        let renamed: Vec<_> = renamed.collect();
         env.scope = ledger.scope.clone();
         self.admitting.clear();
         env.recorded = ledger.recorded_identities();
@@ -596,7 +595,7 @@ impl ClusterState {
         self.mark_artifacts_dirty(&environment.name, artifacts);
         self.mark_kind_dirty(EvidenceKind::Allowances);
         for (name, env) in &mut self.environments {
-            if env.counts_any(&renamed) {
+            if corrected || renamed.contains(name) {
                 env.recount(&self.fleet, &self.evidence, now);
                 self.touched.insert(name.clone());
             }

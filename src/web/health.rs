@@ -1,22 +1,24 @@
-#![expect(clippy::disallowed_types, reason = "listens on a port")]
+#![expect(clippy::disallowed_methods, reason = "asks for the time")]
 
 //! `/livez`, `/readyz` and `/metrics`. The read API has a port of its own.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
-use anyhow::Context as _;
 use axum::{
     Router,
     extract::State,
     http::{StatusCode, header},
+    middleware::from_fn_with_state,
     response::{IntoResponse, Response},
     routing::get,
 };
-use tokio::net::TcpListener;
+use jiff::Timestamp;
 
 use crate::{
+    cluster::watch_progress::WatchKind,
     metrics::Metrics,
     snapshot::{environments::Environments, shared_state::SharedState},
+    web::request_limits::{self, RequestLimits},
 };
 
 #[derive(Clone)]
@@ -28,9 +30,14 @@ pub(crate) struct Health {
 
 pub(crate) fn router(health: Health) -> Router {
     Router::new()
+        .route("/metrics", get(metrics))
+        .layer(from_fn_with_state(
+            RequestLimits::of_metrics(),
+            request_limits::limit,
+        ))
+        // Not limited: the kubelet's question must be answered whatever else is asked.
         .route("/livez", get(|| async { "ok" }))
         .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
         .with_state(health)
 }
 
@@ -53,17 +60,16 @@ async fn readyz(State(health): State<Health>) -> Response {
 }
 
 async fn metrics(State(health): State<Health>) -> Response {
+    health.state.with(|state, now| {
+        for kind in WatchKind::ALL {
+            let age = now.saturating_sub(state.stream(kind).progress);
+            health.metrics.watch_age(kind.as_str(), age);
+        }
+    });
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     (
         [(header::CONTENT_TYPE, content_type)],
-        health.metrics.text(),
+        health.metrics.text(Timestamp::now()),
     )
         .into_response()
-}
-
-/// Listens on an address. An error names the flag that chooses another one.
-pub(crate) async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("can't listen on {address}; choose another address with {flag}"))
 }

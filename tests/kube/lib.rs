@@ -273,8 +273,9 @@ fn go_build(module: &Path, ld_flags: &str, output: &Path) -> Command {
 
 const TAGS: &str = "-tags=selinux,notest,grpcnotrace";
 
-/// What debuggers need is left out by the linker: not to make it in the first place saves an eighth of the time.
-const COMPILER: &str = "-gcflags=all=-dwarf=false";
+/// What debuggers need is left out by the linker: not to make it in the first place saves an eighth of the compiler's time.
+/// Not to inline (`-l`) saves a sixth more; the tests don't notice that the programs are a little slower.
+const COMPILER: &str = "-gcflags=all=-dwarf=false -l";
 
 /// Without these, /version says v0.0.0 and neither helm nor version checks work.
 fn ld_flags() -> String {

@@ -4,10 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
     api::compliance::ComplianceState,
-    cluster::{
-        fleet::{Fleet, Pod, Workload},
-        image::Fingerprint,
-    },
+    cluster::fleet::{Fleet, Pod, Workload},
     compliance::{artifact_identity::IdentityResolver, evidence::Evidence},
     snapshot::{
         census::{Census, admits_pod},
@@ -75,7 +72,7 @@ impl EnvironmentState {
         };
         let mut cells = BTreeSet::new();
         for (pod, add) in pods.filter(|(pod, _)| admits_pod(&self.scope, pod)) {
-            let counted = self.census.count(pod, &resolver, add);
+            let counted = self.census.count(pod, &self.scope, &resolver, add);
             cells.extend(counted.cells);
             self.assessment.touch(counted.known_otherwise);
         }
@@ -105,18 +102,15 @@ impl EnvironmentState {
             .any(|workload| self.unsettled.has(workload) || ledger.rollouts.contains_key(workload))
     }
 
-    /// Whether it counts an artifact under one of these digests.
-    pub(super) fn counts_any(&self, digests: &[Fingerprint]) -> bool {
-        digests.iter().any(|digest| self.census.mentions(digest))
-    }
-
     /// Whether there is anything to record, settled or not, or will be when a timer runs out.
     pub(super) fn has_work(&self, name: &str, fleet: &Fleet, evidence: &Evidence) -> bool {
         let resolver = self.resolver(fleet, evidence);
         let more = match &self.log {
             KnownLog::Read(ledger, _) => {
                 let (identities, _) = identities(ledger, &self.census, &resolver, &BTreeSet::new());
-                let timer = self.assessment.next_timer(name, ledger, evidence);
+                let timer = self
+                    .assessment
+                    .next_timer(name, ledger, evidence, &self.census);
                 !identities.is_empty() || !ledger.rollouts.is_empty() || timer.is_some()
             }
             _ => true,
@@ -146,6 +140,12 @@ impl EnvironmentState {
                 })
             })
             .collect();
+        let uncounted = self.assessment.uncounted().iter();
+        problems.extend(uncounted.map(|it| EnvironmentProblem {
+            name: it.name.clone(),
+            fingerprint: it.fingerprint,
+            verdict: it.verdict.clone(),
+        }));
         problems.sort_by(|a, b| (&a.name, a.fingerprint).cmp(&(&b.name, b.fingerprint)));
         let more = problems.len().saturating_sub(LISTED);
         problems.truncate(LISTED);

@@ -150,15 +150,7 @@ impl ClusterState {
     }
 
     pub(super) fn pod_changed(&mut self, change: &PodChange, now: Moment) {
-        let learned = change.learned.iter();
-        let renamed: Vec<_> = learned
-            .filter_map(|learned| self.fleet.learn(*learned))
-            .collect();
-        let pinned: Vec<_> = change
-            .learned
-            .iter()
-            .filter(|learned| learned.pinned)
-            .collect();
+        let renamed = self.learn(&change.learned);
         if !self.stream(WatchKind::Pods).synced {
             return; // everything is counted when the list is complete
         }
@@ -174,11 +166,7 @@ impl ClusterState {
         let mut admitting = admitting.iter().copied().peekable();
         for (place, (name, env)) in self.environments.iter_mut().enumerate() {
             let admits_namespace = admitting.next_if_eq(&place).is_some();
-            for learned in &pinned {
-                // Evidence about the one is now evidence about the other.
-                env.assessment.touch([learned.alias, learned.known]);
-            }
-            if env.counts_any(&renamed) {
+            if renamed.contains(name) {
                 // Rare: one artifact was counted as two.
                 env.recount(&self.fleet, &self.evidence, now);
                 self.touched.insert(name.clone());
@@ -187,7 +175,7 @@ impl ClusterState {
             if !admits_namespace && !env.waits_for(workloads()) {
                 continue;
             }
-            let unidentified = env.census.unidentified();
+            let unidentified = env.census.unidentified_in_all();
             let before = change.before.iter().map(|pod| (pod, false));
             let pods = before.chain(change.now.iter().map(|pod| (pod, true)));
             let counts_any = admits_namespace && env.count(pods, &self.fleet, &self.evidence, now);
@@ -196,7 +184,7 @@ impl ClusterState {
             };
             // They are in the status.
             let mut waiting =
-                env.census.unidentified() != unidentified || env.assessment.has_work();
+                env.census.unidentified_in_all() != unidentified || env.assessment.has_work();
             for pod in [&change.before, &change.now].into_iter().flatten() {
                 waiting |=
                     env.unsettled
