@@ -336,7 +336,9 @@ type Deployments = BTreeMap<Arc<Workload>, (u32, RolloutReport)>;
 /// All pods, with what is needed to group them into workloads and environments.
 #[derive(Debug, Default)]
 pub struct Fleet {
-    pods: BTreeMap<u128, Pod>,
+    /// By namespace and UID: what concerns one namespace is done without looking at the others.
+    pods: BTreeMap<Arc<str>, BTreeMap<u128, Pod>>,
+    pod_count: usize,
     workloads: BTreeMap<Arc<Workload>, WorkloadState>,
     deployments: Deployments,
     namespaces: BTreeMap<Arc<str>, (u32, Arc<Labels>)>,
@@ -357,19 +359,54 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// All pods.
-    pub fn pods(&self) -> impl ExactSizeIterator<Item = &Pod> {
-        self.pods.values()
+    /// The number of pods.
+    pub fn pod_count(&self) -> usize {
+        self.pod_count
+    }
+
+    /// The namespaces that have pods.
+    pub fn pod_namespaces(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.pods.keys()
+    }
+
+    /// The pods of a namespace.
+    pub fn pods_in(&self, namespace: &str) -> impl Iterator<Item = &Pod> {
+        self.pods
+            .get(namespace)
+            .into_iter()
+            .flat_map(BTreeMap::values)
+    }
+
+    /// The pod of this UID, wherever it is if its namespace is not known.
+    fn pod_mut(&mut self, namespace: &str, uid: u128) -> Option<&mut Pod> {
+        if self
+            .pods
+            .get(namespace)
+            .is_some_and(|pods| pods.contains_key(&uid))
+        {
+            return self.pods.get_mut(namespace)?.get_mut(&uid);
+        }
+        self.pods
+            .values_mut()
+            .find_map(|pods| pods.get_mut(&uid))
+            .filter(|_| namespace.is_empty())
     }
 
     /// Whether a pod of this UID is known.
     pub fn has_pod(&self, uid: u128) -> bool {
-        self.pods.contains_key(&uid)
+        self.pods.values().any(|pods| pods.contains_key(&uid))
     }
 
     /// The labels of a namespace.
     pub fn namespace_labels(&self, namespace: &str) -> Option<&Labels> {
         self.namespaces.get(namespace).map(|(_, labels)| &**labels)
+    }
+
+    /// The same, to compare them with what they become.
+    pub fn shared_namespace_labels(&self, namespace: &str) -> Option<Arc<Labels>> {
+        self.namespaces
+            .get(namespace)
+            .map(|(_, labels)| labels.clone())
     }
 
     /// The state of a workload that has pods or is rolling.
@@ -449,7 +486,7 @@ impl Fleet {
             return false;
         }
         let mut corrected = false;
-        let pods = self.pods.values_mut();
+        let pods = self.pods.values_mut().flat_map(BTreeMap::values_mut);
         for packed in pods.flat_map(|pod| pod.containers.iter_mut()) {
             let learned = packed.container.and_then(|id| news.get(&id.get()));
             let Some(learned) = learned else { continue };
@@ -473,17 +510,23 @@ impl Fleet {
 
     /// Applies the newest state of a pod. `None`: nothing relevant changed.
     pub fn apply_pod(&mut self, view: &PodView, mark: u32, now: Moment) -> Option<PodChange> {
-        let before = self.pods.get(&view.meta.uid).cloned();
+        let (namespace, uid) = (view.meta.namespace.as_str(), view.meta.uid);
+        let before = self
+            .pods
+            .get(namespace)
+            .and_then(|pods| pods.get(&uid))
+            .cloned();
         let (pod, learned) = self.pack(view, before.as_ref(), mark);
         if learned.is_empty()
             && before
                 .as_ref()
                 .is_some_and(|before| before.same_but_mark(&pod))
         {
-            self.keep_pod(view.meta.uid, mark);
+            self.keep_pod(namespace, uid, mark);
             return None;
         }
-        self.pods.insert(view.meta.uid, pod.clone());
+        let pods = self.pods.entry(pod.workload.namespace.clone()).or_default();
+        self.pod_count += usize::from(pods.insert(uid, pod.clone()).is_none());
         let known = before.iter().flat_map(Pod::without_digest);
         let known: BTreeSet<&Arc<str>> = known.collect();
         let names = pod.without_digest().filter(|name| !known.contains(name));
@@ -500,8 +543,14 @@ impl Fleet {
     }
 
     /// Removes a pod. `None`: there was none.
-    pub fn remove_pod(&mut self, uid: u128, now: Moment) -> Option<PodChange> {
-        let before = self.pods.remove(&uid)?;
+    pub fn remove_pod(&mut self, namespace: &str, uid: u128, now: Moment) -> Option<PodChange> {
+        let namespace = self.pod_mut(namespace, uid)?.workload.namespace.clone();
+        let pods = self.pods.get_mut(&namespace)?;
+        let before = pods.remove(&uid)?;
+        if pods.is_empty() {
+            self.pods.remove(&namespace);
+        }
+        self.pod_count -= 1;
         self.recount(Some(&before), None, now);
         Some(PodChange {
             before: Some(before),
@@ -510,19 +559,19 @@ impl Fleet {
     }
 
     /// Keeps a pod as it is though its newest state could not be read.
-    pub fn keep_pod(&mut self, uid: u128, mark: u32) {
-        if let Some(pod) = self.pods.get_mut(&uid) {
+    pub fn keep_pod(&mut self, namespace: &str, uid: u128, mark: u32) {
+        if let Some(pod) = self.pod_mut(namespace, uid) {
             pod.mark = mark;
         }
     }
 
     /// The pods that a complete list did not hold.
-    pub fn unmarked_pods(&self, mark: u32) -> Vec<u128> {
-        self.pods
-            .iter()
-            .filter(|(_, pod)| pod.mark != mark)
-            .map(|(uid, _)| *uid)
-            .collect()
+    pub fn unmarked_pods(&self, mark: u32) -> Vec<(Arc<str>, u128)> {
+        let all = self.pods.iter().flat_map(|(namespace, pods)| {
+            let unmarked = pods.iter().filter(|(_, pod)| pod.mark != mark);
+            unmarked.map(|(uid, _)| (namespace.clone(), *uid))
+        });
+        all.collect()
     }
 
     fn pack(

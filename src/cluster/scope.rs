@@ -63,23 +63,31 @@ impl Scope {
         !owners.iter().any(excluded)
     }
 
-    /// Whether a pod belongs to the scope.
+    /// Whether pods of a namespace may belong to the scope.
+    pub fn admits_namespace(&self, namespace: &str, labels: Option<&Labels>) -> bool {
+        self.include.iter().any(|glob| matches(glob, namespace))
+            && !self.exclude.iter().any(|glob| matches(glob, namespace))
+            && self
+                .namespace_selector
+                .as_ref()
+                .is_none_or(|s| labels.is_some_and(|labels| s.matches(labels)))
+    }
+
+    /// Whether a pod belongs to the scope, counted or not.
     pub fn admits(
         &self,
         namespace: &str,
         namespace_labels: Option<&Labels>,
         labels: &Labels,
     ) -> bool {
-        self.include.iter().any(|glob| matches(glob, namespace))
-            && !self.exclude.iter().any(|glob| matches(glob, namespace))
-            && self
-                .namespace_selector
-                .as_ref()
-                .is_none_or(|s| namespace_labels.is_some_and(|labels| s.matches(labels)))
-            && self
-                .pod_selector
-                .as_ref()
-                .is_none_or(|selector| selector.matches(labels))
+        self.admits_namespace(namespace, namespace_labels) && self.admits_pod(labels)
+    }
+
+    /// Whether a pod belongs to the scope if its namespace does, counted or not.
+    pub fn admits_pod(&self, labels: &Labels) -> bool {
+        self.pod_selector
+            .as_ref()
+            .is_none_or(|selector| selector.matches(labels))
     }
 }
 

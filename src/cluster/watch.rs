@@ -563,7 +563,7 @@ mod tests {
                 );
                 stream.write_all(begin.as_bytes()).await.unwrap();
                 // The end is sent only when something of the beginning was taken in.
-                while state.with(|state, _| state.fleet().pods().len()) == 0 {
+                while state.with(|state, _| state.fleet().pod_count()) == 0 {
                     tokio::task::yield_now().await;
                 }
                 let end = format!(",{}]}}", pod("last"));
@@ -579,7 +579,7 @@ mod tests {
         server.await.unwrap();
         let (pods, version) = state.with(|state, _| {
             (
-                state.fleet().pods().len(),
+                state.fleet().pod_count(),
                 state.stream(WatchKind::Pods).version,
             )
         });

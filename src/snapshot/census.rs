@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc};
 
 use crate::{
     cluster::{
-        fleet::{Fleet, Pod, TrustedDigests, Workload},
+        fleet::{Pod, TrustedDigests, Workload},
         image::Fingerprint,
         scope::Scope,
     },
@@ -57,8 +57,13 @@ impl Census {
     pub fn of(scope: &Scope, resolver: &IdentityResolver) -> Self {
         let mut census = Self::default();
         let fleet = resolver.fleet;
-        for pod in fleet.pods().filter(|pod| admits(scope, fleet, pod)) {
-            census.count(pod, scope, resolver, true);
+        for namespace in fleet.pod_namespaces() {
+            if scope.admits_namespace(namespace, fleet.namespace_labels(namespace)) {
+                let pods = fleet.pods_in(namespace);
+                for pod in pods.filter(|pod| admits_pod(scope, pod)) {
+                    census.count(pod, scope, resolver, true);
+                }
+            }
         }
         census
     }
@@ -212,16 +217,15 @@ impl Census {
     }
 }
 
-/// Whether a pod belongs to a scope, counted or not.
-pub fn admits(scope: &Scope, fleet: &Fleet, pod: &Pod) -> bool {
-    let namespace = &pod.workload.namespace;
+/// Whether a pod belongs to a scope if its namespace does, counted or not.
+pub fn admits_pod(scope: &Scope, pod: &Pod) -> bool {
     // Labels are unpacked only if there is a selector.
     let labels = scope
         .pod_selector
         .as_ref()
         .map(|_| pod.labels.unpack())
         .unwrap_or_default();
-    scope.admits(namespace, fleet.namespace_labels(namespace), &labels)
+    scope.admits_pod(&labels)
 }
 
 fn step<K: Ord>(counts: &mut BTreeMap<K, u32>, key: K, add: bool) {

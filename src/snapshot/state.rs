@@ -223,6 +223,8 @@ pub struct ClusterState {
     /// Namespaces of an incomplete list. They are applied together, or pods would be counted by labels of different times.
     listed: Vec<NamespaceView>,
     environments: BTreeMap<String, EnvironmentState>,
+    /// Which environments may have pods of a namespace: their places among all, as found so far.
+    admitting: BTreeMap<Arc<str>, Arc<[usize]>>,
     evidence: Evidence,
     /// The operator's own namespace: its records count by default.
     own_namespace: String,
@@ -332,8 +334,8 @@ impl ClusterState {
                 self.recount(now);
             }
             WatchKind::Pods => {
-                for uid in self.fleet.unmarked_pods(mark) {
-                    self.pod_gone(uid, now);
+                for (namespace, uid) in self.fleet.unmarked_pods(mark) {
+                    self.pod_gone(&namespace, uid, now);
                 }
             }
             WatchKind::Deployments => {
@@ -342,15 +344,11 @@ impl ClusterState {
                 }
             }
             WatchKind::Namespaces => {
-                let mut changed = false;
                 for view in std::mem::take(&mut self.listed) {
-                    changed |= self.fleet.apply_namespace(&view, mark);
+                    self.namespace_seen(&view, mark, now);
                 }
                 for name in self.fleet.unmarked_namespaces(mark) {
-                    changed |= self.fleet.remove_namespace(&name);
-                }
-                if changed {
-                    self.recount_by_namespaces(now);
+                    self.namespace_gone(&name, now);
                 }
             }
             // Whoever follows these has taken in what is gone.
@@ -360,6 +358,7 @@ impl ClusterState {
             | WatchKind::Approvals
             | WatchKind::Allowances => {}
         }
+        self.admitting.clear(); // namespaces without pods take no room
         let first = !self.stream(kind).synced;
         self.stream_mut(kind).list_ends(version, begun, now);
         if kind == WatchKind::Pods && first {
@@ -423,7 +422,7 @@ impl ClusterState {
     /// The number of known pods, including those that could never be read.
     pub fn known_pods(&self) -> usize {
         let unknown = self.stream(WatchKind::Pods).unreadable.keys();
-        self.fleet.pods().len() + unknown.filter(|uid| !self.fleet.has_pod(**uid)).count()
+        self.fleet.pod_count() + unknown.filter(|uid| !self.fleet.has_pod(**uid)).count()
     }
 
     /// A bookmark: nothing happened up to this version.
@@ -515,6 +514,7 @@ impl ClusterState {
             let rescoped = !matches!(env.log, KnownLog::Read(..)) && env.scope != env.wanted;
             if rescoped {
                 env.scope = env.wanted.clone();
+                self.admitting.clear();
             }
             let retrusted = env.trust != trust;
             if rescoped || retrusted {
@@ -537,6 +537,7 @@ impl ClusterState {
         };
         env.recount(&self.fleet, &self.evidence, now);
         self.environments.insert(name.clone(), env);
+        self.admitting.clear();
         self.mark_all_status_dirty();
         true
     }
@@ -552,6 +553,7 @@ impl ClusterState {
     pub fn environment_gone(&mut self, environment: &EnvironmentId) {
         if with_id(&mut self.environments, environment).is_some() {
             self.environments.remove(&environment.name);
+            self.admitting.clear();
             self.mark_all_status_dirty();
         }
     }
@@ -596,6 +598,7 @@ impl ClusterState {
             return;
         };
         env.scope = ledger.scope.clone();
+        self.admitting.clear();
         env.recorded = ledger.recorded_identities();
         env.assessment = AssessmentState::of(&ledger);
         let artifacts: Vec<_> = ledger.artifacts().map(|(artifact, _)| *artifact).collect();
@@ -684,6 +687,7 @@ impl ClusterState {
                 env.assessment.touch_all();
             }
             env.scope.clone_from(&after.scope);
+            self.admitting.clear();
             env.recount(&self.fleet, &self.evidence, now);
         }
         self.touched.insert(environment.name.clone());
@@ -707,14 +711,29 @@ impl ClusterState {
 
     /// Counts everything again and compares. Returns how many environments had wrong counts; anything but 0 is a defect.
     pub fn self_check(&mut self, now: Moment) -> usize {
-        let mut wrong = 0;
-        for env in self.environments.values_mut() {
-            let resolver = env.resolver(&self.fleet, &self.evidence);
-            if Census::of(&env.scope, &resolver) != env.census {
-                wrong += 1;
-                env.recount(&self.fleet, &self.evidence, now);
-            }
+        let names = self.environment_names();
+        let wrong = names.iter().filter(|name| !self.check_counts(name, now));
+        wrong.count()
+    }
+
+    /// Counts one environment again, and corrects its counts if they are wrong; false if they were.
+    pub fn check_counts(&mut self, name: &str, now: Moment) -> bool {
+        if !self.stream(WatchKind::Pods).synced {
+            return true; // it is counted when the list is complete
         }
-        wrong
+        let Some(env) = self.environments.get_mut(name) else {
+            return true;
+        };
+        let resolver = env.resolver(&self.fleet, &self.evidence);
+        let right = Census::of(&env.scope, &resolver) == env.census;
+        if !right {
+            env.recount(&self.fleet, &self.evidence, now);
+        }
+        right
+    }
+
+    /// The names of all environments.
+    pub fn environment_names(&self) -> Vec<String> {
+        self.environments.keys().cloned().collect()
     }
 }

@@ -1,10 +1,11 @@
 //! `make bench`: the operator beside a naive one, in one run, against the budgets. Prints a table in Markdown; absolute
 //! figures are this machine's, ratios are what counts. A missed budget is no error.
 //!
-//! `bench [--pods 5000,50000] [--shipbell-pods 150000] [--events 45000] [--changes 40] [--only ingest,latency,settings,deliveries,vetting]`
+//! `bench [--pods 5000,50000] [--shipbell-pods 150000] [--events 45000] [--changes 40] [--only ingest,latency,settings,deliveries,vetting,namespaces]`
 
 mod deliveries;
 mod ingest;
+mod namespaces;
 mod plane;
 mod pods;
 mod receiver;
@@ -56,9 +57,16 @@ impl Plan {
             shipbell_pods: vec![150_000],
             events: 45_000,
             changes: 40,
-            parts: ["ingest", "latency", "settings", "deliveries", "vetting"]
-                .map(str::to_owned)
-                .into(),
+            parts: [
+                "ingest",
+                "latency",
+                "settings",
+                "deliveries",
+                "vetting",
+                "namespaces",
+            ]
+            .map(str::to_owned)
+            .into(),
         };
         for pair in args.chunks(2) {
             let [name, value] = pair else {
@@ -126,6 +134,27 @@ fn run(plan: &Plan, directory: &Path) -> Result<String> {
             "",
         );
         table.note("Edits among 10,000 records, 1,000 artifacts, 100 environments with rules; there, “stock” is Shipbell itself judging everything again.".to_owned());
+    }
+    if plan.does("namespaces") {
+        let namespaces = namespaces::measure()?;
+        eprintln!("{namespaces:?}");
+        let all = micros(namespaces.all);
+        let ratio = |one: Duration| Some(namespaces.all.as_secs_f64() / one.as_secs_f64());
+        for (what, one, limit) in [
+            (
+                "a namespace relabelled: to the counts of its environments",
+                namespaces.relabelled,
+                "50 ms",
+            ),
+            (
+                "the self-check of one environment",
+                namespaces.checked,
+                "50 ms",
+            ),
+        ] {
+            table.row(what, micros(one), all.clone(), ratio(one), limit);
+        }
+        table.note("Namespaces: 200 environments that choose them by label, 1,000 namespaces, 150,000 pods; there, “stock” is Shipbell itself counting all environments.".to_owned());
     }
     let binary = std::fs::metadata(subject::binary()?)?.len();
     table.row("binary", megabytes(binary), String::new(), None, "20 MB");

@@ -1,9 +1,15 @@
 //! The store is set back to an older state.
 
-use crate::{all_is_told, oracle, outage, restarts::churn, server::ready, told_all};
+use crate::{
+    all_is_told, oracle, outage,
+    restarts::churn,
+    server::ready,
+    told_all,
+    watches::{PODS, behind_proxy},
+};
 use anyhow::{Result, ensure};
 use kit::{
-    Actor, deployment,
+    Action, Actor, deployment, hears,
     stage::{Cast, operator},
 };
 use kube::api::{Patch, PatchParams};
@@ -110,4 +116,72 @@ async fn move_cursor(actor: &Actor, index: i64) -> Result<()> {
         .patch_status("all", &PatchParams::default(), &Patch::Merge(patch))
         .await?;
     Ok(())
+}
+
+#[test]
+fn nothing_is_recorded_of_a_store_that_was_set_back_before_every_kind_was_listed_again() {
+    outage(async |cluster| {
+        let (proxy, mut alive) = behind_proxy(cluster, &[]).await?;
+        let (actor, receiver) = told_all(cluster, "era").await?;
+        let ns = actor.name.as_str();
+        actor
+            .apply(deployment(ns, "old", "r.example/old:v1", 2))
+            .await?;
+        cluster.rolled_out(ns, "old").await?;
+        all_is_told(&actor, &receiver).await?;
+        cluster.plane.stop();
+        cluster.plane.save_store("era")?;
+        cluster.plane.start_again().await?;
+        cluster.kubelet.restart().await?;
+        actor
+            .apply(deployment(ns, "lost", "r.example/lost:v1", 2))
+            .await?;
+        cluster.rolled_out(ns, "lost").await?;
+        all_is_told(&actor, &receiver).await?;
+
+        cluster.plane.stop();
+        // The pods can't be listed for a while, when all other kinds can.
+        proxy.answer_with(|asked| match asked.lists(PODS) {
+            true => Action::Answer(500, 0),
+            false => Action::Pass,
+        });
+        let before = proxy.asked().len();
+        cluster.plane.put_store_back("era")?;
+        cluster.plane.start_again().await?;
+        cluster.kubelet.restart().await?;
+        let recorded = actor.log().await?.len();
+        receiver.forget();
+        let why = ready(&actor, "False NotSynced").await?;
+        ensure!(why.contains("set back") && why.contains("pods"), "{why}");
+        kit::eventually(kit::cluster::PATIENCE, "lists of all else", async || {
+            let asked = proxy.asked();
+            for plural in [
+                "artifactprovenances",
+                "artifactapprovals",
+                "allowedartifacts",
+                "environments",
+                "notificationsettings",
+            ] {
+                let path = format!("/apis/shipbell.dev/v1alpha1/{plural}");
+                let first = |query: &str| query.split('&').any(|part| part == "limit=20");
+                let mut asked = asked[before..].iter();
+                let listed = asked.any(|asked| asked.lists(&path) && first(&asked.query));
+                ensure!(listed, "{plural} were not listed again");
+            }
+            Ok(())
+        })
+        .await?;
+        ensure!(actor.log().await?.len() == recorded, "it was recorded");
+        ensure!(receiver.heard().is_empty(), "it was told");
+        proxy.pass();
+        cluster.scale(ns, "old", 3).await?;
+        hears(&receiver, &["SCALED old:v1 2 to 3"]).await?;
+        ready(&actor, "True Recording").await?;
+        let noticed = alive
+            .log_text()
+            .matches("set back to an older state; reading")
+            .count();
+        ensure!(noticed == 1, "it was noticed {noticed} times");
+        alive.still_runs()
+    });
 }

@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-const PODS: &str = "/api/v1/pods";
+pub const PODS: &str = "/api/v1/pods";
 const DEPLOYMENTS: &str = "/apis/apps/v1/deployments";
 const NAMESPACES: &str = "/api/v1/namespaces";
 

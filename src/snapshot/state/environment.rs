@@ -1,13 +1,13 @@
 //! Counts and reads one environment.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
     api::compliance::ComplianceState,
-    cluster::fleet::Fleet,
+    cluster::fleet::{Fleet, Pod, Workload},
     compliance::{artifact_identity::IdentityResolver, evidence::Evidence},
     snapshot::{
-        census::Census,
+        census::{Census, admits_pod},
         ledger::Ledger,
         settle::{Comparison, Unsettled},
         state::{EnvironmentProblem, EnvironmentState, KnownLog, plan::identities},
@@ -54,6 +54,52 @@ impl EnvironmentState {
             }
             _ => self.unsettled = Unsettled::default(),
         }
+    }
+
+    /// Counts pods of its scope in or out, one after the other, and notes what there is to record then. Whether that was any.
+    pub(super) fn count<'a>(
+        &mut self,
+        pods: impl Iterator<Item = (&'a Pod, bool)>,
+        fleet: &Fleet,
+        evidence: &Evidence,
+        now: Moment,
+    ) -> bool {
+        let resolver = IdentityResolver {
+            fleet,
+            evidence,
+            trust: &self.trust,
+            recorded: &self.recorded,
+        };
+        let mut cells = BTreeSet::new();
+        for (pod, add) in pods.filter(|(pod, _)| admits_pod(&self.scope, pod)) {
+            let counted = self.census.count(pod, &self.scope, &resolver, add);
+            cells.extend(counted.cells);
+            self.assessment.touch(counted.known_otherwise);
+        }
+        if let KnownLog::Read(ledger, _) = &self.log {
+            let comparison = Comparison {
+                census: &self.census,
+                ledger,
+                fleet,
+                settle: &self.settle,
+                now,
+            };
+            for cell in &cells {
+                self.unsettled.observe(cell, comparison);
+            }
+        }
+        !cells.is_empty()
+    }
+
+    /// Whether something of one of these workloads is still to be recorded, or its rollout was.
+    pub(super) fn waits_for<'a>(&self, workloads: impl Iterator<Item = &'a Arc<Workload>>) -> bool {
+        let KnownLog::Read(ledger, _) = &self.log else {
+            return false;
+        };
+        let mut workloads =
+            workloads.filter(|_| !self.unsettled.is_settled() || !ledger.rollouts.is_empty());
+        workloads
+            .any(|workload| self.unsettled.has(workload) || ledger.rollouts.contains_key(workload))
     }
 
     /// Whether there is anything to record, settled or not, or will be when a timer runs out.

@@ -5,16 +5,12 @@ use std::sync::Arc;
 use crate::{
     cluster::{
         fleet::{Fleet, PodChange, Workload},
-        pod_view::{Decoded, DeploymentView, Meta, NamespaceView, PodView},
+        pod_view::{Decoded, DeploymentView, Meta, NamespaceView, PodView, SlimView as _},
+        scope::Labels,
         watch::WatchedKind,
         watch_progress::WatchKind,
     },
-    compliance::artifact_identity::IdentityResolver,
-    snapshot::{
-        census::admits,
-        settle::Comparison,
-        state::{ClusterState, KnownLog},
-    },
+    snapshot::state::{ClusterState, KnownLog},
     time::Moment,
 };
 
@@ -44,11 +40,11 @@ impl FleetObject for PodView {
     }
 
     fn keep(fleet: &mut Fleet, meta: &Meta, mark: u32) {
-        fleet.keep_pod(meta.uid, mark);
+        fleet.keep_pod(&meta.namespace, meta.uid, mark);
     }
 
     fn remove(state: &mut ClusterState, meta: &Meta, now: Moment) {
-        state.pod_gone(meta.uid, now);
+        state.pod_gone(&meta.namespace, meta.uid, now);
     }
 }
 
@@ -75,8 +71,8 @@ impl FleetObject for NamespaceView {
         let mark = state.stream(Self::KIND).list_number;
         if listed {
             state.listed.push(self);
-        } else if state.fleet.apply_namespace(&self, mark) {
-            state.recount_by_namespaces(now);
+        } else {
+            state.namespace_seen(&self, mark, now);
         }
         vec![]
     }
@@ -86,9 +82,7 @@ impl FleetObject for NamespaceView {
     }
 
     fn remove(state: &mut ClusterState, meta: &Meta, now: Moment) {
-        if state.fleet.remove_namespace(&meta.name) {
-            state.recount_by_namespaces(now);
-        }
+        state.namespace_gone(&meta.name, now);
     }
 }
 
@@ -143,8 +137,8 @@ impl ClusterState {
         T::remove(self, meta, now);
     }
 
-    pub(super) fn pod_gone(&mut self, uid: u128, now: Moment) {
-        if let Some(change) = self.fleet.remove_pod(uid, now) {
+    pub(super) fn pod_gone(&mut self, namespace: &str, uid: u128, now: Moment) {
+        if let Some(change) = self.fleet.remove_pod(namespace, uid, now) {
             self.pod_changed(&change, now);
         }
     }
@@ -157,44 +151,37 @@ impl ClusterState {
 
     pub(super) fn pod_changed(&mut self, change: &PodChange, now: Moment) {
         let renamed = self.learn(&change.learned);
-        for (name, env) in &mut self.environments {
+        if !self.stream(WatchKind::Pods).synced {
+            return; // everything is counted when the list is complete
+        }
+        let pods = [&change.before, &change.now].into_iter().flatten();
+        let workloads = || pods.clone().map(|pod| &pod.workload);
+        let Some(namespace) = workloads()
+            .next()
+            .map(|workload| workload.namespace.clone())
+        else {
+            return;
+        };
+        let admitting = self.admitting(&namespace);
+        let mut admitting = admitting.iter().copied().peekable();
+        for (place, (name, env)) in self.environments.iter_mut().enumerate() {
+            let admits_namespace = admitting.next_if_eq(&place).is_some();
             if renamed.contains(name) {
                 // Rare: one artifact was counted as two.
                 env.recount(&self.fleet, &self.evidence, now);
                 self.touched.insert(name.clone());
                 continue;
             }
-            let resolver = IdentityResolver {
-                fleet: &self.fleet,
-                evidence: &self.evidence,
-                trust: &env.trust,
-                recorded: &env.recorded,
-            };
-            let mut cells = vec![];
-            let unidentified = env.census.unidentified_in_all();
-            for (pod, add) in [(&change.before, false), (&change.now, true)] {
-                if let Some(pod) = pod
-                    .as_ref()
-                    .filter(|pod| admits(&env.scope, &self.fleet, pod))
-                {
-                    let counted = env.census.count(pod, &env.scope, &resolver, add);
-                    cells.extend(counted.cells);
-                    env.assessment.touch(counted.known_otherwise);
-                }
+            if !admits_namespace && !env.waits_for(workloads()) {
+                continue;
             }
+            let unidentified = env.census.unidentified_in_all();
+            let before = change.before.iter().map(|pod| (pod, false));
+            let pods = before.chain(change.now.iter().map(|pod| (pod, true)));
+            let counts_any = admits_namespace && env.count(pods, &self.fleet, &self.evidence, now);
             let KnownLog::Read(ledger, _) = &env.log else {
                 continue;
             };
-            let comparison = Comparison {
-                census: &env.census,
-                ledger,
-                fleet: &self.fleet,
-                settle: &env.settle,
-                now,
-            };
-            for cell in &cells {
-                env.unsettled.observe(cell, comparison);
-            }
             // They are in the status.
             let mut waiting =
                 env.census.unidentified_in_all() != unidentified || env.assessment.has_work();
@@ -204,7 +191,7 @@ impl ClusterState {
                         .observe_workload(&pod.workload, &self.fleet, &env.settle, now);
                 waiting |= ledger.rollouts.contains_key(&pod.workload);
             }
-            if waiting || (!cells.is_empty() && !env.unsettled.is_settled()) {
+            if waiting || (counts_any && !env.unsettled.is_settled()) {
                 self.touched.insert(name.clone());
             }
         }
@@ -225,13 +212,140 @@ impl ClusterState {
         }
     }
 
-    /// Counts those environments again that depend on the labels of namespaces.
-    pub(super) fn recount_by_namespaces(&mut self, now: Moment) {
-        for (name, env) in &mut self.environments {
-            if env.scope.needs_namespaces() {
-                env.recount(&self.fleet, &self.evidence, now);
-                self.touched.insert(name.clone());
-            }
+    /// A namespace was added or changed.
+    pub(super) fn namespace_seen(&mut self, view: &NamespaceView, mark: u32, now: Moment) {
+        let name = view.meta().name.as_str();
+        let before = self.fleet.shared_namespace_labels(name);
+        if self.fleet.apply_namespace(view, mark) {
+            self.relabelled(name, before.as_deref(), now);
         }
+    }
+
+    /// A namespace is gone.
+    pub(super) fn namespace_gone(&mut self, name: &str, now: Moment) {
+        let before = self.fleet.shared_namespace_labels(name);
+        if self.fleet.remove_namespace(name) {
+            self.relabelled(name, before.as_deref(), now);
+        }
+    }
+
+    /// The labels of a namespace changed: all its pods may come into an environment, or leave it.
+    fn relabelled(&mut self, namespace: &str, before: Option<&Labels>, now: Moment) {
+        self.admitting.remove(namespace);
+        if !self.stream(WatchKind::Pods).synced {
+            return; // everything is counted when the list is complete
+        }
+        let labels = self.fleet.namespace_labels(namespace);
+        for (name, env) in &mut self.environments {
+            if !env.scope.needs_namespaces() {
+                continue;
+            }
+            let was = env.scope.admits_namespace(namespace, before);
+            let is = env.scope.admits_namespace(namespace, labels);
+            if was == is {
+                continue;
+            }
+            let pods = self.fleet.pods_in(namespace).map(|pod| (pod, is));
+            env.count(pods, &self.fleet, &self.evidence, now);
+            self.touched.insert(name.clone());
+        }
+    }
+
+    /// The environments that may have pods of a namespace: their places among all.
+    fn admitting(&mut self, namespace: &Arc<str>) -> Arc<[usize]> {
+        if let Some(found) = self.admitting.get(namespace) {
+            return found.clone();
+        }
+        let labels = self.fleet.namespace_labels(namespace);
+        let all = self.environments.values().enumerate();
+        let found = all.filter(|(_, env)| env.scope.admits_namespace(namespace, labels));
+        let found: Arc<[usize]> = found.map(|(place, _)| place).collect();
+        self.admitting.insert(namespace.clone(), found.clone());
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        api::environment::EnvironmentId, simulation::empty_state, snapshot::census::Census,
+    };
+
+    const NOW: Moment = Moment::from_secs(1_000);
+
+    fn label(state: &mut ClusterState, namespace: &str, tier: &str) {
+        let json = json!({"metadata": {
+            "name": namespace, "uid": namespace, "resourceVersion": "1", "labels": {"tier": tier},
+        }});
+        let view = serde_json::from_value(json).unwrap();
+        state.seen::<NamespaceView>(Decoded::Good(view), false, NOW);
+    }
+
+    fn run(state: &mut ClusterState, namespace: &str) {
+        let json = json!({
+            "metadata": {"name": "web", "namespace": namespace, "uid": format!("{namespace} web"), "resourceVersion": "1"},
+            "spec": {"containers": [{"name": "web", "image": "a"}]},
+            "status": {"phase": "Running", "containerStatuses": [{
+                "name": "web", "imageID": format!("a@sha256:{}", "1".repeat(64)), "containerID": "c://1", "state": {"running": {}},
+            }]},
+        });
+        let view = serde_json::from_value(json).unwrap();
+        state.seen::<PodView>(Decoded::Good(view), false, NOW);
+    }
+
+    fn counted(state: &ClusterState, environment: &str) -> Vec<String> {
+        let cells = state.environments[environment].census.cells().keys();
+        cells
+            .map(|cell| cell.workload.namespace.to_string())
+            .collect()
+    }
+
+    #[test]
+    fn a_relabelled_namespace_is_counted_without_a_look_at_any_other() {
+        let mut state = empty_state(true, NOW);
+        for kind in [WatchKind::Pods, WatchKind::Namespaces] {
+            state.list_begins(kind);
+            state.list_ends(kind, 1, NOW, NOW);
+        }
+        for tier in ["front", "back"] {
+            let spec = json!({"namespaceSelector": {"matchLabels": {"tier": tier}}});
+            let spec = serde_json::from_value(spec).unwrap();
+            state.environment_seen(&EnvironmentId::new(tier, tier), &spec, NOW);
+        }
+        label(&mut state, "a", "front");
+        label(&mut state, "b", "back");
+        run(&mut state, "a");
+        run(&mut state, "b");
+        assert_eq!(
+            (counted(&state, "front"), counted(&state, "back")),
+            (vec!["a".to_owned()], vec!["b".to_owned()])
+        );
+        // What is not looked at stays as it is, right or wrong.
+        state.environments.get_mut("front").unwrap().census = Census::default();
+        state.take_touched();
+        label(&mut state, "b", "front");
+        assert_eq!(
+            (counted(&state, "front"), counted(&state, "back")),
+            (vec!["b".to_owned()], vec![])
+        );
+        assert_eq!(state.take_touched().len(), 2);
+        label(&mut state, "b", "other");
+        assert_eq!(
+            state.take_touched().into_iter().collect::<Vec<_>>(),
+            ["front"]
+        );
+        run(&mut state, "b");
+        assert_eq!(
+            (counted(&state, "front"), counted(&state, "back")),
+            (vec![], vec![])
+        );
+        // The check finds it, one environment at a time.
+        assert!(state.check_counts("back", NOW));
+        assert!(!state.check_counts("front", NOW));
+        assert_eq!(counted(&state, "front"), ["a"]);
+        assert_eq!(state.self_check(NOW), 0);
     }
 }
