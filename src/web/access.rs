@@ -24,6 +24,7 @@ use k8s_openapi::api::{
 };
 use kube::{Api, Client, api::PostParams};
 use parking_lot::Mutex;
+use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
 use tracing::warn;
@@ -37,11 +38,16 @@ const TOKENS: usize = 1_024;
 /// How long to wait for the API server's answer about a token.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The header in which a proxy that authenticates sends its secret.
+const PROXY_SECRET: &str = "x-shipbell-proxy-secret";
+
 /// Decides who may read.
 #[derive(Clone)]
 pub(crate) enum Access {
     /// Everybody who reaches the port: a proxy has authenticated the request.
     Everybody,
+    /// Requests with the proxy's secret, of which this is the hash: comparing hashes takes as long whatever is given.
+    Proxy([u8; 32]),
     /// Users with the right to get environmentsnapshots.
     ByToken(TokenChecker),
 }
@@ -62,10 +68,37 @@ enum Permission {
     Denied,
 }
 
+impl Access {
+    /// For requests that a proxy has authenticated.
+    pub(crate) fn behind_proxy(secret: Option<&SecretString>) -> Self {
+        match secret {
+            Some(secret) => Self::Proxy(Sha256::digest(secret.expose_secret()).into()),
+            None => {
+                warn!(
+                    "--api-behind-authenticating-proxy without --api-proxy-secret: whoever can connect to the read API, past the proxy too, reads everything; set the secret (chart value api.proxySecret), or let only the proxy connect (networkPolicy.apiFrom)"
+                );
+                Self::Everybody
+            }
+        }
+    }
+}
+
 /// Lets requests pass whose user may read.
 pub(crate) async fn check(State(access): State<Access>, request: Request, next: Next) -> Response {
-    let Access::ByToken(checker) = access else {
-        return next.run(request).await;
+    let checker = match access {
+        Access::Everybody => return next.run(request).await,
+        Access::Proxy(secret) => {
+            let given = request.headers().get(PROXY_SECRET).map(Sha256::digest);
+            return match given {
+                Some(given) if <[u8; 32]>::from(given) == secret => next.run(request).await,
+                _ => Refusal::new(
+                    StatusCode::UNAUTHORIZED,
+                    "this address is only for the proxy before it: the header X-Shipbell-Proxy-Secret is missing or wrong",
+                )
+                .into_response(),
+            };
+        }
+        Access::ByToken(checker) => checker,
     };
     let Some(token) = bearer_token(request.headers()) else {
         let message =

@@ -2,7 +2,11 @@
 
 //! `/livez`, `/readyz` and `/metrics`. The read API has a port of its own.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use anyhow::Context as _;
 use axum::{
@@ -12,12 +16,16 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use socket2::{Domain, Socket, Type};
 use tokio::net::TcpListener;
 
 use crate::{
     metrics::Metrics,
     snapshot::{environments::Environments, shared_state::SharedState},
 };
+
+/// At most so many connections wait to be accepted.
+const BACKLOG: i32 = 1024;
 
 #[derive(Clone)]
 pub(crate) struct Health {
@@ -61,9 +69,58 @@ async fn metrics(State(health): State<Health>) -> Response {
         .into_response()
 }
 
-/// Listens on an address. An error names the flag that chooses another one.
+/// Listens on an address; `[::]` means all addresses, of IPv4 too. An error names the flag that chooses another one.
 pub(crate) async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
+    let listening = if address.is_ipv6() && address.ip().is_unspecified() {
+        match listen_everywhere(address) {
+            // A kernel without IPv6.
+            Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
+                let ipv4 = (Ipv4Addr::UNSPECIFIED, address.port());
+                TcpListener::bind(ipv4).await.map_err(|_| error)
+            }
+            listening => listening,
+        }
+    } else {
+        TcpListener::bind(address).await
+    };
+    listening
         .with_context(|| format!("can't listen on {address}; choose another address with {flag}"))
+}
+
+/// The system's default is usually the same for an IPv6 socket, but need not be.
+fn listen_everywhere(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
+    socket.set_only_v6(false)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn all_addresses_are_those_of_ipv4_and_ipv6() {
+        let listener = bind("[::]:0".parse().unwrap(), "--listen").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut hosts = vec!["127.0.0.1"];
+        if address.is_ipv6() {
+            hosts.push("::1");
+        }
+        for host in hosts {
+            let to = (host, address.port());
+            let (made, taken) = tokio::join!(TcpStream::connect(to), listener.accept());
+            assert!(made.is_ok() && taken.is_ok(), "{host}");
+        }
+        let taken = bind(address, "--listen").await.unwrap_err().to_string();
+        assert!(
+            taken.contains("choose another address with --listen"),
+            "{taken}"
+        );
+    }
 }
