@@ -2,6 +2,7 @@
 
 use crate::{
     helm::{REQUIRED, chart, helm_at, objects, template},
+    install::RESTRICTED,
     start,
 };
 use anyhow::{Context as _, Result, ensure};
@@ -62,7 +63,9 @@ async fn test_delivery(
 fn the_test_of_a_release_passes_with_the_operator_and_says_why_without() {
     let life = async {
         let cluster = start().await?;
-        let namespace = cluster.namespace("shipbell").await?;
+        let namespace = cluster
+            .labelled_namespace("shipbell", &[RESTRICTED])
+            .await?;
         let admin = cluster.plane.admin_kubeconfig();
         let put = |verb: &str| {
             let chart = chart();
@@ -87,7 +90,10 @@ fn the_test_of_a_release_passes_with_the_operator_and_says_why_without() {
             "{notes}"
         );
         ensure!(notes.contains("helm test shipbell -n shipbell"), "{notes}");
-        cluster.namespace("later").await?;
+        cluster
+            .plane
+            .kubectl(&["create", "namespace", "later"])
+            .await?;
         let notes = put("upgrade")?;
         ensure!(!notes.contains("do not exist"), "{notes}");
         let bound = ["get", "rolebinding", "shipbell-settings", "-n", "later"];
@@ -112,6 +118,20 @@ fn the_test_of_a_release_passes_with_the_operator_and_says_why_without() {
                 .kubectl_with_input(&apply, &object.to_string())
                 .await?;
         }
+        // The pod runs under the restricted standard, too.
+        let dry = [
+            "apply",
+            "--server-side",
+            "--dry-run=server",
+            "--validate=strict",
+            "-f",
+            "-",
+        ];
+        cluster
+            .plane
+            .kubectl_with_input(&dry, &pods[0].to_string())
+            .await?;
+
         let port = Port::reserve()?;
         let output = test_delivery(&cluster, pods[0], &port, "3s").await?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -126,7 +146,8 @@ fn the_test_of_a_release_passes_with_the_operator_and_says_why_without() {
             .iter_mut()
             .find(|(name, _)| name == "SHIPBELL_ALLOW_DESTINATION");
         let (_, allow) = allow.context("nothing is opened for the test")?;
-        ensure!(allow == "shipbell-test.shipbell.svc@shipbell", "{allow}");
+        let expected = format!("shipbell-test.{namespace}.svc@{namespace}");
+        ensure!(*allow == expected, "{allow}");
         // The receiver has no name here, but an address: opened in the same way, for the release's namespace alone.
         *allow = format!("127.0.0.1@{namespace}");
         let options = OperatorOptions {
