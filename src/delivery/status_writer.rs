@@ -15,7 +15,7 @@ use crate::{
 /// Writes of a status are at least this far apart, unless sending waits for one.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How long deliveries are gathered for one write: within the time that the window of unacknowledged events leaves.
-const GATHER: Duration = Duration::from_millis(400);
+const GATHER: Duration = Duration::from_millis(700);
 /// While only a counter moves, the pauses between writes double from the first to the second.
 const COUNTER_INTERVAL: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 /// A cursor that moved over nothing of interest is written after this long.

@@ -5,6 +5,7 @@
 //! would take seconds each.
 
 use crate::{
+    kept_logs::KeptLogs,
     kubelet::FakeKubelet,
     plane::{Plane, PlaneOptions},
     wait::eventually,
@@ -209,6 +210,7 @@ pub fn shared() -> &'static Cluster {
 /// Runs a test on the shared cluster, on the runtime that outlives it; panics on an error.
 pub fn story(test: impl AsyncFnOnce(&'static Cluster) -> Result<()>) {
     let cluster = shared();
+    let _logs = KeptLogs::of(cluster.plane.directory());
     if let Err(error) = runtime().block_on(test(cluster)) {
         panic!("{error:#}");
     }
@@ -222,6 +224,7 @@ pub fn alone(test: impl AsyncFnOnce(&'static Cluster) -> Result<()>) {
         let cluster = Cluster::start(PlaneOptions::default()).await?;
         // Actors live as long as the program; what runs is stopped below.
         let cluster: &'static Cluster = Box::leak(Box::new(cluster));
+        let logs = KeptLogs::of(cluster.plane.directory());
         let began = Instant::now();
         let outcome = timeout(AT_MOST, test(cluster)).await;
         println!("took {:?}", began.elapsed());
@@ -229,7 +232,11 @@ pub fn alone(test: impl AsyncFnOnce(&'static Cluster) -> Result<()>) {
         let outcome = outcome
             .context("it took too long")
             .and_then(|outcome| outcome);
-        let outcome = outcome.with_context(|| logs(cluster.plane.directory()));
+        let outcome = outcome.with_context(|| {
+            let directory = cluster.plane.directory();
+            format!("{}; {}", log_tails(directory), logs.keep())
+        });
+        drop(logs);
         cluster.plane.discard();
         outcome
     });
@@ -239,7 +246,7 @@ pub fn alone(test: impl AsyncFnOnce(&'static Cluster) -> Result<()>) {
 }
 
 /// The ends of what the operators wrote.
-fn logs(directory: &Path) -> String {
+fn log_tails(directory: &Path) -> String {
     let mut text = "the operators' logs end".to_owned();
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
