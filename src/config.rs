@@ -134,6 +134,49 @@ pub struct ReadApiConfig {
     /// A secret that the proxy sends with each request in the header X-Shipbell-Proxy-Secret; requests without it are refused
     #[arg(long, env = "SHIPBELL_API_PROXY_SECRET", hide_env_values = true, value_parser = proxy_secret)]
     pub api_proxy_secret: Option<SecretString>,
+
+    /// The audience that tokens for the read API are issued for: kubectl create token NAME --audience=shipbell
+    #[arg(long, env = "SHIPBELL_API_TOKEN_AUDIENCE", default_value = "shipbell", value_parser = audience)]
+    pub api_token_audience: String,
+
+    /// Also accept tokens that are issued for the Kubernetes API server: whoever reads one on its way can use it there
+    #[arg(long, env = "SHIPBELL_API_ACCEPT_CLUSTER_TOKENS", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub api_accept_cluster_tokens: bool,
+}
+
+impl ReadApiConfig {
+    /// What is accepted and should not be left so, for the log.
+    pub fn warnings(&self) -> Vec<&'static str> {
+        let Some(url) = &self.external_url else {
+            return vec![];
+        };
+        let mut warnings = vec![];
+        if is_readable_on_the_way(url) {
+            warnings.push(
+                "the external URL is http: whoever is on the way can read and use the readers' tokens; use https",
+            );
+        }
+        if self.api_behind_authenticating_proxy && self.api_proxy_secret.is_none() {
+            warnings.push(
+                "--api-behind-authenticating-proxy without --api-proxy-secret: whoever can connect to the read API, past the proxy too, reads everything; set the secret (chart value api.proxySecret), or let only the proxy connect (networkPolicy.apiFrom)",
+            );
+        }
+        warnings
+    }
+}
+
+/// Whether requests to a URL can be read by others than this machine.
+fn is_readable_on_the_way(url: &str) -> bool {
+    let Ok(url) = url::Url::parse(url) else {
+        return false;
+    };
+    let local = match url.host() {
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
+    };
+    url.scheme() == "http" && !local
 }
 
 /// How requests to destinations are made.
@@ -244,6 +287,16 @@ fn log_filter(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+fn audience(text: &str) -> Result<String, String> {
+    if text.is_empty()
+        || text.len() > 253
+        || text.chars().any(|c| c.is_whitespace() || c.is_control())
+    {
+        return Err("use a name without spaces, such as shipbell or the external URL".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 fn external_url(text: &str) -> Result<String, String> {
     let url = url::Url::parse(text)
         .map_err(|error| format!("{error}; use a URL such as https://shipbell.example.com"))?;
@@ -309,10 +362,40 @@ mod tests {
                 "give an address range (10.0.0.0/8)",
             ),
             (vec!["--cluster-name", "a", "--log-format", "xml"], "json"),
+            (
+                vec!["--cluster-name", "a", "--api-token-audience", "a b"],
+                "without spaces",
+            ),
             (vec![], "--cluster-name"),
         ] {
             let error = run(&arguments).unwrap_err();
             assert!(error.contains(cure), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_should_not_be_left_so_is_warned_of() {
+        for (url, proxy, warnings) in [
+            (None, true, 0),
+            (Some("https://shipbell.example.com"), false, 0),
+            (Some("http://127.0.0.1:8081"), false, 0),
+            (Some("http://[::1]:8081"), false, 0),
+            (Some("http://localhost"), false, 0),
+            (Some("http://shipbell.example.com"), false, 1),
+            (Some("http://10.0.0.1"), true, 2),
+            (Some("https://shipbell.example.com"), true, 1),
+        ] {
+            let url = url.map(|url| format!("--external-url={url}"));
+            let proxy_flag = format!("--api-behind-authenticating-proxy={proxy}");
+            let all = ["--cluster-name=a", proxy_flag.as_str()];
+            let mut all: Vec<&str> = all.into_iter().chain(url.as_deref()).collect();
+            let config = run(&all).unwrap();
+            assert_eq!(config.read_api.warnings().len(), warnings, "{all:?}");
+            // The proxy's secret keeps everybody else out.
+            all.push("--api-proxy-secret=0123456789abcdef");
+            let config = run(&all).unwrap();
+            let without = warnings - usize::from(url.is_some() && proxy);
+            assert_eq!(config.read_api.warnings().len(), without, "{all:?}");
         }
     }
 }

@@ -14,8 +14,9 @@ pub mod test_delivery;
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use kube::Client;
+use parking_lot::Mutex;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch as channel,
@@ -28,26 +29,39 @@ use tracing::{info, warn};
 use crate::{
     api::{AllowedArtifact, ArtifactApproval, ArtifactProvenance},
     cluster::{
+        custom_resource_watch::Follow,
         kubernetes_events::EventPublisher,
         pod_view::{DeploymentView, NamespaceView, PodView},
         watch::{self, WatchTimings},
     },
-    compliance::{evidence_status::EvidenceStatusWriter, evidence_watch},
+    compliance::{
+        evidence_resource::EvidenceResource,
+        evidence_status::{EvidenceStatusWriter, EvidenceStatuses},
+        evidence_watch,
+    },
     config::{Configuration, ReadApiConfig, Tuning},
     delivery::{context::Context as DeliveryContext, dispatcher, secret::RbacHints},
     http::sender::HttpSender,
     message::installation::Installation,
     metrics::Metrics,
+    panics,
     snapshot::{
-        delivery_progress::DeliveryProgress, environments::Environments, log::SnapshotLog,
-        pruning::Pruner, recorder, recorder_context::RecorderContext, self_check,
-        shared_state::SharedState, state::ClusterState,
+        delivery_progress::DeliveryProgress,
+        environments::Environments,
+        log::SnapshotLog,
+        pruning::Pruner,
+        recorder,
+        recorder_context::RecorderContext,
+        self_check,
+        shared_state::SharedState,
+        state::{ClusterState, FleetObject},
     },
     web::{
         access::{Access, TokenChecker},
         health::{self, Health},
         lookup::Lookup,
         read_api,
+        server::{self, Port, Server},
     },
 };
 
@@ -69,6 +83,7 @@ struct Shared {
     installation: Arc<Installation>,
     progress: Arc<DeliveryProgress>,
     events: EventPublisher,
+    watch_timings: WatchTimings,
     /// Cancelled when the program stops.
     stop: CancellationToken,
 }
@@ -79,6 +94,7 @@ type Tasks = JoinSet<()>;
 /// Runs the operator until it gets a signal to stop.
 pub async fn run(config: Configuration) -> anyhow::Result<()> {
     telemetry::start(&config.log)?;
+    panics::log_all();
     // Before anything else: the first process of a container gets no signal for which it has no handler.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -100,21 +116,20 @@ pub async fn run(config: Configuration) -> anyhow::Result<()> {
     let shared = Shared::new(&config, client, namespace, state);
     let (cursors_ready, cursors) = channel::channel(false);
 
-    let mut health = serve_health(&config, &shared).await?;
     let mut tasks = Tasks::new();
+    serve_health(&config, &shared, &mut tasks).await?;
     start_watches(&shared, &config.tuning, &mut tasks);
     start_recorder(&shared, cursors, &mut tasks);
     start_evidence(&shared, &mut tasks);
     start_default_environment(&shared, &config);
     start_pruning(&shared, &mut tasks);
-    serve_read_api(&shared, &config.read_api).await?;
+    serve_read_api(&shared, &config.read_api, &mut tasks).await?;
     if let Some(file) = config.outbound.extra_ca_file.clone() {
         tasks.spawn(outbound::reload_extra_ca(sender.clone(), file));
     }
     let mut delivery = start_delivery(&shared, &config, sender, cursors_ready);
 
     tokio::select! {
-        result = &mut health => result?.context("the health port failed")?,
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         // They run until the program stops. Without one of them, changes would be missed without any sign of it.
@@ -140,6 +155,10 @@ impl Shared {
             }),
             progress: Arc::default(),
             events: EventPublisher::new(client.clone(), config.pod_name.clone()),
+            watch_timings: WatchTimings {
+                relist: config.tuning.relist_interval.0,
+                idle: config.tuning.watch_idle.0,
+            },
             stop: CancellationToken::new(),
             client,
         }
@@ -149,31 +168,35 @@ impl Shared {
 async fn serve_health(
     config: &Configuration,
     shared: &Shared,
-) -> anyhow::Result<JoinHandle<std::io::Result<()>>> {
+    tasks: &mut Tasks,
+) -> anyhow::Result<()> {
     let health = Health {
         state: shared.state.clone(),
         environments: shared.environments.clone(),
         metrics: shared.metrics.clone(),
     };
-    let listener = health::bind(config.listen, "--listen").await?;
-    let served = axum::serve(listener, health::router(health)).into_future();
-    Ok(tokio::spawn(served))
+    let listener = server::bind(config.listen, "--listen").await?;
+    let server = Server::new(Port::Health, health::router(health), shared.metrics.clone());
+    tasks.spawn(server.run(listener));
+    Ok(())
 }
 
 /// Follows pods, deployments and namespaces.
 fn start_watches(shared: &Shared, tuning: &Tuning, tasks: &mut Tasks) {
-    let timings = WatchTimings {
-        relist: tuning.relist_interval.0,
-        idle: tuning.watch_idle.0,
-    };
+    start_watch::<PodView>(shared, tasks);
+    start_watch::<DeploymentView>(shared, tasks);
+    start_watch::<NamespaceView>(shared, tasks);
     let (client, state, metrics) = (&shared.client, &shared.state, &shared.metrics);
     let (c, s, m) = (|| client.clone(), || state.clone(), || metrics.clone());
-    tasks.spawn(watch::follow::<PodView, _>(c(), s(), m(), timings));
-    tasks.spawn(watch::follow::<DeploymentView, _>(c(), s(), m(), timings));
-    tasks.spawn(watch::follow::<NamespaceView, _>(c(), s(), m(), timings));
     let every = tuning.check_interval.0;
     tasks.spawn(self_check::run(c(), s(), m(), every));
     tasks.spawn(tick(s()));
+}
+
+fn start_watch<T: FleetObject>(shared: &Shared, tasks: &mut Tasks) {
+    let (client, state) = (shared.client.clone(), shared.state.clone());
+    let (metrics, timings) = (shared.metrics.clone(), shared.watch_timings);
+    tasks.spawn(async move { watch::follow::<T, _>(&client, &*state, &metrics, timings).await });
 }
 
 async fn tick(state: Arc<SharedState>) {
@@ -197,6 +220,7 @@ fn start_recorder(shared: &Shared, cursors: channel::Receiver<bool>, tasks: &mut
         cursors_ready: cursors,
         write_budget: Arc::default(),
         events: shared.events.clone(),
+        watch_timings: shared.watch_timings,
         stop: shared.stop.clone(),
     };
     tasks.spawn(recorder::run(context));
@@ -205,25 +229,34 @@ fn start_recorder(shared: &Shared, cursors: channel::Receiver<bool>, tasks: &mut
 /// Follows provenance records, reviews and the allow-list, and writes their status.
 fn start_evidence(shared: &Shared, tasks: &mut Tasks) {
     let statuses = Arc::default();
-    let (client, state) = (&shared.client, &shared.state);
-    let (c, s, w) = (
-        || client.clone(),
-        || state.clone(),
-        || Arc::clone(&statuses),
-    );
-    tasks.spawn(evidence_watch::follow::<ArtifactProvenance, _>(
-        c(),
-        s(),
-        w(),
-    ));
-    tasks.spawn(evidence_watch::follow::<ArtifactApproval, _>(c(), s(), w()));
-    tasks.spawn(evidence_watch::follow::<AllowedArtifact, _>(c(), s(), w()));
+    start_evidence_watch::<ArtifactProvenance>(shared, &statuses, tasks);
+    start_evidence_watch::<ArtifactApproval>(shared, &statuses, tasks);
+    start_evidence_watch::<AllowedArtifact>(shared, &statuses, tasks);
     let writer = EvidenceStatusWriter {
-        client: c(),
-        shared: s(),
-        statuses: w(),
+        client: shared.client.clone(),
+        shared: shared.state.clone(),
+        statuses,
     };
     tasks.spawn(writer.run());
+}
+
+fn start_evidence_watch<K: EvidenceResource>(
+    shared: &Shared,
+    statuses: &Arc<Mutex<EvidenceStatuses>>,
+    tasks: &mut Tasks,
+) {
+    let (client, state) = (shared.client.clone(), shared.state.clone());
+    let (metrics, timings) = (shared.metrics.clone(), shared.watch_timings);
+    let statuses = statuses.clone();
+    tasks.spawn(async move {
+        let follow = Follow {
+            client: &client,
+            streams: &*state,
+            metrics: &metrics,
+            timings,
+        };
+        evidence_watch::follow::<K, _>(follow, state.clone(), statuses).await;
+    });
 }
 
 fn start_default_environment(shared: &Shared, config: &Configuration) {
@@ -248,22 +281,37 @@ fn start_pruning(shared: &Shared, tasks: &mut Tasks) {
     tasks.spawn(pruner.run());
 }
 
-async fn serve_read_api(shared: &Shared, config: &ReadApiConfig) -> anyhow::Result<()> {
+async fn serve_read_api(
+    shared: &Shared,
+    config: &ReadApiConfig,
+    tasks: &mut Tasks,
+) -> anyhow::Result<()> {
     if config.external_url.is_none() {
         return Ok(());
+    }
+    for warning in config.warnings() {
+        warn!("{warning}");
     }
     let lookup = Lookup {
         state: shared.state.clone(),
         log: shared.log.clone(),
         environments: shared.environments.clone(),
         installation: shared.installation.clone(),
+        flows: Arc::default(),
     };
     let access = match config.api_behind_authenticating_proxy {
         true => Access::behind_proxy(config.api_proxy_secret.as_ref()),
-        false => Access::ByToken(TokenChecker::new(shared.client.clone())),
+        false => Access::ByToken(TokenChecker::new(
+            shared.client.clone(),
+            &config.api_token_audience,
+            config.api_accept_cluster_tokens,
+            shared.metrics.clone(),
+        )),
     };
-    let listener = health::bind(config.api_listen, "--api-listen").await?;
-    tokio::spawn(axum::serve(listener, read_api::router(lookup, access)).into_future());
+    let listener = server::bind(config.api_listen, "--api-listen").await?;
+    let router = read_api::router(lookup, access);
+    let server = Server::new(Port::Api, router, shared.metrics.clone());
+    tasks.spawn(server.run(listener));
     Ok(())
 }
 
@@ -277,6 +325,7 @@ fn start_delivery(
     let context = DeliveryContext {
         client: shared.client.clone(),
         clock: shared.state.clone(),
+        watch_timings: shared.watch_timings,
         log: shared.log.clone(),
         environments: shared.environments.clone(),
         sender,

@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::Condition;
+use crate::api::{Condition, user_time};
 
 /// An entry of the allow-list: images that are allowed in environments whatever their rules require. Each image is
 /// reported once as `ARTIFACT_ALLOWED`. Use it for images that you do not build yourselves.
@@ -44,7 +44,11 @@ pub struct AllowedArtifactSpec {
     pub reason: String,
     /// When the entry ends. From that moment on the rules apply to the images again, and there is no grace period.
     /// Omitted: it ends when it is deleted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "user_time::optional",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub expires_at: Option<Timestamp>,
 }
 

@@ -6,7 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::Condition;
+use crate::api::{Condition, user_time};
 
 /// One review of an image: a request, an approval or a rejection. It is never edited: a new review is a new object, and
 /// the newest one counts.
@@ -46,8 +46,8 @@ pub struct ArtifactApprovalSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub environment: Option<String>,
-    /// The number of the review, if another system assigns numbers; a higher number is newer. Omitted: Shipbell
-    /// numbers the reviews in the order in which they are created.
+    /// The number of the review, if another system assigns numbers. It is only shown: the newest review is the one that
+    /// was created last. Omitted: Shipbell numbers the reviews of a namespace in the order in which they are created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub number: Option<i64>,
@@ -65,11 +65,19 @@ pub struct ArtifactApprovalSpec {
     #[schemars(length(min = 1, max = 2048), pattern("^https?://"))]
     pub url: Option<String>,
     /// When the image was reviewed. Omitted: the time at which the object was created.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "user_time::optional",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub time: Option<Timestamp>,
     /// When the approval ends. From that moment on it no longer counts, and there is no grace period. Omitted: it
     /// never ends.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "user_time::optional",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub expires_at: Option<Timestamp>,
 }
 
@@ -109,8 +117,8 @@ pub struct ArtifactApprovalStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// The number of the review: the one in the spec, or else the next free number when Shipbell first read the
-    /// review.
+    /// The number of the review: the one in the spec, or else the next free number of its namespace when Shipbell first
+    /// read the review.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub number: Option<i64>,
 }

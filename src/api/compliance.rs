@@ -5,7 +5,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Span, provenance::RecordState};
+use crate::api::{Span, provenance::RecordState, user_time};
 
 /// The compliance of an environment, or of one artifact.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -207,6 +207,10 @@ pub struct Exception {
     pub reason: String,
     /// When the exception ends. From that moment on the rules apply again, and there is no grace period. Omitted: it
     /// never ends.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "user_time::optional",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub expires_at: Option<Timestamp>,
 }

@@ -62,7 +62,9 @@ pub struct EnvironmentSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_selector: Option<Selector>,
     /// Kinds of owners whose pods are not counted, as `Kind.group` (`DaemonSet.apps`; a pod without an owner is
-    /// `Pod`). Omitted: `Job.batch`, so that batch jobs send no events. `[]`: nothing is excluded.
+    /// `Pod`). `RunToCompletion` means all pods with `restartPolicy: Never` or `OnFailure` that nothing replaces, for
+    /// example the steps of CI pipelines. Omitted: `Job.batch` and `RunToCompletion`, so that batch jobs and pipelines
+    /// send no events. `[]`: nothing is excluded. The rules of `compliance` apply to these pods, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 317), pattern("^[A-Z][A-Za-z0-9]*([.][a-z0-9.-]+)?$")), extend("x-kubernetes-list-type" = "set"))]
     pub exclude: Option<Vec<String>>,

@@ -5,12 +5,14 @@ pub mod allowed_artifact;
 pub mod approval;
 pub mod compliance;
 pub mod condition;
+pub mod cut_to_schema;
 pub mod duration;
 pub mod environment;
 pub mod notification_setting;
 pub mod provenance;
 pub mod selector;
 pub mod snapshot;
+pub(crate) mod user_time;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;

@@ -6,7 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::Condition;
+use crate::api::{Condition, user_time};
 
 /// The record of an image: the flow that built it, the commit, the build, and what was attested. It counts only in
 /// environments that trust its namespace.
@@ -104,7 +104,11 @@ pub struct Build {
     #[schemars(length(min = 1, max = 2048), pattern("^https?://"))]
     pub url: String,
     /// When the build started.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "user_time::optional",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub started_at: Option<Timestamp>,
 }
 
@@ -126,7 +130,11 @@ pub struct Attestation {
     #[schemars(length(min = 1, max = 2048), pattern("^https?://"))]
     pub url: Option<String>,
     /// When the attestation was made.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "user_time::optional",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub time: Option<Timestamp>,
 }
 
@@ -141,6 +149,7 @@ pub struct AnnouncedDeployment {
     #[schemars(length(min = 1, max = 63))]
     pub environment: String,
     /// When the deployment was announced.
+    #[serde(deserialize_with = "user_time::required")]
     pub time: Timestamp,
     /// The URL of a page that shows the build which deploys the image.
     #[serde(default, rename = "buildURL", skip_serializing_if = "Option::is_none")]

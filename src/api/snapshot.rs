@@ -12,6 +12,8 @@ use crate::api::compliance::ComplianceState;
 
 /// At most this many changed artifacts in one snapshot; a bigger change is split into parts.
 pub const MAX_CHANGES: usize = 1_000;
+/// At most this many events in one snapshot.
+pub const MAX_EVENTS: usize = 1_024;
 /// At most this many workloads are listed with one change.
 pub const MAX_WORKLOADS: usize = 200;
 
@@ -195,6 +197,21 @@ pub struct Compliance {
     /// Since when containers run that cannot be identified.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unidentified_since: Option<Timestamp>,
+    /// Images that are not counted (Jobs, init containers) and did not meet the rules when they ran last; at most 100.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100), extend("x-kubernetes-list-type" = "atomic"))]
+    pub uncounted: Vec<UncountedArtifact>,
+}
+
+/// An image that is not counted and did not meet the rules when it ran last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UncountedArtifact {
+    /// The digest of the image.
+    #[schemars(length(max = 64))]
+    pub fingerprint: String,
+    /// When it first ran without meeting the rules. Its grace period begins here, and only once.
+    pub since: Timestamp,
 }
 
 /// Whether one artifact complies with the rules of the environment.
@@ -464,6 +481,12 @@ pub struct Identity {
     /// How Shipbell found out.
     #[serde(default, skip_serializing_if = "IdentitySource::is_runtime")]
     pub source: IdentitySource,
+    /// The beginning of a hash of a container's id, if this is about one container: it was first seen with `fingerprint`, and
+    /// `alias` (which may be empty) is another digest that counts for it. Only this counts for the rules, and only for this
+    /// container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    pub container: Option<String>,
 }
 
 /// How two digests were found to belong to one artifact.

@@ -1,23 +1,110 @@
 #![expect(clippy::disallowed_types, reason = "talks to the API server")]
 
-//! Follows one of our own kinds: kube's watcher, folded into a few calls.
+//! Follows our own kinds: with the loop that follows all others, so with its staleness, its readiness and its bounds. What
+//! nobody here reads of their metadata is never kept.
 
-use std::{collections::BTreeSet, fmt::Debug};
+use std::{collections::BTreeSet, mem};
 
-use futures::{TryStreamExt as _, pin_mut};
 use kube::{
-    Api, Client, Resource,
+    Client, Resource,
     api::ObjectMeta,
-    core::DeserializeGuard,
-    runtime::{
-        WatchStreamExt as _,
-        watcher::{self, Event, watcher},
-    },
+    core::object::{HasSpec, HasStatus},
 };
-use serde::de::DeserializeOwned;
-use tracing::warn;
+use parking_lot::Mutex;
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
-use crate::cluster::pod_view::version;
+use crate::{
+    api::{
+        AllowedArtifact, ArtifactApproval, ArtifactProvenance, Environment, NotificationSetting,
+    },
+    cluster::{
+        custom_resource_metadata::SlimMetadata,
+        pod_view::{Decoded, Meta, SlimView},
+        watch::{self, ObjectSink, StreamSink, WatchTimings, WatchedKind},
+        watch_progress::{ListEnd, WatchKind},
+    },
+    metrics::Metrics,
+    time::Moment,
+};
+
+/// One of our own kinds.
+pub trait CustomResource:
+    Resource<DynamicType = ()>
+    + HasSpec<Spec: DeserializeOwned>
+    + HasStatus<Status: DeserializeOwned>
+    + Send
+    + 'static
+{
+    /// Which kind.
+    const WATCH: WatchKind;
+    /// The path of all its objects.
+    const PATH: &'static str;
+
+    /// Puts an object together.
+    fn of_parts(metadata: ObjectMeta, spec: Self::Spec, status: Option<Self::Status>) -> Self;
+}
+
+macro_rules! custom_resource {
+    ($kind:ident, $watch:ident, $plural:literal) => {
+        impl CustomResource for $kind {
+            const WATCH: WatchKind = WatchKind::$watch;
+            const PATH: &'static str = concat!("/apis/shipbell.dev/v1alpha1/", $plural);
+
+            fn of_parts(
+                metadata: ObjectMeta,
+                spec: Self::Spec,
+                status: Option<Self::Status>,
+            ) -> Self {
+                Self {
+                    metadata,
+                    spec,
+                    status,
+                }
+            }
+        }
+    };
+}
+
+custom_resource!(Environment, Environments, "environments");
+custom_resource!(NotificationSetting, Settings, "notificationsettings");
+custom_resource!(ArtifactProvenance, Provenances, "artifactprovenances");
+custom_resource!(ArtifactApproval, Approvals, "artifactapprovals");
+custom_resource!(AllowedArtifact, Allowances, "allowedartifacts");
+
+/// An object of ours, and its metadata as the loop needs it.
+#[derive(Debug)]
+pub struct Slim<K> {
+    meta: Meta,
+    object: K,
+}
+
+#[derive(Deserialize)]
+struct Raw<S, T> {
+    metadata: SlimMetadata,
+    spec: S,
+    status: Option<T>,
+}
+
+impl<'de, K: CustomResource> Deserialize<'de> for Slim<K> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = Raw::<K::Spec, K::Status>::deserialize(deserializer)?;
+        Ok(Self {
+            meta: raw.metadata.meta(),
+            object: K::of_parts(raw.metadata.into(), raw.spec, raw.status),
+        })
+    }
+}
+
+impl<K: CustomResource> SlimView for Slim<K> {
+    fn meta(&self) -> &Meta {
+        &self.meta
+    }
+}
+
+impl<K: CustomResource> WatchedKind for Slim<K> {
+    const KIND: WatchKind = K::WATCH;
+    const PATH: &'static str = K::PATH;
+}
 
 /// Is called for each change of a kind. An object that can't be read changes nothing: its last good state is kept.
 pub trait Follower<K>: Send {
@@ -28,7 +115,7 @@ pub trait Follower<K>: Send {
     const OLDEST_FIRST: bool = false;
 
     /// The key of an object.
-    fn key(metadata: &ObjectMeta) -> Option<Self::Key>;
+    fn key(meta: &Meta) -> Self::Key;
 
     /// An object was created or changed, or is part of a list.
     fn apply(&mut self, object: K, listing: bool);
@@ -38,91 +125,245 @@ pub trait Follower<K>: Send {
 
     /// A list is complete: objects other than these are gone.
     fn listed(&mut self, present: &BTreeSet<Self::Key>);
-
-    /// The kind can't be read at present; it is tried again.
-    fn failed(&mut self, _error: &watcher::Error) {}
 }
 
-/// So many objects are read at once: what a page takes is a multiple of what is kept of it.
-const PAGE: u32 = 100;
+/// What it takes to follow a kind.
+#[derive(Clone, Copy)]
+pub struct Follow<'a, S> {
+    /// Asked for the objects.
+    pub client: &'a Client,
+    /// Keeps how far the kind has been read.
+    pub streams: &'a S,
+    pub metrics: &'a Metrics,
+    pub timings: WatchTimings,
+}
 
-/// The fields that each client manages can take more memory than all else of an object, and nobody here reads them.
-fn forget_managers<K: Resource>(guarded: &mut DeserializeGuard<K>) {
-    if let Ok(object) = &mut guarded.0 {
-        object.meta_mut().managed_fields = None;
+impl<S: StreamSink> Follow<'_, S> {
+    /// Follows a kind for ever.
+    pub async fn follow<K: CustomResource, F: Follower<K>>(self, follower: &mut F) {
+        let sink = FollowerSink {
+            streams: self.streams,
+            list: Mutex::new(ListedObjects {
+                follower,
+                present: BTreeSet::new(),
+                waiting: vec![],
+                holds_unknown: false,
+            }),
+        };
+        watch::follow::<Slim<K>, _>(self.client, &sink, self.metrics, self.timings).await;
     }
 }
 
-/// Follows a kind for ever.
-pub async fn follow<K, F>(client: Client, follower: &mut F)
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
-    F: Follower<K>,
+/// Passes on to a follower what is read of a kind.
+struct FollowerSink<'a, K, F: Follower<K>, S> {
+    streams: &'a S,
+    list: Mutex<ListedObjects<'a, K, F>>,
+}
+
+/// A follower, and what the list in progress has held so far.
+struct ListedObjects<'a, K, F: Follower<K>> {
+    follower: &'a mut F,
+    present: BTreeSet<F::Key>,
+    /// Objects that are to be sorted first.
+    waiting: Vec<Slim<K>>,
+    /// It holds an object of which not even the name can be read: it may be any of those that are known.
+    holds_unknown: bool,
+}
+
+impl<K: CustomResource, F: Follower<K>, S: StreamSink> StreamSink for FollowerSink<'_, K, F, S> {
+    fn now(&self) -> Moment {
+        self.streams.now()
+    }
+
+    fn version(&self, kind: WatchKind) -> u64 {
+        self.streams.version(kind)
+    }
+
+    fn resumes_at(&self, kind: WatchKind) -> Option<u64> {
+        self.streams.resumes_at(kind)
+    }
+
+    fn is_good(&self, kind: WatchKind) -> bool {
+        self.streams.is_good(kind)
+    }
+
+    fn relist_requested(&self, kind: WatchKind) -> impl Future<Output = ()> + Send {
+        self.streams.relist_requested(kind)
+    }
+
+    fn list_begins(&self, kind: WatchKind) {
+        let mut list = self.list.lock();
+        list.present.clear();
+        list.waiting.clear();
+        list.holds_unknown = false;
+        self.streams.list_begins(kind);
+    }
+
+    fn list_ends(&self, kind: WatchKind, version: u64, begun: Moment) -> ListEnd {
+        let mut list = self.list.lock();
+        let mut waiting = mem::take(&mut list.waiting);
+        waiting.sort_by_key(|slim| {
+            let created = slim.object.meta().creation_timestamp.as_ref();
+            (created.map(|time| time.0), slim.meta.version)
+        });
+        for slim in waiting {
+            list.follower.apply(slim.object, true);
+        }
+        let present = mem::take(&mut list.present);
+        if !list.holds_unknown {
+            list.follower.listed(&present);
+        }
+        self.streams.list_ends(kind, version, begun)
+    }
+
+    fn bookmark(&self, kind: WatchKind, version: u64) {
+        self.streams.bookmark(kind, version);
+    }
+
+    fn interrupted(&self, kind: WatchKind) {
+        self.streams.interrupted(kind);
+    }
+
+    fn stream_fails(&self, kind: WatchKind, why: String, forbidden: bool) {
+        self.streams.stream_fails(kind, why, forbidden);
+    }
+
+    fn read(
+        &self,
+        kind: WatchKind,
+        object: Result<&Meta, (&Meta, &str)>,
+        listed: bool,
+    ) -> Vec<String> {
+        self.streams.read(kind, object, listed)
+    }
+}
+
+impl<K: CustomResource, F: Follower<K>, S: StreamSink> ObjectSink<Slim<K>>
+    for FollowerSink<'_, K, F, S>
 {
-    let kind = K::plural(&());
-    let api: Api<DeserializeGuard<K>> = Api::all(client);
-    let config = watcher::Config::default().page_size(PAGE);
-    let events = watcher(api, config)
-        .default_backoff()
-        .modify(forget_managers);
-    pin_mut!(events);
-    let mut present = BTreeSet::new();
-    let mut waiting: Vec<DeserializeGuard<K>> = vec![];
-    loop {
-        match events.try_next().await {
-            Ok(None) => return,
-            Err(error) => {
-                warn!(%kind, %error, "can't follow these objects; trying again");
-                follower.failed(&error);
+    fn seen(
+        &self,
+        objects: impl IntoIterator<Item = Decoded<Slim<K>>>,
+        listed: bool,
+    ) -> Vec<String> {
+        let mut warnings = vec![];
+        let mut list = self.list.lock();
+        for object in objects {
+            let read = match &object {
+                Decoded::Good(slim) => Ok(&slim.meta),
+                Decoded::Bad(meta, why) => Err((meta, why.as_str())),
+            };
+            warnings.extend(self.streams.read(K::WATCH, read, listed));
+            let meta = object.meta();
+            if listed {
+                list.present.insert(F::key(meta));
+                list.holds_unknown |= meta.name.is_empty();
             }
-            Ok(Some(Event::Init)) => {
-                present.clear();
-                waiting.clear();
-            }
-            Ok(Some(Event::InitApply(guarded))) => {
-                present.extend(F::key(guarded.meta()));
-                if F::OLDEST_FIRST {
-                    waiting.push(guarded);
-                } else {
-                    apply(guarded, follower, true);
-                }
-            }
-            Ok(Some(Event::InitDone)) => {
-                waiting.sort_by_key(|guarded| {
-                    let metadata = guarded.meta();
-                    let text = metadata.resource_version.as_deref().unwrap_or_default();
-                    let created = metadata.creation_timestamp.as_ref().map(|time| time.0);
-                    (created, version(text))
-                });
-                for guarded in waiting.drain(..) {
-                    apply(guarded, follower, true);
-                }
-                follower.listed(&present);
-                present.clear();
-            }
-            Ok(Some(Event::Apply(guarded))) => apply(guarded, follower, false),
-            Ok(Some(Event::Delete(guarded))) => {
-                if let Some(key) = F::key(guarded.meta()) {
-                    follower.delete(&key);
-                }
+            match object {
+                Decoded::Good(slim) if listed && F::OLDEST_FIRST => list.waiting.push(slim),
+                Decoded::Good(slim) => list.follower.apply(slim.object, listed),
+                Decoded::Bad(..) => {}
             }
         }
+        warnings
+    }
+
+    fn deleted(&self, object: &Decoded<Slim<K>>) {
+        let meta = object.meta();
+        self.streams.read(K::WATCH, Ok(meta), false);
+        self.list.lock().follower.delete(&F::key(meta));
     }
 }
 
-fn apply<K, F>(guarded: DeserializeGuard<K>, follower: &mut F, listing: bool)
-where
-    K: Resource<DynamicType = ()>,
-    F: Follower<K>,
-{
-    match guarded.0 {
-        Ok(object) => follower.apply(object, listing),
-        Err(invalid) => warn!(
-            kind = %K::plural(&()),
-            namespace = invalid.metadata.namespace,
-            name = invalid.metadata.name,
-            error = invalid.error,
-            "this object can't be read; its last good state is kept"
-        ),
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::api::TEST_ANNOTATION;
+
+    /// An object with everything in its metadata that clients and the API server may put there.
+    fn object(spec: &Value, status: &Value) -> Value {
+        json!({
+            "apiVersion": "shipbell.dev/v1alpha1", "kind": "Any",
+            "metadata": {
+                "name": "one", "namespace": "team", "uid": "u", "resourceVersion": "7", "generation": 3,
+                "creationTimestamp": "2026-01-01T00:00:00Z", "labels": {"a": "b"}, "finalizers": ["f"],
+                "annotations": {"note": "x".repeat(256 << 10), TEST_ANNOTATION: "now".repeat(1_000)},
+                "managedFields": [{"manager": "m", "fieldsV1": {"f:spec": {}}}],
+            },
+            "spec": spec, "status": status,
+        })
+    }
+
+    /// Of an object only the metadata that is read here is kept, and all else as its type has it.
+    fn is_slim<K>(spec: &Value, status: &Value)
+    where
+        K: CustomResource<Spec: serde::Serialize, Status: serde::Serialize>,
+    {
+        assert_eq!(<K as CustomResource>::PATH, K::url_path(&(), None));
+        let json = object(spec, status).to_string();
+        let slim: Slim<K> = serde_json::from_str(&json).unwrap();
+        assert_eq!((slim.meta.name.as_str(), slim.meta.version), ("one", 7));
+        let metadata = slim.object.meta();
+        let want = ObjectMeta {
+            name: Some("one".to_owned()),
+            namespace: Some("team".to_owned()),
+            uid: Some("u".to_owned()),
+            resource_version: Some("7".to_owned()),
+            generation: Some(3),
+            creation_timestamp: serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap(),
+            annotations: Some(
+                [(
+                    TEST_ANNOTATION.to_owned(),
+                    "now".repeat(86)[..256].to_owned(),
+                )]
+                .into(),
+            ),
+            ..ObjectMeta::default()
+        };
+        assert_eq!(metadata, &want);
+        let same = |part: Value, whole: &Value| assert_eq!(part, *whole, "{}", K::kind(&()));
+        same(serde_json::to_value(slim.object.spec()).unwrap(), spec);
+        same(serde_json::to_value(slim.object.status()).unwrap(), status);
+    }
+
+    #[test]
+    fn of_the_metadata_of_our_own_kinds_only_what_is_read_is_kept() {
+        let digest = "0".repeat(64);
+        is_slim::<Environment>(
+            &json!({"exclude": ["Pod"]}),
+            &json!({"observedGeneration": 3}),
+        );
+        is_slim::<NotificationSetting>(
+            &json!({"webhook": {"url": "https://a.example"}, "environments": ["prod"]}),
+            &json!({"cursors": [], "observedGeneration": 3}),
+        );
+        is_slim::<ArtifactProvenance>(
+            &json!({"fingerprint": digest, "flow": "f"}),
+            &json!({"observedGeneration": 3}),
+        );
+        is_slim::<ArtifactApproval>(
+            &json!({"fingerprint": digest, "state": "Approved"}),
+            &json!({"observedGeneration": 3}),
+        );
+        is_slim::<AllowedArtifact>(
+            &json!({"fingerprint": digest, "environments": ["prod"], "reason": "r"}),
+            &json!({"observedGeneration": 3}),
+        );
+    }
+
+    #[test]
+    fn an_object_of_ours_that_cannot_be_read_is_named() {
+        let json = object(&json!("no spec"), &Value::Null).to_string();
+        let read: Decoded<Slim<Environment>> = serde_json::from_str(&json).unwrap();
+        let Decoded::Bad(meta, why) = read else {
+            panic!("it was read");
+        };
+        assert_eq!(
+            (meta.namespace.as_str(), meta.name.as_str()),
+            ("team", "one")
+        );
+        assert!(why.contains("invalid type: string"), "{why}");
     }
 }

@@ -1,29 +1,9 @@
-//! Reads the pages of a list and the lines of a watch. An object that can't be read stops nothing else.
+//! Reads the lines of a watch. An object that can't be read stops nothing else.
 
 use kube::api::WatchEvent;
 use serde::Deserialize;
 
 use crate::cluster::pod_view::{Decoded, SlimView};
-
-/// A page of a list.
-#[derive(Deserialize)]
-pub(crate) struct List<T> {
-    pub(crate) metadata: ListMeta,
-    pub(crate) items: Vec<T>,
-}
-
-impl<T: SlimView> List<Decoded<T>> {
-    /// Reads a page in one pass; one that holds what can't be read is read once more, object by object.
-    pub(crate) fn read(text: &[u8]) -> serde_json::Result<Self> {
-        match serde_json::from_slice::<List<T>>(text) {
-            Ok(List { metadata, items }) => Ok(Self {
-                metadata,
-                items: items.into_iter().map(Decoded::Good).collect(),
-            }),
-            Err(_) => serde_json::from_slice(text),
-        }
-    }
-}
 
 /// A line of a watch that holds an object: all but a few.
 #[derive(Deserialize)]
@@ -41,7 +21,7 @@ enum ChangeType {
     Deleted,
 }
 
-/// Reads a line of a watch, in the same way.
+/// Reads a line of a watch: in one pass, or once more if it holds what can't be read so.
 pub(crate) fn event<T: SlimView>(line: &[u8]) -> serde_json::Result<WatchEvent<Decoded<T>>> {
     let Ok(WatchLine { change, object }) = serde_json::from_slice::<WatchLine<T>>(line) else {
         return serde_json::from_slice(line);
@@ -54,31 +34,6 @@ pub(crate) fn event<T: SlimView>(line: &[u8]) -> serde_json::Result<WatchEvent<D
     })
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct ListMeta {
-    #[serde(default)]
-    pub(crate) resource_version: String,
-    #[serde(default, rename = "continue")]
-    pub(crate) next: Option<String>,
-}
-
-/// A page of a list of which only the number of objects matters.
-#[derive(Deserialize)]
-pub(crate) struct CountPage {
-    pub(crate) metadata: CountPageMeta,
-    pub(crate) items: Vec<serde::de::IgnoredAny>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct CountPageMeta {
-    #[serde(default)]
-    pub(crate) resource_version: String,
-    #[serde(default)]
-    pub(crate) remaining_item_count: Option<i64>,
-}
-
 #[cfg(test)]
 mod tests {
     use std::fmt::Debug;
@@ -87,7 +42,25 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::cluster::pod_view::{DeploymentView, NamespaceView, PodView};
+    use crate::cluster::{
+        list_page::PageReader,
+        pod_view::{DeploymentView, NamespaceView, PodView},
+    };
+
+    /// A list as the tolerant way reads it.
+    #[derive(Deserialize)]
+    struct List<T> {
+        items: Vec<T>,
+    }
+
+    /// The objects of a page.
+    fn page<T: SlimView>(text: &str) -> Vec<Decoded<T>> {
+        let mut page = PageReader::default();
+        page.receive(text.as_bytes());
+        let objects = page.take().unwrap();
+        page.finish().unwrap();
+        objects
+    }
 
     fn pod(name: &str) -> Value {
         let status = |name: &str| {
@@ -186,11 +159,11 @@ mod tests {
         let list =
             json!({"kind": "List", "metadata": {"resourceVersion": "9", "continue": "c"}, "items": objects})
                 .to_string();
-        let quick = List::<Decoded<T>>::read(list.as_bytes()).unwrap();
+        let quick = page::<T>(&list);
         let tolerant: List<Decoded<T>> = serde_json::from_str(&list).unwrap();
-        prop_assert_eq!(&quick.items, &tolerant.items);
-        prop_assert_eq!(quick.items.len(), objects.len());
-        for (object, seen) in objects.iter().zip(&quick.items) {
+        prop_assert_eq!(&quick, &tolerant.items);
+        prop_assert_eq!(quick.len(), objects.len());
+        for (object, seen) in objects.iter().zip(&quick) {
             for kind in ["ADDED", "MODIFIED", "DELETED"] {
                 let line = format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n");
                 match (kind, event::<T>(line.as_bytes()).unwrap()) {
@@ -238,9 +211,8 @@ mod tests {
             let items = [pod("1"), bad.clone(), pod("3")];
             agree::<PodView>(&items).unwrap();
             let list = json!({"metadata": {}, "items": items}).to_string();
-            let page = List::<Decoded<PodView>>::read(list.as_bytes()).unwrap();
+            let page = page::<PodView>(&list);
             let told: Vec<_> = page
-                .items
                 .iter()
                 .map(|seen| (matches!(seen, Decoded::Good(_)), seen.meta().name.as_str()))
                 .collect();

@@ -8,18 +8,18 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     cluster::{
         image::{Fingerprint, ImageId, display_name},
         intern::Interner,
         pod_view::{ContainerView, DeploymentView, NamespaceView, PodView, RolloutReport},
         scope::Labels,
+        workload::{self, DEPLOYMENT, RUN_TO_COMPLETION, WorkloadIdentity},
     },
     time::Moment,
 };
-
-/// The kind of a workload that is a Deployment.
-const DEPLOYMENT: &str = "Deployment";
 
 /// The workload that pods belong to: the unit of rollouts and scaling.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -73,6 +73,8 @@ pub struct PodTemplate {
     revision: Arc<str>,
     /// The kind of their owner, as `Kind.group`; `Pod` if they have none.
     pub owner: Arc<str>,
+    /// They are not started again after they have succeeded, and nothing replaces them.
+    runs_to_completion: bool,
     pub(crate) labels: LabelSet,
 }
 
@@ -101,15 +103,113 @@ impl Deref for Pod {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct PackedContainer {
     spec: Arc<ContainerSpec>,
-    /// The runtime's id of the container; `None` before it is created.
+    /// A hash of the runtime's id of the container and of where it is; `None` before it is created.
     container: Option<NonZeroU64>,
     /// The digest by which this container is known.
     digest: Option<Arc<Fingerprint>>,
-    /// Another digest that was reported for this container.
+    /// Another digest that its node reported for this container.
     also: Option<Arc<Fingerprint>>,
-    /// Its digest is known to its node only. Paired with the digest it would cost eight bytes a container.
-    local: bool,
+    /// What its digest is based on. Paired with the digest it would cost eight bytes a container.
+    basis: Basis,
+    /// What its status and spec say now would not tell what counts for the rules: it was learned while the container ran.
+    learned: bool,
     active: bool,
+    /// An init container that runs once.
+    once: bool,
+}
+
+impl PackedContainer {
+    fn identity(&self) -> Option<ContainerIdentity> {
+        Some(ContainerIdentity {
+            shown: **self.digest.as_ref()?,
+            basis: self.basis,
+            also: self.also.as_ref().map(|also| **also),
+        })
+    }
+}
+
+/// What the digest is based on by which a container is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Basis {
+    /// Its node reported it and a registry knows it, or the pod's spec asks for it and was never edited.
+    #[default]
+    Registry,
+    /// Its node reported it, and only the node knows it.
+    Local,
+    /// The pod's spec asks for it and may have been edited, and the node reports nothing: shown, but never trusted.
+    EditableSpec,
+}
+
+/// By which digest a container is known, and by which else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct ContainerIdentity {
+    /// The digest under which it is shown: that with which it was first seen.
+    shown: Fingerprint,
+    basis: Basis,
+    /// Another digest that its node reported for it.
+    also: Option<Fingerprint>,
+}
+
+impl ContainerIdentity {
+    fn trusted(self) -> Option<TrustedDigests> {
+        (self.basis != Basis::EditableSpec).then_some(TrustedDigests {
+            first: self.shown,
+            also: self.also,
+        })
+    }
+}
+
+/// The digests of one container that count for the rules: those that its own node reported for it, and the one to which a
+/// spec pins it that was never edited. Nothing that was learned from another container is among them: whoever may edit
+/// pods could make it up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TrustedDigests {
+    /// The digest with which the container was first seen.
+    pub(crate) first: Fingerprint,
+    /// Another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) also: Option<Fingerprint>,
+}
+
+impl TrustedDigests {
+    /// Those of a container of which one digest is known.
+    pub fn only(first: Fingerprint) -> Self {
+        Self { first, also: None }
+    }
+
+    /// Those of a container of which two digests are known.
+    #[cfg(test)]
+    pub fn both(first: Fingerprint, also: Fingerprint) -> Self {
+        let also = Some(also);
+        Self { first, also }
+    }
+
+    /// Those of a container that was learned to be `self` and is `reported` as that now.
+    fn reported_as(self, reported: Option<Fingerprint>) -> Self {
+        let news = reported.filter(|reported| *reported != self.first);
+        Self {
+            also: news.or(self.also),
+            ..self
+        }
+    }
+
+    /// The digests.
+    pub fn iter(self) -> impl Iterator<Item = Fingerprint> {
+        [self.first].into_iter().chain(self.also)
+    }
+}
+
+/// A running container, in which what is shown and what is trusted are never the same thing.
+#[derive(Clone, Copy, Debug)]
+pub struct RunningContainer<'a> {
+    /// The digest under which it is shown.
+    pub shown: Option<Fingerprint>,
+    /// The digests that count for the rules. `None`: nobody vouches for any.
+    pub trusted: Option<TrustedDigests>,
+    /// The image that the spec asks for.
+    pub image: &'a Arc<str>,
+    /// An init container that runs once: no instance of its image.
+    pub once: bool,
 }
 
 /// What the spec says of a container: the same for all pods of a revision.
@@ -121,47 +221,55 @@ struct ContainerSpec {
 }
 
 impl Pod {
-    /// The digests that the pod runs, each once, as they were when the containers were first seen; with the images
-    /// of the spec. One pod is one instance of an artifact, however many of its containers run it.
-    pub fn runs(&self) -> impl Iterator<Item = (Fingerprint, &Arc<str>)> {
+    /// The running containers. One pod is one instance of an artifact, however many of its containers run it.
+    pub fn runs(&self) -> impl Iterator<Item = RunningContainer<'_>> {
         let active = self.containers.iter().filter(|packed| packed.active);
-        active.filter_map(|packed| {
-            packed
-                .digest
-                .as_ref()
-                .map(|digest| (**digest, &packed.spec.image))
+        active.map(|packed| {
+            let identity = packed.identity();
+            RunningContainer {
+                shown: identity.map(|identity| identity.shown),
+                trusted: identity.and_then(ContainerIdentity::trusted),
+                image: &packed.spec.image,
+                once: packed.once,
+            }
         })
+    }
+
+    /// The digests under which its running containers are shown, with the images of the spec.
+    fn shown(&self) -> impl Iterator<Item = (Fingerprint, &Arc<str>)> {
+        let counted = self.runs().filter(|it| !it.once);
+        counted.filter_map(|it| Some((it.shown?, it.image)))
     }
 
     /// All digests by which the pod's containers are known or were reported, with repeats.
     pub fn digests(&self) -> impl Iterator<Item = Fingerprint> {
-        let active = self.containers.iter().filter(|packed| packed.active);
+        let active = self.containers.iter().filter(|it| it.active && !it.once);
         active.flat_map(|packed| {
             let known = packed.digest.iter();
             known.chain(&packed.also).map(|digest| **digest)
         })
     }
 
-    /// How many running containers can't be identified by a digest.
-    pub fn unidentified(&self) -> usize {
-        self.without_digest().count()
+    /// What was learned of running containers, by a hash of their ids: the log keeps it.
+    pub fn learned(&self) -> impl Iterator<Item = (u64, TrustedDigests)> {
+        let learned = self.containers.iter().filter(|it| it.active && it.learned);
+        learned.filter_map(|it| Some((it.container?.get(), it.identity()?.trusted()?)))
     }
 
-    /// The names of running containers that can't be identified by a digest.
+    /// The names of running containers that can't be identified: nobody who knows reports a digest of their image.
     fn without_digest(&self) -> impl Iterator<Item = &Arc<str>> {
-        let unknown = |packed: &&PackedContainer| packed.active && packed.digest.is_none();
+        let trusted = |packed: &PackedContainer| packed.identity()?.trusted();
+        let unknown = move |packed: &&PackedContainer| packed.active && trusted(packed).is_none();
         let containers = self.containers.iter().filter(unknown);
         containers.map(|packed| &packed.spec.name)
     }
 
-    /// The kinds of the pod's owners, the nearest first.
-    pub fn owners(&self) -> [&str; 2] {
-        let above = if &*self.workload.kind == DEPLOYMENT {
-            "Deployment.apps"
-        } else {
-            &*self.owner
-        };
-        [&*self.owner, above]
+    /// The kinds of the pod's owners, the nearest first, and `RunToCompletion` if that is how it runs.
+    pub fn owners(&self) -> [&str; 3] {
+        let above = workload::kind_above(&self.workload.kind, &self.owner);
+        let ends = self.runs_to_completion.then_some(RUN_TO_COMPLETION);
+        let nearest = &*self.owner;
+        [nearest, above.unwrap_or(nearest), ends.unwrap_or(nearest)]
     }
 
     fn same_but_mark(&self, other: &Self) -> bool {
@@ -199,15 +307,16 @@ pub struct WorkloadState {
     pub restless_since: Option<Moment>,
 }
 
-/// A digest that was found to identify the same image as another.
+/// A digest that was found to identify the same image as another: good enough to show and count both as one artifact, never
+/// for rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LearnedIdentity {
     /// The digest that is new.
     pub alias: Fingerprint,
     /// The digest by which the container was known.
     pub known: Fingerprint,
-    /// The container was pinned to one and known by the other when it was created. Otherwise a runtime reported both for
-    /// one container at different times: good enough for counting, not for rules.
+    /// A spec that was never edited pinned the container to `known`, and its node reported `alias`. Otherwise the node
+    /// reported both for one container at different times.
     pub pinned: bool,
 }
 
@@ -231,12 +340,12 @@ pub struct Fleet {
     workloads: BTreeMap<Arc<Workload>, WorkloadState>,
     deployments: Deployments,
     namespaces: BTreeMap<Arc<str>, (u32, Arc<Labels>)>,
-    /// Other digest -> the canonical digest of the artifact.
-    aliases: BTreeMap<Fingerprint, Fingerprint>,
+    /// Other digest -> a digest that was canonical for the artifact then, and whether a pin taught that.
+    aliases: BTreeMap<Fingerprint, (Fingerprint, bool)>,
     /// Canonical digest of an artifact -> all its other digests.
     others: BTreeMap<Fingerprint, Vec<Fingerprint>>,
-    /// Pairs of digests, in both directions, to which a container was pinned and by which it was known: surely one image.
-    pins: BTreeMap<Fingerprint, BTreeSet<Fingerprint>>,
+    /// What logs hold of containers, by a hash of their ids.
+    learned: BTreeMap<u64, TrustedDigests>,
     /// The server maintains the generation of pods, so a pod of generation 1 was never edited.
     pub trust_generation: bool,
     texts: Interner<str>,
@@ -282,7 +391,7 @@ impl Fleet {
     pub fn canonical(&self, digest: Fingerprint) -> Fingerprint {
         let mut digest = digest;
         // Chains are short and acyclic: `learn` only ever points a root at another root.
-        while let Some(next) = self.aliases.get(&digest) {
+        while let Some((next, _)) = self.aliases.get(&digest) {
             digest = *next;
         }
         digest
@@ -290,7 +399,12 @@ impl Fleet {
 
     /// Whether there are other digests for the artifact of this one.
     pub fn has_other_names(&self, digest: Fingerprint) -> bool {
-        self.others.contains_key(&digest) || self.pins.contains_key(&digest)
+        self.others.contains_key(&digest)
+    }
+
+    /// Whether it was by a pin that this digest was found to be another one of an artifact.
+    pub fn is_pinned(&self, alias: Fingerprint) -> bool {
+        self.aliases.get(&alias).is_some_and(|(_, pinned)| *pinned)
     }
 
     /// All digests that pods report for the same artifact.
@@ -300,11 +414,6 @@ impl Fleet {
         [root].into_iter().chain(others)
     }
 
-    /// The digests that surely identify the same image, because a container was pinned to one and known by the other.
-    pub fn pinned_with(&self, digest: Fingerprint) -> impl Iterator<Item = Fingerprint> {
-        self.pins.get(&digest).into_iter().flatten().copied()
-    }
-
     /// Notes that two digests identify one image. Returns the digest that is no longer canonical, if that is new.
     pub fn learn(&mut self, learned: LearnedIdentity) -> Option<Fingerprint> {
         let LearnedIdentity {
@@ -312,10 +421,6 @@ impl Fleet {
             known,
             pinned,
         } = learned;
-        if pinned && alias != known {
-            self.pins.entry(alias).or_default().insert(known);
-            self.pins.entry(known).or_default().insert(alias);
-        }
         let (root, known) = (self.canonical(alias), self.canonical(known));
         if root == known {
             return None;
@@ -326,12 +431,38 @@ impl Fleet {
         } else {
             (known, root)
         };
-        self.aliases.insert(other, stays);
+        self.aliases.insert(other, (stays, pinned));
         let moved = self.others.remove(&other).unwrap_or_default();
         let others = self.others.entry(stays).or_default();
         others.push(other);
         others.extend(moved);
         Some(other)
+    }
+
+    /// Takes in what a log holds of containers. True if that says anything new of a container that is known already.
+    pub fn recall(&mut self, learned: &BTreeMap<u64, TrustedDigests>) -> bool {
+        let known = &mut self.learned;
+        let news = learned.iter().filter(|(id, it)| known.get(id) != Some(it));
+        let news: BTreeMap<u64, TrustedDigests> = news.map(|(id, it)| (*id, *it)).collect();
+        known.extend(&news);
+        if news.is_empty() {
+            return false;
+        }
+        let mut corrected = false;
+        let pods = self.pods.values_mut();
+        for packed in pods.flat_map(|pod| pod.containers.iter_mut()) {
+            let learned = packed.container.and_then(|id| news.get(&id.get()));
+            let Some(learned) = learned else { continue };
+            let trusted = packed.identity().and_then(ContainerIdentity::trusted);
+            let now = learned.reported_as(trusted.map(|trusted| trusted.first));
+            if trusted != Some(now) {
+                corrected = true;
+                packed.digest = Some(self.digests.intern(now.first));
+                packed.also = now.also.map(|also| self.digests.intern(also));
+                (packed.basis, packed.learned) = (Basis::Registry, true);
+            }
+        }
+        corrected
     }
 
     /// The name to show for an artifact, of the images in the specs of its pods: the first in text order, so that it does
@@ -406,7 +537,7 @@ impl Fleet {
         let containers = view.containers.iter().map(|container| {
             let mut packed = before.iter().flat_map(|pod| pod.containers.iter());
             let packed = packed.find(|packed| *packed.spec.name == *container.name);
-            self.pack_container(container, packed, unedited, &mut learned)
+            self.pack_container(view.meta.uid, container, packed, unedited, &mut learned)
         });
         let pod = Pod {
             template,
@@ -425,17 +556,20 @@ impl Fleet {
         view: &PodView,
         before: Option<&Arc<PodTemplate>>,
     ) -> Arc<PodTemplate> {
-        let revision = ["pod-template-hash", "controller-revision-hash"]
-            .iter()
-            .find_map(|label| view.labels.get(*label))
-            .map_or("", String::as_str);
         let owner = view.owner.as_ref().map_or("Pod", |owner| &owner.kind);
+        let controller = view.owner.as_ref();
+        let controller = controller.map(|owner| (owner.kind.as_str(), owner.name.as_str()));
         let namespace = view.meta.namespace.as_str();
-        let (kind, name) = workload_of(view);
+        let WorkloadIdentity {
+            kind,
+            name,
+            revision,
+        } = workload::identify(&view.meta.name, controller, &view.labels);
         let same = before.filter(|template| {
             let workload = &template.workload;
             (&*workload.namespace, &*workload.kind, &*workload.name) == (namespace, kind, name)
                 && (&*template.owner, &*template.revision) == (owner, revision)
+                && template.runs_to_completion == view.runs_to_completion
                 && template.labels.is(&view.labels)
         });
         if let Some(template) = same {
@@ -445,6 +579,7 @@ impl Fleet {
             workload: self.intern_workload(kind, namespace, name),
             revision: self.texts.intern(revision),
             owner: self.texts.intern(owner),
+            runs_to_completion: view.runs_to_completion,
             labels: LabelSet::of(&view.labels),
         };
         self.template.intern(template)
@@ -452,28 +587,43 @@ impl Fleet {
 
     fn pack_container(
         &mut self,
+        pod: u128,
         view: &ContainerView,
         before: Option<&PackedContainer>,
         unedited: bool,
         learned: &mut Vec<LearnedIdentity>,
     ) -> PackedContainer {
-        let container = NonZeroU64::new(short_hash(&view.container_id))
-            .filter(|_| !view.container_id.is_empty());
+        // Ids are unique on real nodes. On others no container may pass for that of another pod.
+        let id = pod.to_be_bytes().into_iter().chain(view.name.bytes());
+        let id = id.chain([0]).chain(view.container_id.bytes());
+        let container = NonZeroU64::new(short_hash(id)).filter(|_| !view.container_id.is_empty());
+        // Absence of information is no change, while the image in the spec is the same.
+        let silent = before.filter(|packed| {
+            view.silent && packed.digest.is_some() && *packed.spec.image == *view.image
+        });
         let same = before.filter(|packed| container.is_some() && packed.container == container);
-        // The digest in the spec is that of this container only if the spec can't have been edited since it was created.
-        // Otherwise whoever may edit pods could pass off a bad image as a good one.
-        let created_after =
-            same.is_none() && before.is_some_and(|packed| *packed.spec.image == *view.image);
-        let may_pin = container.is_some() && (unedited || created_after);
-        let pin = || view.pin().filter(|_| may_pin);
-        let (digest, identity) = identify(same, ImageId::parse(&view.image_id), pin);
-        learned.extend(identity.filter(|identity| !self.knows(identity)));
-        let also = identity.map(|identity| identity.alias);
-        let also = also.filter(|also| digest.is_some_and(|(digest, _)| digest != *also));
-        let also = match also {
-            Some(also) => Some(self.digests.intern(also)),
-            None => same.and_then(|packed| packed.also.clone()),
+        let same = same.or(silent);
+        let known = same.and_then(PackedContainer::identity).or_else(|| {
+            let logged = self.learned.get(&container?.get())?;
+            Some(ContainerIdentity {
+                shown: logged.first,
+                basis: Basis::Registry,
+                also: logged.also,
+            })
+        });
+        let pin = || view.pin().map(|digest| Pin { digest, unedited });
+        let found = ImageId::parse(&view.image_id);
+        let (identity, news) = identify(known, found, pin);
+        let told = match known {
+            Some(_) => identify(None, found, pin).0,
+            None => identity,
         };
+        let trusted = |it: Option<ContainerIdentity>| it.and_then(ContainerIdentity::trusted);
+        let learned_now = match silent {
+            Some(before) => before.learned,
+            None => trusted(identity) != trusted(told),
+        };
+        learned.extend(news.filter(|learned| !self.knows(learned)));
         let spec = before.map(|packed| &packed.spec);
         let same_spec =
             spec.filter(|spec| (&*spec.name, &*spec.image) == (&view.name, &view.image));
@@ -484,28 +634,27 @@ impl Fleet {
             };
             self.container_specs.intern(spec)
         });
-        let known = same.and_then(|packed| packed.digest.as_ref());
+        let mut interned = |digest: Fingerprint, known: Option<&Arc<Fingerprint>>| match known {
+            Some(known) if **known == digest => known.clone(),
+            _ => self.digests.intern(digest),
+        };
+        let digest = same.and_then(|packed| packed.digest.as_ref());
+        let also = same.and_then(|packed| packed.also.as_ref());
         PackedContainer {
             spec,
-            container,
-            local: digest.is_some_and(|(_, local)| local),
-            digest: digest.map(|(digest, _)| match known {
-                Some(known) if **known == digest => known.clone(),
-                _ => self.digests.intern(digest),
-            }),
-            also,
-            active: view.active,
+            container: container.or(silent.and_then(|packed| packed.container)),
+            digest: identity.map(|identity| interned(identity.shown, digest)),
+            also: identity.and_then(|identity| Some(interned(identity.also?, also))),
+            basis: identity.map_or(Basis::default(), |identity| identity.basis),
+            learned: learned_now,
+            once: view.once,
+            active: view.active || silent.is_some_and(|packed| packed.active),
         }
     }
 
     /// Whether that two digests identify one image was learned before.
     fn knows(&self, learned: &LearnedIdentity) -> bool {
-        let (alias, known) = (learned.alias, learned.known);
-        if learned.pinned {
-            alias == known || self.pinned_with(alias).any(|other| other == known)
-        } else {
-            self.canonical(alias) == self.canonical(known)
-        }
+        self.canonical(learned.alias) == self.canonical(learned.known)
     }
 
     fn recount(&mut self, before: Option<&Pod>, now_: Option<&Pod>, now: Moment) {
@@ -515,7 +664,7 @@ impl Fleet {
                 before.workload != pod.workload
                     || before.revision != pod.revision
                     || (before.terminating, before.finished) != (pod.terminating, pod.finished)
-                    || !before.runs().eq(pod.runs())
+                    || !before.shown().eq(pod.shown())
             }
             _ => true,
         };
@@ -711,67 +860,78 @@ impl WorkloadState {
     }
 }
 
-/// The digest by which a container is known and whether only its node knows that; and, if that says anything new, which
-/// digests identify one image. A container keeps the digest by which it was first known for its whole life: the runtime may
-/// report others for the same image later, and the spec may be edited while the old image runs. `pin`: the digest that it
-/// was surely created from.
+/// The digest to which a pod's spec pins a container.
+struct Pin {
+    digest: Fingerprint,
+    /// The spec was never edited, so the container was surely created from it.
+    unedited: bool,
+}
+
+/// By which digest a container is known now; and, if that says anything new, which digests identify one image. A container
+/// keeps the digest with which it was first seen for its whole life: its node may report others for the same image later,
+/// and the spec may be edited while the old image runs. `known`: by which it was known before.
 fn identify(
-    same: Option<&PackedContainer>,
+    known: Option<ContainerIdentity>,
     found: ImageId,
-    pin: impl FnOnce() -> Option<Fingerprint>,
-) -> (Option<(Fingerprint, bool)>, Option<LearnedIdentity>) {
-    let learn = |alias, known, pinned| LearnedIdentity {
+    pin: impl FnOnce() -> Option<Pin>,
+) -> (Option<ContainerIdentity>, Option<LearnedIdentity>) {
+    let Some(reported) = found.fingerprint() else {
+        // Nothing is reported: that changes nothing.
+        let pinned = || {
+            pin().map(|pin| ContainerIdentity {
+                shown: pin.digest,
+                basis: if pin.unedited {
+                    Basis::Registry
+                } else {
+                    Basis::EditableSpec
+                },
+                also: None,
+            })
+        };
+        return (known.or_else(pinned), None);
+    };
+    let first = |shown: Fingerprint, basis| ContainerIdentity {
+        shown,
+        basis,
+        also: Some(reported).filter(|reported| *reported != shown),
+    };
+    let learned = |alias, known, pinned| LearnedIdentity {
         alias,
         known,
         pinned,
     };
-    let known = same.and_then(|packed| Some((**packed.digest.as_ref()?, packed.local)));
-    let reported = found.fingerprint();
-    match (known, found) {
+    let local = matches!(found, ImageId::Local(_));
+    match known {
         // The registry's digest replaces one that only the node knew.
-        (Some((known, true)), ImageId::Repo(repo)) => {
-            (Some((repo, false)), Some(learn(known, repo, false)))
+        Some(known) if known.basis == Basis::Local && !local => {
+            let identity = ContainerIdentity {
+                shown: reported,
+                basis: Basis::Registry,
+                also: Some(known.shown),
+            };
+            (Some(identity), Some(learned(known.shown, reported, false)))
         }
-        (Some((known, local)), _) => {
-            let learned = reported.map(|other| learn(other, known, false));
-            (Some((known, local)), learned)
+        Some(known) if known.basis != Basis::EditableSpec => {
+            let also = first(known.shown, known.basis).also.or(known.also);
+            let identity = ContainerIdentity { also, ..known };
+            (Some(identity), Some(learned(reported, known.shown, false)))
         }
-        (None, found) => {
-            let local = matches!(found, ImageId::Local(_));
-            let pin = pin();
-            let pinned = pin.zip(reported);
-            let digest = pin.map(|pin| (pin, false));
-            let digest = digest.or(reported.map(|digest| (digest, local)));
-            (digest, pinned.map(|(pin, found)| learn(found, pin, true)))
-        }
-    }
-}
-
-/// The Deployment above the ReplicaSet, else the controlling owner, else the pod itself: kind and name.
-fn workload_of(view: &PodView) -> (&str, &str) {
-    let Some(owner) = &view.owner else {
-        return ("Pod", &view.meta.name);
-    };
-    let kind = owner
-        .kind
-        .split_once('.')
-        .map_or(owner.kind.as_str(), |(kind, _)| kind);
-    let deployment = view
-        .labels
-        .get("pod-template-hash")
-        .filter(|_| owner.kind == "ReplicaSet.apps")
-        .and_then(|hash| owner.name.strip_suffix(hash.as_str()))
-        .and_then(|name| name.strip_suffix('-'))
-        .filter(|name| !name.is_empty());
-    match deployment {
-        Some(name) => (DEPLOYMENT, name),
-        None => (kind, &owner.name),
+        _ => match pin().filter(|pin| pin.unedited) {
+            Some(Pin { digest, .. }) => {
+                let news = learned(reported, digest, true);
+                (Some(first(digest, Basis::Registry)), Some(news))
+            }
+            None => {
+                let basis = if local { Basis::Local } else { Basis::Registry };
+                (Some(first(reported, basis)), None)
+            }
+        },
     }
 }
 
 /// A hash that is the same in every run, to compare ids without storing them (FNV-1a).
-fn short_hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+fn short_hash(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })
 }

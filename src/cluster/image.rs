@@ -6,6 +6,8 @@ use std::{fmt, str::FromStr};
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
+use crate::api::cut_to_schema::{self, cut_to_schema};
+
 /// The SHA-256 digest of an image, which identifies it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint(pub [u8; 32]);
@@ -168,10 +170,10 @@ fn is_host(first: &str) -> bool {
         || first.bytes().any(|b| b.is_ascii_uppercase())
 }
 
-/// The name to show for the image of a container spec. A malformed one is shown as it is.
+/// The name to show for the image of a container spec. A malformed one is shown as it is, up to 512 characters.
 pub fn display_name(image: &str) -> String {
     match image.parse::<Reference>() {
-        Ok(reference) => reference.name(),
+        Ok(reference) => cut_to_schema(&reference.name(), cut_to_schema::IMAGE).into_owned(),
         Err(NotAReference) => image.chars().take(512).collect(),
     }
 }

@@ -7,7 +7,13 @@ use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
-use crate::cluster::image::{Fingerprint, Reference};
+use crate::{
+    api::cut_to_schema::{self, cut_to_schema},
+    cluster::{
+        image::{Fingerprint, Reference},
+        workload,
+    },
+};
 
 /// What every object has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,7 +37,7 @@ pub enum Decoded<T> {
 }
 
 /// An object that has a slim view, which is read in one pass from the object's JSON.
-pub trait SlimView: DeserializeOwned {
+pub trait SlimView: DeserializeOwned + Send {
     /// Its metadata.
     fn meta(&self) -> &Meta;
 }
@@ -172,6 +178,8 @@ pub struct PodView {
     pub starting: bool,
     /// It has succeeded or failed: none of its containers runs any more.
     pub finished: bool,
+    /// It is not started again after it has succeeded, and nothing replaces it.
+    pub runs_to_completion: bool,
     pub(crate) labels: BTreeMap<String, String>,
     /// Its controlling owner.
     pub owner: Option<Owner>,
@@ -187,7 +195,7 @@ pub struct Owner {
     pub(crate) name: String,
 }
 
-/// A container of a pod, as far as it counts: run-once init containers are left out.
+/// A container of a pod, as far as it counts: run-once init containers only while they run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ContainerView {
     /// Its name, unique in the pod.
@@ -200,6 +208,11 @@ pub struct ContainerView {
     pub container_id: String,
     /// It runs, or is about to be restarted.
     pub active: bool,
+    /// An init container that runs once: it is no instance of its image, but what it runs is judged.
+    pub once: bool,
+    /// Its status does not say which container it is, nor of which image, nor that it ended. A node that is being repaired loses
+    /// what it knew for a while.
+    pub silent: bool,
 }
 
 impl ContainerView {
@@ -242,6 +255,44 @@ struct RawContainer<'a> {
     image: Option<Text<'a>>,
     #[serde(borrow)]
     restart_policy: Option<Text<'a>>,
+    #[serde(default, borrow, deserialize_with = "nullable")]
+    restart_policy_rules: Vec<RawRestartRule<'a>>,
+}
+
+/// A rule of a container that restarts it, or all of its pod, after some exit codes, whatever its policy says.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawRestartRule<'a> {
+    #[serde(borrow)]
+    exit_codes: Option<RawExitCodes<'a>>,
+}
+
+#[derive(Deserialize)]
+struct RawExitCodes<'a> {
+    #[serde(borrow)]
+    operator: Text<'a>,
+    #[serde(default, deserialize_with = "nullable")]
+    values: Vec<i64>,
+}
+
+impl RawContainer<'_> {
+    /// Whether the container is started again after it ended so. `policy`: that of its pod.
+    fn restarts(&self, policy: &str, exit_code: Option<i64>) -> bool {
+        let by_rule = exit_code.is_some_and(|code| {
+            let rules = self.restart_policy_rules.iter();
+            let codes = rules.filter_map(|rule| rule.exit_codes.as_ref());
+            let mut codes = codes.map(|of| (&*of.operator, of.values.contains(&code)));
+            codes.any(|(operator, listed)| {
+                matches!((operator, listed), ("In", true) | ("NotIn", false))
+            })
+        });
+        by_rule
+            || match self.restart_policy.as_deref().unwrap_or(policy) {
+                "Never" => false,
+                "OnFailure" => exit_code != Some(0),
+                _ => true,
+            }
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -267,16 +318,24 @@ struct RawStatus<'a> {
     #[serde(rename = "containerID", borrow)]
     container_id: Option<Text<'a>>,
     restart_count: Option<i64>,
-    #[serde(default, deserialize_with = "nullable")]
-    state: RawState,
-    #[serde(default, deserialize_with = "nullable")]
-    last_state: RawState,
+    #[serde(default, borrow, deserialize_with = "nullable")]
+    state: RawState<'a>,
+    #[serde(default, borrow, deserialize_with = "nullable")]
+    last_state: RawState<'a>,
 }
 
 #[derive(Default, Deserialize)]
-struct RawState {
+struct RawState<'a> {
     running: Option<serde::de::IgnoredAny>,
     terminated: Option<RawTerminated>,
+    #[serde(borrow)]
+    waiting: Option<RawWaiting<'a>>,
+}
+
+#[derive(Deserialize)]
+struct RawWaiting<'a> {
+    #[serde(borrow)]
+    reason: Option<Text<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -285,9 +344,20 @@ struct RawTerminated {
     exit_code: Option<i64>,
 }
 
+/// Why the kubelet waits when it does not get an image.
+const NO_IMAGE: [&str; 7] = [
+    "ErrImageNeverPull",
+    "ErrImagePull",
+    "ImageInspectError",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "RegistryUnavailable",
+    "SignatureValidationFailed",
+];
+
 impl RawStatus<'_> {
-    /// Whether the container runs or is about to be restarted. `policy` says whether one that ended is restarted.
-    fn is_active(&self, policy: &str, terminating: bool) -> bool {
+    /// Whether the container runs or is about to be restarted. `policy`: that of its pod.
+    fn is_active(&self, spec: &RawContainer<'_>, policy: &str, terminating: bool) -> bool {
         if self.state.running.is_some() {
             return true;
         }
@@ -295,14 +365,30 @@ impl RawStatus<'_> {
             return false; // nothing is started any more
         }
         match &self.state.terminated {
-            Some(end) => match policy {
-                "Never" => false,
-                "OnFailure" => end.exit_code != Some(0),
-                _ => true,
-            },
+            Some(end) => spec.restarts(policy, end.exit_code),
             // Waiting: for its first start, or, in a crash loop, for the next.
-            None => self.restart_count.unwrap_or(0) > 0 || self.last_state.terminated.is_some(),
+            None => {
+                let has_run =
+                    self.restart_count.unwrap_or(0) > 0 || self.last_state.terminated.is_some();
+                has_run && !self.lacks_image()
+            }
         }
+    }
+
+    /// Whether the node does not get the image, perhaps no more: nothing runs, whatever ran before.
+    fn lacks_image(&self) -> bool {
+        let waiting = self.state.waiting.as_ref();
+        let reason = waiting.and_then(|waiting| waiting.reason.as_deref());
+        reason.is_some_and(|reason| NO_IMAGE.contains(&reason))
+    }
+
+    /// Whether it says neither which container it is, nor of which image, nor that it ended.
+    fn is_silent(&self) -> bool {
+        let empty = |text: &Option<Text<'_>>| text.as_deref().unwrap_or_default().is_empty();
+        self.state.terminated.is_none()
+            && empty(&self.image_id)
+            && empty(&self.container_id)
+            && !self.lacks_image()
     }
 }
 
@@ -315,40 +401,58 @@ impl<'de> Deserialize<'de> for PodView {
         let policy = raw.spec.restart_policy.as_deref().unwrap_or("Always");
         let (spec, status) = (&raw.spec, &raw.status);
         let usual = spec.containers.iter();
-        let usual = usual.map(|c| (c, &status.container_statuses, policy));
+        let usual = usual.map(|c| (c, &status.container_statuses, policy, false));
         let sidecars = spec.init_containers.iter();
         let sidecars = sidecars
             .filter(|c| c.restart_policy.as_deref() == Some("Always"))
-            .map(|c| (c, &status.init_container_statuses, "Always"));
+            .map(|c| (c, &status.init_container_statuses, policy, false));
+        // They are started again only after a failure.
+        let failed = Some(policy).filter(|policy| *policy != "Always");
+        let failed = failed.unwrap_or("OnFailure");
+        let once = spec.init_containers.iter();
+        let once = once
+            .filter(|c| c.restart_policy.as_deref() != Some("Always"))
+            .map(|c| (c, &status.init_container_statuses, failed, true));
         let debuggers = spec.ephemeral_containers.iter();
-        let debuggers = debuggers.map(|c| (c, &status.ephemeral_container_statuses, "Never"));
-        let containers = usual.chain(sidecars).chain(debuggers);
+        let debuggers =
+            debuggers.map(|c| (c, &status.ephemeral_container_statuses, "Never", false));
+        let containers = usual.chain(sidecars).chain(debuggers).chain(once);
         let containers = containers
-            .map(|(spec, statuses, policy)| {
+            .map(|(spec, statuses, policy, once)| {
                 let status = statuses.iter().find(|status| status.name == spec.name);
                 let text =
                     |field: Option<&Text<'_>>| field.map_or_else(String::new, |f| f.to_string());
                 ContainerView {
                     name: spec.name.to_string(),
-                    image: text(spec.image.as_ref()),
+                    image: cut_to_schema(
+                        spec.image.as_deref().unwrap_or_default(),
+                        cut_to_schema::IMAGE,
+                    )
+                    .into_owned(),
                     image_id: text(status.and_then(|status| status.image_id.as_ref())),
                     container_id: text(status.and_then(|status| status.container_id.as_ref())),
+                    once,
                     active: !finished
-                        && status.is_some_and(|status| status.is_active(policy, terminating)),
+                        && status.is_some_and(|status| status.is_active(spec, policy, terminating)),
+                    silent: !finished && !terminating && status.is_none_or(RawStatus::is_silent),
                 }
             })
+            .filter(|container| container.active || !container.once)
             .collect();
         let owner = raw
             .metadata
             .owner_references
             .iter()
             .find(|owner| owner.controller == Some(true))
-            .map(|owner| Owner {
-                kind: match owner.api_version.split_once('/') {
+            .map(|owner| {
+                let kind = match owner.api_version.split_once('/') {
                     Some((group, _)) => format!("{}.{group}", &*owner.kind),
                     None => owner.kind.to_string(),
-                },
-                name: owner.name.to_string(),
+                };
+                Owner {
+                    kind: cut_to_schema(&kind, cut_to_schema::WORKLOAD_KIND).into_owned(),
+                    name: cut_to_schema(&owner.name, cut_to_schema::NAME).into_owned(),
+                }
             });
         Ok(Self {
             meta,
@@ -356,6 +460,10 @@ impl<'de> Deserialize<'de> for PodView {
             terminating,
             starting: !terminating && raw.status.phase.as_deref() == Some("Pending"),
             finished,
+            runs_to_completion: workload::runs_to_completion(
+                policy,
+                owner.as_ref().map(|owner| owner.kind.as_str()),
+            ),
             labels: raw.metadata.labels.unwrap_or_default(),
             owner,
             containers,
@@ -562,9 +670,79 @@ mod tests {
                     json!({"terminated": {"exitCode": code}});
             })
         };
+        let with = |spec: Value, state: Value| {
+            active(move |pod| {
+                for (key, value) in spec.as_object().unwrap() {
+                    pod["spec"]["containers"][0][key] = value.clone();
+                }
+                pod["status"]["containerStatuses"][0]["state"] = state;
+                pod["status"]["containerStatuses"][0]["restartCount"] = 1.into();
+            })
+        };
+        let ended = |code: i64| json!({"terminated": {"exitCode": code}});
+        let rule = |operator: &str| json!({"restartPolicy": "Never", "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": operator, "values": [42]}}]});
+        for (spec, state, want) in [
+            // The container's own policy, and its rules, come before that of the pod, which is Always here.
+            (json!({"restartPolicy": "Never"}), ended(1), false),
+            (json!({"restartPolicy": "OnFailure"}), ended(0), false),
+            (json!({"restartPolicy": "OnFailure"}), ended(1), true),
+            (
+                json!({"restartPolicy": null, "restartPolicyRules": null}),
+                ended(0),
+                true,
+            ),
+            (rule("In"), ended(42), true),
+            (rule("In"), ended(1), false),
+            (rule("NotIn"), ended(42), false),
+            (rule("NotIn"), ended(1), true),
+            (rule("Sometimes"), ended(42), false),
+            // An image that can't be pulled any more does not run, though it did.
+            (
+                json!({}),
+                json!({"waiting": {"reason": "ImagePullBackOff"}}),
+                false,
+            ),
+            (
+                json!({}),
+                json!({"waiting": {"reason": "ErrImagePull"}}),
+                false,
+            ),
+            (
+                json!({}),
+                json!({"waiting": {"reason": "InvalidImageName"}}),
+                false,
+            ),
+            (
+                json!({}),
+                json!({"waiting": {"reason": "CreateContainerConfigError"}}),
+                true,
+            ),
+            (json!({}), json!({"waiting": {}}), true),
+        ] {
+            assert_eq!(with(spec.clone(), state.clone()), [want], "{spec} {state}");
+        }
         assert_eq!(done("Never", 1), [false]);
         assert_eq!(done("OnFailure", 0), [false]);
         assert_eq!(done("OnFailure", 1), [true]);
+    }
+
+    #[test]
+    fn an_init_container_is_judged_while_it_runs_or_runs_again() {
+        for (state, restarts, runs) in [
+            (json!({"waiting": {"reason": "PodInitializing"}}), 0, false),
+            (json!({"running": {}}), 0, true),
+            (json!({"terminated": {"exitCode": 0}}), 0, false),
+            (json!({"terminated": {"exitCode": 1}}), 0, true),
+            (json!({"waiting": {"reason": "CrashLoopBackOff"}}), 1, true),
+        ] {
+            let view = pod(|pod| {
+                pod["spec"]["initContainers"] = json!([{"name": "init", "image": "i"}]);
+                pod["status"]["initContainerStatuses"] = json!([{"name": "init", "imageID": "x", "containerID": "y", "state": state, "restartCount": restarts}]);
+            });
+            let once = view.containers.iter().filter(|it| it.once && it.active);
+            assert_eq!(once.count(), usize::from(runs), "{state}");
+            assert_eq!(view.containers.len(), 1 + usize::from(runs), "{state}");
+        }
     }
 
     #[test]
@@ -580,7 +758,7 @@ mod tests {
         let names: Vec<_> = view
             .containers
             .iter()
-            .filter(|c| c.active)
+            .filter(|c| c.active && !c.once)
             .map(|c| c.name.as_str())
             .collect();
         assert_eq!(names, ["web", "mesh", "debug"]);

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::{EnvironmentSpec, selector::Selector};
+use crate::{
+    api::{EnvironmentSpec, selector::Selector},
+    cluster::workload::RUN_TO_COMPLETION,
+};
 
 /// Labels of a pod or a namespace.
 pub type Labels = BTreeMap<String, String>;
@@ -31,18 +34,19 @@ pub struct Scope {
 impl Scope {
     /// The scope of an environment.
     pub fn of(spec: &EnvironmentSpec) -> Self {
-        let sorted = |list: Option<&Vec<String>>, default: &str| {
-            let mut list = list.cloned().unwrap_or_else(|| vec![default.to_owned()]);
+        let sorted = |list: Option<&Vec<String>>, default: &[&str]| {
+            let default = || default.iter().map(|it| (*it).to_owned()).collect();
+            let mut list: Vec<String> = list.cloned().unwrap_or_else(default);
             list.sort_unstable();
             list
         };
         let namespaces = spec.namespaces.as_ref();
         Self {
-            include: sorted(namespaces.and_then(|n| n.include.as_ref()), "*"),
-            exclude: sorted(namespaces.and_then(|n| n.exclude.as_ref()), "kube-*"),
+            include: sorted(namespaces.and_then(|n| n.include.as_ref()), &["*"]),
+            exclude: sorted(namespaces.and_then(|n| n.exclude.as_ref()), &["kube-*"]),
             namespace_selector: spec.namespace_selector.clone(),
             pod_selector: spec.pod_selector.clone(),
-            exclude_owners: sorted(spec.exclude.as_ref(), "Job.batch"),
+            exclude_owners: sorted(spec.exclude.as_ref(), &["Job.batch", RUN_TO_COMPLETION]),
         }
     }
 
@@ -51,20 +55,23 @@ impl Scope {
         self.namespace_selector.is_some()
     }
 
-    /// Whether a pod belongs to the scope. `owners`: the kinds of its owners, the nearest first (`ReplicaSet.apps`,
-    /// `Deployment.apps`); `Pod` for a pod without an owner.
+    /// Whether pods with these owners are left out when instances are counted. That decides about nothing else: whoever may
+    /// create pods may name any owner. `owners`: their kinds, the nearest first (`ReplicaSet.apps`, `Deployment.apps`);
+    /// `Pod` for a pod without an owner, `RunToCompletion` too for one that runs to completion.
+    pub fn counts(&self, owners: &[&str]) -> bool {
+        let excluded = |owner: &&str| self.exclude_owners.iter().any(|it| it == owner);
+        !owners.iter().any(excluded)
+    }
+
+    /// Whether a pod belongs to the scope.
     pub fn admits(
         &self,
         namespace: &str,
         namespace_labels: Option<&Labels>,
         labels: &Labels,
-        owners: &[&str],
     ) -> bool {
         self.include.iter().any(|glob| matches(glob, namespace))
             && !self.exclude.iter().any(|glob| matches(glob, namespace))
-            && !owners
-                .iter()
-                .any(|owner| self.exclude_owners.iter().any(|excluded| excluded == owner))
             && self
                 .namespace_selector
                 .as_ref()
@@ -130,37 +137,29 @@ mod tests {
         let (none, front) = (labels(&[]), labels(&[("tier", "front")]));
         let deployment = ["ReplicaSet.apps", "Deployment.apps"];
         let all = scope("{}");
-        assert!(all.admits("shop", None, &none, &deployment));
+        assert!(all.admits("shop", None, &none));
         assert!(
-            !all.admits("kube-system", None, &none, &deployment),
+            !all.admits("kube-system", None, &none),
             "system namespaces are left out unless asked for"
         );
-        assert!(
-            !all.admits("shop", None, &none, &["Job.batch"]),
-            "so are Jobs"
-        );
-        assert!(scope("exclude: []").admits("shop", None, &none, &["Job.batch"]));
-        assert!(!scope("exclude: [Deployment.apps]").admits("shop", None, &none, &deployment));
-        assert!(!scope("exclude: [Pod]").admits("shop", None, &none, &["Pod"]));
-        assert!(scope("namespaces: {exclude: []}").admits("kube-system", None, &none, &deployment));
-        assert!(!scope("namespaces: {include: [shop-*]}").admits("blog", None, &none, &deployment));
-        assert!(scope("podSelector: {matchLabels: {tier: front}}").admits(
-            "shop",
-            None,
-            &front,
-            &deployment
-        ));
-        assert!(!scope("podSelector: {matchLabels: {tier: front}}").admits(
-            "shop",
-            None,
-            &none,
-            &deployment
-        ));
+        assert!(all.counts(&deployment));
+        let ends = ["Pod", "Pod", RUN_TO_COMPLETION];
+        assert!(!all.counts(&ends), "nor are CI's pods");
+        assert!(scope("exclude: []").counts(&ends));
+        assert!(scope("exclude: [Job.batch]").counts(&ends));
+        assert!(!all.counts(&["Job.batch"]), "Jobs are not counted");
+        assert!(scope("exclude: []").counts(&["Job.batch"]));
+        assert!(!scope("exclude: [Deployment.apps]").counts(&deployment));
+        assert!(!scope("exclude: [Pod]").counts(&["Pod"]));
+        assert!(scope("namespaces: {exclude: []}").admits("kube-system", None, &none));
+        assert!(!scope("namespaces: {include: [shop-*]}").admits("blog", None, &none));
+        assert!(scope("podSelector: {matchLabels: {tier: front}}").admits("shop", None, &front));
+        assert!(!scope("podSelector: {matchLabels: {tier: front}}").admits("shop", None, &none));
         let by_label = scope("namespaceSelector: {matchLabels: {tier: front}}");
-        assert!(by_label.admits("shop", Some(&front), &none, &deployment));
-        assert!(!by_label.admits("shop", Some(&none), &none, &deployment));
+        assert!(by_label.admits("shop", Some(&front), &none));
+        assert!(!by_label.admits("shop", Some(&none), &none));
         assert!(
-            !by_label.admits("shop", None, &none, &deployment),
+            !by_label.admits("shop", None, &none),
             "a namespace that is not known yet is not in"
         );
     }

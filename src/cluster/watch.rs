@@ -4,13 +4,13 @@
     reason = "talks to the API server"
 )]
 
-//! Lists and watches pods, deployments and namespaces. Our own loop, because the log must know the resource versions of
+//! Lists and watches a kind: the one loop for all kinds. Our own, because the log must know the resource versions of
 //! lists and bookmarks, and because one object that can't be read must not stop the others. Nothing slow happens here: the
 //! API server closes the watch of a slow reader without a word.
 
-use std::{fmt::Display, io, sync::Arc, time::Duration};
+use std::{fmt::Display, io, time::Duration};
 
-use futures::{AsyncBufRead, AsyncBufReadExt as _, pin_mut};
+use futures::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, pin_mut};
 use http::{HeaderValue, header::ACCEPT_ENCODING};
 use kube::{
     Client,
@@ -23,9 +23,10 @@ use tracing::{debug, info, warn};
 use crate::{
     backoff,
     cluster::{
-        decode::{CountPage, List, event},
-        pod_view::{Decoded, DeploymentView, NamespaceView, PodView, SlimView, version},
-        watch_progress::WatchKind,
+        decode::event,
+        list_page::{AnyObject, ListMeta, MAX_OBJECT, PageReader, PageSize},
+        pod_view::{Decoded, DeploymentView, Meta, NamespaceView, PodView, SlimView, version},
+        watch_progress::{ListEnd, WatchKind},
         watch_state::{Ended, FollowState, WatchAction},
     },
     http::error::causes,
@@ -33,15 +34,17 @@ use crate::{
     time::Moment,
 };
 
-/// How many objects a page has. A page is held in memory as text, more than once, while it is read: the peak of a small
-/// cluster.
-const PAGE: u32 = 200;
 /// How long to wait for an answer.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the server keeps a watch open (kube's own choice).
 const WATCH_SECONDS: u32 = 290;
 /// How much room for a line of a watch is kept from line to line; few are longer.
 const LINE: usize = 64 << 10;
+/// The most that a line of a watch may have: an object, and what is said of it.
+const LONGEST_LINE: u64 = MAX_OBJECT as u64 + 1_024;
+
+/// Why to list again when somebody asks for that.
+const REQUESTED: &str = "it is requested";
 
 /// How long a watch must last to show that it works, unless it brought an event.
 const PROVEN: Duration = Duration::from_secs(10);
@@ -84,19 +87,27 @@ pub trait StreamSink: Send + Sync {
     fn now(&self) -> Moment;
     /// The resource version up to which a kind has been read.
     fn version(&self, kind: WatchKind) -> u64;
+    /// The resource version from which a kind can be watched on; `None` if it has to be listed first.
+    fn resumes_at(&self, kind: WatchKind) -> Option<u64>;
     /// Whether what is known of a kind can be relied on.
     fn is_good(&self, kind: WatchKind) -> bool;
-    /// Whether a new list of a kind is requested.
-    fn wants_relist(&self, kind: WatchKind) -> bool;
     /// Resolves after a new list of a kind was requested. It may have been read meanwhile.
     fn relist_requested(&self, kind: WatchKind) -> impl Future<Output = ()> + Send;
     /// A list begins.
     fn list_begins(&self, kind: WatchKind);
-    /// The list that began at `begun` is complete. True if the server is not as far as it was before: its store was set
-    /// back to an older state.
-    fn list_ends(&self, kind: WatchKind, version: u64, begun: Moment) -> bool;
+    /// The list that began at `begun` is complete.
+    fn list_ends(&self, kind: WatchKind, version: u64, begun: Moment) -> ListEnd;
     /// A bookmark: nothing happened up to this version.
     fn bookmark(&self, kind: WatchKind, version: u64);
+    /// An object was read, or could not be: why. What to warn of.
+    fn read(
+        &self,
+        kind: WatchKind,
+        object: Result<&Meta, (&Meta, &str)>,
+        listed: bool,
+    ) -> Vec<String>;
+    /// No watch of this kind goes on just now: whatever happens to the server meanwhile is not noticed.
+    fn interrupted(&self, kind: WatchKind);
     /// A list or a watch failed, or is forbidden.
     fn stream_fails(&self, kind: WatchKind, why: String, forbidden: bool);
 }
@@ -132,8 +143,22 @@ impl Interruption {
         }
     }
 
-    fn unreadable(error: &serde_json::Error) -> Self {
+    fn unreadable(error: impl Display) -> Self {
         Self::failed(format!("the answer can't be read: {error}"))
+    }
+
+    /// The same after some of a list was taken in, or not.
+    fn after(self, taken: bool) -> Self {
+        match self {
+            Self::Failed {
+                message, forbidden, ..
+            } => Self::Failed {
+                message,
+                forbidden,
+                halfway: taken,
+            },
+            relist @ Self::Relist(_) => relist,
+        }
     }
 
     /// The server doesn't let us watch, or no longer.
@@ -156,6 +181,10 @@ impl From<kube::Error> for Interruption {
                 forbidden: true,
                 halfway: false,
             },
+            kube::Error::Api(status) if status.code == 404 => Self::failed(format!(
+                "{}; install the CustomResourceDefinitions again (helm upgrade)",
+                status.message
+            )),
             kube::Error::Api(status) => Self::failed(status.message),
             error => Self::failed(error),
         }
@@ -169,12 +198,8 @@ impl From<Elapsed> for Interruption {
 }
 
 /// Follows one kind for ever.
-pub async fn follow<T, S>(
-    client: Client,
-    sink: Arc<S>,
-    metrics: Arc<Metrics>,
-    timings: WatchTimings,
-) where
+pub async fn follow<T, S>(client: &Client, sink: &S, metrics: &Metrics, timings: WatchTimings)
+where
     T: WatchedKind,
     S: ObjectSink<T>,
 {
@@ -184,15 +209,18 @@ pub async fn follow<T, S>(
         let begun = Instant::now();
         let action = state.next(Moment::after_start(begun - start));
         let mut proven = false;
+        if action != WatchAction::Watch {
+            sink.interrupted(T::KIND);
+        }
         let result = match action {
-            WatchAction::ProbeWatch => probe_watch::<T>(&client, &*sink).await,
-            WatchAction::List => list::<T>(&client, &*sink, &metrics).await,
-            WatchAction::CheckServer => check_server::<T>(&client, &*sink).await,
+            WatchAction::ProbeWatch => probe_watch::<T>(client, sink).await,
+            WatchAction::List => list::<T>(client, sink, metrics).await,
+            WatchAction::CheckServer => check_server::<T>(client, sink).await,
             WatchAction::Watch => {
                 let mut watch = Watch {
-                    client: &client,
-                    sink: &*sink,
-                    metrics: &metrics,
+                    client,
+                    sink,
+                    metrics,
                     relist_at: start + state.relist_at().since_start(),
                     idle: timings.idle,
                     brought_event: false,
@@ -204,7 +232,7 @@ pub async fn follow<T, S>(
         };
         let ended = match result {
             Ok(()) => Ended::Done,
-            Err(interruption) => take_in::<T>(interruption, &*sink, &metrics),
+            Err(interruption) => take_in::<T>(interruption, sink, metrics),
         };
         let now = Moment::after_start(start.elapsed());
         let pause = state.step(action, ended, proven, now, backoff::random());
@@ -259,17 +287,12 @@ async fn check_server<T: WatchedKind>(
 
 /// The server's version, and how many objects there are.
 pub(crate) async fn count(client: &Client, path: &str) -> Result<(u64, usize), Interruption> {
-    let request = Request::new(path).list(&ListParams::default().limit(1));
-    let list = timeout(
-        PAGE_TIMEOUT,
-        client.request::<CountPage>(request.map_err(Interruption::failed)?),
-    )
-    .await??;
-    let more = usize::try_from(list.metadata.remaining_item_count.unwrap_or(0)).unwrap_or(0);
-    Ok((
-        version(&list.metadata.resource_version),
-        list.items.len() + more,
-    ))
+    let params = ListParams::default().limit(1);
+    let mut here = 0;
+    let take = |objects: Vec<Decoded<AnyObject>>| here += objects.len();
+    let (metadata, _) = read_page(client, path, &params, take).await?;
+    let more = usize::try_from(metadata.remaining_item_count.unwrap_or(0)).unwrap_or(0);
+    Ok((version(&metadata.resource_version), here + more))
 }
 
 /// Asks whether a watch would be refused.
@@ -294,55 +317,87 @@ async fn list<T: WatchedKind>(
 ) -> Result<(), Interruption> {
     let (kind, begun) = (T::KIND.as_str(), sink.now());
     sink.list_begins(T::KIND);
-    let mut params = ListParams::default().limit(PAGE);
+    let (mut params, mut size) = (ListParams::default(), PageSize::default());
+    let mut taken = false;
     loop {
-        let halfway = params.continue_token.is_some();
-        let page = read_page::<T>(client, &params).await;
-        let page = page.map_err(|interruption| match interruption {
-            Interruption::Failed {
-                message, forbidden, ..
-            } => Interruption::Failed {
-                message,
-                forbidden,
-                halfway,
-            },
-            relist @ Interruption::Relist(_) => relist,
-        })?;
-        let count = page.items.len();
-        let warnings = sink.seen(page.items, true);
-        metrics.listed(kind, count);
-        warn_of(&warnings, metrics);
-        let Some(next) = page.metadata.next.filter(|next| !next.is_empty()) else {
-            let version = version(&page.metadata.resource_version);
-            let set_back = sink.list_ends(T::KIND, version, begun);
-            debug!(kind, "listed");
-            if set_back {
-                warn!(
-                    kind,
-                    version,
-                    "the cluster's store was set back to an older state; reading everything again"
-                );
-            }
-            return Ok(());
+        params = params.limit(size.objects());
+        let mut count = 0;
+        let take = |objects: Vec<Decoded<T>>| {
+            taken = true;
+            count += objects.len();
+            metrics.listed(kind, objects.len());
+            warn_of(&sink.seen(objects, true), metrics);
+        };
+        let page = read_page(client, T::PATH, &params, take).await;
+        let (metadata, bytes) = page.map_err(|interruption| interruption.after(taken))?;
+        size = size.after(count, bytes);
+        let Some(next) = metadata.next.filter(|next| !next.is_empty()) else {
+            let version = version(&metadata.resource_version);
+            let reason = match sink.list_ends(T::KIND, version, begun) {
+                ListEnd::Complete => {
+                    debug!(kind, "listed");
+                    return Ok(());
+                }
+                ListEnd::Outdated => "the cluster's store was set back meanwhile",
+                ListEnd::SetBack => "the server is behind what it sent before",
+            };
+            return Err(Interruption::Relist(reason));
         };
         params = params.continue_token(&next);
-        tokio::task::yield_now().await;
     }
 }
 
-async fn read_page<T: WatchedKind>(
+/// Reads a page as it arrives, and gives its objects to `take` as they come. What the list says of itself, and how many
+/// bytes the page had.
+async fn read_page<T: SlimView>(
     client: &Client,
+    path: &str,
     params: &ListParams,
-) -> Result<List<Decoded<T>>, Interruption> {
-    let request = Request::new(T::PATH).list(params);
+    mut take: impl FnMut(Vec<Decoded<T>>),
+) -> Result<(ListMeta, usize), Interruption> {
+    let request = Request::new(path).list(params);
     let request = request.map_err(Interruption::failed)?;
-    match timeout(PAGE_TIMEOUT, client.request_text(request)).await? {
-        Err(error) if has_code(&error, 410) => {
+    let stream = match open(client, request).await {
+        Err(Interruption::Relist(_)) => {
             let reason = "the list's continue token has expired";
-            Err(Interruption::Relist(reason))
+            return Err(Interruption::Relist(reason));
         }
-        text => List::read(text?.as_bytes()).map_err(|error| Interruption::unreadable(&error)),
+        stream => stream?,
+    };
+    pin_mut!(stream);
+    let mut page = PageReader::default();
+    loop {
+        let piece = timeout(PAGE_TIMEOUT, stream.fill_buf()).await?;
+        let piece = piece.map_err(Interruption::failed)?;
+        let length = piece.len();
+        let due = page.receive(piece);
+        stream.consume_unpin(length);
+        if due || length == 0 {
+            let objects = page.take().map_err(Interruption::unreadable)?;
+            if !objects.is_empty() {
+                take(objects);
+            }
+            // Whoever waits for what was read may go first.
+            tokio::task::yield_now().await;
+        }
+        if length == 0 {
+            let received = page.received();
+            let metadata = page.finish().map_err(Interruption::unreadable)?;
+            return Ok((metadata, received));
+        }
     }
+}
+
+/// Sends a request whose answer is read as it arrives.
+async fn open(
+    client: &Client,
+    mut request: http::Request<Vec<u8>>,
+) -> Result<impl AsyncBufRead + use<>, Interruption> {
+    // Nothing here unzips; a server that zips would also make a whole of each event.
+    let plain = HeaderValue::from_static("identity");
+    request.headers_mut().insert(ACCEPT_ENCODING, plain);
+    let stream = timeout(PAGE_TIMEOUT, client.request_stream(request)).await?;
+    stream.map_err(Interruption::refused)
 }
 
 /// A watch of one kind.
@@ -365,18 +420,26 @@ impl<S> Watch<'_, S> {
         S: ObjectSink<T>,
     {
         let (sink, metrics) = (self.sink, self.metrics);
-        let stream = open_watch::<T>(self.client, sink.version(T::KIND)).await?;
+        let params = WatchParams::default().timeout(WATCH_SECONDS);
+        let Some(from) = sink.resumes_at(T::KIND) else {
+            return Err(Interruption::Relist(REQUESTED));
+        };
+        let request = Request::new(T::PATH).watch(&params, &from.to_string());
+        let request = request.map_err(Interruption::failed)?;
+        let stream = open(self.client, request).await?;
         let relist = sleep_until(self.relist_at);
         pin_mut!(stream, relist);
         let mut line = vec![];
         loop {
             // What was read of a line stays in it when another branch is taken.
+            let room = LONGEST_LINE.saturating_sub(line.len() as u64);
+            let mut rest = stream.as_mut().take(room);
             let read = tokio::select! {
-                read = timeout(self.idle, stream.read_until(b'\n', &mut line)) => read,
+                read = timeout(self.idle, rest.read_until(b'\n', &mut line)) => read,
                 () = sink.relist_requested(T::KIND) => {
                     // A list may have met the request meanwhile.
-                    if sink.wants_relist(T::KIND) {
-                        return Err(Interruption::Relist("it is requested"));
+                    if sink.resumes_at(T::KIND).is_none() {
+                        return Err(Interruption::Relist(REQUESTED));
                     }
                     continue;
                 }
@@ -392,10 +455,13 @@ impl<S> Watch<'_, S> {
                 Ok(Err(error)) => return Err(Interruption::failed(error)),
                 Ok(Ok(_)) => {}
             }
+            if line.len() as u64 >= LONGEST_LINE && !line.ends_with(b"\n") {
+                return Err(Interruption::Relist("an event is too large"));
+            }
             if !line.ends_with(b"\n") {
                 return Ok(()); // what is left of a line when the server ends the watch is sent again
             }
-            let event = event::<T>(&line).map_err(|error| Interruption::unreadable(&error))?;
+            let event = event::<T>(&line).map_err(Interruption::unreadable)?;
             line.clear();
             line.shrink_to(LINE);
             metrics.watched(T::KIND.as_str());
@@ -403,20 +469,6 @@ impl<S> Watch<'_, S> {
             self.brought_event = true;
         }
     }
-}
-
-async fn open_watch<T: WatchedKind>(
-    client: &Client,
-    from: u64,
-) -> Result<impl AsyncBufRead + use<T>, Interruption> {
-    let params = WatchParams::default().timeout(WATCH_SECONDS);
-    let request = Request::new(T::PATH).watch(&params, &from.to_string());
-    let mut request = request.map_err(Interruption::failed)?;
-    // A server that zips would make a whole of each event; nothing here unzips that.
-    let plain = HeaderValue::from_static("identity");
-    request.headers_mut().insert(ACCEPT_ENCODING, plain);
-    let stream = timeout(PAGE_TIMEOUT, client.request_stream(request)).await?;
-    stream.map_err(Interruption::refused)
 }
 
 fn apply<T: WatchedKind>(
@@ -456,7 +508,10 @@ fn warn_of(warnings: &[String], metrics: &Metrics) {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
+    use crate::snapshot::{shared_state::SharedState, state::ClusterState};
 
     #[test]
     fn a_connection_that_ends_in_an_answer_is_a_cut_and_nothing_else_is() {
@@ -469,5 +524,58 @@ mod tests {
         };
         assert!(wrapped(io::ErrorKind::UnexpectedEof).iter().all(is_cut));
         assert!(!wrapped(io::ErrorKind::ConnectionReset).iter().any(is_cut));
+    }
+
+    /// A pod, as JSON.
+    fn pod(name: &str) -> String {
+        serde_json::json!({
+            "metadata": {"name": name, "namespace": "shop", "uid": name, "resourceVersion": "1", "annotations": {"a": "x".repeat(1_000)}},
+            "spec": {"containers": [{"name": "web", "image": "a"}]},
+        })
+        .to_string()
+    }
+
+    #[tokio::test]
+    async fn the_objects_of_a_page_are_taken_in_while_the_rest_of_it_is_on_its_way() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = SharedState::new(ClusterState::new(true, "shipbell"));
+        let pods: Vec<_> = (0..100).map(|number| pod(&format!("p{number}"))).collect();
+        let server = tokio::spawn({
+            let state = state.clone();
+            async move {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = vec![];
+                while !request.ends_with(b"\r\n\r\n") {
+                    request.push(stream.read_u8().await.unwrap());
+                }
+                let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n";
+                let begin = format!(
+                    r#"{head}{{"metadata":{{"resourceVersion":"7"}},"items":[{}"#,
+                    pods.join(",")
+                );
+                stream.write_all(begin.as_bytes()).await.unwrap();
+                // The end is sent only when something of the beginning was taken in.
+                while state.with(|state, _| state.fleet().pods().len()) == 0 {
+                    tokio::task::yield_now().await;
+                }
+                let end = format!(",{}]}}", pod("last"));
+                stream.write_all(end.as_bytes()).await.unwrap();
+            }
+        });
+        let config = kube::Config::new(format!("http://{address}").parse().unwrap());
+        let client = Client::try_from(config).unwrap();
+        let metrics = Metrics::new();
+        let listed = list::<PodView>(&client, &*state, &metrics);
+        let listed = timeout(Duration::from_secs(30), listed).await;
+        assert!(matches!(listed, Ok(Ok(()))), "it waits for the whole page");
+        server.await.unwrap();
+        let (pods, version) = state.with(|state, _| {
+            (
+                state.fleet().pods().len(),
+                state.stream(WatchKind::Pods).version,
+            )
+        });
+        assert_eq!((pods, version), (101, 7));
     }
 }

@@ -19,11 +19,36 @@ pub enum WatchKind {
     Deployments,
     /// The labels of namespaces decide what is in scope.
     Namespaces,
+    /// Environments say what is recorded.
+    Environments,
+    /// NotificationSettings say who is told.
+    Settings,
+    /// ArtifactProvenances: evidence.
+    Provenances,
+    /// ArtifactApprovals: evidence.
+    Approvals,
+    /// AllowedArtifacts: evidence.
+    Allowances,
 }
 
 impl WatchKind {
-    /// All three.
-    pub const ALL: [Self; 3] = [Self::Pods, Self::Deployments, Self::Namespaces];
+    /// How many there are.
+    pub const COUNT: usize = 8;
+
+    /// All of them.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Pods,
+        Self::Deployments,
+        Self::Namespaces,
+        Self::Environments,
+        Self::Settings,
+        Self::Provenances,
+        Self::Approvals,
+        Self::Allowances,
+    ];
+
+    /// Those that carry evidence.
+    pub const EVIDENCE: [Self; 3] = [Self::Provenances, Self::Approvals, Self::Allowances];
 
     /// The plural name in lower case, as kubectl takes it.
     pub fn as_str(self) -> &'static str {
@@ -31,8 +56,44 @@ impl WatchKind {
             Self::Pods => "pods",
             Self::Deployments => "deployments",
             Self::Namespaces => "namespaces",
+            Self::Environments => "environments",
+            Self::Settings => "notificationsettings",
+            Self::Provenances => "artifactprovenances",
+            Self::Approvals => "artifactapprovals",
+            Self::Allowances => "allowedartifacts",
         }
     }
+
+    /// What one of them is called.
+    pub fn singular(self) -> &'static str {
+        match self {
+            Self::Pods => "pod",
+            Self::Deployments => "deployment",
+            Self::Namespaces => "namespace",
+            Self::Environments => "environment",
+            Self::Settings => "notificationsetting",
+            Self::Provenances => "artifactprovenance",
+            Self::Approvals => "artifactapproval",
+            Self::Allowances => "allowedartifact",
+        }
+    }
+
+    /// Whether it decides what is recorded.
+    pub fn decides(self) -> bool {
+        self != Self::Settings
+    }
+}
+
+/// How a complete list ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListEnd {
+    /// It is what there is.
+    Complete,
+    /// The cluster's store was set back after it began: it has to be read again.
+    Outdated,
+    /// The server is not as far as it was before: its store was set back to an older state, and everything has to be read
+    /// again.
+    SetBack,
 }
 
 /// How far one kind has been read.
@@ -58,6 +119,10 @@ pub struct StreamState {
     unlisted: BTreeSet<u128>,
     /// The list in progress holds an object of which not even the UID can be read: it may be any of those we know.
     pub(crate) holds_unknown: bool,
+    /// The list in progress began before the store was set back.
+    outdated: bool,
+    /// It has not been listed since the store was set back.
+    pub(crate) awaited: bool,
 }
 
 impl StreamState {
@@ -70,31 +135,66 @@ impl StreamState {
     pub fn list_begins(&mut self) {
         self.list_number = self.list_number.wrapping_add(1);
         self.relist = false;
+        self.outdated = false;
         self.unlisted = self.unreadable.keys().copied().collect();
         self.holds_unknown = false;
     }
 
-    /// Completes a list that began at `begun`. True if the server is not as far as it was before.
-    pub fn list_ends(&mut self, version: u64, begun: Moment, now: Moment) -> bool {
+    /// How the list in progress ends, when this is its version.
+    pub fn list_end(&self, version: u64) -> ListEnd {
+        match () {
+            () if self.outdated => ListEnd::Outdated,
+            () if version > 0 && version < self.version => ListEnd::SetBack,
+            () => ListEnd::Complete,
+        }
+    }
+
+    /// Completes a list that began at `begun`.
+    pub fn list_ends(&mut self, version: u64, begun: Moment, now: Moment) {
         for uid in std::mem::take(&mut self.unlisted) {
             self.unreadable.remove(&uid);
         }
-        let set_back = version > 0 && version < self.version;
         self.synced = true;
+        self.awaited = false;
         self.relist = false;
         self.version = version;
         self.progress = now;
         self.list_begun = Some(begun);
         self.trouble = None;
-        set_back
     }
 
-    /// Notes that an object of this version was read. The versions of listed objects say nothing of how far a list is.
+    /// The store was set back: nothing that was read before counts, and no version can be compared with one of before.
+    pub fn set_back(&mut self) {
+        self.synced = false;
+        self.awaited = true;
+        self.relist = true;
+        self.outdated = true;
+        self.version = 0;
+    }
+
+    /// It may not be read at all, or no longer, so what is known may be wrong.
+    pub fn forbidden(&mut self) {
+        self.synced = false;
+        self.awaited = false;
+    }
+
+    /// The version from which it can be watched on; `None` if it has to be listed first.
+    pub fn resumes_at(&self) -> Option<u64> {
+        (self.synced && !self.relist).then_some(self.version)
+    }
+
+    /// Notes a bookmark, or that an object of this version was read. The versions of listed objects say nothing of how far
+    /// a list is, nor does a watch that goes on though the kind has to be listed again.
     pub fn advance(&mut self, version: u64, listed: bool, now: Moment) {
         self.progress = now;
-        if !listed {
+        if !listed && self.synced {
             self.version = self.version.max(version);
         }
+    }
+
+    /// An object could be read, or is gone.
+    pub fn readable(&mut self, uid: u128) {
+        self.unreadable.remove(&uid);
     }
 
     /// Notes an object that can't be read. The warning, unless the same was warned of before.

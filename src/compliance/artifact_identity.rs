@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     api::snapshot::IdentitySource,
-    cluster::{fleet::Fleet, image::Fingerprint},
+    cluster::{
+        fleet::{Fleet, TrustedDigests},
+        image::Fingerprint,
+    },
     compliance::evidence::Evidence,
 };
 
@@ -37,10 +40,25 @@ impl RecordedIdentities {
     }
 }
 
+/// All digests whose evidence counts for a container: its own [`TrustedDigests`], and what trusted records say of these.
+/// Only [`IdentityResolver::trusted`] makes one, so that nothing which is good enough to be shown can decide about rules.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TrustedClass(BTreeSet<Fingerprint>);
+
+impl TrustedClass {
+    /// The digests.
+    pub fn iter(&self) -> impl Iterator<Item = Fingerprint> {
+        self.0.iter().copied()
+    }
+}
+
+/// All digests under which an image may be shown as one artifact.
+type ShownClass = BTreeSet<Fingerprint>;
+
 /// Resolves the digests of images in one environment.
 #[derive(Clone, Copy, Debug)]
 pub struct IdentityResolver<'a> {
-    /// Digests that pods were pinned to, and that runtimes reported for one container.
+    /// What pods have taught, which is only shown.
     pub fleet: &'a Fleet,
     /// Provenance records.
     pub evidence: &'a Evidence,
@@ -66,7 +84,7 @@ impl IdentityResolver<'_> {
         if root == digest && !self.fleet.has_other_names(digest) && !known(digest) {
             return digest; // nearly all of them
         }
-        let class = self.class(digest, true);
+        let class = self.shown(digest);
         let records = self
             .evidence
             .counted(class.iter().copied(), |ns| self.trusts(ns));
@@ -79,53 +97,55 @@ impl IdentityResolver<'_> {
         recorded.min().copied().unwrap_or(root)
     }
 
-    /// All digests that count as this one for the rules: those of a trusted record, and those that a pod was pinned to when
-    /// the container was created. Digests that runtimes reported for one container at different times are not among them.
-    pub fn equivalent(&self, digest: Fingerprint) -> BTreeSet<Fingerprint> {
-        self.class(digest, false)
+    /// All digests whose evidence counts for a container with these.
+    pub fn trusted(&self, digests: TrustedDigests) -> TrustedClass {
+        TrustedClass(close(digests.iter(), |digest| self.of_records(digest)))
     }
 
     /// How two digests were found to identify one image.
     pub fn source(&self, alias: Fingerprint, fingerprint: Fingerprint) -> IdentitySource {
-        if self
-            .fleet
-            .pinned_with(alias)
-            .any(|other| other == fingerprint)
-        {
-            IdentitySource::Pin
-        } else if self.fleet.canonical(alias) == self.fleet.canonical(fingerprint) {
-            IdentitySource::Runtime
-        } else {
+        if self.fleet.canonical(alias) != self.fleet.canonical(fingerprint) {
             IdentitySource::Record
+        } else if self.fleet.is_pinned(alias) {
+            IdentitySource::Pin
+        } else {
+            IdentitySource::Runtime
         }
     }
 
-    /// All digests that identify the image in any way.
-    pub fn all_digests(&self, digest: Fingerprint) -> BTreeSet<Fingerprint> {
-        self.class(digest, true)
+    /// All digests under which the image may be shown: those that trusted records declare, that pods have taught, and that
+    /// the log holds.
+    pub fn shown(&self, digest: Fingerprint) -> ShownClass {
+        close([digest], |digest| {
+            let mut others = self.of_records(digest);
+            others.extend(self.fleet.all_digests(digest));
+            others.extend(self.recorded.to.get(&digest));
+            others.extend(self.recorded.from.get(&digest).into_iter().flatten());
+            others
+        })
     }
 
-    fn class(&self, digest: Fingerprint, for_display: bool) -> BTreeSet<Fingerprint> {
-        let mut class = BTreeSet::from([digest]);
-        let mut open = vec![digest];
-        while let Some(digest) = open.pop() {
-            let mut others: Vec<Fingerprint> = self.fleet.pinned_with(digest).collect();
-            for record in self.evidence.records_of(digest) {
-                if self.trusts(&record.key.namespace) {
-                    others.extend(record.digests());
-                }
-            }
-            if for_display {
-                others.extend(self.fleet.all_digests(digest));
-                others.extend(self.recorded.to.get(&digest));
-                others.extend(self.recorded.from.get(&digest).into_iter().flatten());
-            }
-            for other in others {
-                if class.len() < MAX_CLASS && class.insert(other) {
-                    open.push(other);
-                }
+    /// The digests that trusted records declare to be one image with this one.
+    fn of_records(&self, digest: Fingerprint) -> Vec<Fingerprint> {
+        let records = self.evidence.records_of(digest);
+        let trusted = records.filter(|record| self.trusts(&record.key.namespace));
+        trusted.flat_map(|record| record.digests()).collect()
+    }
+}
+
+/// What can be reached from some digests, themselves included.
+fn close(
+    digests: impl IntoIterator<Item = Fingerprint>,
+    others: impl Fn(Fingerprint) -> Vec<Fingerprint>,
+) -> BTreeSet<Fingerprint> {
+    let mut class: BTreeSet<_> = digests.into_iter().collect();
+    let mut open: Vec<Fingerprint> = class.iter().copied().collect();
+    while let Some(digest) = open.pop() {
+        for other in others(digest) {
+            if class.len() < MAX_CLASS && class.insert(other) {
+                open.push(other);
             }
         }
-        class
     }
+    class
 }

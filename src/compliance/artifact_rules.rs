@@ -18,13 +18,15 @@ use crate::{
         compliance::{self, AttestationRule, Exception, Waivable},
         provenance::RecordState,
         snapshot::VerdictReason,
+        user_time,
     },
     cluster::{
+        fleet::TrustedDigests,
         image::{Fingerprint, Reference},
         scope::matches,
     },
     compliance::{
-        artifact_identity::{IdentityResolver, TrustedNamespaces},
+        artifact_identity::{IdentityResolver, TrustedClass, TrustedNamespaces},
         evidence::{ApprovalReview, AttestationRecord, ProvenanceRecord},
     },
 };
@@ -111,8 +113,8 @@ impl ArtifactRules {
 pub struct ArtifactInput<'a> {
     /// Its canonical digest.
     pub fingerprint: Fingerprint,
-    /// The digests by which its containers are known, each of which must comply.
-    pub digests: BTreeSet<Fingerprint>,
+    /// Its containers, each of which must comply by what counts of it.
+    pub containers: BTreeSet<TrustedDigests>,
     /// Its recorded name.
     pub name: &'a str,
     /// The namespaces in which it is recorded.
@@ -165,8 +167,8 @@ impl ArtifactVerdict {
     }
 }
 
-/// Assesses an artifact (A1-A14; A0 is the scope of the environment, A3 is about unidentified containers). If its containers
-/// are known by several digests that nothing proves to be one image, the worst of them counts.
+/// Assesses an artifact (A1-A14; A0 is the scope of the environment, A3 is about unidentified containers). If nothing proves
+/// that its containers run one image, the worst of them counts.
 pub fn evaluate(
     rules: Option<&ArtifactRules>,
     environment: &str,
@@ -174,28 +176,29 @@ pub fn evaluate(
     resolver: &IdentityResolver,
     now: Timestamp,
 ) -> ArtifactVerdict {
-    let evaluate = |digest: Fingerprint| {
-        let class = resolver.equivalent(digest);
+    let evaluate = |class: &TrustedClass| {
         let context = RuleContext {
             rules,
             environment,
             artifact,
             resolver,
-            class: &class,
+            class,
             now,
         };
-        let verdict = context.evaluate();
-        (class, verdict)
+        context.evaluate()
     };
-    let own = artifact.digests.get(&artifact.fingerprint);
-    let first = own.or(artifact.digests.first());
-    let (mut evaluated, mut worst) = evaluate(*first.unwrap_or(&artifact.fingerprint));
-    for digest in &artifact.digests {
-        if evaluated.contains(digest) {
-            continue;
-        }
-        let (class, verdict) = evaluate(*digest);
-        evaluated.extend(class);
+    let containers = artifact.containers.iter();
+    let mut classes: BTreeSet<_> = containers.map(|it| resolver.trusted(*it)).collect();
+    let own = classes
+        .iter()
+        .find(|class| class.iter().any(|digest| digest == artifact.fingerprint));
+    let first = own.or(classes.first()).cloned();
+    let first =
+        first.unwrap_or_else(|| resolver.trusted(TrustedDigests::only(artifact.fingerprint)));
+    let mut worst = evaluate(&first);
+    classes.remove(&first);
+    for class in &classes {
+        let verdict = evaluate(class);
         worst.until = [worst.until, verdict.until].into_iter().flatten().min();
         if verdict.severity() > worst.severity() {
             // The evidence that is shown stays that of the canonical digest.
@@ -212,7 +215,7 @@ struct RuleContext<'a> {
     environment: &'a str,
     artifact: &'a ArtifactInput<'a>,
     resolver: &'a IdentityResolver<'a>,
-    class: &'a BTreeSet<Fingerprint>,
+    class: &'a TrustedClass,
     now: Timestamp,
 }
 
@@ -222,7 +225,7 @@ type Violation = (Waivable, VerdictReason, String);
 impl RuleContext<'_> {
     fn evaluate(&self) -> ArtifactVerdict {
         let evidence = self.resolver.evidence;
-        let trusted = evidence.counted(self.class.iter().copied(), |ns| self.resolver.trusts(ns));
+        let trusted = evidence.counted(self.class.iter(), |ns| self.resolver.trusts(ns));
         let repository = self.artifact.name.parse::<Reference>().ok();
         let repository = repository.map(|reference| reference.repository);
         let fits = |record: &&Arc<ProvenanceRecord>| {
@@ -290,7 +293,7 @@ impl RuleContext<'_> {
         let entries = self
             .class
             .iter()
-            .flat_map(|digest| self.resolver.evidence.allowances_of(*digest));
+            .flat_map(|digest| self.resolver.evidence.allowances_of(digest));
         let active = entries.filter(|entry| {
             entry.environments.contains(self.environment) && entry.is_active(self.now)
         });
@@ -306,7 +309,7 @@ impl RuleContext<'_> {
         let reviews = self
             .class
             .iter()
-            .flat_map(|digest| self.resolver.evidence.reviews_of(*digest));
+            .flat_map(|digest| self.resolver.evidence.reviews_of(digest));
         let counts = |review: &&Arc<ApprovalReview>| {
             let flow = review.flow.as_deref();
             self.resolver.trusts(&review.key.namespace)
@@ -337,7 +340,7 @@ impl RuleContext<'_> {
         let anywhere = self
             .class
             .iter()
-            .flat_map(|digest| self.resolver.evidence.records_of(*digest));
+            .flat_map(|digest| self.resolver.evidence.records_of(digest));
         let (reason, words) = if let Some(record) = trusted.first() {
             let pinned = record.repository.as_deref().unwrap_or_default();
             let words = format!("its record {} is for images from {pinned}", record.key);
@@ -460,7 +463,8 @@ impl RuleContext<'_> {
         let longest = exceptions
             .filter(applies)
             .max_by_key(|exception| end(exception.expires_at))?;
-        Some((longest.reason.trim().to_owned(), longest.expires_at))
+        let end = user_time::end(longest.expires_at);
+        Some((longest.reason.trim().to_owned(), end))
     }
 
     fn fits(&self, exception: &Exception) -> bool {

@@ -33,7 +33,7 @@ pub fn step(
         _ => Compliant,
     };
     let raw_since = if raw == before.raw {
-        before.raw_since
+        before.raw_since.map(|since| since.min(now)) // it was written under a clock that was ahead
     } else {
         Some(now)
     };
@@ -76,6 +76,7 @@ pub fn step(
         pending_until,
         rules: None,
         unidentified_since: None,
+        uncounted: vec![],
     };
     (after, event)
 }

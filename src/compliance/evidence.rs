@@ -14,6 +14,7 @@ use crate::{
         approval::ReviewState,
         provenance::RecordState,
         snapshot::{ApprovalNote, DeploymentNote},
+        user_time,
     },
     cluster::image::Fingerprint,
 };
@@ -252,8 +253,10 @@ pub struct ApprovalReview {
     pub flow: Maybe,
     /// The environment that it is about.
     pub environment: Maybe,
-    /// Its number, of the spec or else assigned by Shipbell.
+    /// Its number, of the spec or else assigned by Shipbell: a label, which its writer may choose, and no order.
     pub number: i64,
+    /// Shipbell has assigned the number.
+    pub(crate) numbered_here: bool,
     /// The reviewer's decision.
     pub state: ReviewState,
     pub(crate) reviewer: Box<str>,
@@ -275,9 +278,9 @@ impl ApprovalReview {
         }
     }
 
-    /// Orders reviews from the oldest to the newest.
-    pub fn order(&self) -> (i64, Timestamp, &str) {
-        (self.number, self.created, &self.uid)
+    /// Orders reviews from the oldest to the newest, by nothing that their writers can choose at will.
+    pub fn order(&self) -> (Timestamp, &str, &str) {
+        (self.created, &self.key.name, &self.key.namespace)
     }
 
     /// Whether it has expired.
@@ -319,7 +322,7 @@ impl Allowance {
                 .collect(),
             artifacts: artifacts.collect::<Result<_, String>>()?,
             reason: object.spec.reason.as_str().into(),
-            expires: object.spec.expires_at,
+            expires: user_time::end(object.spec.expires_at),
         })
     }
 
@@ -456,17 +459,22 @@ impl Evidence {
             fingerprint: digest(&spec.fingerprint)?,
             flow: boxed(spec.flow.as_ref()),
             environment: boxed(spec.environment.as_ref()),
-            number: number.unwrap_or_else(|| self.next_number()),
+            number: number.unwrap_or_else(|| self.next_number(&key.namespace)),
+            numbered_here: spec.number.is_none(),
             state: spec.state,
             reviewer: spec.reviewer.as_str().into(),
             comment: boxed(spec.comment.as_ref()),
             time: spec.time.unwrap_or_else(|| created(object)),
-            expires: spec.expires_at,
+            expires: user_time::end(spec.expires_at),
         })
     }
 
-    fn next_number(&self) -> i64 {
-        let newest = self.reviews.values().map(|review| review.number).max();
+    /// The number after those that were assigned in a namespace: numbers that writers chose, and those of namespaces of
+    /// others, move nothing.
+    fn next_number(&self, namespace: &str) -> i64 {
+        let reviews = self.reviews.values();
+        let assigned = reviews.filter(|it| it.numbered_here && *it.key.namespace == *namespace);
+        let newest = assigned.map(|review| review.number).max();
         newest.unwrap_or(0).saturating_add(1)
     }
 
@@ -618,6 +626,75 @@ mod tests {
             let found: Vec<&str> = record.missing.iter().map(|name| &**name).collect();
             assert_eq!(found, missing, "{number}: {rest}");
         }
+    }
+
+    #[test]
+    fn what_ends_at_a_time_that_no_clock_reaches_never_ends() {
+        let metadata = r#""metadata": {"name": "a", "namespace": "ci", "uid": "u"}"#;
+        let digest = "a".repeat(64);
+        for end in ["9999-12-31T23:59:59Z", "9999-12-31T23:59:59.999-99:99"] {
+            let review = format!(
+                r#"{{{metadata}, "spec": {{"fingerprint": "{digest}", "state": "rejected", "reviewer": "eve", "time": "{end}", "expiresAt": "{end}"}}}}"#
+            );
+            let review: ArtifactApproval = serde_json::from_str(&review).unwrap();
+            let (mut evidence, key) = (Evidence::default(), EvidenceKey::of(&review));
+            evidence.put_review(&key, Some(&review)).unwrap();
+            let read = &evidence.reviews()[&key];
+            assert_eq!((read.state, read.expires), (ReviewState::Rejected, None));
+            let allowance = format!(
+                r#"{{{metadata}, "spec": {{"environments": ["prod"], "artifacts": [{{"fingerprint": "{digest}", "name": "a"}}], "reason": "r", "expiresAt": "{end}"}}}}"#
+            );
+            let allowance: AllowedArtifact = serde_json::from_str(&allowance).unwrap();
+            assert_eq!(Allowance::of(&allowance).unwrap().expires, None);
+            let record = format!(
+                r#"{{{metadata}, "spec": {{"fingerprint": "{digest}", "flow": "f", "build": {{"url": "https://ci", "startedAt": "{end}"}}, "attestations": [{{"name": "a", "compliant": false, "time": "{end}"}}], "deployments": [{{"number": 1, "environment": "prod", "time": "{end}"}}]}}}}"#
+            );
+            let record: ArtifactProvenance = serde_json::from_str(&record).unwrap();
+            let record = ProvenanceRecord::of(&record).unwrap();
+            assert_eq!(record.state, RecordState::NonCompliant);
+            let rules = format!(
+                r#"{{"compliance": {{"provenance": {{"required": true}}, "exceptions": [{{"images": ["*"], "reason": "r", "expiresAt": "{end}"}}]}}}}"#
+            );
+            let rules: crate::api::EnvironmentSpec = serde_json::from_str(&rules).unwrap();
+            let exceptions = rules.compliance.unwrap().exceptions.unwrap();
+            assert_eq!(user_time::end(exceptions[0].expires_at), None);
+        }
+    }
+
+    #[test]
+    fn the_newest_review_is_the_one_that_was_created_last_whatever_its_number() {
+        let mut evidence = Evidence::default();
+        let mut put = |name: &str, second: i64, number: &str| {
+            let created = Timestamp::from_second(second).unwrap();
+            let (namespace, name) = name.split_once('/').unwrap();
+            let review = format!(
+                r#"{{"metadata": {{"name": "{name}", "namespace": "{namespace}", "uid": "{namespace}-{name}", "creationTimestamp": "{created}"}},
+                    "spec": {{"fingerprint": "{}", "state": "approved", "reviewer": "eve"{number}}}}}"#,
+                "a".repeat(64)
+            );
+            let review: ArtifactApproval = serde_json::from_str(&review).unwrap();
+            let key = EvidenceKey::of(&review);
+            evidence.put_review(&key, Some(&review)).unwrap();
+            evidence.reviews()[&key].number
+        };
+        assert_eq!(put("ci/a", 100, ""), 1);
+        // Numbers that writers choose, and those of other namespaces, move ours by nothing.
+        assert_eq!(
+            put("ci/y", 100, r#", "number": 9223372036854775807"#),
+            i64::MAX
+        );
+        assert_eq!(
+            put("tenant/b", 150, r#", "number": 1000000000000000"#),
+            1_000_000_000_000_000
+        );
+        assert_eq!(put("tenant/c", 150, ""), 1);
+        assert_eq!(put("ci/z", 100, ""), 2);
+        assert_eq!(put("ci/late", 200, ""), 3);
+        assert_eq!(put("ci/early", 50, ""), 4);
+        let mut ordered: Vec<_> = evidence.reviews().values().collect();
+        ordered.sort_by(|a, b| a.order().cmp(&b.order()));
+        let ordered: Vec<_> = ordered.iter().map(|it| &*it.key.name).collect();
+        assert_eq!(ordered, ["early", "a", "y", "z", "b", "c", "late"]);
     }
 
     #[test]

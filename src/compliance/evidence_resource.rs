@@ -1,10 +1,8 @@
 //! The three kinds of evidence: how each is taken in, and what its status says.
 
-use std::fmt::Debug;
-
 use jiff::Timestamp;
-use kube::{Resource, core::object::HasStatus};
-use serde::{Serialize, de::DeserializeOwned};
+use kube::core::object::HasStatus;
+use serde::Serialize;
 
 use crate::{
     api::{
@@ -14,6 +12,7 @@ use crate::{
         condition::{READY, Statement, reasons},
         provenance::{ArtifactProvenanceStatus, RunningIn},
     },
+    cluster::custom_resource_watch::CustomResource,
     compliance::{
         evidence::{Allowance, EvidenceKey, EvidenceKind, ProvenanceRecord},
         evidence_state::EvidenceState,
@@ -32,15 +31,7 @@ reasons! {
 }
 
 /// A kind of object that carries evidence.
-pub trait EvidenceResource:
-    Resource<DynamicType = ()>
-    + HasStatus<Status: EvidenceStatus>
-    + Clone
-    + DeserializeOwned
-    + Debug
-    + Send
-    + 'static
-{
+pub trait EvidenceResource: CustomResource + HasStatus<Status: EvidenceStatus> {
     /// Which of them.
     const KIND: EvidenceKind;
 

@@ -14,12 +14,6 @@ pub trait EvidenceState {
     /// All evidence.
     fn evidence(&self) -> &Evidence;
 
-    /// A kind has been listed.
-    fn evidence_listed(&mut self, kind: EvidenceKind);
-
-    /// A kind can't be read: why.
-    fn evidence_fails(&mut self, kind: EvidenceKind, why: String);
-
     /// A provenance record was written, edited or deleted.
     fn record_seen(&mut self, key: &EvidenceKey, record: Option<ProvenanceRecord>, now: Moment);
 

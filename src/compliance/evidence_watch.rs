@@ -1,15 +1,16 @@
-#![expect(clippy::disallowed_types, reason = "talks to the API server")]
-
 //! Watches provenance, approval and allow-list objects.
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use kube::{Client, api::ObjectMeta, runtime::watcher};
 use parking_lot::Mutex;
 use tracing::warn;
 
 use crate::{
-    cluster::custom_resource_watch::{self, Follower},
+    cluster::{
+        custom_resource_watch::{Follow, Follower},
+        pod_view::Meta,
+        watch::StreamSink,
+    },
     compliance::{
         evidence::{EvidenceKey, EvidenceKind},
         evidence_resource::EvidenceResource,
@@ -20,13 +21,13 @@ use crate::{
 };
 
 /// Follows one kind for ever.
-pub async fn follow<K: EvidenceResource, S: SharedEvidence>(
-    client: Client,
+pub async fn follow<K: EvidenceResource, S: SharedEvidence + StreamSink>(
+    follow: Follow<'_, S>,
     shared: Arc<S>,
     statuses: Arc<Mutex<EvidenceStatuses>>,
 ) {
     let mut watch = EvidenceWatch { shared, statuses };
-    custom_resource_watch::follow::<K, _>(client, &mut watch).await;
+    follow.follow::<K, _>(&mut watch).await;
 }
 
 struct EvidenceWatch<S> {
@@ -45,8 +46,11 @@ impl<K: EvidenceResource, S: SharedEvidence> Follower<K> for EvidenceWatch<S> {
     // Reviews are numbered in the order in which they were created.
     const OLDEST_FIRST: bool = matches!(K::KIND, EvidenceKind::Reviews);
 
-    fn key(metadata: &ObjectMeta) -> Option<EvidenceKey> {
-        Some(EvidenceKey::of_metadata(metadata))
+    fn key(meta: &Meta) -> EvidenceKey {
+        EvidenceKey {
+            namespace: meta.namespace.as_str().into(),
+            name: meta.name.as_str().into(),
+        }
     }
 
     fn apply(&mut self, object: K, _: bool) {
@@ -75,16 +79,10 @@ impl<K: EvidenceResource, S: SharedEvidence> Follower<K> for EvidenceWatch<S> {
         self.shared.with_evidence(|state, now| {
             for key in state.evidence().keys(K::KIND) {
                 if !present.contains(&key) {
+                    self.statuses.lock().gone(K::KIND, &key);
                     remove::<K>(&key, state, now);
                 }
             }
-            state.evidence_listed(K::KIND);
         });
-    }
-
-    fn failed(&mut self, error: &watcher::Error) {
-        let why = format!("the {} can't be read: {error}", K::KIND.as_str());
-        self.shared
-            .with_evidence(|state, _| state.evidence_fails(K::KIND, why));
     }
 }

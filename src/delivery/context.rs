@@ -13,7 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::notification_setting::Cursor,
-    cluster::kubernetes_events::EventPublisher,
+    cluster::{
+        custom_resource_watch::Follow, kubernetes_events::EventPublisher, watch::WatchTimings,
+    },
     delivery::secret::RbacHints,
     http::sender::HttpSender,
     message::installation::Installation,
@@ -34,8 +36,10 @@ const START_LISTS: usize = 4;
 /// What delivery works with.
 pub(crate) struct Context {
     pub client: Client,
-    /// The monotonic clock.
+    /// The monotonic clock, and how far the settings have been read.
     pub clock: Arc<SharedState>,
+    /// How patiently the settings are followed.
+    pub watch_timings: WatchTimings,
     pub log: SnapshotLog,
     pub environments: Arc<Environments>,
     pub sender: HttpSender,
@@ -53,6 +57,16 @@ pub(crate) struct Context {
 }
 
 impl Context {
+    /// What it takes to follow the settings.
+    pub fn follow(&self) -> Follow<'_, SharedState> {
+        Follow {
+            client: &self.client,
+            streams: &self.clock,
+            metrics: &self.metrics,
+            timings: self.watch_timings,
+        }
+    }
+
     /// How many statuses may be written at once, for [`Context::status_writes`].
     pub fn status_writes() -> Semaphore {
         Semaphore::new(STATUS_WRITES)

@@ -10,7 +10,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use kube::{ResourceExt as _, api::ObjectMeta};
+use kube::ResourceExt as _;
 use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, watch},
@@ -20,8 +20,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     api::NotificationSetting,
-    cluster::custom_resource_watch::{self, Follower},
+    cluster::{
+        custom_resource_watch::Follower,
+        pod_view::{self, Meta},
+    },
     delivery::{context::Context, log_heads, mailbox::Mailbox, setting_worker::SettingWorker},
+    panics::{self, PanicScope},
     snapshot::environments::{EnvironmentInfo, Environments},
 };
 
@@ -56,7 +60,13 @@ pub(crate) async fn run(context: Context, cursors_ready: watch::Sender<bool>) {
     let cursors_ready = Arc::new(cursors_ready);
     let environments = context.environments.clone();
     let mut set_backs = environments.set_backs();
-    let heads = tokio::spawn(log_heads::find(environments.clone(), context.log.clone()));
+    let heads = tokio::spawn({
+        let (context, environments) = (context.clone(), environments.clone());
+        async move {
+            let find = || log_heads::find(environments.clone(), context.log.clone());
+            panics::restart(PanicScope::LogHeads, "", &context.metrics, find).await;
+        }
+    });
     let tasks = TaskTracker::new();
     loop {
         environments.wait_listed().await;
@@ -69,7 +79,7 @@ pub(crate) async fn run(context: Context, cursors_ready: watch::Sender<bool>) {
             first: Some(mpsc::channel(1)),
         };
         tokio::select! {
-            () = custom_resource_watch::follow(context.client.clone(), &mut settings) => break,
+            () = context.follow().follow(&mut settings) => break,
             () = follow_environments(&environments, &directory) => break,
             () = context.stop.cancelled() => break,
             _ = set_backs.changed() => {}
@@ -109,10 +119,10 @@ struct Settings {
 }
 
 impl Follower<NotificationSetting> for Settings {
-    type Key = String;
+    type Key = u128;
 
-    fn key(metadata: &ObjectMeta) -> Option<String> {
-        metadata.uid.clone()
+    fn key(meta: &Meta) -> u128 {
+        meta.uid
     }
 
     fn apply(&mut self, setting: NotificationSetting, listing: bool) {
@@ -133,31 +143,42 @@ impl Follower<NotificationSetting> for Settings {
             stop: stop.clone(),
         };
         directory.add(&uid, worker);
-        let worker = SettingWorker::new(self.context.clone(), mailbox, setting, settled);
-        let worker = Box::new(worker); // its task would hold it several times
+        let title = format!(
+            "{}/{}",
+            setting.namespace().unwrap_or_default(),
+            setting.name_any()
+        );
+        let (context, newest) = (self.context.clone(), self.directory.clone());
+        let mut settled = settled;
+        let worker = {
+            let context = context.clone();
+            move || {
+                // After a panic it begins with the setting as it is then.
+                let setting = newest
+                    .lock()
+                    .setting(&uid)
+                    .unwrap_or_else(|| setting.clone());
+                let settled = settled.take();
+                let worker = SettingWorker::new(context.clone(), mailbox.clone(), setting, settled);
+                Box::new(worker).run() // its task would hold it several times
+            }
+        };
         self.tasks.spawn(async move {
             tokio::select! {
-                () = worker.run() => {}
+                () = panics::restart(PanicScope::Setting, &title, &context.metrics, worker) => {}
                 () = stop.cancelled() => {}
             }
         });
     }
 
-    fn delete(&mut self, uid: &String) {
-        if let Some(worker) = self.directory.lock().remove(uid) {
-            worker.stop.cancel();
-        }
+    fn delete(&mut self, uid: &u128) {
+        self.directory.lock().stop_where(|known| known == *uid);
     }
 
-    fn listed(&mut self, present: &BTreeSet<String>) {
-        let gone: Vec<_> = {
-            let directory = self.directory.lock();
-            let known = directory.workers.keys().map(ToString::to_string);
-            known.filter(|uid| !present.contains(uid)).collect()
-        };
-        for uid in gone {
-            self.delete(&uid);
-        }
+    fn listed(&mut self, present: &BTreeSet<u128>) {
+        let mut directory = self.directory.lock();
+        directory.stop_where(|known| !present.contains(&known));
+        drop(directory);
         if let Some((settled, mut all_settled)) = self.first.take() {
             drop(settled);
             let progress = self.context.progress.clone();
@@ -199,6 +220,24 @@ impl Directory {
             self.index(&uid, setting);
         }
         Some(mailbox)
+    }
+
+    /// Stops the workers of settings with such a UID, as a number.
+    fn stop_where(&mut self, is_gone: impl Fn(u128) -> bool) {
+        let known = self.workers.keys();
+        let gone: Vec<_> = known
+            .filter(|uid| is_gone(pod_view::uid(uid)))
+            .cloned()
+            .collect();
+        for uid in gone {
+            if let Some(worker) = self.remove(&uid) {
+                worker.stop.cancel();
+            }
+        }
+    }
+
+    fn setting(&self, uid: &str) -> Option<Arc<NotificationSetting>> {
+        Some(self.workers.get(uid)?.setting.clone())
     }
 
     fn remove(&mut self, uid: &str) -> Option<Worker> {
@@ -286,6 +325,8 @@ fn heads(environments: &BTreeMap<String, EnvironmentInfo>) -> Vec<Option<(i64, T
 #[cfg(test)]
 mod tests {
     use std::sync::Weak;
+
+    use kube::api::ObjectMeta;
 
     use super::*;
     use crate::{

@@ -45,36 +45,31 @@ pub(crate) fn followed<'a>(
         });
         return (seen, problem);
     };
-    let (mut seen, mut missing, mut hidden) = (vec![], vec![], vec![]);
+    // One reason for those that are hidden and those that do not exist: nobody may find out by it what is hidden.
+    let (mut seen, mut missing) = (vec![], vec![]);
     for name in names {
-        match all.get(name) {
-            Some(known) if known.is_visible_to(namespace) => seen.push((name.as_str(), known)),
-            Some(_) => hidden.push(name.as_str()),
+        match all.get(name).filter(|known| known.is_visible_to(namespace)) {
+            Some(known) => seen.push((name.as_str(), known)),
             None => missing.push(name.as_str()),
         }
     }
-    let (reason, message) = if !missing.is_empty() {
-        let there: Vec<_> = visible().map(|(name, _)| name).collect();
-        let there = if there.is_empty() {
-            "none is visible here".to_owned()
-        } else {
-            format!("visible here: {}", there.join(", "))
-        };
-        let message = format!(
-            "spec.environments: there is no Environment {} ({there})",
-            missing.join(", ")
-        );
-        (NotReadyReason::EnvironmentNotFound, message)
-    } else if !hidden.is_empty() {
-        let message = format!(
-            "spec.environments: {} may not be seen from namespace {namespace}: a platform admin can add {namespace} to its spec.visibleTo",
-            hidden.join(", ")
-        );
-        (NotReadyReason::EnvironmentNotVisible, message)
-    } else {
+    if missing.is_empty() {
         return (seen, None);
+    }
+    let there: Vec<_> = visible().map(|(name, _)| name).collect();
+    let there = if there.is_empty() {
+        "none is visible here".to_owned()
+    } else {
+        format!("visible here: {}", there.join(", "))
     };
-    let problem = NotReady::new(reason, shorten(&message, 1_000));
+    let message = format!(
+        "spec.environments: namespace {namespace} may see no Environment {}: correct the name, or let a platform admin create it or add {namespace} to its spec.visibleTo ({there})",
+        missing.join(", ")
+    );
+    let problem = NotReady::new(
+        NotReadyReason::EnvironmentNotFound,
+        shorten(&message, 1_000),
+    );
     (seen, Some(problem))
 }
 
@@ -113,12 +108,12 @@ mod tests {
             (&none, None, &[], "NoEnvironments"),
             (&many, None, &[], "TooManyEnvironments"),
             (&some, Some(&["ours", "open"]), &["ours", "open"], ""),
-            (&some, Some(&["theirs"]), &[], "EnvironmentNotVisible"),
+            (&some, Some(&["theirs"]), &[], "EnvironmentNotFound"),
             (
                 &some,
                 Some(&["ours", "theirs"]),
                 &["ours"],
-                "EnvironmentNotVisible",
+                "EnvironmentNotFound",
             ),
             (
                 &some,
@@ -137,5 +132,15 @@ mod tests {
             let reason_ = problem.as_ref().map_or("", |why| why.reason.as_str());
             assert_eq!(reason_, reason, "{names:?}: {problem:?}");
         }
+    }
+
+    #[test]
+    fn a_hidden_environment_is_told_like_one_that_does_not_exist() {
+        let hidden: BTreeMap<_, _> = [("x".to_owned(), known(&["other"]))].into();
+        let names = vec!["x".to_owned()];
+        let (_, of_hidden) = followed(Some(&names), &hidden, "team");
+        let (_, of_none) = followed(Some(&names), &BTreeMap::new(), "team");
+        assert_eq!(of_hidden, of_none);
+        assert!(of_none.is_some());
     }
 }

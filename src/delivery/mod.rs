@@ -14,6 +14,7 @@ pub(crate) mod pending;
 pub(crate) mod reasons;
 mod retry;
 pub(crate) mod secret;
+mod setting_metrics;
 pub(crate) mod setting_state;
 mod setting_worker;
 mod start_position;

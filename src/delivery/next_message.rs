@@ -109,6 +109,8 @@ pub(crate) struct NextMessage {
     pub events: usize,
     /// The name of the snapshot that it comes from.
     pub snapshot: String,
+    /// When that was recorded.
+    pub recorded: Timestamp,
 }
 
 impl Search {
@@ -245,6 +247,7 @@ impl Search {
             after,
             events,
             snapshot: name,
+            recorded: snapshot.time,
         }))
     }
 
@@ -272,6 +275,7 @@ impl Search {
             },
             events: 1,
             snapshot: log::name(&cursor.environment, gap.to),
+            recorded: gap.time,
         }
     }
 

@@ -7,7 +7,7 @@ reasons! {
     /// Why a setting is not ready.
     pub(crate) enum NotReadyReason {
         SpecInvalid, UrlInvalid, SecretNotFound, SecretKeyMissing, SecretForbidden, DestinationUnknown,
-        DestinationDenied, EnvironmentNotFound, EnvironmentNotVisible, NoEnvironments, TooManyEnvironments,
+        DestinationDenied, EnvironmentNotFound, NoEnvironments, TooManyEnvironments,
     }
 }
 

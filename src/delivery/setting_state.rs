@@ -31,7 +31,7 @@ use crate::{
     backoff,
     delivery::{
         conditions::{self, NotReady, PATIENCE, Problems, shorten},
-        environment_queue::{AheadCounts, EnvironmentQueues, Token},
+        environment_queue::{AheadCounts, EnvironmentQueues, Token, Work},
         message_history,
         next_message::{Found, MessageKey, NextMessage, Search},
         pending::{CountedRange, LogRange, PendingCount},
@@ -355,7 +355,25 @@ impl SettingState {
         self.test.is_sent_with(turn)
     }
 
-    fn is_suspended(&self) -> bool {
+    /// When the snapshot was recorded whose message is sent with this turn.
+    pub fn recorded_at(&self, turn: Token) -> Option<Timestamp> {
+        self.queues.iter().find_map(|(_, queue)| match &queue.work {
+            Work::Sending {
+                turn: held,
+                message,
+                ..
+            } if held.token == turn => Some(message.recorded),
+            _ => None,
+        })
+    }
+
+    /// The status as it is now; it may not be written yet.
+    pub fn status(&self) -> &NotificationSettingStatus {
+        &self.status
+    }
+
+    /// Whether the spec says that nothing is sent.
+    pub fn is_suspended(&self) -> bool {
         self.subscription.suspended
     }
 

@@ -30,6 +30,7 @@ use crate::{
         pending::{CountedRange, LogRange},
         reasons::{EventReason, NotReadyReason},
         secret::{self, DestinationError},
+        setting_metrics::SettingMetrics,
         setting_state::{Action, Deleted, DestinationAnswer, Input, Now, SettingState},
         status_writer::{StatusWrite, WriteAnswer, WriteForm},
         subscription::Subscription,
@@ -68,6 +69,7 @@ pub(crate) struct SettingWorker {
     waiting: BTreeMap<Token, AbortHandle>,
     tasks: JoinSet<Done>,
     progress: ProgressEntry,
+    metrics: SettingMetrics,
     /// Dropped when the cursors stand in the status.
     settled: Option<mpsc::Sender<()>>,
 }
@@ -90,6 +92,7 @@ impl SettingWorker {
         let (state, actions) = SettingState::new(setting.clone(), environments, installation, now);
         let mut worker = Self {
             progress: ProgressEntry::new(context.progress.clone(), &uid),
+            metrics: SettingMetrics::new(context.metrics.clone(), &uid, &state),
             context,
             mailbox,
             setting,
@@ -161,13 +164,7 @@ impl SettingWorker {
             }
             Done::Sent(token, began, receipt, slot) => {
                 self.slots.insert(token, slot);
-                if !self.state.is_test(token) {
-                    self.context.metrics.delivered(
-                        self.state.kind().as_str(),
-                        outcome_label(&receipt.outcome),
-                        receipt.latency.as_secs_f64(),
-                    );
-                }
+                self.count(token, &receipt);
                 self.feed(Input::Sent(token, began, receipt));
             }
         }
@@ -180,6 +177,27 @@ impl SettingWorker {
         let now = self.context.now();
         for action in self.state.step(input, now) {
             self.execute(action);
+        }
+        self.metrics.update(&self.state);
+    }
+
+    /// Counts an answer, unless it is one to a test message.
+    fn count(&self, token: Token, receipt: &Receipt) {
+        if self.state.is_test(token) {
+            return;
+        }
+        let metrics = &self.context.metrics;
+        let destination = self.state.kind().as_str();
+        metrics.attempted(
+            destination,
+            outcome_label(&receipt.outcome),
+            receipt.latency,
+        );
+        if let (Outcome::Delivered { .. }, Some(recorded)) =
+            (&receipt.outcome, self.state.recorded_at(token))
+        {
+            let age = self.context.now().wall.duration_since(recorded);
+            metrics.delivered(destination, age.try_into().unwrap_or_default());
         }
     }
 

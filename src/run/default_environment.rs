@@ -6,7 +6,7 @@
 
 //! The Environment that exists after an installation without further configuration: it selects all namespaces.
 
-use std::{fmt::Debug, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt::Debug, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
@@ -29,6 +29,41 @@ const ANSWER: Duration = Duration::from_secs(10);
 const PAUSES: Backoff = Backoff::new(Duration::from_secs(2), Duration::from_secs(60));
 /// The ConfigMap that remembers that the default Environment was created once, so that a deleted one stays deleted.
 const MARKER: &str = "shipbell-default-environment";
+
+/// Namespaces that belong to the platform and not to its users, in the big distributions.
+const PLATFORM: [&str; 23] = [
+    "kube-*",
+    // OpenShift
+    "openshift",
+    "openshift-*",
+    "open-cluster-management*",
+    "multicluster-engine",
+    // Rancher
+    "cattle-*",
+    "fleet-default",
+    "fleet-local",
+    // Google
+    "gke-*",
+    "gmp-*",
+    "config-management-*",
+    // Azure
+    "aks-*",
+    "azure-arc*",
+    // Amazon
+    "amazon-*",
+    // VMware
+    "vmware-system-*",
+    "tkg-system*",
+    "tanzu-system*",
+    // IBM
+    "ibm-cert-store",
+    "ibm-operators",
+    "ibm-system",
+    // The network of several of them
+    "calico-*",
+    "tigera-*",
+    "local-path-storage",
+];
 
 /// Creates the default Environment if there is none. This happens once in the life of an installation.
 ///
@@ -54,6 +89,13 @@ pub(crate) async fn create_once(
     }
 }
 
+/// The namespaces that are left out. `namespace`: the operator's.
+fn excluded(namespace: &str) -> Vec<String> {
+    let platform = PLATFORM.iter().map(|it| (*it).to_owned());
+    let all: BTreeSet<String> = platform.chain([namespace.to_owned()]).collect();
+    all.into_iter().collect()
+}
+
 async fn create(client: &Client, cluster: &str, namespace: &str) -> kube::Result<()> {
     let markers: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     if markers.get_opt(MARKER).await?.is_some() {
@@ -66,7 +108,7 @@ async fn create(client: &Client, cluster: &str, namespace: &str) -> kube::Result
     let spec = EnvironmentSpec {
         namespaces: Some(Namespaces {
             include: None,
-            exclude: Some(vec!["kube-*".to_owned(), namespace.to_owned()]),
+            exclude: Some(excluded(namespace)),
         }),
         ..EnvironmentSpec::default()
     };
@@ -103,5 +145,51 @@ where
         Ok(_) => Ok(Creation::Created),
         Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(Creation::Exists),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::scope::matches;
+
+    #[test]
+    fn the_platform_s_namespaces_are_left_out_and_no_others() {
+        let excluded = excluded("shipbell");
+        let is_out = |name: &str| excluded.iter().any(|glob| matches(glob, name));
+        for name in [
+            "kube-system",
+            "shipbell",
+            "openshift",
+            "openshift-monitoring",
+            "cattle-system",
+            "fleet-local",
+            "gke-managed-system",
+            "gmp-public",
+            "aks-command",
+            "amazon-cloudwatch",
+            "vmware-system-csi",
+            "calico-system",
+            "tigera-operator",
+        ] {
+            assert!(is_out(name), "{name}");
+        }
+        for name in [
+            "default",
+            "fleet-tracking",
+            "openshop",
+            "amazonia",
+            "shop",
+            "ci",
+        ] {
+            assert!(!is_out(name), "{name}");
+        }
+        let page = include_str!("../../docs/environments.md");
+        for glob in PLATFORM {
+            assert!(
+                page.contains(&format!("`{glob}`")),
+                "{glob} is not documented"
+            );
+        }
     }
 }

@@ -29,7 +29,7 @@ use crate::{
     },
     config::TestDelivery,
     run::connect,
-    web::health,
+    web::server,
 };
 
 /// How often the setting's status is read.
@@ -40,7 +40,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// Waits until the test message came; an error says what the operator says, or that it says nothing.
 pub async fn run(config: TestDelivery) -> anyhow::Result<()> {
     let (tell, mut heard) = mpsc::channel(1);
-    let listener = health::bind(config.listen, "--listen").await?;
+    let listener = server::bind(config.listen, "--listen").await?;
     let token = Timestamp::now().as_nanosecond().to_string();
     let receiver = Router::new()
         .route(&format!("/{token}"), post(receive))

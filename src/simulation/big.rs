@@ -36,8 +36,8 @@ struct Big {
 
 impl Big {
     fn new(pods: &[PodView]) -> (Self, Entry) {
-        let mut state = empty_state(true);
         let now = Moment::from_secs(1_000);
+        let mut state = empty_state(true, now);
         state.environment_seen(
             &EnvironmentId::new("big", "uid"),
             &EnvironmentSpec::default(),
@@ -80,7 +80,9 @@ impl Big {
         self.now += seconds(31);
         let mut appended = vec![];
         for _ in 0..10 {
-            self.state.bookmark(WatchKind::Pods, version, self.now);
+            for kind in WatchKind::ALL {
+                self.state.bookmark(kind, version, self.now);
+            }
             let plan = self.state.plan("big", self.now, wall(self.now));
             let Plan::Append(draft) = plan else { break };
             for entry in draft {
@@ -162,6 +164,8 @@ fn pod(number: usize, workload: &str, image: &str) -> PodView {
             image_id,
             container_id: format!("containerd://{number}"),
             active: true,
+            silent: false,
+            once: false,
         }],
         labels: BTreeMap::new(),
         ..PodView::default()

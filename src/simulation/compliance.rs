@@ -272,6 +272,261 @@ fn one_bad_old_pod_holds_an_environment_until_it_is_gone() {
 }
 
 #[test]
+fn what_was_rolled_back_in_time_is_recorded_as_gone_before_anything_is_judged() {
+    // A rollout to an image without a record, taken back 2 seconds before its grace ends, or while the operator is down.
+    for down in [false, true] {
+        let mut cluster = vetted("");
+        roll(&mut cluster, "v2");
+        cluster.pass(10);
+        let first = cluster.log("prod").last().unwrap().at;
+        assert_eq!(cluster.new_events(), ["started v2 0>1, stopped v1 1>0"]);
+        let grace = |cluster: &Cluster| 300 - (cluster.now - first).as_secs();
+        let left = grace(&cluster);
+        cluster.pass(left - 30);
+        if down {
+            cluster.stop();
+        }
+        cluster.pass(28);
+        for pod in cluster.pods_of("web", "") {
+            cluster.remove(&pod);
+        }
+        cluster.running("web", "v1", &["v1"]);
+        if down {
+            cluster.pass(1_000);
+            cluster.begin();
+        }
+        cluster.pass(1_000);
+        let told = cluster.new_events();
+        assert_eq!(told, ["started v1 0>1, stopped v2 1>0"], "down: {down}");
+        assert_eq!(state(&cluster), ComplianceState::Compliant);
+        cluster.assert_at_rest();
+    }
+}
+
+#[test]
+fn an_image_that_is_away_for_a_moment_is_judged_when_it_is_back() {
+    let mut cluster = vetted("");
+    let pod = cluster.pods_of("web", "")[0].clone();
+    cluster.remove(&pod);
+    // Judged while it is away, and back before that is recorded.
+    cluster.unrecord("web-1");
+    cluster.pass(2);
+    cluster.running("web", "v1", &["v1"]);
+    cluster.pass(600);
+    assert_eq!(cluster.new_events(), [red("v1", NO_PROVENANCE)]);
+}
+
+#[test]
+fn containers_without_a_digest_that_are_gone_in_time_turn_nothing() {
+    let mut cluster = vetted("");
+    let pod = cluster.running("odd", "r", &["odd"]);
+    cluster.container(&pod, |c| {
+        (c.image_id, c.id) = (String::new(), "containerd://new".to_owned());
+    });
+    cluster.pass(35);
+    let since = last(&cluster).compliance.unidentified_since.unwrap();
+    let left = 300 - cluster.wall().duration_since(since).as_secs();
+    cluster.pass(u64::try_from(left).unwrap() - 2);
+    cluster.remove(&pod);
+    cluster.pass(1_000);
+    let told = cluster.new_events();
+    assert!(!told.iter().any(|told| told.starts_with("red")), "{told:?}");
+    assert_eq!(state(&cluster), ComplianceState::Compliant);
+}
+
+#[test]
+fn a_clock_that_was_ahead_delays_no_judgement() {
+    for restart in [false, true] {
+        let mut cluster = vetted("");
+        // All of that was written under a clock that was two hours ahead.
+        cluster.set_back = std::time::Duration::from_secs(7_200);
+        if restart {
+            cluster.restart();
+        }
+        roll(&mut cluster, "v2");
+        cluster.pass(60);
+        assert_eq!(cluster.new_events(), ["started v2 0>1, stopped v1 1>0"]);
+        cluster.pass(200);
+        assert_eq!(
+            cluster.new_events(),
+            Vec::<String>::new(),
+            "it has its grace"
+        );
+        cluster.pass(60);
+        assert_eq!(cluster.new_events(), [red("v2", NO_PROVENANCE)]);
+        let end = cluster.wall() + jiff::SignedDuration::from_secs(600);
+        let entry = format!(
+            "{{environments: [prod], artifacts: [{{fingerprint: {}, name: web}}], reason: hotfix, expiresAt: '{end}'}}",
+            digest("v2")
+        );
+        cluster.allow("hotfix", &entry);
+        cluster.pass(100);
+        assert_eq!(cluster.new_events(), ["allowed v2 1>1", "green"]);
+        cluster.pass(480);
+        assert_eq!(cluster.new_events(), Vec::<String>::new());
+        cluster.pass(40);
+        assert_eq!(cluster.new_events(), [red("v2", NO_PROVENANCE)]);
+        // The log's order stays: no entry is older than its predecessor, nor younger than it needs to be.
+        let times: Vec<_> = cluster.log("prod").iter().map(|it| it.spec.time).collect();
+        assert!(times.is_sorted(), "{times:?}");
+        cluster.restart();
+        cluster.pass(600);
+        assert_eq!(cluster.new_events(), Vec::<String>::new());
+    }
+}
+
+/// A pod that runs an image and is not counted: that of a Job, or one with an init container.
+fn uncounted(cluster: &mut Cluster, how: &str, image: &str) -> String {
+    if how == "Job" {
+        // Whether there is such a Job plays no part: whoever may create pods may name any owner.
+        return cluster.running("Job import", "", &[image]);
+    }
+    let pod = cluster.create("Pod one", "", &["v1"]);
+    cluster.change(&pod, |pod| {
+        let mut init = pod.containers[0].clone();
+        (init.name, init.id) = ("init".to_owned(), "containerd://init".to_owned());
+        init.image = format!("registry.example/{image}:1");
+        init.image_id = crate::simulation::image_id(image);
+        init.state = crate::simulation::State::Running;
+        pod.init = vec![init];
+    });
+    pod
+}
+
+#[test]
+fn what_is_not_counted_is_judged_all_the_same() {
+    for how in ["Job", "init container"] {
+        for restart in [false, true] {
+            let mut cluster = vetted("");
+            let pod = uncounted(&mut cluster, how, "bad");
+            cluster.pass(100);
+            assert_eq!(cluster.new_events(), ["silence: WorkloadsChanged"], "{how}");
+            assert_eq!(
+                state(&cluster),
+                ComplianceState::Compliant,
+                "it has its grace"
+            );
+            if restart {
+                cluster.restart(); // grace is not given anew
+            }
+            cluster.pass(220);
+            assert_eq!(cluster.new_events(), [red("bad", NO_PROVENANCE)], "{how}");
+            assert_eq!(cluster.recorded("prod").total(&digest("bad")), 0);
+            let (problems, _) = cluster.state.summary("prod").unwrap().problems;
+            assert_eq!(problems.len(), 1);
+            assert_eq!(problems[0].fingerprint, digest("bad"));
+            if restart {
+                cluster.restart();
+                cluster.pass(10);
+                assert_eq!(cluster.new_events(), Vec::<String>::new());
+            }
+            cluster.remove(&pod);
+            cluster.pass(100);
+            let told = cluster.new_events();
+            assert_eq!(told.last().unwrap(), "green", "{how}: {told:?}");
+            assert_eq!(told.len(), 2, "{told:?}");
+            cluster.assert_at_rest();
+        }
+    }
+}
+
+#[test]
+fn what_runs_for_a_moment_again_and_again_gets_no_grace_again_and_again() {
+    for restart in [false, true] {
+        let mut cluster = vetted("");
+        for run in 0..8 {
+            let job = format!("Job import-{run}");
+            let pod = cluster.running(&job, "", &["bad"]);
+            cluster.pass(30);
+            cluster.remove(&pod);
+            cluster.pass(30);
+            if restart {
+                cluster.restart();
+            }
+        }
+        let told = cluster.new_events();
+        assert_eq!(told[0], "silence: WorkloadsChanged");
+        assert_eq!(told[1], red("bad", NO_PROVENANCE), "{told:?}");
+        // It is forgiven, and forgotten, when it complies.
+        cluster.record("bad", &record("bad"));
+        let pod = cluster.running("Job import", "", &["bad"]);
+        cluster.pass(200);
+        assert_eq!(state(&cluster), ComplianceState::Compliant);
+        assert!(cluster.recorded("prod").compliance.uncounted.is_empty());
+        cluster.remove(&pod);
+        cluster.pass(10);
+        cluster.assert_at_rest();
+    }
+}
+
+#[test]
+fn evidence_about_what_is_not_counted_counts_at_once() {
+    for how in ["Job", "init container"] {
+        let mut cluster = vetted("");
+        cluster.record("web-2", &record("v2"));
+        uncounted(&mut cluster, how, "v2");
+        cluster.pass(600);
+        assert_eq!(cluster.new_events(), Vec::<String>::new(), "{how}");
+        let no = format!(
+            "{{fingerprint: {}, state: rejected, reviewer: eve}}",
+            digest("v2")
+        );
+        cluster.review("no", &no);
+        cluster.pass(5);
+        assert_eq!(
+            cluster.new_events(),
+            [red("v2", "rejected by eve")],
+            "{how}"
+        );
+        let end = cluster.wall() + jiff::SignedDuration::from_secs(1_000);
+        let entry = format!(
+            "{{environments: [prod], artifacts: [{{fingerprint: {}, name: web}}], reason: hotfix, expiresAt: '{end}'}}",
+            digest("v2")
+        );
+        cluster.allow("hotfix", &entry);
+        cluster.pass(200);
+        assert_eq!(state(&cluster), ComplianceState::Compliant, "{how}");
+        cluster.new_events();
+        cluster.pass(1_000);
+        assert_eq!(
+            cluster.new_events(),
+            [red("v2", "rejected by eve")],
+            "{how}"
+        );
+    }
+}
+
+#[test]
+fn what_is_not_selected_or_has_no_rules_is_not_judged() {
+    for (spec, judged) in [
+        (
+            "namespaces: {include: [blog]}, ".to_owned() + &ruled(""),
+            false,
+        ),
+        (
+            "podSelector: {matchLabels: {app: web}}, ".to_owned() + &ruled(""),
+            false,
+        ),
+        ("{}".to_owned(), false),
+        (ruled(""), true),
+    ] {
+        let mut cluster = Cluster::bare(true);
+        let spec = if spec == "{}" {
+            spec
+        } else {
+            format!("{{{spec}}}")
+        };
+        cluster.environment("prod", &spec);
+        cluster.begin();
+        cluster.pass(100);
+        cluster.new_events();
+        uncounted(&mut cluster, "Job", "bad");
+        cluster.pass(1_000);
+        assert_eq!(!cluster.new_events().is_empty(), judged, "{spec}");
+    }
+}
+
+#[test]
 fn frequent_rollouts_do_not_keep_an_environment_red() {
     let mut cluster = vetted(", recoveryWindow: 2m");
     let old = cluster.running("Pod old", "", &["bad"]);
@@ -339,6 +594,39 @@ fn the_index_and_the_manifests_of_an_image_are_one_artifact_when_ci_says_so() {
     assert_eq!(cluster.new_events(), Vec::<String>::new());
     assert_eq!(cluster.recorded("prod").total(&digest("v1")), 2);
     cluster.assert_at_rest();
+}
+
+#[test]
+fn what_is_said_of_a_digest_that_only_the_log_ties_to_its_artifact_counts_at_once() {
+    for restart in [false, true] {
+        let mut cluster = vetted(", exceptions: [{images: ['*'], reason: ours}]");
+        cluster.running("web", "v1", &["v1-arm64"]);
+        let both = format!(
+            "{{fingerprint: {}, flow: web, aliases: [{}]}}",
+            digest("v1"),
+            digest("v1-arm64")
+        );
+        cluster.record("web-1", &both);
+        cluster.pass(100);
+        cluster.unrecord("web-1");
+        cluster.pass(1_000);
+        cluster.new_events();
+        assert_eq!(cluster.recorded("prod").total(&digest("v1")), 2);
+        if restart {
+            cluster.stop();
+        }
+        let no = format!(
+            "{{fingerprint: {}, state: rejected, reviewer: eve}}",
+            digest("v1-arm64")
+        );
+        cluster.review("no", &no);
+        if restart {
+            cluster.begin();
+        }
+        cluster.pass(5);
+        let told = cluster.new_events();
+        assert_eq!(told, [red("v1", "rejected by eve")], "restart: {restart}");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use kube::api::ObjectMeta;
 
 use crate::{
     api::{AllowedArtifact, ArtifactApproval, ArtifactProvenance},
+    cluster::watch_progress::WatchKind,
     compliance::{
         evidence::{Allowance, EvidenceKey, EvidenceKind, ProvenanceRecord},
         evidence_state::EvidenceState as _,
@@ -15,7 +16,7 @@ use crate::{
 };
 
 /// The evidence in the cluster.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct EvidenceObjects {
     records: BTreeMap<EvidenceKey, ArtifactProvenance>,
     reviews: BTreeMap<EvidenceKey, ArtifactApproval>,
@@ -96,6 +97,12 @@ impl Cluster {
 
     /// Writes an entry of the allow-list (YAML).
     pub fn allow(&mut self, name: &str, spec: &str) {
+        self.allow_quietly(name, spec);
+        self.turn();
+    }
+
+    /// The same without running the recorder.
+    pub fn allow_quietly(&mut self, name: &str, spec: &str) {
         let key = EvidenceKey {
             namespace: "".into(),
             name: name.into(),
@@ -115,7 +122,6 @@ impl Cluster {
         if self.up {
             let allowance = Allowance::of(&object).unwrap();
             self.state.allowance_seen(name, Some(allowance));
-            self.turn();
         }
     }
 
@@ -150,12 +156,40 @@ impl Cluster {
 
     /// Lists all evidence.
     pub(super) fn list_evidence(&mut self) {
+        for kind in WatchKind::EVIDENCE {
+            self.list_quietly(kind);
+        }
+    }
+
+    /// Takes in all objects of a kind of evidence, and that others are gone.
+    pub(super) fn take_in_evidence(&mut self, kind: WatchKind) {
+        match kind {
+            WatchKind::Provenances => self.take_in_records(),
+            WatchKind::Approvals => self.take_in_reviews(),
+            _ => self.take_in_allowances(),
+        }
+    }
+
+    fn take_in_records(&mut self) {
+        for key in self.state.evidence().keys(EvidenceKind::Records) {
+            if !self.said.records.contains_key(&key) {
+                self.state.record_seen(&key, None, self.now);
+            }
+        }
         let mut records: Vec<_> = self.said.records.iter().collect();
         let seed = self.said.seed;
         records.sort_by_key(|(key, _)| digest(&format!("{key} {seed}")).0);
         for (key, object) in records {
             let record = ProvenanceRecord::of(object).unwrap();
             self.state.record_seen(key, Some(record), self.now);
+        }
+    }
+
+    fn take_in_reviews(&mut self) {
+        for key in self.state.evidence().keys(EvidenceKind::Reviews) {
+            if !self.said.reviews.contains_key(&key) {
+                self.state.review_seen(&key, None).unwrap();
+            }
         }
         let mut reviews: Vec<_> = self.said.reviews.iter().collect();
         // As the operator sorts them: those of one second by the version of the object.
@@ -170,12 +204,17 @@ impl Cluster {
         for (key, object) in reviews {
             self.state.review_seen(key, Some(object)).unwrap();
         }
+    }
+
+    fn take_in_allowances(&mut self) {
+        for key in self.state.evidence().keys(EvidenceKind::Allowances) {
+            if !self.said.allowances.contains_key(&*key.name) {
+                self.state.allowance_seen(&key.name, None);
+            }
+        }
         for (name, object) in &self.said.allowances {
             let allowance = Allowance::of(object).unwrap();
             self.state.allowance_seen(name, Some(allowance));
-        }
-        for kind in EvidenceKind::ALL {
-            self.state.evidence_listed(kind);
         }
     }
 }

@@ -1,7 +1,10 @@
 //! Which artifact a container is, whatever its runtime calls it (the scenarios S1 to S11 of the notes on image identity).
 
 use crate::{
-    api::snapshot::{Cause, IdentitySource},
+    api::{
+        compliance::ComplianceState,
+        snapshot::{Cause, IdentitySource},
+    },
     cluster::{fleet::LearnedIdentity, image::Fingerprint},
     simulation::{Cluster, Container, Pod, State, image_id, testing::digest},
 };
@@ -152,16 +155,16 @@ fn two_recorded_artifacts_that_turn_out_to_be_one_are_joined_in_silence() {
 #[test]
 fn a_pin_names_the_artifact_if_the_spec_cannot_have_been_edited() {
     // S7: the generation of the pod, whether the server counts it, whether the pod was seen before its container, and
-    // what the artifact goes by.
+    // what the artifact goes by. That a spec was seen before its container proves nothing: it may have been edited before.
     for (generation, counted, seen_early, known_as) in [
         (1, true, false, "index"),
         (1, true, true, "index"),
         (2, true, false, "amd64"),
-        (2, true, true, "index"),
+        (2, true, true, "amd64"),
         (1, false, false, "amd64"),
-        (1, false, true, "index"),
+        (1, false, true, "amd64"),
         (0, false, false, "amd64"),
-        (0, false, true, "index"),
+        (0, false, true, "amd64"),
     ] {
         let case = format!("{generation} {counted} {seen_early}");
         let mut cluster = Cluster::bare(counted);
@@ -257,17 +260,294 @@ fn an_edited_spec_does_not_lend_a_good_name_to_a_bad_image() {
     }
 }
 
+// ---- what counts for the rules ----
+
+/// A cluster with rules, in which only `good` has a record.
+fn ruled(counted: bool) -> Cluster {
+    let mut cluster = Cluster::bare(counted);
+    record(&mut cluster, "good", &[]);
+    let rules = "compliance: {provenance: {required: true, trustedNamespaces: [ci]}, grace: 1m, recoveryWindow: 0s}";
+    cluster.environment("prod", rules);
+    cluster.begin();
+    cluster.pass(120);
+    cluster.new_events();
+    cluster
+}
+
+fn record(cluster: &mut Cluster, image: &str, aliases: &[&str]) {
+    let aliases: Vec<_> = aliases.iter().map(|it| digest(it).to_string()).collect();
+    let spec = format!(
+        "{{fingerprint: {}, flow: web, aliases: [{}]}}",
+        digest(image),
+        aliases.join(", ")
+    );
+    cluster.record(image, &spec);
+}
+
+/// Whether the environment complies when all that is missing has had its time, and after a restart.
+fn complies(cluster: &mut Cluster) -> bool {
+    cluster.pass(200);
+    let before = cluster.recorded("prod").compliance.state;
+    cluster.restart();
+    cluster.pass(200);
+    let after = cluster.recorded("prod").compliance.state;
+    assert_eq!(before, after, "a restart changes nothing");
+    after == ComplianceState::Compliant
+}
+
+/// A pod of the workload whose spec pins it to an image, and whose node calls it otherwise.
+fn pinned_to(cluster: &mut Cluster, workload: &str, image: &str, called: &str) -> String {
+    let pod = cluster.create(workload, "r", &[image]);
+    cluster.change(&pod, |pod| pod.containers[0].image = pinned(image));
+    let container = format!("of {pod}");
+    runs_as(cluster, &pod, &container, called);
+    pod
+}
+
+#[test]
+fn whoever_may_edit_pods_makes_no_bad_image_a_good_one() {
+    for counted in [true, false] {
+        for when in [
+            "before its container is reported",
+            "while it runs",
+            "between two runs",
+        ] {
+            let case = format!("{counted}, edited {when}");
+            let mut cluster = ruled(counted);
+            let other = cluster.running("blog/web", "r", &["bad"]);
+            let pod = cluster.create("web", "r", &["bad"]);
+            let edit = |cluster: &mut Cluster| {
+                cluster.change(&pod, |pod| {
+                    pod.generation += i64::from(counted);
+                    pod.containers[0].image = pinned("good");
+                });
+            };
+            match when {
+                "while it runs" => {
+                    runs_as(&mut cluster, &pod, "one", "bad");
+                    cluster.pass(5);
+                    edit(&mut cluster);
+                }
+                "between two runs" => {
+                    runs_as(&mut cluster, &pod, "one", "bad");
+                    cluster.container(&pod, |c| (c.state, c.restarts) = (State::Crashed, 1));
+                    edit(&mut cluster);
+                    runs_as(&mut cluster, &pod, "two", "bad");
+                }
+                _ => {
+                    edit(&mut cluster);
+                    runs_as(&mut cluster, &pod, "one", "bad");
+                }
+            }
+            assert!(!complies(&mut cluster), "{case}");
+            assert_eq!(recorded(&cluster), pairs(&[("bad", 2)]), "{case}");
+            cluster.remove(&other);
+            assert!(!complies(&mut cluster), "{case}: the edited pod alone");
+            cluster.remove(&pod);
+            assert!(complies(&mut cluster), "{case}");
+            // What was edited has taught nothing about the image.
+            cluster.running("blog/web", "r", &["bad"]);
+            assert!(!complies(&mut cluster), "{case}: wherever it runs");
+        }
+    }
+}
+
+#[test]
+fn a_pin_vouches_for_its_own_container_if_its_spec_was_never_edited() {
+    for (counted, generation, vouched) in [
+        (true, 1, true),
+        (true, 2, false),
+        (false, 0, false),
+        (false, 1, false),
+    ] {
+        let case = format!("{counted} {generation}");
+        let mut cluster = ruled(counted);
+        let pod = cluster.create("web", "r", &["good"]);
+        cluster.change(&pod, |pod| {
+            pod.generation = generation;
+            pod.containers[0].image = pinned("good");
+        });
+        runs_as(&mut cluster, &pod, "one", "amd64");
+        assert_eq!(complies(&mut cluster), vouched, "{case}");
+        if !vouched {
+            record(&mut cluster, "good", &["amd64"]);
+            assert!(complies(&mut cluster), "{case}: CI lists it");
+        }
+    }
+}
+
+#[test]
+fn a_pin_vouches_for_no_other_container() {
+    let mut cluster = ruled(true);
+    pinned_to(&mut cluster, "web", "good", "amd64");
+    assert!(complies(&mut cluster));
+    // The same digest, by a tag that may have been moved.
+    let other = born(&mut cluster, "blog/web", &image_id("amd64"));
+    assert!(!complies(&mut cluster));
+    assert_eq!(recorded(&cluster), pairs(&[("good", 2)]), "shown as one");
+    cluster.remove(&other);
+    assert!(complies(&mut cluster));
+    // An index of one's own may hold the good image for one platform, and anything for another.
+    pinned_to(&mut cluster, "web", "evil", "good");
+    assert!(complies(&mut cluster), "this container is the good image");
+    let elsewhere = pinned_to(&mut cluster, "blog/web", "evil", "evil-arm64");
+    assert!(!complies(&mut cluster));
+    cluster.remove(&elsewhere);
+    born(&mut cluster, "blog/web", &image_id("evil"));
+    assert!(!complies(&mut cluster));
+}
+
+#[test]
+fn what_a_node_says_of_one_container_counts_for_that_container_only() {
+    let mut cluster = ruled(true);
+    let pod = born(&mut cluster, "web", &image_id("evil"));
+    cluster.container(&pod, |c| c.image_id = image_id("good"));
+    cluster.pass(60);
+    born(&mut cluster, "blog/web", &image_id("evil"));
+    assert!(!complies(&mut cluster));
+}
+
+#[test]
+fn what_was_learned_of_a_running_container_outlives_the_operator() {
+    for (case, first, later) in [
+        (
+            "the bare id of the image",
+            image_id("good"),
+            local("config"),
+        ),
+        (
+            "another name of its node",
+            image_id("good"),
+            image_id("other"),
+        ),
+        ("nothing any more", image_id("good"), String::new()),
+        (
+            "the id, and then a registry",
+            local("alias"),
+            image_id("other"),
+        ),
+    ] {
+        for before_the_log in [false, true] {
+            let mut cluster = ruled(true);
+            record(&mut cluster, "good", &["alias"]);
+            let pod = born(&mut cluster, "web", &first);
+            cluster.pass(60);
+            cluster.container(&pod, |c| c.image_id = later.clone());
+            cluster.pass(60);
+            cluster.new_events();
+            for _ in 0..2 {
+                if before_the_log {
+                    cluster.stop();
+                    cluster.begin_before_reading_the_log();
+                }
+                assert!(complies(&mut cluster), "{case}");
+                assert_eq!(cluster.new_events(), [""; 0], "{case}");
+            }
+            // The next container is another one.
+            runs_called(&mut cluster, &pod, "next", &image_id("bad"));
+            assert!(!complies(&mut cluster), "{case}");
+        }
+    }
+}
+
+#[test]
+fn a_pin_outlives_an_edit_that_did_not_touch_its_container() {
+    // `kubectl debug` adds a container: the spec was edited, and the old container still is what it was created from.
+    let mut cluster = ruled(true);
+    let pod = pinned_to(&mut cluster, "web", "good", "amd64");
+    cluster.pass(60);
+    cluster.change(&pod, |pod| pod.generation = 2);
+    cluster.pass(60);
+    cluster.new_events();
+    assert!(complies(&mut cluster));
+    assert_eq!(cluster.new_events(), [""; 0]);
+    // Containers that are gone are forgotten with the next checkpoint.
+    cluster.remove(&pod);
+    for number in 0..70 {
+        cluster.running("Pod one", "", &[&*format!("v{number}")]);
+        cluster.pass(60);
+        cluster.remove("one");
+        cluster.pass(60);
+    }
+    assert!(cluster.recorded("prod").containers.is_empty());
+}
+
+#[test]
+fn a_pin_is_shown_where_the_node_reports_no_image_and_trusted_only_if_never_edited() {
+    for (counted, generation, unidentified) in [(true, 1, 0), (true, 2, 1), (false, 1, 1)] {
+        for id in ["", "virtual"] {
+            let case = format!("{counted} {generation} {id:?}");
+            let mut cluster = ruled(counted);
+            let pod = cluster.create("web", "r", &["good"]);
+            cluster.change(&pod, |pod| {
+                pod.generation = generation;
+                pod.containers[0].image = pinned("good");
+            });
+            cluster.change(&pod, |pod| {
+                pod.phase = "Running";
+                (pod.containers[0].state, pod.containers[0].id) = (State::Running, id.to_owned());
+            });
+            cluster.pass(60);
+            assert_eq!(cluster.new_events()[0], "started good 0>1", "{case}");
+            let summary = cluster.state.summary("prod").unwrap();
+            assert_eq!(summary.unidentified, unidentified, "{case}");
+            assert_eq!(complies(&mut cluster), unidentified == 0, "{case}");
+            let told = cluster.new_events();
+            let restarted = |told: &String| told.contains("0>1") || told.contains("1>0");
+            assert!(!told.iter().any(restarted), "{case}: {told:?}");
+        }
+    }
+}
+
 #[test]
 fn a_container_that_waits_is_not_there_and_the_others_of_its_pod_are() {
     // S9
     let mut cluster = Cluster::new();
-    let pod = cluster.running("web", "r", &["index", "mesh"]);
-    cluster.container(&pod, |c| {
-        (c.state, c.image_id, c.id) = (State::Waiting, String::new(), String::new());
+    let pod = cluster.create("web", "r", &["index", "mesh"]);
+    cluster.change(&pod, |pod| {
+        let mesh = &mut pod.containers[1];
+        (mesh.state, mesh.image_id) = (State::Running, image_id("mesh"));
+        mesh.id = "containerd://mesh".to_owned();
     });
     cluster.pass(60);
     assert_eq!(cluster.new_events(), ["started mesh 0>1"]);
     assert_eq!(cluster.recorded("prod").totals().unidentified, 0);
+}
+
+#[test]
+fn a_node_that_says_nothing_for_a_while_changes_nothing() {
+    for (state, restarts) in [
+        (State::Running, 0),
+        (State::Waiting, 0),
+        (State::Crashed, 1),
+    ] {
+        let mut cluster = ruled(true);
+        let pod = cluster.running("web", "r", &["good"]);
+        assert!(complies(&mut cluster));
+        cluster.new_events();
+        let id = cluster.pods[&pod].containers[0].id.clone();
+        let says = |cluster: &mut Cluster, state, id: &str, image_id: &str| {
+            cluster.container(&pod, |c| {
+                (c.state, c.restarts) = (state, restarts);
+                (c.id, c.image_id) = (id.to_owned(), image_id.to_owned());
+            });
+            cluster.pass(600);
+        };
+        says(&mut cluster, state, "", "");
+        assert_eq!(cluster.new_events(), [""; 0], "{state:?}");
+        assert_eq!(cluster.state.summary("prod").unwrap().unidentified, 0);
+        // It comes back as it was, and as another container of the same image.
+        for id in [&*id, "containerd://next"] {
+            says(&mut cluster, State::Running, id, &image_id("good"));
+            assert_eq!(cluster.new_events(), [""; 0], "{state:?}");
+        }
+        cluster.assert_at_rest();
+        // Another image in the spec is a change, and so is the end of the container.
+        says(&mut cluster, State::Waiting, "", "");
+        cluster.container(&pod, |c| c.image = "registry.example/next:1".to_owned());
+        cluster.pass(600);
+        assert_eq!(cluster.new_events()[0], "stopped good 1>0", "{state:?}");
+    }
 }
 
 #[test]

@@ -8,8 +8,11 @@ mod big;
 mod compliance;
 mod delivery;
 mod evidence;
+mod hostile;
+mod hostile_texts;
 mod identity;
 mod properties;
+pub mod schema;
 pub mod testing;
 mod trouble;
 
@@ -31,12 +34,12 @@ use crate::{
         pod_view::{Decoded, DeploymentView, NamespaceView, PodView, SlimView},
         watch_progress::WatchKind,
     },
-    compliance::{evidence::EvidenceKind, evidence_state::EvidenceState as _},
     simulation::testing::digest,
     snapshot::{
         cut::{self, Entry},
         event,
         ledger::{Ledger, content_hash},
+        reduced_entry::reduce,
         settle::SettleTimes,
         state::{ClusterState, FrozenReason, Plan},
     },
@@ -79,6 +82,8 @@ pub struct Pod {
     pub labels: BTreeMap<String, String>,
     owner: Option<(&'static str, String, String)>,
     pub containers: Vec<Container>,
+    /// Init containers that run once.
+    pub init: Vec<Container>,
     pub terminating: bool,
     pub phase: &'static str,
     /// It is sent in a form that can't be read.
@@ -91,10 +96,8 @@ pub struct Pod {
 impl Pod {
     fn json(&self) -> String {
         let owners: Vec<Value> = self.owner.iter().map(|(api, kind, name)| json!({"apiVersion": api, "kind": kind, "name": name, "controller": true})).collect();
-        let statuses: Vec<Value> = self
-            .containers
-            .iter()
-            .map(|c| {
+        let statuses = |containers: &[Container]| -> Vec<Value> {
+            containers.iter().map(|c| {
                 let state = match c.state {
                     State::Waiting => json!({"waiting": {"reason": "ContainerCreating"}}),
                     State::Running => json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}}),
@@ -102,19 +105,24 @@ impl Pod {
                 };
                 json!({"name": c.name, "imageID": c.image_id, "containerID": c.id, "restartCount": c.restarts, "state": state})
             })
-            .collect();
-        let specs: Vec<Value> = self
-            .containers
-            .iter()
-            .map(|c| json!({"name": c.name, "image": c.image}))
-            .collect();
+            .collect()
+        };
+        let specs = |containers: &[Container]| -> Vec<Value> {
+            let specs = containers.iter();
+            specs
+                .map(|c| json!({"name": c.name, "image": c.image}))
+                .collect()
+        };
         let mut object = json!({
             "metadata": {
                 "namespace": self.namespace, "name": self.name, "uid": self.uid, "resourceVersion": self.version.to_string(),
                 "labels": self.labels, "ownerReferences": owners,
             },
-            "spec": {"containers": specs},
-            "status": {"phase": self.phase, "containerStatuses": statuses},
+            "spec": {"containers": specs(&self.containers), "initContainers": specs(&self.init)},
+            "status": {
+                "phase": self.phase, "containerStatuses": statuses(&self.containers),
+                "initContainerStatuses": statuses(&self.init),
+            },
         });
         if self.generation > 0 {
             object["metadata"]["generation"] = self.generation.into();
@@ -184,6 +192,15 @@ impl WatchedChange {
     }
 }
 
+/// Our own kinds.
+const OWN: [WatchKind; 5] = [
+    WatchKind::Environments,
+    WatchKind::Settings,
+    WatchKind::Provenances,
+    WatchKind::Approvals,
+    WatchKind::Allowances,
+];
+
 /// An entry in the log.
 #[derive(Clone, Debug)]
 pub struct Written {
@@ -214,6 +231,17 @@ struct Environment {
     last_cut: Option<Moment>,
 }
 
+/// What the store of a cluster held at some time.
+#[derive(Clone)]
+pub struct Backup {
+    version: u64,
+    pods: BTreeMap<String, Pod>,
+    deployments: BTreeMap<String, Deployment>,
+    namespaces: BTreeMap<String, (u64, BTreeMap<String, String>)>,
+    said: evidence::EvidenceObjects,
+    logs: BTreeMap<String, (Vec<Written>, Option<Ledger>)>,
+}
+
 /// The cluster, what watches it, and the log.
 pub struct Cluster {
     pub state: ClusterState,
@@ -236,6 +264,8 @@ pub struct Cluster {
     names: BTreeMap<Fingerprint, String>,
     reader: Fleet,
     pub warnings: Vec<String>,
+    /// The API server refuses entries that hold names.
+    pub refusing: bool,
     /// How far the wall clock was set back.
     pub set_back: Duration,
     said: evidence::EvidenceObjects,
@@ -261,7 +291,7 @@ impl Cluster {
     /// A cluster without environments, before the operator runs.
     pub fn bare(trust_generation: bool) -> Self {
         let mut cluster = Self {
-            state: empty_state(trust_generation),
+            state: empty_state(trust_generation, Moment::from_secs(1_000)),
             now: Moment::from_secs(1_000),
             trust_generation,
             version: 1_000,
@@ -278,6 +308,7 @@ impl Cluster {
             names: BTreeMap::new(),
             reader: Fleet::default(),
             warnings: vec![],
+            refusing: false,
             set_back: Duration::ZERO,
             said: evidence::EvidenceObjects::default(),
         };
@@ -343,7 +374,7 @@ impl Cluster {
     /// The operator starts, with nothing but the log and fresh lists.
     pub fn begin(&mut self) {
         self.up = true;
-        self.state = empty_state(self.trust_generation);
+        self.state = empty_state(self.trust_generation, self.now);
         self.list_evidence();
         for (name, env) in &mut self.environments {
             self.state
@@ -362,9 +393,13 @@ impl Cluster {
     /// The operator starts and has listed everything before it reads the log.
     pub fn begin_before_reading_the_log(&mut self) {
         self.up = true;
-        self.state = empty_state(self.trust_generation);
+        self.state = empty_state(self.trust_generation, self.now);
         self.list_evidence();
-        for kind in WatchKind::ALL {
+        for kind in [
+            WatchKind::Pods,
+            WatchKind::Deployments,
+            WatchKind::Namespaces,
+        ] {
             self.list(kind);
         }
         self.now += seconds(1);
@@ -397,6 +432,12 @@ impl Cluster {
     /// Reads a complete list of a kind. A list brings its own version; one that is given instead comes from a cluster
     /// whose store was set back.
     pub fn list(&mut self, kind: WatchKind) {
+        self.list_quietly(kind);
+        self.turn();
+    }
+
+    /// The same without running the recorder.
+    fn list_quietly(&mut self, kind: WatchKind) {
         let (now, version) = (self.now, self.version);
         self.state.list_begins(kind);
         match kind {
@@ -418,9 +459,18 @@ impl Cluster {
                     self.state.seen::<NamespaceView>(seen(&object), true, now);
                 }
             }
+            WatchKind::Environments => {
+                for (name, env) in &self.environments {
+                    let id = EnvironmentId::new(name, &env.uid);
+                    self.state.environment_seen(&id, &env.spec, now);
+                }
+            }
+            WatchKind::Settings => {}
+            WatchKind::Provenances | WatchKind::Approvals | WatchKind::Allowances => {
+                self.take_in_evidence(kind);
+            }
         }
         self.state.list_ends(kind, version, now, now);
-        self.turn();
     }
 
     /// Runs the recorder as far as it gets now.
@@ -455,6 +505,7 @@ impl Cluster {
     fn keep(&mut self, name: &str) {
         let (now, wall) = (self.now, self.wall());
         let plan = self.state.plan(name, now, wall);
+        let went_back = self.state.log_is_in_doubt(name) && !self.is_head(name);
         let env = self.environments.get_mut(name).unwrap();
         env.frozen = None;
         match plan {
@@ -470,7 +521,14 @@ impl Cluster {
                 assert!(until.is_none_or(|until| until > now), "a wait that is over");
                 env.wake = until.unwrap_or(now + seconds(30));
             }
-            Plan::Append(draft) => {
+            Plan::Append(_) if went_back => {
+                self.state.log_is_stale(&EnvironmentId::new(name, &env.uid));
+                env.wake = now;
+            }
+            Plan::Append(mut draft) => {
+                if self.refusing {
+                    reduce(&mut draft);
+                }
                 let last = env.last_cut.replace(now);
                 assert!(
                     last.is_none_or(|last| last + seconds(1) <= now),
@@ -481,6 +539,14 @@ impl Cluster {
                 }
             }
         }
+    }
+
+    /// Whether the head that the operator knows is the newest entry of the log.
+    fn is_head(&self, name: &str) -> bool {
+        let known = self.state.head_read(name).map(|(ledger, _)| ledger);
+        let known = known.map(|ledger| (ledger.index, ledger.content_hash.clone()));
+        let last = self.environments[name].log.last();
+        known == last.map(|last| (last.spec.index, last.spec.content_hash.clone()))
     }
 
     fn append(&mut self, name: &str, entry: Entry) {
@@ -494,6 +560,8 @@ impl Cluster {
         assert!(json.len() < 400_000, "{} bytes", json.len());
         let read: EnvironmentSnapshotSpec = serde_json::from_str(&json).unwrap();
         assert_eq!(read, spec, "it is read as it was written");
+        let refusal = schema::refusal("environmentsnapshots", "spec", &spec);
+        assert_eq!(refusal, None, "it is accepted");
         assert_eq!(spec.content_hash, content_hash(&spec));
         assert!(!spec.causes.is_empty());
         let before = env.log.last().map(|written| &written.spec);
@@ -517,7 +585,10 @@ impl Cluster {
                 Cause::Baseline | Cause::ScopeChanged | Cause::RulesChanged | Cause::HistoryLost
             )
         });
-        let whole = rebased || written.spec.changes.iter().any(|c| c.more_workloads > 0);
+        // The entry itself does not tell how big a checkpoint in chunks is.
+        let whole = rebased
+            || !written.chunks.is_empty()
+            || written.spec.changes.iter().any(|c| c.more_workloads > 0);
         let mut replayed = None;
         if !whole {
             let mut ledger = env.replayed.clone().unwrap();
@@ -525,11 +596,15 @@ impl Cluster {
                 .apply(&written.spec, rollout, &mut self.reader)
                 .unwrap();
             assert_same(&ledger, &after, "replayed");
+            // Those that are gone are left out of the next checkpoint.
+            let known = |(id, it)| ledger.containers.get(id) == Some(it);
+            assert!(after.containers.iter().all(known));
             replayed = Some(ledger);
         }
         if let Some(data) = written.checkpoint() {
             let ledger = Ledger::restore(&written.spec, &data, &mut self.reader).unwrap();
             assert_same(&ledger, &after, "restored");
+            assert_eq!(ledger.containers, after.containers);
             assert_eq!(ledger.rollouts, after.rollouts);
             replayed = Some(ledger);
         }
@@ -601,6 +676,35 @@ impl Cluster {
         }
     }
 
+    // ---- the store ----
+
+    /// All that the store of the cluster holds now.
+    pub fn backup(&self) -> Backup {
+        let logs = self.environments.iter();
+        let logs = logs.map(|(name, env)| (name.clone(), (env.log.clone(), env.replayed.clone())));
+        Backup {
+            version: self.version,
+            pods: self.pods.clone(),
+            deployments: self.deployments.clone(),
+            namespaces: self.namespaces.clone(),
+            said: self.said.clone(),
+            logs: logs.collect(),
+        }
+    }
+
+    /// The store is set back. All watches are interrupted by that, and no one hears of what changed.
+    pub fn put_back(&mut self, backup: &Backup) {
+        let backup = backup.clone();
+        self.version = backup.version;
+        (self.pods, self.deployments) = (backup.pods, backup.deployments);
+        (self.namespaces, self.said) = (backup.namespaces, backup.said);
+        for (name, env) in &mut self.environments {
+            (env.log, env.replayed) = backup.logs[name].clone();
+            env.heard = env.heard.min(env.log.len());
+        }
+        self.state.interrupted(self.now);
+    }
+
     // ---- watches ----
 
     /// A watch receives nothing any more.
@@ -630,6 +734,17 @@ impl Cluster {
         };
         self.deliver(&told);
         true
+    }
+
+    /// Delivers all events that were delayed, and delays no more.
+    pub fn deliver_all(&mut self) {
+        let environments = std::mem::take(&mut self.environments);
+        for kind in WatchKind::ALL {
+            while self.deliver_next(kind) {}
+        }
+        self.delayed = None;
+        self.environments = environments;
+        self.turn();
     }
 
     /// Delivers the next event of a stream without running the recorder.
@@ -783,6 +898,7 @@ impl Cluster {
             labels,
             owner,
             containers,
+            init: vec![],
             terminating: false,
             phase: "Pending",
             garbled: false,
@@ -1022,11 +1138,12 @@ impl Cluster {
     }
 }
 
-/// A state that knows that there is no evidence.
-pub fn empty_state(trust_generation: bool) -> ClusterState {
+/// A state that has listed our own kinds, of which there are no objects.
+pub fn empty_state(trust_generation: bool, now: Moment) -> ClusterState {
     let mut state = ClusterState::new(trust_generation, HOME);
-    for kind in EvidenceKind::ALL {
-        state.evidence_listed(kind);
+    for kind in OWN {
+        state.list_begins(kind);
+        state.list_ends(kind, 1, now, now);
     }
     state
 }

@@ -305,7 +305,7 @@ proptest! {
         }
         let mut states = vec![];
         for shuffled in [false, true] {
-            let mut state = crate::simulation::empty_state(true);
+            let mut state = crate::simulation::empty_state(true, cluster.now);
             state.environment_seen(&EnvironmentId::new("all", "uid"), &crate::api::EnvironmentSpec::default(), cluster.now);
             let mut pods: Vec<_> = cluster.pods.values().zip(&order).collect();
             if shuffled {

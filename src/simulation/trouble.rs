@@ -5,7 +5,11 @@ use std::sync::Arc;
 use crate::{
     api::environment::EnvironmentId,
     api::snapshot::Cause,
-    cluster::{pod_view::NamespaceView, scope::Scope, watch_progress::WatchKind},
+    cluster::{
+        pod_view::NamespaceView,
+        scope::Scope,
+        watch_progress::{ListEnd, WatchKind},
+    },
     simulation::{Cluster, State, seconds},
     snapshot::ledger::Ledger,
 };
@@ -692,4 +696,126 @@ fn a_clock_that_is_set_back_does_not_set_back_the_log() {
     cluster.container(&pod, |c| c.state = State::Waiting);
     cluster.pass(60);
     assert_eq!(cluster.new_events(), ["scaled v1 4>3"]);
+}
+
+const RECORD: &str =
+    "{fingerprint: \"0000000000000000000000000000000000000000000000000000000000000001\", flow: f}";
+
+/// A cluster whose store was set back to before `v2` was rolled out and `late` was recorded, which nobody has noticed.
+fn set_back() -> Cluster {
+    let mut cluster = with_web();
+    cluster.record("early", RECORD);
+    let backup = cluster.backup();
+    cluster.record("late", RECORD);
+    swap(&mut cluster, "web", "v2");
+    cluster.pass(60);
+    assert_eq!(cluster.new_events(), ["started v2 0>3, stopped v1 3>0"]);
+    cluster.put_back(&backup);
+    cluster
+}
+
+#[test]
+fn whatever_kind_notices_that_the_store_was_set_back_nothing_is_recorded_before_all_were_listed_anew()
+ {
+    for first in WatchKind::ALL {
+        let mut cluster = set_back();
+        for kind in WatchKind::ALL {
+            cluster.stop_watch(kind);
+        }
+        cluster.list(first);
+        assert_eq!(cluster.state.era(), 1, "{first:?}");
+        for kind in WatchKind::ALL
+            .into_iter()
+            .rev()
+            .filter(|kind| kind.decides())
+        {
+            // As when the list of one kind takes 12 s longer than that of another.
+            cluster.pass(12);
+            assert_eq!(
+                cluster.frozen("prod"),
+                Some("NotSynced"),
+                "{first:?} before {kind:?}"
+            );
+            assert!(cluster.state.is_ready(cluster.now).is_err());
+            cluster.resume_watch(kind);
+        }
+        cluster.resume_watch(WatchKind::Settings);
+        cluster.pass(60);
+        assert_eq!(cluster.frozen("prod"), None, "{first:?}");
+        assert_eq!(cluster.new_events(), [""; 0], "{first:?}");
+        assert_eq!(
+            cluster.state.era(),
+            1,
+            "it is noticed once, not by each kind"
+        );
+        let records = cluster.state.evidence().records().keys();
+        let records: Vec<_> = records.map(ToString::to_string).collect();
+        assert_eq!(
+            records,
+            ["ci/early"],
+            "what was deleted vouches for nothing"
+        );
+        cluster.scale("web", 4);
+        cluster.pass(60);
+        assert_eq!(cluster.new_events(), ["scaled v1 3>4"]);
+        let causes = &cluster.log("prod").last().unwrap().spec.causes;
+        assert_eq!(causes, &[Cause::WorkloadsChanged, Cause::Restored]);
+        cluster.assert_at_rest();
+    }
+}
+
+#[test]
+fn a_store_that_was_set_back_and_has_overtaken_its_old_version_is_noticed_by_its_log() {
+    let mut cluster = set_back();
+    cluster.version += 100_000;
+    cluster.bookmark();
+    cluster.scale("web", 4);
+    cluster.pass(60);
+    assert_eq!(cluster.state.era(), 1);
+    assert_eq!(cluster.new_events(), ["scaled v1 3>4"]);
+    let causes = &cluster.log("prod").last().unwrap().spec.causes;
+    assert_eq!(causes, &[Cause::WorkloadsChanged, Cause::Restored]);
+    cluster.assert_at_rest();
+}
+
+#[test]
+fn a_list_that_began_before_the_store_was_set_back_does_not_count() {
+    let mut cluster = set_back();
+    cluster.state.list_begins(WatchKind::Pods);
+    cluster.state.list_begins(WatchKind::Deployments);
+    let (version, now) = (cluster.version, cluster.now);
+    let mut ends = |kind| cluster.state.list_ends(kind, version, now, now);
+    assert_eq!(ends(WatchKind::Deployments), ListEnd::SetBack);
+    assert_eq!(ends(WatchKind::Pods), ListEnd::Outdated);
+    let pods = cluster.state.stream(WatchKind::Pods);
+    assert!(!pods.synced && pods.relist);
+    assert_eq!(
+        pods.resumes_at(),
+        None,
+        "it is not watched from a version of before"
+    );
+}
+
+#[test]
+fn a_kind_that_is_silent_for_too_long_freezes_what_it_decides_and_is_not_ready() {
+    for kind in WatchKind::ALL {
+        let mut cluster = with_web();
+        cluster.environment("staged", "namespaceSelector: {matchLabels: {stage: one}}");
+        cluster.pass(60);
+        assert_eq!(cluster.state.is_ready(cluster.now), Ok(()));
+        cluster.stop_watch(kind);
+        cluster.pass(300);
+        let why = cluster.state.is_ready(cluster.now).unwrap_err();
+        assert!(why.starts_with(kind.as_str()), "{why}");
+        // Rollouts are told from pods alone meanwhile, and who is told decides nothing of what is recorded.
+        let decides = !matches!(kind, WatchKind::Deployments | WatchKind::Settings);
+        let reason = decides.then_some("WatchStale");
+        assert_eq!(cluster.frozen("staged"), reason, "{kind:?}");
+        let reason = reason.filter(|_| kind != WatchKind::Namespaces);
+        assert_eq!(cluster.frozen("prod"), reason, "{kind:?}");
+        cluster.resume_watch(kind);
+        cluster.pass(60);
+        assert_eq!(cluster.frozen("staged"), None);
+        assert_eq!(cluster.state.is_ready(cluster.now), Ok(()));
+    }
 }

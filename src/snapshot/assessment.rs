@@ -11,12 +11,16 @@ use crate::{
     api::{
         EventType,
         compliance::ComplianceState,
+        cut_to_schema::{self, cut_to_schema},
         snapshot::{
-            AllowListChange, AllowListState, Allowed, Cause, Compliance, Provenance, Verdict,
-            VerdictReason,
+            AllowListChange, AllowListState, Allowed, Cause, Compliance, Provenance,
+            UncountedArtifact, Verdict, VerdictReason,
         },
     },
-    cluster::image::Fingerprint,
+    cluster::{
+        fleet::TrustedDigests,
+        image::{Fingerprint, display_name},
+    },
     compliance::{
         artifact_identity::IdentityResolver,
         artifact_rules::{ArtifactInput, ArtifactRules, ArtifactVerdict, evaluate},
@@ -32,6 +36,8 @@ use crate::{
 
 /// At most how many deployments and reviews are embedded, the newest first.
 const NOTES: usize = 10;
+/// Of how many images that are not counted an entry says since when they have not met the rules.
+const UNCOUNTED: usize = 100;
 /// At most how many changes of the allow-list fit into one entry; the rest follows in the next.
 const ALLOWED: usize = 500;
 
@@ -52,6 +58,8 @@ pub struct AssessmentState {
     facts: BTreeMap<Fingerprint, ArtifactFacts>,
     /// Artifacts that have to be assessed again.
     stale: BTreeSet<Fingerprint>,
+    /// Artifacts that are recorded and did not run when all was assessed last: they were left out.
+    postponed: BTreeSet<Fingerprint>,
     /// All have to be assessed again.
     all_stale: bool,
     policy_edited: bool,
@@ -59,6 +67,18 @@ pub struct AssessmentState {
     allow_list: bool,
     /// When the environment's state may change without anything else happening.
     pending: Option<Timestamp>,
+    /// What runs, is not counted and does not meet the rules.
+    uncounted: Vec<UncountedFinding>,
+    /// When something expires on which the compliance of what is not counted depends.
+    uncounted_until: Option<Timestamp>,
+}
+
+/// An artifact that runs, is not counted and does not meet the rules.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UncountedFinding {
+    pub fingerprint: Fingerprint,
+    pub name: String,
+    pub verdict: Verdict,
 }
 
 impl AssessmentState {
@@ -93,6 +113,11 @@ impl AssessmentState {
         self.allow_list = true;
     }
 
+    /// What runs, is not counted and does not meet the rules.
+    pub fn uncounted(&self) -> &[UncountedFinding] {
+        &self.uncounted
+    }
+
     /// The facts about an artifact.
     pub fn facts(&self, fingerprint: Fingerprint) -> Option<&ArtifactFacts> {
         self.facts.get(&fingerprint)
@@ -103,20 +128,27 @@ impl AssessmentState {
         self.all_stale || self.allow_list || !self.stale.is_empty()
     }
 
-    /// When the next timer runs out, or ran out without being recorded yet.
+    /// What did not run when all was assessed last and runs now has to be assessed again.
+    pub fn resume(&mut self, census: &Census) {
+        let returned = |it: &Fingerprint| census.total(it) > 0;
+        self.stale.extend(self.postponed.extract_if(.., returned));
+    }
+
+    /// When the next timer runs out, or ran out without being recorded yet. What no longer runs has none: that it is gone is
+    /// recorded first.
     pub fn next_timer(
         &self,
         environment: &str,
         ledger: &Ledger,
         evidence: &Evidence,
+        census: &Census,
     ) -> Option<Timestamp> {
-        let verdicts = self
-            .facts
-            .values()
-            .filter_map(|facts| facts.verdict.as_ref());
+        let running = self.facts.iter().filter(|(it, _)| census.total(it) > 0);
+        let verdicts = running.filter_map(|(_, facts)| facts.verdict.as_ref());
         let ends = verdicts.flat_map(|verdict| [verdict.grace_until, verdict.valid_until]);
         let expiries = in_force(environment, ledger, evidence).map(|entry| entry.expires);
-        ends.chain([self.pending]).chain(expiries).flatten().min()
+        let ends = ends.chain([self.pending, self.uncounted_until]);
+        ends.chain(expiries).flatten().min()
     }
 
     /// Why the facts about a recorded artifact differ from the log, if they do. `allow_list`: its changes.
@@ -245,6 +277,8 @@ impl Assessor<'_> {
         }
         if scope == AssessmentScope::All {
             state.stale.clear();
+            let recorded = after.artifacts().map(|(fingerprint, _)| *fingerprint);
+            state.postponed = recorded.filter(|it| self.is_gone(before, it)).collect();
             state.all_stale = false;
             state.allow_list = found.more;
         }
@@ -256,6 +290,12 @@ impl Assessor<'_> {
             state.policy_edited = false;
         }
         found
+    }
+
+    /// Whether an artifact is recorded and runs no more. That is recorded first: it keeps its verdict until then, and no grace
+    /// of it ends.
+    fn is_gone(&self, before: &Ledger, fingerprint: &Fingerprint) -> bool {
+        before.total(fingerprint) > 0 && self.census.total(fingerprint) == 0
     }
 
     /// The artifacts to assess.
@@ -279,12 +319,13 @@ impl Assessor<'_> {
             .map(|digest| self.resolver.canonical(*digest))
             .collect();
         let wanted = |fingerprint: &Fingerprint| {
-            due(fingerprint)
-                || scope == AssessmentScope::All
-                    && (state.all_stale
-                        || stale.contains(fingerprint)
-                        || state.stale.contains(fingerprint)
-                        || before.total(fingerprint) == 0)
+            !self.is_gone(before, fingerprint)
+                && (due(fingerprint)
+                    || scope == AssessmentScope::All
+                        && (state.all_stale
+                            || stale.contains(fingerprint)
+                            || state.stale.contains(fingerprint)
+                            || before.total(fingerprint) == 0))
         };
         let artifacts = after.artifacts().map(|(fingerprint, _)| *fingerprint);
         let mut inputs: BTreeMap<Fingerprint, ArtifactInput> = artifacts
@@ -293,7 +334,7 @@ impl Assessor<'_> {
                 let name = after.names.get(&fingerprint).map_or("", String::as_str);
                 let input = ArtifactInput {
                     fingerprint,
-                    digests: self.census.known_by(fingerprint).collect(),
+                    containers: self.census.trusted(fingerprint).collect(),
                     name,
                     namespaces: BTreeSet::new(),
                 };
@@ -319,15 +360,18 @@ impl Assessor<'_> {
         after: &Ledger,
         now: Timestamp,
     ) -> ArtifactFacts {
-        let first_seen = after.seen.get(&fingerprint).copied().unwrap_or(now);
         let was = old.and_then(|facts| facts.verdict.as_ref());
-        let grace_over = verdict.reason == VerdictReason::AllowListed
-            || was.is_some_and(|was| was.grace_over && was.first_seen == first_seen);
+        // What was written under a clock that was ahead may lie in the future. Grace begins now at the latest, and once.
+        let recorded = after.seen.get(&fingerprint).copied();
+        let first_seen = recorded.into_iter().chain(was.map(|was| was.first_seen));
+        let first_seen = first_seen.chain([now]).min().unwrap_or(now);
+        let grace_over =
+            verdict.reason == VerdictReason::AllowListed || was.is_some_and(|was| was.grace_over);
         let ends = self
             .rules
             .and_then(|rules| first_seen.checked_add(rules.grace()).ok());
         let grace_until = ends.filter(|end| verdict.may_wait() && !grace_over && *end > now);
-        let provenance = provenance(self.environment, &verdict);
+        let provenance = provenance(self.environment, &verdict).map(Provenance::cut_to_schema);
         let mut message = verdict.words;
         reasons::truncate(&mut message);
         let verdict = self.rules.map(|_| Verdict {
@@ -364,24 +408,44 @@ impl Assessor<'_> {
             };
             match (verdict.state, verdict.grace_until) {
                 (ComplianceState::NonCompliant, Some(end)) if end > now => grace_ends.push(end),
+                (ComplianceState::NonCompliant, Some(_)) if self.is_gone(before, fingerprint) => {}
                 (ComplianceState::NonCompliant, _) => violations.push((*fingerprint, verdict)),
                 (ComplianceState::Unknown, _) => unknown = true,
                 (ComplianceState::Compliant, _) => {}
             }
         }
+        (state.uncounted, state.uncounted_until) = self.judge_uncounted(was, after, now);
+        let mut uncounted = vec![];
+        for UncountedFinding {
+            fingerprint,
+            name,
+            verdict,
+        } in &state.uncounted
+        {
+            match verdict.grace_until {
+                Some(end) => grace_ends.push(end),
+                None if violations.iter().any(|(it, _)| it == fingerprint) => {}
+                None => uncounted.push(reasons::line(name, *fingerprint, &verdict.message)),
+            }
+        }
+        let uncounted_violates = state
+            .uncounted
+            .iter()
+            .any(|it| it.verdict.grace_until.is_none());
         // A3: containers that can't be identified.
         let unidentified = self.rules.filter(|_| after.unidentified > 0);
-        let unidentified_since = unidentified.map(|_| was.unidentified_since.unwrap_or(now));
+        let unidentified_since =
+            unidentified.map(|_| was.unidentified_since.unwrap_or(now).min(now));
         let mut unidentified_violates = false;
         if let (Some(since), Some(rules)) = (unidentified_since, self.rules) {
             match since.checked_add(rules.grace()) {
                 Ok(end) if end > now => grace_ends.push(end),
-                _ => unidentified_violates = true,
+                _ => unidentified_violates = self.census.unidentified_in_all() > 0,
             }
         }
         let input = ComplianceInput {
             ruled: self.rules.is_some(),
-            violated: !violations.is_empty() || unidentified_violates,
+            violated: !violations.is_empty() || uncounted_violates || unidentified_violates,
             unknown,
             grace_ends: grace_ends.into_iter().min(),
         };
@@ -390,7 +454,8 @@ impl Assessor<'_> {
         compliance.unidentified_since = unidentified_since;
         compliance.rules = self.rules.map(|rules| rules.edition.clone());
         let unidentified = unidentified_violates.then_some(after.unidentified);
-        compliance.reasons = reasons::reasons(after, &violations, unidentified);
+        compliance.reasons = reasons::reasons(after, &violations, uncounted, unidentified);
+        compliance.uncounted = self.remember_uncounted(was, &state.uncounted);
         let mending = compliance.raw == ComplianceState::Compliant
             && (compliance.state == ComplianceState::NonCompliant || event.is_some());
         if mending {
@@ -399,12 +464,106 @@ impl Assessor<'_> {
             } else {
                 was.resolved.clone()
             };
+            if compliance.resolved.is_empty() && !was.uncounted.is_empty() {
+                let line = "what is not counted complies with the rules now, or has ended";
+                compliance.resolved.push(line.to_owned());
+            }
         }
         if found.causes.is_empty() {
             found.causes.extend(cause_of_turn(was, &compliance, now));
         }
         state.pending = compliance.pending_until;
         (found.compliance, found.event) = (compliance, event);
+    }
+
+    /// What runs, is not counted and does not meet the rules; and when something expires on which that depends. Whoever may
+    /// create pods chooses their owner, and thereby whether they are counted: so all of it is judged.
+    fn judge_uncounted(
+        &self,
+        was: &Compliance,
+        after: &Ledger,
+        now: Timestamp,
+    ) -> (Vec<UncountedFinding>, Option<Timestamp>) {
+        let Some(rules) = self.rules else {
+            return (vec![], None);
+        };
+        let mut artifacts: BTreeMap<Fingerprint, (Arc<str>, ArtifactInput)> = BTreeMap::new();
+        for it in self.census.uncounted() {
+            let (image, input) = artifacts.entry(it.fingerprint).or_insert_with(|| {
+                let input = ArtifactInput {
+                    fingerprint: it.fingerprint,
+                    containers: BTreeSet::new(),
+                    name: "",
+                    namespaces: BTreeSet::new(),
+                };
+                (it.image.clone(), input)
+            });
+            *image = it.image.clone().min(image.clone());
+            input.containers.insert(it.trusted);
+            input.namespaces.insert(&*it.namespace);
+        }
+        let (mut found, mut until) = (vec![], None::<Timestamp>);
+        for (fingerprint, (image, input)) in artifacts {
+            let name = display_name(&image);
+            let input = ArtifactInput {
+                name: &name,
+                ..input
+            };
+            let verdict = evaluate(Some(rules), self.environment, &input, &self.resolver, now);
+            until = [until, verdict.until].into_iter().flatten().min();
+            if verdict.state != ComplianceState::NonCompliant {
+                continue;
+            }
+            let digest = fingerprint.to_string();
+            let known = was.uncounted.iter().find(|it| it.fingerprint == digest);
+            let first_seen = known.map_or(now, |it| it.since.min(now));
+            let listed = |digest: &Fingerprint| {
+                *digest == fingerprint || input.containers.iter().any(|it| it.first == *digest)
+            };
+            // What was on the allow-list has no grace when that ends.
+            let grace_over = after.allowed.keys().any(|(_, digest)| listed(digest));
+            let end = first_seen.checked_add(rules.grace()).ok();
+            let grace_until = end.filter(|end| verdict.may_wait() && !grace_over && *end > now);
+            let mut message = verdict.words;
+            reasons::truncate(&mut message);
+            found.push(UncountedFinding {
+                fingerprint,
+                name,
+                verdict: Verdict {
+                    state: verdict.state,
+                    reason: verdict.reason,
+                    message,
+                    first_seen,
+                    grace_until,
+                    valid_until: verdict.until,
+                    grace_over,
+                },
+            });
+        }
+        (found, until)
+    }
+
+    /// What did not meet the rules when it ran last, the newest: whatever comes back gets no other grace. What runs and meets
+    /// them now is forgotten.
+    fn remember_uncounted(
+        &self,
+        was: &Compliance,
+        lacking: &[UncountedFinding],
+    ) -> Vec<UncountedArtifact> {
+        let running: BTreeSet<_> = self.census.uncounted().map(|it| it.fingerprint).collect();
+        let runs = |it: &UncountedArtifact| {
+            Fingerprint::from_hex(&it.fingerprint).is_none_or(|it| running.contains(&it))
+        };
+        let gone = was.uncounted.iter().filter(|it| !runs(it)).cloned();
+        let lacking = lacking.iter().map(|it| UncountedArtifact {
+            fingerprint: it.fingerprint.to_string(),
+            since: it.verdict.first_seen,
+        });
+        let ruled = self.rules.is_some();
+        let mut all: Vec<_> = gone.chain(lacking).filter(|_| ruled).collect();
+        all.sort_by(|a, b| (b.since, &a.fingerprint).cmp(&(a.since, &b.fingerprint)));
+        all.truncate(UNCOUNTED);
+        all
     }
 
     /// Compares the allow-list with the log.
@@ -476,20 +635,21 @@ impl Assessor<'_> {
         let fingerprint = if runs { known } else { digest };
         let artifact = ArtifactInput {
             fingerprint,
-            digests: BTreeSet::from([digest]),
+            containers: BTreeSet::from([TrustedDigests::only(digest)]),
             name,
             namespaces: BTreeSet::new(),
         };
         let verdict = evaluate(self.rules, self.environment, &artifact, &self.resolver, now);
         Addition {
             fingerprint,
-            name: name.into(),
+            name: cut_to_schema(name, cut_to_schema::IMAGE).into(),
             allowed: Allowed {
                 entry: entry.name.to_string(),
                 reason: entry.reason.trim().to_owned(),
                 expires_at: entry.expires,
-            },
-            provenance: provenance(self.environment, &verdict),
+            }
+            .cut_to_schema(),
+            provenance: provenance(self.environment, &verdict).map(Provenance::cut_to_schema),
         }
     }
 }
@@ -498,7 +658,7 @@ impl Assessor<'_> {
 fn cause_of_turn(was: &Compliance, is: &Compliance, now: Timestamp) -> Option<Cause> {
     let summary = |it: &Compliance| (it.state, it.raw, it.unidentified_since);
     if summary(was) == summary(is) {
-        return None;
+        return (was.uncounted != is.uncounted).then_some(Cause::WorkloadsChanged);
     }
     let ended = was.pending_until.is_some_and(|end| end <= now);
     let recovered =

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc};
 
 use crate::{
     cluster::{
-        fleet::{Fleet, Pod, Workload},
+        fleet::{Fleet, Pod, TrustedDigests, Workload},
         image::Fingerprint,
         scope::Scope,
     },
@@ -21,16 +21,34 @@ pub struct Census {
     images: BTreeMap<(Fingerprint, Arc<str>), u32>,
     /// Other digests that were reported for containers: they identify the artifacts after a restart.
     aliases: BTreeMap<Fingerprint, u32>,
-    /// The digests by which containers are known, by artifact.
-    known: BTreeMap<(Fingerprint, Fingerprint), u32>,
+    /// What counts for the rules of containers, by the artifact as which they are shown.
+    trusted: BTreeMap<(Fingerprint, TrustedDigests), u32>,
+    /// What was learned of running containers, by a hash of their ids.
+    learned: BTreeMap<(u64, TrustedDigests), u32>,
     unidentified: usize,
+    /// What runs and is not counted: pods with excluded owners, and init containers that run once. Rules apply to it.
+    uncounted: BTreeMap<Uncounted, u32>,
+    /// Containers of these that can't be identified.
+    uncounted_unidentified: usize,
+}
+
+/// A container that runs and is not counted, as far as rules need to know it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Uncounted {
+    /// The artifact as which it is shown.
+    pub fingerprint: Fingerprint,
+    pub trusted: TrustedDigests,
+    pub namespace: Arc<str>,
+    /// The image that the spec asks for.
+    pub image: Arc<str>,
 }
 
 /// What changed by counting a pod.
 #[derive(Clone, Debug, Default)]
 pub struct Counted {
     pub cells: Vec<Cell>,
-    /// Artifacts that ran before and run now, whose containers are known by other digests than before.
+    /// Artifacts that ran before and run now, of whose containers other digests count for the rules than before; and those
+    /// that are not counted and came or went.
     pub known_otherwise: Vec<Fingerprint>,
 }
 
@@ -40,32 +58,65 @@ impl Census {
         let mut census = Self::default();
         let fleet = resolver.fleet;
         for pod in fleet.pods().filter(|pod| admits(scope, fleet, pod)) {
-            census.count(pod, resolver, true);
+            census.count(pod, scope, resolver, true);
         }
         census
     }
 
     /// Adds or removes a pod.
-    pub fn count(&mut self, pod: &Pod, resolver: &IdentityResolver, add: bool) -> Counted {
-        let mut known_otherwise = vec![];
+    pub fn count(
+        &mut self,
+        pod: &Pod,
+        scope: &Scope,
+        resolver: &IdentityResolver,
+        add: bool,
+    ) -> Counted {
+        let (mut known_otherwise, mut uncounted) = (vec![], vec![]);
+        let counts = scope.counts(&pod.owners());
         let mut runs: BTreeMap<Fingerprint, &Arc<str>> = BTreeMap::new();
-        for (digest, image) in pod.runs() {
-            let fingerprint = resolver.canonical(digest);
-            let named = runs.entry(fingerprint).or_insert(image);
-            *named = (*named).min(image);
-            let pair = (fingerprint, digest);
-            let was = self.known.contains_key(&pair);
-            step(&mut self.known, pair, add);
-            if was != self.known.contains_key(&pair) && self.total(&fingerprint) > 0 {
+        for container in pod.runs() {
+            let counted = counts && !container.once;
+            if container.trusted.is_none() {
+                let unidentified = match counted {
+                    true => &mut self.unidentified,
+                    false => &mut self.uncounted_unidentified,
+                };
+                *unidentified = if add {
+                    *unidentified + 1
+                } else {
+                    *unidentified - 1
+                };
+            }
+            let Some(shown) = container.shown else {
+                continue;
+            };
+            let fingerprint = resolver.canonical(shown);
+            if !counted {
+                let (namespace, image) = (&pod.workload.namespace, container.image);
+                uncounted.extend(container.trusted.map(|trusted| Uncounted {
+                    fingerprint,
+                    trusted,
+                    namespace: namespace.clone(),
+                    image: image.clone(),
+                }));
+                continue;
+            }
+            let named = runs.entry(fingerprint).or_insert(container.image);
+            *named = (*named).min(container.image);
+            let Some(trusted) = container.trusted else {
+                continue; // it is counted as unidentified
+            };
+            let pair = (fingerprint, trusted);
+            let was = self.trusted.contains_key(&pair);
+            step(&mut self.trusted, pair, add);
+            if was != self.trusted.contains_key(&pair) && self.total(&fingerprint) > 0 {
                 known_otherwise.push(fingerprint);
             }
         }
-        if add {
-            self.unidentified += pod.unidentified();
-        } else {
-            self.unidentified -= pod.unidentified();
+        for learned in pod.learned() {
+            step(&mut self.learned, learned, add);
         }
-        for digest in pod.digests() {
+        for digest in pod.digests().filter(|_| counts) {
             if resolver.canonical(digest) != digest {
                 step(&mut self.aliases, digest, add);
             }
@@ -82,6 +133,13 @@ impl Census {
         });
         let cells = cells.collect();
         known_otherwise.retain(|fingerprint| self.total(fingerprint) > 0);
+        for it in uncounted {
+            let was = self.uncounted.contains_key(&it);
+            step(&mut self.uncounted, it.clone(), add);
+            if was != self.uncounted.contains_key(&it) {
+                known_otherwise.push(it.fingerprint);
+            }
+        }
         Counted {
             cells,
             known_otherwise,
@@ -105,20 +163,43 @@ impl Census {
         self.aliases.keys().copied()
     }
 
-    /// The digests by which the containers of an artifact are known.
-    pub fn known_by(&self, fingerprint: Fingerprint) -> impl Iterator<Item = Fingerprint> {
-        let range = (fingerprint, Fingerprint([0; 32]))..=(fingerprint, Fingerprint([0xff; 32]));
-        self.known.range(range).map(|((_, digest), _)| *digest)
+    /// What counts for the rules of the containers of an artifact.
+    pub fn trusted(&self, fingerprint: Fingerprint) -> impl Iterator<Item = TrustedDigests> {
+        let from = (fingerprint, TrustedDigests::only(Fingerprint([0; 32])));
+        let range = self.trusted.range(from..);
+        let of_it = range.take_while(move |((found, _), _)| *found == fingerprint);
+        of_it.map(|((_, trusted), _)| *trusted)
+    }
+
+    /// What was learned of running containers, by a hash of their ids.
+    pub fn learned(&self) -> impl Iterator<Item = (u64, TrustedDigests)> {
+        self.learned.keys().copied()
     }
 
     /// Whether this digest was reported for any container.
     pub fn mentions(&self, digest: &Fingerprint) -> bool {
-        self.totals.contains_key(digest) || self.aliases.contains_key(digest)
+        self.runs(digest) || self.aliases.contains_key(digest)
     }
 
     /// How many running containers can't be identified.
     pub fn unidentified(&self) -> usize {
         self.unidentified
+    }
+
+    /// The same with those that are not counted.
+    pub fn unidentified_in_all(&self) -> usize {
+        self.unidentified + self.uncounted_unidentified
+    }
+
+    /// What runs and is not counted.
+    pub fn uncounted(&self) -> impl Iterator<Item = &Uncounted> {
+        self.uncounted.keys()
+    }
+
+    /// Whether an artifact runs, counted or not.
+    pub fn runs(&self, fingerprint: &Fingerprint) -> bool {
+        let of_it = |it: &Uncounted| it.fingerprint == *fingerprint;
+        self.total(fingerprint) > 0 || self.uncounted().any(of_it)
     }
 
     /// The images in the specs of an artifact's pods.
@@ -131,7 +212,7 @@ impl Census {
     }
 }
 
-/// Whether a pod belongs to a scope.
+/// Whether a pod belongs to a scope, counted or not.
 pub fn admits(scope: &Scope, fleet: &Fleet, pod: &Pod) -> bool {
     let namespace = &pod.workload.namespace;
     // Labels are unpacked only if there is a selector.
@@ -140,12 +221,7 @@ pub fn admits(scope: &Scope, fleet: &Fleet, pod: &Pod) -> bool {
         .as_ref()
         .map(|_| pod.labels.unpack())
         .unwrap_or_default();
-    scope.admits(
-        namespace,
-        fleet.namespace_labels(namespace),
-        &labels,
-        &pod.owners(),
-    )
+    scope.admits(namespace, fleet.namespace_labels(namespace), &labels)
 }
 
 fn step<K: Ord>(counts: &mut BTreeMap<K, u32>, key: K, add: bool) {

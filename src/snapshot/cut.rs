@@ -11,8 +11,8 @@ use crate::{
     api::{
         EnvironmentSnapshotSpec, EventType,
         snapshot::{
-            Cause, Change, Checkpoint, Compliance, Cut, Event, Identity, MAX_CHANGES,
-            MAX_WORKLOADS, ReadAt, WorkloadChange,
+            Cause, Change, Checkpoint, Compliance, Cut, Event, Identity, IdentitySource,
+            MAX_CHANGES, MAX_EVENTS, MAX_WORKLOADS, ReadAt, WorkloadChange,
         },
     },
     cluster::{
@@ -25,7 +25,8 @@ use crate::{
         assessment::{Assessment, AssessmentScope as Asked, AssessmentState, Assessor},
         census::{Census, cells_of},
         ledger::{
-            CENSUS_VERSION, Cell, CellCount, Identities, Ledger, content_hash, size_of_change,
+            CENSUS_VERSION, Cell, CellCount, Identities, LearnedContainers, Ledger, content_hash,
+            size_of_change,
         },
         settle::{SettleTimes, Unsettled, is_rolling, restless_until, rests_at},
     },
@@ -54,6 +55,22 @@ pub struct Entry {
     pub after: Arc<Ledger>,
 }
 
+/// What was learned of images and containers, and is not in the log yet.
+#[derive(Clone, Debug, Default)]
+pub struct Learned {
+    /// Digests that are shown as one artifact.
+    pub identities: Identities,
+    /// What counts for the rules of single containers.
+    pub containers: LearnedContainers,
+}
+
+impl Learned {
+    /// Whether there is nothing new.
+    pub fn is_nothing(&self) -> bool {
+        self.identities.is_empty() && self.containers.is_empty()
+    }
+}
+
 /// What entries are made from.
 #[derive(Clone, Copy)]
 pub struct CutInput<'a> {
@@ -72,6 +89,8 @@ pub struct CutInput<'a> {
     pub read_at: &'a ReadAt,
     pub causes: &'a [Cause],
     pub now: Moment,
+    /// The wall clock, by which everything is judged. The time of an entry is never before that of its predecessor, which
+    /// may have been written under a clock that was ahead.
     pub wall: Timestamp,
 }
 
@@ -105,6 +124,9 @@ impl CutInput<'_> {
             after.allowed.clone_from(&before.allowed);
         }
         after.identities = self.identities(before);
+        if self.assessor.rules.is_some() {
+            after.containers = self.census.learned().collect();
+        }
         let time = self.wall.max(after.time);
         for workload in after.workloads() {
             if self.is_rolling(&workload) {
@@ -119,7 +141,7 @@ impl CutInput<'_> {
             let empty = Ledger::empty(scope.clone());
             let found = self
                 .assessor
-                .assess(assessment, &empty, &after, Asked::All, time);
+                .assess(assessment, &empty, &after, Asked::All, self.wall);
             for change in &found.allow_list {
                 after.note_allowed(change);
             }
@@ -163,15 +185,16 @@ impl CutInput<'_> {
     pub fn timers(&self, before: &Ledger, assessment: &mut AssessmentState) -> Option<Vec<Entry>> {
         let evidence = self.resolver().evidence;
         let next = |assessment: &AssessmentState| {
-            assessment.next_timer(self.environment, before, evidence)
+            assessment.next_timer(self.environment, before, evidence, self.census)
         };
         while let Some(due) = next(assessment).filter(|due| *due <= self.wall) {
             let at = due.max(before.time);
+            let now = at.min(self.wall); // an earlier entry may lie in the future
             let found = self
                 .assessor
-                .assess(assessment, before, before, Asked::Timers, at);
+                .assess(assessment, before, before, Asked::Timers, now);
             if !found.is_nothing() {
-                return Some(self.write(before, vec![], &Identities::new(), &found, at));
+                return Some(self.write(before, vec![], &Learned::default(), &found, at));
             }
             if next(assessment).is_some_and(|next| next <= due) {
                 return None; // no progress: the next assessment of everything decides
@@ -180,19 +203,19 @@ impl CutInput<'_> {
         None
     }
 
-    /// The entries that record `settled` cells, new `identities`, and changed facts about artifacts. `None`: there is
+    /// The entries that record `settled` cells, what was `learned`, and changed facts about artifacts. `None`: there is
     /// nothing to record.
     pub fn record(
         &self,
         before: &Ledger,
         unsettled: &Unsettled,
         settled: &BTreeSet<Cell>,
-        identities: &Identities,
+        learned: &Learned,
         assessment: &mut AssessmentState,
     ) -> Option<Vec<Entry>> {
         let time = self.wall.max(before.time);
         let mut ledger = before.clone();
-        ledger.identify(identities);
+        ledger.identify(&learned.identities);
         let changes = self.changes(&ledger, unsettled, settled);
         let mut after = ledger.clone();
         for recorded in &changes {
@@ -201,8 +224,8 @@ impl CutInput<'_> {
         after.unidentified = self.unidentified;
         let mut found = self
             .assessor
-            .assess(assessment, &ledger, &after, Asked::All, time);
-        if changes.is_empty() && identities.is_empty() && found.is_nothing() {
+            .assess(assessment, &ledger, &after, Asked::All, self.wall);
+        if changes.is_empty() && learned.is_nothing() && found.is_nothing() {
             return None;
         }
         for RecordedChange { fingerprint, .. } in &changes {
@@ -211,7 +234,7 @@ impl CutInput<'_> {
                 assessed.or_insert_with(|| facts.clone());
             }
         }
-        Some(self.write(before, changes, identities, &found, time))
+        Some(self.write(before, changes, learned, &found, time))
     }
 
     fn take_in(&self, ledger: &mut Ledger, recorded: &RecordedChange, time: Timestamp) {
@@ -225,7 +248,7 @@ impl CutInput<'_> {
         &self,
         before: &Ledger,
         mut changes: Vec<RecordedChange>,
-        identities: &Identities,
+        learned: &Learned,
         found: &Assessment,
         time: Timestamp,
     ) -> Vec<Entry> {
@@ -234,15 +257,18 @@ impl CutInput<'_> {
         if !changes.is_empty() {
             causes.push(Cause::WorkloadsChanged);
         }
-        if !identities.is_empty() {
+        if !learned.is_nothing() {
             causes.push(Cause::IdentityLearned);
-            ledger.identify(identities);
+            ledger.identify(&learned.identities);
         }
         Self::add_what_is_known(&ledger, &mut changes, found);
-        let mut identities = identities.clone();
+        let mut identities = learned.identities.clone();
         let mut with: BTreeMap<Fingerprint, usize> = BTreeMap::new();
         for (known, _) in identities.values() {
             *with.entry(*known).or_default() += SIZE_OF_IDENTITY;
+        }
+        for trusted in learned.containers.values() {
+            *with.entry(trusted.first).or_default() += SIZE_OF_IDENTITY;
         }
         let parts = split(changes, &with);
         let of = i64::try_from(parts.len()).unwrap_or(i64::MAX);
@@ -263,11 +289,16 @@ impl CutInput<'_> {
                 .collect();
             identities.retain(|alias, _| !recorded.contains_key(alias));
             ledger.identities.extend(&recorded);
+            let mut known = identities_of(&recorded);
+            if part == 1 {
+                ledger.containers.extend(&learned.containers);
+                known.extend(containers_of(&learned.containers));
+            }
             let mut spec = EnvironmentSnapshotSpec {
                 time,
                 causes: causes.clone(),
                 compliance: carried(&ledger.compliance),
-                identities: identities_of(&recorded),
+                identities: known,
                 cut,
                 ..EnvironmentSnapshotSpec::default()
             };
@@ -429,13 +460,13 @@ impl CutInput<'_> {
             .rollouts
             .get(&cell.workload)
             .is_some_and(|until| *until > self.wall);
-        let digests = |cells| {
-            cells_of(cells, &cell.workload)
-                .map(|(cell, _)| cell.fingerprint)
-                .collect::<BTreeSet<_>>()
+        let counts = |cells| {
+            let cells = cells_of(cells, &cell.workload);
+            cells
+                .map(|(cell, count)| (cell.fingerprint, count))
+                .collect()
         };
-        let (was, now) = (digests(ledger.cells()), digests(self.census.cells()));
-        rolled || open || (was != now && !was.is_empty() && !now.is_empty())
+        rolled || open || replaces(&counts(ledger.cells()), &counts(self.census.cells()))
     }
 
     /// The name of an artifact: the recorded one while it is recorded, so that it stays the same.
@@ -460,6 +491,8 @@ impl CutInput<'_> {
         let mut chunks = vec![];
         if whole {
             after.forget_gone(spec.time);
+            let running: LearnedContainers = self.census.learned().collect();
+            after.containers.retain(|id, _| running.contains_key(id));
             let checkpoint;
             (checkpoint, chunks) = make_checkpoint(&after);
             spec.checkpoint = Some(checkpoint);
@@ -486,6 +519,17 @@ impl CutInput<'_> {
             after: Arc::new(after),
         }
     }
+}
+
+/// Whether a workload replaces instances of one digest by those of another, going by the instances of each digest before and
+/// now. So a step of a rollout is none of scaling, however long the pause before it, and whoever makes it.
+fn replaces(before: &BTreeMap<Fingerprint, u32>, now: &BTreeMap<Fingerprint, u32>) -> bool {
+    let grew = |from: &BTreeMap<Fingerprint, u32>, to: &BTreeMap<Fingerprint, u32>| {
+        let mut counts = to.iter();
+        counts.any(|(digest, count)| *count > from.get(digest).copied().unwrap_or(0))
+    };
+    let others = !before.keys().eq(now.keys());
+    !before.is_empty() && !now.is_empty() && (others || grew(before, now) && grew(now, before))
 }
 
 /// The compliance of an entry that does not change it.
@@ -521,7 +565,9 @@ fn split(
     for recorded in changes {
         size += size_of(&recorded);
         let part = parts.last_mut().filter(|part: &&mut Vec<RecordedChange>| {
-            part.is_empty() || part.len() < MAX_CHANGES && size <= MAX_CHANGES_SIZE
+            // The next change may have two events, and the environment one.
+            let has_room = part.len() < MAX_CHANGES && events_of(part) + 3 <= MAX_EVENTS;
+            part.is_empty() || has_room && size <= MAX_CHANGES_SIZE
         });
         if let Some(part) = part {
             part.push(recorded);
@@ -533,8 +579,14 @@ fn split(
     parts
 }
 
+/// At most how many events there are about these changes.
+fn events_of(changes: &[RecordedChange]) -> usize {
+    let allowed = changes.iter().filter(|it| it.change.allowed.is_some());
+    changes.len() + allowed.count()
+}
+
 /// A checkpoint, and its chunks if it is too big for the entry.
-fn make_checkpoint(ledger: &Ledger) -> (Checkpoint, Vec<String>) {
+pub(crate) fn make_checkpoint(ledger: &Ledger) -> (Checkpoint, Vec<String>) {
     let data = ledger.checkpoint();
     if data.len() <= MAX_CHECKPOINT {
         let (data, chunks) = (Some(data), None);
@@ -559,8 +611,18 @@ fn identities_of(identities: &Identities) -> Vec<Identity> {
         alias: alias.to_string(),
         fingerprint: known.to_string(),
         source: *source,
+        container: None,
     };
     identities.iter().map(identity).collect()
+}
+
+fn containers_of(containers: &LearnedContainers) -> impl Iterator<Item = Identity> {
+    containers.iter().map(|(id, trusted)| Identity {
+        alias: trusted.also.map_or(String::new(), |also| also.to_string()),
+        fingerprint: trusted.first.to_string(),
+        source: IdentitySource::Runtime,
+        container: Some(format!("{id:016x}")),
+    })
 }
 
 /// The events of changes, ordered by type, then by change.

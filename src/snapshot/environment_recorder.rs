@@ -35,6 +35,7 @@ use crate::{
         log::{self, Appended, LogError, within},
         reasons::EnvironmentEventReason,
         recorder_context::RecorderContext,
+        reduced_entry::reduce,
         settle::SettleTimes,
         state::{Frozen, FrozenReason, Plan},
     },
@@ -166,9 +167,19 @@ impl EnvironmentRecorder {
             self.log_changed(None);
             return Ok(Round::Incomplete);
         }
-        for entry in entries {
-            if let Round::Incomplete = self.append(entry).await? {
-                return Ok(Round::Incomplete);
+        let mut entries = entries;
+        let (mut at, mut reduced) = (0, false);
+        while let Some(entry) = entries.get(at) {
+            match self.append(entry).await {
+                Ok(Round::Complete) => at += 1,
+                Ok(Round::Incomplete) => return Ok(Round::Incomplete),
+                Err(refused) if refused.refuses_content() && !reduced => {
+                    // Whatever somebody wrote into their objects: it must not stop the log.
+                    warn!(environment = self.environment.name, index = entry.spec.index, %refused, "the API server refuses a snapshot for its content; recording it without names and texts");
+                    reduce(&mut entries[at..]);
+                    reduced = true;
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(Round::Complete)
@@ -209,7 +220,8 @@ impl EnvironmentRecorder {
             return Ok(HeadCheck::Head);
         };
         let now = shared.now();
-        if now.saturating_sub(at) <= HEAD_FRESH {
+        let in_doubt = shared.with(|state, _| state.log_is_in_doubt(&self.environment.name));
+        if now.saturating_sub(at) <= HEAD_FRESH && !in_doubt {
             return Ok(HeadCheck::Head);
         }
         let (environment, index) = (&self.environment, ledger.index);
@@ -222,11 +234,11 @@ impl EnvironmentRecorder {
         Ok(HeadCheck::Head)
     }
 
-    async fn append(&mut self, entry: Entry) -> Result<Round, LogError> {
+    async fn append(&mut self, entry: &Entry) -> Result<Round, LogError> {
         let context = self.context.clone();
         context.write_budget.pass().await;
         let spec = &entry.spec;
-        match context.log.append(&entry).await? {
+        match context.log.append(entry).await? {
             Appended::Done => {
                 self.lost = 0;
                 context.shared.with(|state, now| {
@@ -234,7 +246,7 @@ impl EnvironmentRecorder {
                 });
                 let head = (spec.index, spec.time);
                 context.environments.set_head(&self.environment, head);
-                context.metrics.appended(&self.environment.name, spec.index);
+                context.metrics.appended(&self.environment.name, head);
                 let events = spec.events.iter().map(|event| event.type_.as_str());
                 let events: Vec<_> = events.collect();
                 info!(environment = self.environment.name, index = spec.index, causes = ?spec.causes, ?events, "appended");
@@ -331,7 +343,7 @@ impl EnvironmentRecorder {
                 context
                     .environments
                     .set_head(&environment, (ledger.index, ledger.time));
-                context.metrics.head_is(name, ledger.index);
+                context.metrics.head_is(name, (ledger.index, ledger.time));
                 info!(environment = name, head = ledger.index, "read the log");
                 shared.with(|state, _| state.log_is_read(&environment, Arc::new(ledger), begun));
             }

@@ -21,7 +21,7 @@ use crate::{
         },
     },
     cluster::{
-        fleet::{Fleet, Workload},
+        fleet::{Fleet, TrustedDigests, Workload},
         image::Fingerprint,
         scope::Scope,
     },
@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// The version of the rules by which instances are counted. Raise it when the same cluster would give other counts.
-pub const CENSUS_VERSION: i32 = 1;
+pub const CENSUS_VERSION: i32 = 2;
 
 /// How long to remember when an artifact was first seen after it stopped. By default the log is pruned after the same time.
 const REMEMBERED: SignedDuration = SignedDuration::from_hours(720);
@@ -88,6 +88,9 @@ pub struct Listed {
 /// Other digests of artifacts, each with the canonical one and how it was found out.
 pub type Identities = BTreeMap<Fingerprint, (Fingerprint, IdentitySource)>;
 
+/// What was learned of containers while they ran, by a hash of their ids.
+pub type LearnedContainers = BTreeMap<u64, TrustedDigests>;
+
 /// The count of a cell that a change sets.
 #[derive(Clone, Debug)]
 pub struct CellCount {
@@ -123,6 +126,8 @@ pub struct Ledger {
     pub rollouts: BTreeMap<Arc<Workload>, Timestamp>,
     /// Other digests of recorded artifacts.
     pub identities: Identities,
+    /// What counts for the rules of containers whose status does not tell it any more.
+    pub containers: LearnedContainers,
     /// When artifacts first appeared: those that are recorded, and those that stopped and are still remembered.
     pub seen: BTreeMap<Fingerprint, Timestamp>,
     /// Facts about recorded artifacts.
@@ -167,6 +172,8 @@ struct LedgerState {
     /// How the keys of `identities` were found out, unless by a runtime.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     sources: BTreeMap<Fingerprint, IdentitySource>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    containers: LearnedContainers,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     seen: BTreeMap<Fingerprint, Timestamp>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -383,6 +390,7 @@ impl Ledger {
             sources: sources
                 .map(|(alias, (_, source))| (*alias, *source))
                 .collect(),
+            containers: self.containers.clone(),
             seen: self.seen.clone(),
             facts: self.facts.clone(),
             allowed: allowed
@@ -403,6 +411,7 @@ impl Ledger {
             .map_err(|error| UnreadableLog::Checkpoint(spec.index, error.to_string()))?;
         let mut ledger = Self {
             names: state.names,
+            containers: state.containers,
             seen: state.seen,
             facts: state.facts,
             ..Self::empty(state.scope)
@@ -457,6 +466,15 @@ impl Ledger {
             |text: &str| Fingerprint::from_hex(text).ok_or_else(|| broken("a digest is malformed"));
         let mut identities = BTreeMap::new();
         for identity in &spec.identities {
+            if let Some(container) = &identity.container {
+                let id = u64::from_str_radix(container, 16);
+                let id = id.map_err(|_| broken("the hash of a container is malformed"))?;
+                let also = (!identity.alias.is_empty()).then_some(&identity.alias);
+                let also = also.map(|also| digest(also)).transpose()?;
+                let first = digest(&identity.fingerprint)?;
+                self.containers.insert(id, TrustedDigests { first, also });
+                continue;
+            }
             let known = (digest(&identity.fingerprint)?, identity.source);
             identities.insert(digest(&identity.alias)?, known);
         }

@@ -36,6 +36,8 @@ pub const UID_LABEL: &str = "shipbell.dev/environment-uid";
 pub const CHECKPOINT_LABEL: &str = "shipbell.dev/checkpoint";
 /// The annotation with the approximate size of an entry in bytes.
 pub const SIZE_ANNOTATION: &str = "shipbell.dev/bytes";
+/// The annotation with the number of events of an entry.
+pub const EVENTS_ANNOTATION: &str = "shipbell.dev/events";
 
 /// How long to wait for an answer; whether the request was carried out is found out later.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -114,6 +116,15 @@ impl LogError {
     /// Whether the operator lacks the right.
     pub fn is_forbidden(&self) -> bool {
         matches!(self, Self::Api(kube::Error::Api(status)) if status.code == 403)
+    }
+
+    /// Whether the API server refused an object for what it holds: another one may be accepted.
+    pub fn refuses_content(&self) -> bool {
+        let Self::Api(kube::Error::Api(status)) = self else {
+            return false;
+        };
+        // An object that is too big for etcd is refused with 500.
+        matches!(status.code, 400 | 413 | 422) || status.message.contains("request is too large")
     }
 }
 
@@ -284,16 +295,42 @@ impl SnapshotLog {
 
     /// The entries of an environment's log, by number.
     pub async fn entries(&self, environment: &EnvironmentId) -> Result<Vec<EntryMeta>, LogError> {
-        let EnvironmentId { name, uid } = environment;
-        let selector = format!("{ENVIRONMENT_LABEL}={name},{UID_LABEL}={uid},!{CHUNK_LABEL}");
         let mut entries = vec![];
-        let params = ListParams::default().labels(&selector);
+        let params = ListParams::default().labels(&selector(environment));
         self.each(params, |object| {
-            entries.extend(entry_meta(name, object));
+            entries.extend(entry_meta(&environment.name, object));
         })
         .await?;
         entries.sort_by_key(|entry| entry.index);
         Ok(entries)
+    }
+
+    /// The number of the oldest entry of an environment's log that is kept.
+    pub async fn first(&self, environment: &EnvironmentId) -> Result<Option<i64>, LogError> {
+        // The API server lists by name, and the names are in the order of the numbers.
+        let params = ListParams::default()
+            .labels(&selector(environment))
+            .limit(1);
+        let page = within(self.snapshots.list_metadata(&params)).await?;
+        let first = page.items.first();
+        Ok(first.and_then(|object| Some(entry_meta(&environment.name, object)?.index)))
+    }
+
+    /// The numbers of the entries of an environment's log, and how many events each has, if its metadata says so.
+    pub async fn event_counts(
+        &self,
+        environment: &EnvironmentId,
+    ) -> Result<BTreeMap<i64, Option<usize>>, LogError> {
+        let mut counts = BTreeMap::new();
+        let params = ListParams::default().labels(&selector(environment));
+        self.each(params, |object| {
+            if let Some(entry) = entry_meta(&environment.name, object) {
+                let events = object.annotations().get(EVENTS_ANNOTATION);
+                counts.insert(entry.index, events.and_then(|events| events.parse().ok()));
+            }
+        })
+        .await?;
+        Ok(counts)
     }
 
     /// All logs with their chunks, including those of deleted environments.
@@ -388,6 +425,12 @@ impl SnapshotLog {
     }
 }
 
+/// Selects the entries of an environment's log, without parts of checkpoints.
+fn selector(environment: &EnvironmentId) -> String {
+    let EnvironmentId { name, uid } = environment;
+    format!("{ENVIRONMENT_LABEL}={name},{UID_LABEL}={uid},!{CHUNK_LABEL}")
+}
+
 /// The content of an entry without the data of its checkpoint, which only a start needs, and which it reads apart.
 fn shared(object: EnvironmentSnapshot) -> Arc<EnvironmentSnapshotSpec> {
     let mut spec = object.spec;
@@ -410,7 +453,11 @@ fn object(name: &str, spec: EnvironmentSnapshotSpec) -> EnvironmentSnapshot {
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .collect();
     let bytes = serde_json::to_vec(&spec).map_or(0, |json| json.len());
-    let annotations = [(SIZE_ANNOTATION.to_owned(), bytes.to_string())].into();
+    let annotations = [
+        (SIZE_ANNOTATION.to_owned(), bytes.to_string()),
+        (EVENTS_ANNOTATION.to_owned(), spec.events.len().to_string()),
+    ];
+    let annotations = annotations.into();
     let metadata = ObjectMeta {
         name: Some(name.to_owned()),
         labels: Some(labels),

@@ -15,6 +15,7 @@ pub(crate) mod pruning;
 pub(crate) mod reasons;
 pub(crate) mod recorder;
 pub(crate) mod recorder_context;
+pub(crate) mod reduced_entry;
 pub(crate) mod retention;
 pub(crate) mod self_check;
 pub(crate) mod settle;

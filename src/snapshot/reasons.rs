@@ -42,16 +42,24 @@ fn title(ledger: &Ledger, fingerprint: Fingerprint) -> String {
     format!("{name} ({})", &digest[..12])
 }
 
-/// Why an environment is not compliant: one line for each artifact, by name.
+/// Why an artifact that is not recorded violates the rules.
+pub fn line(name: &str, fingerprint: Fingerprint, words: &str) -> String {
+    let digest = fingerprint.to_string();
+    format!("{name} ({}): {words}", &digest[..12])
+}
+
+/// Why an environment is not compliant: one line for each artifact, by name. `uncounted`: lines of what is not recorded.
 pub fn reasons(
     ledger: &Ledger,
     broken: &[(Fingerprint, &Verdict)],
+    uncounted: Vec<String>,
     unidentified: Option<i64>,
 ) -> Vec<String> {
     let mut lines: Vec<String> = broken
         .iter()
         .map(|(digest, verdict)| format!("{}: {}", title(ledger, *digest), verdict.message))
         .collect();
+    lines.extend(uncounted);
     lines.sort_unstable();
     lines.extend(unidentified.map(|count| match count {
         1 => "1 container whose image can't be identified".to_owned(),

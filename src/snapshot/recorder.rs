@@ -3,13 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kube::{ResourceExt as _, api::ObjectMeta};
+use kube::ResourceExt as _;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
 
 use crate::{
     api::{Environment, environment::EnvironmentId},
-    cluster::custom_resource_watch::{self, Follower},
+    cluster::{custom_resource_watch::Follower, pod_view::Meta},
+    panics::{self, PanicScope},
     snapshot::{
         environment_recorder::EnvironmentRecorder,
         environments::{EnvironmentInfo, Head},
@@ -34,7 +35,7 @@ pub async fn run(context: RecorderContext) {
             tracker: &tracker,
         };
         let stopped = tokio::select! {
-            () = custom_resource_watch::follow(context.client.clone(), &mut recorder) => true,
+            () = context.follow().follow(&mut recorder) => true,
             () = context.stop.cancelled() => true,
             _ = set_backs.changed() => false,
         };
@@ -48,7 +49,7 @@ pub async fn run(context: RecorderContext) {
         tracker.close();
         tracker.wait().await;
         tracker.reopen();
-        context.shared.with(|state, _| state.set_back());
+        context.shared.with(|state, _| state.forget_logs());
         context.log.forget();
         context.environments.set_back();
     }
@@ -64,8 +65,8 @@ struct Recorder<'a> {
 impl Follower<Environment> for Recorder<'_> {
     type Key = String;
 
-    fn key(metadata: &ObjectMeta) -> Option<String> {
-        metadata.name.clone()
+    fn key(meta: &Meta) -> String {
+        meta.name.clone()
     }
 
     fn apply(&mut self, environment: Environment, _: bool) {
@@ -97,10 +98,11 @@ impl Follower<Environment> for Recorder<'_> {
         if let Some(old) = self.running.insert(id.name.clone(), handle) {
             old.stop.cancel();
         }
-        let task = EnvironmentRecorder::new(context, id, &environment);
+        let context = context.clone();
         self.tracker.spawn(async move {
+            let record = || EnvironmentRecorder::new(&context, id.clone(), &environment).run();
             tokio::select! {
-                () = task.run() => {}
+                () = panics::restart(PanicScope::Environment, &id.name, &context.metrics, record) => {}
                 () = stop.cancelled() => {}
             }
         });

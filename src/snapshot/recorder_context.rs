@@ -16,7 +16,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cluster::kubernetes_events::EventPublisher,
+    cluster::{
+        custom_resource_watch::Follow, kubernetes_events::EventPublisher, watch::WatchTimings,
+    },
     metrics::Metrics,
     snapshot::{environments::Environments, log::SnapshotLog, shared_state::SharedState},
 };
@@ -45,8 +47,22 @@ pub struct RecorderContext {
     pub write_budget: Arc<WriteBudget>,
     /// Kubernetes Events on environments.
     pub events: EventPublisher,
+    /// How patiently the environments are followed.
+    pub watch_timings: WatchTimings,
     /// Ends recording.
     pub stop: CancellationToken,
+}
+
+impl RecorderContext {
+    /// What it takes to follow the environments.
+    pub(crate) fn follow(&self) -> Follow<'_, SharedState> {
+        Follow {
+            client: &self.client,
+            streams: &self.shared,
+            metrics: &self.metrics,
+            timings: self.watch_timings,
+        }
+    }
 }
 
 /// Lets so many appends a second pass, in the order in which they come.

@@ -6,12 +6,13 @@ use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
+use tracing::warn;
 
 use crate::{
     cluster::{
-        pod_view::Decoded,
+        pod_view::{Decoded, Meta},
         watch::{ObjectSink, StreamSink},
-        watch_progress::WatchKind,
+        watch_progress::{ListEnd, WatchKind},
     },
     compliance::evidence_state::{EvidenceState, SharedEvidence},
     snapshot::state::{ClusterState, FleetObject},
@@ -24,22 +25,21 @@ pub struct SharedState {
     start: Instant,
     state: Mutex<ClusterState>,
     changes: Mutex<BTreeMap<String, Arc<Notify>>>,
-    relist: [Notify; 3],
+    relist: [Notify; WatchKind::COUNT],
     status_news: Notify,
-    set_back: watch::Sender<u64>,
+    era: watch::Sender<u64>,
 }
 
 impl SharedState {
     /// Shares a state.
     pub fn new(state: ClusterState) -> Arc<Self> {
-        let relist = [Notify::new(), Notify::new(), Notify::new()];
         Arc::new(Self {
             start: Instant::now(),
             state: Mutex::new(state),
             changes: Mutex::default(),
-            relist,
+            relist: WatchKind::ALL.map(|_| Notify::new()),
             status_news: Notify::new(),
-            set_back: watch::Sender::new(0),
+            era: watch::Sender::new(0),
         })
     }
 
@@ -55,7 +55,7 @@ impl SharedState {
 
     /// Reads or changes the state. The tasks of environments that have something new to do are woken.
     pub fn with<T>(&self, work: impl FnOnce(&mut ClusterState, Moment) -> T) -> T {
-        let (result, touched, relist, status_news) = {
+        let (result, touched, relist, status_news, era) = {
             let mut state = self.state.lock();
             let result = work(&mut state, self.now());
             let wanted = WatchKind::ALL.map(|kind| state.stream(kind).relist);
@@ -64,6 +64,7 @@ impl SharedState {
                 state.take_touched(),
                 wanted,
                 state.take_status_news(),
+                state.era(),
             )
         };
         if !touched.is_empty() {
@@ -76,6 +77,15 @@ impl SharedState {
         }
         if status_news {
             self.status_news.notify_one();
+        }
+        // Another thread may have told of a later era already.
+        let news = self.era.send_if_modified(|told| {
+            let news = era > *told;
+            *told = era.max(*told);
+            news
+        });
+        if news {
+            warn!("the cluster's store was set back to an older state; reading everything again");
         }
         for (wanted, notify) in relist.into_iter().zip(&self.relist) {
             if wanted {
@@ -96,7 +106,7 @@ impl SharedState {
 
     /// Is notified when the cluster's store was set back to an older state.
     pub fn set_backs(&self) -> watch::Receiver<u64> {
-        self.set_back.subscribe()
+        self.era.subscribe()
     }
 }
 
@@ -113,8 +123,8 @@ impl StreamSink for SharedState {
         self.with(|state, now| state.stream(kind).is_good(now))
     }
 
-    fn wants_relist(&self, kind: WatchKind) -> bool {
-        self.with(|state, _| state.stream(kind).relist)
+    fn resumes_at(&self, kind: WatchKind) -> Option<u64> {
+        self.with(|state, _| state.stream(kind).resumes_at())
     }
 
     async fn relist_requested(&self, kind: WatchKind) {
@@ -125,18 +135,21 @@ impl StreamSink for SharedState {
         self.with(|state, _| state.list_begins(kind));
     }
 
-    fn list_ends(&self, kind: WatchKind, version: u64, begun: Moment) -> bool {
-        let set_back = self.with(|state, now| {
-            let set_back = state.list_ends(kind, version, begun, now);
-            if set_back {
-                state.set_back();
-            }
-            set_back
-        });
-        if set_back {
-            self.set_back.send_modify(|count| *count += 1);
-        }
-        set_back
+    fn list_ends(&self, kind: WatchKind, version: u64, begun: Moment) -> ListEnd {
+        self.with(|state, now| state.list_ends(kind, version, begun, now))
+    }
+
+    fn read(
+        &self,
+        kind: WatchKind,
+        object: Result<&Meta, (&Meta, &str)>,
+        listed: bool,
+    ) -> Vec<String> {
+        self.with(|state, now| state.read(kind, object, listed, now))
+    }
+
+    fn interrupted(&self, _: WatchKind) {
+        self.with(ClusterState::interrupted);
     }
 
     fn bookmark(&self, kind: WatchKind, version: u64) {

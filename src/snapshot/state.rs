@@ -27,7 +27,7 @@ use crate::{
         image::Fingerprint,
         pod_view::NamespaceView,
         scope::Scope,
-        watch_progress::{StreamState, WatchKind},
+        watch_progress::{ListEnd, StreamState, WatchKind},
     },
     compliance::{
         artifact_identity::{RecordedIdentities, TrustedNamespaces},
@@ -68,8 +68,26 @@ struct EnvironmentState {
     unidentified_since: Option<Moment>,
     /// The log as it was before it had to be read again.
     before: Option<Arc<Ledger>>,
+    /// Where the log ended before the store was set back.
+    ended: Option<LogEnd>,
     last_cut: Option<Moment>,
     restored: bool,
+}
+
+/// Where a log ends: the number of its last entry, and the hash of what that holds.
+#[derive(Debug)]
+struct LogEnd(i64, String);
+
+impl LogEnd {
+    fn of(ledger: &Ledger) -> Self {
+        Self(ledger.index, ledger.content_hash.clone())
+    }
+
+    /// Whether the log went back from here: it ends before, or another entry has this number.
+    fn is_behind(&self, now: Option<&Ledger>) -> bool {
+        let Self(index, hash) = self;
+        now.is_none_or(|now| now.index < *index || now.index == *index && now.content_hash != *hash)
+    }
 }
 
 /// What is known of an environment's log.
@@ -194,15 +212,15 @@ impl<'a> RunningArtifact<'a> {
 pub struct ClusterState {
     fleet: Fleet,
     /// By kind.
-    streams: [StreamState; 3],
+    streams: [StreamState; WatchKind::COUNT],
+    /// How often the cluster's store was set back to an older state.
+    era: u64,
+    /// When a watch was last interrupted: what was known of the ends of logs before that is in doubt.
+    interrupted: Option<Moment>,
     /// Namespaces of an incomplete list. They are applied together, or pods would be counted by labels of different times.
     listed: Vec<NamespaceView>,
     environments: BTreeMap<String, EnvironmentState>,
     evidence: Evidence,
-    /// Which kinds of it have been listed.
-    listed_evidence: BTreeSet<EvidenceKind>,
-    /// Why kinds of it can't be read.
-    evidence_trouble: BTreeMap<EvidenceKind, String>,
     /// The operator's own namespace: its records count by default.
     own_namespace: String,
     /// Environments that may have something new to do.
@@ -279,12 +297,37 @@ impl ClusterState {
         }
     }
 
-    /// A list that began at `begun` is complete. True if the server is not as far as it was before: its store was set back.
-    pub fn list_ends(&mut self, kind: WatchKind, version: u64, begun: Moment, now: Moment) -> bool {
+    /// A list that began at `begun` is complete.
+    pub fn list_ends(
+        &mut self,
+        kind: WatchKind,
+        version: u64,
+        begun: Moment,
+        now: Moment,
+    ) -> ListEnd {
+        let end = self.stream(kind).list_end(version);
+        match end {
+            ListEnd::Complete => self.list_is_complete(kind, version, begun, now),
+            ListEnd::Outdated => {}
+            ListEnd::SetBack => {
+                self.new_era();
+                for env in self.environments.values_mut() {
+                    env.restored = true;
+                }
+            }
+        }
+        end
+    }
+
+    fn list_is_complete(&mut self, kind: WatchKind, version: u64, begun: Moment, now: Moment) {
         let mark = self.stream(kind).list_number;
         match kind {
             // An object that seems to be gone may be the one that can't be read.
-            _ if self.stream(kind).holds_unknown => self.recount(now),
+            WatchKind::Pods | WatchKind::Deployments | WatchKind::Namespaces
+                if self.stream(kind).holds_unknown =>
+            {
+                self.recount(now);
+            }
             WatchKind::Pods => {
                 for uid in self.fleet.unmarked_pods(mark) {
                     self.pod_gone(uid, now);
@@ -307,35 +350,71 @@ impl ClusterState {
                     self.recount_by_namespaces(now);
                 }
             }
+            // Whoever follows these has taken in what is gone.
+            WatchKind::Environments
+            | WatchKind::Settings
+            | WatchKind::Provenances
+            | WatchKind::Approvals
+            | WatchKind::Allowances => {}
         }
         let first = !self.stream(kind).synced;
-        let set_back = self.stream_mut(kind).list_ends(version, begun, now);
+        self.stream_mut(kind).list_ends(version, begun, now);
         if kind == WatchKind::Pods && first {
             self.recount(now);
         }
+        self.status_news |= WatchKind::EVIDENCE.contains(&kind);
         let environments = self.environments.values();
         let dirty = environments.flat_map(|env| env.unsettled.dirty().keys());
         let used: BTreeSet<_> = dirty.map(|cell| cell.workload.clone()).collect();
         self.fleet.tidy(|workload| used.contains(workload));
-        if set_back {
-            // Watches from a version that the server has not reached again would stay silent.
-            for other in WatchKind::ALL {
-                if self.stream(other).version > version {
-                    self.want_relist(other);
-                }
-            }
-        }
         self.touch_all();
-        set_back
     }
 
-    /// The cluster's store was set back to an older state, and the logs with it: they have to be read again.
-    pub fn set_back(&mut self) {
+    /// How often the cluster's store was set back to an older state.
+    pub fn era(&self) -> u64 {
+        self.era
+    }
+
+    /// The cluster's store was set back to an older state, and the logs with it. Nothing is recorded before each kind has
+    /// been listed anew, or what is no longer there would look as if it had stopped, and what is there again as if it had
+    /// started.
+    fn new_era(&mut self) {
+        self.era += 1;
+        self.listed.clear();
+        for stream in &mut self.streams {
+            stream.set_back();
+        }
+        for env in self.environments.values_mut() {
+            if let Some(ledger) = env.ledger() {
+                env.ended = Some(LogEnd::of(ledger));
+            }
+        }
+        self.forget_logs();
+    }
+
+    /// All logs have to be read again, whatever was known of them.
+    pub fn forget_logs(&mut self) {
         for env in self.environments.values_mut() {
             (env.log, env.before) = (KnownLog::Unread, None);
-            env.restored = true;
         }
         self.touch_all();
+    }
+
+    /// The log of an environment was read. Whether it went back from where it ended: then the cluster's store was set back,
+    /// whatever version it has by now.
+    fn log_went_back(&mut self, environment: &EnvironmentId, now: Option<&Ledger>) -> bool {
+        let Some(env) = with_id(&mut self.environments, environment) else {
+            return false;
+        };
+        let ended = env.ended.take();
+        env.restored |= ended.is_some_and(|ended| ended.is_behind(now));
+        let before = env.before.as_deref().map(LogEnd::of);
+        if !before.is_some_and(|before| before.is_behind(now)) {
+            return false;
+        }
+        env.restored = true;
+        self.new_era();
+        true
     }
 
     /// The number of known pods, including those that could never be read.
@@ -347,10 +426,23 @@ impl ClusterState {
     /// A bookmark: nothing happened up to this version.
     pub fn bookmark(&mut self, kind: WatchKind, version: u64, now: Moment) {
         let stream = self.stream_mut(kind);
-        stream.version = stream.version.max(version);
-        stream.progress = now;
+        stream.advance(version, false, now);
         if stream.trouble.take().is_some() {
             self.touch_all();
+        }
+    }
+
+    /// Nothing watches a kind just now. Whatever happens to the server meanwhile is not noticed.
+    pub fn interrupted(&mut self, now: Moment) {
+        self.interrupted = Some(now);
+    }
+
+    /// Whether an environment's log may have been set back since its end was last seen. A store that is set back interrupts
+    /// all watches.
+    pub fn log_is_in_doubt(&self, name: &str) -> bool {
+        match self.environments.get(name).map(|env| &env.log) {
+            Some(KnownLog::Read(_, at)) => self.interrupted.is_some_and(|when| when >= *at),
+            _ => false,
         }
     }
 
@@ -359,8 +451,7 @@ impl ClusterState {
         let stream = self.stream_mut(kind);
         stream.trouble = Some(why);
         if forbidden {
-            // It can't be read any more, so what is known may be wrong.
-            stream.synced = false;
+            stream.forbidden();
             if kind == WatchKind::Deployments {
                 self.fleet.forget_deployments(now);
             }
@@ -463,6 +554,9 @@ impl ClusterState {
     /// The log of an environment has no entry (`end` is `None`), or none that can be continued (`end` is its last one): the
     /// next one is a baseline.
     pub fn log_is_blank(&mut self, environment: &EnvironmentId, end: Option<Ledger>, cause: Cause) {
+        if self.log_went_back(environment, end.as_ref()) {
+            return;
+        }
         if let Some(env) = with_id(&mut self.environments, environment) {
             env.log = KnownLog::Blank(end.map(Box::new), cause);
             let empty = Ledger::empty(Scope::default());
@@ -473,19 +567,21 @@ impl ClusterState {
 
     /// The log of an environment has been read.
     pub fn log_is_read(&mut self, environment: &EnvironmentId, ledger: Arc<Ledger>, now: Moment) {
+        if self.log_went_back(environment, Some(&ledger)) {
+            return;
+        }
+        let identities = ledger.identities.iter();
+        let of_pods = identities.filter(|(_, (_, source))| *source != IdentitySource::Record);
+        let of_pods = of_pods.map(|(alias, (known, source))| LearnedIdentity {
+            alias: *alias,
+            known: *known,
+            pinned: *source == IdentitySource::Pin,
+        });
+        let renamed = self.learn(&of_pods.collect::<Vec<_>>());
+        let corrected = self.fleet.recall(&ledger.containers);
         let Some(env) = with_id(&mut self.environments, environment) else {
             return;
         };
-        let identities = ledger.identities.iter();
-        let of_pods = identities.filter(|(_, (_, source))| *source != IdentitySource::Record);
-        let renamed = of_pods.filter_map(|(alias, (known, source))| {
-            self.fleet.learn(LearnedIdentity {
-                alias: *alias,
-                known: *known,
-                pinned: *source == IdentitySource::Pin,
-            })
-        });
-        let renamed: Vec<_> = renamed.collect();
         env.scope = ledger.scope.clone();
         env.recorded = ledger.recorded_identities();
         env.assessment = AssessmentState::of(&ledger);
@@ -496,7 +592,7 @@ impl ClusterState {
         self.mark_artifacts_dirty(&environment.name, artifacts);
         self.mark_kind_dirty(EvidenceKind::Allowances);
         for (name, env) in &mut self.environments {
-            if env.counts_any(&renamed) {
+            if corrected || renamed.contains(name) {
                 env.recount(&self.fleet, &self.evidence, now);
                 self.touched.insert(name.clone());
             }
@@ -533,7 +629,13 @@ impl ClusterState {
         let Some(env) = with_id(&mut self.environments, environment) else {
             return;
         };
-        let before = match std::mem::replace(&mut env.log, KnownLog::Read(after.clone(), now)) {
+        let mut seen = now;
+        if let KnownLog::Read(_, at) = &env.log
+            && self.interrupted.is_some_and(|when| when >= *at)
+        {
+            seen = *at; // it may have been appended to a log that was set back meanwhile
+        }
+        let before = match std::mem::replace(&mut env.log, KnownLog::Read(after.clone(), seen)) {
             KnownLog::Read(before, _) => Some(before),
             KnownLog::Unread | KnownLog::Blank(..) => None,
         };

@@ -7,7 +7,6 @@
 //! Who may read: a request carries a Kubernetes token, and its user must have the right to get environmentsnapshots.
 
 use std::{
-    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -26,17 +25,25 @@ use kube::{Api, Client, api::PostParams};
 use parking_lot::Mutex;
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
-use tokio::time::timeout;
+use tokio::{sync::Semaphore, time::timeout};
 use tracing::warn;
 
-use crate::{api::GROUP, web::error_response::Refusal};
+use crate::{
+    api::GROUP,
+    metrics::Metrics,
+    web::{
+        error_response::Refusal,
+        request_limits::busy,
+        token_cache::{Permission, Rate, Remembered, TokenCache, TokenHash},
+    },
+};
 
-/// How long the answer about a token is used before it is asked again.
-const REMEMBERED: Duration = Duration::from_secs(60);
-/// At most this many tokens are remembered.
-const TOKENS: usize = 1_024;
-/// How long to wait for the API server's answer about a token.
+/// How long to wait for the API server's answer about a token, and for the turn to ask.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// How many tokens are asked about at once.
+const AT_ONCE: usize = 4;
+/// How many tokens are asked about in a second: those of readers, and all others.
+const PER_SECOND: u32 = 20;
 
 /// The header in which a proxy that authenticates sends its secret.
 const PROXY_SECRET: &str = "x-shipbell-proxy-secret";
@@ -54,31 +61,35 @@ pub(crate) enum Access {
 
 /// Asks the API server about tokens.
 #[derive(Clone)]
-pub(crate) struct TokenChecker {
+pub(crate) struct TokenChecker(Arc<Checker>);
+
+struct Checker {
     client: Client,
-    remembered: Arc<Mutex<Remembered>>,
+    /// The audience that a token has to be issued for.
+    audience: String,
+    /// Whether tokens for the API server are accepted, too.
+    accept_cluster_tokens: bool,
+    remembered: Mutex<TokenCache>,
+    at_once: Semaphore,
+    of_readers: Mutex<Rate>,
+    of_others: Mutex<Rate>,
+    metrics: Arc<Metrics>,
 }
 
-/// The permissions of tokens by their hash, and when they were asked for.
-type Remembered = BTreeMap<[u8; 32], (Permission, Instant)>;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Permission {
-    Granted,
-    Denied,
+/// Why it is not known what a token permits.
+enum NotChecked {
+    /// Too many tokens are being checked.
+    Busy,
+    /// The API server did not say.
+    Failed(String),
 }
 
 impl Access {
-    /// For requests that a proxy has authenticated.
+    /// For requests that a proxy has authenticated. Without its secret this is everybody, of which the configuration warns.
     pub(crate) fn behind_proxy(secret: Option<&SecretString>) -> Self {
         match secret {
             Some(secret) => Self::Proxy(Sha256::digest(secret.expose_secret()).into()),
-            None => {
-                warn!(
-                    "--api-behind-authenticating-proxy without --api-proxy-secret: whoever can connect to the read API, past the proxy too, reads everything; set the secret (chart value api.proxySecret), or let only the proxy connect (networkPolicy.apiFrom)"
-                );
-                Self::Everybody
-            }
+            None => Self::Everybody,
         }
     }
 }
@@ -101,22 +112,28 @@ pub(crate) async fn check(State(access): State<Access>, request: Request, next: 
         Access::ByToken(checker) => checker,
     };
     let Some(token) = bearer_token(request.headers()) else {
-        let message =
-            "a Kubernetes token is needed: Authorization: Bearer $(kubectl create token NAME)";
-        let mut refusal = Refusal::new(StatusCode::UNAUTHORIZED, message).into_response();
-        refusal
-            .headers_mut()
-            .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        return refusal;
+        let audience = &checker.0.audience;
+        let why = format!(
+            "a Kubernetes token is needed: Authorization: Bearer $(kubectl create token NAME --audience={audience})"
+        );
+        return unauthorized(why, "Bearer");
     };
     match checker.permission(token).await {
         Ok(Permission::Granted) => next.run(request).await,
         Ok(Permission::Denied) => Refusal::new(
             StatusCode::FORBIDDEN,
-            "the token is not valid, or its user may not get environmentsnapshots.shipbell.dev",
+            "the token's user may not get environmentsnapshots.shipbell.dev",
         )
         .into_response(),
-        Err(error) => {
+        Ok(Permission::Invalid) => {
+            let audience = &checker.0.audience;
+            let why = format!(
+                "the token is not valid, or not for the audience {audience}: kubectl create token NAME --audience={audience}"
+            );
+            unauthorized(why, "Bearer error=\"invalid_token\"")
+        }
+        Err(NotChecked::Busy) => busy("too many tokens are being checked; try again"),
+        Err(NotChecked::Failed(error)) => {
             warn!(error, "cannot check a token");
             Refusal::new(
                 StatusCode::BAD_GATEWAY,
@@ -127,42 +144,89 @@ pub(crate) async fn check(State(access): State<Access>, request: Request, next: 
     }
 }
 
-fn bearer_token(headers: &HeaderMap) -> Option<&str> {
+fn unauthorized(why: String, challenge: &'static str) -> Response {
+    let mut refusal = Refusal::new(StatusCode::UNAUTHORIZED, why).into_response();
+    refusal.headers_mut().insert(
+        header::WWW_AUTHENTICATE,
+        HeaderValue::from_static(challenge),
+    );
+    refusal
+}
+
+pub(crate) fn bearer_token(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let token = value.strip_prefix("Bearer ")?.trim();
-    (!token.is_empty()).then_some(token)
+    let (scheme, token) = value.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("Bearer") && !token.is_empty()).then_some(token)
 }
 
 impl TokenChecker {
-    pub(crate) fn new(client: Client) -> Self {
-        Self {
+    /// `audience`: whom a token has to be issued for. `accept_cluster_tokens`: or for the API server.
+    pub(crate) fn new(
+        client: Client,
+        audience: &str,
+        accept_cluster_tokens: bool,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self(Arc::new(Checker {
             client,
-            remembered: Arc::default(),
-        }
+            audience: audience.to_owned(),
+            accept_cluster_tokens,
+            remembered: Mutex::default(),
+            at_once: Semaphore::new(AT_ONCE),
+            of_readers: Mutex::new(Rate::per_second(PER_SECOND)),
+            of_others: Mutex::new(Rate::per_second(PER_SECOND)),
+            metrics,
+        }))
     }
 
-    async fn permission(&self, token: &str) -> Result<Permission, String> {
-        let key: [u8; 32] = Sha256::digest(token).into();
-        if let Some((permission, at)) = self.remembered.lock().get(&key)
-            && at.elapsed() < REMEMBERED
-        {
-            return Ok(*permission);
+    async fn permission(&self, token: &str) -> Result<Permission, NotChecked> {
+        let checker = &self.0;
+        let hash: TokenHash = Sha256::digest(token).into();
+        let remembered = || checker.remembered.lock().get(&hash, Instant::now());
+        if let Remembered::Answer(permission) = remembered() {
+            return Ok(permission);
         }
-        let asked = timeout(TIMEOUT, self.ask(token)).await;
-        let permission = asked
-            .map_err(|_| "no answer".to_owned())?
-            .map_err(|error| error.to_string())?;
-        let mut remembered = self.remembered.lock();
-        remembered.retain(|_, (_, at)| at.elapsed() < REMEMBERED);
-        if remembered.len() < TOKENS {
-            remembered.insert(key, (permission, Instant::now()));
+        let Ok(Ok(_turn)) = timeout(TIMEOUT, checker.at_once.acquire()).await else {
+            checker.metrics.token_reviewed("limited");
+            return Err(NotChecked::Busy);
+        };
+        // The same token may have been asked about while this request waited.
+        let rate = match remembered() {
+            Remembered::Answer(permission) => return Ok(permission),
+            Remembered::Reader => &checker.of_readers,
+            Remembered::Nothing => &checker.of_others,
+        };
+        if !rate.lock().take(Instant::now()) {
+            checker.metrics.token_reviewed("limited");
+            return Err(NotChecked::Busy);
         }
+        let asked = timeout(TIMEOUT, checker.ask(token)).await;
+        let asked = asked.map_err(|_| "no answer".to_owned());
+        let asked = asked.and_then(|asked| asked.map_err(|error| error.to_string()));
+        let permission = asked.map_err(|why| {
+            checker.metrics.token_reviewed("failed");
+            NotChecked::Failed(why)
+        })?;
+        checker.metrics.token_reviewed(match permission {
+            Permission::Granted => "granted",
+            Permission::Denied => "denied",
+            Permission::Invalid => "invalid",
+        });
+        let mut remembered = checker.remembered.lock();
+        remembered.put(hash, permission, Instant::now());
         Ok(permission)
     }
+}
 
+impl Checker {
     async fn ask(&self, token: &str) -> kube::Result<Permission> {
-        let Some(user) = self.user(token).await? else {
-            return Ok(Permission::Denied);
+        let mut user = self.user(token, Some(&self.audience)).await?;
+        if user.is_none() && self.accept_cluster_tokens {
+            user = self.user(token, None).await?;
+        }
+        let Some(user) = user else {
+            return Ok(Permission::Invalid);
         };
         let right = ResourceAttributes {
             group: Some(GROUP.to_owned()),
@@ -190,12 +254,12 @@ impl TokenChecker {
         })
     }
 
-    /// The user whom a token identifies; `None` if it is not valid.
-    async fn user(&self, token: &str) -> kube::Result<Option<UserInfo>> {
+    /// The user whom a token identifies; `None` if it is not valid for this audience. Without one it is the API server's.
+    async fn user(&self, token: &str, audience: Option<&str>) -> kube::Result<Option<UserInfo>> {
         let review = TokenReview {
             spec: TokenReviewSpec {
                 token: token.to_owned(),
-                ..TokenReviewSpec::default()
+                audiences: audience.map(|audience| vec![audience.to_owned()]),
             },
             ..TokenReview::default()
         };
@@ -203,6 +267,35 @@ impl TokenChecker {
             .create(&PostParams::default(), &review)
             .await?;
         let status = review.status.unwrap_or_default();
-        Ok(status.user.filter(|_| status.authenticated == Some(true)))
+        // An API server that does not know audiences says nothing of them.
+        let is_for_us = audience.is_none_or(|audience| {
+            let audiences = status.audiences.iter().flatten();
+            audiences.into_iter().any(|it| it == audience)
+        });
+        let valid = status.authenticated == Some(true) && is_for_us;
+        Ok(status.user.filter(|_| valid))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bearer_token_is_read_from_its_header_and_from_nothing_else() {
+        for (value, token) in [
+            ("Bearer abc", Some("abc")),
+            ("Bearer  abc ", Some("abc")),
+            ("bearer abc", Some("abc")),
+            ("Bearer ", None),
+            ("Basic abc", None),
+            ("Bearerabc", None),
+            ("", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, HeaderValue::from_static(value));
+            assert_eq!(bearer_token(&headers), token, "{value:?}");
+        }
+        assert_eq!(bearer_token(&HeaderMap::new()), None);
     }
 }

@@ -1,31 +1,25 @@
-#![expect(clippy::disallowed_types, reason = "listens on a port")]
+#![expect(clippy::disallowed_methods, reason = "asks for the time")]
 
 //! `/livez`, `/readyz` and `/metrics`. The read API has a port of its own.
 
-use std::{
-    io,
-    net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
-};
+use std::sync::Arc;
 
-use anyhow::Context as _;
 use axum::{
     Router,
     extract::State,
     http::{StatusCode, header},
+    middleware::from_fn_with_state,
     response::{IntoResponse, Response},
     routing::get,
 };
-use socket2::{Domain, Socket, Type};
-use tokio::net::TcpListener;
+use jiff::Timestamp;
 
 use crate::{
+    cluster::watch_progress::WatchKind,
     metrics::Metrics,
     snapshot::{environments::Environments, shared_state::SharedState},
+    web::request_limits::{self, RequestLimits},
 };
-
-/// At most so many connections wait to be accepted.
-const BACKLOG: i32 = 1024;
 
 #[derive(Clone)]
 pub(crate) struct Health {
@@ -36,9 +30,14 @@ pub(crate) struct Health {
 
 pub(crate) fn router(health: Health) -> Router {
     Router::new()
+        .route("/metrics", get(metrics))
+        .layer(from_fn_with_state(
+            RequestLimits::of_metrics(),
+            request_limits::limit,
+        ))
+        // Not limited: the kubelet's question must be answered whatever else is asked.
         .route("/livez", get(|| async { "ok" }))
         .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
         .with_state(health)
 }
 
@@ -61,66 +60,16 @@ async fn readyz(State(health): State<Health>) -> Response {
 }
 
 async fn metrics(State(health): State<Health>) -> Response {
+    health.state.with(|state, now| {
+        for kind in WatchKind::ALL {
+            let age = now.saturating_sub(state.stream(kind).progress);
+            health.metrics.watch_age(kind.as_str(), age);
+        }
+    });
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     (
         [(header::CONTENT_TYPE, content_type)],
-        health.metrics.text(),
+        health.metrics.text(Timestamp::now()),
     )
         .into_response()
-}
-
-/// Listens on an address; `[::]` means all addresses, of IPv4 too. An error names the flag that chooses another one.
-pub(crate) async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
-    let listening = if address.is_ipv6() && address.ip().is_unspecified() {
-        match listen_everywhere(address) {
-            // A kernel without IPv6.
-            Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
-                let ipv4 = (Ipv4Addr::UNSPECIFIED, address.port());
-                TcpListener::bind(ipv4).await.map_err(|_| error)
-            }
-            listening => listening,
-        }
-    } else {
-        TcpListener::bind(address).await
-    };
-    listening
-        .with_context(|| format!("can't listen on {address}; choose another address with {flag}"))
-}
-
-/// The system's default is usually the same for an IPv6 socket, but need not be.
-fn listen_everywhere(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
-    socket.set_only_v6(false)?;
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::net::TcpStream;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn all_addresses_are_those_of_ipv4_and_ipv6() {
-        let listener = bind("[::]:0".parse().unwrap(), "--listen").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut hosts = vec!["127.0.0.1"];
-        if address.is_ipv6() {
-            hosts.push("::1");
-        }
-        for host in hosts {
-            let to = (host, address.port());
-            let (made, taken) = tokio::join!(TcpStream::connect(to), listener.accept());
-            assert!(made.is_ok() && taken.is_ok(), "{host}");
-        }
-        let taken = bind(address, "--listen").await.unwrap_err().to_string();
-        assert!(
-            taken.contains("choose another address with --listen"),
-            "{taken}"
-        );
-    }
 }

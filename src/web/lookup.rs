@@ -2,9 +2,8 @@
 
 //! Finds what a path of the read API names: environments, snapshots, and what belongs to a flow.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
-use futures::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
 
 use crate::{
@@ -13,12 +12,13 @@ use crate::{
     message::installation::Installation,
     snapshot::{
         environments::{EnvironmentInfo, Environments},
-        log::SnapshotLog,
+        log::{LogError, SnapshotLog},
         shared_state::SharedState,
         state::ClusterState,
     },
     web::{
         error_response::Refusal,
+        flow_index::{FlowIndex, ReadEntry, SearchedPart},
         snapshot_expression::SnapshotExpression,
         views::{
             artifact::{FlowAnswer, FlowQuery, LoggedProvenance, Wanted},
@@ -30,8 +30,9 @@ use crate::{
 
 /// How many snapshots, over all environments and the newest first, are searched for something whose object was deleted.
 const SEARCHED: i64 = 2_000;
-/// How many of them are read at once.
-const AT_ONCE: usize = 8;
+
+/// The largest number of a snapshot: it has ten digits.
+const MAX_INDEX: i64 = 9_999_999_999;
 
 /// Where everything is looked up.
 #[derive(Clone)]
@@ -40,6 +41,20 @@ pub(crate) struct Lookup {
     pub(crate) log: SnapshotLog,
     pub(crate) environments: Arc<Environments>,
     pub(crate) installation: Arc<Installation>,
+    pub(crate) flows: Arc<FlowIndex>,
+}
+
+impl ReadEntry for SnapshotLog {
+    type Error = LogError;
+
+    async fn entry(
+        &self,
+        environment: &EnvironmentId,
+        index: i64,
+    ) -> Result<Option<Arc<EnvironmentSnapshotSpec>>, LogError> {
+        // A long search must not push out of the cache what delivery needs.
+        self.read_uncached(environment, index).await
+    }
 }
 
 /// The log of an environment that has a snapshot.
@@ -69,7 +84,7 @@ impl Lookup {
     pub(crate) fn log_of(&self, org: &str, name: &str) -> Result<LogOf, Refusal> {
         let known = self.known(org, name)?;
         let none = || Refusal::not_found("the environment has no snapshot yet");
-        let (head, _) = known.head.get().ok_or_else(none)?;
+        let head = head(&known).ok_or_else(none)?;
         Ok(LogOf {
             environment: known.id(name),
             head,
@@ -134,11 +149,7 @@ impl Lookup {
         let index = match parsed.ok_or_else(|| Refusal::bad_request(how))? {
             SnapshotExpression::Number(number) => number,
             SnapshotExpression::Behind(behind) => log.head.saturating_sub(behind),
-            SnapshotExpression::At(time) => {
-                let entries = self.log.entries(&log.environment).await?;
-                let created_by_then = entries.iter().filter(|entry| entry.created <= time);
-                created_by_then.map(|entry| entry.index).max().unwrap_or(0)
-            }
+            SnapshotExpression::At(time) => self.newest_by(log, time).await?,
         };
         if (1..=log.head).contains(&index) {
             return Ok(index);
@@ -167,25 +178,44 @@ impl Lookup {
         Ok(snapshot::snapshot(&self.installation, &spec, &after, next))
     }
 
-    /// The numbers of all snapshots, the newest first.
-    pub(crate) async fn indexes(&self, log: &LogOf) -> Result<Vec<i64>, Refusal> {
-        let entries = self.log.entries(&log.environment).await?;
-        Ok(entries.iter().rev().map(|entry| entry.index).collect())
+    /// The number of the newest snapshot that was recorded by then; 0 if there is none. Later snapshots are never earlier.
+    async fn newest_by(&self, log: &LogOf, time: Timestamp) -> Result<i64, Refusal> {
+        let (mut below, mut at_most) = (self.first(log).await? - 1, log.head);
+        while below < at_most {
+            let middle = below + (at_most - below + 1) / 2;
+            let read = self.log.read_uncached(&log.environment, middle).await?;
+            match read.is_none_or(|spec| spec.time <= time) {
+                true => below = middle,
+                false => at_most = middle - 1,
+            }
+        }
+        Ok(below)
     }
 
-    /// Snapshots as a list shows them. `newest`: the newest that the list has.
+    async fn first(&self, log: &LogOf) -> Result<i64, Refusal> {
+        let first = self.log.first(&log.environment).await?;
+        Ok(first.unwrap_or(log.head).min(log.head))
+    }
+
+    /// The numbers of all snapshots that are kept.
+    pub(crate) async fn indexes(&self, log: &LogOf) -> Result<Range<i64>, Refusal> {
+        Ok(self.first(log).await?..log.head + 1)
+    }
+
+    /// Snapshots as a list shows them, without those that are gone. `newest`: the newest that the list has.
     pub(crate) async fn lines(
         &self,
         log: &LogOf,
-        indexes: Vec<i64>,
+        indexes: impl IntoIterator<Item = i64>,
         newest: i64,
     ) -> Result<Vec<SnapshotLineView>, Refusal> {
         let now = Timestamp::now();
         let mut lines = vec![];
         for index in indexes {
-            let spec = self.entry(log, index).await?;
-            let next = self.next_time(log, index, newest).await?;
-            lines.push(snapshot::line(&spec, next, now));
+            if let Some(spec) = self.log.read(&log.environment, index).await? {
+                let next = self.next_time(log, index, newest).await?;
+                lines.push(snapshot::line(&spec, next, now));
+            }
         }
         Ok(lines)
     }
@@ -196,17 +226,39 @@ impl Lookup {
         Ok(snapshot::events(&self.installation, &spec))
     }
 
-    /// The events of all snapshots, the last first.
-    pub(crate) async fn all_events(&self, log: &LogOf) -> Result<Vec<EventView>, Refusal> {
-        let entries = self.log.entries(&log.environment).await?;
-        let first = entries.first().map_or(log.head, |entry| entry.index);
-        let mut all = vec![];
-        for index in (first..=log.head).rev() {
+    /// How many events each snapshot has. It is in their metadata; only those that an older version recorded are read.
+    pub(crate) async fn event_counts(&self, log: &LogOf) -> Result<BTreeMap<i64, usize>, Refusal> {
+        let mut counts = BTreeMap::new();
+        for (index, count) in self.log.event_counts(&log.environment).await? {
+            let count = match count {
+                Some(count) => count,
+                None => self
+                    .log
+                    .read_uncached(&log.environment, index)
+                    .await?
+                    .map_or(0, |spec| spec.events.len()),
+            };
+            counts.insert(index, count);
+        }
+        Ok(counts)
+    }
+
+    /// Some of the events of all snapshots: those at these positions, of which the newest event has the first. What is gone
+    /// by now is left out.
+    pub(crate) async fn some_events(
+        &self,
+        log: &LogOf,
+        counts: &BTreeMap<i64, usize>,
+        positions: Range<usize>,
+    ) -> Result<Vec<EventView>, Refusal> {
+        let mut events = vec![];
+        for (index, within) in events_at(counts, positions) {
             if let Some(spec) = self.log.read(&log.environment, index).await? {
-                all.extend(snapshot::events(&self.installation, &spec));
+                let all = snapshot::events(&self.installation, &spec).into_iter();
+                events.extend(all.skip(within.start).take(within.len()));
             }
         }
-        Ok(all)
+        Ok(events)
     }
 
     /// Looks up an artifact, a deployment or a review of a flow. If its object was deleted, and so the newest state no
@@ -221,9 +273,27 @@ impl Lookup {
         }
         let known = self.environments.all();
         let depth = (SEARCHED / i64::try_from(known.len()).unwrap_or(SEARCHED).max(1)).max(1);
-        for (environment, known) in known.iter() {
-            let found = self.search(&query, environment, known, depth).await?;
-            if let Some(answer) = found {
+        let exists = |uid: &str| known.values().any(|known| known.uid == uid);
+        self.flows.keep(exists).await;
+        for (name, info) in known.iter() {
+            let head = head(info).unwrap_or(0);
+            let part = SearchedPart {
+                oldest: (head - depth + 1).max(1),
+                head,
+                logs: known.len(),
+            };
+            let environment = info.id(name);
+            let found = self.flows.find(&self.log, &environment, part, &query);
+            let Some(spec) = found.await? else { continue };
+            let mut logged = LoggedProvenance::in_entry(&spec);
+            let logged = logged.find(|logged| query.is_answered_by(logged));
+            let answer = logged.and_then(|logged| {
+                let answer = |state: &mut ClusterState, _| {
+                    query.answer_by(&self.installation, state, &logged)
+                };
+                self.state.with(answer)
+            });
+            if let Some(answer) = answer {
                 return Ok(answer);
             }
         }
@@ -238,31 +308,46 @@ impl Lookup {
             query.flow
         )))
     }
+}
 
-    /// Searches the newest `depth` entries of one log.
-    async fn search(
-        &self,
-        query: &FlowQuery,
-        environment: &str,
-        known: &EnvironmentInfo,
-        depth: i64,
-    ) -> Result<Option<FlowAnswer>, Refusal> {
-        let environment = known.id(environment);
-        let head = known.head.get().map_or(0, |(head, _)| head);
-        let newest = (1..=head).rev().take(usize::try_from(depth).unwrap_or(1));
-        let entries = stream::iter(newest)
-            .map(|index| self.log.read_uncached(&environment, index))
-            .buffered(AT_ONCE);
-        let mut entries = pin!(entries);
-        while let Some(Some(spec)) = entries.try_next().await? {
-            let mut logged = LoggedProvenance::in_entry(&spec);
-            if let Some(logged) = logged.find(|logged| query.is_answered_by(logged)) {
-                let answer = |state: &mut ClusterState, _| {
-                    query.answer_by(&self.installation, state, &logged)
-                };
-                return Ok(self.state.with(answer));
-            }
+/// The number of the newest snapshot. The name of an object may say anything, but one of more digits is not ours.
+fn head(known: &EnvironmentInfo) -> Option<i64> {
+    let (head, _) = known.head.get()?;
+    Some(head.min(MAX_INDEX))
+}
+
+/// Which events of which snapshots are at these positions: the newest snapshot comes first, and its last event.
+fn events_at(
+    counts: &BTreeMap<i64, usize>,
+    positions: Range<usize>,
+) -> impl Iterator<Item = (i64, Range<usize>)> {
+    let mut before = 0;
+    counts.iter().rev().filter_map(move |(index, count)| {
+        let start = positions.start.max(before) - before;
+        let end = positions.end.clamp(before, before + count) - before;
+        before += count;
+        (start < end).then_some((*index, start..end))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_of_events_is_in_the_snapshots_that_hold_its_positions() {
+        let counts: BTreeMap<i64, usize> = [(5, 3), (6, 0), (7, 1), (8, 4)].into();
+        for (positions, want) in [
+            (0..1, vec![(8, 0..1)]),
+            (3..5, vec![(8, 3..4), (7, 0..1)]),
+            (4..8, vec![(7, 0..1), (5, 0..3)]),
+            (6..7, vec![(5, 1..2)]),
+            (0..100, vec![(8, 0..4), (7, 0..1), (5, 0..3)]),
+            (8..10, vec![]),
+            (2..2, vec![]),
+        ] {
+            let found: Vec<_> = events_at(&counts, positions.clone()).collect();
+            assert_eq!(found, want, "{positions:?}");
         }
-        Ok(None)
     }
 }

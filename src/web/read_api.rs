@@ -1,15 +1,17 @@
 //! The read API of the log, and of what is known about images: as JSON and as pages. Its paths and shapes are those of
 //! Kosli, so that the links in payloads resolve.
 
+use std::ops::Range;
+
 use axum::{
     Json, Router,
     extract::{self, FromRequestParts, Query, State},
-    http::{HeaderMap, StatusCode, request::Parts},
-    middleware::from_fn_with_state,
+    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
+    middleware::{from_fn_with_state, map_response},
     response::{IntoResponse as _, Response},
     routing::{MethodRouter, get},
 };
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     cluster::image::Fingerprint,
@@ -18,6 +20,7 @@ use crate::{
         error_response::Refusal,
         html,
         lookup::Lookup,
+        request_limits::{self, RequestLimits},
         views::{
             artifact::{FlowAnswer, FlowQuery, Wanted},
             environment::{AllowedView, EnvironmentView},
@@ -83,8 +86,21 @@ pub(crate) fn router(lookup: Lookup, access: Access) -> Router {
                 "this API is only read: use GET",
             )
         })
+        .layer(from_fn_with_state(
+            RequestLimits::of_read_api(),
+            request_limits::limit,
+        ))
+        // Before the limit: who may not read takes no reader's place.
         .layer(from_fn_with_state(access, access::check))
+        .layer(map_response(never_store))
         .with_state(lookup)
+}
+
+/// What is answered is for this reader and this moment.
+async fn never_store(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 type EnvironmentLabel = Path<(String, String)>;
@@ -137,20 +153,46 @@ impl Paging {
         format!("page counts from 1, per_page from 1 to {MAX_PER_PAGE}, reverse is true or false")
     }
 
-    fn apply<T>(&self, mut all: Vec<T>) -> Result<(HeaderMap, Vec<T>), Refusal> {
+    /// Which of so many items are on the page: their positions in the order of the page, of which 0 is the newest item
+    /// unless the order is reversed.
+    fn of(&self, total: usize) -> Result<Page, Refusal> {
         let (page, per_page) = (self.page.unwrap_or(1), self.per_page.unwrap_or(PER_PAGE));
         if page == 0 || per_page == 0 || per_page > MAX_PER_PAGE {
             return Err(Refusal::bad_request(Self::accepted()));
         }
-        if self.reverse == Some(true) {
-            all.reverse();
-        }
+        let start = (page - 1).saturating_mul(per_page).min(total);
+        let end = start.saturating_add(per_page).min(total);
+        let reversed = self.reverse == Some(true);
+        let newest_first = match reversed {
+            true => total - end..total - start,
+            false => start..end,
+        };
         let mut headers = HeaderMap::new();
-        headers.insert("x-total-count", all.len().into());
-        headers.insert("x-total-pages", all.len().div_ceil(per_page).into());
-        let skipped = (page - 1).saturating_mul(per_page);
-        let items = all.into_iter().skip(skipped).take(per_page).collect();
-        Ok((headers, items))
+        headers.insert("x-total-count", total.into());
+        headers.insert("x-total-pages", total.div_ceil(per_page).into());
+        Ok(Page {
+            headers,
+            newest_first,
+            reversed,
+        })
+    }
+}
+
+/// What is on a page of a list.
+struct Page {
+    headers: HeaderMap,
+    /// The positions of its items in the list with the newest first.
+    newest_first: Range<usize>,
+    reversed: bool,
+}
+
+impl Page {
+    /// The answer with these items, the newest first.
+    fn answer<T: Serialize>(self, mut items: Vec<T>) -> Response {
+        if self.reversed {
+            items.reverse();
+        }
+        (self.headers, Json(items)).into_response()
     }
 }
 
@@ -161,10 +203,16 @@ async fn snapshots(
 ) -> Result<Response, Refusal> {
     let log = lookup.log_of(&org, &environment)?;
     let all = lookup.indexes(&log).await?;
-    let newest = all.first().copied().unwrap_or_default();
-    let (headers, indexes) = paging.apply(all)?;
-    let lines = lookup.lines(&log, indexes, newest).await?;
-    Ok((headers, Json(lines)).into_response())
+    let total = usize::try_from(all.end - all.start).unwrap_or(0);
+    let page = paging.of(total)?;
+    let newest_first = page.newest_first.clone();
+    let indexes = all
+        .clone()
+        .rev()
+        .skip(newest_first.start)
+        .take(newest_first.len());
+    let lines = lookup.lines(&log, indexes, all.end - 1).await?;
+    Ok(page.answer(lines))
 }
 
 async fn snapshot(
@@ -193,8 +241,11 @@ async fn events(
     paging: Paging,
 ) -> Result<Response, Refusal> {
     let log = lookup.log_of(&org, &environment)?;
-    let (headers, events) = paging.apply(lookup.all_events(&log).await?)?;
-    Ok((headers, Json(events)).into_response())
+    let counts = lookup.event_counts(&log).await?;
+    let page = paging.of(counts.values().sum())?;
+    let events = lookup.some_events(&log, &counts, page.newest_first.clone());
+    let events = events.await?;
+    Ok(page.answer(events))
 }
 
 async fn environments(

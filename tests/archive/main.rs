@@ -1,6 +1,7 @@
 //! The read API of the log, and its links in payloads, on a control plane of its own.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod attack;
 mod example;
 
 use anyhow::{Context as _, Result, ensure};
@@ -69,7 +70,12 @@ async fn story() -> Result<()> {
     let reader = reader(cluster).await?;
     let stranger = cluster
         .plane
-        .service_account_token(&actor.name, "default")
+        .token_for_audience(&actor.name, "default", Some("shipbell"))
+        .await?;
+    // The reader's, but for the API server: whoever got hold of it here could use it there.
+    let cluster_token = cluster
+        .plane
+        .service_account_token("shipbell", "default")
         .await?;
     let links = &heard[0].json()["snapshot"];
     let path = |link: &Value| {
@@ -85,7 +91,8 @@ async fn story() -> Result<()> {
     let fetch = async |path: &str, token: Option<&str>| get(address, path, token).await;
     for (token, want) in [
         (None, 401),
-        (Some("nonsense"), 403),
+        (Some("nonsense"), 401),
+        (Some(cluster_token.as_str()), 401),
         (Some(stranger.as_str()), 403),
         (Some(reader.as_str()), 200),
     ] {
@@ -193,7 +200,38 @@ async fn story() -> Result<()> {
         },
     )
     .await?;
+    let (_, metrics) = operator.get("/metrics").await?;
+    documented(&metrics)?;
     operator.terminate(PATIENCE).await?;
+    Ok(())
+}
+
+/// Whether the metrics that are served are those that the documentation has a row for.
+fn documented(metrics: &str) -> Result<()> {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations.md");
+    let page = std::fs::read_to_string(page)?;
+    let rows = page.lines().filter_map(|line| {
+        let (name, rest) = line.strip_prefix("| `shipbell_")?.split_once("` | ")?;
+        Some((format!("shipbell_{name}"), rest.split(' ').next()?))
+    });
+    let rows: BTreeMap<String, &str> = rows.collect();
+    let histograms = rows.iter().filter(|(_, kind)| **kind == "histogram");
+    let histograms: Vec<&String> = histograms.map(|(name, _)| name).collect();
+    let samples = metrics.lines().filter(|line| !line.starts_with('#'));
+    let served = samples.map(|line| {
+        let name = line.split(['{', ' ']).next().unwrap_or_default();
+        let of_histogram = histograms.iter().find(|histogram| {
+            let suffix = name.strip_prefix(histogram.as_str());
+            matches!(suffix, Some("_bucket" | "_count" | "_sum"))
+        });
+        of_histogram.map_or(name, |histogram| histogram.as_str())
+    });
+    let served: BTreeSet<&str> = served.collect();
+    let documented: BTreeSet<&str> = rows.keys().map(String::as_str).collect();
+    ensure!(
+        served == documented,
+        "{served:#?} are served, {documented:#?} are documented"
+    );
     Ok(())
 }
 
@@ -635,7 +673,7 @@ impl Crawler {
 }
 
 /// The token of an account that may get snapshots.
-async fn reader(cluster: &Cluster) -> Result<String> {
+pub(crate) async fn reader(cluster: &Cluster) -> Result<String> {
     let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "readers"},
         "rules": [{"apiGroups": ["shipbell.dev"], "resources": ["environmentsnapshots"], "verbs": ["get"]}]});
     let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "readers"},
@@ -645,7 +683,7 @@ async fn reader(cluster: &Cluster) -> Result<String> {
     eventually(PATIENCE, "a token", async || {
         cluster
             .plane
-            .service_account_token("shipbell", "default")
+            .token_for_audience("shipbell", "default", Some("shipbell"))
             .await
             .map(Some)
     })

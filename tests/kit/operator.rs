@@ -63,8 +63,28 @@ pub fn binary() -> Result<PathBuf> {
 impl Operator {
     /// Starts the operator. It listens on a port of its own, see [`Operator::address`].
     pub fn spawn(options: &OperatorOptions) -> Result<Self> {
+        Self::start(options, Command::new(&options.binary))
+    }
+
+    /// Like [`Operator::spawn`], with at most so many bytes of data in memory: whoever asks for more gets none, and a
+    /// program in Rust ends then.
+    pub fn spawn_within(options: &OperatorOptions, bytes: u64) -> Result<Self> {
+        // The shell becomes the operator. No rights are needed to lower a limit.
+        let mut command = Command::new("sh");
+        let kibibytes = (bytes >> 10).to_string();
+        command
+            .args([
+                "-c",
+                "ulimit -d \"$1\" && shift && exec \"$@\"",
+                "sh",
+                &kibibytes,
+            ])
+            .arg(&options.binary);
+        Self::start(options, command)
+    }
+
+    fn start(options: &OperatorOptions, mut command: Command) -> Result<Self> {
         let port = Port::reserve()?;
-        let mut command = Command::new(&options.binary);
         command
             .args(&options.args)
             .arg(format!("--listen={}", port.address()));
@@ -161,6 +181,14 @@ impl Operator {
         let ticks = fields.split_whitespace().skip(11).take(2);
         let ticks: u64 = ticks.filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
         Ok(Duration::from_millis(ticks * 10))
+    }
+
+    /// The most memory that it has had at any time, with the program itself.
+    pub fn peak_memory(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        Ok(kibibytes.context("no VmHWM")?.trim().parse::<u64>()? << 10)
     }
 
     /// Its process id.

@@ -310,9 +310,20 @@ impl Plane {
 
     /// A token of a service account, good for an hour.
     pub async fn service_account_token(&self, namespace: &str, name: &str) -> Result<String> {
+        self.token_for_audience(namespace, name, None).await
+    }
+
+    /// A token of a service account for this audience; `None`: the API server's.
+    pub async fn token_for_audience(
+        &self,
+        namespace: &str,
+        name: &str,
+        audience: Option<&str>,
+    ) -> Result<String> {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.admin(), namespace);
-        let request: TokenRequest =
-            serde_json::from_value(json!({"spec": {"audiences": [], "expirationSeconds": 3600}}))?;
+        let audiences: Vec<_> = audience.into_iter().collect();
+        let spec = json!({"audiences": audiences, "expirationSeconds": 3600});
+        let request: TokenRequest = serde_json::from_value(json!({"spec": spec}))?;
         let answer = accounts
             .create_token_request(name, &PostParams::default(), &request)
             .await?;

@@ -68,6 +68,8 @@ pub struct Cast {
     pub open: &'static str,
     /// Which log lines it writes.
     pub log: &'static str,
+    /// How many bytes of data it may have in memory, if that is limited.
+    pub memory: Option<u64>,
 }
 
 impl Default for Cast {
@@ -79,6 +81,7 @@ impl Default for Cast {
             kubeconfig: None,
             open: "127.0.0.1",
             log: "shipbell=debug,info",
+            memory: None,
         }
     }
 }
@@ -107,13 +110,17 @@ pub fn spawn(cluster: &Cluster, cast: &Cast) -> Result<Operator> {
     }
     args.extend(cast.args.clone());
     let kubeconfig = cast.kubeconfig.clone();
-    Operator::spawn(&OperatorOptions {
+    let options = OperatorOptions {
         binary: binary()?,
         kubeconfig: kubeconfig.unwrap_or_else(|| cluster.plane.admin_kubeconfig()),
         args,
         env: vec![],
         log: cluster.plane.directory().join(format!("{}.log", cast.name)),
-    })
+    };
+    match cast.memory {
+        Some(bytes) => Operator::spawn_within(&options, bytes),
+        None => Operator::spawn(&options),
+    }
 }
 
 /// Runs a story on the shared cluster, on which one operator serves all stories of this binary.

@@ -131,15 +131,16 @@ fn every_link_of_the_pages_leads_to_a_file_and_to_a_heading_that_exist() {
     assert!(followed > 40, "only {followed} links were found");
 }
 
-/// The names of the operator's metrics as Prometheus sees them, from where they are registered.
-fn metrics() -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
+/// The names of the operator's metrics as Prometheus sees them, from where they are registered; and which are histograms.
+fn metrics() -> (BTreeSet<String>, BTreeSet<String>) {
+    let (mut names, mut histograms) = (BTreeSet::new(), BTreeSet::new());
     for source in files("src", "rs") {
         let source = text(&source);
         if !source.contains("Registry::with_prefix(\"shipbell\")") {
             continue;
         }
-        for (at, _) in source.match_indices(": metric(") {
+        let registered = [": metric(", ": histogram("].map(|call| source.match_indices(call));
+        for (at, _) in registered.into_iter().flatten() {
             let field = source[..at].split_whitespace().next_back().unwrap();
             let name = source[at..].split('"').nth(1).unwrap();
             let declared = source
@@ -152,10 +153,13 @@ fn metrics() -> BTreeSet<String> {
                 ""
             };
             names.insert(format!("shipbell_{name}{total}"));
+            if declared.contains("Histogram") {
+                histograms.insert(format!("shipbell_{name}"));
+            }
         }
     }
-    assert!(names.len() >= 10, "{names:?}");
-    names
+    assert!(names.len() >= 20 && histograms.len() >= 2, "{names:?}");
+    (names, histograms)
 }
 
 /// The words in a text that look like the operator's metrics.
@@ -169,7 +173,7 @@ fn named_metrics(text: &str) -> BTreeSet<String> {
 
 #[test]
 fn every_metric_is_explained_and_every_metric_that_is_named_exists() {
-    let metrics = metrics();
+    let (metrics, histograms) = metrics();
     let page = file("docs/operations.md");
     for name in &metrics {
         let row = format!("| `{name}` | ");
@@ -177,6 +181,8 @@ fn every_metric_is_explained_and_every_metric_that_is_named_exists() {
         let row = row.unwrap_or_else(|| panic!("docs/operations.md has no row for {name}"));
         let kind = if name.ends_with("_total") {
             "counter"
+        } else if histograms.contains(name) {
+            "histogram"
         } else {
             "gauge"
         };
@@ -186,6 +192,9 @@ fn every_metric_is_explained_and_every_metric_that_is_named_exists() {
     let shipped = shipped
         .iter()
         .flat_map(|extension| files("charts", extension));
+    let of_histograms = ["_bucket", "_count", "_sum"];
+    let series = |name: &String| of_histograms.map(|suffix| format!("{name}{suffix}"));
+    let metrics: BTreeSet<String> = histograms.iter().flat_map(series).chain(metrics).collect();
     for path in pages().into_iter().chain(shipped) {
         let named = named_metrics(&text(&path));
         let unknown: Vec<_> = named.difference(&metrics).collect();

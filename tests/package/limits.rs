@@ -21,7 +21,7 @@ enum As {
 /// A sentence of a page in which `{}` stands for the constant, and where that is.
 type Statement = (&'static str, &'static str, &'static str, &'static str, As);
 
-const STATEMENTS: [Statement; 41] = [
+const STATEMENTS: [Statement; 44] = [
     (
         "README.md",
         "at most {} events or one second of events per setting",
@@ -277,15 +277,36 @@ const STATEMENTS: [Statement; 41] = [
     (
         "docs/read-api.md",
         "and remembers the answer for {} s",
-        "src/web/",
+        "src/web/token_cache.rs",
         "REMEMBERED",
         As::Seconds,
     ),
     (
         "docs/operations.md",
-        "a page of {} objects is in memory",
-        "src/cluster/watch.rs",
-        "PAGE",
+        "One object may have {} MiB of JSON",
+        "src/cluster/list_page.rs",
+        "MAX_OBJECT",
+        As::MiB,
+    ),
+    (
+        "docs/operations.md",
+        "the head of a request | {} KiB and 64 headers",
+        "src/web/server.rs",
+        "HEAD",
+        As::KiB,
+    ),
+    (
+        "docs/operations.md",
+        "the head of a request | 16 KiB and {} headers",
+        "src/web/server.rs",
+        "HEADERS",
+        As::Number,
+    ),
+    (
+        "docs/operations.md",
+        "TokenReviews | {} a second for tokens of known readers",
+        "src/web/access.rs",
+        "PER_SECOND",
         As::Number,
     ),
     (

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod compliance;
+mod controllers;
 mod environments;
 mod guarded;
 mod settings;

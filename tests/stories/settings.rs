@@ -1307,7 +1307,7 @@ fn an_environment_that_becomes_visible_brings_no_old_events() {
         let environments = format!("environments: [{}]", other.name);
         actor.webhook("hook", &receiver, &environments).await?;
         let message = actor
-            .condition("hook", "Ready", "False EnvironmentNotVisible")
+            .condition("hook", "Ready", "False EnvironmentNotFound")
             .await?;
         assert!(
             message.contains(&other.name)
@@ -1326,7 +1326,7 @@ fn an_environment_that_becomes_visible_brings_no_old_events() {
         // And hidden again: its cursor goes, and nothing more is heard.
         other.visible_to(&[&other.name]).await?;
         actor
-            .condition("hook", "Ready", "False EnvironmentNotVisible")
+            .condition("hook", "Ready", "False EnvironmentNotFound")
             .await?;
         let status = actor
             .status_when("hook", "no cursor", |it| it.cursors.is_empty())

@@ -3,12 +3,15 @@
 use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kit::{
-    Actor, Image, Receiver, bare_pod,
+    Actor, Image, Receiver, apply, bare_pod,
     cluster::PATIENCE,
     daemon_set, deployment, eventually, hears, job, play,
     stage::{ALL, SETTLE, together},
     stateful_set, stays, told,
 };
+use kube::{Api, api::PostParams};
+use serde_json::json;
+use shipbell::api::EnvironmentSnapshot;
 use std::time::Duration;
 
 // A StatefulSet or DaemonSet has moments in which a pod is gone and the next is not there yet: `quiet` must be longer, and on
@@ -1218,6 +1221,156 @@ fn with_settle_times_of_zero_everything_is_told_at_once() {
         receiver.wait_for_count(PATIENCE, 3).await?;
         actor.settled(0, 0).await?;
         actor.sound_log().await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_pod_with_names_that_no_schema_allows_stops_no_log() {
+    play(async |cluster| {
+        let (actor, receiver) = Actor::heard(cluster, "names", SETTLE).await?;
+        let uid = "6ba7b810-9dad-11d1-80b4-00c04fd430c8";
+        let owned = |name: &str, image: &str, kind: &str, owner: &str| {
+            let owner = json!([{"apiVersion": "example.com/v1", "kind": kind, "name": owner, "uid": uid, "controller": true}]);
+            bare_pod(&actor.name, name, image).set("/metadata/ownerReferences", owner)
+        };
+        let long = |text: &str, times: usize| text.repeat(times);
+        actor
+            .apply(owned(
+                "name",
+                "r.example/names:v1",
+                "Widget",
+                &long("n", 300),
+            ))
+            .await?;
+        hears(&receiver, &["STARTED names:v1 0 to 1"]).await?;
+        receiver.forget();
+        actor
+            .apply(owned("kind", "r.example/names:v2", &long("K", 400), "one"))
+            .await?;
+        hears(&receiver, &["STARTED names:v2 0 to 1"]).await?;
+        receiver.forget();
+        let port = format!("r.example:{}/names:v3", long("0", 1_500));
+        actor.apply(bare_pod(&actor.name, "port", &port)).await?;
+        receiver.wait_for_count(PATIENCE, 1).await?;
+
+        let log = actor.sound_log().await?;
+        let changes: Vec<_> = log.iter().flat_map(|entry| &entry.changes).collect();
+        let [name, kind, port] = &changes[..] else {
+            panic!("{changes:?}");
+        };
+        assert!(name.workloads[0].name.starts_with(&long("n", 200)));
+        assert!(kind.workloads[0].kind.starts_with(&long("K", 200)));
+        assert!(port.name.starts_with("r.example:0000"));
+        Ok(())
+    });
+}
+
+#[test]
+fn a_snapshot_that_is_refused_for_its_content_is_recorded_without_texts() {
+    play(async |cluster| {
+        let (actor, receiver) = Actor::heard(cluster, "refused", SETTLE).await?;
+        let name = &actor.name;
+        // An admin's policy refuses what one of the tenants called an image.
+        let yaml = format!(
+            "apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {{name: {name}}}
+spec:
+  matchConstraints:
+    resourceRules:
+      - {{apiGroups: [shipbell.dev], apiVersions: ['*'], operations: [CREATE], resources: [environmentsnapshots]}}
+  matchConditions:
+    - {{name: here, expression: object.spec.environment == '{name}'}}
+  validations:
+    - {{expression: '!has(object.spec.changes) || object.spec.changes.all(change, !change.name.contains(\"bad-word\"))'}}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {{name: {name}}}
+spec: {{policyName: {name}, validationActions: [Deny]}}
+"
+        );
+        apply(&cluster.client(), yaml.as_str()).await?;
+        let api: Api<EnvironmentSnapshot> = Api::all(cluster.client());
+        let probe = json!({"apiVersion": "shipbell.dev/v1alpha1", "kind": "EnvironmentSnapshot", "metadata": {"name": format!("{name}-probe")}, "spec": probe(name)});
+        let probe: EnvironmentSnapshot = serde_json::from_value(probe)?;
+        let dry = PostParams {
+            dry_run: true,
+            ..PostParams::default()
+        };
+        eventually(PATIENCE, "the policy to be in force", async || {
+            let refused = api.create(&dry, &probe).await.is_err();
+            ensure!(refused, "it is not");
+            Ok(())
+        })
+        .await?;
+
+        actor
+            .apply(deployment(name, "web", "r.example/bad-word:v1", 2))
+            .await?;
+        receiver.wait_for_count(PATIENCE, 1).await?;
+        actor.settled(1, 2).await?;
+        let log = actor.sound_log().await?;
+        let change = &log.last().unwrap().changes[0];
+        assert_eq!(change.name, change.fingerprint);
+        assert_eq!((change.was, change.now), (0, 2));
+        assert_eq!((change.workloads.len(), change.more_workloads), (0, 1));
+
+        // The log goes on from there, with what it may say.
+        receiver.forget();
+        actor
+            .apply(deployment(name, "api", "r.example/refused:v1", 1))
+            .await?;
+        hears(&receiver, &["STARTED refused:v1 0 to 1"]).await?;
+        actor.sound_log().await?;
+        Ok(())
+    });
+}
+
+/// A snapshot of an environment, with an image that has the word.
+fn probe(environment: &str) -> serde_json::Value {
+    json!({
+        "environment": environment, "environmentUID": "none", "index": 1, "time": "2026-01-01T00:00:00Z",
+        "causes": ["Baseline"], "censusVersion": 1, "contentHash": "", "readAt": {"pods": "", "deployments": "", "namespaces": ""},
+        "totals": {"artifacts": 0, "instances": 0, "unidentified": 0}, "compliance": {"state": "Unknown", "was": "Unknown"},
+        "changes": [{"fingerprint": "", "name": "bad-word", "was": 0, "now": 0, "workloads": []}],
+    })
+}
+
+#[test]
+fn pods_that_run_to_completion_are_left_out_unless_the_environment_wants_them() {
+    play(async |cluster| {
+        let (actor, receiver) = Actor::heard(cluster, "steps", SETTLE).await?;
+        let name = &actor.name;
+        let all = format!("{name}-all");
+        let fields = format!("namespaces: {{include: [{name}]}}\nexclude: []\nsettle: {SETTLE}");
+        actor.further_environment(&all, &fields).await?;
+        let listener = Receiver::start();
+        let fields = format!("environments: [{all}]\n{ALL}");
+        actor.webhook("steps-too", &listener, &fields).await?;
+        cluster.kubelet.image(
+            "r.example/steps:v1",
+            Image {
+                exits_after: Some(Duration::from_secs(4)),
+                ..Image::default()
+            },
+        );
+        let step =
+            bare_pod(name, "step", "r.example/steps:v1").set("/spec/restartPolicy", "Never".into());
+        actor.apply(step).await?;
+        hears(
+            &listener,
+            &["STARTED steps:v1 0 to 1", "STOPPED steps:v1 1 to 0"],
+        )
+        .await?;
+        // A virtual machine's pod is not started again either: its controller replaces it.
+        let owner = json!([{"apiVersion": "example.com/v1", "kind": "VirtualMachineInstance", "name": "vm", "uid": "6ba7b810-9dad-11d1-80b4-00c04fd430c8", "controller": true}]);
+        let machine = bare_pod(name, "vm", "r.example/machine:v1")
+            .set("/spec/restartPolicy", "Never".into())
+            .set("/metadata/ownerReferences", owner);
+        actor.apply(machine).await?;
+        hears(&receiver, &["STARTED machine:v1 0 to 1"]).await?;
         Ok(())
     });
 }

@@ -3,11 +3,13 @@
 {
   "affinity": {},
   "api": {
+    "acceptClusterTokens": false,
     "behindAuthenticatingProxy": false,
     "proxySecret": {
       "key": "secret",
       "name": ""
-    }
+    },
+    "tokenAudience": "shipbell"
   },
   "approvals": {
     "bots": [],

@@ -156,6 +156,10 @@ app.kubernetes.io/instance: {{ toYaml .Release.Name }}
   value: {{ . | quote }}
 - name: SHIPBELL_API_BEHIND_AUTHENTICATING_PROXY
   value: {{ $.Values.api.behindAuthenticatingProxy | quote }}
+- name: SHIPBELL_API_TOKEN_AUDIENCE
+  value: {{ $.Values.api.tokenAudience | quote }}
+- name: SHIPBELL_API_ACCEPT_CLUSTER_TOKENS
+  value: {{ $.Values.api.acceptClusterTokens | quote }}
 {{- end }}
 {{- with .Values.api.proxySecret }}
 {{- if .name }}
@@ -219,6 +223,12 @@ app.kubernetes.io/instance: {{ toYaml .Release.Name }}
 {{- end }}
 {{- if and .Values.api.proxySecret.name (not .Values.api.behindAuthenticatingProxy) }}
 {{- $wrong = append $wrong "api.proxySecret.name is set but api.behindAuthenticatingProxy is not: without it each request needs a Kubernetes token." }}
+{{- end }}
+{{- if and .Values.api.acceptClusterTokens (not .Values.externalUrl) }}
+{{- $wrong = append $wrong "api.acceptClusterTokens is set but externalUrl is not: without an external URL there is no API." }}
+{{- end }}
+{{- if and .Values.api.acceptClusterTokens .Values.api.behindAuthenticatingProxy }}
+{{- $wrong = append $wrong "api.acceptClusterTokens and api.behindAuthenticatingProxy are both set: behind a proxy no tokens are asked for. Set one of them." }}
 {{- end }}
 {{- range $kind := list "ingress" "httpRoute" }}
 {{- if and (index $.Values $kind).enabled (not $.Values.externalUrl) }}

@@ -107,8 +107,8 @@ impl Said {
             recorded: &recorded,
         };
         let artifact = ArtifactInput {
-            fingerprint: names.canonical(digest(digests[0])),
-            digests: digests.iter().map(|name| digest(name)).collect(),
+            fingerprint: names.canonical(trusted(digests[0]).first),
+            containers: digests.iter().map(|names| trusted(names)).collect(),
             name: "ghcr.io/acme/runner:1",
             namespaces: namespaces.iter().copied().collect(),
         };
@@ -119,6 +119,14 @@ impl Said {
             &names,
             Timestamp::from_second(now).unwrap(),
         )
+    }
+}
+
+/// What counts of a container, as `first` or `first also`.
+fn trusted(names: &str) -> TrustedDigests {
+    match names.split_once(' ') {
+        Some((first, also)) => TrustedDigests::both(digest(first), digest(also)),
+        None => TrustedDigests::only(digest(names)),
     }
 }
 
@@ -195,6 +203,18 @@ fn an_artifact_is_judged_by_the_first_row_that_fits() {
             "A4",
             approval,
             &[record, approved, rejected],
+            NonCompliant,
+            "ApprovalRejected",
+            "rejected by eve",
+        ),
+        (
+            "A4",
+            approval,
+            &[
+                record,
+                "review ci/yes: fingerprint: $i, state: approved, reviewer: bob, number: 1000000000000000",
+                rejected,
+            ],
             NonCompliant,
             "ApprovalRejected",
             "rejected by eve",
@@ -536,7 +556,7 @@ fn an_exception_for_a_namespace_is_none_for_an_image_that_runs_elsewhere_too() {
 }
 
 #[test]
-fn only_what_a_record_or_a_pin_vouches_for_makes_another_digest_compliant() {
+fn only_a_record_or_the_container_itself_makes_another_digest_compliant() {
     let record = "record ci/r: fingerprint: $i, aliases: [$m], flow: runner";
     let lone = "record ci/r: fingerprint: $i, flow: runner";
     let reason = |said: &Said, digests| said.evaluate(&rules(""), digests, &["shop"], NOW).reason;
@@ -558,16 +578,25 @@ fn only_what_a_record_or_a_pin_vouches_for_makes_another_digest_compliant() {
         });
         said
     };
-    // S7: pinned to the index, known by the manifest.
-    assert_eq!(reason(&learned(true), &["m"]), VerdictReason::Satisfied);
-    // S2: a runtime that called one container by both.
-    assert_eq!(reason(&learned(false), &["m"]), VerdictReason::NoProvenance);
-    assert_eq!(
-        reason(&learned(false), &["i", "m"]),
-        VerdictReason::NoProvenance,
-        "the worst counts"
-    );
-    assert_eq!(reason(&learned(false), &["i"]), VerdictReason::Satisfied);
+    // S7, S2: what a pin, or a node that called one container by both, has taught about other containers is only shown.
+    for pinned in [true, false] {
+        let said = learned(pinned);
+        assert_eq!(reason(&said, &["m"]), VerdictReason::NoProvenance);
+        assert_eq!(
+            reason(&said, &["i", "m"]),
+            VerdictReason::NoProvenance,
+            "the worst counts"
+        );
+        assert_eq!(
+            reason(&said, &["i m", "m"]),
+            VerdictReason::NoProvenance,
+            "one container vouches for no other"
+        );
+        assert_eq!(reason(&said, &["i"]), VerdictReason::Satisfied);
+        // Of the container itself both count, whichever was first.
+        assert_eq!(reason(&said, &["i m"]), VerdictReason::Satisfied);
+        assert_eq!(reason(&said, &["m i"]), VerdictReason::Satisfied);
+    }
     // A record for one platform never vouches for the index.
     assert_eq!(
         reason(

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     api::compliance::ComplianceState,
-    cluster::{fleet::Fleet, image::Fingerprint},
+    cluster::fleet::Fleet,
     compliance::{artifact_identity::IdentityResolver, evidence::Evidence},
     snapshot::{
         census::Census,
@@ -56,18 +56,15 @@ impl EnvironmentState {
         }
     }
 
-    /// Whether it counts an artifact under one of these digests.
-    pub(super) fn counts_any(&self, digests: &[Fingerprint]) -> bool {
-        digests.iter().any(|digest| self.census.mentions(digest))
-    }
-
     /// Whether there is anything to record, settled or not, or will be when a timer runs out.
     pub(super) fn has_work(&self, name: &str, fleet: &Fleet, evidence: &Evidence) -> bool {
         let resolver = self.resolver(fleet, evidence);
         let more = match &self.log {
             KnownLog::Read(ledger, _) => {
                 let (identities, _) = identities(ledger, &self.census, &resolver, &BTreeSet::new());
-                let timer = self.assessment.next_timer(name, ledger, evidence);
+                let timer = self
+                    .assessment
+                    .next_timer(name, ledger, evidence, &self.census);
                 !identities.is_empty() || !ledger.rollouts.is_empty() || timer.is_some()
             }
             _ => true,
@@ -97,6 +94,12 @@ impl EnvironmentState {
                 })
             })
             .collect();
+        let uncounted = self.assessment.uncounted().iter();
+        problems.extend(uncounted.map(|it| EnvironmentProblem {
+            name: it.name.clone(),
+            fingerprint: it.fingerprint,
+            verdict: it.verdict.clone(),
+        }));
         problems.sort_by(|a, b| (&a.name, a.fingerprint).cmp(&(&b.name, b.fingerprint)));
         let more = problems.len().saturating_sub(LISTED);
         problems.truncate(LISTED);

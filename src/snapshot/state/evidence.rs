@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::{
     api::{ArtifactApproval, compliance::ComplianceState},
-    cluster::image::Fingerprint,
+    cluster::{fleet::LearnedIdentity, image::Fingerprint, watch_progress::WatchKind},
     compliance::{
         evidence::{Allowance, Evidence, EvidenceKey, EvidenceKind, ProvenanceRecord},
         evidence_state::EvidenceState,
@@ -29,7 +29,8 @@ impl EvidenceState for ClusterState {
 
     fn take_dirty_status(&mut self, max: usize, now: Moment) -> Vec<(EvidenceKind, EvidenceKey)> {
         let known = self.environments.values().all(|env| env.ledger().is_some());
-        if self.listed_evidence.len() < EvidenceKind::ALL.len() || !known && now < LOGS {
+        let mut kinds = WatchKind::EVIDENCE.iter();
+        if kinds.any(|kind| !self.stream(*kind).synced) || !known && now < LOGS {
             return vec![];
         }
         let taken: Vec<_> = self.dirty_status.iter().take(max).cloned().collect();
@@ -61,18 +62,6 @@ impl EvidenceState for ClusterState {
         for key in ended {
             self.mark_status_dirty(EvidenceKind::Allowances, key);
         }
-    }
-
-    fn evidence_listed(&mut self, kind: EvidenceKind) {
-        self.listed_evidence.insert(kind);
-        self.status_news = true;
-        self.evidence_trouble.remove(&kind);
-        self.touch_all();
-    }
-
-    fn evidence_fails(&mut self, kind: EvidenceKind, why: String) {
-        self.evidence_trouble.insert(kind, why);
-        self.touch_all();
     }
 
     fn record_seen(&mut self, key: &EvidenceKey, record: Option<ProvenanceRecord>, now: Moment) {
@@ -168,6 +157,31 @@ impl EvidenceState for ClusterState {
 }
 
 impl ClusterState {
+    /// Notes that digests identify one image. Returns the environments that count an artifact under one digest and would
+    /// under another now: a pod must be removed from the counts under the same digest under which it was added.
+    pub(super) fn learn(&mut self, learned: &[LearnedIdentity]) -> BTreeSet<String> {
+        if learned.is_empty() {
+            return BTreeSet::new();
+        }
+        let digests = learned.iter().flat_map(|it| [it.alias, it.known]);
+        let digests: Vec<Fingerprint> = digests.collect();
+        let canonical = |state: &Self, env: &EnvironmentState| -> Vec<Fingerprint> {
+            let resolver = state.resolver(env);
+            digests.iter().map(|it| resolver.canonical(*it)).collect()
+        };
+        let all = self.environments.values();
+        let before: Vec<_> = all.map(|env| canonical(self, env)).collect();
+        for learned in learned {
+            self.fleet.learn(*learned);
+        }
+        let all = self.environments.iter().zip(before);
+        let renamed = all.filter(|((_, env), before)| {
+            let mut pairs = before.iter().zip(canonical(self, env));
+            pairs.any(|(before, now)| *before != now && env.census.mentions(before))
+        });
+        renamed.map(|((name, _), _)| name.clone()).collect()
+    }
+
     /// Whether more statuses may have to be written since the last call.
     pub fn take_status_news(&mut self) -> bool {
         std::mem::take(&mut self.status_news)
@@ -206,7 +220,6 @@ impl ClusterState {
             let recorded = recorded.filter(|it| self.trusts(&it.key.namespace));
             let recorded = recorded.flat_map(|it| it.digests());
             let others = recorded.chain(self.fleet.all_digests(digest));
-            let others = others.chain(self.fleet.pinned_with(digest));
             for other in others.collect::<Vec<_>>() {
                 if images.insert(other) {
                     open.push(other);
@@ -216,15 +229,18 @@ impl ClusterState {
         images
     }
 
-    /// Marks these images in the environments in which they run: they have to be assessed again.
+    /// Marks these images in the environments in which they run: they have to be assessed again. A digest may be tied to an
+    /// artifact by the log alone, if the record that tied them was deleted.
     fn reassess(&mut self, images: &BTreeSet<Fingerprint>) {
         for (name, env) in &mut self.environments {
             let KnownLog::Read(ledger, _) = &env.log else {
                 continue;
             };
-            let runs =
-                |digest: &&Fingerprint| ledger.total(digest) > 0 || env.census.total(digest) > 0;
-            let concerned: Vec<_> = images.iter().filter(runs).copied().collect();
+            let resolver = env.resolver(&self.fleet, &self.evidence);
+            let known = images.iter().map(|digest| resolver.canonical(*digest));
+            let all: BTreeSet<_> = images.iter().copied().chain(known).collect();
+            let runs = |digest: &Fingerprint| ledger.total(digest) > 0 || env.census.runs(digest);
+            let concerned: Vec<_> = all.into_iter().filter(runs).collect();
             if !concerned.is_empty() {
                 env.assessment.touch(concerned);
                 self.touched.insert(name.clone());
@@ -244,7 +260,7 @@ impl ClusterState {
         let resolver = self.resolver(env);
         let digests: BTreeSet<_> = artifacts
             .into_iter()
-            .flat_map(|it| resolver.all_digests(it))
+            .flat_map(|it| resolver.shown(it))
             .collect();
         self.mark_records_dirty(digests);
     }

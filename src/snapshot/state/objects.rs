@@ -7,6 +7,7 @@ use crate::{
         fleet::{Fleet, PodChange, Workload},
         pod_view::{Decoded, DeploymentView, Meta, NamespaceView, PodView},
         watch::WatchedKind,
+        watch_progress::WatchKind,
     },
     compliance::artifact_identity::IdentityResolver,
     snapshot::{
@@ -19,9 +20,6 @@ use crate::{
 
 /// A kind of object that the fleet holds.
 pub trait FleetObject: WatchedKind {
-    /// What one of them is called.
-    const NAME: &'static str;
-
     /// Applies its newest state. Returns warnings.
     fn apply(self, state: &mut ClusterState, listed: bool, now: Moment) -> Vec<String>;
 
@@ -33,8 +31,6 @@ pub trait FleetObject: WatchedKind {
 }
 
 impl FleetObject for PodView {
-    const NAME: &'static str = "pod";
-
     fn apply(self, state: &mut ClusterState, _: bool, now: Moment) -> Vec<String> {
         let mark = state.stream(Self::KIND).list_number;
         let Some(change) = state.fleet.apply_pod(&self, mark, now) else {
@@ -57,8 +53,6 @@ impl FleetObject for PodView {
 }
 
 impl FleetObject for DeploymentView {
-    const NAME: &'static str = "deployment";
-
     fn apply(self, state: &mut ClusterState, _: bool, now: Moment) -> Vec<String> {
         let mark = state.stream(Self::KIND).list_number;
         if let Some(workload) = state.fleet.apply_deployment(&self, mark, now) {
@@ -77,8 +71,6 @@ impl FleetObject for DeploymentView {
 }
 
 impl FleetObject for NamespaceView {
-    const NAME: &'static str = "namespace";
-
     fn apply(self, state: &mut ClusterState, listed: bool, now: Moment) -> Vec<String> {
         let mark = state.stream(Self::KIND).list_number;
         if listed {
@@ -108,18 +100,38 @@ impl ClusterState {
         listed: bool,
         now: Moment,
     ) -> Vec<String> {
-        let stream = self.stream_mut(T::KIND);
-        stream.advance(object.meta().version, listed, now);
         match object {
             Decoded::Good(view) => {
-                stream.unreadable.remove(&view.meta().uid);
+                self.read(T::KIND, Ok(view.meta()), listed, now);
                 view.apply(self, listed, now)
             }
             Decoded::Bad(meta, why) => {
-                let warnings = stream.unreadable(T::NAME, &meta, &why);
-                let mark = stream.list_number;
+                let warnings = self.read(T::KIND, Err((&meta, &why)), listed, now);
+                let mark = self.stream(T::KIND).list_number;
                 T::keep(&mut self.fleet, &meta, mark);
                 warnings
+            }
+        }
+    }
+
+    /// An object of a kind was read, or could not be: why. Returns warnings.
+    pub(in crate::snapshot) fn read(
+        &mut self,
+        kind: WatchKind,
+        object: Result<&Meta, (&Meta, &str)>,
+        listed: bool,
+        now: Moment,
+    ) -> Vec<String> {
+        let stream = self.stream_mut(kind);
+        match object {
+            Ok(meta) => {
+                stream.advance(meta.version, listed, now);
+                stream.readable(meta.uid);
+                vec![]
+            }
+            Err((meta, why)) => {
+                stream.advance(meta.version, listed, now);
+                stream.unreadable(kind.singular(), meta, why)
             }
         }
     }
@@ -127,9 +139,7 @@ impl ClusterState {
     /// An object was deleted.
     pub fn deleted<T: FleetObject>(&mut self, object: &Decoded<T>, now: Moment) {
         let meta = object.meta();
-        let stream = self.stream_mut(T::KIND);
-        stream.advance(meta.version, false, now);
-        stream.unreadable.remove(&meta.uid);
+        self.read(T::KIND, Ok(meta), false, now);
         T::remove(self, meta, now);
     }
 
@@ -146,21 +156,9 @@ impl ClusterState {
     }
 
     pub(super) fn pod_changed(&mut self, change: &PodChange, now: Moment) {
-        let learned = change.learned.iter();
-        let renamed: Vec<_> = learned
-            .filter_map(|learned| self.fleet.learn(*learned))
-            .collect();
-        let pinned: Vec<_> = change
-            .learned
-            .iter()
-            .filter(|learned| learned.pinned)
-            .collect();
+        let renamed = self.learn(&change.learned);
         for (name, env) in &mut self.environments {
-            for learned in &pinned {
-                // Evidence about the one is now evidence about the other.
-                env.assessment.touch([learned.alias, learned.known]);
-            }
-            if env.counts_any(&renamed) {
+            if renamed.contains(name) {
                 // Rare: one artifact was counted as two.
                 env.recount(&self.fleet, &self.evidence, now);
                 self.touched.insert(name.clone());
@@ -173,13 +171,13 @@ impl ClusterState {
                 recorded: &env.recorded,
             };
             let mut cells = vec![];
-            let unidentified = env.census.unidentified();
+            let unidentified = env.census.unidentified_in_all();
             for (pod, add) in [(&change.before, false), (&change.now, true)] {
                 if let Some(pod) = pod
                     .as_ref()
                     .filter(|pod| admits(&env.scope, &self.fleet, pod))
                 {
-                    let counted = env.census.count(pod, &resolver, add);
+                    let counted = env.census.count(pod, &env.scope, &resolver, add);
                     cells.extend(counted.cells);
                     env.assessment.touch(counted.known_otherwise);
                 }
@@ -199,7 +197,7 @@ impl ClusterState {
             }
             // They are in the status.
             let mut waiting =
-                env.census.unidentified() != unidentified || env.assessment.has_work();
+                env.census.unidentified_in_all() != unidentified || env.assessment.has_work();
             for pod in [&change.before, &change.now].into_iter().flatten() {
                 waiting |=
                     env.unsettled

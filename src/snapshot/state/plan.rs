@@ -11,12 +11,12 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     api::snapshot::{Cause, MAX_IDENTITIES, ReadAt},
     cluster::{pod_view::version, scope::Scope, watch_progress::WatchKind},
-    compliance::{artifact_identity::IdentityResolver, evidence::EvidenceKind},
+    compliance::artifact_identity::IdentityResolver,
     snapshot::{
         assessment::{AssessmentState, Assessor},
         census::Census,
-        cut::{CutInput, Entry},
-        ledger::{CENSUS_VERSION, Cell, Identities, Ledger},
+        cut::{CutInput, Entry, Learned},
+        ledger::{CENSUS_VERSION, Cell, Identities, LearnedContainers, Ledger},
         settle::{Comparison, Unsettled, restless_until, rests_at, rolling_until},
         state::{ClusterState, EnvironmentState, Frozen, FrozenReason, KnownLog, Plan},
     },
@@ -66,7 +66,7 @@ impl ClusterState {
                     resolver,
                     census: &env.census,
                 },
-                unidentified: count(&env.census),
+                unidentified: count(&env.census, env.rules.is_some()),
                 settle: &env.settle,
                 read_at: &read_at,
                 causes: if env.restored {
@@ -122,30 +122,39 @@ impl ClusterState {
 
     /// Why the state of the cluster is not known now.
     fn unknown_cluster(&self, env: &EnvironmentState, now: Moment) -> Option<Frozen> {
+        let mut kinds = WatchKind::ALL.into_iter();
+        if let Some(kind) = kinds.find(|kind| kind.decides() && self.stream(*kind).awaited) {
+            let why = self.stream(kind).trouble.as_deref();
+            let kind = kind.as_str();
+            let message = match why {
+                None => format!(
+                    "the cluster's store was set back to an older state; the {kind} are being listed again"
+                ),
+                Some(why) => format!(
+                    "the cluster's store was set back to an older state; the {kind} can't be listed again: {why}"
+                ),
+            };
+            return Some(FrozenReason::NotSynced.because(message));
+        }
         let needs_namespaces = env.wanted.needs_namespaces() || env.scope.needs_namespaces();
         let needed = [
             Some(WatchKind::Pods),
             needs_namespaces.then_some(WatchKind::Namespaces),
+            Some(WatchKind::Environments),
         ];
-        let mut needed = needed.into_iter().flatten();
-        needed
-            .find_map(|kind| self.unknown_kind(kind, now))
-            .or_else(|| {
-                // Without evidence every image would seem to lack provenance.
-                let mut kinds = EvidenceKind::ALL.into_iter();
-                let kind = kinds.find(|kind| !self.listed_evidence.contains(kind))?;
-                let why = self.evidence_trouble.get(&kind).cloned();
-                let why = why.unwrap_or_else(|| format!("the {} are being listed", kind.as_str()));
-                Some(FrozenReason::NotSynced.because(why))
-            })
+        // Without evidence every image would seem to lack provenance, and what is deleted would go on to count.
+        let mut needed = needed.into_iter().flatten().chain(WatchKind::EVIDENCE);
+        needed.find_map(|kind| self.unknown_kind(kind, now))
     }
 
     fn unknown_kind(&self, kind: WatchKind, now: Moment) -> Option<Frozen> {
         let stream = self.stream(kind);
         let name = kind.as_str();
         if !stream.synced {
-            let listing = || format!("the {name} are being listed");
-            let why = stream.trouble.clone().unwrap_or_else(listing);
+            let why = match &stream.trouble {
+                None => format!("the {name} are being listed"),
+                Some(why) => format!("the {name} can't be listed: {why}"),
+            };
             return Some(FrozenReason::NotSynced.because(why));
         }
         if stream.is_good(now) {
@@ -184,14 +193,14 @@ impl ClusterState {
     }
 
     fn read_at(&self, now: Moment) -> ReadAt {
-        let [pods, deployments, namespaces] = WatchKind::ALL.map(|kind| {
+        let read_at = |kind| {
             let stream = Some(self.stream(kind)).filter(|stream| stream.is_good(now));
             stream.map_or(String::new(), |stream| stream.version.to_string())
-        });
+        };
         ReadAt {
-            pods,
-            deployments,
-            namespaces,
+            pods: read_at(WatchKind::Pods),
+            deployments: read_at(WatchKind::Deployments),
+            namespaces: read_at(WatchKind::Namespaces),
         }
     }
 }
@@ -216,6 +225,7 @@ impl Planner<'_> {
 
     /// What comes after `ledger`: the effect of timers that ran out, else what has settled, else a wait.
     fn next(mut self, ledger: &mut Arc<Ledger>) -> Plan {
+        self.assessment.resume(self.input.census);
         let steady = self.wait_for_identities(ledger);
         if let Some(entries) = self.input.timers(ledger, self.assessment) {
             return Plan::Append(entries);
@@ -241,7 +251,12 @@ impl Planner<'_> {
         if more {
             cells.clear(); // an artifact that is renamed later would look as if it had stopped
         }
-        let entries = self.record(ledger, &cells, &identities);
+        let room = MAX_IDENTITIES - identities.len();
+        let learned = Learned {
+            identities,
+            containers: self.learned_containers(ledger, room),
+        };
+        let entries = self.record(ledger, &cells, &learned);
         if rescoped {
             return Plan::Append(self.rescope(ledger, entries));
         }
@@ -303,23 +318,31 @@ impl Planner<'_> {
         Some(until)
     }
 
-    /// The entries that record these cells and identities. An assessment copies all that is recorded, so it is made only if
+    /// What was learned of running containers and is not in the log yet: at most so many. It matters for rules only.
+    fn learned_containers(&self, ledger: &Ledger, at_most: usize) -> LearnedContainers {
+        let ruled = self.input.assessor.rules.is_some();
+        let learned = self.input.census.learned().filter(|_| ruled);
+        let news = learned.filter(|(id, it)| ledger.containers.get(id) != Some(it));
+        news.take(at_most).collect()
+    }
+
+    /// The entries that record these cells and what was learned. An assessment copies all that is recorded, so it is made only if
     /// there may be something.
     fn record(
         &mut self,
         ledger: &Ledger,
         cells: &BTreeSet<Cell>,
-        identities: &Identities,
+        learned: &Learned,
     ) -> Option<Vec<Entry>> {
         let input = &self.input;
         let unidentified =
             input.assessor.rules.is_some() && input.unidentified != ledger.unidentified;
         let may_differ = unidentified
             || !cells.is_empty()
-            || !identities.is_empty()
+            || !learned.is_nothing()
             || self.assessment.has_work();
         may_differ
-            .then(|| input.record(ledger, self.unsettled, cells, identities, self.assessment))
+            .then(|| input.record(ledger, self.unsettled, cells, learned, self.assessment))
             .flatten()
     }
 
@@ -333,7 +356,7 @@ impl Planner<'_> {
                 census,
                 ..input.assessor
             },
-            unidentified: count(census),
+            unidentified: count(census, input.assessor.rules.is_some()),
             ..input
         };
         let mut entries = entries.unwrap_or_default();
@@ -347,17 +370,22 @@ impl Planner<'_> {
     fn next_timer(&self, ledger: &Ledger) -> Option<Moment> {
         let input = &self.input;
         let evidence = input.assessor.resolver.evidence;
-        let timer = self
-            .assessment
-            .next_timer(input.environment, ledger, evidence)?;
+        let timer =
+            self.assessment
+                .next_timer(input.environment, ledger, evidence, input.census)?;
         let wait = timer.duration_since(input.wall).max(SignedDuration::ZERO);
         Some(input.now + wait.unsigned_abs())
     }
 }
 
-/// The containers that can't be identified.
-fn count(census: &Census) -> i64 {
-    i64::try_from(census.unidentified()).unwrap_or(i64::MAX)
+/// The containers that can't be identified; with rules also those that are not counted.
+fn count(census: &Census, ruled: bool) -> i64 {
+    let counted = if ruled {
+        census.unidentified_in_all()
+    } else {
+        census.unidentified()
+    };
+    i64::try_from(counted).unwrap_or(i64::MAX)
 }
 
 /// Joins the names of kinds.

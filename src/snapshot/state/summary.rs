@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     api::snapshot::{Compliance, Totals},
-    cluster::image::Fingerprint,
+    cluster::{fleet::TrustedDigests, image::Fingerprint},
     compliance::artifact_identity::IdentityResolver,
     snapshot::state::{
         ClusterState, EnvironmentState, EnvironmentSummary, KnownLog, RunningArtifact,
@@ -69,7 +69,9 @@ impl ClusterState {
     /// All digests that count as this one for the rules of any environment.
     pub fn equivalent(&self, digest: Fingerprint) -> BTreeSet<Fingerprint> {
         let environments = self.environments.values();
-        let all = environments.flat_map(|env| self.resolver(env).equivalent(digest));
+        let alone = TrustedDigests::only(digest);
+        let classes = environments.map(|env| self.resolver(env).trusted(alone));
+        let all = classes.flat_map(|class| class.iter().collect::<Vec<_>>());
         all.chain([digest]).collect()
     }
 

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// What is looked up in a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Wanted {
     /// An image that the flow built.
     Artifact(Fingerprint),
@@ -31,7 +31,7 @@ pub(crate) enum Wanted {
 }
 
 /// What is looked up in which flow.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct FlowQuery {
     pub(crate) flow: String,
     pub(crate) wanted: Wanted,
@@ -65,6 +65,21 @@ impl<'a> LoggedProvenance<'a> {
             name: running.name,
             provenance: running.facts?.provenance.as_ref()?,
         })
+    }
+
+    /// The queries that this answers.
+    pub(crate) fn queries(&self) -> impl Iterator<Item = FlowQuery> {
+        let known = self.provenance;
+        let deployments = known.deployments.iter();
+        let approvals = known.approvals.iter();
+        [Wanted::Artifact(self.fingerprint)]
+            .into_iter()
+            .chain(deployments.map(|it| Wanted::Deployment(it.number)))
+            .chain(approvals.map(|it| Wanted::Approval(it.number)))
+            .map(|wanted| FlowQuery {
+                flow: known.flow.clone(),
+                wanted,
+            })
     }
 
     /// Everything of this kind that an entry of a log contains.

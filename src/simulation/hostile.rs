@@ -1,0 +1,177 @@
+//! Whatever a cluster holds, nothing panics, and the counts stay right.
+
+use proptest::{collection::vec, prelude::*, sample::select};
+use serde_json::{Value, json};
+
+use crate::{
+    api::{AllowedArtifact, ArtifactApproval, ArtifactProvenance},
+    cluster::pod_view::{Decoded, PodView},
+    compliance::{
+        evidence::{Allowance, EvidenceKey, ProvenanceRecord},
+        evidence_state::EvidenceState as _,
+    },
+    simulation::{Cluster, image_id, testing::digest},
+};
+
+/// An object as whoever may create it can make it.
+#[derive(Clone, Debug)]
+enum Hostile {
+    Pod(Value, bool),
+    Record(Value),
+    Review(Value),
+    Allowance(Value),
+}
+
+fn text() -> impl Strategy<Value = String> {
+    let odd = select(vec![
+        "",
+        "\0",
+        "@",
+        ":",
+        "/",
+        "@sha256:",
+        "sha256:",
+        "docker://",
+        "docker-pullable://@",
+        "\u{202e}\u{e9}@sha256:\u{e9}",
+        "pod-template-hash",
+        "Job",
+        "ReplicaSet",
+        "apps/v1",
+        "batch/v1",
+        "Always",
+        "Never",
+        "Running",
+        "ImagePullBackOff",
+        "99999999999999999999",
+        "9999-12-31T23:59:59Z",
+        "0000-01-01T00:00:00-99:99",
+        "approved",
+        "rejected",
+        "prod",
+        "ci",
+        "shop",
+    ]);
+    prop_oneof![
+        6 => odd.prop_map(str::to_owned),
+        4 => (0..4_u8).prop_map(|number| digest(&format!("v{number}")).to_string()),
+        4 => (0..4_u8).prop_map(|number| image_id(&format!("v{number}"))),
+        2 => ".{0,30}",
+        1 => "[a-z0-9.:/@-]{300,2000}",
+    ]
+}
+
+fn number() -> impl Strategy<Value = i64> {
+    prop_oneof![0..3_i64, any::<i64>()]
+}
+
+fn hostile() -> impl Strategy<Value = Hostile> {
+    let parts = (
+        vec(text(), 24),
+        vec(number(), 8),
+        vec(any::<bool>(), 6),
+        0..6_u8,
+    );
+    parts.prop_map(|(t, n, b, which)| {
+        let metadata = |name: &str| {
+            json!({"name": name, "namespace": if b[0] { "shop" } else { t[1].as_str() }, "uid": format!("{}", n[0] % 5), "resourceVersion": t[2],
+                "generation": n[1], "creationTimestamp": if b[1] { "2026-01-01T00:00:00Z" } else { "9999-12-31T23:59:59Z" },
+                "labels": {t[3].clone(): t[4], "pod-template-hash": t[5]}})
+        };
+        match which {
+            0 => Hostile::Record(json!({"metadata": metadata(&t[0]), "spec": {
+                "fingerprint": t[6], "aliases": [t[7], t[8]], "flow": t[9], "name": t[10], "repository": t[11],
+                "commit": {"sha": t[12], "url": t[13]}, "build": {"url": t[14], "startedAt": t[15]},
+                "attestations": [{"name": t[16], "compliant": b[2], "time": t[17]}],
+                "deployments": [{"number": n[2], "environment": t[18], "time": "9999-12-31T23:59:59Z"}],
+            }})),
+            1 => Hostile::Review(json!({"metadata": metadata(&t[0]), "spec": {
+                "fingerprint": t[6], "state": if b[2] { "approved" } else { t[7].as_str() }, "reviewer": t[8], "number": n[2],
+                "flow": t[9], "environment": t[10], "expiresAt": "9999-12-31T23:59:59Z", "time": "0000-01-01T00:00:00Z",
+            }})),
+            2 => Hostile::Allowance(json!({"metadata": metadata(&t[0]), "spec": {
+                "environments": ["prod", t[6]], "artifacts": [{"fingerprint": t[7], "name": t[8]}], "reason": t[9],
+                "expiresAt": "9999-12-31T23:59:59Z",
+            }})),
+            _ => {
+                let mut metadata = metadata(&t[0]);
+                metadata["ownerReferences"] = json!([{"apiVersion": t[6], "kind": t[7], "name": t[8], "uid": t[9], "controller": b[2]}]);
+                if b[3] {
+                    metadata["deletionTimestamp"] = json!(t[10]);
+                }
+                let state = match n[2] % 4 {
+                    0 => json!({"waiting": {"reason": t[11]}}),
+                    1 => json!({"terminated": {"exitCode": n[3]}}),
+                    2 => json!({}),
+                    _ => json!({"running": {"startedAt": t[12]}}),
+                };
+                let status = |name: &str, at: usize| {
+                    json!({"name": name, "imageID": t[at], "containerID": t[at + 1], "restartCount": n[4], "state": state,
+                        "lastState": {"terminated": {"exitCode": n[5]}}})
+                };
+                let rules = json!([{"action": t[13], "exitCodes": {"operator": t[14], "values": [n[6]]}}]);
+                let pod = json!({"metadata": metadata,
+                    "spec": {"restartPolicy": t[15], "containers": [
+                        {"name": "a", "image": t[16], "restartPolicy": t[17], "restartPolicyRules": rules}, {"name": t[18], "image": t[19]},
+                    ], "initContainers": [{"name": "i", "image": t[20], "restartPolicy": t[21]}]},
+                    "status": {"phase": if b[4] { "Running" } else { t[22].as_str() },
+                        "containerStatuses": [status("a", 19), status(&t[18], 20)], "initContainerStatuses": [status("i", 21)]},
+                });
+                Hostile::Pod(pod, b[5])
+            }
+        }
+    })
+}
+
+fn happens(cluster: &mut Cluster, object: &Hostile) {
+    let (state, now) = (&mut cluster.state, cluster.now);
+    match object {
+        Hostile::Pod(pod, gone) => {
+            let pod: Decoded<PodView> = serde_json::from_str(&pod.to_string()).unwrap();
+            if *gone {
+                state.deleted(&pod, now);
+            } else {
+                state.seen(pod, false, now);
+            }
+        }
+        Hostile::Record(value) => {
+            if let Ok(object) = serde_json::from_value::<ArtifactProvenance>(value.clone()) {
+                let record = ProvenanceRecord::of(&object);
+                state.record_seen(&EvidenceKey::of(&object), record.ok(), now);
+            }
+        }
+        Hostile::Review(value) => {
+            if let Ok(object) = serde_json::from_value::<ArtifactApproval>(value.clone()) {
+                // What is no digest is refused.
+                let _ = state.review_seen(&EvidenceKey::of(&object), Some(&object));
+            }
+        }
+        Hostile::Allowance(value) => {
+            if let Ok(object) = serde_json::from_value::<AllowedArtifact>(value.clone()) {
+                let allowance = Allowance::of(&object);
+                state.allowance_seen(&EvidenceKey::of(&object).name, allowance.ok());
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn nothing_that_a_cluster_holds_makes_anything_panic(
+        objects in vec((hostile(), select(vec![0, 1, 40, 400_u64])), 1..24), counted in any::<bool>(),
+    ) {
+        let mut cluster = Cluster::bare(counted);
+        let rules = "compliance: {provenance: {required: true, trustedNamespaces: [ci, shop]}, approval: {required: true}, grace: 1m}";
+        cluster.environment("prod", rules);
+        cluster.environment("all", "{namespaces: {exclude: []}, exclude: []}");
+        cluster.begin();
+        for (object, wait) in &objects {
+            happens(&mut cluster, object);
+            cluster.pass(*wait);
+        }
+        cluster.pass(1_000);
+        prop_assert_eq!(cluster.state.self_check(cluster.now), 0, "the counts are right");
+    }
+}

@@ -1,0 +1,516 @@
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "serves a port"
+)]
+
+//! Serves a port to clients of whom nothing is expected: the number of connections, the size of a request's head and every
+//! wait are bounded, and a panic ends one request.
+
+use std::{
+    convert::Infallible,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use axum::{
+    Router,
+    http::StatusCode,
+    response::{IntoResponse as _, Response},
+};
+use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use parking_lot::Mutex;
+use socket2::{Domain, Socket, Type};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    pin, select,
+    task::JoinSet,
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::{
+    metrics::Metrics,
+    panics::{self, PanicScope},
+    web::{
+        connections::{Admission, ConnectionLimits, Connections},
+        error_response::Refusal,
+        held_body::hold,
+    },
+};
+
+/// How large the head of a request may be.
+const HEAD: usize = 16 << 10;
+/// How many headers it may have.
+const HEADERS: usize = 64;
+/// How long to wait after the program could not accept a connection, for example because it has no file descriptor left.
+const PAUSE: Duration = Duration::from_millis(100);
+/// At most so many connections wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// The ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Port {
+    /// `/livez`, `/readyz` and `/metrics`.
+    Health,
+    /// The read API.
+    Api,
+}
+
+impl Port {
+    /// The name in metrics.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Health => "health",
+            Self::Api => "api",
+        }
+    }
+}
+
+/// How long a connection may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ConnectionTimes {
+    /// From the beginning of a connection, or the end of an answer, to the end of the next request's head.
+    pub(crate) head: Duration,
+    /// For how long it takes further requests.
+    pub(crate) keep_alive: Duration,
+    /// How long its last request and answer may take then.
+    pub(crate) finish: Duration,
+}
+
+impl Default for ConnectionTimes {
+    fn default() -> Self {
+        Self {
+            head: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(60),
+            finish: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Listens on an address; `[::]` means all addresses, of IPv4 too. An error names the flag that chooses another one.
+pub(crate) async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    let listening = if address.is_ipv6() && address.ip().is_unspecified() {
+        match listen_everywhere(address) {
+            // A kernel without IPv6.
+            Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
+                let ipv4 = (Ipv4Addr::UNSPECIFIED, address.port());
+                TcpListener::bind(ipv4).await.map_err(|_| error)
+            }
+            listening => listening,
+        }
+    } else {
+        TcpListener::bind(address).await
+    };
+    listening
+        .with_context(|| format!("can't listen on {address}; choose another address with {flag}"))
+}
+
+/// The system's default is usually the same for an IPv6 socket, but need not be.
+fn listen_everywhere(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
+    socket.set_only_v6(false)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// A port that is served.
+pub(crate) struct Server {
+    pub(crate) port: Port,
+    pub(crate) router: Router,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) limits: ConnectionLimits,
+    pub(crate) times: ConnectionTimes,
+}
+
+impl Server {
+    pub(crate) fn new(port: Port, router: Router, metrics: Arc<Metrics>) -> Self {
+        Self {
+            port,
+            router,
+            metrics,
+            limits: ConnectionLimits::default(),
+            times: ConnectionTimes::default(),
+        }
+    }
+
+    /// Serves for ever.
+    pub(crate) async fn run(self, listener: TcpListener) {
+        let connections = Arc::new(Mutex::new(Connections::default()));
+        let server = Arc::new(self);
+        let mut tasks = JoinSet::new();
+        loop {
+            let accepted = select! {
+                accepted = listener.accept() => accepted,
+                Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
+                    if ended.is_err_and(|error| error.is_panic()) {
+                        server.metrics.panicked(PanicScope::Request.as_str());
+                    }
+                    continue;
+                }
+            };
+            let (stream, from) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    debug!(port = server.port.as_str(), %error, "can't accept a connection");
+                    sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            let admission = connections.lock().admit(from.ip(), server.limits);
+            let (number, close) = match admission {
+                Admission::Open(number, close) => (number, close),
+                Admission::InPlaceOfAnother(number, close) => {
+                    server.metrics.connection_dropped(server.port.as_str());
+                    (number, close)
+                }
+                Admission::Refused => {
+                    server.metrics.connection_dropped(server.port.as_str());
+                    continue;
+                }
+            };
+            let open = OpenConnection {
+                number,
+                connections: connections.clone(),
+                server: server.clone(),
+            };
+            open.report();
+            tasks.spawn(open.serve(stream, close));
+        }
+    }
+}
+
+/// A connection in the list of those that are open.
+struct OpenConnection {
+    number: u64,
+    connections: Arc<Mutex<Connections>>,
+    server: Arc<Server>,
+}
+
+impl OpenConnection {
+    fn report(&self) {
+        let open = self.connections.lock().len();
+        self.server
+            .metrics
+            .connections(self.server.port.as_str(), open);
+    }
+
+    /// Serves requests until the client, the time or another client ends it.
+    async fn serve(self, stream: TcpStream, close: CancellationToken) {
+        let this = Arc::new(self);
+        let times = this.server.times;
+        let service = {
+            let this = this.clone();
+            service_fn(move |request| this.clone().answer(request))
+        };
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(times.head)
+            .max_header_size(HEAD)
+            .max_headers(HEADERS)
+            .max_buf_size(HEAD)
+            .serve_connection(TokioIo::new(stream), service);
+        pin!(connection);
+        let work = async {
+            select! {
+                // An error is the client's: it went away, was too slow, or sent no HTTP.
+                _ = connection.as_mut() => return,
+                () = sleep(times.keep_alive) => {}
+            }
+            connection.as_mut().graceful_shutdown();
+            select! {
+                _ = connection.as_mut() => {}
+                () = sleep(times.finish) => {}
+            }
+        };
+        select! {
+            () = work => {}
+            () = close.cancelled() => {}
+        }
+    }
+
+    /// Answers a request. The connection serves it until its answer is sent.
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response, Infallible> {
+        let serving = Serving::new(self.clone());
+        let method = request.method().clone();
+        let router = TowerToHyperService::new(self.server.router.clone());
+        let answer = hyper::service::Service::call(&router, request);
+        let metrics = &self.server.metrics;
+        let answer = panics::contain(PanicScope::Request, metrics, answer).await;
+        let response = match answer {
+            Some(Ok(response)) => response,
+            Some(Err(never)) => match never {},
+            None => {
+                warn!(port = self.server.port.as_str(), %method, "a request ended in a panic");
+                let why = "the request met a defect of Shipbell, which is in its log";
+                Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, why).into_response()
+            }
+        };
+        metrics.responded(self.server.port.as_str(), response.status().as_u16());
+        Ok(hold(response, serving))
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.connections.lock().closed(self.number);
+        self.report();
+    }
+}
+
+/// Marks a connection as one that serves a request.
+struct Serving(Arc<OpenConnection>);
+
+impl Serving {
+    fn new(connection: Arc<OpenConnection>) -> Self {
+        connection.connections.lock().serves(connection.number);
+        Self(connection)
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.connections.lock().served(self.0.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use jiff::Timestamp;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        time::{Instant, timeout},
+    };
+
+    use super::*;
+
+    /// Times short enough for a test that waits for them.
+    const TIMES: ConnectionTimes = ConnectionTimes {
+        head: Duration::from_millis(300),
+        keep_alive: Duration::from_secs(30),
+        finish: Duration::from_secs(30),
+    };
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    async fn served(
+        limits: ConnectionLimits,
+        times: ConnectionTimes,
+    ) -> (SocketAddr, Arc<Metrics>) {
+        let router = Router::new()
+            .route("/livez", get(|| async { "ok" }))
+            .route("/panic", get(panics))
+            .route("/large", get(|| async { vec![b'x'; 64 << 20] }));
+        let metrics = Arc::new(Metrics::new());
+        let server = Server {
+            limits,
+            times,
+            ..Server::new(Port::Health, router, metrics.clone())
+        };
+        let listener = bind("127.0.0.1:0".parse().unwrap(), "--listen")
+            .await
+            .unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(server.run(listener));
+        (address, metrics)
+    }
+
+    async fn panics() -> &'static str {
+        panic!("a handler that panics")
+    }
+
+    /// The status line of the answer to a request, on a connection that stays open.
+    async fn ask(stream: &mut TcpStream, path: &str) -> String {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = vec![];
+        while !answer.windows(4).any(|end| end == b"\r\n\r\n") {
+            let mut part = [0; 1024];
+            match stream.read(&mut part).await.unwrap() {
+                0 => break,
+                read => answer.extend_from_slice(&part[..read]),
+            }
+        }
+        let answer = String::from_utf8(answer).unwrap();
+        answer.lines().next().unwrap_or_default().to_owned()
+    }
+
+    async fn lives(address: SocketAddr) -> bool {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let answer = timeout(PATIENCE, ask(&mut stream, "/livez")).await;
+        answer.is_ok_and(|answer| answer == "HTTP/1.1 200 OK")
+    }
+
+    /// Whether the server closes a connection, with or without an answer.
+    async fn is_closed(stream: &mut TcpStream) -> bool {
+        let mut rest = vec![];
+        timeout(PATIENCE, stream.read_to_end(&mut rest))
+            .await
+            .is_ok()
+    }
+
+    #[tokio::test]
+    async fn all_addresses_are_those_of_ipv4_and_ipv6() {
+        let listener = bind("[::]:0".parse().unwrap(), "--listen").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut hosts = vec!["127.0.0.1"];
+        if address.is_ipv6() {
+            hosts.push("::1");
+        }
+        for host in hosts {
+            let to = (host, address.port());
+            let (made, taken) = tokio::join!(TcpStream::connect(to), listener.accept());
+            assert!(made.is_ok() && taken.is_ok(), "{host}");
+        }
+        let taken = bind(address, "--listen").await.unwrap_err().to_string();
+        assert!(
+            taken.contains("choose another address with --listen"),
+            "{taken}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_one_request_and_is_counted() {
+        let (address, metrics) = served(ConnectionLimits::default(), TIMES).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        for _ in 0..2 {
+            let answer = ask(&mut stream, "/panic").await;
+            assert_eq!(answer, "HTTP/1.1 500 Internal Server Error");
+        }
+        assert!(lives(address).await);
+        let text = metrics.text(Timestamp::UNIX_EPOCH);
+        assert!(
+            text.contains("shipbell_panics_total{scope=\"request\"} 2\n"),
+            "{text}"
+        );
+    }
+
+    #[tokio::test]
+    async fn clients_that_never_end_a_head_are_disconnected_in_time_and_keep_nobody_out() {
+        let (address, _) = served(ConnectionLimits::default(), TIMES).await;
+        let began = Instant::now();
+        let mut attackers = vec![];
+        for number in 0..300 {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let head = match number % 3 {
+                0 => String::new(),
+                1 => "GET / HTTP/1.1\r\nX-A: b\r\n".to_owned(),
+                _ => format!("GET / HTTP/1.1\r\nX-A: {}", "a".repeat(15 << 10)),
+            };
+            // Those that had to give way may be closed already.
+            let _ = stream.write_all(head.as_bytes()).await;
+            attackers.push(stream);
+        }
+        assert!(lives(address).await);
+        for attacker in &mut attackers {
+            assert!(is_closed(attacker).await);
+        }
+        assert!(began.elapsed() < PATIENCE);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_sends_one_byte_after_the_other_is_disconnected() {
+        let (address, _) = served(ConnectionLimits::default(), TIMES).await;
+        let mut slow = TcpStream::connect(address).await.unwrap();
+        let began = Instant::now();
+        let head = "GET /livez HTTP/1.1\r\nX-A: "
+            .bytes()
+            .chain(std::iter::repeat(b'a'));
+        for byte in head {
+            if slow.write_all(&[byte]).await.is_err() {
+                break;
+            }
+            assert!(began.elapsed() < PATIENCE);
+            sleep(Duration::from_millis(20)).await;
+        }
+        assert!(lives(address).await);
+    }
+
+    #[tokio::test]
+    async fn a_head_of_more_than_16_kib_is_refused() {
+        let (address, _) = served(ConnectionLimits::default(), TIMES).await;
+        for (head, want) in [
+            (format!("X-A: {}", "a".repeat(20 << 10)), "431"),
+            ("X-A: a\r\n".repeat(100), "431"),
+            (format!("X-A: {}", "a".repeat(8 << 10)), "200"),
+        ] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let request = format!("GET /livez HTTP/1.1\r\nConnection: close\r\n{head}\r\n\r\n");
+            let _ = stream.write_all(request.as_bytes()).await;
+            let mut answer = [0; 12];
+            stream.read_exact(&mut answer).await.unwrap();
+            assert_eq!(String::from_utf8_lossy(&answer[9..]), want);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_not_read_ends_with_the_connection_s_time() {
+        let times = ConnectionTimes {
+            keep_alive: Duration::from_millis(100),
+            finish: Duration::from_millis(200),
+            ..TIMES
+        };
+        let limits = ConnectionLimits {
+            total: 1,
+            per_address: 1,
+        };
+        let (address, metrics) = served(limits, times).await;
+        let mut stalled = TcpStream::connect(address).await.unwrap();
+        stalled
+            .write_all(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .unwrap();
+        let open = |count| {
+            let text = metrics.text(Timestamp::UNIX_EPOCH);
+            text.contains(&format!(
+                "shipbell_http_connections{{port=\"health\"}} {count}\n"
+            ))
+        };
+        let ends = async {
+            while !open(0) {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let mut first = [0; 12];
+        stalled.read_exact(&mut first).await.unwrap();
+        assert_eq!(&first, b"HTTP/1.1 200");
+        timeout(PATIENCE, ends).await.unwrap();
+        assert!(lives(address).await);
+    }
+
+    #[tokio::test]
+    async fn the_connections_of_an_address_and_of_all_are_limited() {
+        let limits = ConnectionLimits {
+            total: 6,
+            per_address: 4,
+        };
+        let (address, metrics) = served(limits, TIMES).await;
+        let mut streams = vec![];
+        for _ in 0..8 {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            assert_eq!(ask(&mut stream, "/livez").await, "HTTP/1.1 200 OK");
+            streams.push(stream);
+        }
+        let text = metrics.text(Timestamp::UNIX_EPOCH);
+        for line in [
+            "shipbell_http_connections{port=\"health\"} 4",
+            "shipbell_http_connections_dropped_total{port=\"health\"} 4",
+        ] {
+            assert!(text.lines().any(|it| it == line), "{line}\n{text}");
+        }
+        for (number, stream) in streams.iter_mut().enumerate().take(4) {
+            assert!(is_closed(stream).await, "{number}");
+        }
+    }
+}

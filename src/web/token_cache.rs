@@ -1,0 +1,189 @@
+//! What is remembered of tokens, and how often the API server may be asked about them. Whoever has no right to read must
+//! not keep out those who have it: neither from memory nor from the API server.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+/// How long the answer about a token is used before it is asked again.
+pub(crate) const REMEMBERED: Duration = Duration::from_secs(60);
+/// How long a token counts as one of a reader after that.
+const READER: Duration = Duration::from_secs(3_600);
+/// At most this many tokens are remembered: of readers, and of others.
+const MOST: usize = 1_024;
+
+/// What a token permits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Permission {
+    /// Its user may read.
+    Granted,
+    /// Its user may not read.
+    Denied,
+    /// It is no valid token, or not one for this server.
+    Invalid,
+}
+
+/// The hash of a token.
+pub(crate) type TokenHash = [u8; 32];
+
+/// What is remembered of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Remembered {
+    /// The answer, which is new enough.
+    Answer(Permission),
+    /// It was that of a reader. The answer has to be asked again.
+    Reader,
+    Nothing,
+}
+
+/// Answers about tokens, by the token's hash: a permission, and when it was given.
+#[derive(Debug, Default)]
+struct Answers(BTreeMap<TokenHash, (Permission, Instant)>);
+
+impl Answers {
+    fn get(&self, token: &TokenHash, now: Instant, within: Duration) -> Option<Permission> {
+        let (permission, at) = self.0.get(token)?;
+        (now.saturating_duration_since(*at) < within).then_some(*permission)
+    }
+
+    /// Remembers an answer, in place of the oldest if there are too many.
+    fn put(&mut self, token: TokenHash, permission: Permission, now: Instant) {
+        if self.0.len() >= MOST && !self.0.contains_key(&token) {
+            let oldest = self.0.iter().min_by_key(|(_, (_, at))| *at);
+            if let Some(oldest) = oldest.map(|(token, _)| *token) {
+                self.0.remove(&oldest);
+            }
+        }
+        self.0.insert(token, (permission, now));
+    }
+}
+
+/// What is remembered of tokens.
+#[derive(Debug, Default)]
+pub(crate) struct TokenCache {
+    readers: Answers,
+    /// Tokens of others, which anybody can make up.
+    others: Answers,
+}
+
+impl TokenCache {
+    pub(crate) fn get(&self, token: &TokenHash, now: Instant) -> Remembered {
+        let answer = self.readers.get(token, now, REMEMBERED);
+        let answer = answer.or_else(|| self.others.get(token, now, REMEMBERED));
+        match answer {
+            Some(permission) => Remembered::Answer(permission),
+            None if self.readers.get(token, now, READER).is_some() => Remembered::Reader,
+            None => Remembered::Nothing,
+        }
+    }
+
+    pub(crate) fn put(&mut self, token: TokenHash, permission: Permission, now: Instant) {
+        self.readers.0.remove(&token);
+        self.others.0.remove(&token);
+        match permission {
+            Permission::Granted => self.readers.put(token, permission, now),
+            Permission::Denied | Permission::Invalid => self.others.put(token, permission, now),
+        }
+    }
+}
+
+/// How often something may be done: so often a second, and as often at once.
+#[derive(Debug)]
+pub(crate) struct Rate {
+    interval: Duration,
+    burst: Duration,
+    /// When the next one would be due if all were spread evenly.
+    next: Option<Instant>,
+}
+
+impl Rate {
+    pub(crate) fn per_second(count: u32) -> Self {
+        Self {
+            interval: Duration::from_secs(1) / count,
+            burst: Duration::from_secs(1),
+            next: None,
+        }
+    }
+
+    /// Whether it may be done now. Then it counts as done.
+    pub(crate) fn take(&mut self, now: Instant) -> bool {
+        let next = self.next.map_or(now, |next| next.max(now));
+        let may = next.saturating_duration_since(now) < self.burst;
+        if may {
+            self.next = Some(next + self.interval);
+        }
+        may
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "asks for a moment to count from")]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn hash(number: usize) -> TokenHash {
+        let mut hash = [0; 32];
+        hash[..8].copy_from_slice(&number.to_be_bytes());
+        hash
+    }
+
+    #[test]
+    fn made_up_tokens_push_out_each_other_and_no_reader() {
+        let start = Instant::now();
+        let mut cache = TokenCache::default();
+        cache.put(hash(0), Permission::Granted, start);
+        for number in 1..3 * MOST {
+            let permission = match number % 2 {
+                0 => Permission::Invalid,
+                _ => Permission::Denied,
+            };
+            let later = start + Duration::from_millis(number as u64);
+            cache.put(hash(number), permission, later);
+            assert!(cache.others.0.len() <= MOST);
+        }
+        let now = start + 4 * SECOND;
+        let of = |number| cache.get(&hash(number), now);
+        assert_eq!(of(0), Remembered::Answer(Permission::Granted));
+        assert_eq!(of(1), Remembered::Nothing);
+        assert_eq!(of(3 * MOST - 2), Remembered::Answer(Permission::Invalid));
+    }
+
+    #[test]
+    fn an_answer_is_asked_again_after_a_minute_and_a_reader_is_known_for_an_hour() {
+        let start = Instant::now();
+        let mut cache = TokenCache::default();
+        cache.put(hash(1), Permission::Granted, start);
+        cache.put(hash(2), Permission::Denied, start);
+        for (seconds, reader, other) in [
+            (
+                59,
+                Remembered::Answer(Permission::Granted),
+                Remembered::Answer(Permission::Denied),
+            ),
+            (60, Remembered::Reader, Remembered::Nothing),
+            (3_600, Remembered::Nothing, Remembered::Nothing),
+        ] {
+            let now = start + seconds * SECOND;
+            assert_eq!(cache.get(&hash(1), now), reader, "{seconds} s");
+            assert_eq!(cache.get(&hash(2), now), other, "{seconds} s");
+        }
+        cache.put(hash(1), Permission::Denied, start + SECOND);
+        let revoked = cache.get(&hash(1), start + 61 * SECOND);
+        assert_eq!(revoked, Remembered::Nothing, "no reader any more");
+    }
+
+    #[test]
+    fn a_rate_lets_a_burst_pass_and_then_one_an_interval() {
+        let start = Instant::now();
+        let mut rate = Rate::per_second(10);
+        let at_once = (0..100).filter(|_| rate.take(start)).count();
+        assert_eq!(at_once, 10);
+        let spread = (1..=100_u32).filter(|step| rate.take(start + *step * SECOND / 100));
+        assert_eq!(spread.count(), 10);
+        let later = start + 60 * SECOND;
+        assert_eq!((0..100).filter(|_| rate.take(later)).count(), 10);
+    }
+}

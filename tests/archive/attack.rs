@@ -1,0 +1,289 @@
+//! Clients that mean harm, against an operator that has no more memory than the chart gives it.
+
+use crate::reader;
+use anyhow::{Context as _, Result, ensure};
+use futures::{StreamExt as _, TryStreamExt as _, future::join_all, stream};
+use kit::{
+    Actor, Cluster,
+    cluster::PATIENCE,
+    deployment, eventually,
+    http1::get,
+    ports::Port,
+    stage::{Cast, alone, operator},
+};
+use kube::{Api, api::PostParams};
+use shipbell::api::{EnvironmentSnapshot, EnvironmentSnapshotSpec};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::TcpSocket,
+    task::JoinSet,
+    time::{Instant, timeout},
+};
+
+/// The memory limit of the chart.
+const LIMIT: u64 = 128 << 20;
+/// How many snapshots the log has, and how many changes each of them.
+const LOG: (i64, usize) = (600, 40);
+/// How long an answer to the kubelet may take before it counts as none.
+const PROBE: Duration = Duration::from_secs(5);
+
+#[test]
+fn under_attack_the_operator_answers_the_kubelet_and_readers_within_the_chart_s_memory() {
+    alone(async |cluster| {
+        let actor = cluster_with_a_long_log(cluster).await?;
+        let port = Port::reserve()?;
+        let api = port.address();
+        let cast = Cast {
+            name: "operator-attacked".to_owned(),
+            args: vec![
+                format!("--external-url=http://{api}"),
+                format!("--api-listen={api}"),
+            ],
+            memory: Some(LIMIT),
+            ..Cast::default()
+        };
+        let mut operator = operator(cluster, &cast).await?;
+        let health = operator.address();
+        let token = reader(cluster).await?;
+        let newest = format!("/api/v2/snapshots/acme/{}/-1", actor.name);
+        eventually(PATIENCE, "the log to be read", async || {
+            let (status, body) = get(api, &newest, Some(&token)).await?;
+            ensure!(status == 200, "{status} {body}");
+            Ok(())
+        })
+        .await?;
+
+        for (what, of_port) in [("health", health), ("api", api)] {
+            let attackers = heads_without_end(of_port).await?;
+            ensure!(lives(health).await?, "{what}: /livez during the attack");
+            let (status, _) = get(api, &newest, Some(&token)).await?;
+            ensure!(
+                status == 200,
+                "{what}: a reader during the attack: {status}"
+            );
+            let closed = attackers.closed().await;
+            ensure!(
+                closed == attackers_count(),
+                "{what}: only {closed} were disconnected"
+            );
+        }
+        operator.still_runs()?;
+
+        let answers = readers_of_everything(api, &actor.name, &token, health).await?;
+        println!("readers: {answers:?}");
+        ensure!(
+            answers.contains_key(&200) && answers.contains_key(&404),
+            "{answers:?}"
+        );
+        let known = [200, 404, 503];
+        ensure!(
+            answers.keys().all(|status| known.contains(status)),
+            "{answers:?}"
+        );
+
+        let answers = tokens_that_are_made_up(api, &newest, &token).await?;
+        println!("made-up tokens: {answers:?}");
+        ensure!(
+            answers.keys().all(|status| [401, 503].contains(status)),
+            "{answers:?}"
+        );
+
+        let (status, metrics) = operator.get("/metrics").await?;
+        ensure!(
+            status == 200 && metrics.contains("shipbell_panics_total{scope=\"request\"} 0\n"),
+            "{metrics}"
+        );
+        let peak = operator.peak_memory()?;
+        println!("peak: {} MiB", peak >> 20);
+        ensure!(peak < LIMIT, "{} MiB", peak >> 20);
+        operator.terminate(PATIENCE).await?;
+        Ok(())
+    });
+}
+
+/// A log of many large snapshots, of which an operator recorded the first ones.
+async fn cluster_with_a_long_log(cluster: &'static Cluster) -> Result<Actor> {
+    let first = operator(cluster, &Cast::default()).await?;
+    let actor = Actor::new(cluster, "attacked").await?;
+    actor
+        .apply(deployment(&actor.name, "web", "r.example/web:v1", 1))
+        .await?;
+    let log = actor.recorded(2).await?;
+    first.terminate(PATIENCE).await?;
+    let api: Api<EnvironmentSnapshot> = Api::all(cluster.client());
+    let name = |index: i64| format!("{}-{index:010}", actor.name);
+    let template = api.get(&name(2)).await?;
+    let numbers = stream::iter(3..=LOG.0).map(Ok::<_, anyhow::Error>);
+    let create = async |index: i64| {
+        let mut copy = template.clone();
+        let events = enlarge(&mut copy.spec, &log[1], index);
+        copy.metadata.name = Some(name(index));
+        copy.metadata.uid = None;
+        copy.metadata.resource_version = None;
+        copy.metadata.managed_fields = None;
+        let annotations = copy.metadata.annotations.get_or_insert_default();
+        annotations.insert("shipbell.dev/events".to_owned(), events.to_string());
+        api.create(&PostParams::default(), &copy).await?;
+        Ok(())
+    };
+    numbers.try_for_each_concurrent(16, create).await?;
+    Ok(actor)
+}
+
+/// Makes a snapshot a later and larger one. How many events it has.
+fn enlarge(
+    spec: &mut EnvironmentSnapshotSpec,
+    like: &EnvironmentSnapshotSpec,
+    index: i64,
+) -> usize {
+    spec.index = index;
+    spec.content_hash = format!("{index:064x}");
+    spec.changes = vec![like.changes[0].clone(); LOG.1];
+    for (number, change) in spec.changes.iter_mut().enumerate() {
+        change.fingerprint = format!("{number:032x}{index:032x}");
+    }
+    let mut event = like.events[0].clone();
+    spec.events = (0..LOG.1)
+        .map(|number| {
+            event.change = i64::try_from(number).ok();
+            event.clone()
+        })
+        .collect();
+    spec.events.len()
+}
+
+/// Connections that send a head without an end.
+struct Attackers(JoinSet<()>);
+
+impl Attackers {
+    /// How many were disconnected in time.
+    async fn closed(mut self) -> usize {
+        let mut closed = 0;
+        let all = async {
+            while self.0.join_next().await.is_some() {
+                closed += 1;
+            }
+        };
+        let _ = timeout(PATIENCE, all).await;
+        closed
+    }
+}
+
+const fn attackers_count() -> usize {
+    300
+}
+
+/// Opens connections from several addresses. Two of three send 400 KB of a head, the others one byte after the other.
+async fn heads_without_end(to: SocketAddr) -> Result<Attackers> {
+    let mut tasks = JoinSet::new();
+    for number in 0..attackers_count() {
+        let address = Ipv4Addr::new(127, 0, 0, 2 + u8::try_from(number % 10)?);
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((address, 0).into())?;
+        let mut stream = socket.connect(to).await?;
+        tasks.spawn(async move {
+            let part = match number % 3 {
+                0 => vec![b'a'],
+                _ => vec![b'a'; 4_000],
+            };
+            let begin = b"GET /livez HTTP/1.1\r\nX-Head: ";
+            let mut sent = stream.write_all(begin).await;
+            let mut pause = tokio::time::interval(Duration::from_millis(50));
+            while sent.is_ok() {
+                pause.tick().await;
+                sent = stream.write_all(&part).await;
+            }
+        });
+    }
+    Ok(Attackers(tasks))
+}
+
+async fn lives(health: SocketAddr) -> Result<bool> {
+    let (status, _) = timeout(PROBE, get(health, "/livez", None))
+        .await
+        .context("/livez does not answer")??;
+    Ok(status == 200)
+}
+
+/// Twenty readers at once ask for what costs most, while the kubelet asks whether the operator lives.
+async fn readers_of_everything(
+    api: SocketAddr,
+    environment: &str,
+    token: &str,
+    health: SocketAddr,
+) -> Result<BTreeMap<u16, usize>> {
+    let events = format!("/api/v2/environments/acme/{environment}/events");
+    let one = async |reader: usize| {
+        let mut answers = vec![];
+        for round in 0..3 {
+            for path in [
+                format!("{events}?per_page=1"),
+                format!("{events}?per_page=100&page={}", 10 * (reader + 1)),
+                format!("/api/v2/snapshots/acme/{environment}?per_page=100&page=2"),
+                format!("/api/v2/snapshots/acme/{environment}/@%7B2.hours.ago%7D"),
+                format!(
+                    "/api/v2/artifacts/acme/none/fingerprint/{:064x}",
+                    reader * 10 + round
+                ),
+            ] {
+                answers.push(get(api, &path, Some(token)).await?.0);
+            }
+        }
+        Ok::<_, anyhow::Error>(answers)
+    };
+    let began = Instant::now();
+    let readers = join_all((0..20).map(one));
+    let probes = async {
+        let mut every = tokio::time::interval(Duration::from_millis(500));
+        loop {
+            every.tick().await;
+            if !lives(health).await? {
+                return Ok::<(), anyhow::Error>(());
+            }
+        }
+    };
+    let answers = tokio::select! {
+        answers = readers => answers,
+        ended = probes => { ended?; anyhow::bail!("/livez fails"); }
+    };
+    println!("20 readers took {:?}", began.elapsed());
+    let mut counts = BTreeMap::new();
+    for answer in answers {
+        for status in answer? {
+            *counts.entry(status).or_default() += 1;
+        }
+    }
+    Ok(counts)
+}
+
+/// Many tokens that nobody has issued, while a reader reads.
+async fn tokens_that_are_made_up(
+    api: SocketAddr,
+    path: &str,
+    token: &str,
+) -> Result<BTreeMap<u16, usize>> {
+    let made_up: Vec<String> = (0..400).map(|number| format!("made-up-{number}")).collect();
+    let requests = stream::iter(&made_up).map(|token| get(api, path, Some(token)));
+    let requests = requests.buffer_unordered(40).try_collect::<Vec<_>>();
+    let reads = async {
+        for _ in 0..10 {
+            let (status, body) = get(api, path, Some(token)).await?;
+            ensure!(
+                status == 200,
+                "a reader among made-up tokens: {status} {body}"
+            );
+        }
+        Ok(())
+    };
+    let (answers, ()) = tokio::try_join!(requests, reads)?;
+    let mut counts = BTreeMap::new();
+    for (status, _) in answers {
+        *counts.entry(status).or_default() += 1;
+    }
+    Ok(counts)
+}
