@@ -337,18 +337,18 @@ mod tests {
         );
         is_slim::<NotificationSetting>(
             &json!({"webhook": {"url": "https://a.example"}, "environments": ["prod"]}),
-            &json!({"cursors": [], "observedGeneration": 3}),
+            &json!({"observedGeneration": 3, "lastHandledTest": "now"}),
         );
         is_slim::<ArtifactProvenance>(
             &json!({"fingerprint": digest, "flow": "f"}),
             &json!({"observedGeneration": 3}),
         );
         is_slim::<ArtifactApproval>(
-            &json!({"fingerprint": digest, "state": "Approved"}),
+            &json!({"fingerprint": digest, "state": "approved", "reviewer": "ann"}),
             &json!({"observedGeneration": 3}),
         );
         is_slim::<AllowedArtifact>(
-            &json!({"fingerprint": digest, "environments": ["prod"], "reason": "r"}),
+            &json!({"environments": ["prod"], "artifacts": [{"fingerprint": digest, "name": "a"}], "reason": "r"}),
             &json!({"observedGeneration": 3}),
         );
     }

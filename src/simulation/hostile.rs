@@ -73,8 +73,11 @@ fn hostile() -> impl Strategy<Value = Hostile> {
         0..6_u8,
     );
     parts.prop_map(|(t, n, b, which)| {
+        // The API server bounds the names of objects and namespaces; nobody bounds those of owners.
+        let elsewhere: String = format!("n{}", t[1]).chars().take(63).collect();
         let metadata = |name: &str| {
-            json!({"name": name, "namespace": if b[0] { "shop" } else { t[1].as_str() }, "uid": format!("{}", n[0] % 5), "resourceVersion": t[2],
+            let name: String = format!("n{name}").chars().take(253).collect();
+            json!({"name": name, "namespace": if b[0] { "shop" } else { elsewhere.as_str() }, "uid": format!("{}", n[0] % 5), "resourceVersion": t[2],
                 "generation": n[1], "creationTimestamp": if b[1] { "2026-01-01T00:00:00Z" } else { "9999-12-31T23:59:59Z" },
                 "labels": {t[3].clone(): t[4], "pod-template-hash": t[5]}})
         };
