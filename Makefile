@@ -35,10 +35,11 @@ demo: ## Tells the whole story on a control plane of its own; KEEP=1 keeps it up
 bench: ## Measures speed and memory beside a stock watcher, in one run
 	scripts/bench.sh
 
-generate: ## Generates what is generated: CRDs, the chart's copy of them, golden files, the install file (by helm)
+generate: ## Generates what is generated: CRDs, the chart's copy of them, golden files, the chart's defaults and the install file (by helm)
 	UPDATE_EXPECT=1 cargo test --locked --quiet --lib
 	cargo build --locked --workspace
 	$(BUILT)/kube-assets --helm
+	UPDATE_EXPECT=1 cargo test --locked --quiet --workspace --test package the_defaults_in_the_templates
 	UPDATE_EXPECT=1 cargo test --locked --quiet --workspace --test package the_install_file_is
 
 image: ## Builds the image: IMAGE=registry.example.com/shipbell:0.1.0

@@ -48,9 +48,12 @@ go_for() { # WHAT WHO VARIABLE
 if [ -n "$plane" ] && [ -z "${KUBEBUILDER_ASSETS:-}${TEST_ASSET_ETCD:-}" ] && [ ! -d "$cache/kube" ]; then
   go_for "a control plane" "$plane" KUBEBUILDER_ASSETS
 fi
-if [ -n "$slack" ] && [ -z "${TEST_ASSET_HELM:-}" ] && [ ! -d "$cache/helm" ]; then
-  go_for helm "$slack" TEST_ASSET_HELM
-fi
+tool_for_chart() { # WHAT VARIABLE VALUE
+  [ -z "$slack" ] || [ -n "$3" ] || [ -d "$cache/$1" ] || go_for "$1" "$slack" "$2"
+}
+tool_for_chart helm TEST_ASSET_HELM "${TEST_ASSET_HELM:-}"
+tool_for_chart helm-unittest TEST_ASSET_HELM_UNITTEST "${TEST_ASSET_HELM_UNITTEST:-}"
+tool_for_chart kubeconform TEST_ASSET_KUBECONFORM "${TEST_ASSET_KUBECONFORM:-}"
 
 if [ -n "$slack" ]; then
   why="for Slack's own libraries, which judge our messages in $slack"

@@ -25,6 +25,32 @@ pub struct Flags {
 pub enum Command {
     /// Run the operator until it gets a signal to stop
     Run(Box<Configuration>),
+    /// Ask the operator for a test message, and wait for it: what `helm test` does
+    TestDelivery(TestDelivery),
+}
+
+/// How a test message is asked for and received. Each flag is also an environment variable.
+#[derive(Clone, Debug, Args)]
+pub struct TestDelivery {
+    /// The namespace of the NotificationSetting that is created for the test
+    #[arg(long, env = "SHIPBELL_NAMESPACE")]
+    pub namespace: String,
+
+    /// The name of the NotificationSetting that is created for the test, and deleted after it
+    #[arg(long, env = "SHIPBELL_TEST_SETTING", default_value = "shipbell-test")]
+    pub setting: String,
+
+    /// The URL by which the operator reaches this program
+    #[arg(long, env = "SHIPBELL_TEST_URL")]
+    pub url: String,
+
+    /// The address of the receiver; [::] means all, of IPv4 and IPv6
+    #[arg(long, env = "SHIPBELL_TEST_LISTEN", default_value = "[::]:8080")]
+    pub listen: SocketAddr,
+
+    /// How long to wait for the message
+    #[arg(long, env = "SHIPBELL_TEST_TIMEOUT", default_value = "90s")]
+    pub timeout: Span,
 }
 
 /// How the operator runs. Each flag is also an environment variable.
@@ -46,8 +72,8 @@ pub struct Configuration {
     #[arg(long, env = "SHIPBELL_DEFAULT_ENVIRONMENT", default_value_t = true, action = ArgAction::Set)]
     pub default_environment: bool,
 
-    /// The address of /livez, /readyz and /metrics
-    #[arg(long, env = "SHIPBELL_LISTEN", default_value = "0.0.0.0:8080")]
+    /// The address of /livez, /readyz and /metrics; [::] means all, of IPv4 and IPv6
+    #[arg(long, env = "SHIPBELL_LISTEN", default_value = "[::]:8080")]
     pub listen: SocketAddr,
 
     /// How the read API is served.
@@ -93,8 +119,8 @@ impl Configuration {
 /// How the read API is served.
 #[derive(Clone, Debug, Args)]
 pub struct ReadApiConfig {
-    /// The address of the read API, if there is an external URL
-    #[arg(long, env = "SHIPBELL_API_LISTEN", default_value = "0.0.0.0:8081")]
+    /// The address of the read API, if there is an external URL; [::] means all, of IPv4 and IPv6
+    #[arg(long, env = "SHIPBELL_API_LISTEN", default_value = "[::]:8081")]
     pub api_listen: SocketAddr,
 
     /// The URL of the read API for people and tools; without it the API is off, and messages contain no links
@@ -104,6 +130,10 @@ pub struct ReadApiConfig {
     /// Serve the read API to everybody who reaches it; only for use behind a proxy that authenticates
     #[arg(long, env = "SHIPBELL_API_BEHIND_AUTHENTICATING_PROXY", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub api_behind_authenticating_proxy: bool,
+
+    /// A secret that the proxy sends with each request in the header X-Shipbell-Proxy-Secret; requests without it are refused
+    #[arg(long, env = "SHIPBELL_API_PROXY_SECRET", hide_env_values = true, value_parser = proxy_secret)]
+    pub api_proxy_secret: Option<SecretString>,
 
     /// The audience that tokens for the read API are issued for: kubectl create token NAME --audience=shipbell
     #[arg(long, env = "SHIPBELL_API_TOKEN_AUDIENCE", default_value = "shipbell", value_parser = audience)]
@@ -126,9 +156,9 @@ impl ReadApiConfig {
                 "the external URL is http: whoever is on the way can read and use the readers' tokens; use https",
             );
         }
-        if self.api_behind_authenticating_proxy {
+        if self.api_behind_authenticating_proxy && self.api_proxy_secret.is_none() {
             warnings.push(
-                "the read API is open to everybody who reaches its port: only the proxy that authenticates may reach it",
+                "--api-behind-authenticating-proxy without --api-proxy-secret: whoever can connect to the read API, past the proxy too, reads everything; set the secret (chart value api.proxySecret), or let only the proxy connect (networkPolicy.apiFrom)",
             );
         }
         warnings
@@ -152,7 +182,8 @@ fn is_readable_on_the_way(url: &str) -> bool {
 /// How requests to destinations are made.
 #[derive(Clone, Debug, Args)]
 pub struct OutboundConfig {
-    /// Destinations to open that are closed by default: address ranges (10.0.0.0/8), addresses or host names, separated by commas
+    /// Destinations to open that are closed by default: address ranges (10.0.0.0/8), addresses or host names, each with the
+    /// namespaces whose settings may send there (10.0.0.0/8@team-a+team-b) or else for all, separated by commas
     #[arg(long, env = "SHIPBELL_ALLOW_DESTINATION", value_delimiter = ',', value_parser = allowed_destination)]
     pub allow_destination: Vec<String>,
 
@@ -172,9 +203,9 @@ pub struct OutboundConfig {
     #[arg(long, env = "NO_PROXY", default_value = "")]
     pub no_proxy: String,
 
-    /// The address of the operator's own pod, which is never a destination
-    #[arg(long, env = "SHIPBELL_POD_IP")]
-    pub pod_ip: Option<IpAddr>,
+    /// The addresses of the operator's own pod, which are never a destination, separated by commas
+    #[arg(long, env = "SHIPBELL_POD_IP", value_delimiter = ',')]
+    pub pod_ip: Vec<IpAddr>,
 }
 
 /// Which log lines are written, and how.
@@ -241,6 +272,14 @@ fn allowed_destination(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+fn proxy_secret(text: &str) -> Result<SecretString, &'static str> {
+    let text = text.trim();
+    if text.len() >= 16 && text.chars().all(|c| c.is_ascii_graphic()) {
+        return Ok(text.into());
+    }
+    Err("use at least 16 printable characters without white space, as in openssl rand -hex 32")
+}
+
 fn log_filter(text: &str) -> Result<String, String> {
     EnvFilter::try_new(text).map_err(|error| {
         format!("{error}; use a level such as info, or a filter such as shipbell=debug,info")
@@ -280,6 +319,7 @@ mod tests {
             Ok(Flags {
                 command: Command::Run(run),
             }) => Ok(*run),
+            Ok(_) => unreachable!(),
             Err(error) => Err(error.to_string()),
         }
     }
@@ -346,11 +386,16 @@ mod tests {
             (Some("https://shipbell.example.com"), true, 1),
         ] {
             let url = url.map(|url| format!("--external-url={url}"));
-            let proxy = format!("--api-behind-authenticating-proxy={proxy}");
-            let all = ["--cluster-name=a", proxy.as_str()];
-            let all: Vec<&str> = all.into_iter().chain(url.as_deref()).collect();
+            let proxy_flag = format!("--api-behind-authenticating-proxy={proxy}");
+            let all = ["--cluster-name=a", proxy_flag.as_str()];
+            let mut all: Vec<&str> = all.into_iter().chain(url.as_deref()).collect();
             let config = run(&all).unwrap();
             assert_eq!(config.read_api.warnings().len(), warnings, "{all:?}");
+            // The proxy's secret keeps everybody else out.
+            all.push("--api-proxy-secret=0123456789abcdef");
+            let config = run(&all).unwrap();
+            let without = warnings - usize::from(url.is_some() && proxy);
+            assert_eq!(config.read_api.warnings().len(), without, "{all:?}");
         }
     }
 }

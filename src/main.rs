@@ -9,12 +9,14 @@ use shipbell::config::{Command, Flags};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let Flags {
-        command: Command::Run(config),
-    } = Flags::parse();
+    let Flags { command } = Flags::parse();
     // The one provider of cryptography. It must be chosen before anything uses TLS.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    match shipbell::run::run(*config).await {
+    let result = match command {
+        Command::Run(config) => shipbell::run::run(*config).await,
+        Command::TestDelivery(config) => shipbell::run::test_delivery::run(config).await,
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("shipbell: {error:#}");

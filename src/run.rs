@@ -10,6 +10,7 @@ mod connect;
 mod default_environment;
 mod outbound;
 mod telemetry;
+pub mod test_delivery;
 
 use std::{sync::Arc, time::Duration};
 
@@ -300,7 +301,7 @@ async fn serve_read_api(
         flows: Arc::default(),
     };
     let access = match config.api_behind_authenticating_proxy {
-        true => Access::Everybody,
+        true => Access::behind_proxy(config.api_proxy_secret.as_ref()),
         false => Access::ByToken(TokenChecker::new(
             shared.client.clone(),
             &config.api_token_audience,

@@ -51,7 +51,7 @@ fn template(yaml: &str) -> String {
     // Descriptions may hold braces that helm would read as its own.
     let after = after.replace("{{", "{{ \"{{\" }}");
     format!(
-        "{{{{- /* Generated from src/api; do not edit. */}}}}\n{{{{- if .Values.crds.enabled }}}}\n{before}{labels}  annotations:\n{keep}{after}\n{{{{- end }}}}\n"
+        "{{{{- /* Generated from src/api; do not edit. */}}}}\n{{{{- include \"shipbell.fillDefaults\" . -}}}}\n{{{{- if .Values.crds.enabled }}}}\n{before}{labels}  annotations:\n{keep}{after}\n{{{{- end }}}}\n"
     )
 }
 

@@ -345,7 +345,7 @@ async fn read_destination(context: &Context, setting: &NotificationSetting) -> D
         &context.rbac_hints,
     );
     match found.await {
-        Ok(destination) => match context.sender.permits(&destination) {
+        Ok(destination) => match context.sender.permits(&namespace, &destination) {
             Ok(()) => DestinationAnswer::Known(destination),
             Err(denied) => {
                 let why = denied.to_string();

@@ -3,6 +3,7 @@
 //! (`to_canonical` undoes IPv4-mapped IPv6; ranges are those of the IANA special-purpose registries and the clouds'.)
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::LazyLock,
 };
@@ -13,12 +14,15 @@ use url::Host;
 
 use crate::http::destination::address;
 
-/// The policy: a table of denied ranges, what is denied besides, and what the operator's flags open.
+/// The policy: a table of denied ranges, what is denied besides, and what the operator's flags open for every namespace.
 #[derive(Clone, Debug, Default)]
 pub struct Guard {
     open_nets: Vec<IpNet>,
     open_hosts: Vec<HostPattern>,
     also_denied: Vec<IpAddr>,
+    /// For each namespace for which the flags open more: the same with that. Only [`Self::for_namespace`] leads there, so
+    /// whoever asks without a namespace gets less.
+    scoped: BTreeMap<String, Guard>,
 }
 
 /// Why a destination may not be dialled; the message names the switch that opens it.
@@ -55,11 +59,18 @@ pub enum Denied {
 /// Why an entry of `--allow-destination` is none.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
-    "--allow-destination {entry:?} is {problem}; give an address range (10.0.0.0/8), an address (10.0.0.5), a host name (hooks.example.com) or a suffix (*.example.com)"
+    "--allow-destination {entry:?} is {problem}; give an address range (10.0.0.0/8), an address (10.0.0.5), a host name (hooks.example.com) or a suffix (*.example.com), with the namespaces that may send there (10.0.0.0/8@team-a+team-b)"
 )]
 pub struct BadEntry {
     entry: String,
     problem: &'static str,
+}
+
+/// What an entry of `--allow-destination` opens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Opening {
+    Net(IpNet),
+    Host(HostPattern),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -192,28 +203,80 @@ const METADATA_NAMES: [&str; 4] = [
 ];
 
 impl Guard {
-    /// A guard that opens `allow` (each an address range, an address, a host name, or `*.` and a suffix of names) and
-    /// denies the single addresses `also_denied` besides the table: the API server's, this pod's.
+    /// A guard that opens `allow` (each an address range, an address, a host name, or `*.` and a suffix of names; with `@`
+    /// and the namespaces that may use it, separated by `+`, or else for all) and denies the single addresses
+    /// `also_denied` besides the table: the API server's, this pod's.
     pub fn new(allow: &[String], also_denied: Vec<IpAddr>) -> Result<Self, BadEntry> {
-        let mut guard = Self::default();
+        let mut guard = Self {
+            also_denied: also_denied
+                .into_iter()
+                .map(|ip| ip.to_canonical())
+                .collect(),
+            ..Self::default()
+        };
+        let mut scoped: Vec<(&str, Opening)> = vec![];
         for entry in allow {
-            let text = entry.trim();
-            if let Some(net) = net(text) {
-                guard.open_nets.push(net);
-            } else {
-                guard
-                    .open_hosts
-                    .push(HostPattern::parse(text).map_err(|problem| BadEntry {
-                        entry: entry.clone(),
-                        problem,
-                    })?);
+            let bad = |problem| BadEntry {
+                entry: entry.clone(),
+                problem,
+            };
+            let (text, namespaces) = match entry.split_once('@') {
+                Some((text, namespaces)) => (text, Some(namespaces)),
+                None => (entry.as_str(), None),
+            };
+            let opening = Opening::parse(text.trim()).map_err(bad)?;
+            let Some(namespaces) = namespaces else {
+                guard.open(opening);
+                continue;
+            };
+            for namespace in namespaces.split('+').map(str::trim) {
+                if !is_namespace(namespace) {
+                    return Err(bad("without the name of a namespace after @ or +"));
+                }
+                scoped.push((namespace, opening.clone()));
             }
         }
-        guard.also_denied = also_denied
-            .into_iter()
-            .map(|ip| ip.to_canonical())
-            .collect();
+        for (namespace, opening) in scoped {
+            let base = guard.unscoped();
+            let scope = guard.scoped.entry(namespace.to_owned());
+            scope.or_insert(base).open(opening);
+        }
         Ok(guard)
+    }
+
+    fn open(&mut self, opening: Opening) {
+        match opening {
+            Opening::Net(net) => self.open_nets.push(net),
+            Opening::Host(host) => self.open_hosts.push(host),
+        }
+    }
+
+    fn unscoped(&self) -> Self {
+        Self {
+            open_nets: self.open_nets.clone(),
+            open_hosts: self.open_hosts.clone(),
+            also_denied: self.also_denied.clone(),
+            scoped: BTreeMap::new(),
+        }
+    }
+
+    /// What holds for the settings of a namespace.
+    pub(crate) fn for_namespace(&self, namespace: &str) -> &Self {
+        self.scoped.get(namespace).unwrap_or(self)
+    }
+
+    /// Whether anything is opened, for whomever.
+    pub(crate) fn opens_anything(&self) -> bool {
+        !self.open_nets.is_empty() || !self.open_hosts.is_empty() || !self.scoped.is_empty()
+    }
+
+    /// Whether an address lies in a network of somebody's own, which only a flag opens: what answers there is nobody's
+    /// business but that of those who run it. Loopback addresses are opened for tests alone and don't count.
+    pub(crate) fn is_internal(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        let ip = nat64(ip).map_or(ip, IpAddr::V4);
+        self.range(ip)
+            .is_some_and(|range| !matches!(range.kind, RangeKind::Loopback))
     }
 
     /// Whether an address may be dialled that `host` (a name, or the address itself as text) resolved to. To be asked
@@ -256,8 +319,8 @@ impl Guard {
         }
     }
 
-    /// Whether a name may be given to a proxy, which resolves it out of our sight: names of this machine and of metadata
-    /// services are denied here, all other addresses are for the proxy to filter.
+    /// Whether a name may be given to a proxy, which resolves it out of our sight, as far as that can be told without the
+    /// DNS: names of this machine and of metadata services are denied here.
     pub(crate) fn permits_name(&self, host: &Host<&str>) -> Result<(), Denied> {
         let Host::Domain(name) = host else {
             return self.permits_literal(host);
@@ -297,12 +360,30 @@ impl Guard {
         }
     }
 
-    fn opens_host(&self, host: &str) -> bool {
+    pub(crate) fn opens_host(&self, host: &str) -> bool {
         let host = bare(host);
         self.open_hosts.iter().any(|open| match open {
             HostPattern::Exact(name) => *name == host,
             HostPattern::Suffix(suffix) => host.len() > suffix.len() && host.ends_with(suffix),
         })
+    }
+}
+
+/// Whether this can be the name of a namespace.
+fn is_namespace(text: &str) -> bool {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    (1..=63).contains(&text.len())
+        && text.chars().all(inner)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+impl Opening {
+    fn parse(text: &str) -> Result<Self, &'static str> {
+        match net(text) {
+            Some(net) => Ok(Self::Net(net)),
+            None => HostPattern::parse(text).map(Self::Host),
+        }
     }
 }
 
@@ -646,6 +727,56 @@ mod tests {
         ] {
             let permitted = guard(&[allow]).permits_ip("a.example", ip(address));
             assert_eq!(permitted.is_ok(), open, "{allow} {address}");
+        }
+    }
+
+    #[test]
+    fn what_is_opened_for_a_namespace_is_open_to_its_settings_alone() {
+        let guard = guard(&[
+            "10.1.0.0/16@team-a+team-b",
+            "*.in.example @ team-a",
+            "10.2.0.0/16",
+            "10.96.0.1@team-a",
+        ]);
+        for (namespace, host, address, open) in [
+            ("team-a", "a.example", "10.1.2.3", true),
+            ("team-b", "a.example", "10.1.2.3", true),
+            ("team-c", "a.example", "10.1.2.3", false),
+            ("", "a.example", "10.1.2.3", false),
+            ("team-a", "x.in.example", "10.3.0.1", true),
+            ("team-b", "x.in.example", "10.3.0.1", false),
+            ("team-a", "a.example", "10.2.0.1", true),
+            ("team-c", "a.example", "10.2.0.1", true),
+            ("team-a", "a.example", "10.96.0.1", true),
+            ("team-b", "a.example", "10.96.0.1", false),
+            ("team-a", "a.example", "10.4.0.1", false),
+        ] {
+            let permitted = guard.for_namespace(namespace).permits_ip(host, ip(address));
+            assert_eq!(permitted.is_ok(), open, "{namespace} {host} {address}");
+        }
+        // Whoever forgets the namespace opens nothing that is meant for one.
+        assert!(guard.permits_ip("a.example", ip("10.1.2.3")).is_err());
+    }
+
+    #[test]
+    fn an_address_of_a_network_of_somebodys_own_is_internal_whether_or_not_it_is_open() {
+        for (address, internal) in [
+            ("10.1.2.3", true),
+            ("::ffff:10.1.2.3", true),
+            ("64:ff9b::10.1.2.3", true),
+            ("fd00::1", true),
+            ("100.64.0.1", true),
+            ("169.254.1.1", true),
+            ("10.96.0.1", true),
+            ("8.8.8.8", false),
+            ("64:ff9b::8.8.8.8", false),
+            ("127.0.0.1", false),
+        ] {
+            assert_eq!(
+                guard(&["10.0.0.0/8"]).is_internal(ip(address)),
+                internal,
+                "{address}"
+            );
         }
     }
 

@@ -37,6 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(4);
 const KEEP_FOUND: Duration = Duration::from_secs(5);
 /// How long an answer without addresses is used again.
 const KEEP_FAILED: Duration = Duration::from_secs(2);
+/// How long a name that has no answer here is left to the proxy.
+const KEEP_UNKNOWN: Duration = Duration::from_secs(60);
 /// How long a look-up may take and be quick.
 const QUICK: Duration = Duration::from_secs(1);
 /// How long a name counts as one that is found quickly.
@@ -60,7 +62,7 @@ pub(super) enum LookupError {
     Unavailable,
 }
 
-type Answer = Result<Arc<[SocketAddr]>, LookupError>;
+pub(super) type Answer = Result<Arc<[SocketAddr]>, LookupError>;
 /// Asks the system's resolver; blocks.
 pub(super) type ResolveFn = Arc<dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
 
@@ -128,9 +130,21 @@ impl Lookups {
         }))
     }
 
-    async fn resolve(&self, host: &str, namespace: &Arc<str>) -> Answer {
+    pub(super) async fn resolve(&self, host: &str, namespace: &Arc<str>) -> Answer {
         let asked = timeout(PATIENCE, self.ask(host, namespace)).await;
         asked.unwrap_or(Err(LookupError::Unavailable))
+    }
+
+    /// The same for a name that a proxy resolves if we can't: one that had no answer is not waited for again for a while, as
+    /// where a proxy is needed the DNS often knows nothing of the world outside.
+    pub(super) async fn resolve_if_known(&self, host: &str, namespace: &Arc<str>) -> Answer {
+        if let NameState::Known { answer, at, .. } = &*self.name(host).borrow()
+            && answer.is_err()
+            && at.elapsed() < KEEP_UNKNOWN
+        {
+            return answer.clone();
+        }
+        self.resolve(host, namespace).await
     }
 
     async fn ask(&self, host: &str, namespace: &Arc<str>) -> Answer {
@@ -265,6 +279,7 @@ impl Resolve for Resolver {
             let found = lookups.resolve(name.as_str(), &namespace).await?;
             // One bad address fails the name: which of them is dialled is not ours to choose.
             if let Some(guard) = guard {
+                let guard = guard.for_namespace(&namespace);
                 found
                     .iter()
                     .try_for_each(|found| guard.permits_ip(name.as_str(), found.ip()))?;

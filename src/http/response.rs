@@ -174,6 +174,59 @@ impl Outcome {
         )
     }
 
+    /// The same without what tells more than the class of the answer: taken, not taken now, not taken at all, no answer.
+    pub(crate) fn class_alone(self) -> Self {
+        const ELSEWHERE: &str =
+            "the destination has an internal address, so the operator's log has the details";
+        let say = |what: &str| format!("{what}; {ELSEWHERE}");
+        match self {
+            Self::Delivered { .. } => Self::DELIVERED,
+            // These are not about the destination's answer.
+            Self::Retry {
+                reason: Reason::DnsFailed,
+                ..
+            }
+            | Self::Hold {
+                reason: Reason::DnsFailed | Reason::DestinationDenied | Reason::ProxyFailed,
+                ..
+            } => self,
+            Self::Retry {
+                after,
+                reason: Reason::ServerError | Reason::RateLimited,
+                ..
+            } => Self::retry(
+                after,
+                Reason::ServerError,
+                say("the destination answered that it cannot take the event now"),
+            ),
+            Self::Retry { after, .. } => Self::retry(
+                after,
+                Reason::ConnectFailed,
+                say("no answer of a receiver of events came"),
+            ),
+            // Whether something that speaks no TLS listens there, or nothing.
+            Self::Hold {
+                reason: Reason::TlsFailed,
+                ..
+            } => Self::retry(
+                None,
+                Reason::ConnectFailed,
+                say("no answer of a receiver of events came"),
+            ),
+            Self::Refused { .. } => Self::refused(say("the destination refuses this event")),
+            Self::Hold { retry, .. } => Self::Hold {
+                retry,
+                reason: Reason::UnexpectedAnswer,
+                message: say("the destination answered that it does not take events"),
+            },
+            Self::Gone { .. } => Self::Hold {
+                retry: HoldRetry::AfterChange,
+                reason: Reason::UnexpectedAnswer,
+                message: say("the destination answered that it does not take events"),
+            },
+        }
+    }
+
     /// Delivered, with nothing to note.
     pub const DELIVERED: Self = Self::Delivered { note: None };
 

@@ -18,15 +18,17 @@ use reqwest::{
     Client, Response,
     header::{ACCEPT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
+use tracing::info;
+use url::Host;
 
 use crate::http::{
     address_guard::{Denied, Guard},
     client::Clients,
-    destination::{Destination, DestinationKind},
+    destination::{Destination, DestinationKind, address},
     error::fault,
-    resolver::{Lookups, NAMESPACE, ResolveFn, system_lookup},
-    response::{ANSWER_READ, Outcome, Reason, of_answer, of_fault},
+    resolver::{LookupError, Lookups, NAMESPACE, ResolveFn, system_lookup},
+    response::{ANSWER_READ, Fault, Outcome, Reason, of_answer, of_fault},
     slots::Slots,
 };
 pub use crate::http::{
@@ -110,14 +112,55 @@ impl HttpSender {
         Arc::clone(&clients.unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether a destination may be dialled, as far as that can be told without asking the DNS. Addresses in particular:
-    /// the connector never shows them to the resolver.
-    pub fn permits(&self, to: &Destination) -> Result<(), Denied> {
+    /// Whether a destination may be dialled for a setting of this namespace, as far as that can be told without asking the
+    /// DNS. Addresses in particular: the connector never shows them to the resolver.
+    pub fn permits(&self, namespace: &str, to: &Destination) -> Result<(), Denied> {
         Guard::permits_port(to.port())?;
         let (_, proxied) = self.clients().way_to(to);
+        let guard = self.0.config.guard.for_namespace(namespace);
         match proxied {
-            true => self.0.config.guard.permits_name(&to.host()),
-            false => self.0.config.guard.permits_literal(&to.host()),
+            true => guard.permits_name(&to.host()),
+            false => guard.permits_literal(&to.host()),
+        }
+    }
+
+    /// Judges the addresses of a destination before it is asked for anything: a connection that another namespace has
+    /// opened, or a proxy, would be used without a look at them.
+    async fn judge(
+        &self,
+        namespace: &Arc<str>,
+        to: &Destination,
+        proxied: bool,
+    ) -> Result<Reach, Fault> {
+        let all = &self.0.config.guard;
+        let guard = all.for_namespace(namespace);
+        let host = to.host();
+        if let Some(ip) = address(&host) {
+            return Ok(Reach::of(guard.is_internal(ip)));
+        }
+        let Host::Domain(name) = host else {
+            return Ok(Reach::Public);
+        };
+        // Where nothing is opened, whatever is dialled directly is public.
+        if !proxied && !all.opens_anything() {
+            return Ok(Reach::Public);
+        }
+        let found = match proxied {
+            true => self.0.lookups.resolve_if_known(name, namespace).await,
+            false => self.0.lookups.resolve(name, namespace).await,
+        };
+        match found {
+            Ok(found) => {
+                let mut addresses = found.iter().map(std::net::SocketAddr::ip);
+                let judged = addresses.try_for_each(|ip| guard.permits_ip(name, ip));
+                judged.map_err(Fault::Denied)?;
+                let internal = found.iter().any(|found| guard.is_internal(found.ip()));
+                Ok(Reach::of(internal))
+            }
+            // A proxy may know the name.
+            Err(_) if proxied => Ok(Reach::of(guard.opens_host(name))),
+            Err(LookupError::NotFound) => Err(Fault::NameNotFound),
+            Err(LookupError::Unavailable) => Err(Fault::Dns),
         }
     }
 
@@ -126,7 +169,7 @@ impl HttpSender {
     /// gives the place up at once. `Err`: the operator's policy denies the destination, as far as that can be told
     /// without asking the DNS.
     pub async fn slot(&self, who: &SendKey, to: &Destination) -> Result<Slot, Denied> {
-        self.permits(to)?;
+        self.permits(&who.namespace, to)?;
         Ok(self.0.slots.wait(who, to).await)
     }
 
@@ -142,17 +185,25 @@ impl HttpSender {
         let clients = self.clients();
         let (client, proxied) = clients.way_to(destination);
         let started = Instant::now();
-        let request = request(client, destination, outgoing).send();
+        let failed = |fault: &Fault| Receipt {
+            outcome: of_fault(fault),
+            status: None,
+            latency: started.elapsed(),
+        };
         let namespace = Arc::clone(&slot.who().namespace);
+        let judged = self.judge(&namespace, destination, proxied);
+        let limit = self.0.config.timeout;
+        let reach = match timeout(limit, judged).await {
+            Ok(Ok(reach)) => reach,
+            Ok(Err(fault)) => return failed(&fault),
+            Err(_) => return failed(&Fault::Dns),
+        };
+        let request = request(client, destination, outgoing)
+            .timeout(limit.saturating_sub(started.elapsed()))
+            .send();
         let answer = match NAMESPACE.scope(namespace, request).await {
             Ok(answer) => answer,
-            Err(error) => {
-                return Receipt {
-                    outcome: of_fault(&fault(&error, proxied)),
-                    status: None,
-                    latency: started.elapsed(),
-                };
-            }
+            Err(error) => return reach.shown(slot.who(), failed(&fault(&error, proxied))),
         };
         let latency = started.elapsed();
         let status = answer.status().as_u16();
@@ -166,10 +217,52 @@ impl HttpSender {
             // "Too many" is meant for all who send there.
             self.0.slots.pause(destination, after);
         }
-        Receipt {
+        let receipt = Receipt {
             outcome,
             status: Some(status),
             latency,
+        };
+        reach.shown(slot.who(), receipt)
+    }
+}
+
+/// Where a destination is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    Public,
+    /// At an address that is closed unless a flag opens it.
+    Internal,
+}
+
+impl Reach {
+    fn of(internal: bool) -> Self {
+        if internal {
+            Self::Internal
+        } else {
+            Self::Public
+        }
+    }
+
+    /// What the setting's owner is told: of an internal address no more than the class of the answer, or a setting would
+    /// be a port scanner. The operator's log has the rest.
+    fn shown(self, who: &SendKey, receipt: Receipt) -> Receipt {
+        if self == Self::Public {
+            return receipt;
+        }
+        if let Some(reason) = receipt.outcome.reason() {
+            info!(
+                namespace = &*who.namespace,
+                setting = &*who.setting,
+                reason = reason.as_str(),
+                "a destination at an internal address failed: {}",
+                receipt.outcome.message()
+            );
+        }
+        let delivered = matches!(receipt.outcome, Outcome::Delivered { .. });
+        Receipt {
+            status: receipt.status.filter(|_| delivered).map(|_| 200),
+            outcome: receipt.outcome.class_alone(),
+            latency: receipt.latency,
         }
     }
 }

@@ -27,6 +27,13 @@ pub(crate) fn sender(
     config: &OutboundConfig,
     api_server: Option<IpAddr>,
 ) -> anyhow::Result<HttpSender> {
+    for entry in &config.allow_destination {
+        if !entry.contains('@') {
+            warn!(
+                "--allow-destination {entry} opens this for the settings of every namespace; name the namespaces: {entry}@team-a+team-b (chart value outbound.allow)"
+            );
+        }
+    }
     let guard = Guard::new(&config.allow_destination, closed(config, api_server))?;
     let mut sender = SenderConfig::new(guard);
     if let Some(file) = &config.extra_ca_file {
@@ -51,9 +58,9 @@ fn closed(config: &OutboundConfig, api_server: Option<IpAddr>) -> Vec<IpAddr> {
     let service = std::env::var("KUBERNETES_SERVICE_HOST")
         .ok()
         .and_then(|host| host.parse().ok());
-    [api_server, service, config.pod_ip]
-        .into_iter()
-        .flatten()
+    let servers = [api_server, service].into_iter().flatten();
+    servers
+        .chain(config.pod_ip.iter().copied())
         .filter(|ip: &IpAddr| !ip.is_loopback())
         .collect()
 }

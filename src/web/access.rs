@@ -23,6 +23,7 @@ use k8s_openapi::api::{
 };
 use kube::{Api, Client, api::PostParams};
 use parking_lot::Mutex;
+use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 use tokio::{sync::Semaphore, time::timeout};
 use tracing::warn;
@@ -44,11 +45,16 @@ const AT_ONCE: usize = 4;
 /// How many tokens are asked about in a second: those of readers, and all others.
 const PER_SECOND: u32 = 20;
 
+/// The header in which a proxy that authenticates sends its secret.
+const PROXY_SECRET: &str = "x-shipbell-proxy-secret";
+
 /// Decides who may read.
 #[derive(Clone)]
 pub(crate) enum Access {
     /// Everybody who reaches the port: a proxy has authenticated the request.
     Everybody,
+    /// Requests with the proxy's secret, of which this is the hash: comparing hashes takes as long whatever is given.
+    Proxy([u8; 32]),
     /// Users with the right to get environmentsnapshots.
     ByToken(TokenChecker),
 }
@@ -78,10 +84,32 @@ enum NotChecked {
     Failed(String),
 }
 
+impl Access {
+    /// For requests that a proxy has authenticated. Without its secret this is everybody, of which the configuration warns.
+    pub(crate) fn behind_proxy(secret: Option<&SecretString>) -> Self {
+        match secret {
+            Some(secret) => Self::Proxy(Sha256::digest(secret.expose_secret()).into()),
+            None => Self::Everybody,
+        }
+    }
+}
+
 /// Lets requests pass whose user may read.
 pub(crate) async fn check(State(access): State<Access>, request: Request, next: Next) -> Response {
-    let Access::ByToken(checker) = access else {
-        return next.run(request).await;
+    let checker = match access {
+        Access::Everybody => return next.run(request).await,
+        Access::Proxy(secret) => {
+            let given = request.headers().get(PROXY_SECRET).map(Sha256::digest);
+            return match given {
+                Some(given) if <[u8; 32]>::from(given) == secret => next.run(request).await,
+                _ => Refusal::new(
+                    StatusCode::UNAUTHORIZED,
+                    "this address is only for the proxy before it: the header X-Shipbell-Proxy-Secret is missing or wrong",
+                )
+                .into_response(),
+            };
+        }
+        Access::ByToken(checker) => checker,
     };
     let Some(token) = bearer_token(request.headers()) else {
         let audience = &checker.0.audience;

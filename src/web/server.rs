@@ -7,7 +7,13 @@
 //! Serves a port to clients of whom nothing is expected: the number of connections, the size of a request's head and every
 //! wait are bounded, and a panic ends one request.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use axum::{
@@ -21,6 +27,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use parking_lot::Mutex;
+use socket2::{Domain, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
     pin, select,
@@ -46,6 +53,8 @@ const HEAD: usize = 16 << 10;
 const HEADERS: usize = 64;
 /// How long to wait after the program could not accept a connection, for example because it has no file descriptor left.
 const PAUSE: Duration = Duration::from_millis(100);
+/// At most so many connections wait to be accepted.
+const BACKLOG: i32 = 1024;
 
 /// The ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,11 +96,33 @@ impl Default for ConnectionTimes {
     }
 }
 
-/// Listens on an address. An error names the flag that chooses another one.
+/// Listens on an address; `[::]` means all addresses, of IPv4 too. An error names the flag that chooses another one.
 pub(crate) async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
+    let listening = if address.is_ipv6() && address.ip().is_unspecified() {
+        match listen_everywhere(address) {
+            // A kernel without IPv6.
+            Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
+                let ipv4 = (Ipv4Addr::UNSPECIFIED, address.port());
+                TcpListener::bind(ipv4).await.map_err(|_| error)
+            }
+            listening => listening,
+        }
+    } else {
+        TcpListener::bind(address).await
+    };
+    listening
         .with_context(|| format!("can't listen on {address}; choose another address with {flag}"))
+}
+
+/// The system's default is usually the same for an IPv6 socket, but need not be.
+fn listen_everywhere(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
+    socket.set_only_v6(false)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
 }
 
 /// A port that is served.
@@ -327,6 +358,26 @@ mod tests {
         timeout(PATIENCE, stream.read_to_end(&mut rest))
             .await
             .is_ok()
+    }
+
+    #[tokio::test]
+    async fn all_addresses_are_those_of_ipv4_and_ipv6() {
+        let listener = bind("[::]:0".parse().unwrap(), "--listen").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut hosts = vec!["127.0.0.1"];
+        if address.is_ipv6() {
+            hosts.push("::1");
+        }
+        for host in hosts {
+            let to = (host, address.port());
+            let (made, taken) = tokio::join!(TcpStream::connect(to), listener.accept());
+            assert!(made.is_ok() && taken.is_ok(), "{host}");
+        }
+        let taken = bind(address, "--listen").await.unwrap_err().to_string();
+        assert!(
+            taken.contains("choose another address with --listen"),
+            "{taken}"
+        );
     }
 
     #[tokio::test]

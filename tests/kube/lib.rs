@@ -115,42 +115,80 @@ pub fn find() -> Result<Assets> {
     }
 }
 
+/// A program with one package of its own.
+struct Tool {
+    name: &'static str,
+    package: &'static str,
+    /// Names the program if it is there already.
+    variable: &'static str,
+}
+
 /// Finds helm, or builds it. Blocks.
 pub fn helm() -> Result<PathBuf> {
+    let helm = Tool {
+        name: "helm",
+        package: HELM,
+        variable: "TEST_ASSET_HELM",
+    };
+    find_tool(&helm, &module())
+}
+
+/// Finds helm-unittest, which judges the chart's templates, or builds it. Blocks.
+pub fn helm_unittest() -> Result<PathBuf> {
+    let tool = Tool {
+        name: "helm-unittest",
+        package: "github.com/helm-unittest/helm-unittest/cmd/helm-unittest",
+        variable: "TEST_ASSET_HELM_UNITTEST",
+    };
+    find_tool(&tool, &chart_module())
+}
+
+/// Finds kubeconform, which judges objects by the schemas of their kinds, or builds it. Blocks.
+pub fn kubeconform() -> Result<PathBuf> {
+    let tool = Tool {
+        name: "kubeconform",
+        package: "github.com/yannh/kubeconform/cmd/kubeconform",
+        variable: "TEST_ASSET_KUBECONFORM",
+    };
+    find_tool(&tool, &chart_module())
+}
+
+fn find_tool(tool: &Tool, module: &Path) -> Result<PathBuf> {
+    let Tool { name, variable, .. } = tool;
     let mut looked = Vec::new();
-    match env::var_os("TEST_ASSET_HELM").map(PathBuf::from) {
-        Some(helm) if helm.is_file() => return Ok(helm),
-        Some(helm) => looked.push(format!("TEST_ASSET_HELM: no file {}", helm.display())),
-        None => looked.push("TEST_ASSET_HELM: not set".to_owned()),
+    match env::var_os(variable).map(PathBuf::from) {
+        Some(program) if program.is_file() => return Ok(program),
+        Some(program) => looked.push(format!("{variable}: no file {}", program.display())),
+        None => looked.push(format!("{variable}: not set")),
     }
-    let module = module();
-    let recipe = recipe(&module);
+    let recipe = recipe(module);
     let go = go_version();
-    let helm = |directory: &Path| Some(directory.join("helm")).filter(|helm| helm.is_file());
-    match cached(&cache()?.join("helm"), &recipe, go.as_deref(), helm) {
-        Ok(helm) => return Ok(helm),
+    let program = |directory: &Path| Some(directory.join(name)).filter(|program| program.is_file());
+    match cached(&cache()?.join(name), &recipe, go.as_deref(), program) {
+        Ok(program) => return Ok(program),
         Err(miss) => looked.push(miss),
     }
     match fit_go(go) {
         Ok(go) => {
             let directory = build(
-                &cache()?.join("helm"),
+                &cache()?.join(name),
                 &recipe,
                 &go,
-                |directory| helm(directory).is_some(),
+                |directory| program(directory).is_some(),
                 |into| {
-                    let mut command = go_build(&module, "-s -w", into);
-                    command.arg(HELM);
-                    run("helm", command, into)
+                    let mut command = go_build(module, "-s -w", into);
+                    command.arg(tool.package);
+                    run(name, command, into)
                 },
             )?;
-            Ok(directory.join("helm"))
+            Ok(directory.join(name))
         }
         Err(miss) => {
             looked.push(miss);
             bail!(
-                "No helm.\n\nTo get one, either\n  - put Go 1.{OLDEST_GO} or newer on PATH: it is then built from \
-                 tests/kube, or\n  - set TEST_ASSET_HELM to a helm 3 program.\n\nLooked at\n  - {}",
+                "No {name}.\n\nTo get one, either\n  - put Go 1.{OLDEST_GO} or newer on PATH: it is then built from \
+                 {}, or\n  - set {variable} to such a program.\n\nLooked at\n  - {}",
+                module.display(),
                 looked.join("\n  - ")
             )
         }
@@ -415,6 +453,13 @@ fn no_plane(looked: &[String]) -> String {
         programs = PROGRAMS.join(", "),
         places = looked.join("\n  - "),
     )
+}
+
+/// `tests/chart`: what judges the chart. It is a module of its own, because each tool in `tests/kube` changes what the
+/// control plane is built of.
+fn chart_module() -> PathBuf {
+    let kube = module();
+    kube.parent().unwrap_or(&kube).join("chart")
 }
 
 /// `tests/kube`. Cargo says where the sources of the tests that run are now; what was true at compile time is the fallback.

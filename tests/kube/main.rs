@@ -1,5 +1,5 @@
-//! Prints where the control plane's programs are, after building what is missing; with `--helm`, where helm is too, one
-//! path a line.
+//! Prints where the control plane's programs are, after building what is missing; with `--helm`, where helm and
+//! what judges the chart are too, one path a line.
 
 use std::{env, path::PathBuf, process::ExitCode};
 
@@ -33,6 +33,8 @@ fn find(helm: bool) -> anyhow::Result<Vec<PathBuf>> {
     let mut paths = vec![etcd.parent().unwrap_or(&etcd).to_owned()];
     if helm {
         paths.push(kube_assets::helm()?);
+        paths.push(kube_assets::helm_unittest()?);
+        paths.push(kube_assets::kubeconform()?);
     }
     Ok(paths)
 }

@@ -13,7 +13,7 @@ use kit::{
 use serde_json::Value;
 use std::{fs, path::Path};
 
-const RESTRICTED: (&str, &str) = ("pod-security.kubernetes.io/enforce", "restricted");
+pub const RESTRICTED: (&str, &str) = ("pod-security.kubernetes.io/enforce", "restricted");
 const KINDS: [&str; 6] = [
     "environments.shipbell.dev",
     "environmentsnapshots.shipbell.dev",
@@ -35,6 +35,8 @@ fn what_the_chart_renders_is_taken_in_strict_mode_and_its_pods_run_under_the_res
             REQUIRED[1],
             "-n",
             &namespace,
+            // Helm alone creates these, one after the other.
+            "--skip-tests",
             &settings,
             "--set=externalUrl=https://shipbell.example.com",
             "--set=extraCA.configMap=authorities",

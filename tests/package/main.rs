@@ -10,7 +10,10 @@ mod helm;
 mod image;
 mod install;
 mod install_file;
+mod judges;
+mod limits;
 mod needs;
+mod release_test;
 mod rights;
 
 use anyhow::Result;

@@ -110,8 +110,12 @@ fn outgoing() -> Outgoing {
 
 /// Waits for a slot and makes one attempt.
 async fn deliver(sender: &HttpSender, to: &Destination) -> Receipt {
+    deliver_for(sender, "", to).await
+}
+
+async fn deliver_for(sender: &HttpSender, namespace: &str, to: &Destination) -> Receipt {
     let who = SendKey {
-        namespace: "".into(),
+        namespace: namespace.into(),
         setting: "".into(),
     };
     match sender.slot(&who, to).await {
@@ -632,7 +636,18 @@ fn proxied(allow: &[&str], proxy: SocketAddr, no_proxy: &str) -> HttpSender {
         http: Some(url),
         no_proxy: no_proxy.to_owned(),
     };
-    HttpSender::new(&config).unwrap()
+    let lookup = |host: &str| match host {
+        "localhost" => Ok(vec!["127.0.0.1:0".parse().unwrap()]),
+        "public.example" => Ok(vec!["93.184.215.14:0".parse().unwrap()]),
+        "10.0.0.1.nip.example" => Ok(vec!["10.0.0.1:0".parse().unwrap()]),
+        "both.example" => Ok(vec![
+            "93.184.215.14:0".parse().unwrap(),
+            "[fd00::1]:0".parse().unwrap(),
+        ]),
+        "failing.example" => Err(std::io::Error::other("Try again")),
+        _ => Err(std::io::Error::other("Name or service not known")),
+    };
+    HttpSender::with_lookup(&config, Arc::new(lookup)).unwrap()
 }
 
 #[tokio::test]
@@ -729,6 +744,92 @@ async fn a_proxy_is_not_asked_for_what_is_denied() {
         assert_eq!(outcome(&receipt), "Hold DestinationDenied", "{host}");
     }
     assert!(heard.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_name_is_judged_before_a_proxy_is_asked_for_it_where_the_dns_knows_it() {
+    let (target, _heard) = receiver(vec![]).await;
+    let (at, mut heard) = proxy(target).await;
+    for (allow, host, expected) in [
+        (&[][..], "public.example", "Delivered"),
+        (&[], "unknown.example", "Delivered"),
+        (&[], "failing.example", "Delivered"),
+        (&[], "10.0.0.1.nip.example", "Hold DestinationDenied"),
+        (&[], "both.example", "Hold DestinationDenied"),
+        (&["fd00::/8"], "both.example", "Delivered"),
+        (&["*.nip.example"], "10.0.0.1.nip.example", "Delivered"),
+        (
+            &["10.0.0.0/8@team-a"],
+            "10.0.0.1.nip.example",
+            "Hold DestinationDenied",
+        ),
+    ] {
+        let sender = proxied(allow, at, "");
+        let to = format!("http://{host}/{CANARY}");
+        let receipt = send(&sender, DestinationKind::Webhook, &to).await;
+        assert_eq!(outcome(&receipt), expected, "{host}");
+        assert_eq!(heard.try_recv().is_ok(), expected == "Delivered", "{host}");
+    }
+}
+
+#[tokio::test]
+async fn a_range_that_is_opened_for_a_namespace_serves_its_settings_alone() {
+    let (at, mut heard) = receiver(vec![]).await;
+    let sender = with_names(config(&["127.0.0.1@team-a"]), TIMEOUT);
+    for (host, namespace, expected) in [
+        // The second finds an open connection of the first to the same name.
+        ("a.example", "team-a", "Delivered"),
+        ("a.example", "team-b", "Hold DestinationDenied"),
+        ("127.0.0.1", "team-a", "Delivered"),
+        ("127.0.0.1", "team-b", "Hold DestinationDenied"),
+        ("b.example", "team-b", "Hold DestinationDenied"),
+    ] {
+        let to = Destination::parse(DestinationKind::Webhook, &url("http", host, at)).unwrap();
+        let receipt = deliver_for(&sender, namespace, &to).await;
+        assert_eq!(outcome(&receipt), expected, "{host} {namespace}");
+        assert_eq!(
+            heard.try_recv().is_ok(),
+            expected == "Delivered",
+            "{host} {namespace}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn of_an_internal_address_no_more_is_told_than_the_class_of_the_answer() {
+    let internal = "http://10.0.0.1.nip.example/";
+    for (answer, expected) in [
+        ("HTTP/1.1 204 No Content\r\n\r\n", "Delivered"),
+        ("HTTP/1.1 500 Oops\r\n\r\n", "Retry ServerError"),
+        ("HTTP/1.1 503 Oops\r\n\r\n", "Retry ServerError"),
+        ("HTTP/1.1 429 Slow\r\n\r\n", "Retry ServerError"),
+        ("HTTP/1.1 401 No\r\n\r\n", "Hold UnexpectedAnswer"),
+        ("HTTP/1.1 404 No\r\n\r\n", "Hold UnexpectedAnswer"),
+        (
+            "HTTP/1.1 302 No\r\nlocation: /login\r\n\r\n",
+            "Hold UnexpectedAnswer",
+        ),
+        ("HTTP/1.1 410 Gone\r\n\r\n", "Hold UnexpectedAnswer"),
+        ("HTTP/1.1 400 No\r\n\r\n", "Refused PayloadRefused"),
+        ("HTTP/1.1 422 No\r\n\r\n", "Refused PayloadRefused"),
+        ("SSH-2.0-OpenSSH_9.2\r\n", "Retry ConnectFailed"),
+        ("", "Retry ConnectFailed"),
+    ] {
+        let sender = proxied(&["10.0.0.0/8"], says(answer.as_bytes()).await, "");
+        let receipt = send(&sender, DestinationKind::Webhook, internal).await;
+        assert_eq!(outcome(&receipt), expected, "{answer}");
+        let told = receipt.outcome.message();
+        assert!(!told.contains(char::is_numeric), "{told}");
+        let status = (expected == "Delivered").then_some(200);
+        assert_eq!(receipt.status, status, "{answer}");
+        // Of a public one all is told.
+        let receipt = send(&sender, DestinationKind::Webhook, "http://public.example/").await;
+        let status = answer
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok());
+        assert_eq!(receipt.status, status, "{answer}");
+    }
 }
 
 #[tokio::test]
