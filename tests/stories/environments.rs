@@ -257,7 +257,7 @@ fn an_edit_that_leaves_the_scope_alone_records_nothing() {
 
         let before = actor.log().await?;
         actor
-            .environment("settle: {quiet: 100ms, max: 2s, scaling: 1s}\nexclude: [Job.batch]")
+            .environment("settle: {quiet: 100ms, max: 2s, scaling: 1s}\nexclude: [Job.batch, RunToCompletion]")
             .await?;
         eventually(PATIENCE, "the edit to be seen", async || {
             let status = actor.environment_status().await?;
