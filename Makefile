@@ -29,7 +29,7 @@ assets: ## Finds or builds the control plane and helm for tests (10 minutes the 
 	$(BUILT)/kube-assets --helm
 
 demo: ## Tells the whole story on a control plane of its own; KEEP=1 keeps it up
-	@echo "Shipbell's demo: 40 seconds once all is built; on two cores the first build takes about 12 minutes."
+	@echo "Shipbell's demo: 40 seconds once all is built; on two cores the first build takes about 9 minutes."
 	@KEEP="$(KEEP)" scripts/demo.sh
 
 bench: ## Measures speed and memory beside a stock watcher, in one run
