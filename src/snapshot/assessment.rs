@@ -367,22 +367,10 @@ impl Assessor<'_> {
         let first_seen = first_seen.chain([now]).min().unwrap_or(now);
         let grace_over =
             verdict.reason == VerdictReason::AllowListed || was.is_some_and(|was| was.grace_over);
-        let ends = self
-            .rules
-            .and_then(|rules| first_seen.checked_add(rules.grace()).ok());
-        let grace_until = ends.filter(|end| verdict.may_wait() && !grace_over && *end > now);
         let provenance = provenance(self.environment, &verdict).map(Provenance::cut_to_schema);
-        let mut message = verdict.words;
-        reasons::truncate(&mut message);
-        let verdict = self.rules.map(|_| Verdict {
-            state: verdict.state,
-            reason: verdict.reason,
-            message,
-            first_seen,
-            grace_until,
-            valid_until: verdict.until,
-            grace_over,
-        });
+        let verdict = self
+            .rules
+            .map(|rules| with_grace(verdict, rules, first_seen, grace_over, now));
         ArtifactFacts {
             verdict,
             provenance,
@@ -522,22 +510,10 @@ impl Assessor<'_> {
             };
             // What was on the allow-list has no grace when that ends.
             let grace_over = after.allowed.keys().any(|(_, digest)| listed(digest));
-            let end = first_seen.checked_add(rules.grace()).ok();
-            let grace_until = end.filter(|end| verdict.may_wait() && !grace_over && *end > now);
-            let mut message = verdict.words;
-            reasons::truncate(&mut message);
             found.push(UncountedFinding {
                 fingerprint,
                 name,
-                verdict: Verdict {
-                    state: verdict.state,
-                    reason: verdict.reason,
-                    message,
-                    first_seen,
-                    grace_until,
-                    valid_until: verdict.until,
-                    grace_over,
-                },
+                verdict: with_grace(verdict, rules, first_seen, grace_over, now),
             });
         }
         (found, until)
@@ -682,6 +658,29 @@ fn change(
         entry_uid: uid.to_owned(),
         fingerprint: fingerprint.to_string(),
         state,
+    }
+}
+
+/// A verdict as it is kept, with the end of its grace: there is none if nothing may still arrive, or if it is over.
+fn with_grace(
+    verdict: ArtifactVerdict,
+    rules: &ArtifactRules,
+    first_seen: Timestamp,
+    grace_over: bool,
+    now: Timestamp,
+) -> Verdict {
+    let end = first_seen.checked_add(rules.grace()).ok();
+    let grace_until = end.filter(|end| verdict.may_wait() && !grace_over && *end > now);
+    let mut message = verdict.words;
+    reasons::truncate(&mut message);
+    Verdict {
+        state: verdict.state,
+        reason: verdict.reason,
+        message,
+        first_seen,
+        grace_until,
+        valid_until: verdict.until,
+        grace_over,
     }
 }
 
