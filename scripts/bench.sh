@@ -6,10 +6,10 @@ cd "$(dirname "$0")/.."
 built=${CARGO_TARGET_DIR:-target}/release
 # The operator alone: with the tests' dependencies beside it, it would be built with more features.
 cargo build --locked --release --bin shipbell
-SHIPBELL_BINARY=$(mktemp)
-trap 'rm -f "$SHIPBELL_BINARY"' EXIT
-cp "$built/shipbell" "$SHIPBELL_BINARY"
-export SHIPBELL_BINARY
+kept=$(mktemp -d)
+trap 'rm -rf "$kept"' EXIT
+cp "$built/shipbell" "$kept"
+export SHIPBELL_BINARY="$kept/shipbell"
 # The stock subject is in the benchmark's own program: it gets the same profile.
 cargo build --locked --release --package shipbell-tests --bin bench
 "$built/bench" "$@"
