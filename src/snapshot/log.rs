@@ -311,7 +311,7 @@ impl SnapshotLog {
             && !self.is_entry(environment, last.index).await?
         {
             warn!(
-                environment = name,
+                environment = environment.name,
                 snapshot = last.name,
                 "ignoring a snapshot that has the labels of this environment and is not of its log; delete it"
             );
