@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     num::NonZeroU64,
-    ops::Deref,
+    ops::{Deref, Range},
     sync::Arc,
 };
 
@@ -85,6 +85,8 @@ pub struct Pod {
     containers: Box<[PackedContainer]>,
     /// The number of the list in or after which it was last seen; pods with older numbers are removed when a list ends.
     mark: u32,
+    /// By when its node has to have ended it, in seconds since the epoch; 0 unless it is being deleted.
+    ends: u32,
     terminating: bool,
     starting: bool,
     /// It has succeeded or failed.
@@ -272,16 +274,24 @@ impl Pod {
         [nearest, above.unwrap_or(nearest), ends.unwrap_or(nearest)]
     }
 
+    /// Whether its node had to have ended it by then, in seconds since the epoch, and its object is still there.
+    pub fn is_overdue(&self, by: u32) -> bool {
+        (1..=by).contains(&self.ends)
+    }
+
     fn same_but_mark(&self, other: &Self) -> bool {
         let Self {
             template,
             containers,
             mark: _,
+            ends,
             terminating,
             starting,
             finished,
         } = self;
-        (terminating, starting, finished) == (&other.terminating, &other.starting, &other.finished)
+        *ends == other.ends
+            && (terminating, starting, finished)
+                == (&other.terminating, &other.starting, &other.finished)
             && (Arc::ptr_eq(template, &other.template) || *template == other.template)
             && *containers == other.containers
     }
@@ -339,6 +349,8 @@ pub struct Fleet {
     /// By namespace and UID: what concerns one namespace is done without looking at the others.
     pods: BTreeMap<Arc<str>, BTreeMap<u128, Pod>>,
     pod_count: usize,
+    /// The pods that are being deleted, by when their nodes have to have ended them.
+    ending: BTreeSet<(u32, Arc<str>, u128)>,
     workloads: BTreeMap<Arc<Workload>, WorkloadState>,
     deployments: Deployments,
     namespaces: BTreeMap<Arc<str>, (u32, Arc<Labels>)>,
@@ -375,6 +387,19 @@ impl Fleet {
             .get(namespace)
             .into_iter()
             .flat_map(BTreeMap::values)
+    }
+
+    /// The pods whose nodes have to have ended them in this span, in seconds since the epoch.
+    pub fn pods_ending(&self, span: Range<u32>) -> impl Iterator<Item = &Pod> {
+        let first = |ends| (ends, Arc::from(""), 0);
+        let ending = self.ending.range(first(span.start)..first(span.end));
+        ending.filter_map(|(_, namespace, uid)| self.pods.get(namespace)?.get(uid))
+    }
+
+    /// When the next pod has to have ended after that time, in seconds since the epoch.
+    pub fn next_end(&self, after: u32) -> Option<u32> {
+        let after = (after.saturating_add(1), Arc::from(""), 0);
+        self.ending.range(after..).next().map(|(ends, ..)| *ends)
     }
 
     /// The pod of this UID, wherever it is if its namespace is not known.
@@ -527,6 +552,7 @@ impl Fleet {
         }
         let pods = self.pods.entry(pod.workload.namespace.clone()).or_default();
         self.pod_count += usize::from(pods.insert(uid, pod.clone()).is_none());
+        self.note_end(uid, before.as_ref(), Some(&pod));
         let known = before.iter().flat_map(Pod::without_digest);
         let known: BTreeSet<&Arc<str>> = known.collect();
         let names = pod.without_digest().filter(|name| !known.contains(name));
@@ -551,11 +577,23 @@ impl Fleet {
             self.pods.remove(&namespace);
         }
         self.pod_count -= 1;
+        self.note_end(uid, Some(&before), None);
         self.recount(Some(&before), None, now);
         Some(PodChange {
             before: Some(before),
             ..PodChange::default()
         })
+    }
+
+    fn note_end(&mut self, uid: u128, before: Option<&Pod>, now: Option<&Pod>) {
+        let ends = |pod: Option<&Pod>| {
+            let pod = pod.filter(|pod| pod.ends > 0)?;
+            Some((pod.ends, pod.workload.namespace.clone(), uid))
+        };
+        if let Some(before) = ends(before) {
+            self.ending.remove(&before);
+        }
+        self.ending.extend(ends(now));
     }
 
     /// Keeps a pod as it is though its newest state could not be read.
@@ -592,6 +630,7 @@ impl Fleet {
             template,
             containers: containers.collect(),
             mark,
+            ends: view.ends,
             terminating: view.terminating,
             starting: view.starting,
             finished: view.finished,

@@ -3,6 +3,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap, ops::Deref};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
@@ -174,6 +175,8 @@ pub struct PodView {
     pub generation: i64,
     /// It is being deleted.
     pub terminating: bool,
+    /// By when its node has to have ended it, in seconds since the epoch; 0 unless it is being deleted.
+    pub ends: u32,
     /// Some of its containers have never run yet.
     pub starting: bool,
     /// It has succeeded or failed: none of its containers runs any more.
@@ -397,6 +400,8 @@ impl<'de> Deserialize<'de> for PodView {
         let raw = RawPod::deserialize(deserializer)?;
         let meta = raw.metadata.meta();
         let terminating = raw.metadata.deletion_timestamp.is_some();
+        let deletion = raw.metadata.deletion_timestamp.as_deref();
+        let deletion = deletion.and_then(|at| at.parse::<Timestamp>().ok());
         let finished = matches!(raw.status.phase.as_deref(), Some("Succeeded" | "Failed"));
         let policy = raw.spec.restart_policy.as_deref().unwrap_or("Always");
         let (spec, status) = (&raw.spec, &raw.status);
@@ -458,6 +463,7 @@ impl<'de> Deserialize<'de> for PodView {
             meta,
             generation: raw.metadata.generation.unwrap_or(0),
             terminating,
+            ends: deletion.map_or(0, |at| u32::try_from(at.as_second()).unwrap_or(u32::MAX)),
             starting: !terminating && raw.status.phase.as_deref() == Some("Pending"),
             finished,
             runs_to_completion: workload::runs_to_completion(

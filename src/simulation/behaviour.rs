@@ -1,5 +1,9 @@
 //! What people do to workloads, and what is told of it.
 
+use std::time::Duration;
+
+use jiff::SignedDuration;
+
 use crate::{
     cluster::watch_progress::WatchKind,
     simulation::{Cluster, State, seconds},
@@ -370,13 +374,16 @@ fn the_wait_for_pods_that_never_end_is_limited() {
     cluster.remove(&pods[1]);
     cluster.terminate(&pods[2]); // for ever, its node is gone
     cluster.pass(1_000);
-    assert_eq!(cluster.timed(), ["300s scaled v1 3>2"]);
+    assert_eq!(cluster.timed(), ["900s scaled v1 3>1"]);
     cluster.mark();
     cluster.start("api", &["a1"], 1);
     let stuck = cluster.running("api", "a1", &["a2"]);
     cluster.terminate(&stuck);
     cluster.pass(1_000);
-    assert_eq!(cluster.timed(), ["30s started a1 0>1, started a2 0>1"]);
+    assert_eq!(
+        cluster.timed(),
+        ["30s started a1 0>1, started a2 0>1", "900s stopped a2 1>0"]
+    );
 }
 
 #[test]
@@ -691,15 +698,25 @@ fn a_pod_that_fails_is_no_instance_and_its_successor_is() {
 }
 
 #[test]
-fn with_no_settle_times_everything_is_told_at_once_but_at_most_once_a_second() {
+fn with_no_settle_times_everything_is_told_at_once_but_at_most_each_100_ms() {
     let mut cluster = Cluster::settling("{quiet: 0s, max: 0s, rollout: 0s, scaling: 0s}");
     cluster.mark();
     cluster.start("web", &["v1"], 3);
     cluster.pass(10);
-    assert_eq!(cluster.timed(), ["0s started v1 0>1", "1s scaled v1 1>3"]);
-    cluster.scale("web", 4);
-    cluster.pass(10);
-    assert_eq!(cluster.timed(), ["10s scaled v1 3>4"]);
+    assert_eq!(cluster.timed(), ["0s started v1 0>1", "0.1s scaled v1 1>3"]);
+    cluster.mark();
+    for (number, pause) in [(4, 150), (5, 30), (6, 10_000)] {
+        cluster.scale("web", number);
+        cluster.pass_span(Duration::from_millis(pause));
+    }
+    assert_eq!(
+        cluster.timed(),
+        [
+            "0s scaled v1 3>4",
+            "0.15s scaled v1 4>5",
+            "0.25s scaled v1 5>6",
+        ]
+    );
     cluster.assert_at_rest();
 }
 
@@ -836,4 +853,50 @@ fn events_are_told_by_type_and_name() {
         told,
         ["started bee 0>1, started yak 0>1, stopped ape 1>0, stopped zebra 1>0"]
     );
+}
+
+#[test]
+fn a_pod_that_hangs_on_a_dead_node_and_is_replaced_is_no_news() {
+    let mut cluster = with_web();
+    let hanging = cluster.pods_of("web", "").remove(0);
+    cluster.terminate(&hanging);
+    cluster.running("web", "v1", &["v1"]);
+    cluster.pass(3_600);
+    cluster.restart();
+    cluster.pass(3_600);
+    cluster.remove(&hanging);
+    cluster.pass(3_600);
+    assert!(cluster.timed().is_empty());
+    cluster.assert_at_rest();
+}
+
+#[test]
+fn a_pod_that_hangs_and_is_not_replaced_is_told_once_after_the_time_for_a_rollout() {
+    for (settle, told) in [("{}", "900s"), ("{rollout: 1h}", "3600s")] {
+        let mut cluster = with_web_settling(settle);
+        let hanging = cluster.pods_of("web", "").remove(0);
+        cluster.terminate(&hanging);
+        cluster.pass(7_200);
+        assert_eq!(cluster.timed(), [format!("{told} scaled v1 3>2")]);
+        cluster.restart();
+        cluster.pass(60);
+        cluster.remove(&hanging);
+        cluster.pass(60);
+        assert!(cluster.timed().is_empty());
+        cluster.assert_at_rest();
+    }
+}
+
+#[test]
+fn a_pod_that_takes_its_grace_period_to_end_counts_until_then() {
+    let mut cluster = with_web();
+    let slow = cluster.pods_of("web", "").remove(0);
+    let ends = cluster.wall() + SignedDuration::from_hours(4);
+    cluster.change(&slow, |pod| pod.ends = Some(ends));
+    cluster.pass(4 * 3_600);
+    assert!(cluster.timed().is_empty());
+    cluster.remove(&slow);
+    cluster.pass(60);
+    assert_eq!(cluster.timed(), ["14430s scaled v1 3>2"]);
+    cluster.assert_at_rest();
 }

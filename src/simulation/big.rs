@@ -53,7 +53,12 @@ impl Big {
         let mut serial = 0;
         let entry = plan(&mut state, now).remove(0);
         let read = restored(&entry, &mut reader);
-        state.appended(&EnvironmentId::new("big", "uid"), &entry.after, now);
+        state.appended(
+            &EnvironmentId::new("big", "uid"),
+            &entry.after,
+            Duration::ZERO,
+            now,
+        );
         serial += 1;
         let big = Self {
             state,
@@ -87,8 +92,12 @@ impl Big {
             let Plan::Append(draft) = plan else { break };
             for entry in draft {
                 self.read_next(&entry);
-                self.state
-                    .appended(&EnvironmentId::new("big", "uid"), &entry.after, self.now);
+                self.state.appended(
+                    &EnvironmentId::new("big", "uid"),
+                    &entry.after,
+                    Duration::ZERO,
+                    self.now,
+                );
                 appended.push(entry.spec);
             }
             self.now += seconds(2);

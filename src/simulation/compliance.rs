@@ -431,6 +431,28 @@ fn what_is_not_counted_is_judged_all_the_same() {
 }
 
 #[test]
+fn what_hangs_on_a_dead_node_is_judged_though_it_is_not_counted_any_more() {
+    let mut cluster = vetted("");
+    let pod = cluster.running("Pod one", "", &["bad"]);
+    cluster.pass(400);
+    cluster.new_events();
+    assert_eq!(state(&cluster), ComplianceState::NonCompliant);
+    cluster.terminate(&pod);
+    cluster.pass(3_600);
+    cluster.restart();
+    cluster.pass(60);
+    assert_eq!(
+        cluster.new_events(),
+        ["silence: WorkloadsChanged", "stopped bad 1>0"]
+    );
+    assert_eq!(state(&cluster), ComplianceState::NonCompliant);
+    cluster.remove(&pod);
+    cluster.pass(60);
+    assert_eq!(cluster.new_events().last().unwrap(), "green");
+    cluster.assert_at_rest();
+}
+
+#[test]
 fn what_runs_for_a_moment_again_and_again_gets_no_grace_again_and_again() {
     for restart in [false, true] {
         let mut cluster = vetted("");

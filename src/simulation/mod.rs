@@ -84,7 +84,8 @@ pub struct Pod {
     pub containers: Vec<Container>,
     /// Init containers that run once.
     pub init: Vec<Container>,
-    pub terminating: bool,
+    /// Its deletion timestamp, if it is terminating.
+    pub ends: Option<Timestamp>,
     pub phase: &'static str,
     /// It is sent in a form that can't be read.
     pub garbled: bool,
@@ -127,8 +128,8 @@ impl Pod {
         if self.generation > 0 {
             object["metadata"]["generation"] = self.generation.into();
         }
-        if self.terminating {
-            object["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        if let Some(ends) = self.ends {
+            object["metadata"]["deletionTimestamp"] = ends.to_string().into();
         }
         if self.garbled {
             object["metadata"]["labels"] = json!(["not", "a", "map"]);
@@ -530,9 +531,11 @@ impl Cluster {
                     reduce(&mut draft);
                 }
                 let last = env.last_cut.replace(now);
+                let quiet = SettleTimes::of(env.spec.settle.as_ref()).quiet;
+                let pause = quiet.clamp(Duration::from_millis(100), seconds(1));
                 assert!(
-                    last.is_none_or(|last| last + seconds(1) <= now),
-                    "at most one cut a second"
+                    last.is_none_or(|last| last + pause <= now),
+                    "cuts come too fast"
                 );
                 for entry in draft {
                     self.append(name, entry);
@@ -611,8 +614,12 @@ impl Cluster {
         env.replayed = replayed;
         env.log.push(written);
         let uid = env.uid.clone();
-        self.state
-            .appended(&EnvironmentId::new(name, &uid), &after, self.now);
+        self.state.appended(
+            &EnvironmentId::new(name, &uid),
+            &after,
+            Duration::ZERO,
+            self.now,
+        );
     }
 
     fn read_log(&mut self, name: &str) {
@@ -899,7 +906,7 @@ impl Cluster {
             owner,
             containers,
             init: vec![],
-            terminating: false,
+            ends: None,
             phase: "Pending",
             garbled: false,
             workload: workload.to_owned(),
@@ -951,7 +958,8 @@ impl Cluster {
 
     /// A pod starts to terminate.
     pub fn terminate(&mut self, pod: &str) {
-        self.change(pod, |pod| pod.terminating = true);
+        let ends = self.wall() + SignedDuration::from_secs(30);
+        self.change(pod, |pod| pod.ends = Some(ends));
     }
 
     /// A pod is gone.
@@ -1098,17 +1106,24 @@ impl Cluster {
             .collect()
     }
 
-    /// What runs now, by artifact, counted in the simplest way: running pods of `shop` and `blog`.
+    /// What runs now, by artifact, counted in the simplest way: running pods of `shop` and `blog` that don't hang by the default
+    /// settle times.
     pub fn actual(&self, in_scope: impl Fn(&Pod) -> bool) -> BTreeMap<Fingerprint, u32> {
         let mut counts = BTreeMap::new();
-        for pod in self.pods.values().filter(|pod| in_scope(pod)) {
+        let wall = self.wall();
+        let hangs = |pod: &Pod| {
+            pod.ends
+                .is_some_and(|ends| ends + SignedDuration::from_mins(14) <= wall)
+        };
+        let pods = self.pods.values().filter(|pod| in_scope(pod));
+        for pod in pods.filter(|pod| !hangs(pod)) {
             let images: BTreeSet<_> = pod
                 .containers
                 .iter()
                 .filter(|c| match c.state {
                     State::Waiting => false,
                     State::Running => true,
-                    State::Crashed => !pod.terminating,
+                    State::Crashed => pod.ends.is_none(),
                 })
                 .filter(|_| pod.phase != "Failed")
                 .map(|c| c.image_id.clone())

@@ -504,7 +504,10 @@ impl Assessor<'_> {
             }
             let digest = fingerprint.to_string();
             let known = was.uncounted.iter().find(|it| it.fingerprint == digest);
-            let first_seen = known.map_or(now, |it| it.since.min(now));
+            // Or when it counted: to be counted no longer gives no other grace.
+            let counted = after.seen.get(&fingerprint).copied();
+            let first_seen = counted.into_iter().chain(known.map(|it| it.since));
+            let first_seen = first_seen.chain([now]).min().unwrap_or(now);
             let listed = |digest: &Fingerprint| {
                 *digest == fingerprint || input.containers.iter().any(|it| it.first == *digest)
             };

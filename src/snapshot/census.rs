@@ -26,10 +26,13 @@ pub struct Census {
     /// What was learned of running containers, by a hash of their ids.
     learned: BTreeMap<(u64, TrustedDigests), u32>,
     unidentified: usize,
-    /// What runs and is not counted: pods with excluded owners, and init containers that run once. Rules apply to it.
+    /// What runs and is not counted: pods with excluded owners, pods that their nodes should have ended long ago, and init
+    /// containers that run once. Rules apply to it.
     uncounted: BTreeMap<Uncounted, u32>,
     /// Containers of these that can't be identified.
     uncounted_unidentified: usize,
+    /// Pods that had to have ended by then are not counted: seconds since the epoch.
+    ended_by: u32,
 }
 
 /// A container that runs and is not counted, as far as rules need to know it.
@@ -53,9 +56,12 @@ pub struct Counted {
 }
 
 impl Census {
-    /// Counts all pods of a scope.
-    pub fn of(scope: &Scope, resolver: &IdentityResolver) -> Self {
-        let mut census = Self::default();
+    /// Counts all pods of a scope, but those that had to have ended by then.
+    pub fn of(scope: &Scope, resolver: &IdentityResolver, ended_by: u32) -> Self {
+        let mut census = Self {
+            ended_by,
+            ..Self::default()
+        };
         let fleet = resolver.fleet;
         for namespace in fleet.pod_namespaces() {
             if scope.admits_namespace(namespace, fleet.namespace_labels(namespace)) {
@@ -77,7 +83,7 @@ impl Census {
         add: bool,
     ) -> Counted {
         let (mut known_otherwise, mut uncounted) = (vec![], vec![]);
-        let counts = scope.counts(&pod.owners());
+        let counts = scope.counts(&pod.owners()) && !pod.is_overdue(self.ended_by);
         let mut runs: BTreeMap<Fingerprint, &Arc<str>> = BTreeMap::new();
         for container in pod.runs() {
             let counted = counts && !container.once;
@@ -149,6 +155,16 @@ impl Census {
             cells,
             known_otherwise,
         }
+    }
+
+    /// Pods that had to have ended by then are not counted: seconds since the epoch.
+    pub fn ended_by(&self) -> u32 {
+        self.ended_by
+    }
+
+    /// Sets it. The pods for which that matters have to be taken out before, and added afterwards.
+    pub fn set_ended_by(&mut self, ended_by: u32) {
+        self.ended_by = ended_by;
     }
 
     pub fn cells(&self) -> &Cells {

@@ -22,7 +22,7 @@ pub const TOTAL_CAP: u64 = 256 << 20;
 /// How long entries are retained by default, and those of a deleted environment that a setting never delivers.
 pub const MAX_AGE: Duration = Duration::from_secs(720 * 3_600);
 
-/// How often an environment is recorded at most, in the beginning.
+/// How often an environment whose log grows too fast is recorded at most, in the beginning.
 const CUT_INTERVAL: Duration = Duration::from_secs(1);
 /// How seldom an environment is recorded at most.
 const LONGEST_CUT_INTERVAL: Duration = Duration::from_secs(600);
@@ -147,15 +147,16 @@ pub fn plan(
 }
 
 /// How often an environment is recorded at most, after a round of pruning. `before`: as of the last round. While all logs
-/// together are too big and it is one of those that grow too fast, it doubles; afterwards it is halved again.
+/// together are too big and it is one of those that grow too fast, it doubles; afterwards it is halved again, and then as its settle times ask for.
 pub fn cut_interval(before: Duration, is_too_fast: bool, bytes: u64, total_cap: u64) -> Duration {
     let next = match is_too_fast {
-        true => before * 2,
+        true => (before * 2).max(CUT_INTERVAL),
         // Until there is room again.
         false if bytes > total_cap / 10 * 9 => before,
+        false if before <= CUT_INTERVAL => Duration::ZERO,
         false => before / 2,
     };
-    next.clamp(CUT_INTERVAL, LONGEST_CUT_INTERVAL)
+    next.min(LONGEST_CUT_INTERVAL)
 }
 
 /// How many entries a second are removed, so that a round of so many entries is over long before the next one begins. As
@@ -413,14 +414,15 @@ mod tests {
         let plan = plan(&all, 5_000, now);
         assert_eq!(plan.bytes, 10_100);
         assert_eq!(plan.too_fast, BTreeSet::from([id("busy")]));
-        let mut interval = CUT_INTERVAL;
+        let mut interval = Duration::ZERO;
         for (is_too_fast, bytes, want) in [
+            (true, 10_100, 1),
             (true, 10_100, 2),
             (true, 6_000, 4),
             (false, 4_900, 4),
             (false, 4_000, 2),
             (false, 4_000, 1),
-            (false, 0, 1),
+            (false, 4_000, 0),
         ] {
             interval = cut_interval(interval, is_too_fast, bytes, 5_000);
             assert_eq!(interval, Duration::from_secs(want), "{bytes}");

@@ -20,8 +20,11 @@ use crate::{
     time::Moment,
 };
 
-/// How long until a change of the number of instances is recorded even if it never settles.
+/// How long until a change of the number of instances is recorded even if it never settles, unless its pods are starting or
+/// terminating.
 const SCALING_MAX: Duration = Duration::from_mins(5);
+/// How far the clocks of the API server and of this host may differ.
+const CLOCKS: Duration = Duration::from_mins(1);
 /// How much earlier the state of a Deployment may arrive than that of its pods: the two are watched separately.
 const SKEW: Duration = Duration::from_secs(1);
 
@@ -57,6 +60,12 @@ impl SettleTimes {
             rollout: or(spec.rollout, 900),
             scaling: or(spec.scaling, 30),
         }
+    }
+
+    /// How long after its node had to have ended it a pod no longer counts. Earlier than its workload stops waiting for it,
+    /// or the pod that replaces it would be news until then.
+    pub fn hangs_after(&self) -> Duration {
+        self.rollout.saturating_sub(CLOCKS).max(CLOCKS)
     }
 }
 
@@ -251,17 +260,16 @@ impl Comparison<'_> {
         let rolling = rolling_until(state, settle).filter(still_waits);
         let restless = restless_until(state, settle).filter(still_waits);
         let waits_until = rolling.max(restless).unwrap_or_default();
-        let rests = rests_at(state, settle).max(waits_until);
+        let rests = rests_at(state, settle);
         let actual =
             cells_of(self.census.cells(), &cell.workload).map(|(cell, _)| cell.fingerprint);
         let recorded = cells_of(self.ledger.cells(), &cell.workload);
         let same_digests = actual.eq(recorded.map(|(cell, _)| cell.fingerprint));
         if same_digests && rolling.is_none() {
             let still = state.changed.max(dirty.changed.0) + settle.scaling;
-            return still
-                .max(rests)
-                .min(dirty.since + SCALING_MAX.max(settle.scaling));
+            let longest = dirty.since + SCALING_MAX.max(settle.scaling);
+            return still.max(rests).min(longest).max(waits_until);
         }
-        quiet.max(rests)
+        quiet.max(rests).max(waits_until)
     }
 }

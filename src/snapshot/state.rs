@@ -72,6 +72,8 @@ struct EnvironmentState {
     /// Where the log ended before the store was set back.
     ended: Option<LogEnd>,
     last_cut: Option<Moment>,
+    /// How long the last append took, with its wait for the budget of writes.
+    last_append: Duration,
     /// How long to wait between two cuts at least, because the logs are too big.
     cut_interval: Duration,
     restored: bool,
@@ -542,7 +544,7 @@ impl ClusterState {
         true
     }
 
-    /// Sets how long to wait between two cuts of an environment, at least.
+    /// Sets how long to wait between two cuts of an environment, at least; zero: as long as its settle times ask for.
     pub fn set_cut_interval(&mut self, environment: &EnvironmentId, interval: Duration) {
         if let Some(env) = with_id(&mut self.environments, environment) {
             env.cut_interval = interval;
@@ -640,8 +642,14 @@ impl ClusterState {
         }
     }
 
-    /// An entry has been appended.
-    pub fn appended(&mut self, environment: &EnvironmentId, after: &Arc<Ledger>, now: Moment) {
+    /// An entry has been appended. `took`: how long that took, with the wait for the budget of writes.
+    pub fn appended(
+        &mut self,
+        environment: &EnvironmentId,
+        after: &Arc<Ledger>,
+        took: Duration,
+        now: Moment,
+    ) {
         let Some(env) = with_id(&mut self.environments, environment) else {
             return;
         };
@@ -655,7 +663,7 @@ impl ClusterState {
             KnownLog::Read(before, _) => Some(before),
             KnownLog::Unread | KnownLog::Blank(..) => None,
         };
-        env.last_cut = Some(now);
+        (env.last_cut, env.last_append) = (Some(now), took);
         env.restored = false;
         let recorded = after.recorded_identities();
         let renamed = env.recorded != recorded;
@@ -725,7 +733,7 @@ impl ClusterState {
             return true;
         };
         let resolver = env.resolver(&self.fleet, &self.evidence);
-        let right = Census::of(&env.scope, &resolver) == env.census;
+        let right = Census::of(&env.scope, &resolver, env.census.ended_by()) == env.census;
         if !right {
             env.recount(&self.fleet, &self.evidence, now);
         }

@@ -169,8 +169,12 @@ impl Bench {
             if let Plan::Append(draft) = self.world.plan(&name, self.now, wall) {
                 appended += 1;
                 for entry in draft {
-                    self.world
-                        .appended(&EnvironmentId::new(&name, &name), &entry.after, self.now);
+                    self.world.appended(
+                        &EnvironmentId::new(&name, &name),
+                        &entry.after,
+                        Duration::ZERO,
+                        self.now,
+                    );
                 }
             }
         }

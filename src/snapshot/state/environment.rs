@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use jiff::Timestamp;
+
 use crate::{
     api::compliance::ComplianceState,
     cluster::fleet::{Fleet, Pod, Workload},
@@ -39,7 +41,11 @@ impl EnvironmentState {
     }
 
     pub(super) fn recount(&mut self, fleet: &Fleet, evidence: &Evidence, now: Moment) {
-        self.census = Census::of(&self.scope, &self.resolver(fleet, evidence));
+        self.census = Census::of(
+            &self.scope,
+            &self.resolver(fleet, evidence),
+            self.census.ended_by(),
+        );
         // Artifacts may have other canonical digests than before.
         self.assessment.touch_all();
         match &self.log {
@@ -89,6 +95,32 @@ impl EnvironmentState {
             }
         }
         !cells.is_empty()
+    }
+
+    /// Leaves out the pods that hang: their nodes had to have ended them long ago, and are most likely dead. That depends on
+    /// nothing but the pods, the settle times and the clock, so that a restart changes nothing.
+    pub(super) fn leave_out_hanging(
+        &mut self,
+        fleet: &Fleet,
+        evidence: &Evidence,
+        now: Moment,
+        wall: Timestamp,
+    ) {
+        let before = self.census.ended_by();
+        let wall = u64::try_from(wall.as_second()).unwrap_or_default();
+        let ended_by = wall.saturating_sub(self.settle.hangs_after().as_secs());
+        let ended_by = u32::try_from(ended_by).unwrap_or(u32::MAX);
+        let span = before.min(ended_by).saturating_add(1)..before.max(ended_by).saturating_add(1);
+        let pods = fleet.pods_ending(span).filter(|pod| {
+            let namespace = &pod.workload.namespace;
+            let labels = fleet.namespace_labels(namespace);
+            self.scope.admits_namespace(namespace, labels)
+        });
+        let pods: Vec<_> = pods.collect();
+        let counted = |add| pods.iter().map(move |pod| (*pod, add));
+        self.count(counted(false), fleet, evidence, now);
+        self.census.set_ended_by(ended_by);
+        self.count(counted(true), fleet, evidence, now);
     }
 
     /// Whether something of one of these workloads is still to be recorded, or its rollout was.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
     sync::Arc,
     time::Duration,
 };
@@ -26,8 +27,21 @@ use crate::{
 /// How long to wait for a watch to catch up with the log before relisting. A bookmark may take a minute: to record nothing
 /// for that long, each time another instance takes over, would be worse than a list.
 const CATCH_UP: Duration = Duration::from_secs(10);
-/// How long to wait between two cuts of an environment.
-const CUT_INTERVAL: Duration = Duration::from_secs(1);
+/// How long to wait between two cuts of an environment, at least and at most, unless the logs are too big: what settles at
+/// about the same time is one entry, and whoever asks for settle times below this sees each change.
+const CUT_INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(1);
+
+impl EnvironmentState {
+    /// How long to wait after the last cut.
+    fn pause(&self) -> Duration {
+        let (shortest, longest) = CUT_INTERVALS.into_inner();
+        let pause = match self.last_append <= shortest {
+            true => self.settle.quiet.clamp(shortest, longest),
+            false => longest, // the API server or the budget of writes is busy
+        };
+        pause.max(self.cut_interval)
+    }
+}
 
 impl ClusterState {
     /// What to do about an environment now.
@@ -43,8 +57,8 @@ impl ClusterState {
         let Some(env) = self.environments.get_mut(name) else {
             return Plan::Wait(None);
         };
-        let pause = CUT_INTERVAL.max(env.cut_interval);
-        let next_cut = env.last_cut.map(|last| last + pause);
+        env.leave_out_hanging(&self.fleet, &self.evidence, now, wall);
+        let next_cut = env.last_cut.map(|last| last + env.pause());
         if let Some(next_cut) = next_cut.filter(|next_cut| *next_cut > now) {
             let has_work = env.has_work(name, &self.fleet, &self.evidence);
             return Plan::Wait(has_work.then_some(next_cut));
@@ -265,7 +279,8 @@ impl Planner<'_> {
             return Plan::Append(entries);
         }
         let timer = self.next_timer(ledger);
-        let waits = [settled.next, closing, steady, timer];
+        let hanging = self.next_hanging();
+        let waits = [settled.next, closing, steady, timer, hanging];
         Plan::Wait(waits.into_iter().flatten().min())
     }
 
@@ -350,7 +365,11 @@ impl Planner<'_> {
     /// These entries, and a baseline of the new scope after them.
     fn rescope(self, ledger: &Ledger, entries: Option<Vec<Entry>>) -> Vec<Entry> {
         let input = self.input;
-        let census = &Census::of(self.wanted, &input.assessor.resolver);
+        let census = &Census::of(
+            self.wanted,
+            &input.assessor.resolver,
+            input.census.ended_by(),
+        );
         let scoped = CutInput {
             census,
             assessor: Assessor {
@@ -366,6 +385,16 @@ impl Planner<'_> {
         let baseline = scoped.baseline(Some(end), self.wanted, cause, self.assessment);
         entries.extend(baseline);
         entries
+    }
+
+    /// When the next pod may no longer count because it hangs.
+    fn next_hanging(&self) -> Option<Moment> {
+        let input = &self.input;
+        let ends = input.fleet.next_end(input.census.ended_by())?;
+        let due = u64::from(ends) + input.settle.hangs_after().as_secs();
+        let due = Timestamp::from_second(due.try_into().ok()?).ok()?;
+        let wait = due.duration_since(input.wall).max(SignedDuration::ZERO);
+        Some(input.now + wait.unsigned_abs())
     }
 
     fn next_timer(&self, ledger: &Ledger) -> Option<Moment> {
