@@ -27,6 +27,10 @@ const CUT_INTERVAL: Duration = Duration::from_secs(1);
 /// How seldom an environment is recorded at most.
 const LONGEST_CUT_INTERVAL: Duration = Duration::from_secs(600);
 
+/// How many entries a second are removed, and at most if there is more to remove than that allows.
+const PER_SECOND: u32 = 5;
+const MOST_PER_SECOND: u32 = 200;
+
 /// What is known of a log.
 #[derive(Clone, Debug, Default)]
 pub struct LogInfo {
@@ -164,7 +168,9 @@ pub fn cut_interval(before: Duration, is_too_fast: bool, bytes: u64, total_cap: 
 pub fn removals_per_second(entries: usize, interval: Duration) -> u32 {
     let seconds = (interval.as_secs() / 3).max(1);
     let needed = u64::try_from(entries).unwrap_or(u64::MAX).div_ceil(seconds);
-    u32::try_from(needed).unwrap_or(u32::MAX).clamp(5, 200)
+    u32::try_from(needed)
+        .unwrap_or(u32::MAX)
+        .clamp(PER_SECOND, MOST_PER_SECOND)
 }
 
 /// What to remove.

@@ -543,7 +543,7 @@ fn the_page_about_compliance_names_what_there_is() {
         find(&chart, "ClusterRole", role);
     }
     for link in page.split("](").skip(1) {
-        let path = link.split_once(')').unwrap().0;
+        let path = link.split([')', '#']).next().unwrap();
         assert!(root().join("docs").join(path).exists(), "{path}");
     }
     // Every reason for which an image is not compliant is explained, and whether it may wait.

@@ -21,7 +21,7 @@ enum As {
 /// A sentence of a page in which `{}` stands for the constant, and where that is.
 type Statement = (&'static str, &'static str, &'static str, &'static str, As);
 
-const STATEMENTS: [Statement; 44] = [
+const STATEMENTS: [Statement; 45] = [
     (
         "README.md",
         "at most {} events or one second of events per setting",
@@ -179,7 +179,7 @@ const STATEMENTS: [Statement; 44] = [
     (
         "docs/environments.md",
         "| `history.maxAge` | {}h by default",
-        "src/snapshot/pruning.rs",
+        "src/snapshot/retention.rs",
         "MAX_AGE",
         As::Hours,
     ),
@@ -206,9 +206,16 @@ const STATEMENTS: [Statement; 44] = [
     ),
     (
         "docs/environments.md",
-        "removes at most {} objects per second",
-        "src/snapshot/pruning.rs",
+        "removes {} objects per second, and at most 200",
+        "src/snapshot/retention.rs",
         "PER_SECOND",
+        As::Number,
+    ),
+    (
+        "docs/environments.md",
+        "removes 5 objects per second, and at most {}",
+        "src/snapshot/retention.rs",
+        "MOST_PER_SECOND",
         As::Number,
     ),
     (
