@@ -17,6 +17,9 @@ pub const MAX_EVENTS: usize = 1_024;
 /// At most this many workloads are listed with one change.
 pub const MAX_WORKLOADS: usize = 200;
 
+/// At most this many completed rollouts in one snapshot; further ones are recorded in the next snapshot.
+pub const MAX_COMPLETED: usize = 100;
+
 /// At most this many identities in one snapshot; further ones are recorded in the next snapshot.
 pub const MAX_IDENTITIES: usize = 1_000;
 
@@ -85,6 +88,10 @@ pub struct EnvironmentSnapshotSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000), extend("x-kubernetes-list-type" = "atomic"))]
     pub identities: Vec<Identity>,
+    /// Workloads whose rollout was recorded before it was over, and is over: further changes of them are new.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100), extend("x-kubernetes-list-type" = "atomic"))]
+    pub completed_rollouts: Vec<CompletedRollout>,
     /// Changes of the environment's allow-list.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000), extend("x-kubernetes-list-type" = "atomic"))]
@@ -113,6 +120,8 @@ pub enum Cause {
     RulesChanged,
     /// Two digests were found to belong to one artifact.
     IdentityLearned,
+    /// A rollout is over that had been recorded before.
+    RolloutCompleted,
     /// Snapshots were missing or could not be read. What runs is recorded without events.
     HistoryLost,
     /// The cluster was restored from a backup, and the log continues.
@@ -452,6 +461,20 @@ pub struct WorkloadChange {
     /// rollout.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rolling: bool,
+}
+
+/// A workload whose rollout is over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+pub struct CompletedRollout {
+    /// The kind of the workload.
+    #[schemars(length(max = 317))]
+    pub kind: String,
+    /// The namespace of the workload.
+    #[schemars(length(max = 63))]
+    pub namespace: String,
+    /// The name of the workload.
+    #[schemars(length(max = 253))]
+    pub name: String,
 }
 
 /// An event of a snapshot.

@@ -900,3 +900,21 @@ fn a_pod_that_takes_its_grace_period_to_end_counts_until_then() {
     assert_eq!(cluster.timed(), ["14430s scaled v1 3>2"]);
     cluster.assert_at_rest();
 }
+
+#[test]
+fn what_changes_while_the_operator_is_down_is_no_end_of_a_rollout_that_was_over_before() {
+    let mut cluster = Cluster::new();
+    cluster.deployment("web", |d| d.reason = "ReplicaSetUpdated");
+    cluster.running("web", "v1", &["v1"]);
+    cluster.pass(60);
+    assert_eq!(cluster.new_events(), ["started v1 0>1"]);
+    cluster.deployment("web", |d| d.reason = "NewReplicaSetAvailable");
+    cluster.pass(60);
+    cluster.stop();
+    cluster.scale("web", 4);
+    cluster.pass(60);
+    cluster.begin();
+    cluster.pass(60);
+    assert_eq!(cluster.new_events(), ["scaled v1 1>4"]);
+    cluster.assert_at_rest();
+}

@@ -1081,6 +1081,7 @@ impl Cluster {
         let names = &self.names;
         fresh
             .iter()
+            .filter(|written| is_news(written))
             .map(|written| story(&written.spec, names))
             .collect()
     }
@@ -1096,6 +1097,7 @@ impl Cluster {
         let told = self.new_events();
         let log = &self.environments["prod"].log[heard..];
         log.iter()
+            .filter(|written| is_news(written))
             .zip(told)
             .map(|(written, told)| {
                 format!(
@@ -1214,6 +1216,11 @@ pub fn story(spec: &EnvironmentSnapshotSpec, names: &BTreeMap<Fingerprint, Strin
     told.join(", ")
 }
 
+/// That a rollout is over is no news.
+fn is_news(written: &Written) -> bool {
+    written.spec.causes != [Cause::RolloutCompleted]
+}
+
 fn assert_same(read: &Ledger, after: &Ledger, how: &str) {
     assert_eq!(read.cells(), after.cells(), "{how}");
     assert_eq!(
@@ -1237,6 +1244,13 @@ fn assert_same(read: &Ledger, after: &Ledger, how: &str) {
     assert_eq!(read.facts, after.facts, "{how}");
     assert_eq!(read.allowed, after.allowed, "{how}");
     assert_eq!(read.totals(), after.totals(), "{how}");
+    let open = |ledger: &Ledger| {
+        let open = ledger.rollouts.iter();
+        let open = open.filter(|(_, until)| **until > after.time);
+        open.map(|(workload, until)| (workload.clone(), *until))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(open(read), open(after), "{how}");
     assert_eq!(
         (read.since_checkpoint, read.checkpoint_size),
         (after.since_checkpoint, after.checkpoint_size),

@@ -53,6 +53,7 @@ pub fn snapshot(index: i64, changes: &[(&str, i64, i64)]) -> EnvironmentSnapshot
         events: cut::events(&changes),
         changes,
         identities: vec![],
+        completed_rollouts: vec![],
         allow_list: vec![],
         checkpoint: None,
         cut: None,

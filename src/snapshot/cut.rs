@@ -11,8 +11,8 @@ use crate::{
     api::{
         EnvironmentSnapshotSpec, EventType,
         snapshot::{
-            Cause, Change, Checkpoint, Compliance, Cut, Event, Identity, IdentitySource,
-            MAX_CHANGES, MAX_EVENTS, MAX_WORKLOADS, ReadAt, WorkloadChange,
+            Cause, Change, Checkpoint, CompletedRollout, Compliance, Cut, Event, Identity,
+            IdentitySource, MAX_CHANGES, MAX_EVENTS, MAX_WORKLOADS, ReadAt, WorkloadChange,
         },
     },
     cluster::{
@@ -55,19 +55,22 @@ pub struct Entry {
     pub after: Arc<Ledger>,
 }
 
-/// What was learned of images and containers, and is not in the log yet.
+/// What was learned of images, containers and workloads, and is not in the log yet.
 #[derive(Clone, Debug, Default)]
 pub struct Learned {
     /// Digests that are shown as one artifact.
     pub identities: Identities,
     /// What counts for the rules of single containers.
     pub containers: LearnedContainers,
+    /// Workloads whose rollout was recorded before it was over, and is over. Whoever reads the log can't know that otherwise,
+    /// and would take what happened meanwhile for the end of the rollout.
+    pub completed: Vec<Arc<Workload>>,
 }
 
 impl Learned {
     /// Whether there is nothing new.
     pub fn is_nothing(&self) -> bool {
-        self.identities.is_empty() && self.containers.is_empty()
+        self.identities.is_empty() && self.containers.is_empty() && self.completed.is_empty()
     }
 }
 
@@ -257,9 +260,12 @@ impl CutInput<'_> {
         if !changes.is_empty() {
             causes.push(Cause::WorkloadsChanged);
         }
-        if !learned.is_nothing() {
+        if !learned.identities.is_empty() || !learned.containers.is_empty() {
             causes.push(Cause::IdentityLearned);
             ledger.identify(&learned.identities);
+        }
+        if !learned.completed.is_empty() {
+            causes.push(Cause::RolloutCompleted);
         }
         Self::add_what_is_known(&ledger, &mut changes, found);
         let mut identities = learned.identities.clone();
@@ -294,11 +300,18 @@ impl CutInput<'_> {
                 ledger.containers.extend(&learned.containers);
                 known.extend(containers_of(&learned.containers));
             }
+            let completed = learned.completed.iter().filter(|_| part == 1);
+            let completed_rollouts = completed.map(|workload| CompletedRollout {
+                kind: workload.kind.to_string(),
+                namespace: workload.namespace.to_string(),
+                name: workload.name.to_string(),
+            });
             let mut spec = EnvironmentSnapshotSpec {
                 time,
                 causes: causes.clone(),
                 compliance: carried(&ledger.compliance),
                 identities: known,
+                completed_rollouts: completed_rollouts.collect(),
                 cut,
                 ..EnvironmentSnapshotSpec::default()
             };

@@ -16,8 +16,8 @@ use crate::{
     api::{
         EnvironmentSnapshotSpec,
         snapshot::{
-            AllowListChange, AllowListState, Change, Compliance, IdentitySource, Provenance,
-            ReadAt, Totals, Verdict, WorkloadChange,
+            AllowListChange, AllowListState, Change, CompletedRollout, Compliance, IdentitySource,
+            Provenance, ReadAt, Totals, Verdict, WorkloadChange,
         },
     },
     cluster::{
@@ -497,6 +497,15 @@ impl Ledger {
             });
             let cells = cells.collect::<Result<Vec<_>, _>>()?;
             self.record(fingerprint, change, cells, spec.time, rollout);
+        }
+        for completed in &spec.completed_rollouts {
+            let CompletedRollout {
+                kind,
+                namespace,
+                name,
+            } = completed;
+            let workload = fleet.intern_workload(kind, namespace, name);
+            self.rollouts.remove(&workload);
         }
         for change in &spec.allow_list {
             let noted = self.note_allowed(change);

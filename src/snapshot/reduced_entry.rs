@@ -23,6 +23,7 @@ fn reduced(entry: &Entry, previous: Option<String>) -> Entry {
     spec.previous = previous;
     spec.compliance.reasons.clear();
     spec.compliance.resolved.clear();
+    spec.completed_rollouts.clear();
     for change in &mut spec.changes {
         change.name.clone_from(&change.fingerprint);
         change.more_workloads += i64::try_from(change.workloads.len()).unwrap_or(i64::MAX);

@@ -60,6 +60,7 @@ fn snapshot(index: i64, changes: Vec<Change>) -> EnvironmentSnapshotSpec {
         events: changes.iter().enumerate().filter_map(event).collect(),
         changes,
         identities: vec![],
+        completed_rollouts: vec![],
         allow_list: vec![],
         checkpoint: None,
         cut: None,

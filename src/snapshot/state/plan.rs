@@ -10,8 +10,8 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    api::snapshot::{Cause, MAX_IDENTITIES, ReadAt},
-    cluster::{pod_view::version, scope::Scope, watch_progress::WatchKind},
+    api::snapshot::{Cause, MAX_COMPLETED, MAX_IDENTITIES, ReadAt},
+    cluster::{fleet::Workload, pod_view::version, scope::Scope, watch_progress::WatchKind},
     compliance::artifact_identity::IdentityResolver,
     snapshot::{
         assessment::{AssessmentState, Assessor},
@@ -247,7 +247,7 @@ impl Planner<'_> {
         }
         let input = self.input;
         let (fleet, settle, now) = (input.fleet, input.settle, input.now);
-        let closing = self.close_rollouts(ledger);
+        let (completed, closing) = self.close_rollouts(ledger);
         let rescoped = self.scope != self.wanted;
         let settled = self.unsettled.settled(Comparison {
             census: input.census,
@@ -270,6 +270,7 @@ impl Planner<'_> {
         let learned = Learned {
             identities,
             containers: self.learned_containers(ledger, room),
+            completed,
         };
         let entries = self.record(ledger, &cells, &learned);
         if rescoped {
@@ -285,8 +286,8 @@ impl Planner<'_> {
     }
 
     /// Forgets rollouts that were recorded before they were over and are over now: further changes of their workloads are
-    /// new. Returns when the next may be over.
-    fn close_rollouts(&self, ledger: &mut Arc<Ledger>) -> Option<Moment> {
+    /// new. Returns those whose end has to be recorded, and when the next may be over.
+    fn close_rollouts(&self, ledger: &mut Arc<Ledger>) -> (Vec<Arc<Workload>>, Option<Moment>) {
         let CutInput {
             fleet,
             settle,
@@ -294,26 +295,30 @@ impl Planner<'_> {
             wall,
             ..
         } = self.input;
-        let mut closed = vec![];
+        let (mut expired, mut completed) = (vec![], vec![]);
         let mut next: Option<Moment> = None;
         for (workload, until) in &ledger.rollouts {
             let over = fleet.workload(workload).map_or(now, |state| {
                 let waits_until = rolling_until(state, settle).max(restless_until(state, settle));
                 rests_at(state, settle).max(waits_until.unwrap_or_default())
             });
-            if wall >= *until || (over <= now && !self.unsettled.has(workload)) {
-                closed.push(workload.clone());
+            if wall >= *until {
+                expired.push(workload.clone());
+            } else if over <= now && !self.unsettled.has(workload) {
+                completed.push(workload.clone());
             } else if over > now {
                 next = Some(next.map_or(over, |next| next.min(over)));
             }
         }
+        completed.truncate(MAX_COMPLETED);
+        let closed: BTreeSet<_> = expired.iter().chain(&completed).collect();
         if !closed.is_empty() {
             let ledger = Arc::make_mut(ledger);
             ledger
                 .rollouts
                 .retain(|workload, _| !closed.contains(workload));
         }
-        next
+        (completed, next)
     }
 
     /// Until when to wait before recording that there are unidentified containers now, or none any more. That may be
