@@ -927,6 +927,11 @@ impl WorkloadState {
         self.starting > 0
     }
 
+    /// Whether its controller tells its pods apart by revisions.
+    pub fn has_revisions(&self) -> bool {
+        self.revisions.keys().any(|revision| !revision.is_empty())
+    }
+
     fn apply_report(&mut self, report: RolloutReport, now: Moment) {
         self.deployment = report;
         self.signal(now);

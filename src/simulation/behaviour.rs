@@ -284,6 +284,145 @@ fn a_rollout_that_was_told_and_is_taken_back_is_a_stop_of_what_had_started() {
 }
 
 #[test]
+fn a_rollout_that_is_taken_back_after_a_long_pause_is_no_scaling_whichever_pods_move_first() {
+    for (starts, stops, told) in [
+        (10, 10, &["15s stopped v2 2>0"][..]),
+        (
+            50,
+            10,
+            &["40s stopped v2 2>0", "80s silence: WorkloadsChanged"],
+        ),
+        (10, 50, &["55s stopped v2 2>0"]),
+    ] {
+        let mut cluster = Cluster::new();
+        cluster.start("Rollout web", &["v1", "mesh"], 4);
+        cluster.pass(60);
+        for old in &cluster.pods_of("Rollout web", "v1")[2..] {
+            cluster.terminate(old);
+            cluster.remove(old);
+            cluster.running("Rollout web", "v2", &["v2", "mesh"]);
+        }
+        // The pause: longer than a rollout may take.
+        cluster.pass(1_200);
+        cluster.new_events();
+        cluster.mark();
+        let new = cluster.pods_of("Rollout web", "v2");
+        for pod in &new {
+            cluster.terminate(pod);
+        }
+        let old: Vec<_> = new
+            .iter()
+            .map(|_| cluster.create("Rollout web", "v1", &["v1", "mesh"]))
+            .collect();
+        for second in 1..=60 {
+            cluster.pass(1);
+            if second == starts {
+                for pod in &old {
+                    cluster.run(pod);
+                }
+            }
+            if second == stops {
+                for pod in &new {
+                    cluster.remove(pod);
+                }
+            }
+        }
+        cluster.pass(120);
+        assert_eq!(cluster.timed(), told, "{starts} {stops}");
+        assert_eq!(cluster.recorded("prod").totals().instances, 8);
+        cluster.assert_at_rest();
+    }
+}
+
+#[test]
+fn all_old_pods_that_went_early_do_not_make_the_slow_start_of_the_new_ones_scaling() {
+    // Whichever of the two digests is the greater one.
+    for (old, new) in [("v1", "v2"), ("v2", "v1")] {
+        let mut cluster = Cluster::new();
+        cluster.start("CloneSet web", &[old], 3);
+        cluster.pass(60);
+        cluster.new_events();
+        cluster.mark();
+        for pod in &cluster.pods_of("CloneSet web", "") {
+            cluster.terminate(pod);
+            cluster.remove(pod);
+        }
+        let pods: Vec<_> = (0..3)
+            .map(|_| cluster.create("CloneSet web", new, &[new]))
+            .collect();
+        cluster.run(&pods[0]);
+        cluster.pass(50);
+        for pod in &pods[1..] {
+            cluster.run(pod);
+        }
+        cluster.pass(120);
+        let told = format!("30s started {new} 0>1, stopped {old} 3>0");
+        assert_eq!(cluster.timed(), [&*told, "80s silence: WorkloadsChanged"]);
+        cluster.assert_at_rest();
+    }
+}
+
+#[test]
+fn pods_without_a_revision_that_are_replaced_one_by_one_are_no_scaling() {
+    // How long a new pod runs until the old one is deleted, and how long that one takes to end.
+    for (beside, ends) in [(0, 0), (3, 1), (3, 60), (10, 1), (20, 60), (29, 0)] {
+        let mut cluster = Cluster::new();
+        let pods: Vec<_> = (0..3)
+            .map(|_| cluster.running("MachinePool web", "", &["v1", "mesh"]))
+            .collect();
+        cluster.pass(60);
+        cluster.new_events();
+        for old in &pods {
+            cluster.running("MachinePool web", "", &["v2", "mesh"]);
+            cluster.pass(beside);
+            cluster.terminate(old);
+            cluster.pass(ends);
+            cluster.remove(old);
+            cluster.pass(120);
+        }
+        let told = cluster.new_events();
+        let told: Vec<_> = told
+            .iter()
+            .filter(|it| !it.starts_with("silence"))
+            .collect();
+        assert_eq!(
+            told,
+            ["started v2 0>1", "stopped v1 1>0"],
+            "{beside} {ends}"
+        );
+        assert_eq!(cluster.recorded("prod").totals().instances, 6);
+        cluster.assert_at_rest();
+        // What follows is scaling.
+        cluster.mark();
+        cluster.running("MachinePool web", "", &["v2", "mesh"]);
+        cluster.pass(60);
+        assert_eq!(cluster.timed(), ["30s scaled mesh 3>4, scaled v2 3>4"]);
+    }
+}
+
+#[test]
+fn pods_without_a_revision_that_are_replaced_all_at_once_are_scaled_after_that() {
+    let mut cluster = Cluster::new();
+    let pods: Vec<_> = (0..3)
+        .map(|_| cluster.running("MachinePool web", "", &["v1", "mesh"]))
+        .collect();
+    cluster.pass(60);
+    cluster.new_events();
+    cluster.mark();
+    for old in &pods {
+        cluster.running("MachinePool web", "", &["v2", "mesh"]);
+        cluster.terminate(old);
+        cluster.remove(old);
+    }
+    cluster.pass(60);
+    assert_eq!(cluster.timed(), ["5s started v2 0>3, stopped v1 3>0"]);
+    cluster.mark();
+    cluster.running("MachinePool web", "", &["v2", "mesh"]);
+    cluster.pass(60);
+    assert_eq!(cluster.timed(), ["30s scaled mesh 3>4, scaled v2 3>4"]);
+}
+
+#[test]
 fn a_rollout_that_is_stuck_is_recorded_when_it_missed_its_deadline() {
     let mut cluster = with_web();
     let old = cluster.pods_of("web", "");

@@ -16,7 +16,7 @@ use crate::{
         },
     },
     cluster::{
-        fleet::{Fleet, Workload},
+        fleet::{Fleet, Workload, WorkloadState},
         image::Fingerprint,
         scope::Scope,
     },
@@ -395,8 +395,12 @@ impl CutInput<'_> {
     ) -> Vec<RecordedChange> {
         let mut by_artifact: BTreeMap<Fingerprint, Vec<&Cell>> = BTreeMap::new();
         let differs = |cell: &&Cell| self.census.get(cell) != ledger.count(cell);
+        let mut unfinished: BTreeSet<&Arc<Workload>> = BTreeSet::new();
         for cell in settled.iter().filter(differs) {
             by_artifact.entry(cell.fingerprint).or_default().push(cell);
+            if self.is_unfinished(cell, ledger, unsettled) {
+                unfinished.insert(&cell.workload);
+            }
         }
         let changes = by_artifact.into_iter().map(|(fingerprint, cells)| {
             let was = i64::from(ledger.total(&fingerprint));
@@ -411,9 +415,8 @@ impl CutInput<'_> {
             let mut recorded = vec![];
             for cell in cells {
                 let (before, count) = (ledger.count(cell), self.census.get(cell));
-                // An artifact that starts while some of its pods are not up yet has further changes to come, too.
-                let rolling = self.is_unfinished(&cell.workload, unsettled)
-                    || was == 0 && self.is_starting(&cell.workload);
+                // The same in all cells of a workload: the last one that is recorded decides.
+                let rolling = unfinished.contains(&cell.workload);
                 change.rollout &= rolling || self.belongs_to_rollout(cell, ledger, unsettled);
                 change.now += i64::from(count) - i64::from(before);
                 if change.workloads.len() < MAX_WORKLOADS {
@@ -448,18 +451,32 @@ impl CutInput<'_> {
         is_rolling(workload, self.fleet, self.settle, self.now)
     }
 
-    fn is_starting(&self, workload: &Workload) -> bool {
-        let state = self.fleet.workload(workload);
-        state.is_some_and(|state| {
-            state.is_starting() && restless_until(state, self.settle) > Some(self.now)
-        })
+    /// Whether later changes of a cell's workload belong to the change of the cell that is recorded now: the workload is
+    /// rolling, or the cell starts or stops before its counterpart has moved.
+    fn is_unfinished(&self, cell: &Cell, ledger: &Ledger, unsettled: &Unsettled) -> bool {
+        let workload = &cell.workload;
+        if self.is_rolling(workload) {
+            return true;
+        }
+        let Some(state) = self.fleet.workload(workload) else {
+            return false; // nothing is left of it
+        };
+        let rolled = unsettled.rolled(workload) && rests_at(state, self.settle) > self.now;
+        let restless = restless_until(state, self.settle) > Some(self.now);
+        let starts = ledger.count(cell) == 0;
+        let stops = self.census.get(cell) == 0;
+        rolled
+            || starts && (restless || self.begins_replacement(cell, state, ledger))
+            || stops && restless && state.is_starting()
     }
 
-    /// Whether later changes of a workload belong to the rollout that is recorded now.
-    fn is_unfinished(&self, workload: &Arc<Workload>, unsettled: &Unsettled) -> bool {
-        let rests = |state| rests_at(state, self.settle) <= self.now;
-        self.is_rolling(workload)
-            || unsettled.rolled(workload) && !self.fleet.workload(workload).is_none_or(rests)
+    /// Whether a workload starts a further digest beside all that it ran, and has no revisions by which its pods would show a
+    /// rollout. The pods that are replaced may go much later than the new ones start.
+    fn begins_replacement(&self, cell: &Cell, state: &WorkloadState, ledger: &Ledger) -> bool {
+        let mut recorded = cells_of(ledger.cells(), &cell.workload).peekable();
+        !state.has_revisions()
+            && recorded.peek().is_some()
+            && recorded.all(|(cell, _)| self.census.get(cell) > 0)
     }
 
     /// Whether the change of a cell is part of a rollout: its workload has been rolling since, or replaces one digest by

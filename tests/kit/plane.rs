@@ -30,9 +30,10 @@ use tokio::io::AsyncWriteExt;
 
 /// Every controller a workload needs, and no more: node-lifecycle-controller is left out, so the fake kubelet
 /// owes no heartbeat and takes the not-ready taint off itself.
-const CONTROLLERS: [&str; 10] = [
+const CONTROLLERS: [&str; 11] = [
     "deployment-controller",
     "replicaset-controller",
+    "replicationcontroller-controller",
     "statefulset-controller",
     "daemonset-controller",
     "job-controller",

@@ -15,7 +15,7 @@ use crate::{
     compliance::artifact_identity::IdentityResolver,
     snapshot::{
         assessment::{AssessmentState, Assessor},
-        census::Census,
+        census::{Census, cells_of},
         cut::{CutInput, Entry, Learned},
         ledger::{CENSUS_VERSION, Cell, Identities, LearnedContainers, Ledger},
         settle::{Comparison, Unsettled, restless_until, rests_at, rolling_until},
@@ -286,7 +286,8 @@ impl Planner<'_> {
     }
 
     /// Forgets rollouts that were recorded before they were over and are over now: further changes of their workloads are
-    /// new. Returns those whose end has to be recorded, and when the next may be over.
+    /// new. Returns those whose end has to be recorded, and when the next may be over. Without revisions nothing shows that it
+    /// is over but its next change.
     fn close_rollouts(&self, ledger: &mut Arc<Ledger>) -> (Vec<Arc<Workload>>, Option<Moment>) {
         let CutInput {
             fleet,
@@ -298,7 +299,12 @@ impl Planner<'_> {
         let (mut expired, mut completed) = (vec![], vec![]);
         let mut next: Option<Moment> = None;
         for (workload, until) in &ledger.rollouts {
-            let over = fleet.workload(workload).map_or(now, |state| {
+            let state = fleet.workload(workload);
+            let several = cells_of(ledger.cells(), workload).nth(1).is_some();
+            if several && state.is_some_and(|state| !state.has_revisions()) && wall < *until {
+                continue;
+            }
+            let over = state.map_or(now, |state| {
                 let waits_until = rolling_until(state, settle).max(restless_until(state, settle));
                 rests_at(state, settle).max(waits_until.unwrap_or_default())
             });
