@@ -26,7 +26,7 @@ use tokio::{
 };
 
 /// The memory limit of the chart.
-const LIMIT: u64 = 128 << 20;
+pub const LIMIT: u64 = 128 << 20;
 /// How many snapshots the log has, and how many changes each of them.
 const LOG: (i64, usize) = (600, 40);
 /// How long an answer to the kubelet may take before it counts as none.

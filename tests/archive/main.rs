@@ -3,6 +3,7 @@
 
 mod attack;
 mod example;
+mod large_cluster;
 
 use anyhow::{Context as _, Result, ensure};
 use kit::{

@@ -1,10 +1,8 @@
 //! Part A: a cluster of many pods through list, watch, decoding and census.
 
-use crate::{
-    stub::{LIFE, Stub},
-    subject::{Subject, Who},
-};
+use crate::subject::{Subject, Who};
 use anyhow::{Context as _, Result};
+use kit::stub::{Contents, LIFE, Stub};
 use std::{
     path::Path,
     time::{Duration, Instant},
@@ -31,22 +29,23 @@ pub struct Ingest {
     pub rate: f64,
 }
 
-/// Measures a subject beside a stub API server of `pods` pods, which then sends `events` events.
+/// Measures a subject beside a stub API server, which then sends `events` events.
 pub async fn measure(
     who: Who,
-    pods: usize,
-    environments: usize,
+    contents: Contents,
     events: usize,
     directory: &Path,
 ) -> Result<Ingest> {
     let events = events.next_multiple_of(LIFE * 50);
-    let stub = Stub::start(pods, environments, directory)?;
+    let stub = Stub::start(contents, directory)?;
     let mut subject = Subject::start(who, &stub.kubeconfig, &[], directory)?;
     let ready = subject.ready().await?;
     let mut baseline = None;
     if who == Who::Shipbell {
-        let limit = Instant::now() + Duration::from_secs(120);
-        while stub.created("environmentsnapshots").len() < environments && Instant::now() < limit {
+        let limit = Instant::now() + Duration::from_secs(240);
+        while stub.created("environmentsnapshots").len() < contents.environments
+            && Instant::now() < limit
+        {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let created = stub.created("environmentsnapshots");

@@ -7,16 +7,14 @@ mod deliveries;
 mod ingest;
 mod namespaces;
 mod plane;
-mod pods;
 mod receiver;
 mod stock;
-mod stub;
 mod subject;
-mod tls;
 mod vetting;
 
 use anyhow::{Context as _, Result, bail};
 use ingest::Ingest;
+use kit::stub::{Contents, Stub};
 use std::{fmt::Write as _, path::Path, time::Duration};
 use subject::Who;
 
@@ -170,24 +168,61 @@ async fn ingest(plan: &Plan, table: &mut Table, directory: &Path) -> Result<()> 
         .enumerate()
     {
         let both = round < plan.pods.len();
-        let ours = ingest::measure(Who::Shipbell, pods, 1, plan.events, directory).await?;
+        let (none, one) = (
+            Contents {
+                pods,
+                ..Contents::default()
+            },
+            Contents {
+                pods,
+                environments: 1,
+                ..Contents::default()
+            },
+        );
+        let ours = ingest::measure(Who::Shipbell, one, plan.events, directory).await?;
         eprintln!("shipbell, {pods} pods: {ours:?}");
         let theirs = match both {
-            true => Some(ingest::measure(Who::Stock, pods, 0, plan.events, directory).await?),
+            true => Some(ingest::measure(Who::Stock, none, plan.events, directory).await?),
             false => None,
         };
         eprintln!("stock, {pods} pods: {theirs:?}");
         of_cluster(table, pods, &ours, theirs.as_ref());
         if round == 0 {
             // Environments side by side, each with its part of the namespaces.
-            let many = ingest::measure(Who::Shipbell, pods, 100, plan.events, directory).await?;
+            let many = Contents {
+                environments: 100,
+                ..none
+            };
+            let many = ingest::measure(Who::Shipbell, many, plan.events, directory).await?;
             let what = format!("CPU an event, {} pods, 100 environments", thousands(pods));
             let ratio = theirs.map(|theirs| theirs.event.as_secs_f64() / many.event.as_secs_f64());
             let stock = theirs.map_or_else(String::new, |theirs| micros(theirs.event));
             table.row(&what, micros(many.event), stock, ratio, "");
         }
+        if !both {
+            for (name, contents) in [
+                ("200 of them of 700 KB", Contents { large: 200, ..one }),
+                (
+                    "200 environments that choose namespaces by label",
+                    Contents {
+                        environments: 200,
+                        ..none
+                    },
+                ),
+            ] {
+                let found = ingest::measure(Who::Shipbell, contents, 0, directory).await?;
+                eprintln!("{name}: {found:?}");
+                of_large_cluster(table, &format!("{} pods, {name}", thousands(pods)), &found);
+            }
+        }
     }
-    let stub = stub::Stub::start(2_000, 0, directory)?;
+    let stub = Stub::start(
+        Contents {
+            pods: 2_000,
+            ..Contents::default()
+        },
+        directory,
+    )?;
     let (size, managed) = stub.sizes();
     table.note(format!(
         "Pods of {:.1} KB JSON ({:.0} % managedFields), ten a workload, 80 % of Deployments; events are those of pods that are replaced, nine each; JSON over TLS from a stub API server.",
@@ -195,6 +230,17 @@ async fn ingest(plan: &Plan, table: &mut Table, directory: &Path) -> Result<()> 
         managed * 100.0
     ));
     Ok(())
+}
+
+fn of_large_cluster(table: &mut Table, name: &str, found: &Ingest) {
+    let baseline = found.baseline.map_or_else(String::new, seconds);
+    for (what, value) in [
+        ("start to ready", seconds(found.ready)),
+        ("start to the last first snapshot", baseline),
+        ("most RSS ever", mebibytes(found.peak)),
+    ] {
+        table.row(&format!("{what}, {name}"), value, String::new(), None, "");
+    }
 }
 
 fn of_cluster(table: &mut Table, pods: usize, ours: &Ingest, theirs: Option<&Ingest>) {

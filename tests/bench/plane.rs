@@ -2,14 +2,13 @@
 //! one change that many settings ask for.
 
 use crate::{
-    pods::digest,
     receiver::Receiver,
     subject::{Subject, Who},
 };
 use anyhow::{Context as _, Result, ensure};
 use futures::{StreamExt as _, TryStreamExt as _, pin_mut, stream};
 use k8s_openapi::api::core::v1::Pod;
-use kit::{Cluster, PlaneOptions, apply, cluster::PATIENCE, eventually};
+use kit::{Cluster, PlaneOptions, apply, cluster::PATIENCE, eventually, stub::pods::digest};
 use kube::{
     Api,
     api::{Patch, PatchParams},
@@ -27,7 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// An environment's snapshots are at least a second apart.
+/// So far apart that no change waits for the snapshot of the one before.
 const APART: Duration = Duration::from_millis(1_100);
 
 /// Of each change, in milliseconds: from the sending of the write, and from its acknowledgement. The latter may be less

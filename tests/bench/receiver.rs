@@ -1,6 +1,5 @@
 //! A receiver over TLS: it says `ok`, and when it heard what.
 
-use crate::tls;
 use anyhow::{Result, bail};
 use axum::{
     Router,
@@ -8,6 +7,7 @@ use axum::{
     extract::{Request, State},
     http::Response,
 };
+use kit::tls;
 use std::{
     net::SocketAddr,
     sync::{
@@ -44,7 +44,7 @@ impl Receiver {
         let app = Router::new().fallback(answer).with_state(heard.clone());
         let names: Vec<_> = (1..=hosts).map(|host| format!("127.0.0.{host}")).collect();
         let names: Vec<_> = names.iter().map(String::as_str).collect();
-        let (address, ca_pem) = tls::serve(app, "0.0.0.0", &names)?;
+        let (address, ca_pem) = tls::serve("receiver-ca", app, "0.0.0.0", &names)?;
         Ok(Self {
             address,
             ca_pem,

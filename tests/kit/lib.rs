@@ -23,6 +23,7 @@
 //! | [`drip`] | one that never comes to the end of its answer
 //! | [`operator`] | the operator as a process that can be killed, paused and asked |
 //! | [`proxy`] | a proxy before the API server that makes faults |
+//! | [`stub`] | instead of an API server: as many pods as are asked for |
 //! | [`cluster`] | the plane, the kubelet and a runtime that all tests of a binary share |
 //! | [`stage`] | the operator on its stage, and an actor (namespace, Environment, settings) for each story |
 //! | [`workloads`], [`apply`](mod@apply), [`wait`] | objects to create, how to create them, how to wait |
@@ -43,6 +44,7 @@ pub mod proxy;
 pub mod receiver;
 pub mod registry;
 pub mod stage;
+pub mod stub;
 pub mod tls;
 pub mod wait;
 pub mod workloads;

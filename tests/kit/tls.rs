@@ -1,8 +1,8 @@
 //! The server's side of TLS, with an authority of its own.
 
 use crate::pki::Pki;
-use anyhow::Result;
-use axum::serve::Listener;
+use anyhow::{Context as _, Result};
+use axum::{Router, serve::Listener};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use std::{net::SocketAddr, sync::Arc};
 use tokio::{net::TcpStream, sync::mpsc};
@@ -78,4 +78,31 @@ impl Listener for TlsListener {
     fn local_addr(&self) -> std::io::Result<SocketAddr> {
         Ok(self.address)
     }
+}
+
+/// Serves `app` on any port of `address` until the process ends: where, and the authority to trust, which is called
+/// `authority`. On a thread of its own, so that its work is not counted as a test's.
+pub fn serve(
+    authority: &str,
+    app: Router,
+    address: &str,
+    names: &[&str],
+) -> Result<(SocketAddr, String)> {
+    let Tls { acceptor, ca_pem } = Tls::new(authority, names)?;
+    let listener = std::net::TcpListener::bind((address, 0)).context("no port to be had")?;
+    listener.set_nonblocking(true)?;
+    let bound = listener.local_addr()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    std::thread::Builder::new()
+        .name("server".to_owned())
+        .spawn(move || {
+            runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                axum::serve(TlsListener::new(listener, acceptor)?, app).await?;
+                anyhow::Ok(())
+            })
+        })?;
+    Ok((bound, ca_pem))
 }

@@ -1,10 +1,9 @@
 //! A stub API server: as many pods as are asked for, and as many watch events as fast as they are taken. What is
 //! written to it is answered as if it had been stored, and forgotten.
 
-use crate::{
-    pods::{Kind, Population, State, deployment, mix, namespace_name, uuid},
-    tls,
-};
+pub mod pods;
+
+use crate::tls;
 use anyhow::Result;
 use axum::{
     Router,
@@ -14,6 +13,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use futures::{StreamExt as _, stream};
+use pods::{Kind, Population, State, deployment, mix, namespace_name, uuid};
 use serde_json::{Value, json};
 use std::{
     collections::{HashMap, VecDeque},
@@ -32,6 +32,20 @@ const WINDOW: usize = 50;
 pub const LIFE: usize = 9;
 const BOOKMARK: Duration = Duration::from_secs(30);
 
+/// Much text in a pod: as much as etcd stores with everything else in it.
+const LARGE: usize = 700_000;
+
+/// What the cluster holds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Contents {
+    /// How many pods, in namespaces of ten workloads of ten each.
+    pub pods: usize,
+    /// How many of the pods have 700 KB in their spec.
+    pub large: usize,
+    /// The Environments. Up to a hundred name their namespaces, more choose them by label.
+    pub environments: usize,
+}
+
 /// The server, which lives as long as the process.
 pub struct Stub {
     shared: Arc<Shared>,
@@ -41,7 +55,7 @@ pub struct Stub {
 
 struct Shared {
     pods: Population,
-    environments: usize,
+    contents: Contents,
     /// How many events are wanted in all.
     wanted: watch::Sender<usize>,
     written: Mutex<HashMap<String, Vec<Instant>>>,
@@ -51,17 +65,18 @@ struct Shared {
 type Answer = Response<Body>;
 
 impl Stub {
-    /// Starts a server of `pods` pods and `environments` Environments.
-    pub fn start(pods: usize, environments: usize, directory: &Path) -> Result<Self> {
+    /// Starts a server.
+    pub fn start(contents: Contents, directory: &Path) -> Result<Self> {
         let shared = Arc::new(Shared {
-            pods: Population::new(pods),
-            environments,
+            pods: Population::new(contents.pods),
+            contents,
             wanted: watch::Sender::new(0),
             written: Mutex::default(),
             versions: Mutex::new(VERSION * 1_000),
         });
         let app = Router::new().fallback(answer).with_state(shared.clone());
-        let (address, ca_pem) = tls::serve(app, "127.0.0.1", &["localhost", "127.0.0.1"])?;
+        let (address, ca_pem) =
+            tls::serve("stub-ca", app, "127.0.0.1", &["localhost", "127.0.0.1"])?;
         let kubeconfig = directory.join(format!("kubeconfig-{}", address.port()));
         std::fs::write(directory.join("stub-ca.pem"), &ca_pem)?;
         let ca = directory.join(format!("ca-{}.pem", address.port()));
@@ -179,7 +194,7 @@ impl Shared {
         let (total, write): (usize, Write) = match resource {
             "pods" => (
                 self.pods.count,
-                Box::new(|to, number| self.pods.write(to, number, 0, State::Ready, VERSION - 1)),
+                Box::new(|to, number| self.listed_pod(to, number)),
             ),
             "deployments" => {
                 let deployed: Vec<_> = (0..self.pods.workloads())
@@ -192,10 +207,10 @@ impl Shared {
             }
             "namespaces" => (
                 self.pods.namespaces(),
-                Box::new(|to, number| to.push_str(&namespace_json(number))),
+                Box::new(|to, number| to.push_str(&self.namespace(number))),
             ),
             "environments" => (
-                self.environments,
+                self.contents.environments,
                 Box::new(|to, number| to.push_str(&self.environment(number))),
             ),
             _ => (0, Box::new(|_, _| {})),
@@ -219,13 +234,30 @@ impl Shared {
         json_text(StatusCode::OK, text)
     }
 
-    fn environment(&self, number: usize) -> String {
-        let mut spec = json!({});
-        if self.environments > 1 {
-            let of = (number..self.pods.namespaces()).step_by(self.environments);
-            let names: Vec<_> = of.take(256).map(namespace_name).collect();
-            spec["namespaces"] = json!({"include": names});
+    fn listed_pod(&self, to: &mut String, number: usize) {
+        let begin = to.len();
+        self.pods.write(to, number, 0, State::Ready, VERSION - 1);
+        let each = self.pods.count.checked_div(self.contents.large);
+        if each.is_some_and(|each| number.is_multiple_of(each)) {
+            let container = r#""containers":[{"#;
+            if let Some(at) = to[begin..].find(container) {
+                let script = format!(r#""args":["{}"],"#, "x".repeat(LARGE));
+                to.insert_str(begin + at + container.len(), &script);
+            }
         }
+    }
+
+    fn environment(&self, number: usize) -> String {
+        let all = self.contents.environments;
+        let of = (number..self.pods.namespaces()).step_by(all);
+        let spec = match all {
+            1 => json!({}),
+            2..=100 => {
+                let names: Vec<_> = of.take(256).map(namespace_name).collect();
+                json!({"namespaces": {"include": names}})
+            }
+            _ => json!({"namespaceSelector": {"matchLabels": {"environment": number.to_string()}}}),
+        };
         json!({
             "apiVersion": "shipbell.dev/v1alpha1", "kind": "Environment",
             "metadata": {
@@ -233,6 +265,22 @@ impl Shared {
                 "generation": 1, "creationTimestamp": "2026-01-01T00:00:00Z",
             },
             "spec": spec,
+        })
+        .to_string()
+    }
+
+    fn namespace(&self, number: usize) -> String {
+        let name = namespace_name(number);
+        let environment = number.checked_rem(self.contents.environments);
+        json!({
+            "metadata": {
+                "name": name, "uid": uuid(mix(number as u64 ^ 0x33)), "resourceVersion": "800000", "creationTimestamp": "2026-01-01T00:00:00Z",
+                "labels": {
+                    "kubernetes.io/metadata.name": name, "pod-security.kubernetes.io/enforce": "restricted",
+                    "environment": environment.unwrap_or_default().to_string(),
+                },
+            },
+            "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"},
         })
         .to_string()
     }
@@ -368,18 +416,6 @@ impl Churn {
         text.push_str("}\n");
         text.into()
     }
-}
-
-fn namespace_json(number: usize) -> String {
-    let name = namespace_name(number);
-    json!({
-        "metadata": {
-            "name": name, "uid": uuid(mix(number as u64 ^ 0x33)), "resourceVersion": "800000", "creationTimestamp": "2026-01-01T00:00:00Z",
-            "labels": {"kubernetes.io/metadata.name": name, "pod-security.kubernetes.io/enforce": "restricted"},
-        },
-        "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"},
-    })
-    .to_string()
 }
 
 fn ok(value: &Value) -> Answer {
