@@ -1,6 +1,6 @@
 //! Entries of the log are removed that a setting has still to get.
 
-use crate::{AT_ONCE, outage};
+use crate::outage;
 use anyhow::{Context as _, Result, ensure};
 use kit::{
     Actor, Heard, Receiver,
@@ -11,6 +11,9 @@ use kit::{
 use kube::{Api, api::DeleteParams};
 use serde_json::{Value, json};
 use shipbell::api::EnvironmentSnapshot;
+
+/// Records at once, and nothing of the end of rollouts: an entry for each start.
+const NO_ROLLOUTS: &str = "{quiet: 0s, max: 0s, rollout: 0s, scaling: 0s}";
 
 /// What stands in for the log's size limit, which leaves alone what is younger than an hour.
 async fn remove(actor: &Actor, indexes: &[i64]) -> Result<()> {
@@ -44,7 +47,7 @@ async fn backlog(actor: &Actor, hook: &Receiver, chat: &Receiver) -> Result<()> 
     starts(actor, "a", 2).await?;
     starts(actor, "b", 3).await?;
     // A change of the scope is a new baseline: from there the log can be read.
-    let scope = format!("settle: {AT_ONCE}\nexclude: [CronJob.batch]");
+    let scope = format!("settle: {NO_ROLLOUTS}\nexclude: [CronJob.batch]");
     actor.environment(&scope).await?;
     actor.recorded(4).await?;
     starts(actor, "c", 5).await
@@ -66,7 +69,7 @@ fn id(heard: &Heard) -> &str {
 fn of_removed_snapshots_a_destination_is_told_once_before_what_came_after_them() {
     outage(async |cluster| {
         let first = operator(cluster, &Cast::default()).await?;
-        let actor = Actor::with(cluster, "history", AT_ONCE).await?;
+        let actor = Actor::with(cluster, "history", NO_ROLLOUTS).await?;
         let (hook, chat) = (Receiver::start(), Receiver::start());
         chat.set_standing(kit::Answer::from(200).body("ok"));
         backlog(&actor, &hook, &chat).await?;
@@ -142,7 +145,7 @@ fn of_removed_snapshots_a_destination_is_told_once_before_what_came_after_them()
 fn a_destination_that_does_not_take_the_news_of_removed_snapshots_hears_what_comes_after_them() {
     outage(async |cluster| {
         let first = operator(cluster, &Cast::default()).await?;
-        let actor = Actor::with(cluster, "refused", AT_ONCE).await?;
+        let actor = Actor::with(cluster, "refused", NO_ROLLOUTS).await?;
         let (hook, chat) = (Receiver::start(), Receiver::start());
         let short = Receiver::start();
         let fields = "suspend: true\nretry: {maxAge: 2s}";
