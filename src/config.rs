@@ -231,6 +231,10 @@ pub struct Tuning {
     #[arg(long, default_value = "5m", hide = true)]
     pub check_interval: Span,
 
+    /// How often old snapshots are removed
+    #[arg(long, default_value = "10m", hide = true)]
+    pub prune_interval: Span,
+
     /// How long a watch may be silent before it counts as dead
     #[arg(long, default_value = "150s", hide = true)]
     pub watch_idle: Span,

@@ -65,8 +65,6 @@ use crate::{
     },
 };
 
-/// How often the log is pruned.
-const PRUNE: Duration = Duration::from_secs(600);
 /// How often the state is checked for what changes with time alone.
 const TICK: Duration = Duration::from_secs(10);
 /// How long requests that are under way may take when the program stops.
@@ -122,7 +120,7 @@ pub async fn run(config: Configuration) -> anyhow::Result<()> {
     start_recorder(&shared, cursors, &mut tasks);
     start_evidence(&shared, &mut tasks);
     start_default_environment(&shared, &config);
-    start_pruning(&shared, &mut tasks);
+    start_pruning(&shared, &config.tuning, &mut tasks);
     serve_read_api(&shared, &config.read_api, &mut tasks).await?;
     if let Some(file) = config.outbound.extra_ca_file.clone() {
         tasks.spawn(outbound::reload_extra_ca(sender.clone(), file));
@@ -270,14 +268,14 @@ fn start_default_environment(shared: &Shared, config: &Configuration) {
     }
 }
 
-fn start_pruning(shared: &Shared, tasks: &mut Tasks) {
+fn start_pruning(shared: &Shared, tuning: &Tuning, tasks: &mut Tasks) {
     let pruner = Pruner {
         client: shared.client.clone(),
         log: shared.log.clone(),
         state: shared.state.clone(),
         progress: shared.progress.clone(),
         metrics: shared.metrics.clone(),
-        interval: PRUNE,
+        interval: tuning.prune_interval.0,
     };
     tasks.spawn(pruner.run());
 }

@@ -343,6 +343,20 @@ pub struct PodChange {
 
 type Deployments = BTreeMap<Arc<Workload>, (u32, RolloutReport)>;
 
+/// What refers to something that the fleet remembers, beside its own pods.
+#[derive(Debug, Default)]
+pub struct References {
+    /// Workloads of which something is still to be recorded.
+    pub workloads: BTreeSet<Arc<Workload>>,
+    /// Digests that a log or a record holds.
+    pub digests: BTreeSet<Fingerprint>,
+    /// Hashes of the ids of containers that a log holds.
+    pub containers: BTreeSet<u64>,
+}
+
+/// Up to how many entries are remembered before the first look for those that nothing refers to.
+const FEW_ENTRIES: usize = 1_024;
+
 /// All pods, with what is needed to group them into workloads and environments.
 #[derive(Debug, Default)]
 pub struct Fleet {
@@ -360,6 +374,8 @@ pub struct Fleet {
     others: BTreeMap<Fingerprint, Vec<Fingerprint>>,
     /// What logs hold of containers, by a hash of their ids.
     learned: BTreeMap<u64, TrustedDigests>,
+    /// How many entries were left when those were last forgotten that nothing refers to.
+    left: usize,
     /// The server maintains the generation of pods, so a pod of generation 1 was never edited.
     pub trust_generation: bool,
     texts: Interner<str>,
@@ -741,7 +757,7 @@ impl Fleet {
     }
 
     /// Whether that two digests identify one image was learned before.
-    fn knows(&self, learned: &LearnedIdentity) -> bool {
+    pub fn knows(&self, learned: &LearnedIdentity) -> bool {
         self.canonical(learned.alias) == self.canonical(learned.known)
     }
 
@@ -883,10 +899,73 @@ impl Fleet {
             .collect()
     }
 
+    /// How many entries are remembered of workloads, digests and containers that may be gone.
+    fn entries(&self) -> usize {
+        self.workloads.len() + self.aliases.len() + self.learned.len()
+    }
+
+    /// How many digests are tied to others, and of how many containers a log has told something.
+    #[cfg(test)]
+    pub fn remembered(&self) -> (usize, usize) {
+        let others: usize = self.others.values().map(Vec::len).sum();
+        assert_eq!(others, self.aliases.len());
+        (others, self.learned.len())
+    }
+
+    /// Keeps all that is learned from now on, for comparison.
+    #[cfg(test)]
+    pub fn never_tidy(&mut self) {
+        self.left = usize::MAX;
+    }
+
+    /// Whether so much is remembered that it is time to look for what nothing refers to.
+    pub fn should_tidy(&self) -> bool {
+        self.entries() > FEW_ENTRIES.max(self.left.saturating_mul(2))
+    }
+
+    /// The digests that are tied to others.
+    pub fn tied_digests(&self) -> impl Iterator<Item = Fingerprint> {
+        self.aliases.keys().chain(self.others.keys()).copied()
+    }
+
+    /// Whether a digest is tied to another.
+    pub fn is_tied(&self, digest: &Fingerprint) -> bool {
+        self.aliases.contains_key(digest) || self.others.contains_key(digest)
+    }
+
+    /// Forgets what neither a pod nor anything else refers to. The canonical digest of whatever is referred to stays.
+    pub fn tidy(&mut self, used: References) {
+        let References {
+            workloads,
+            mut digests,
+            mut containers,
+        } = used;
+        self.tidy_workloads(|workload| workloads.contains(workload));
+        for packed in self.pods.values().flat_map(BTreeMap::values) {
+            for packed in &packed.containers {
+                let known = packed.digest.iter().chain(&packed.also);
+                digests.extend(known.map(|it| **it).filter(|it| self.is_tied(it)));
+                containers.extend(packed.container.map(NonZeroU64::get));
+            }
+        }
+        self.learned.retain(|id, _| containers.contains(id));
+        let kept = self.aliases.iter().filter(|(it, _)| digests.contains(it));
+        let kept = kept.map(|(alias, (_, pinned))| (*alias, (self.canonical(*alias), *pinned)));
+        self.aliases = kept.collect();
+        self.others.clear();
+        for (alias, (root, _)) in &self.aliases {
+            self.others.entry(*root).or_default().push(*alias);
+        }
+        self.left = self.entries();
+    }
+
     /// Forgets workloads that have no pods and no rollout and are not `used`.
-    pub fn tidy(&mut self, used: impl Fn(&Workload) -> bool) {
+    pub fn tidy_workloads(&mut self, used: impl Fn(&Workload) -> bool) {
         self.workloads.retain(|workload, state| {
-            !state.revisions.is_empty() || state.rolling_since.is_some() || used(workload)
+            !state.revisions.is_empty()
+                || state.rolling_since.is_some()
+                || state.restless_since.is_some()
+                || used(workload)
         });
     }
 }

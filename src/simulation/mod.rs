@@ -8,6 +8,7 @@ mod big;
 mod compliance;
 mod delivery;
 mod evidence;
+mod forgetting;
 mod hostile;
 mod hostile_texts;
 mod identity;
@@ -243,6 +244,9 @@ pub struct Backup {
     logs: BTreeMap<String, (Vec<Written>, Option<Ledger>)>,
 }
 
+/// Something that happens.
+type Meanwhile = Box<dyn FnOnce(&mut Cluster)>;
+
 /// The cluster, what watches it, and the log.
 pub struct Cluster {
     pub state: ClusterState,
@@ -270,6 +274,8 @@ pub struct Cluster {
     /// How far the wall clock was set back.
     pub set_back: Duration,
     said: evidence::EvidenceObjects,
+    /// What happens while the next entries are being written.
+    meanwhile: Option<Meanwhile>,
 }
 
 impl Cluster {
@@ -312,6 +318,7 @@ impl Cluster {
             refusing: false,
             set_back: Duration::ZERO,
             said: evidence::EvidenceObjects::default(),
+            meanwhile: None,
         };
         for namespace in ["shop", "blog"] {
             cluster.namespace(namespace, &[]);
@@ -365,6 +372,13 @@ impl Cluster {
         self.state
             .environment_gone(&EnvironmentId::new(name, &env.uid));
         self.serial += 1;
+    }
+
+    /// The log of an environment is read again, as after somebody else has written to it.
+    pub fn read_again(&mut self, name: &str) {
+        let id = EnvironmentId::new(name, &self.environments[name].uid);
+        self.state.log_is_stale(&id);
+        self.turn();
     }
 
     /// The operator stops.
@@ -537,6 +551,9 @@ impl Cluster {
                     last.is_none_or(|last| last + pause <= now),
                     "cuts come too fast"
                 );
+                if let Some(meanwhile) = self.meanwhile.take() {
+                    meanwhile(self);
+                }
                 for entry in draft {
                     self.append(name, entry);
                 }
@@ -648,6 +665,12 @@ impl Cluster {
     /// Advances the clock by seconds.
     pub fn pass(&mut self, number: u64) {
         self.pass_span(seconds(number));
+    }
+
+    /// The same; this happens while the next entries are being written.
+    pub fn pass_while_writing(&mut self, number: u64, meanwhile: impl FnOnce(&mut Self) + 'static) {
+        self.meanwhile = Some(Box::new(meanwhile));
+        self.pass(number);
     }
 
     /// Advances the clock.

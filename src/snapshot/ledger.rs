@@ -21,7 +21,7 @@ use crate::{
         },
     },
     cluster::{
-        fleet::{Fleet, TrustedDigests, Workload},
+        fleet::{Fleet, LearnedIdentity, TrustedDigests, Workload},
         image::Fingerprint,
         scope::Scope,
     },
@@ -212,6 +212,22 @@ impl Ledger {
                 .filter(|(_, (_, source))| *source == IdentitySource::Record)
                 .map(|(alias, (known, _))| (*alias, *known)),
         )
+    }
+
+    /// Digests that pods have shown to be one image.
+    pub fn learned_identities(&self) -> impl Iterator<Item = LearnedIdentity> {
+        let identities = self.identities.iter();
+        let of_pods = identities.filter(|(_, (_, source))| *source != IdentitySource::Record);
+        of_pods.map(|(alias, (known, source))| LearnedIdentity {
+            alias: *alias,
+            known: *known,
+            pinned: *source == IdentitySource::Pin,
+        })
+    }
+
+    /// The recorded artifacts, and other digests of these.
+    pub fn digests(&self) -> impl Iterator<Item = Fingerprint> {
+        self.totals.keys().chain(self.identities.keys()).copied()
     }
 
     /// The cells that have recorded instances, and how many.

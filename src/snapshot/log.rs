@@ -305,19 +305,29 @@ impl SnapshotLog {
             entries.extend(entry_meta(&environment.name, object));
         })
         .await?;
+        self.leave_out_foreign(environment, &mut entries).await?;
+        Ok(entries)
+    }
+
+    /// Sorts the entries of a log by number, and leaves out what has its labels and a higher number than any of its entries:
+    /// whoever can write snapshots may have written that. Only the newest entry decides where a log ends.
+    pub async fn leave_out_foreign(
+        &self,
+        environment: &EnvironmentId,
+        entries: &mut Vec<EntryMeta>,
+    ) -> Result<(), LogError> {
         entries.sort_by_key(|entry| entry.index);
-        // Whoever can write snapshots may have written one with these labels. Only the newest one decides where the log ends.
-        while let Some(last) = entries.last()
-            && !self.is_entry(environment, last.index).await?
+        while let Some(at) = entries.iter().rposition(|entry| !entry.chunk)
+            && !self.is_entry(environment, entries[at].index).await?
         {
+            let foreign = entries.remove(at);
             warn!(
                 environment = environment.name,
-                snapshot = last.name,
+                snapshot = foreign.name,
                 "ignoring a snapshot that has the labels of this environment and is not of its log; delete it"
             );
-            entries.pop();
         }
-        Ok(entries)
+        Ok(())
     }
 
     /// The number of the oldest entry of an environment's log that is kept.

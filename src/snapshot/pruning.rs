@@ -68,7 +68,7 @@ impl Pruner {
             return Ok(0);
         }
         let mut logs = BTreeMap::new();
-        for (environment, entries) in self.log.all_entries().await? {
+        for (environment, mut entries) in self.log.all_entries().await? {
             let max_age = match self.max_age(&environment).await {
                 Ok(max_age) => max_age,
                 Err(error) => {
@@ -76,6 +76,13 @@ impl Pruner {
                     Some(MAX_AGE)
                 }
             };
+            // What is not of the log must not decide which of its entries is the newest.
+            if max_age.is_some()
+                && let Err(error) = self.log.leave_out_foreign(&environment, &mut entries).await
+            {
+                warn!(environment = environment.name, %error, "can't read the end of a log; it is not pruned this time");
+                entries.clear();
+            }
             let log = LogInfo {
                 entries,
                 max_age,

@@ -21,10 +21,10 @@ use crate::{
         EnvironmentSpec,
         condition::reasons,
         environment::EnvironmentId,
-        snapshot::{Cause, Compliance, IdentitySource, Totals, Verdict},
+        snapshot::{Cause, Compliance, Totals, Verdict},
     },
     cluster::{
-        fleet::{Fleet, LearnedIdentity},
+        fleet::{Fleet, LearnedIdentity, References, Workload},
         image::Fingerprint,
         pod_view::NamespaceView,
         scope::Scope,
@@ -367,11 +367,53 @@ impl ClusterState {
             self.recount(now);
         }
         self.status_news |= WatchKind::EVIDENCE.contains(&kind);
-        let environments = self.environments.values();
-        let dirty = environments.flat_map(|env| env.unsettled.dirty().keys());
-        let used: BTreeSet<_> = dirty.map(|cell| cell.workload.clone()).collect();
-        self.fleet.tidy(|workload| used.contains(workload));
+        let used = self.workloads_to_record();
+        self.fleet
+            .tidy_workloads(|workload| used.contains(workload));
         self.touch_all();
+    }
+
+    /// The workloads of which something is still to be recorded.
+    fn workloads_to_record(&self) -> BTreeSet<Arc<Workload>> {
+        let workloads = self.environments.values().flat_map(|env| {
+            let dirty = env.unsettled.dirty().keys().map(|cell| &cell.workload);
+            let open = env.ledgers().flat_map(|ledger| ledger.rollouts.keys());
+            dirty.chain(open)
+        });
+        workloads.cloned().collect()
+    }
+
+    /// Forgets what was learned of digests and containers that nothing refers to any more. What comes back after that is
+    /// taken for what it would be taken for after a restart. Nothing may be half counted meanwhile: a pod is removed from the
+    /// counts under the digest under which it was added.
+    pub fn tidy(&mut self) {
+        let ledgers = || {
+            self.environments
+                .values()
+                .flat_map(EnvironmentState::ledgers)
+        };
+        let in_logs = ledgers().flat_map(Ledger::digests);
+        // A record may tie a digest that runs to one that does not.
+        let in_records = self.fleet.tied_digests();
+        let in_records = in_records.filter(|it| self.evidence.records_of(*it).next().is_some());
+        let digests = in_logs
+            .filter(|it| self.fleet.is_tied(it))
+            .chain(in_records);
+        let references = References {
+            workloads: self.workloads_to_record(),
+            digests: digests.collect(),
+            containers: ledgers()
+                .flat_map(|it| it.containers.keys().copied())
+                .collect(),
+        };
+        self.fleet.tidy(references);
+    }
+
+    /// The same when much has been learned since the last time.
+    fn tidy_in_time(&mut self) {
+        if self.fleet.should_tidy() {
+            self.tidy();
+        }
     }
 
     /// How often the cluster's store was set back to an older state.
@@ -587,14 +629,7 @@ impl ClusterState {
         if with_id(&mut self.environments, environment).is_none() {
             return;
         }
-        let identities = ledger.identities.iter();
-        let of_pods = identities.filter(|(_, (_, source))| *source != IdentitySource::Record);
-        let of_pods = of_pods.map(|(alias, (known, source))| LearnedIdentity {
-            alias: *alias,
-            known: *known,
-            pinned: *source == IdentitySource::Pin,
-        });
-        let renamed = self.learn(&of_pods.collect::<Vec<_>>());
+        let renamed = self.learn(&ledger.learned_identities().collect::<Vec<_>>());
         let corrected = self.fleet.recall(&ledger.containers);
         let Some(env) = with_id(&mut self.environments, environment) else {
             return;
@@ -613,6 +648,20 @@ impl ClusterState {
             if corrected || renamed.contains(name) {
                 env.recount(&self.fleet, &self.evidence, now);
                 self.touched.insert(name.clone());
+            }
+        }
+        self.tidy_in_time();
+    }
+
+    /// Learns again what was forgotten while an entry with it was being written: a restart would learn it from the log.
+    fn learn_again(&mut self, written: &Ledger, now: Moment) {
+        let fleet = &self.fleet;
+        let forgotten = |it: &LearnedIdentity| !fleet.knows(it);
+        let forgotten: Vec<_> = written.learned_identities().filter(forgotten).collect();
+        for name in self.learn(&forgotten) {
+            if let Some(env) = self.environments.get_mut(&name) {
+                env.recount(&self.fleet, &self.evidence, now);
+                self.touched.insert(name);
             }
         }
     }
@@ -699,10 +748,12 @@ impl ClusterState {
             env.recount(&self.fleet, &self.evidence, now);
         }
         self.touched.insert(environment.name.clone());
+        self.learn_again(after, now);
         self.mark_artifacts_dirty(&environment.name, changed);
         if listed {
             self.mark_kind_dirty(EvidenceKind::Allowances);
         }
+        self.tidy_in_time();
     }
 
     /// Whether all watches are in sync; an error says which is not.

@@ -96,6 +96,8 @@ impl Action {
 pub enum Line {
     /// It goes through.
     Pass,
+    /// It goes through after a while, and what follows it after that.
+    Late(Duration),
     /// This goes through instead.
     Instead(String),
     /// It is lost.
@@ -357,6 +359,10 @@ fn by_line(
                 let line = String::from_utf8_lossy(&line).trim_end().to_owned();
                 let line = match look(&line) {
                     Line::Pass => line,
+                    Line::Late(after) => {
+                        tokio::time::sleep(after).await;
+                        line
+                    }
                     Line::Instead(line) => line,
                     Line::Swallow => continue,
                     Line::Cut => {

@@ -3,7 +3,7 @@
 use crate::{AT_ONCE, all_is_told, oracle, outage, restarts::churn, server::ready, told_all};
 use anyhow::{Context as _, Result, ensure};
 use kit::{
-    Action, Actor, Cluster, Line, Operator, Proxy, apply,
+    Action, Actor, Asked, Cluster, Line, Operator, Proxy, apply,
     cluster::PATIENCE,
     deployment, hears,
     proxy::change_objects,
@@ -235,6 +235,35 @@ fn watches_that_end_forget_fall_silent_or_lose_events_cost_nothing() {
         .await?;
         all_is_told(&actor, &receiver).await?;
         ready(&actor, "True Recording").await?;
+        alive.still_runs()
+    });
+}
+
+#[test]
+fn pods_that_come_and_go_all_the_time_are_not_listed_again_because_their_watch_is_late() {
+    outage(async |cluster| {
+        let (proxy, mut alive) = behind_proxy(cluster, &["--check-interval=1s"]).await?;
+        let (actor, receiver) = told_all(cluster, "late").await?;
+        proxy.answer_with(|asked| match asked.watches(PODS) {
+            true => Action::lines(|_| Line::Late(Duration::from_millis(150))),
+            false => Action::Pass,
+        });
+        proxy.cut();
+        let counts =
+            |asked: &&Asked| asked.lists(PODS) && asked.query.split('&').any(|it| it == "limit=1");
+        let checks = || proxy.asked().iter().filter(counts).count();
+        let enough = checks() + 30;
+        for number in 0.. {
+            churn(&actor, number).await?;
+            if checks() >= enough {
+                break;
+            }
+        }
+        let relisted = alive.log_text().contains("the number of pods differs");
+        ensure!(!relisted, "the pods were listed again for nothing");
+        proxy.pass();
+        proxy.cut();
+        all_is_told(&actor, &receiver).await?;
         alive.still_runs()
     });
 }

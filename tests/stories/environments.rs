@@ -1,15 +1,25 @@
 //! What becomes of environments: their scope, their log, their status.
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, Result, ensure};
 use kit::{
-    Actor, Image, Receiver, apply, bare_pod,
+    Actor, Cluster, Heard, Image, Receiver, apply, bare_pod,
     cluster::PATIENCE,
     deployment, eventually, hears, play,
-    stage::{ALL, SETTLE, sound, together},
+    stage::{ALL, Cast, SETTLE, alone, log, operator, sound, together},
+    stays,
+};
+use kube::{
+    Api,
+    api::{ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
-use shipbell::api::snapshot::Cause;
-use std::time::Duration;
+use shipbell::api::{Environment, EnvironmentSnapshot, NotificationSettingStatus, snapshot::Cause};
+use std::{collections::BTreeMap, time::Duration};
+
+/// How many bytes all logs together may take.
+const TOTAL_CAP: u64 = 256 << 20;
+/// How many bytes an object can take.
+const BIGGEST: u64 = 3 << 19;
 
 #[test]
 fn what_already_runs_is_known_and_not_told() {
@@ -487,6 +497,205 @@ fn a_snapshot_can_not_be_edited() {
         let args = ["patch", "shipsnap", &name, "--type=merge", "-p", &patch];
         let refused = cluster.plane.kubectl_fails(&args, "").await?;
         assert!(refused.contains("a snapshot is never edited"), "{refused}");
+        Ok(())
+    });
+}
+
+/// The snapshots of all environments.
+fn snapshots(cluster: &Cluster) -> Api<EnvironmentSnapshot> {
+    Api::all(cluster.client())
+}
+
+/// Writes a copy of the newest snapshot of a log under another number and with another content, as somebody with the right
+/// to create snapshots may do. `big`: it says that it takes as much as an object can. Its name.
+async fn forge(
+    cluster: &Cluster,
+    environment: &str,
+    number: i64,
+    uid: &str,
+    big: bool,
+) -> Result<String> {
+    let labels = format!("shipbell.dev/environment={environment},!shipbell.dev/chunk");
+    let own = snapshots(cluster)
+        .list(&ListParams::default().labels(&labels))
+        .await?;
+    let mut forged = own.items.into_iter().last().context("no snapshot")?;
+    let name = format!("{environment}-{number:010}");
+    let mut annotations = forged.metadata.annotations.take().unwrap_or_default();
+    if big {
+        annotations.insert("shipbell.dev/bytes".to_owned(), BIGGEST.to_string());
+    }
+    forged.metadata = kube::api::ObjectMeta {
+        name: Some(name.clone()),
+        labels: forged.metadata.labels,
+        annotations: Some(annotations),
+        ..Default::default()
+    };
+    (forged.spec.index, forged.spec.environment_uid) = (number, uid.to_owned());
+    snapshots(cluster)
+        .create(&PostParams::default(), &forged)
+        .await?;
+    Ok(name)
+}
+
+#[test]
+fn a_snapshot_that_somebody_else_wrote_stops_no_log_and_is_named_in_a_warning() {
+    alone(async |cluster| {
+        let args = vec!["--prune-interval=1s".to_owned()];
+        let cast = |name: &str| Cast {
+            name: name.to_owned(),
+            args: args.clone(),
+            ..Cast::default()
+        };
+        let first = operator(cluster, &cast("first")).await?;
+        let (actor, receiver) = Actor::heard(cluster, "forged", SETTLE).await?;
+        let name = actor.name.as_str();
+        actor.starts("web").await?;
+        receiver.wait_for_count(PATIENCE, 1).await?;
+        let warned = |log: String, snapshot: &str| {
+            let mut lines = log.lines();
+            lines.any(|line| {
+                line.contains("is not of its log; delete it") && line.contains(snapshot)
+            })
+        };
+
+        // The labels of the log and a high number; what it holds belongs to another environment.
+        let high = forge(cluster, name, 5_000_000_000, "somebody else's", false).await?;
+        eventually(PATIENCE, "a warning while the operator runs", async || {
+            Ok::<_, anyhow::Error>(warned(first.log_text(), &high))
+        })
+        .await?;
+        cluster.scale(name, "web", 2).await?;
+        receiver.wait_for_count(PATIENCE, 2).await?;
+        first.kill_9();
+
+        // Where the log ends is not even in the status, and the next number is taken, too.
+        let environments: Api<Environment> = Api::all(cluster.client());
+        let forget = Patch::Merge(json!({"status": {"head": null}}));
+        environments
+            .patch_status(name, &PatchParams::default(), &forget)
+            .await?;
+        let next = forge(cluster, name, 4, "somebody else's", false).await?;
+        let second = operator(cluster, &cast("second")).await?;
+        eventually(PATIENCE, "a warning at the start", async || {
+            let log = second.log_text();
+            Ok::<_, anyhow::Error>(warned(log.clone(), &high) && warned(log, &next))
+        })
+        .await?;
+        cluster.scale(name, "web", 3).await?;
+        // What was not acknowledged before the end is told again.
+        let fourth = |heard: &Heard| heard.json()["snapshot"]["index"] == "4";
+        receiver
+            .wait_for(PATIENCE, |heard| heard.iter().any(fourth))
+            .await?;
+        let uid = actor.uid().await?;
+        let mut own = actor.log().await?;
+        own.retain(|entry| entry.environment_uid == uid);
+        sound(&own)?;
+        assert_eq!(own.len(), 4, "the baseline and three changes");
+        let environment = actor.environment_status().await?;
+        let ready = environment.conditions.iter().find(|it| it.type_ == "Ready");
+        ensure!(
+            ready.is_some_and(|ready| ready.status == "True"),
+            "{environment:?}"
+        );
+        assert!(
+            snapshots(cluster).get_opt(&high).await?.is_some(),
+            "a person deletes it"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn a_suspended_setting_keeps_the_log_of_a_deleted_environment_only_while_there_is_room() {
+    alone(async |cluster| {
+        let args = vec!["--prune-interval=1s".to_owned()];
+        let running = operator(
+            cluster,
+            &Cast {
+                args,
+                ..Cast::default()
+            },
+        )
+        .await?;
+        let (actor, receiver) = Actor::heard(cluster, "lives", SETTLE).await?;
+        let ns = actor.name.as_str();
+        let dead = ["small", "large"].map(|name| format!("{ns}-{name}"));
+        let scope = format!("namespaces: {{include: [{ns}]}}\nsettle: {SETTLE}");
+        let mut uids = BTreeMap::new();
+        let environments: Api<Environment> = Api::all(cluster.client());
+        for name in &dead {
+            actor.further_environment(name, &scope).await?;
+            let uid = environments.get(name).await?.metadata.uid;
+            uids.insert(name.clone(), uid.context("no UID")?);
+        }
+        let fields = format!("environments: [{}]\n{ALL}", dead.join(", "));
+        actor.webhook("waits", &receiver, &fields).await?;
+        actor.edit("waits", json!({"suspend": true})).await?;
+        actor.handled("waits").await?;
+        actor.starts("web").await?;
+        for name in &dead {
+            eventually(PATIENCE, "news for the suspended setting", async || {
+                Ok::<_, anyhow::Error>(log(cluster, name).await?.len() == 2)
+            })
+            .await?;
+            actor.kubectl(&["delete", "shipenv", name]).await?;
+        }
+
+        // It has still to deliver them: they stay, though their environments are gone.
+        let kept = async || {
+            for name in &dead {
+                ensure!(log(cluster, name).await?.len() >= 2, "{name} is pruned");
+            }
+            Ok(())
+        };
+        stays(Duration::from_secs(5), "the logs", kept).await?;
+
+        // As much as all logs together may take, most of it in one of the two; and with the last one more than that.
+        let (small, large) = (&dead[0], &dead[1]);
+        let fit = i64::try_from(TOTAL_CAP / BIGGEST)? - 1; // each has metadata, too
+        for number in 3..3 + fit {
+            forge(cluster, large, number, &uids[large], true).await?;
+        }
+        stays(Duration::from_secs(5), "the logs that just fit", kept).await?;
+        for number in 3 + fit..5 + fit {
+            forge(cluster, large, number, &uids[large], true).await?;
+        }
+        eventually(PATIENCE, "the large log to go", async || {
+            let left = log(cluster, large).await?.len();
+            ensure!(left == 0, "{left} snapshots are left");
+            Ok(())
+        })
+        .await?;
+        let all = snapshots(cluster).list(&ListParams::default()).await?;
+        let bytes = all.items.iter().filter_map(|it| {
+            let annotations = it.metadata.annotations.as_ref()?;
+            annotations.get("shipbell.dev/bytes")?.parse::<u64>().ok()
+        });
+        let bytes: u64 = bytes.sum();
+        ensure!(bytes <= TOTAL_CAP, "{bytes} bytes are left");
+        assert_eq!(log(cluster, small).await?.len(), 2, "there is room for it");
+        assert_eq!(
+            actor.sound_log().await?.len(),
+            2,
+            "it is no older than an hour"
+        );
+        let warning = "removing entries that a setting still needs";
+        ensure!(running.log_text().contains(warning), "nobody is told");
+
+        // The setting goes on with what is left of them, and is told what is lost.
+        let settled = |status: &NotificationSettingStatus| {
+            let uid = &uids[large];
+            !status
+                .cursors
+                .iter()
+                .any(|cursor| cursor.environment_uid == *uid)
+        };
+        actor.edit("waits", json!({"suspend": null})).await?;
+        actor
+            .status_when("waits", "no cursor of the large log", settled)
+            .await?;
         Ok(())
     });
 }

@@ -26,6 +26,16 @@ impl EnvironmentState {
         }
     }
 
+    /// What is known of its log, whether it can be continued or not.
+    pub(super) fn ledgers(&self) -> impl Iterator<Item = &Ledger> {
+        let known = match &self.log {
+            KnownLog::Read(ledger, _) => Some(&**ledger),
+            KnownLog::Blank(end, _) => end.as_deref(),
+            KnownLog::Unread => None,
+        };
+        known.into_iter().chain(self.before.as_deref())
+    }
+
     /// Resolves its digests.
     pub(super) fn resolver<'a>(
         &'a self,

@@ -97,7 +97,9 @@ impl ClusterState {
         match object {
             Decoded::Good(view) => {
                 self.read(T::KIND, Ok(view.meta()), listed, now);
-                view.apply(self, listed, now)
+                let warnings = view.apply(self, listed, now);
+                self.tidy_in_time();
+                warnings
             }
             Decoded::Bad(meta, why) => {
                 let warnings = self.read(T::KIND, Err((&meta, &why)), listed, now);

@@ -66,6 +66,14 @@ impl ClusterState {
         found
     }
 
+    /// The canonical digest of an image in each environment.
+    #[cfg(test)]
+    pub fn canonical_everywhere(&self, digest: Fingerprint) -> Vec<Fingerprint> {
+        let environments = self.environments.values();
+        let known = environments.map(|env| self.resolver(env).canonical(digest));
+        known.collect()
+    }
+
     /// All digests that count as this one for the rules of any environment.
     pub fn equivalent(&self, digest: Fingerprint) -> BTreeSet<Fingerprint> {
         let environments = self.environments.values();
