@@ -56,12 +56,17 @@ impl<'a> Controller<'a> {
         Ok(Controller { actor, owner })
     }
 
-    /// Sets how many pods workloads below it have, and waits until they run.
+    /// Sets how many pods workloads below it have, and waits until they run. None starts before all are there.
     async fn scale(&self, kind: &str, workloads: &[(&str, Value, &str, usize)]) -> Result<()> {
         for (name, labels, image, replicas) in workloads {
+            self.hold(image);
             self.set(kind, name, labels, image, *replicas).await?;
         }
         for (name, _, _, replicas) in workloads {
+            self.exist(name, *replicas).await?;
+        }
+        for (name, _, image, replicas) in workloads {
+            self.release(image);
             self.actor.running(name, *replicas).await?;
         }
         Ok(())
@@ -412,10 +417,12 @@ fn a_clone_set_that_is_updated_in_place_is_told_when_it_begins_and_when_it_is_ov
         let (v1, v2) = ("r.example/clones/web:v1", "r.example/clones/web:v2");
         let set = Controller::new(&actor, "apps.kruise.io", "v1alpha1", "CloneSet").await?;
         let pods = ["web-x1", "web-x2", "web-x3"];
+        set.hold(v1);
         for pod in pods {
             let labels = json!({"controller-revision-hash": "web-1"});
             set.pod(pod, &labels, v1).await?;
         }
+        set.release(v1);
         begin(&actor, &receiver, 3).await?;
         for (number, pod) in (1..).zip(pods) {
             let patch = json!({
@@ -458,9 +465,11 @@ fn pods_that_a_controller_replaces_one_by_one_are_told_when_it_begins_and_when_i
         let (v1, v2) = ("r.example/replaced/web:v1", "r.example/replaced/web:v2");
         // Like virtual machines: pods without a revision, which their controller owns itself.
         let pool = Controller::new(&actor, "example.com", "v1", "MachinePool").await?;
+        pool.hold(v1);
         for number in 1..=3 {
             pool.pod(&format!("old-{number}"), &json!({}), v1).await?;
         }
+        pool.release(v1);
         begin(&actor, &receiver, 3).await?;
         // Both run for longer than a scaling takes to be told.
         pool.pod("new-1", &json!({}), v2).await?;
