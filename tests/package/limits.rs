@@ -200,8 +200,8 @@ const STATEMENTS: [Statement; 45] = [
     (
         "docs/environments.md",
         "checks about every {} minutes",
-        "src/run.rs",
-        "PRUNE",
+        "src/config.rs",
+        "old snapshots are removed\n    #[arg(long, default_value = \"",
         As::Minutes,
     ),
     (
