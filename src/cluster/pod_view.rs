@@ -16,6 +16,9 @@ use crate::{
     },
 };
 
+/// How many bytes of a pod's labels are kept.
+const MAX_LABELS: usize = 16 << 10;
+
 /// What every object has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Meta {
@@ -395,6 +398,28 @@ impl RawStatus<'_> {
     }
 }
 
+/// The labels of a pod that are kept, because their size is limited by nothing but that of the object: those that tell its
+/// workload, and then the first ones by name.
+fn kept_labels(mut labels: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let size = |(key, value): (&String, &String)| key.len() + value.len();
+    if labels.iter().map(size).sum::<usize>() <= MAX_LABELS {
+        return labels;
+    }
+    let mut room = MAX_LABELS;
+    let mut kept = BTreeMap::new();
+    for identifying in [true, false] {
+        let of_this_kind = |key: &String, _: &mut String| workload::identifies(key) == identifying;
+        for (key, value) in labels.extract_if(.., of_this_kind) {
+            let size = size((&key, &value));
+            if size <= room {
+                room -= size;
+                kept.insert(key, value);
+            }
+        }
+    }
+    kept
+}
+
 impl<'de> Deserialize<'de> for PodView {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = RawPod::deserialize(deserializer)?;
@@ -470,7 +495,7 @@ impl<'de> Deserialize<'de> for PodView {
                 policy,
                 owner.as_ref().map(|owner| owner.kind.as_str()),
             ),
-            labels: raw.metadata.labels.unwrap_or_default(),
+            labels: kept_labels(raw.metadata.labels.unwrap_or_default()),
             owner,
             containers,
         })
@@ -621,6 +646,28 @@ mod tests {
             .iter()
             .map(|container| container.active)
             .collect()
+    }
+
+    #[test]
+    fn of_more_labels_than_can_be_kept_those_stay_that_tell_the_workload() {
+        let many = |number: usize| {
+            pod(|pod| {
+                for label in 0..number {
+                    pod["metadata"]["labels"][format!("a{label}")] = "x".repeat(60).into();
+                }
+                pod["metadata"]["labels"]["pod-template-hash"] = "7c9f6d5b8".into();
+            })
+        };
+        assert!(many(200).labels.len() > 200, "all of them");
+        let labels = many(10_000).labels;
+        let size = |labels: &BTreeMap<String, String>| -> usize {
+            labels
+                .iter()
+                .map(|(key, value)| key.len() + value.len())
+                .sum()
+        };
+        assert_eq!(labels["pod-template-hash"], "7c9f6d5b8");
+        assert!((MAX_LABELS / 2..=MAX_LABELS).contains(&size(&labels)));
     }
 
     #[test]

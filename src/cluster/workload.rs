@@ -130,6 +130,18 @@ fn is_numbered(name: &str, base: &str) -> bool {
         })
 }
 
+/// Whether a label may decide to which workload or revision a pod belongs.
+pub fn identifies(key: &str) -> bool {
+    [
+        REVISION_LABEL,
+        DEPLOYMENT_CONFIG_LABEL,
+        LEADER_WORKER_SET_LABEL,
+    ]
+    .contains(&key)
+        || key.starts_with("leaderworkerset.sigs.k8s.io/")
+        || key.ends_with("pod-template-hash")
+}
+
 fn revision(labels: &Labels) -> &str {
     let hashes = HASH_LABELS.iter().map(|(label, _)| *label);
     let mut keys = [REVISION_LABEL].into_iter().chain(hashes);

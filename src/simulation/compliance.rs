@@ -453,6 +453,51 @@ fn what_hangs_on_a_dead_node_is_judged_though_it_is_not_counted_any_more() {
 }
 
 #[test]
+fn more_images_than_are_remembered_have_their_grace_once() {
+    let mut cluster = vetted("");
+    for number in 0..120 {
+        cluster.running(
+            &format!("Job run-{number}"),
+            "",
+            &[&format!("bad-{number}")],
+        );
+    }
+    for round in 0..60 {
+        let (job, image) = (format!("Job short-{round}"), format!("short-{round}"));
+        let pod = cluster.running(&job, "", &[&image]);
+        cluster.pass(5);
+        cluster.remove(&pod);
+        cluster.pass(5);
+    }
+    let mut told = cluster.new_events();
+    told.retain(|it| !it.starts_with("silence"));
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].starts_with("red: "), "{told:?}");
+    assert_eq!(state(&cluster), ComplianceState::NonCompliant);
+    cluster.restart();
+    cluster.pass(120);
+    assert_eq!(state(&cluster), ComplianceState::NonCompliant);
+}
+
+#[test]
+fn an_exception_for_a_namespace_ends_when_the_image_runs_elsewhere_too_and_holds_again_afterwards()
+{
+    let mut cluster = vetted(", exceptions: [{namespaces: [blog], reason: ours}]");
+    cluster.start("blog/web", &["bad"], 1);
+    cluster.pass(400);
+    assert_eq!(cluster.new_events(), ["started bad 0>1"]);
+    cluster.start("api", &["bad"], 1);
+    cluster.pass(60);
+    let told = cluster.new_events();
+    assert_eq!(state(&cluster), ComplianceState::NonCompliant, "{told:?}");
+    for pod in cluster.pods_of("api", "") {
+        cluster.remove(&pod);
+    }
+    cluster.pass(200);
+    assert_eq!(state(&cluster), ComplianceState::Compliant);
+}
+
+#[test]
 fn what_runs_for_a_moment_again_and_again_gets_no_grace_again_and_again() {
     for restart in [false, true] {
         let mut cluster = vetted("");

@@ -490,6 +490,11 @@ impl Assessor<'_> {
             input.containers.insert(it.trusted);
             input.namespaces.insert(&*it.namespace);
         }
+        let runs = |it: &&UncountedArtifact| {
+            let digest = Fingerprint::from_hex(&it.fingerprint);
+            digest.is_some_and(|digest| artifacts.contains_key(&digest))
+        };
+        let too_many = was.uncounted.iter().filter(runs).count() >= UNCOUNTED;
         let (mut found, mut until) = (vec![], None::<Timestamp>);
         for (fingerprint, (image, input)) in artifacts {
             let name = display_name(&image);
@@ -512,7 +517,9 @@ impl Assessor<'_> {
                 *digest == fingerprint || input.containers.iter().any(|it| it.first == *digest)
             };
             // What was on the allow-list has no grace when that ends.
-            let grace_over = after.allowed.keys().any(|(_, digest)| listed(digest));
+            // Nor has what is not remembered among too many others: it would begin anew each time.
+            let grace_over = after.allowed.keys().any(|(_, digest)| listed(digest))
+                || known.is_none() && counted.is_none() && too_many;
             found.push(UncountedFinding {
                 fingerprint,
                 name,
@@ -522,8 +529,8 @@ impl Assessor<'_> {
         (found, until)
     }
 
-    /// What did not meet the rules when it ran last, the newest: whatever comes back gets no other grace. What runs and meets
-    /// them now is forgotten.
+    /// What does not meet the rules, and what did not when it ran last: whatever comes back gets no other grace. What runs and
+    /// meets them now is forgotten. Of too many those are kept that run, the oldest first, and then the newest of the others.
     fn remember_uncounted(
         &self,
         was: &Compliance,
@@ -533,16 +540,22 @@ impl Assessor<'_> {
         let runs = |it: &UncountedArtifact| {
             Fingerprint::from_hex(&it.fingerprint).is_none_or(|it| running.contains(&it))
         };
-        let gone = was.uncounted.iter().filter(|it| !runs(it)).cloned();
+        if self.rules.is_none() {
+            return vec![];
+        }
         let lacking = lacking.iter().map(|it| UncountedArtifact {
             fingerprint: it.fingerprint.to_string(),
             since: it.verdict.first_seen,
         });
-        let ruled = self.rules.is_some();
-        let mut all: Vec<_> = gone.chain(lacking).filter(|_| ruled).collect();
-        all.sort_by(|a, b| (b.since, &a.fingerprint).cmp(&(a.since, &b.fingerprint)));
-        all.truncate(UNCOUNTED);
-        all
+        let mut kept: Vec<_> = lacking.collect();
+        kept.sort_by(|a, b| (a.since, &a.fingerprint).cmp(&(b.since, &b.fingerprint)));
+        kept.truncate(UNCOUNTED);
+        let gone = was.uncounted.iter().filter(|it| !runs(it)).cloned();
+        let mut gone: Vec<_> = gone.collect();
+        gone.sort_by(|a, b| (b.since, &a.fingerprint).cmp(&(a.since, &b.fingerprint)));
+        gone.truncate(UNCOUNTED - kept.len());
+        kept.extend(gone);
+        kept
     }
 
     /// Compares the allow-list with the log.

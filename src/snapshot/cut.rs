@@ -225,6 +225,8 @@ impl CutInput<'_> {
             self.take_in(&mut after, recorded, time);
         }
         after.unidentified = self.unidentified;
+        // Where an artifact runs matters for exceptions.
+        assessment.touch(changes.iter().map(|it| it.fingerprint));
         let mut found = self
             .assessor
             .assess(assessment, &ledger, &after, Asked::All, self.wall);

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use crate::{
     api::{
         EnvironmentSnapshotSpec,
-        snapshot::{AllowListChange, Change, Event, Identity},
+        snapshot::{AllowListChange, Change, CompletedRollout, Event, Identity, UncountedArtifact},
     },
     snapshot::ledger::size_of_change,
 };
@@ -92,6 +92,9 @@ pub(crate) fn decoded_size(snapshot: &EnvironmentSnapshotSpec) -> usize {
     let listed = |change: &AllowListChange| {
         size_of::<AllowListChange>() + change.entry.len() + change.entry_uid.len() + DIGEST
     };
+    let completed = |it: &CompletedRollout| {
+        size_of::<CompletedRollout>() + it.kind.len() + it.namespace.len() + it.name.len()
+    };
     let data = snapshot.checkpoint.as_ref().and_then(|it| it.data.as_ref());
     size_of::<EnvironmentSnapshotSpec>()
         + snapshot.environment.len()
@@ -101,6 +104,12 @@ pub(crate) fn decoded_size(snapshot: &EnvironmentSnapshotSpec) -> usize {
         + snapshot.changes.iter().map(change).sum::<usize>()
         + snapshot.allow_list.iter().map(listed).sum::<usize>()
         + snapshot.identities.len() * (size_of::<Identity>() + 2 * DIGEST)
+        + compliance.uncounted.len() * (size_of::<UncountedArtifact>() + DIGEST)
+        + snapshot
+            .completed_rollouts
+            .iter()
+            .map(completed)
+            .sum::<usize>()
         + snapshot.events.len() * size_of::<Event>()
         + data.map_or(0, String::len)
 }
@@ -164,6 +173,39 @@ mod tests {
         cache.insert(newer.clone());
         assert!(Arc::ptr_eq(&newer, &get(&mut cache, &kept).unwrap()));
         assert_eq!(cache.bytes, decoded_size(&newer));
+    }
+
+    #[test]
+    fn every_list_of_a_snapshot_counts() {
+        let digest = "d".repeat(64);
+        let empty = testing::snapshot(1, &[]);
+        let mut uncounted = empty.clone();
+        uncounted.compliance.uncounted = vec![
+            UncountedArtifact {
+                fingerprint: digest,
+                since: uncounted.time,
+            };
+            100
+        ];
+        let mut completed = empty.clone();
+        completed.completed_rollouts = vec![
+            CompletedRollout {
+                kind: "k".repeat(317),
+                namespace: "n".repeat(63),
+                name: "w".repeat(253),
+            };
+            100
+        ];
+        for snapshot in [uncounted, completed] {
+            let json = serde_json::to_vec(&snapshot).unwrap().len();
+            let before = serde_json::to_vec(&empty).unwrap().len();
+            let more = decoded_size(&snapshot) - decoded_size(&empty);
+            assert!(
+                more >= (json - before) * 3 / 4,
+                "{more} for {}",
+                json - before
+            );
+        }
     }
 
     #[test]
