@@ -12,9 +12,10 @@ use jiff::Timestamp;
 use kube::{
     Api, Client, ResourceExt as _,
     api::{DeleteParams, ListParams, ObjectMeta, PostParams, Preconditions},
-    core::PartialObjectMeta,
+    core::{ApiResource, DynamicObject, PartialObjectMeta},
 };
 use parking_lot::Mutex;
+use serde_json::Value;
 use tokio::time::timeout;
 use tracing::warn;
 
@@ -111,6 +112,9 @@ pub enum LogError {
     /// The API server did not answer.
     #[error("no answer from the API server in {} s", .0.as_secs())]
     Timeout(Duration),
+    /// An entry holds what this version can't read.
+    #[error("snapshot {0} can't be read: {1}")]
+    Unreadable(String, serde_json::Error),
     /// An entry that was listed is gone.
     #[error("snapshot {0} is listed and can't be found")]
     Vanished(String),
@@ -188,9 +192,11 @@ impl SnapshotLog {
         let written = match within(self.snapshots.create(&PostParams::default(), &object)).await {
             Err(LogError::Api(kube::Error::Api(status))) if status.is_already_exists() => {
                 // An earlier attempt of ours may have been carried out although its answer was lost.
-                match within(self.snapshots.get_opt(&name)).await? {
-                    Some(found) if found.spec.content_hash == spec.content_hash => found,
-                    Some(found) => return Ok(Appended::Taken(found.spec.environment_uid)),
+                match self.find(&name).await? {
+                    Some(Found::Read(found)) if found.spec.content_hash == spec.content_hash => {
+                        *found
+                    }
+                    Some(found) => return Ok(Appended::Taken(found.environment_uid().to_owned())),
                     None => return Err(LogError::Api(kube::Error::Api(status))), // gone again: retry
                 }
             }
@@ -258,8 +264,26 @@ impl SnapshotLog {
         environment: &EnvironmentId,
         index: i64,
     ) -> Result<Option<EnvironmentSnapshot>, LogError> {
-        let found = within(self.snapshots.get_opt(&name(&environment.name, index))).await?;
-        Ok(found.filter(|object| object.spec.environment_uid == environment.uid))
+        let name = name(&environment.name, index);
+        match self.find(&name).await? {
+            Some(found) if found.environment_uid() != environment.uid => Ok(None),
+            Some(Found::Read(object)) => Ok(Some(*object)),
+            Some(Found::Unreadable(_, why)) => Err(LogError::Unreadable(name, why)),
+            None => Ok(None),
+        }
+    }
+
+    /// The object of this name. Whoever can write snapshots may have written one that can't be read: it is not to stop a
+    /// log to which it does not even say that it belongs.
+    async fn find(&self, name: &str) -> Result<Option<Found>, LogError> {
+        let why = match within(self.snapshots.get_opt(name)).await {
+            Err(LogError::Api(kube::Error::SerdeError(why))) => why,
+            found => return Ok(found?.map(|object| Found::Read(Box::new(object)))),
+        };
+        let kind = ApiResource::erase::<EnvironmentSnapshot>(&());
+        let any: Api<DynamicObject> = Api::all_with(self.snapshots.clone().into_client(), &kind);
+        let found = within(any.get_opt(name)).await?;
+        Ok(found.map(|object| Found::Unreadable(Box::new(object), why)))
     }
 
     /// The content hash of the entry with this index, always from the API server.
@@ -451,11 +475,42 @@ impl SnapshotLog {
         environment: &EnvironmentId,
         index: i64,
     ) -> Result<(), LogError> {
-        let found = self.get(environment, index).await?;
-        match found.and_then(|object| object.metadata.uid) {
-            Some(uid) => self.remove(&name(&environment.name, index), &uid).await,
+        let name = name(&environment.name, index);
+        let found = self.find(&name).await?;
+        match found.filter(|found| found.environment_uid() == environment.uid) {
+            Some(found) => self.remove(&name, &found.uid()).await,
             None => Ok(()),
         }
+    }
+}
+
+/// An object that has the name of an entry.
+enum Found {
+    /// What it holds.
+    Read(Box<EnvironmentSnapshot>),
+    /// It holds what can't be read: why.
+    Unreadable(Box<DynamicObject>, serde_json::Error),
+}
+
+impl Found {
+    /// The UID of the environment to whose log it says that it belongs.
+    fn environment_uid(&self) -> &str {
+        match self {
+            Self::Read(object) => &object.spec.environment_uid,
+            Self::Unreadable(object, _) => {
+                let uid = object.data.pointer("/spec/environmentUID");
+                uid.and_then(Value::as_str).unwrap_or_default()
+            }
+        }
+    }
+
+    /// Its own UID.
+    fn uid(&self) -> String {
+        let uid = match self {
+            Self::Read(object) => object.uid(),
+            Self::Unreadable(object, _) => object.uid(),
+        };
+        uid.unwrap_or_default()
     }
 }
 

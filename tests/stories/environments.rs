@@ -10,9 +10,9 @@ use kit::{
 };
 use kube::{
     Api,
-    api::{ListParams, Patch, PatchParams, PostParams},
+    api::{ListParams, Patch, PatchParams},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use shipbell::api::{Environment, EnvironmentSnapshot, NotificationSettingStatus, snapshot::Cause};
 use std::{collections::BTreeMap, time::Duration};
 
@@ -506,36 +506,45 @@ fn snapshots(cluster: &Cluster) -> Api<EnvironmentSnapshot> {
     Api::all(cluster.client())
 }
 
-/// Writes a copy of the newest snapshot of a log under another number and with another content, as somebody with the right
-/// to create snapshots may do. `big`: it says that it takes as much as an object can. Its name.
+/// Writes a copy of the newest snapshot of a log under another number and with this change, as somebody with the right to
+/// create snapshots may do. Its name.
 async fn forge(
     cluster: &Cluster,
     environment: &str,
     number: i64,
-    uid: &str,
-    big: bool,
+    change: impl FnOnce(&mut Value),
 ) -> Result<String> {
     let labels = format!("shipbell.dev/environment={environment},!shipbell.dev/chunk");
-    let own = snapshots(cluster)
-        .list(&ListParams::default().labels(&labels))
-        .await?;
-    let mut forged = own.items.into_iter().last().context("no snapshot")?;
+    let params = ListParams::default().labels(&labels);
+    let own = snapshots(cluster).list_metadata(&params).await?;
+    let first = own.items.into_iter().next().context("no snapshot")?;
+    let first = first.metadata.name.context("no name")?;
+    let mut forged = serde_json::to_value(snapshots(cluster).get(&first).await?)?;
     let name = format!("{environment}-{number:010}");
-    let mut annotations = forged.metadata.annotations.take().unwrap_or_default();
-    if big {
-        annotations.insert("shipbell.dev/bytes".to_owned(), BIGGEST.to_string());
-    }
-    forged.metadata = kube::api::ObjectMeta {
-        name: Some(name.clone()),
-        labels: forged.metadata.labels,
-        annotations: Some(annotations),
-        ..Default::default()
-    };
-    (forged.spec.index, forged.spec.environment_uid) = (number, uid.to_owned());
-    snapshots(cluster)
-        .create(&PostParams::default(), &forged)
-        .await?;
+    let metadata = &forged["metadata"];
+    forged["metadata"] = json!({
+        "name": name, "labels": metadata["labels"], "annotations": metadata["annotations"],
+    });
+    forged["spec"]["index"] = number.into();
+    change(&mut forged);
+    apply(&cluster.client(), forged).await?;
     Ok(name)
+}
+
+/// Says that it belongs to another environment.
+fn of_another(snapshot: &mut Value) {
+    snapshot["spec"]["environmentUID"] = "somebody else's".into();
+}
+
+/// The same, and holds a time that can't be read.
+fn unreadable(snapshot: &mut Value) {
+    of_another(snapshot);
+    snapshot["spec"]["time"] = "9999-12-31T23:59:59Z".into();
+}
+
+/// Says that it takes as much as an object can.
+fn big(snapshot: &mut Value) {
+    snapshot["metadata"]["annotations"]["shipbell.dev/bytes"] = BIGGEST.to_string().into();
 }
 
 #[test]
@@ -559,10 +568,12 @@ fn a_snapshot_that_somebody_else_wrote_stops_no_log_and_is_named_in_a_warning() 
             })
         };
 
-        // The labels of the log and a high number; what it holds belongs to another environment.
-        let high = forge(cluster, name, 5_000_000_000, "somebody else's", false).await?;
-        eventually(PATIENCE, "a warning while the operator runs", async || {
-            Ok::<_, anyhow::Error>(warned(first.log_text(), &high))
+        // The labels of the log and a high number; what they hold belongs to another environment.
+        let high = forge(cluster, name, 4_000_000_000, of_another).await?;
+        let higher = forge(cluster, name, 5_000_000_000, unreadable).await?;
+        eventually(PATIENCE, "warnings while the operator runs", async || {
+            let log = first.log_text();
+            Ok::<_, anyhow::Error>(warned(log.clone(), &high) && warned(log, &higher))
         })
         .await?;
         cluster.scale(name, "web", 2).await?;
@@ -575,11 +586,12 @@ fn a_snapshot_that_somebody_else_wrote_stops_no_log_and_is_named_in_a_warning() 
         environments
             .patch_status(name, &PatchParams::default(), &forget)
             .await?;
-        let next = forge(cluster, name, 4, "somebody else's", false).await?;
+        let next = forge(cluster, name, 4, unreadable).await?;
         let second = operator(cluster, &cast("second")).await?;
         eventually(PATIENCE, "a warning at the start", async || {
             let log = second.log_text();
-            Ok::<_, anyhow::Error>(warned(log.clone(), &high) && warned(log, &next))
+            let all = [&high, &higher, &next];
+            Ok::<_, anyhow::Error>(all.iter().all(|it| warned(log.clone(), it)))
         })
         .await?;
         cluster.scale(name, "web", 3).await?;
@@ -589,20 +601,25 @@ fn a_snapshot_that_somebody_else_wrote_stops_no_log_and_is_named_in_a_warning() 
             .wait_for(PATIENCE, |heard| heard.iter().any(fourth))
             .await?;
         let uid = actor.uid().await?;
-        let mut own = actor.log().await?;
-        own.retain(|entry| entry.environment_uid == uid);
+        let mut own = vec![];
+        for number in 1..=4 {
+            own.push(
+                snapshots(cluster)
+                    .get(&format!("{name}-{number:010}"))
+                    .await?
+                    .spec,
+            );
+        }
+        assert!(own.iter().all(|entry| entry.environment_uid == uid));
         sound(&own)?;
-        assert_eq!(own.len(), 4, "the baseline and three changes");
         let environment = actor.environment_status().await?;
         let ready = environment.conditions.iter().find(|it| it.type_ == "Ready");
         ensure!(
             ready.is_some_and(|ready| ready.status == "True"),
             "{environment:?}"
         );
-        assert!(
-            snapshots(cluster).get_opt(&high).await?.is_some(),
-            "a person deletes it"
-        );
+        let left = snapshots(cluster).get_metadata_opt(&high).await?;
+        assert!(left.is_some(), "a person deletes it");
         Ok(())
     });
 }
@@ -656,11 +673,11 @@ fn a_suspended_setting_keeps_the_log_of_a_deleted_environment_only_while_there_i
         let (small, large) = (&dead[0], &dead[1]);
         let fit = i64::try_from(TOTAL_CAP / BIGGEST)? - 1; // each has metadata, too
         for number in 3..3 + fit {
-            forge(cluster, large, number, &uids[large], true).await?;
+            forge(cluster, large, number, big).await?;
         }
         stays(Duration::from_secs(5), "the logs that just fit", kept).await?;
         for number in 3 + fit..5 + fit {
-            forge(cluster, large, number, &uids[large], true).await?;
+            forge(cluster, large, number, big).await?;
         }
         eventually(PATIENCE, "the large log to go", async || {
             let left = log(cluster, large).await?.len();
