@@ -87,7 +87,6 @@ pub struct Pod {
     mark: u32,
     /// By when its node has to have ended it, in seconds since the epoch; 0 unless it is being deleted.
     ends: u32,
-    terminating: bool,
     starting: bool,
     /// It has succeeded or failed.
     finished: bool,
@@ -274,6 +273,11 @@ impl Pod {
         [nearest, above.unwrap_or(nearest), ends.unwrap_or(nearest)]
     }
 
+    /// Whether it is being deleted.
+    fn is_terminating(&self) -> bool {
+        self.ends > 0
+    }
+
     /// Whether its node had to have ended it by then, in seconds since the epoch, and its object is still there.
     pub fn is_overdue(&self, by: u32) -> bool {
         (1..=by).contains(&self.ends)
@@ -285,13 +289,10 @@ impl Pod {
             containers,
             mark: _,
             ends,
-            terminating,
             starting,
             finished,
         } = self;
-        *ends == other.ends
-            && (terminating, starting, finished)
-                == (&other.terminating, &other.starting, &other.finished)
+        (ends, starting, finished) == (&other.ends, &other.starting, &other.finished)
             && (Arc::ptr_eq(template, &other.template) || *template == other.template)
             && *containers == other.containers
     }
@@ -603,7 +604,7 @@ impl Fleet {
 
     fn note_end(&mut self, uid: u128, before: Option<&Pod>, now: Option<&Pod>) {
         let ends = |pod: Option<&Pod>| {
-            let pod = pod.filter(|pod| pod.ends > 0)?;
+            let pod = pod.filter(|pod| pod.is_terminating())?;
             Some((pod.ends, pod.workload.namespace.clone(), uid))
         };
         if let Some(before) = ends(before) {
@@ -647,7 +648,6 @@ impl Fleet {
             containers: containers.collect(),
             mark,
             ends: view.ends,
-            terminating: view.terminating,
             starting: view.starting,
             finished: view.finished,
         };
@@ -767,7 +767,8 @@ impl Fleet {
             (Some(before), Some(pod)) => {
                 before.workload != pod.workload
                     || before.revision != pod.revision
-                    || (before.terminating, before.finished) != (pod.terminating, pod.finished)
+                    || (before.is_terminating(), before.finished)
+                        != (pod.is_terminating(), pod.finished)
                     || !before.shown().eq(pod.shown())
             }
             _ => true,
@@ -987,7 +988,7 @@ impl WorkloadState {
                 self.rolling_since = Some(now); // another rollout, or its next step
             }
             *count += 1;
-            self.terminating += u32::from(pod.terminating);
+            self.terminating += u32::from(pod.is_terminating());
             self.starting += u32::from(pod.starting);
         } else {
             if let Some(count) = self.revisions.get_mut(&pod.revision) {
@@ -996,7 +997,7 @@ impl WorkloadState {
                     self.revisions.remove(&pod.revision);
                 }
             }
-            self.terminating -= u32::from(pod.terminating);
+            self.terminating -= u32::from(pod.is_terminating());
             self.starting -= u32::from(pod.starting);
         }
     }

@@ -176,8 +176,6 @@ pub struct PodView {
     pub(crate) meta: Meta,
     /// The generation of its spec; 0 on servers that don't count it.
     pub generation: i64,
-    /// It is being deleted.
-    pub terminating: bool,
     /// By when its node has to have ended it, in seconds since the epoch; 0 unless it is being deleted.
     pub ends: u32,
     /// Some of its containers have never run yet.
@@ -420,13 +418,18 @@ fn kept_labels(mut labels: BTreeMap<String, String>) -> BTreeMap<String, String>
     kept
 }
 
+/// A time of deletion in seconds since the epoch, at least 1. The latest there is if it can't be read: whatever has one is being
+/// deleted.
+fn ends(deletion: &str) -> u32 {
+    let at = deletion.parse::<Timestamp>().map(Timestamp::as_second);
+    at.map_or(u32::MAX, |at| u32::try_from(at.max(1)).unwrap_or(u32::MAX))
+}
+
 impl<'de> Deserialize<'de> for PodView {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = RawPod::deserialize(deserializer)?;
         let meta = raw.metadata.meta();
         let terminating = raw.metadata.deletion_timestamp.is_some();
-        let deletion = raw.metadata.deletion_timestamp.as_deref();
-        let deletion = deletion.and_then(|at| at.parse::<Timestamp>().ok());
         let finished = matches!(raw.status.phase.as_deref(), Some("Succeeded" | "Failed"));
         let policy = raw.spec.restart_policy.as_deref().unwrap_or("Always");
         let (spec, status) = (&raw.spec, &raw.status);
@@ -487,8 +490,7 @@ impl<'de> Deserialize<'de> for PodView {
         Ok(Self {
             meta,
             generation: raw.metadata.generation.unwrap_or(0),
-            terminating,
-            ends: deletion.map_or(0, |at| u32::try_from(at.as_second()).unwrap_or(u32::MAX)),
+            ends: raw.metadata.deletion_timestamp.as_deref().map_or(0, ends),
             starting: !terminating && raw.status.phase.as_deref() == Some("Pending"),
             finished,
             runs_to_completion: workload::runs_to_completion(

@@ -4,7 +4,7 @@
 //! so, in this order: what the environment names, what an earlier run cached, a build from the Go module in
 //! `tests/kube`. Without any of them the error lists every way to get a plane and every place looked at.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 use std::{
     env,
@@ -85,32 +85,36 @@ pub fn find() -> Result<Assets> {
         }
     }
     let module = module();
-    let recipe = recipe(&module);
+    let whole = |directory: &Path| Assets::in_directory(directory).ok();
+    let make = |into: &Path| build_plane(&module, into);
+    let found = cached_or_built("kube", &module, &mut looked, whole, make)?;
+    found.with_context(|| no_plane(&looked))
+}
+
+/// What the cache holds under this name, built if need be. `None`, and `looked` says why, if there is no Go to build it with.
+fn cached_or_built<T>(
+    name: &str,
+    module: &Path,
+    looked: &mut Vec<String>,
+    whole: impl Fn(&Path) -> Option<T>,
+    make: impl Fn(&Path) -> Result<()>,
+) -> Result<Option<T>> {
+    let root = cache()?.join(name);
+    let recipe = recipe(module);
     let go = go_version();
-    match cached(
-        &cache()?.join("kube"),
-        &recipe,
-        go.as_deref(),
-        |directory| Assets::in_directory(directory).ok(),
-    ) {
-        Ok(assets) => return Ok(assets),
+    match cached(&root, &recipe, go.as_deref(), &whole) {
+        Ok(found) => return Ok(Some(found)),
         Err(miss) => looked.push(miss),
     }
     match fit_go(go) {
         Ok(go) => {
-            let directory = build(
-                &cache()?.join("kube"),
-                &recipe,
-                &go,
-                |directory| Assets::in_directory(directory).is_ok(),
-                |into| build_plane(&module, into),
-            )?;
-            Assets::in_directory(&directory)
-                .map_err(|program| anyhow::anyhow!("the build left no {program}"))
+            let complete = |directory: &Path| whole(directory).is_some();
+            let directory = build(&root, &recipe, &go, complete, make)?;
+            Ok(whole(&directory))
         }
         Err(miss) => {
             looked.push(miss);
-            bail!("{}", no_plane(&looked))
+            Ok(None)
         }
     }
 }
@@ -161,38 +165,21 @@ fn find_tool(tool: &Tool, module: &Path) -> Result<PathBuf> {
         Some(program) => looked.push(format!("{variable}: no file {}", program.display())),
         None => looked.push(format!("{variable}: not set")),
     }
-    let recipe = recipe(module);
-    let go = go_version();
-    let program = |directory: &Path| Some(directory.join(name)).filter(|program| program.is_file());
-    match cached(&cache()?.join(name), &recipe, go.as_deref(), program) {
-        Ok(program) => return Ok(program),
-        Err(miss) => looked.push(miss),
-    }
-    match fit_go(go) {
-        Ok(go) => {
-            let directory = build(
-                &cache()?.join(name),
-                &recipe,
-                &go,
-                |directory| program(directory).is_some(),
-                |into| {
-                    let mut command = go_build(module, "-s -w", into);
-                    command.arg(tool.package);
-                    run(name, command, into)
-                },
-            )?;
-            Ok(directory.join(name))
-        }
-        Err(miss) => {
-            looked.push(miss);
-            bail!(
-                "No {name}.\n\nTo get one, either\n  - put Go 1.{OLDEST_GO} or newer on PATH: it is then built from \
-                 {}, or\n  - set {variable} to such a program.\n\nLooked at\n  - {}",
-                module.display(),
-                looked.join("\n  - ")
-            )
-        }
-    }
+    let whole = |directory: &Path| Some(directory.join(name)).filter(|program| program.is_file());
+    let make = |into: &Path| {
+        let mut command = go_build(module, "-s -w", into);
+        command.arg(tool.package);
+        run(name, command, into)
+    };
+    let found = cached_or_built(name, module, &mut looked, whole, make)?;
+    found.with_context(|| {
+        format!(
+            "No {name}.\n\nTo get one, either\n  - put Go 1.{OLDEST_GO} or newer on PATH: it is then built from \
+             {}, or\n  - set {variable} to such a program.\n\nLooked at\n  - {}",
+            module.display(),
+            looked.join("\n  - ")
+        )
+    })
 }
 
 /// The variables that controller-runtime's envtest reads, plus two it has no need of.

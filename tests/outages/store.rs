@@ -9,28 +9,36 @@ use crate::{
 };
 use anyhow::{Result, ensure};
 use kit::{
-    Action, Actor, deployment, hears,
+    Action, Actor, Cluster, Receiver, deployment, hears,
     stage::{Cast, operator},
 };
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use shipbell::api::snapshot::Cause;
 
+/// The name of the copy of the store.
+const BACKUP: &str = "backup";
+
+/// An actor with a Deployment `old` of two pods, of which all is told, and of which the store has a copy.
+async fn backed_up(cluster: &'static Cluster, name: &str) -> Result<(Actor, Receiver)> {
+    let (actor, receiver) = told_all(cluster, name).await?;
+    let old = deployment(&actor.name, "old", "r.example/old:v1", 2);
+    actor.apply(old).await?;
+    cluster.rolled_out(&actor.name, "old").await?;
+    all_is_told(&actor, &receiver).await?;
+    cluster.plane.stop();
+    cluster.plane.save_store(BACKUP)?;
+    cluster.plane.start_again().await?;
+    cluster.kubelet.restart().await?;
+    Ok((actor, receiver))
+}
+
 #[test]
 fn a_store_that_is_set_back_is_noticed_and_what_happens_then_is_told() {
     outage(async |cluster| {
         let mut alive = operator(cluster, &Cast::default()).await?;
-        let (actor, receiver) = told_all(cluster, "back").await?;
+        let (actor, receiver) = backed_up(cluster, "back").await?;
         let ns = actor.name.as_str();
-        actor
-            .apply(deployment(ns, "old", "r.example/old:v1", 2))
-            .await?;
-        cluster.rolled_out(ns, "old").await?;
-        all_is_told(&actor, &receiver).await?;
-        cluster.plane.stop();
-        cluster.plane.save_store("backup")?;
-        cluster.plane.start_again().await?;
-        cluster.kubelet.restart().await?;
 
         for (name, replicas) in [("lost", 1), ("gone", 2)] {
             let image = format!("r.example/{name}:v1");
@@ -42,7 +50,7 @@ fn a_store_that_is_set_back_is_noticed_and_what_happens_then_is_told() {
         ensure!(head > 2, "{head} entries");
 
         cluster.plane.stop();
-        cluster.plane.put_store_back("backup")?;
+        cluster.plane.put_store_back(BACKUP)?;
         cluster.plane.start_again().await?;
         cluster.kubelet.restart().await?;
         let log = actor.log().await?;
@@ -122,17 +130,8 @@ async fn move_cursor(actor: &Actor, index: i64) -> Result<()> {
 fn nothing_is_recorded_of_a_store_that_was_set_back_before_every_kind_was_listed_again() {
     outage(async |cluster| {
         let (proxy, mut alive) = behind_proxy(cluster, &[]).await?;
-        let (actor, receiver) = told_all(cluster, "era").await?;
+        let (actor, receiver) = backed_up(cluster, "era").await?;
         let ns = actor.name.as_str();
-        actor
-            .apply(deployment(ns, "old", "r.example/old:v1", 2))
-            .await?;
-        cluster.rolled_out(ns, "old").await?;
-        all_is_told(&actor, &receiver).await?;
-        cluster.plane.stop();
-        cluster.plane.save_store("era")?;
-        cluster.plane.start_again().await?;
-        cluster.kubelet.restart().await?;
         actor
             .apply(deployment(ns, "lost", "r.example/lost:v1", 2))
             .await?;
@@ -146,7 +145,7 @@ fn nothing_is_recorded_of_a_store_that_was_set_back_before_every_kind_was_listed
             false => Action::Pass,
         });
         let before = proxy.asked().len();
-        cluster.plane.put_store_back("era")?;
+        cluster.plane.put_store_back(BACKUP)?;
         cluster.plane.start_again().await?;
         cluster.kubelet.restart().await?;
         let recorded = actor.log().await?.len();

@@ -120,6 +120,9 @@ impl EnvironmentState {
         let wall = u64::try_from(wall.as_second()).unwrap_or_default();
         let ended_by = wall.saturating_sub(self.settle.hangs_after().as_secs());
         let ended_by = u32::try_from(ended_by).unwrap_or(u32::MAX);
+        if ended_by == before {
+            return;
+        }
         let span = before.min(ended_by).saturating_add(1)..before.max(ended_by).saturating_add(1);
         let pods = fleet.pods_ending(span).filter(|pod| {
             let namespace = &pod.workload.namespace;
