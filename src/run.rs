@@ -40,7 +40,11 @@ use crate::{
         evidence_watch,
     },
     config::{Configuration, ReadApiConfig, Tuning},
-    delivery::{context::Context as DeliveryContext, dispatcher, secret::RbacHints},
+    delivery::{
+        context::{Context as DeliveryContext, RequestSlots},
+        dispatcher,
+        secret::RbacHints,
+    },
     http::sender::HttpSender,
     message::installation::Installation,
     metrics::Metrics,
@@ -337,8 +341,7 @@ fn start_delivery(
         },
         progress: shared.progress.clone(),
         stop: shared.stop.clone(),
-        status_writes: DeliveryContext::status_writes(),
-        start_lists: DeliveryContext::start_lists(),
+        requests: RequestSlots::default(),
     };
     tokio::spawn(dispatcher::run(context, cursors_ready))
 }

@@ -32,6 +32,9 @@ const STATUS_WRITES: usize = 8;
 /// At most this many logs are listed at once to find where cursors start: a thousand settings may hear of one new
 /// environment.
 const START_LISTS: usize = 4;
+/// At most this many other requests of settings are under way at once: each takes a connection and about 11 KB, and after a
+/// start each setting reads its Secret.
+const READS: usize = 16;
 
 /// What delivery works with.
 pub(crate) struct Context {
@@ -52,8 +55,25 @@ pub(crate) struct Context {
     pub progress: Arc<DeliveryProgress>,
     /// Ends sending: what is on its way is finished first.
     pub stop: CancellationToken,
+    pub requests: RequestSlots,
+}
+
+/// How many requests to the API server all settings together may have under way, by what they do.
+pub(crate) struct RequestSlots {
     pub status_writes: Semaphore,
+    /// Lists of logs to find starts.
     pub start_lists: Semaphore,
+    pub reads: Semaphore,
+}
+
+impl Default for RequestSlots {
+    fn default() -> Self {
+        Self {
+            status_writes: Semaphore::new(STATUS_WRITES),
+            start_lists: Semaphore::new(START_LISTS),
+            reads: Semaphore::new(READS),
+        }
+    }
 }
 
 impl Context {
@@ -65,16 +85,6 @@ impl Context {
             metrics: &self.metrics,
             timings: self.watch_timings,
         }
-    }
-
-    /// How many statuses may be written at once, for [`Context::status_writes`].
-    pub fn status_writes() -> Semaphore {
-        Semaphore::new(STATUS_WRITES)
-    }
-
-    /// How many logs may be listed at once to find starts, for [`Context::start_lists`].
-    pub fn start_lists() -> Semaphore {
-        Semaphore::new(START_LISTS)
     }
 }
 

@@ -14,7 +14,7 @@ use http::{Method, Request, header::CONTENT_TYPE};
 use jiff::Timestamp;
 use kube::{Api, Resource as _, ResourceExt as _, runtime::events::EventType};
 use tokio::{
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
     task::{AbortHandle, JoinSet},
     time::{Instant, sleep_until, timeout},
 };
@@ -23,7 +23,7 @@ use crate::{
     api::{Environment, EnvironmentSnapshotSpec, NotificationSetting, environment::EnvironmentId},
     delivery::{
         conditions::NotReady,
-        context::{Context, ProgressEntry},
+        context::{Context, ProgressEntry, RequestSlots},
         environment_queue::Token,
         mailbox::Mailbox,
         next_message::{LogReader, Origin},
@@ -205,15 +205,27 @@ impl SettingWorker {
         self.tasks.spawn(async move { Done::Input(task.await) });
     }
 
+    /// Makes a request to the API server when its turn has come. What waits is small: the request is made then.
+    fn spawn_request<R: Future<Output = Input> + Send + 'static>(
+        &mut self,
+        slots: fn(&RequestSlots) -> &Semaphore,
+        request: impl FnOnce(Arc<Context>) -> R + Send + 'static,
+    ) {
+        self.spawn(in_turn(self.context.clone(), slots, request));
+    }
+
     fn execute(&mut self, action: Action) {
         let context = self.context.clone();
         match action {
             Action::ReadDestination(generation) => {
                 let setting = self.setting.clone();
-                self.spawn(async move {
-                    let answer = read_destination(&context, &setting).await;
-                    Input::Destination(generation, answer)
-                });
+                self.spawn_request(
+                    |slots| &slots.reads,
+                    async move |context| {
+                        let answer = read_destination(&context, &setting).await;
+                        Input::Destination(generation, answer)
+                    },
+                );
             }
             Action::Search(token, search) => self.spawn(async move {
                 let found = search.find(&context.log).await;
@@ -253,31 +265,44 @@ impl SettingWorker {
                     Input::Counted(subscription.generation, counted)
                 });
             }
-            Action::ListEntries(environment) => self.spawn(async move {
-                // The semaphore is never closed.
-                let _permit = context.start_lists.acquire().await;
-                let entries = LogReader::entries(&context.log, &environment).await;
-                Input::Entries(environment, entries)
-            }),
-            Action::Compare(environment, index) => self.spawn(async move {
-                let read = context.log.read_hash(&environment, index).await;
-                let there = read.map(|there| there.is_some());
-                Input::Compared(environment, there.map_err(|error| error.to_string()))
-            }),
-            Action::CheckDeleted(environment) => self.spawn(async move {
-                let checked = check_deleted(&context, &environment).await;
-                Input::Checked(environment, checked.map_err(|error| error.to_string()))
-            }),
+            Action::ListEntries(environment) => self.spawn_request(
+                |slots| &slots.start_lists,
+                async move |context| {
+                    let entries = LogReader::entries(&context.log, &environment).await;
+                    Input::Entries(environment, entries)
+                },
+            ),
+            Action::Compare(environment, index) => self.spawn_request(
+                |slots| &slots.reads,
+                async move |context| {
+                    let read = context.log.read_hash(&environment, index).await;
+                    let there = read.map(|there| there.is_some());
+                    Input::Compared(environment, there.map_err(|error| error.to_string()))
+                },
+            ),
+            Action::CheckDeleted(environment) => self.spawn_request(
+                |slots| &slots.reads,
+                async move |context| {
+                    let checked = check_deleted(&context, &environment).await;
+                    Input::Checked(environment, checked.map_err(|error| error.to_string()))
+                },
+            ),
             Action::WriteStatus(write) => {
                 let setting = self.setting.clone();
-                self.spawn(async move {
-                    let answer = write_status(&context, &setting, &write).await;
-                    Input::Written(write.counted, answer)
-                });
+                self.spawn_request(
+                    |slots| &slots.status_writes,
+                    async move |context| {
+                        let answer = write_status(&context, &setting, &write).await;
+                        Input::Written(write.counted, answer)
+                    },
+                );
             }
             Action::ReadSetting => {
                 let setting = self.setting.clone();
-                self.spawn(async move { Input::Read(read_setting(&context, &setting).await) });
+                self.spawn_request(
+                    |slots| &slots.reads,
+                    async move |context| Input::Read(read_setting(&context, &setting).await),
+                );
             }
             Action::Publish(reason, note) => {
                 let type_ = match reason {
@@ -314,6 +339,17 @@ impl SettingWorker {
             Done::Sent(token, began, receipt, slot)
         });
     }
+}
+
+/// Makes a request when a slot is free, and is small until then.
+async fn in_turn<R: Future>(
+    context: Arc<Context>,
+    slots: fn(&RequestSlots) -> &Semaphore,
+    request: impl FnOnce(Arc<Context>) -> R,
+) -> R::Output {
+    // The semaphores are never closed.
+    let _permit = slots(&context.requests).acquire().await;
+    Box::pin(request(context.clone())).await
 }
 
 /// How metrics call what came of an attempt.
@@ -368,7 +404,8 @@ impl LogReader for SnapshotLog {
     }
 
     async fn entries(&self, environment: &EnvironmentId) -> Result<Vec<EntryMeta>, String> {
-        let entries = SnapshotLog::entries(self, environment).await;
+        // Boxed, as it is large and rarely needed: each search of a setting would be as large.
+        let entries = Box::pin(SnapshotLog::entries(self, environment)).await;
         entries.map_err(|error| error.to_string())
     }
 }
@@ -423,9 +460,6 @@ async fn write_status(
     setting: &NotificationSetting,
     write: &StatusWrite,
 ) -> WriteAnswer {
-    let Ok(_permit) = context.status_writes.acquire().await else {
-        return WriteAnswer::Failed("the program ends".to_owned());
-    };
     let request = match status_request(setting, write) {
         Ok(request) => request,
         Err(why) => return WriteAnswer::Failed(why),
@@ -497,8 +531,9 @@ async fn read_setting(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::delivery::next_message::{Found, Search};
 
-    fn size_of_future<T, F: Future>(_: fn(T) -> F) -> usize {
+    fn size_of_future<T, F: Future>(_: impl Fn(T) -> F) -> usize {
         size_of::<F>()
     }
 
@@ -509,5 +544,26 @@ mod tests {
             size_of::<SettingWorker>(),
         );
         assert!(task < 1_024, "{task} bytes beside the state's {state}");
+    }
+
+    #[test]
+    fn a_request_that_waits_for_its_turn_is_small() {
+        async fn big(_: Arc<Context>) -> usize {
+            let kept = [0_u8; 10_000];
+            std::future::ready(()).await;
+            kept.len()
+        }
+        assert!(size_of_future(big) > 10_000);
+        let size = size_of_future(|context| in_turn(context, |slots| &slots.reads, big));
+        assert!(size < 256, "{size} bytes");
+    }
+
+    #[test]
+    fn a_search_that_finds_its_entries_in_memory_is_small() {
+        async fn find((log, search): (SnapshotLog, Search)) -> Found {
+            search.find(&log).await
+        }
+        let size = size_of_future(find);
+        assert!(size < 2_048, "{size} bytes");
     }
 }

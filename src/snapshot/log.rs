@@ -254,7 +254,8 @@ impl SnapshotLog {
         if cached.is_some() {
             return Ok(cached);
         }
-        let found = self.get(environment, index).await?;
+        // A thousand settings wait for their entries at once, which are most often cached.
+        let found = Box::pin(self.get(environment, index)).await?;
         Ok(found.map(shared))
     }
 
