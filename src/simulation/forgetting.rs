@@ -40,7 +40,7 @@ fn roll_out(cluster: &mut Cluster, number: usize) {
 
 #[test]
 fn thousands_of_images_leave_no_trace_in_memory_and_are_told_as_if_all_were_kept() {
-    const ROLLOUTS: usize = 700;
+    const ROLLOUTS: usize = 400;
     let (mut forgetting, mut keeping) = (with_mesh(), with_mesh());
     keeping.state.fleet_mut().never_tidy();
     let mut most = (0, 0);
