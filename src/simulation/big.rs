@@ -55,7 +55,7 @@ impl Big {
         let read = restored(&entry, &mut reader);
         state.appended(
             &EnvironmentId::new("big", "uid"),
-            &entry.after,
+            &entry,
             Duration::ZERO,
             now,
         );
@@ -73,6 +73,22 @@ impl Big {
     /// These pods are all that there is from now on; what is then appended, read by the reader entry by entry.
     fn becomes(&mut self, pods: &[PodView]) -> Vec<EnvironmentSnapshotSpec> {
         self.now += seconds(60);
+        self.list(pods);
+        self.now += seconds(31);
+        let mut appended = vec![];
+        for _ in 0..10 {
+            let entries = self.cut();
+            if entries.is_empty() {
+                break;
+            }
+            appended.extend(entries.into_iter().map(|entry| entry.spec));
+            self.now += seconds(2);
+        }
+        appended
+    }
+
+    /// A list has these pods.
+    fn list(&mut self, pods: &[PodView]) {
         self.serial += 1;
         self.state.list_begins(WatchKind::Pods);
         for pod in pods {
@@ -82,33 +98,35 @@ impl Big {
         let version = u64::from(self.serial);
         self.state
             .list_ends(WatchKind::Pods, version, self.now, self.now);
-        self.now += seconds(31);
-        let mut appended = vec![];
-        for _ in 0..10 {
-            for kind in WatchKind::ALL {
-                self.state.bookmark(kind, version, self.now);
-            }
-            let plan = self.state.plan("big", self.now, wall(self.now));
-            let Plan::Append(draft) = plan else { break };
-            for entry in draft {
-                self.read_next(&entry);
-                self.state.appended(
-                    &EnvironmentId::new("big", "uid"),
-                    &entry.after,
-                    Duration::ZERO,
-                    self.now,
-                );
-                appended.push(entry.spec);
-            }
-            self.now += seconds(2);
+    }
+
+    /// What is appended now, read by the reader.
+    fn cut(&mut self) -> Vec<Entry> {
+        for kind in WatchKind::ALL {
+            self.state.bookmark(kind, u64::from(self.serial), self.now);
         }
-        appended
+        let plan = self.state.plan("big", self.now, wall(self.now));
+        let Plan::Append(entries) = plan else {
+            return vec![];
+        };
+        for entry in &entries {
+            self.read_next(entry);
+            self.state.appended(
+                &EnvironmentId::new("big", "uid"),
+                entry,
+                Duration::ZERO,
+                self.now,
+            );
+        }
+        entries
     }
 
     fn read_next(&mut self, entry: &Entry) {
         let spec = &entry.spec;
         let size = serde_json::to_vec(spec).unwrap().len();
         assert!(size < 400_000, "{size} bytes");
+        let written = size + entry.chunks.concat().len();
+        assert!(written < 2 * entry.size() + 4_000, "{written} bytes");
         assert!(spec.changes.len() <= MAX_CHANGES && spec.identities.len() <= MAX_IDENTITIES);
         assert_eq!(spec.content_hash, content_hash(spec));
         assert_eq!(spec.previous.as_deref(), Some(&*self.read.content_hash));

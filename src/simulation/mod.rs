@@ -575,7 +575,7 @@ impl Cluster {
             spec,
             chunks,
             after,
-        } = entry;
+        } = entry.clone();
         let json = serde_json::to_string(&spec).unwrap();
         assert!(json.len() < 400_000, "{} bytes", json.len());
         let read: EnvironmentSnapshotSpec = serde_json::from_str(&json).unwrap();
@@ -633,7 +633,7 @@ impl Cluster {
         let uid = env.uid.clone();
         self.state.appended(
             &EnvironmentId::new(name, &uid),
-            &after,
+            &entry,
             Duration::ZERO,
             self.now,
         );

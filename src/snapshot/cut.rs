@@ -55,6 +55,18 @@ pub struct Entry {
     pub after: Arc<Ledger>,
 }
 
+impl Entry {
+    /// About how many bytes are written for it: its changes, what was learned, and its checkpoint with its parts.
+    pub fn size(&self) -> usize {
+        let changes = self.spec.changes.iter().map(size_of_change);
+        let identities = self.spec.identities.iter().map(|_| SIZE_OF_IDENTITY);
+        let checkpoint = self.spec.checkpoint.as_ref();
+        let checkpoint = checkpoint.and_then(|it| it.data.as_ref());
+        let parts = checkpoint.into_iter().chain(&self.chunks).map(String::len);
+        changes.chain(identities).chain(parts).sum()
+    }
+}
+
 /// What was learned of images, containers and workloads, and is not in the log yet.
 #[derive(Clone, Debug, Default)]
 pub struct Learned {

@@ -237,13 +237,13 @@ impl EnvironmentRecorder {
     async fn append(&mut self, entry: &Entry) -> Result<Round, LogError> {
         let context = self.context.clone();
         let begun = Instant::now();
-        context.write_budget.pass().await;
+        context.write_budget.pass(1 + entry.chunks.len()).await;
         let spec = &entry.spec;
         match context.log.append(entry).await? {
             Appended::Done => {
                 self.lost = 0;
                 context.shared.with(|state, now| {
-                    state.appended(&self.environment, &entry.after, begun.elapsed(), now);
+                    state.appended(&self.environment, entry, begun.elapsed(), now);
                 });
                 let head = (spec.index, spec.time);
                 context.environments.set_head(&self.environment, head);

@@ -23,8 +23,9 @@ use crate::{
     snapshot::{environments::Environments, log::SnapshotLog, shared_state::SharedState},
 };
 
-/// How many snapshots of all environments together are appended in a second, at most.
-const APPENDS_PER_SECOND: u32 = 20;
+/// How many objects are written for the logs of all environments together in a second, at most. A snapshot is one, and each
+/// part of a state that is too big for it is one more.
+const WRITES_PER_SECOND: u32 = 20;
 
 /// What recording needs.
 #[derive(Clone)]
@@ -76,18 +77,19 @@ impl Default for WriteBudget {
     fn default() -> Self {
         Self {
             next: Mutex::new(Instant::now()),
-            interval: Duration::from_secs(1) / APPENDS_PER_SECOND,
+            interval: Duration::from_secs(1) / WRITES_PER_SECOND,
         }
     }
 }
 
 impl WriteBudget {
-    pub(crate) async fn pass(&self) {
+    /// Waits until so many objects may be written.
+    pub(crate) async fn pass(&self, objects: usize) {
         let at = {
             let mut next = self.next.lock().await;
             // A burst of one second's worth may pass at once.
             let at = (*next).max(Instant::now() - Duration::from_secs(1));
-            *next = at + self.interval;
+            *next = at + self.interval * u32::try_from(objects).unwrap_or(u32::MAX);
             at
         };
         sleep_until(at).await;

@@ -5,6 +5,7 @@ mod evidence;
 mod objects;
 mod plan;
 mod summary;
+mod write_rate;
 
 pub use objects::FleetObject;
 
@@ -41,6 +42,7 @@ use crate::{
         cut::Entry,
         ledger::{ArtifactFacts, Ledger},
         settle::{Comparison, SettleTimes, Unsettled},
+        state::write_rate::WriteRate,
     },
     time::Moment,
 };
@@ -74,6 +76,7 @@ struct EnvironmentState {
     last_cut: Option<Moment>,
     /// How long the last append took, with its wait for the budget of writes.
     last_append: Duration,
+    write_rate: WriteRate,
     /// How long to wait between two cuts at least, because the logs are too big.
     cut_interval: Duration,
     restored: bool,
@@ -695,13 +698,14 @@ impl ClusterState {
     pub fn appended(
         &mut self,
         environment: &EnvironmentId,
-        after: &Arc<Ledger>,
+        entry: &Entry,
         took: Duration,
         now: Moment,
     ) {
         let Some(env) = with_id(&mut self.environments, environment) else {
             return;
         };
+        let after = &entry.after;
         let mut seen = now;
         if let KnownLog::Read(_, at) = &env.log
             && self.interrupted.is_some_and(|when| when >= *at)
@@ -713,6 +717,7 @@ impl ClusterState {
             KnownLog::Unread | KnownLog::Blank(..) => None,
         };
         (env.last_cut, env.last_append) = (Some(now), took);
+        env.write_rate.note(entry.size(), now);
         env.restored = false;
         let recorded = after.recorded_identities();
         let renamed = env.recorded != recorded;

@@ -171,7 +171,7 @@ impl Bench {
                 for entry in draft {
                     self.world.appended(
                         &EnvironmentId::new(&name, &name),
-                        &entry.after,
+                        &entry,
                         Duration::ZERO,
                         self.now,
                     );

@@ -21,7 +21,7 @@ enum As {
 /// A sentence of a page in which `{}` stands for the constant, and where that is.
 type Statement = (&'static str, &'static str, &'static str, &'static str, As);
 
-const STATEMENTS: [Statement; 45] = [
+const STATEMENTS: [Statement; 48] = [
     (
         "README.md",
         "at most {} events or one second of events per setting",
@@ -173,8 +173,29 @@ const STATEMENTS: [Statement; 45] = [
         "docs/environments.md",
         "all environments together {} per second",
         "src/snapshot/recorder_context.rs",
-        "APPENDS_PER_SECOND",
+        "WRITES_PER_SECOND",
         As::Number,
+    ),
+    (
+        "docs/environments.md",
+        "written at most {} KiB per second",
+        "src/snapshot/state/write_rate.rs",
+        "BYTES_PER_SECOND",
+        As::KiB,
+    ),
+    (
+        "docs/environments.md",
+        "it saves up to {} seconds of that",
+        "src/snapshot/state/write_rate.rs",
+        "SAVED_UP",
+        As::Seconds,
+    ),
+    (
+        "docs/operations.md",
+        "{} KiB per second for each environment",
+        "src/snapshot/state/write_rate.rs",
+        "BYTES_PER_SECOND",
+        As::KiB,
     ),
     (
         "docs/environments.md",
@@ -229,7 +250,7 @@ const STATEMENTS: [Statement; 45] = [
         "docs/operations.md",
         "at most {} snapshots per second",
         "src/snapshot/recorder_context.rs",
-        "APPENDS_PER_SECOND",
+        "WRITES_PER_SECOND",
         As::Number,
     ),
     (

@@ -32,6 +32,12 @@ const CATCH_UP: Duration = Duration::from_secs(10);
 const CUT_INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(1);
 
 impl EnvironmentState {
+    /// When the next cut may be.
+    fn next_cut(&self) -> Option<Moment> {
+        let pause_ends = self.last_cut? + self.pause();
+        Some(pause_ends.max(self.write_rate.next()))
+    }
+
     /// How long to wait after the last cut.
     fn pause(&self) -> Duration {
         let (shortest, longest) = CUT_INTERVALS.into_inner();
@@ -58,8 +64,7 @@ impl ClusterState {
             return Plan::Wait(None);
         };
         env.leave_out_hanging(&self.fleet, &self.evidence, now, wall);
-        let next_cut = env.last_cut.map(|last| last + env.pause());
-        if let Some(next_cut) = next_cut.filter(|next_cut| *next_cut > now) {
+        if let Some(next_cut) = env.next_cut().filter(|next_cut| *next_cut > now) {
             let has_work = env.has_work(name, &self.fleet, &self.evidence);
             return Plan::Wait(has_work.then_some(next_cut));
         }
