@@ -555,7 +555,7 @@ impl Cluster {
                     meanwhile(self);
                 }
                 for entry in draft {
-                    self.append(name, entry);
+                    self.append(name, &entry);
                 }
             }
         }
@@ -569,7 +569,7 @@ impl Cluster {
         known == last.map(|last| (last.spec.index, last.spec.content_hash.clone()))
     }
 
-    fn append(&mut self, name: &str, entry: Entry) {
+    fn append(&mut self, name: &str, entry: &Entry) {
         let env = self.environments.get_mut(name).unwrap();
         let Entry {
             spec,
@@ -633,7 +633,7 @@ impl Cluster {
         let uid = env.uid.clone();
         self.state.appended(
             &EnvironmentId::new(name, &uid),
-            &entry,
+            entry,
             Duration::ZERO,
             self.now,
         );

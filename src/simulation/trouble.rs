@@ -299,7 +299,7 @@ fn a_scope_that_is_edited_twice_ends_as_the_last_one() {
     };
     cluster.environment_quietly("prod", "namespaces: {include: [shop]}");
     for entry in draft {
-        cluster.append("prod", entry);
+        cluster.append("prod", &entry);
     }
     cluster.pass(60);
     assert_eq!(
@@ -330,7 +330,7 @@ fn an_environment_that_is_edited_while_its_baseline_is_written_begins_in_silence
     };
     cluster.environment_quietly("late", "namespaces: {include: [blog]}");
     for entry in draft {
-        cluster.append("late", entry);
+        cluster.append("late", &entry);
     }
     cluster.pass(60);
     assert_eq!(
@@ -491,7 +491,7 @@ fn a_change_during_the_write_of_an_entry_joins_the_next() {
     cluster.remove(&pod);
     while cluster.deliver_quietly(WatchKind::Pods) {}
     for entry in draft {
-        cluster.append("prod", entry);
+        cluster.append("prod", &entry);
     }
     cluster.pass(60);
     assert_eq!(cluster.new_events(), ["started a1 0>1", "stopped a1 1>0"]);

@@ -7,6 +7,7 @@ mod compliance;
 mod controllers;
 mod environments;
 mod guarded;
+mod metrics;
 mod settings;
 mod slack;
 mod workloads;
