@@ -41,6 +41,7 @@ use crate::{
         cut::Entry,
         ledger::{ArtifactFacts, Ledger},
         settle::{Comparison, SettleTimes, Unsettled},
+        unrecorded::Unrecorded,
     },
     time::Moment,
 };
@@ -56,6 +57,7 @@ struct EnvironmentState {
     scope: Scope,
     census: Census,
     unsettled: Unsettled,
+    unrecorded: Unrecorded,
     log: KnownLog,
     /// The rules, if there are any.
     rules: Option<ArtifactRules>,

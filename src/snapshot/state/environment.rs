@@ -60,6 +60,7 @@ impl EnvironmentState {
         self.assessment.touch_all();
         match &self.log {
             KnownLog::Read(ledger, _) => {
+                self.unrecorded.rebuild(&self.census, ledger, now);
                 self.unsettled.rebuild(Comparison {
                     census: &self.census,
                     ledger,
@@ -102,6 +103,9 @@ impl EnvironmentState {
             };
             for cell in &cells {
                 self.unsettled.observe(cell, comparison);
+                self.assessment.moved(&cell.place());
+                self.unrecorded
+                    .observe(cell.place(), &self.census, ledger, now);
             }
         }
         !cells.is_empty()
