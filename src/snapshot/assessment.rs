@@ -277,7 +277,7 @@ struct JudgedUncounted {
     running: BTreeSet<Fingerprint>,
 }
 
-impl<'a> Assessor<'a> {
+impl Assessor<'_> {
     /// Assesses `after`: the state of the log with what is about to be recorded. `before` is the log.
     pub fn assess(
         &self,
@@ -341,10 +341,7 @@ impl<'a> Assessor<'a> {
         after: &'l Ledger,
         scope: AssessmentScope,
         now: Timestamp,
-    ) -> BTreeMap<Fingerprint, ArtifactInput<'l>>
-    where
-        'a: 'l,
-    {
+    ) -> BTreeMap<Fingerprint, ArtifactInput<'l>> {
         let due = |fingerprint: &Fingerprint| {
             let facts = state.facts.get(fingerprint);
             let verdict = facts.and_then(|facts| facts.verdict.as_ref());

@@ -11,7 +11,7 @@ use crate::{
     snapshot::{
         census::{Census, admits_pod},
         ledger::Ledger,
-        settle::{Comparison, Unsettled},
+        settle::{Comparison, Unsettled, seconds},
         state::{EnvironmentProblem, EnvironmentState, KnownLog, plan::identities},
     },
     time::Moment,
@@ -121,9 +121,9 @@ impl EnvironmentState {
         wall: Timestamp,
     ) {
         let before = self.census.ended_by();
-        let wall = u64::try_from(wall.as_second()).unwrap_or_default();
-        let ended_by = wall.saturating_sub(self.settle.hangs_after().as_secs());
-        let ended_by = u32::try_from(ended_by).unwrap_or(u32::MAX);
+        let hangs_after = self.settle.hangs_after().as_secs();
+        let hangs_after = u32::try_from(hangs_after).unwrap_or(u32::MAX);
+        let ended_by = seconds(wall).saturating_sub(hangs_after);
         if ended_by == before {
             return;
         }

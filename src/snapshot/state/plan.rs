@@ -21,7 +21,7 @@ use crate::{
         census::{Census, cells_of},
         cut::{CutInput, Entry, Learned},
         ledger::{CENSUS_VERSION, Cell, Identities, LearnedContainers, Ledger, Place},
-        settle::{Comparison, Unsettled, restless_until, rests_at, rolling_until},
+        settle::{Comparison, Patience, Unsettled, rests_at, rolling_until},
         state::{ClusterState, EnvironmentState, Frozen, FrozenReason, KnownLog, Plan},
         unrecorded::Unrecorded,
     },
@@ -255,13 +255,14 @@ impl Planner<'_> {
         let (fleet, settle, now) = (input.fleet, input.settle, input.now);
         let (completed, closing) = self.close_rollouts(ledger);
         let rescoped = self.scope != self.wanted;
-        let settled = self.unsettled.settled(Comparison {
+        let comparison = Comparison {
             census: input.census,
             ledger,
             fleet,
             settle,
             now,
-        });
+        };
+        let settled = self.unsettled.settled(comparison, input.wall);
         let mut cells = settled.cells;
         if rescoped {
             // Changes under the old scope are recorded before what the new scope holds counts as known.
@@ -303,6 +304,13 @@ impl Planner<'_> {
             wall,
             ..
         } = self.input;
+        let patience = Patience {
+            settle,
+            ended_by: self.input.census.ended_by(),
+            since: now,
+            now,
+            wall,
+        };
         let (mut expired, mut completed) = (vec![], vec![]);
         let mut next: Option<Moment> = None;
         for (workload, until) in &ledger.rollouts {
@@ -312,7 +320,8 @@ impl Planner<'_> {
                 continue;
             }
             let over = state.map_or(now, |state| {
-                let waits_until = rolling_until(state, settle).max(restless_until(state, settle));
+                let rolling = rolling_until(state, settle, patience.ended_by);
+                let waits_until = rolling.max(patience.restless_until(state));
                 rests_at(state, settle).max(waits_until.unwrap_or_default())
             });
             if wall >= *until {
