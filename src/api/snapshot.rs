@@ -206,13 +206,14 @@ pub struct Compliance {
     /// Since when containers run that cannot be identified.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unidentified_since: Option<Timestamp>,
-    /// Images that are not counted (Jobs, init containers) and did not meet the rules when they ran last; at most 100.
+    /// Images that are not counted (Jobs, init containers), or that never run long enough to be recorded, and did not meet the
+    /// rules when they ran last; at most 100.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100), extend("x-kubernetes-list-type" = "atomic"))]
     pub uncounted: Vec<UncountedArtifact>,
 }
 
-/// An image that is not counted and did not meet the rules when it ran last.
+/// An image that is not recorded and did not meet the rules when it ran last.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UncountedArtifact {

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     num::NonZeroU64,
-    ops::{Deref, Range},
+    ops::{Deref, Range, RangeInclusive},
     sync::Arc,
 };
 
@@ -302,8 +302,9 @@ impl Pod {
 #[derive(Clone, Debug, Default)]
 pub struct WorkloadState {
     /// How many pods there are of each revision, terminating ones included, finished ones not.
-    revisions: BTreeMap<Arc<str>, u32>,
-    terminating: u32,
+    revisions: BTreeMap<Arc<str>, RevisionPods>,
+    /// The pods that are being deleted: by when their nodes have to have ended them, and of which revision they are.
+    ending: BTreeMap<(u32, Arc<str>), u32>,
     starting: u32,
     /// What its Deployment reports, if it has one.
     deployment: RolloutReport,
@@ -311,11 +312,21 @@ pub struct WorkloadState {
     pub changed: Moment,
     /// When a rollout of it last began or ended, by those signals.
     pub signalled: Moment,
-    /// Since when it is rolling, by the signals of its pods and its Deployment; a new revision starts this again.
+    /// Since when it is rolling, by the signals of its pods and its Deployment; a new revision starts this again. The pods
+    /// that hang count here.
     pub rolling_since: Option<Moment>,
-    /// Since when further changes are expected, rolling or not: pods that start or terminate, or a spec that its
-    /// controller has not seen.
-    pub restless_since: Option<Moment>,
+    /// Since when further changes are expected, rolling or not: pods that start, or a spec that its controller has not seen.
+    pub starting_since: Option<Moment>,
+    /// Since when pods terminate, those that hang among them.
+    pub terminating_since: Option<Moment>,
+}
+
+/// How many pods there are of a revision.
+#[derive(Clone, Copy, Debug, Default)]
+struct RevisionPods {
+    all: u32,
+    /// Those that are not being deleted.
+    staying: u32,
 }
 
 /// A digest that was found to identify the same image as another: good enough to show and count both as one artifact, never
@@ -965,7 +976,8 @@ impl Fleet {
         self.workloads.retain(|workload, state| {
             !state.revisions.is_empty()
                 || state.rolling_since.is_some()
-                || state.restless_since.is_some()
+                || state.starting_since.is_some()
+                || state.terminating_since.is_some()
                 || used(workload)
         });
     }
@@ -982,24 +994,62 @@ impl WorkloadState {
     }
 
     fn count(&mut self, pod: &Pod, add: bool, now: Moment) {
+        let staying = u32::from(!pod.is_terminating());
         if add {
-            let count = self.revisions.entry(pod.revision.clone()).or_insert(0);
-            if *count == 0 && self.rolling_since.is_some() {
+            let pods = self.revisions.entry(pod.revision.clone()).or_default();
+            if pods.staying == 0 && staying > 0 && self.rolling_since.is_some() {
                 self.rolling_since = Some(now); // another rollout, or its next step
             }
-            *count += 1;
-            self.terminating += u32::from(pod.is_terminating());
+            (pods.all, pods.staying) = (pods.all + 1, pods.staying + staying);
             self.starting += u32::from(pod.starting);
         } else {
-            if let Some(count) = self.revisions.get_mut(&pod.revision) {
-                *count -= 1;
-                if *count == 0 {
+            if let Some(pods) = self.revisions.get_mut(&pod.revision) {
+                (pods.all, pods.staying) = (pods.all - 1, pods.staying - staying);
+                if pods.all == 0 {
                     self.revisions.remove(&pod.revision);
                 }
             }
-            self.terminating -= u32::from(pod.is_terminating());
             self.starting -= u32::from(pod.starting);
         }
+        if pod.is_terminating() {
+            let key = (pod.ends, pod.revision.clone());
+            let pods = self.ending.entry(key.clone()).or_insert(0);
+            *pods = if add { *pods + 1 } else { *pods - 1 };
+            if *pods == 0 {
+                self.ending.remove(&key);
+            }
+        }
+    }
+
+    /// Whether it is rolling by the signals of its Deployment and its pods, without those that had to have ended by then.
+    pub fn is_rolling(&self, ended_by: u32) -> bool {
+        let mut hanging: BTreeMap<&Arc<str>, u32> = BTreeMap::new();
+        for ((_, revision), pods) in self.hanging(ended_by) {
+            *hanging.entry(revision).or_insert(0) += pods;
+        }
+        let others = self.revisions.iter();
+        let others = others.filter(|(it, pods)| hanging.get(it).is_none_or(|n| *n < pods.all));
+        self.rolls(others.count() > 1)
+    }
+
+    fn rolls(&self, several_revisions: bool) -> bool {
+        (self.deployment.progressing || several_revisions) && !self.deployment.halted
+    }
+
+    fn hanging(&self, ended_by: u32) -> impl Iterator<Item = (&(u32, Arc<str>), &u32)> {
+        let all = self.ending.iter();
+        all.take_while(move |((ends, _), _)| *ends <= ended_by)
+    }
+
+    /// Whether it has pods that had to have ended by then.
+    pub fn hangs(&self, ended_by: u32) -> bool {
+        self.hanging(ended_by).next().is_some()
+    }
+
+    /// By when the last of its pods has to have ended of which that is due in this span, in seconds since the epoch.
+    pub fn last_end(&self, span: RangeInclusive<u32>) -> Option<u32> {
+        let mut ends = self.ending.keys().rev().map(|(ends, _)| *ends);
+        ends.find(|ends| span.contains(ends))
     }
 
     /// Whether some of its pods have not run yet.
@@ -1013,23 +1063,23 @@ impl WorkloadState {
     }
 
     fn apply_report(&mut self, report: RolloutReport, now: Moment) {
+        if self.deployment.progressing != report.progressing {
+            self.signalled = now; // pods that hang may hide that the rollout is over
+        }
         self.deployment = report;
         self.signal(now);
     }
 
     fn signal(&mut self, now: Moment) {
-        let RolloutReport {
-            unseen,
-            progressing,
-            halted,
-        } = self.deployment;
-        let rolling = (progressing || self.revisions.len() > 1) && !halted;
+        let rolling = self.rolls(self.revisions.len() > 1);
         if rolling != self.rolling_since.is_some() {
             self.signalled = now;
         }
-        self.rolling_since = rolling.then(|| self.rolling_since.unwrap_or(now));
-        let restless = self.terminating > 0 || (unseen || self.starting > 0) && !halted;
-        self.restless_since = restless.then(|| self.restless_since.unwrap_or(now));
+        let since = |is: bool, since: Option<Moment>| is.then(|| since.unwrap_or(now));
+        self.rolling_since = since(rolling, self.rolling_since);
+        let starting = (self.deployment.unseen || self.starting > 0) && !self.deployment.halted;
+        self.starting_since = since(starting, self.starting_since);
+        self.terminating_since = since(!self.ending.is_empty(), self.terminating_since);
     }
 }
 

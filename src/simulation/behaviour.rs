@@ -1027,6 +1027,99 @@ fn a_pod_that_hangs_and_is_not_replaced_is_told_once_after_the_time_for_a_rollou
 }
 
 #[test]
+fn a_pod_that_hangs_and_is_replaced_is_no_news_whatever_its_grace_period() {
+    for minutes in [1, 2, 5, 14] {
+        let mut cluster = with_web();
+        let hanging = cluster.pods_of("web", "").remove(0);
+        let ends = cluster.wall() + SignedDuration::from_mins(minutes);
+        cluster.change(&hanging, |pod| pod.ends = Some(ends));
+        cluster.running("web", "v1", &["v1"]);
+        cluster.pass(7_200);
+        cluster.remove(&hanging);
+        cluster.pass(3_600);
+        assert!(cluster.timed().is_empty(), "{minutes} min");
+        cluster.assert_at_rest();
+    }
+}
+
+/// `web` runs two instances of `v1`, and one that hangs on a dead node.
+fn with_a_pod_that_hangs() -> Cluster {
+    let mut cluster = with_web();
+    let hanging = cluster.pods_of("web", "").remove(0);
+    cluster.terminate(&hanging);
+    cluster.pass(3_600);
+    assert_eq!(cluster.new_events(), ["scaled v1 3>2"]);
+    cluster.mark();
+    cluster
+}
+
+fn others_than_hanging(cluster: &Cluster, revision: &str) -> Vec<String> {
+    let mut pods = cluster.pods_of("web", revision);
+    pods.retain(|pod| cluster.pods[pod].ends.is_none());
+    pods
+}
+
+/// The Deployment of `web` replaces all pods that don't hang by two of another image, within six seconds.
+fn roll_beside_what_hangs(cluster: &mut Cluster, from: &str, to: &str) {
+    cluster.deployment("web", |d| d.generation += 1);
+    cluster.deployment("web", |d| {
+        (d.observed, d.reason) = (d.generation, "ReplicaSetUpdated");
+    });
+    for old in others_than_hanging(cluster, from) {
+        cluster.pass(3);
+        cluster.running("web", to, &[to]);
+        cluster.terminate(&old);
+        cluster.remove(&old);
+    }
+    cluster.deployment("web", |d| d.reason = "NewReplicaSetAvailable");
+}
+
+#[test]
+fn a_rollout_beside_a_pod_that_hangs_is_over_when_its_other_pods_are_at_rest() {
+    let mut cluster = with_a_pod_that_hangs();
+    // Also back to the revision of the pod that hangs.
+    for (from, to) in [("v1", "v2"), ("v2", "v3"), ("v3", "v1"), ("v1", "v2")] {
+        roll_beside_what_hangs(&mut cluster, from, to);
+        cluster.pass(30);
+        let told = format!("11s started {to} 0>2, stopped {from} 2>0");
+        assert_eq!(cluster.timed(), [told]);
+        cluster.mark();
+        cluster.running("web", to, &[to]);
+        cluster.pass(60);
+        assert_eq!(cluster.timed(), [format!("30s scaled {to} 2>3")]);
+        let extra = others_than_hanging(&cluster, to).pop().unwrap();
+        cluster.terminate(&extra);
+        cluster.remove(&extra);
+        cluster.pass(600);
+        assert_eq!(cluster.new_events(), [format!("scaled {to} 3>2")]);
+        cluster.mark();
+    }
+    cluster.restart();
+    cluster.pass(60);
+    assert!(cluster.timed().is_empty());
+    cluster.assert_at_rest();
+}
+
+#[test]
+fn pods_that_take_long_to_end_beside_one_that_hangs_are_waited_for() {
+    let mut cluster = with_a_pod_that_hangs();
+    cluster.running("web", "v1", &["v1"]);
+    cluster.pass(60);
+    assert_eq!(cluster.timed(), ["30s scaled v1 2>3"]);
+    cluster.mark();
+    let pods = others_than_hanging(&cluster, "v1");
+    for pod in &pods[1..] {
+        cluster.terminate(pod);
+    }
+    cluster.pass(20);
+    cluster.remove(&pods[1]);
+    cluster.pass(50);
+    cluster.remove(&pods[2]);
+    cluster.pass(120);
+    assert_eq!(cluster.timed(), ["100s scaled v1 3>1"]);
+}
+
+#[test]
 fn a_pod_that_takes_its_grace_period_to_end_counts_until_then() {
     let mut cluster = with_web();
     let slow = cluster.pods_of("web", "").remove(0);

@@ -527,6 +527,100 @@ fn what_runs_for_a_moment_again_and_again_gets_no_grace_again_and_again() {
 }
 
 #[test]
+fn an_image_that_never_runs_until_it_is_recorded_is_judged_all_the_same() {
+    for restart in [false, true] {
+        let mut cluster = vetted("");
+        for round in 0..20 {
+            let waiting = cluster.create("api", "r", &["bad"]); // the workload is not at rest
+            let pod = cluster.running("api", "r", &["bad"]);
+            cluster.pass(20);
+            cluster.remove(&pod);
+            cluster.remove(&waiting);
+            cluster.pass(10);
+            if restart && round == 3 {
+                cluster.restart(); // grace is not given anew
+            }
+        }
+        let told = cluster.new_events();
+        assert_eq!(
+            told[..2],
+            ["silence: WorkloadsChanged", &red("bad", NO_PROVENANCE)]
+        );
+        let first = &cluster.log("prod")[1].spec.compliance;
+        assert_eq!(first.uncounted[0].fingerprint, digest("bad").to_string());
+        let turned = cluster.log("prod")[2].spec.time;
+        let since = turned.duration_since(first.uncounted[0].since).as_secs();
+        assert!((300..=310).contains(&since), "{since}");
+        assert_eq!(cluster.recorded("prod").total(&digest("bad")), 0);
+        // When it stays, it is recorded, and has no other grace.
+        cluster.running("api", "r", &["bad"]);
+        cluster.pass(200);
+        let told = cluster.new_events();
+        assert_eq!(told.last().unwrap(), "started bad 0>1", "{told:?}");
+        assert_eq!(state(&cluster), ComplianceState::NonCompliant);
+        cluster.restart();
+        cluster.pass(60);
+        assert_eq!(state(&cluster), ComplianceState::NonCompliant);
+        for pod in cluster.pods_of("api", "") {
+            cluster.remove(&pod);
+        }
+        cluster.pass(200);
+        assert_eq!(cluster.new_events(), ["stopped bad 1>0", "green"]);
+        cluster.assert_at_rest();
+    }
+}
+
+#[test]
+fn an_exception_for_a_namespace_covers_no_workload_elsewhere_that_never_rests() {
+    let mut cluster = vetted(", exceptions: [{namespaces: [blog], reason: ours}]");
+    cluster.start("blog/web", &["bad"], 1);
+    cluster.pass(400);
+    assert_eq!(cluster.new_events(), ["started bad 0>1"]);
+    let mut pod = cluster.running("api", "r", &["bad"]);
+    let mut again = |cluster: &mut Cluster| {
+        cluster.pass(3);
+        let next = cluster.running("api", "r", &["bad"]);
+        cluster.remove(&std::mem::replace(&mut pod, next));
+    };
+    for _ in 0..20 {
+        again(&mut cluster);
+    }
+    assert_eq!(cluster.new_events(), [red("bad", NO_PROVENANCE)]);
+    let in_shop = cluster.recorded("prod").cells().keys();
+    let in_shop = in_shop.filter(|cell| &*cell.workload.namespace == "shop");
+    assert_eq!(in_shop.count(), 1, "v1 alone");
+    for _ in 0..20 {
+        again(&mut cluster);
+    }
+    cluster.restart();
+    cluster.pass(2);
+    assert_eq!(cluster.new_events(), Vec::<String>::new());
+    cluster.remove(&pod);
+    cluster.pass(200);
+    assert_eq!(cluster.new_events().last().unwrap(), "green");
+    cluster.assert_at_rest();
+}
+
+#[test]
+fn what_was_not_counted_and_is_counted_then_gets_no_other_grace() {
+    for how in ["Job", "init container"] {
+        let mut cluster = vetted("");
+        let pod = uncounted(&mut cluster, how, "bad");
+        cluster.pass(400);
+        assert_eq!(state(&cluster), ComplianceState::NonCompliant);
+        cluster.running("api", "r", &["bad"]);
+        cluster.remove(&pod);
+        cluster.new_events();
+        cluster.pass(40);
+        assert_eq!(cluster.new_events(), ["started bad 0>1"], "{how}");
+        cluster.restart();
+        cluster.pass(200);
+        assert_eq!(cluster.new_events(), Vec::<String>::new(), "{how}");
+        assert_eq!(state(&cluster), ComplianceState::NonCompliant);
+    }
+}
+
+#[test]
 fn evidence_about_what_is_not_counted_counts_at_once() {
     for how in ["Job", "init container"] {
         let mut cluster = vetted("");

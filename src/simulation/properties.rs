@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use crate::{
     api::environment::EnvironmentId,
-    api::{EventType, snapshot::Cause},
+    api::{EventType, compliance::ComplianceState, snapshot::Cause},
     cluster::{image::Fingerprint, watch_progress::WatchKind},
     simulation::{Cluster, State, image_id, seconds, story, testing::digest},
     snapshot::event,
@@ -325,6 +325,42 @@ proptest! {
                 let since = *since.entry(digest).or_insert(cluster.now);
                 prop_assert!(cluster.now <= since + seconds(31), "since {since:?}");
             }
+        }
+    }
+
+    /// Whatever a tenant does to keep a workload restless, what runs is judged.
+    #[test]
+    fn an_artifact_without_a_record_is_no_longer_overlooked_than_one_that_is_recorded_in_time(
+        happenings in prop::collection::vec(ordinary(), 1..60),
+    ) {
+        let mut cluster = Cluster::bare(true);
+        for image in ["v2", "v3", "v4", "mesh"] {
+            cluster.record(image, &format!("{{fingerprint: {}, flow: web}}", digest(image)));
+        }
+        cluster.environment(
+            "prod",
+            "compliance: {provenance: {required: true, trustedNamespaces: [ci]}, grace: 0s}",
+        );
+        cluster.begin();
+        let mut since: Option<Moment> = None;
+        for happening in &happenings {
+            happen(&mut cluster, happening);
+            // An unreadable pod counts as it last did: what runs is what the model has read.
+            if cluster.pods.values().any(|pod| pod.garbled) {
+                return Ok(());
+            }
+            let recorded = cluster.recorded("prod");
+            if recorded.total(&digest("v1")) > 0 {
+                since = None;
+            } else if cluster.actual(|_| true).contains_key(&digest("v1")) {
+                let first = *since.get_or_insert(cluster.now);
+                if cluster.now <= first + seconds(31) {
+                    continue;
+                }
+            } else {
+                continue;
+            }
+            prop_assert_eq!(recorded.compliance.state, ComplianceState::NonCompliant, "since {:?}", since);
         }
     }
 

@@ -29,7 +29,7 @@ use crate::{
     },
     snapshot::{
         census::Census,
-        ledger::{ArtifactFacts, Ledger},
+        ledger::{ArtifactFacts, Ledger, Place},
         reasons,
     },
 };
@@ -67,13 +67,15 @@ pub struct AssessmentState {
     allow_list: bool,
     /// When the environment's state may change without anything else happening.
     pending: Option<Timestamp>,
-    /// What runs, is not counted and does not meet the rules.
+    /// What runs, should have been recorded by now and is not, because it never settles; and when it was seen first.
+    late: BTreeMap<Place, Timestamp>,
+    /// What runs, is not recorded and does not meet the rules.
     uncounted: Vec<UncountedFinding>,
-    /// When something expires on which the compliance of what is not counted depends.
+    /// When something expires on which the compliance of what is not recorded depends.
     uncounted_until: Option<Timestamp>,
 }
 
-/// An artifact that runs, is not counted and does not meet the rules.
+/// An artifact that runs, is not counted or recorded late, and does not meet the rules.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UncountedFinding {
     pub fingerprint: Fingerprint,
@@ -113,7 +115,29 @@ impl AssessmentState {
         self.allow_list = true;
     }
 
-    /// What runs, is not counted and does not meet the rules.
+    /// Sets what runs, should have been recorded by now and is not; and when it was seen first.
+    pub fn set_late(&mut self, mut late: BTreeMap<Place, Timestamp>) {
+        for (place, first) in &mut late {
+            match self.late.get(place) {
+                Some(known) => *first = *known,
+                None => self.stale.extend([place.0]),
+            }
+        }
+        let before = std::mem::replace(&mut self.late, late);
+        let gone = before
+            .keys()
+            .filter(|place| !self.late.contains_key(*place));
+        self.stale.extend(gone.map(|(fingerprint, _)| *fingerprint));
+    }
+
+    /// An artifact came or went somewhere. It has to be assessed again if it should have been recorded there by now.
+    pub fn moved(&mut self, place: &Place) {
+        if self.late.contains_key(place) {
+            self.stale.insert(place.0);
+        }
+    }
+
+    /// What runs, is not recorded and does not meet the rules.
     pub fn uncounted(&self) -> &[UncountedFinding] {
         &self.uncounted
     }
@@ -242,6 +266,17 @@ pub enum AssessmentScope {
     All,
 }
 
+/// What became of what runs and is not recorded.
+#[derive(Debug, Default)]
+struct JudgedUncounted {
+    /// What does not meet the rules.
+    lacking: Vec<UncountedFinding>,
+    /// When something expires on which that depends.
+    until: Option<Timestamp>,
+    /// All that was judged.
+    running: BTreeSet<Fingerprint>,
+}
+
 impl Assessor<'_> {
     /// Assesses `after`: the state of the log with what is about to be recorded. `before` is the log.
     pub fn assess(
@@ -301,7 +336,7 @@ impl Assessor<'_> {
     /// The artifacts to assess.
     fn wanted<'l>(
         &self,
-        state: &AssessmentState,
+        state: &'l AssessmentState,
         before: &Ledger,
         after: &'l Ledger,
         scope: AssessmentScope,
@@ -347,8 +382,19 @@ impl Assessor<'_> {
                     input.namespaces.insert(&*cell.workload.namespace);
                 }
             }
+            for (fingerprint, namespace) in self.late(state) {
+                if let Some(input) = inputs.get_mut(fingerprint) {
+                    input.namespaces.insert(namespace);
+                }
+            }
         }
         inputs
+    }
+
+    /// What runs and should have been recorded by now.
+    fn late<'l>(&self, state: &'l AssessmentState) -> impl Iterator<Item = &'l Place> {
+        let census = self.census;
+        state.late.keys().filter(|place| census.is_in(place))
     }
 
     /// The facts that follow from a verdict for an artifact that is recorded or about to be.
@@ -364,6 +410,7 @@ impl Assessor<'_> {
         // What was written under a clock that was ahead may lie in the future. Grace begins now at the latest, and once.
         let recorded = after.seen.get(&fingerprint).copied();
         let first_seen = recorded.into_iter().chain(was.map(|was| was.first_seen));
+        let first_seen = first_seen.chain(after.uncounted_since(fingerprint));
         let first_seen = first_seen.chain([now]).min().unwrap_or(now);
         let grace_over =
             verdict.reason == VerdictReason::AllowListed || was.is_some_and(|was| was.grace_over);
@@ -402,7 +449,8 @@ impl Assessor<'_> {
                 (ComplianceState::Compliant, _) => {}
             }
         }
-        (state.uncounted, state.uncounted_until) = self.judge_uncounted(was, after, now);
+        let judged = self.judge_uncounted(state, before, after, now);
+        (state.uncounted, state.uncounted_until) = (judged.lacking, judged.until);
         let mut uncounted = vec![];
         for UncountedFinding {
             fingerprint,
@@ -443,7 +491,7 @@ impl Assessor<'_> {
         compliance.rules = self.rules.map(|rules| rules.edition.clone());
         let unidentified = unidentified_violates.then_some(after.unidentified);
         compliance.reasons = reasons::reasons(after, &violations, uncounted, unidentified);
-        compliance.uncounted = self.remember_uncounted(was, &state.uncounted);
+        compliance.uncounted = self.remember_uncounted(was, &state.uncounted, &judged.running);
         let mending = compliance.raw == ComplianceState::Compliant
             && (compliance.state == ComplianceState::NonCompliant || event.is_some());
         if mending {
@@ -453,7 +501,7 @@ impl Assessor<'_> {
                 was.resolved.clone()
             };
             if compliance.resolved.is_empty() && !was.uncounted.is_empty() {
-                let line = "what is not counted complies with the rules now, or has ended";
+                let line = "what is not recorded complies with the rules now, or has ended";
                 compliance.resolved.push(line.to_owned());
             }
         }
@@ -464,37 +512,56 @@ impl Assessor<'_> {
         (found.compliance, found.event) = (compliance, event);
     }
 
-    /// What runs, is not counted and does not meet the rules; and when something expires on which that depends. Whoever may
-    /// create pods chooses their owner, and thereby whether they are counted: so all of it is judged.
+    /// Judges what runs and is not recorded: what is not counted, and what should have been recorded by now. Whoever may
+    /// create pods chooses their owner, and how often they change, and thereby whether they are recorded: so all of it is
+    /// judged.
     fn judge_uncounted(
         &self,
-        was: &Compliance,
+        state: &AssessmentState,
+        before: &Ledger,
         after: &Ledger,
         now: Timestamp,
-    ) -> (Vec<UncountedFinding>, Option<Timestamp>) {
+    ) -> JudgedUncounted {
         let Some(rules) = self.rules else {
-            return (vec![], None);
+            return JudgedUncounted::default();
         };
         let mut artifacts: BTreeMap<Fingerprint, (Arc<str>, ArtifactInput)> = BTreeMap::new();
+        let mut add =
+            |fingerprint, image: &Arc<str>, namespace, trusted: &mut dyn Iterator<Item = _>| {
+                let (named, input) = artifacts.entry(fingerprint).or_insert_with(|| {
+                    let input = ArtifactInput {
+                        fingerprint,
+                        containers: BTreeSet::new(),
+                        name: "",
+                        namespaces: BTreeSet::new(),
+                    };
+                    (image.clone(), input)
+                });
+                *named = image.clone().min(named.clone());
+                input.containers.extend(trusted);
+                input.namespaces.insert(namespace);
+            };
         for it in self.census.uncounted() {
-            let (image, input) = artifacts.entry(it.fingerprint).or_insert_with(|| {
-                let input = ArtifactInput {
-                    fingerprint: it.fingerprint,
-                    containers: BTreeSet::new(),
-                    name: "",
-                    namespaces: BTreeSet::new(),
-                };
-                (it.image.clone(), input)
-            });
-            *image = it.image.clone().min(image.clone());
-            input.containers.insert(it.trusted);
-            input.namespaces.insert(&*it.namespace);
+            let trusted = &mut [it.trusted].into_iter();
+            add(it.fingerprint, &it.image, &*it.namespace, trusted);
         }
+        // Where else an artifact runs that is recorded counts for its own verdict.
+        let late = self.late(state);
+        for (fingerprint, namespace) in late.filter(|(it, _)| after.total(it) == 0) {
+            let image = self.census.images(*fingerprint).min();
+            let trusted = &mut self.census.trusted(*fingerprint);
+            add(*fingerprint, &image.unwrap_or_default(), namespace, trusted);
+        }
+        let first_late = |fingerprint: Fingerprint| {
+            let of_it = state.late.iter().filter(|((it, _), _)| *it == fingerprint);
+            of_it.map(|(_, first)| *first).min()
+        };
+        let running: BTreeSet<Fingerprint> = artifacts.keys().copied().collect();
         let runs = |it: &&UncountedArtifact| {
             let digest = Fingerprint::from_hex(&it.fingerprint);
-            digest.is_some_and(|digest| artifacts.contains_key(&digest))
+            digest.is_some_and(|digest| running.contains(&digest))
         };
-        let too_many = was.uncounted.iter().filter(runs).count() >= UNCOUNTED;
+        let too_many = before.compliance.uncounted.iter().filter(runs).count() >= UNCOUNTED;
         let (mut found, mut until) = (vec![], None::<Timestamp>);
         for (fingerprint, (image, input)) in artifacts {
             let name = display_name(&image);
@@ -507,11 +574,11 @@ impl Assessor<'_> {
             if verdict.state != ComplianceState::NonCompliant {
                 continue;
             }
-            let digest = fingerprint.to_string();
-            let known = was.uncounted.iter().find(|it| it.fingerprint == digest);
+            let known = before.uncounted_since(fingerprint);
+            let known = known.or_else(|| first_late(fingerprint));
             // Or when it counted: to be counted no longer gives no other grace.
             let counted = after.seen.get(&fingerprint).copied();
-            let first_seen = counted.into_iter().chain(known.map(|it| it.since));
+            let first_seen = counted.into_iter().chain(known);
             let first_seen = first_seen.chain([now]).min().unwrap_or(now);
             let listed = |digest: &Fingerprint| {
                 *digest == fingerprint || input.containers.iter().any(|it| it.first == *digest)
@@ -526,7 +593,11 @@ impl Assessor<'_> {
                 verdict: with_grace(verdict, rules, first_seen, grace_over, now),
             });
         }
-        (found, until)
+        JudgedUncounted {
+            lacking: found,
+            until,
+            running,
+        }
     }
 
     /// What does not meet the rules, and what did not when it ran last: whatever comes back gets no other grace. What runs and
@@ -535,8 +606,8 @@ impl Assessor<'_> {
         &self,
         was: &Compliance,
         lacking: &[UncountedFinding],
+        running: &BTreeSet<Fingerprint>,
     ) -> Vec<UncountedArtifact> {
-        let running: BTreeSet<_> = self.census.uncounted().map(|it| it.fingerprint).collect();
         let runs = |it: &UncountedArtifact| {
             Fingerprint::from_hex(&it.fingerprint).is_none_or(|it| running.contains(&it))
         };

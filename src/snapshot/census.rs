@@ -9,7 +9,7 @@ use crate::{
         scope::Scope,
     },
     compliance::artifact_identity::IdentityResolver,
-    snapshot::ledger::{Cell, Cells},
+    snapshot::ledger::{Cell, Cells, Place},
 };
 
 /// Actual instances, by cell and by artifact.
@@ -17,6 +17,8 @@ use crate::{
 pub struct Census {
     cells: Cells,
     totals: BTreeMap<Fingerprint, u32>,
+    /// Actual instances by namespace.
+    places: BTreeMap<Place, u32>,
     /// The images in pod specs, by artifact.
     images: BTreeMap<(Fingerprint, Arc<str>), u32>,
     /// Other digests that were reported for containers: they identify the artifacts after a restart.
@@ -139,6 +141,7 @@ impl Census {
             };
             step(&mut self.cells, cell.clone(), add);
             step(&mut self.totals, fingerprint, add);
+            step(&mut self.places, cell.place(), add);
             step(&mut self.images, (fingerprint, image.clone()), add);
             cell
         });
@@ -177,6 +180,25 @@ impl Census {
 
     pub fn total(&self, fingerprint: &Fingerprint) -> u32 {
         self.totals.get(fingerprint).copied().unwrap_or(0)
+    }
+
+    /// One in which an instance runs in each of these places.
+    #[cfg(test)]
+    pub fn running(places: &[Place]) -> Self {
+        Self {
+            places: places.iter().map(|place| (place.clone(), 1)).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Where artifacts run.
+    pub fn places(&self) -> impl Iterator<Item = &Place> {
+        self.places.keys()
+    }
+
+    /// Whether an artifact runs in a namespace.
+    pub fn is_in(&self, place: &Place) -> bool {
+        self.places.contains_key(place)
     }
 
     /// All other digests that were reported for containers.

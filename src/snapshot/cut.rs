@@ -28,7 +28,7 @@ use crate::{
             CENSUS_VERSION, Cell, CellCount, Identities, LearnedContainers, Ledger, content_hash,
             size_of_change,
         },
-        settle::{SettleTimes, Unsettled, is_rolling, restless_until, rests_at},
+        settle::{Patience, SettleTimes, Unsettled, is_rolling, rests_at},
     },
     time::Moment,
 };
@@ -462,7 +462,8 @@ impl CutInput<'_> {
     }
 
     fn is_rolling(&self, workload: &Workload) -> bool {
-        is_rolling(workload, self.fleet, self.settle, self.now)
+        let ended_by = self.census.ended_by();
+        is_rolling(workload, self.fleet, self.settle, ended_by, self.now)
     }
 
     /// Whether later changes of a cell's workload belong to the change of the cell that is recorded now: the workload is
@@ -476,7 +477,14 @@ impl CutInput<'_> {
             return false; // nothing is left of it
         };
         let rolled = unsettled.rolled(workload) && rests_at(state, self.settle) > self.now;
-        let restless = restless_until(state, self.settle) > Some(self.now);
+        let patience = Patience {
+            settle: self.settle,
+            ended_by: self.census.ended_by(),
+            since: unsettled.differs_since(cell).unwrap_or(self.now),
+            now: self.now,
+            wall: self.wall,
+        };
+        let restless = patience.restless_until(state) > Some(self.now);
         let starts = ledger.count(cell) == 0;
         let stops = self.census.get(cell) == 0;
         rolled

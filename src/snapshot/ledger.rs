@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     api::{
         EnvironmentSnapshotSpec,
+        compliance::ComplianceState,
         snapshot::{
             AllowListChange, AllowListState, Change, CompletedRollout, Compliance, IdentitySource,
             Provenance, ReadAt, Totals, Verdict, WorkloadChange,
@@ -46,6 +47,16 @@ pub struct Cell {
     /// The artifact.
     pub fingerprint: Fingerprint,
 }
+
+impl Cell {
+    /// The artifact in the namespace of the workload.
+    pub fn place(&self) -> Place {
+        (self.fingerprint, self.workload.namespace.clone())
+    }
+}
+
+/// An artifact in a namespace: what a rule may depend on.
+pub type Place = (Fingerprint, Arc<str>);
 
 /// Instances by cell. No entry is zero.
 pub type Cells = BTreeMap<Cell, u32>;
@@ -120,6 +131,8 @@ pub struct Ledger {
     cells: Cells,
     /// Recorded instances by artifact.
     totals: BTreeMap<Fingerprint, u32>,
+    /// In how many workloads of a namespace an artifact is recorded.
+    places: BTreeMap<Place, u32>,
     /// The names of the recorded artifacts.
     pub names: BTreeMap<Fingerprint, String>,
     /// Workloads that were recorded during a rollout, and until when their further changes count as part of it.
@@ -251,6 +264,26 @@ impl Ledger {
         self.totals.get(fingerprint).copied().unwrap_or(0)
     }
 
+    /// Whether an artifact is recorded in a namespace.
+    pub fn is_in(&self, place: &Place) -> bool {
+        self.places.contains_key(place)
+    }
+
+    /// Since when an artifact that was not recorded did not meet the rules when it ran last.
+    pub fn uncounted_since(&self, artifact: Fingerprint) -> Option<Timestamp> {
+        let mut known = self.compliance.uncounted.iter();
+        let known = known.find(|it| Fingerprint::from_hex(&it.fingerprint) == Some(artifact));
+        known.map(|it| it.since)
+    }
+
+    /// Whether an artifact does not meet the rules, or did not when it ran last without being recorded.
+    pub fn lacks(&self, artifact: Fingerprint) -> bool {
+        let facts = self.facts.get(&artifact);
+        let verdict = facts.and_then(|facts| facts.verdict.as_ref());
+        verdict.is_some_and(|verdict| verdict.state == ComplianceState::NonCompliant)
+            || self.uncounted_since(artifact).is_some()
+    }
+
     /// The recorded artifacts.
     pub fn artifacts(&self) -> impl Iterator<Item = (&Fingerprint, u32)> {
         self.totals
@@ -359,8 +392,13 @@ impl Ledger {
 
     /// Sets the count of a cell.
     pub fn set(&mut self, cell: Cell, count: u32) {
-        let total = self.total(&cell.fingerprint) + count - self.count(&cell);
+        let before = self.count(&cell);
+        let total = self.total(&cell.fingerprint) + count - before;
         put_count(&mut self.totals, cell.fingerprint, total);
+        let place = cell.place();
+        let workloads = self.places.get(&place).copied().unwrap_or(0);
+        let workloads = workloads + u32::from(count > 0) - u32::from(before > 0);
+        put_count(&mut self.places, place, workloads);
         put_count(&mut self.cells, cell, count);
     }
 

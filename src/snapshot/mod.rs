@@ -21,3 +21,4 @@ pub(crate) mod self_check;
 pub(crate) mod settle;
 pub(crate) mod shared_state;
 pub mod state;
+pub(crate) mod unrecorded;

@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
+
 use crate::{
     api::environment,
     cluster::{
@@ -162,7 +164,8 @@ impl Unsettled {
             if dirty.changed.1 != actual {
                 dirty.changed = (now, actual);
             }
-            dirty.rolled |= is_rolling(&cell.workload, with.fleet, settle, now);
+            let ended_by = with.census.ended_by();
+            dirty.rolled |= is_rolling(&cell.workload, with.fleet, settle, ended_by, now);
         }
         self.observe_total(cell.fingerprint, with);
     }
@@ -184,12 +187,13 @@ impl Unsettled {
         workload: &Arc<Workload>,
         fleet: &Fleet,
         settle: &SettleTimes,
+        ended_by: u32,
         now: Moment,
     ) -> bool {
         if self.is_settled() {
             return false; // most environments, most of the time
         }
-        let rolling = is_rolling(workload, fleet, settle, now);
+        let rolling = is_rolling(workload, fleet, settle, ended_by, now);
         let mut any = false;
         for (_, dirty) in self.dirty.range_mut(range_of(workload)) {
             dirty.rolled |= rolling;
@@ -208,11 +212,16 @@ impl Unsettled {
         &self.dirty
     }
 
-    /// What has settled by now.
-    pub fn settled(&self, with: Comparison) -> Settled {
+    /// Since when a cell differs from what is recorded.
+    pub fn differs_since(&self, cell: &Cell) -> Option<Moment> {
+        self.dirty.get(cell).map(|dirty| dirty.since)
+    }
+
+    /// What has settled by now. `wall`: the wall clock.
+    pub fn settled(&self, with: Comparison, wall: Timestamp) -> Settled {
         let mut settled = Settled::default();
         for (cell, dirty) in &self.dirty {
-            let by_workload = with.workload_settles_at(cell, *dirty);
+            let by_workload = with.workload_settles_at(cell, *dirty, wall);
             let started_or_stopped = self.started_or_stopped.get(&cell.fingerprint);
             let by_total = started_or_stopped.map(|since| *since + with.settle.max);
             let at = by_total.map_or(by_workload, |at| at.min(by_workload));
@@ -226,20 +235,63 @@ impl Unsettled {
     }
 }
 
-/// Whether a workload is rolling now.
-pub fn is_rolling(workload: &Workload, fleet: &Fleet, settle: &SettleTimes, now: Moment) -> bool {
+/// Whether a workload is rolling now. Pods that had to have ended by then don't count: seconds since the epoch.
+pub fn is_rolling(
+    workload: &Workload,
+    fleet: &Fleet,
+    settle: &SettleTimes,
+    ended_by: u32,
+    now: Moment,
+) -> bool {
     let state = fleet.workload(workload);
-    state.is_some_and(|state| rolling_until(state, settle) > Some(now))
+    state.is_some_and(|state| rolling_until(state, settle, ended_by) > Some(now))
 }
 
 /// Until when a workload counts as rolling, if it does.
-pub fn rolling_until(state: &WorkloadState, settle: &SettleTimes) -> Option<Moment> {
-    state.rolling_since.map(|since| since + settle.rollout)
+pub fn rolling_until(state: &WorkloadState, settle: &SettleTimes, ended_by: u32) -> Option<Moment> {
+    let rolling = state.rolling_since.filter(|_| state.is_rolling(ended_by));
+    rolling.map(|since| since + settle.rollout)
 }
 
-/// Until when further changes of a workload are expected, if any.
-pub fn restless_until(state: &WorkloadState, settle: &SettleTimes) -> Option<Moment> {
-    state.restless_since.map(|since| since + settle.rollout)
+/// How long to wait for the pods of a workload that start or terminate.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience<'a> {
+    pub settle: &'a SettleTimes,
+    /// Pods that had to have ended by then hang: nobody waits for them. Seconds since the epoch.
+    pub ended_by: u32,
+    /// When what waits began.
+    pub since: Moment,
+    pub now: Moment,
+    /// The wall clock.
+    pub wall: Timestamp,
+}
+
+impl Patience<'_> {
+    /// Until when further changes of a workload are expected, if any. What is overdue is waited for until it hangs: if it was
+    /// replaced, that is no news.
+    pub fn restless_until(self, state: &WorkloadState) -> Option<Moment> {
+        let Self { since, now, .. } = self;
+        let rollout = self.settle.rollout;
+        let wall = seconds(self.wall);
+        let first = self.ended_by.saturating_add(1);
+        let began = state.starting_since.into_iter();
+        let began = began.chain(state.terminating_since).max();
+        let waits = began.map(|began| began.min(since) + rollout);
+        // Since when others terminate than those that hang is not known.
+        let later = wall.max(self.ended_by).saturating_add(1);
+        let others = state.hangs(self.ended_by) && state.last_end(later..=u32::MAX).is_some();
+        let others = others.then(|| since + rollout);
+        let overdue = state.last_end(first..=wall).map(|ends| {
+            let passed = Duration::from_secs((wall - ends).into());
+            now + rollout.saturating_sub(passed)
+        });
+        [waits, others, overdue].into_iter().flatten().max()
+    }
+}
+
+/// A time in seconds since the epoch, as far as they can be counted.
+pub fn seconds(time: Timestamp) -> u32 {
+    u32::try_from(time.as_second().max(0)).unwrap_or(u32::MAX)
 }
 
 /// When a workload is at rest by its pods and its Deployment, if nothing else happens.
@@ -250,15 +302,23 @@ pub fn rests_at(state: &WorkloadState, settle: &SettleTimes) -> Moment {
 
 impl Comparison<'_> {
     /// When a cell has settled by the state of its own workload, if nothing else happens.
-    fn workload_settles_at(&self, cell: &Cell, dirty: Dirty) -> Moment {
+    fn workload_settles_at(&self, cell: &Cell, dirty: Dirty, wall: Timestamp) -> Moment {
         let settle = self.settle;
         let quiet = dirty.changed.0 + settle.quiet; // pods also join and leave by their labels
         let Some(state) = self.fleet.workload(&cell.workload) else {
             return quiet; // nothing is left of it
         };
         let still_waits = |until: &Moment| *until > self.now;
-        let rolling = rolling_until(state, settle).filter(still_waits);
-        let restless = restless_until(state, settle).filter(still_waits);
+        let ended_by = self.census.ended_by();
+        let rolling = rolling_until(state, settle, ended_by).filter(still_waits);
+        let patience = Patience {
+            settle,
+            ended_by,
+            since: dirty.since,
+            now: self.now,
+            wall,
+        };
+        let restless = patience.restless_until(state).filter(still_waits);
         let waits_until = rolling.max(restless).unwrap_or_default();
         let rests = rests_at(state, settle);
         let actual =

@@ -43,6 +43,7 @@ use crate::{
         ledger::{ArtifactFacts, Ledger},
         settle::{Comparison, SettleTimes, Unsettled},
         state::write_rate::WriteRate,
+        unrecorded::Unrecorded,
     },
     time::Moment,
 };
@@ -58,6 +59,7 @@ struct EnvironmentState {
     scope: Scope,
     census: Census,
     unsettled: Unsettled,
+    unrecorded: Unrecorded,
     log: KnownLog,
     /// The rules, if there are any.
     rules: Option<ArtifactRules>,

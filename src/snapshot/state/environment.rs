@@ -11,7 +11,7 @@ use crate::{
     snapshot::{
         census::{Census, admits_pod},
         ledger::Ledger,
-        settle::{Comparison, Unsettled},
+        settle::{Comparison, Unsettled, seconds},
         state::{EnvironmentProblem, EnvironmentState, KnownLog, plan::identities},
     },
     time::Moment,
@@ -60,6 +60,7 @@ impl EnvironmentState {
         self.assessment.touch_all();
         match &self.log {
             KnownLog::Read(ledger, _) => {
+                self.unrecorded.rebuild(&self.census, ledger, now);
                 self.unsettled.rebuild(Comparison {
                     census: &self.census,
                     ledger,
@@ -102,6 +103,9 @@ impl EnvironmentState {
             };
             for cell in &cells {
                 self.unsettled.observe(cell, comparison);
+                self.assessment.moved(&cell.place());
+                self.unrecorded
+                    .observe(cell.place(), &self.census, ledger, now);
             }
         }
         !cells.is_empty()
@@ -117,9 +121,9 @@ impl EnvironmentState {
         wall: Timestamp,
     ) {
         let before = self.census.ended_by();
-        let wall = u64::try_from(wall.as_second()).unwrap_or_default();
-        let ended_by = wall.saturating_sub(self.settle.hangs_after().as_secs());
-        let ended_by = u32::try_from(ended_by).unwrap_or(u32::MAX);
+        let hangs_after = self.settle.hangs_after().as_secs();
+        let hangs_after = u32::try_from(hangs_after).unwrap_or(u32::MAX);
+        let ended_by = seconds(wall).saturating_sub(hangs_after);
         if ended_by == before {
             return;
         }

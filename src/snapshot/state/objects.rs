@@ -188,9 +188,13 @@ impl ClusterState {
             let mut waiting =
                 env.census.unidentified_in_all() != unidentified || env.assessment.has_work();
             for pod in [&change.before, &change.now].into_iter().flatten() {
-                waiting |=
-                    env.unsettled
-                        .observe_workload(&pod.workload, &self.fleet, &env.settle, now);
+                waiting |= env.unsettled.observe_workload(
+                    &pod.workload,
+                    &self.fleet,
+                    &env.settle,
+                    env.census.ended_by(),
+                    now,
+                );
                 waiting |= ledger.rollouts.contains_key(&pod.workload);
             }
             if waiting || (counts_any && !env.unsettled.is_settled()) {
@@ -201,9 +205,13 @@ impl ClusterState {
 
     pub(super) fn workload_changed(&mut self, workload: &Arc<Workload>, now: Moment) {
         for (name, env) in &mut self.environments {
-            let waiting = env
-                .unsettled
-                .observe_workload(workload, &self.fleet, &env.settle, now);
+            let waiting = env.unsettled.observe_workload(
+                workload,
+                &self.fleet,
+                &env.settle,
+                env.census.ended_by(),
+                now,
+            );
             let open = match &env.log {
                 KnownLog::Read(ledger, _) => ledger.rollouts.contains_key(workload),
                 _ => false,

@@ -11,15 +11,19 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     api::snapshot::{Cause, MAX_COMPLETED, MAX_IDENTITIES, ReadAt},
-    cluster::{fleet::Workload, pod_view::version, scope::Scope, watch_progress::WatchKind},
+    cluster::{
+        fleet::Workload, image::Fingerprint, pod_view::version, scope::Scope,
+        watch_progress::WatchKind,
+    },
     compliance::artifact_identity::IdentityResolver,
     snapshot::{
         assessment::{AssessmentState, Assessor},
         census::{Census, cells_of},
         cut::{CutInput, Entry, Learned},
-        ledger::{CENSUS_VERSION, Cell, Identities, LearnedContainers, Ledger},
-        settle::{Comparison, Unsettled, restless_until, rests_at, rolling_until},
+        ledger::{CENSUS_VERSION, Cell, Identities, LearnedContainers, Ledger, Place},
+        settle::{Comparison, Patience, Unsettled, rests_at, rolling_until},
         state::{ClusterState, EnvironmentState, Frozen, FrozenReason, KnownLog, Plan},
+        unrecorded::Unrecorded,
     },
     time::Moment,
 };
@@ -100,6 +104,7 @@ impl ClusterState {
             scope: &env.scope,
             wanted: &env.wanted,
             unsettled: &env.unsettled,
+            unrecorded: &mut env.unrecorded,
             unidentified_since: &mut env.unidentified_since,
             assessment: &mut env.assessment,
         };
@@ -233,6 +238,7 @@ struct Planner<'a> {
     /// The scope that the spec asks for.
     wanted: &'a Scope,
     unsettled: &'a Unsettled,
+    unrecorded: &'a mut Unrecorded,
     unidentified_since: &'a mut Option<Moment>,
     assessment: &'a mut AssessmentState,
 }
@@ -254,13 +260,14 @@ impl Planner<'_> {
         let (fleet, settle, now) = (input.fleet, input.settle, input.now);
         let (completed, closing) = self.close_rollouts(ledger);
         let rescoped = self.scope != self.wanted;
-        let settled = self.unsettled.settled(Comparison {
+        let comparison = Comparison {
             census: input.census,
             ledger,
             fleet,
             settle,
             now,
-        });
+        };
+        let settled = self.unsettled.settled(comparison, input.wall);
         let mut cells = settled.cells;
         if rescoped {
             // Changes under the old scope are recorded before what the new scope holds counts as known.
@@ -271,6 +278,7 @@ impl Planner<'_> {
         if more {
             cells.clear(); // an artifact that is renamed later would look as if it had stopped
         }
+        let late = (!more).then(|| self.find_late(ledger, &cells)).flatten();
         let room = MAX_IDENTITIES - identities.len();
         let learned = Learned {
             identities,
@@ -286,7 +294,7 @@ impl Planner<'_> {
         }
         let timer = self.next_timer(ledger);
         let hanging = self.next_hanging();
-        let waits = [settled.next, closing, steady, timer, hanging];
+        let waits = [settled.next, closing, steady, timer, hanging, late];
         Plan::Wait(waits.into_iter().flatten().min())
     }
 
@@ -301,6 +309,13 @@ impl Planner<'_> {
             wall,
             ..
         } = self.input;
+        let patience = Patience {
+            settle,
+            ended_by: self.input.census.ended_by(),
+            since: now,
+            now,
+            wall,
+        };
         let (mut expired, mut completed) = (vec![], vec![]);
         let mut next: Option<Moment> = None;
         for (workload, until) in &ledger.rollouts {
@@ -310,7 +325,8 @@ impl Planner<'_> {
                 continue;
             }
             let over = state.map_or(now, |state| {
-                let waits_until = rolling_until(state, settle).max(restless_until(state, settle));
+                let rolling = rolling_until(state, settle, patience.ended_by);
+                let waits_until = rolling.max(patience.restless_until(state));
                 rests_at(state, settle).max(waits_until.unwrap_or_default())
             });
             if wall >= *until {
@@ -330,6 +346,32 @@ impl Planner<'_> {
                 .retain(|workload, _| !closed.contains(workload));
         }
         (completed, next)
+    }
+
+    /// Finds what runs, should have been recorded by now and is not recorded now either: it has to be judged all the same.
+    /// Returns when there may be more of that.
+    fn find_late(&mut self, ledger: &Ledger, recorded: &BTreeSet<Cell>) -> Option<Moment> {
+        let CutInput { now, wall, .. } = self.input;
+        self.unrecorded.tidy(ledger);
+        if self.input.assessor.rules.is_none() {
+            self.assessment.set_late(BTreeMap::new());
+            return None;
+        }
+        // What does not meet the rules must not seem to meet them for a while after a restart.
+        let lacks = |it: &Fingerprint| ledger.lacks(*it);
+        let (late, next) = self.unrecorded.late(self.input.settle.max, lacks, now);
+        let recorded: BTreeSet<Place> = recorded.iter().map(Cell::place).collect();
+        let late = late
+            .into_iter()
+            .filter(|(place, _)| !recorded.contains(place));
+        let since = |first: Moment| {
+            let passed = SignedDuration::try_from(now.saturating_sub(first));
+            let passed = passed.unwrap_or(SignedDuration::MAX);
+            wall.checked_sub(passed).unwrap_or(Timestamp::MIN)
+        };
+        let late = late.map(|(place, first)| (place, since(first)));
+        self.assessment.set_late(late.collect());
+        next
     }
 
     /// Until when to wait before recording that there are unidentified containers now, or none any more. That may be
