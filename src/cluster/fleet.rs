@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     cluster::{
-        image::{Fingerprint, ImageId, display_name},
+        image::{Fingerprint, ImageId, Reference, display_name, names_registry},
         intern::Interner,
         pod_view::{ContainerView, DeploymentView, NamespaceView, PodView, RolloutReport},
         scope::Labels,
@@ -200,25 +200,54 @@ impl TrustedDigests {
     }
 }
 
+/// What counts of a container for the rules.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TrustedContainer {
+    /// Its digests.
+    pub digests: TrustedDigests,
+    /// The name under which its image was pulled: that which its spec asks for, if that was never edited and names a
+    /// registry, else that which its node reports. `None`: whoever may edit pods could have made it up.
+    pub(crate) image: Option<Arc<str>>,
+}
+
+impl TrustedContainer {
+    /// What counts of a container of which one digest is known, and no name.
+    pub fn only(first: Fingerprint) -> Self {
+        Self {
+            digests: TrustedDigests::only(first),
+            image: None,
+        }
+    }
+
+    /// The repository from which its image was pulled.
+    pub fn repository(&self) -> Option<String> {
+        let reference = self.image.as_ref()?.parse::<Reference>();
+        reference.ok().map(|reference| reference.repository)
+    }
+}
+
 /// A running container, in which what is shown and what is trusted are never the same thing.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct RunningContainer<'a> {
     /// The digest under which it is shown.
     pub shown: Option<Fingerprint>,
-    /// The digests that count for the rules. `None`: nobody vouches for any.
-    pub trusted: Option<TrustedDigests>,
+    /// What counts for the rules. `None`: nobody vouches for any digest.
+    pub trusted: Option<TrustedContainer>,
     /// The image that the spec asks for.
     pub image: &'a Arc<str>,
     /// An init container that runs once: no instance of its image.
     pub once: bool,
 }
 
-/// What the spec says of a container: the same for all pods of a revision.
+/// What the spec says of a container, and by which name its image was pulled: nearly always the same for all pods of a
+/// revision.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct ContainerSpec {
     name: Arc<str>,
     /// The image that the spec asks for.
     image: Arc<str>,
+    /// See [`TrustedContainer::image`].
+    trusted_image: Option<Arc<str>>,
 }
 
 impl Pod {
@@ -229,7 +258,12 @@ impl Pod {
             let identity = packed.identity();
             RunningContainer {
                 shown: identity.map(|identity| identity.shown),
-                trusted: identity.and_then(ContainerIdentity::trusted),
+                trusted: identity
+                    .and_then(ContainerIdentity::trusted)
+                    .map(|digests| TrustedContainer {
+                        digests,
+                        image: packed.spec.trusted_image.clone(),
+                    }),
                 image: &packed.spec.image,
                 once: packed.once,
             }
@@ -728,13 +762,21 @@ impl Fleet {
             None => trusted(identity) != trusted(told),
         };
         learned.extend(news.filter(|learned| !self.knows(learned)));
+        let asked = Some(view.image.as_str()).filter(|image| unedited && names_registry(image));
+        let trusted_image = match silent {
+            Some(before) => before.spec.trusted_image.as_deref(),
+            None => asked.or_else(|| ImageId::name(&view.image_id)),
+        };
         let spec = before.map(|packed| &packed.spec);
-        let same_spec =
-            spec.filter(|spec| (&*spec.name, &*spec.image) == (&view.name, &view.image));
+        let same_spec = spec.filter(|spec| {
+            (&*spec.name, &*spec.image) == (&view.name, &view.image)
+                && spec.trusted_image.as_deref() == trusted_image
+        });
         let spec = same_spec.cloned().unwrap_or_else(|| {
             let spec = ContainerSpec {
                 name: self.texts.intern(view.name.as_str()),
                 image: self.texts.intern(view.image.as_str()),
+                trusted_image: trusted_image.map(|image| self.texts.intern(image)),
             };
             self.container_specs.intern(spec)
         });

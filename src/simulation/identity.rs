@@ -730,3 +730,151 @@ fn learned_of(alias: &str, known: &str) -> LearnedIdentity {
         pinned: false,
     }
 }
+
+// ---- by which names an image is judged ----
+
+/// A cluster with a rule that `registry.example/good` is excepted from.
+fn excepting(counted: bool) -> Cluster {
+    let mut cluster = Cluster::bare(counted);
+    let rules = "compliance: {provenance: {required: true, trustedNamespaces: [ci]}, grace: 1m, recoveryWindow: 0s, exceptions: [{images: [registry.example/good], reason: bought}]}";
+    cluster.environment("prod", rules);
+    cluster.begin();
+    cluster.pass(120);
+    cluster.new_events();
+    cluster
+}
+
+#[test]
+fn a_name_from_an_edited_spec_makes_no_exception_and_fits_no_record() {
+    for counted in [true, false] {
+        for owner in ["web", "Job web"] {
+            for when in [
+                "before its container is reported",
+                "as soon as it runs",
+                "later",
+                "when it terminates",
+            ] {
+                for recorded in [false, true] {
+                    let case = format!("{counted}, {owner}, edited {when}, recorded {recorded}");
+                    let mut cluster = match recorded {
+                        true => ruled(counted),
+                        false => excepting(counted),
+                    };
+                    if recorded {
+                        let spec = format!(
+                            "{{fingerprint: {}, flow: web, repository: registry.example/good}}",
+                            digest("bad")
+                        );
+                        cluster.record("bad", &spec);
+                    }
+                    let pod = cluster.create(owner, "r", &["bad"]);
+                    if when != "before its container is reported" {
+                        cluster.run(&pod);
+                    }
+                    if when == "later" {
+                        cluster.pass(100);
+                    }
+                    if when == "when it terminates" {
+                        cluster.terminate(&pod);
+                    }
+                    cluster.change(&pod, |pod| {
+                        pod.generation += i64::from(counted);
+                        pod.containers[0].image = "registry.example/good:1".to_owned();
+                    });
+                    if when == "before its container is reported" {
+                        runs_as(&mut cluster, &pod, "one", "bad");
+                    }
+                    assert!(!complies(&mut cluster), "{case}");
+                    cluster.remove(&pod);
+                    assert!(complies(&mut cluster), "{case}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_image_is_excepted_by_the_name_that_its_node_reports_or_that_a_never_edited_spec_asks_for() {
+    let by_good = image_id("good");
+    let by_other = format!("registry.example/other@sha256:{}", digest("good"));
+    let (named, short) = ("registry.example/good:1", "good:1");
+    for (case, counted, generation, image, image_id, excepted) in [
+        ("a node that names it", false, 0, named, &by_good, true),
+        (
+            "whatever an edited spec says",
+            true,
+            2,
+            "registry.example/x:1",
+            &by_good,
+            true,
+        ),
+        (
+            "another name on the node",
+            false,
+            0,
+            named,
+            &by_other,
+            false,
+        ),
+        ("an edited spec", true, 2, named, &by_other, false),
+        (
+            "a spec that was never edited",
+            true,
+            1,
+            named,
+            &by_other,
+            true,
+        ),
+        (
+            "the other way round",
+            true,
+            1,
+            "registry.example/other:1",
+            &by_good,
+            false,
+        ),
+        ("a node without names", true, 1, named, &local("good"), true),
+        ("nobody who knows", true, 2, named, &local("good"), false),
+        (
+            "nobody who knows, again",
+            false,
+            0,
+            named,
+            &local("good"),
+            false,
+        ),
+        // The node may look for it in another registry, or among the ids of images.
+        (
+            "a name without a registry",
+            true,
+            1,
+            short,
+            &local("good"),
+            false,
+        ),
+    ] {
+        let mut cluster = excepting(counted);
+        let pod = cluster.create("web", "r", &["good"]);
+        cluster.change(&pod, |pod| {
+            pod.generation = generation;
+            pod.containers[0].image = image.to_owned();
+        });
+        runs_called(&mut cluster, &pod, "one", image_id);
+        assert_eq!(complies(&mut cluster), excepted, "{case}");
+    }
+}
+
+#[test]
+fn an_image_that_runs_under_two_names_is_excepted_only_if_both_are() {
+    let mut cluster = excepting(true);
+    cluster.running("web", "r", &["good"]);
+    assert!(complies(&mut cluster));
+    for owner in ["blog/web", "Job copy"] {
+        let pod = cluster.create(owner, "r", &["good"]);
+        cluster.container(&pod, |c| c.image = "registry.example/zcopy:1".to_owned());
+        runs_as(&mut cluster, &pod, "two", "good");
+        assert!(!complies(&mut cluster), "{owner}");
+        cluster.remove(&pod);
+        assert!(complies(&mut cluster), "{owner}");
+    }
+}

@@ -18,7 +18,7 @@ use crate::{
         },
     },
     cluster::{
-        fleet::TrustedDigests,
+        fleet::{TrustedContainer, TrustedDigests},
         image::{Fingerprint, display_name},
     },
     compliance::{
@@ -334,7 +334,7 @@ impl Assessor<'_> {
                 let name = after.names.get(&fingerprint).map_or("", String::as_str);
                 let input = ArtifactInput {
                     fingerprint,
-                    containers: self.census.trusted(fingerprint).collect(),
+                    containers: self.census.trusted(fingerprint).cloned().collect(),
                     name,
                     namespaces: BTreeSet::new(),
                 };
@@ -487,7 +487,7 @@ impl Assessor<'_> {
                 (it.image.clone(), input)
             });
             *image = it.image.clone().min(image.clone());
-            input.containers.insert(it.trusted);
+            input.containers.insert(it.trusted.clone());
             input.namespaces.insert(&*it.namespace);
         }
         let runs = |it: &&UncountedArtifact| {
@@ -514,7 +514,11 @@ impl Assessor<'_> {
             let first_seen = counted.into_iter().chain(known.map(|it| it.since));
             let first_seen = first_seen.chain([now]).min().unwrap_or(now);
             let listed = |digest: &Fingerprint| {
-                *digest == fingerprint || input.containers.iter().any(|it| it.first == *digest)
+                *digest == fingerprint
+                    || input
+                        .containers
+                        .iter()
+                        .any(|it| it.digests.first == *digest)
             };
             // What was on the allow-list has no grace when that ends.
             // Nor has what is not remembered among too many others: it would begin anew each time.
@@ -627,7 +631,11 @@ impl Assessor<'_> {
         let fingerprint = if runs { known } else { digest };
         let artifact = ArtifactInput {
             fingerprint,
-            containers: BTreeSet::from([TrustedDigests::only(digest)]),
+            // Whoever allows an image is trusted in its name, too.
+            containers: BTreeSet::from([TrustedContainer {
+                digests: TrustedDigests::only(digest),
+                image: Some(name.into()),
+            }]),
             name,
             namespaces: BTreeSet::new(),
         };
