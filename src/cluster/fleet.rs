@@ -132,11 +132,14 @@ impl PackedContainer {
 /// What the digest is based on by which a container is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Basis {
-    /// Its node reported it and a registry knows it, or the pod's spec asks for it and was never edited.
+    /// Its node reported it and a registry knows it.
     #[default]
     Registry,
     /// Its node reported it, and only the node knows it.
     Local,
+    /// The pod's spec asks for it and was never edited, or a log says only that it counts. It is this container's digest, but
+    /// the node need not have named it, and whoever creates pods chooses what a spec asks for.
+    Pin,
     /// The pod's spec asks for it and may have been edited, and the node reports nothing: shown, but never trusted.
     EditableSpec,
 }
@@ -360,8 +363,8 @@ pub struct LearnedIdentity {
     pub alias: Fingerprint,
     /// The digest by which the container was known.
     pub known: Fingerprint,
-    /// A spec that was never edited pinned the container to `known`, and its node reported `alias`. Otherwise the node
-    /// reported both for one container at different times.
+    /// A spec that was never edited pinned the container to `known`, and its node reported `alias`, from the same repository.
+    /// Otherwise the node reported both for one container at different times.
     pub pinned: bool,
 }
 
@@ -527,24 +530,28 @@ impl Fleet {
         [root].into_iter().chain(others)
     }
 
-    /// Notes that two digests identify one image. Returns the digest that is no longer canonical, if that is new.
-    pub fn learn(&mut self, learned: LearnedIdentity) -> Option<Fingerprint> {
-        let LearnedIdentity {
-            alias,
-            known,
-            pinned,
-        } = learned;
-        let (root, known) = (self.canonical(alias), self.canonical(known));
-        if root == known {
-            return None;
-        }
+    /// The digest that is no longer canonical when this is learned, and the one that is; `None` if it is known.
+    fn renamed_by(&self, learned: &LearnedIdentity) -> Option<(Fingerprint, Fingerprint)> {
+        let LearnedIdentity { alias, known, .. } = learned;
+        let (root, known) = (self.canonical(*alias), self.canonical(*known));
         // If the alias belongs to an artifact already, that stays canonical.
-        let (other, stays) = if root == alias {
+        let (other, stays) = if root == *alias {
             (root, known)
         } else {
             (known, root)
         };
-        self.aliases.insert(other, (stays, pinned));
+        (other != stays).then_some((other, stays))
+    }
+
+    /// The digest that is no longer canonical when this is learned.
+    pub fn would_rename(&self, learned: &LearnedIdentity) -> Option<Fingerprint> {
+        self.renamed_by(learned).map(|(other, _)| other)
+    }
+
+    /// Notes that two digests identify one image. Returns the digest that is no longer canonical, if that is new.
+    pub fn learn(&mut self, learned: LearnedIdentity) -> Option<Fingerprint> {
+        let (other, stays) = self.renamed_by(&learned)?;
+        self.aliases.insert(other, (stays, learned.pinned));
         let moved = self.others.remove(&other).unwrap_or_default();
         let others = self.others.entry(stays).or_default();
         others.push(other);
@@ -572,7 +579,7 @@ impl Fleet {
                 corrected = true;
                 packed.digest = Some(self.digests.intern(now.first));
                 packed.also = now.also.map(|also| self.digests.intern(also));
-                (packed.basis, packed.learned) = (Basis::Registry, true);
+                (packed.basis, packed.learned) = (Basis::Pin, true);
             }
         }
         corrected
@@ -745,7 +752,7 @@ impl Fleet {
             let logged = self.learned.get(&container?.get())?;
             Some(ContainerIdentity {
                 shown: logged.first,
-                basis: Basis::Registry,
+                basis: Basis::Pin,
                 also: logged.also,
             })
         });
@@ -761,7 +768,10 @@ impl Fleet {
             Some(before) => before.learned,
             None => trusted(identity) != trusted(told),
         };
-        learned.extend(news.filter(|learned| !self.knows(learned)));
+        let teaches = |news: &LearnedIdentity| {
+            !news.pinned || unedited && ImageId::is_from_repository_of(&view.image_id, &view.image)
+        };
+        learned.extend(news.filter(|news| !self.knows(news) && teaches(news)));
         let asked = Some(view.image.as_str()).filter(|image| unedited && names_registry(image));
         let trusted_image = match silent {
             Some(before) => before.spec.trusted_image.as_deref(),
@@ -1096,7 +1106,7 @@ fn identify(
             pin().map(|pin| ContainerIdentity {
                 shown: pin.digest,
                 basis: if pin.unedited {
-                    Basis::Registry
+                    Basis::Pin
                 } else {
                     Basis::EditableSpec
                 },
@@ -1129,12 +1139,13 @@ fn identify(
         Some(known) if known.basis != Basis::EditableSpec => {
             let also = first(known.shown, known.basis).also.or(known.also);
             let identity = ContainerIdentity { also, ..known };
-            (Some(identity), Some(learned(reported, known.shown, false)))
+            let pinned = known.basis == Basis::Pin;
+            (Some(identity), Some(learned(reported, known.shown, pinned)))
         }
         _ => match pin().filter(|pin| pin.unedited) {
             Some(Pin { digest, .. }) => {
                 let news = learned(reported, digest, true);
-                (Some(first(digest, Basis::Registry)), Some(news))
+                (Some(first(digest, Basis::Pin)), Some(news))
             }
             None => {
                 let basis = if local { Basis::Local } else { Basis::Registry };

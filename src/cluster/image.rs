@@ -78,6 +78,15 @@ impl ImageId {
         prefixed(digest).map(|_| name)
     }
 
+    /// Whether the node reports the image by the repository that a spec names.
+    pub fn is_from_repository_of(text: &str, image: &str) -> bool {
+        let repository = |name: &str| name.parse::<Reference>().map(|it| it.repository);
+        match (Self::name(text).map(repository), repository(image)) {
+            (Some(Ok(reported)), Ok(asked)) => reported == asked,
+            _ => false,
+        }
+    }
+
     /// The digest, whichever it is.
     pub fn fingerprint(self) -> Option<Fingerprint> {
         match self {

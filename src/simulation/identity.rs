@@ -33,6 +33,11 @@ fn pinned(image: &str) -> String {
     format!("registry.example/{image}@sha256:{}", digest(image))
 }
 
+/// What a runtime reports that pulled an image from its repository and calls it otherwise.
+fn called(image: &str, as_digest: &str) -> String {
+    format!("registry.example/{image}@sha256:{}", digest(as_digest))
+}
+
 /// The recorded artifacts and their instances.
 fn recorded(cluster: &Cluster) -> Vec<(Fingerprint, u32)> {
     let artifacts = cluster.recorded("prod").artifacts();
@@ -180,7 +185,7 @@ fn a_pin_names_the_artifact_if_the_spec_cannot_have_been_edited() {
             pod.generation = generation;
             pod.containers[0].image = pinned("index");
         });
-        runs_as(&mut cluster, &pod, "one", "amd64");
+        runs_called(&mut cluster, &pod, "one", &called("index", "amd64"));
         if !seen_early {
             cluster.begin();
         }
@@ -296,11 +301,11 @@ fn complies(cluster: &mut Cluster) -> bool {
 }
 
 /// A pod of the workload whose spec pins it to an image, and whose node calls it otherwise.
-fn pinned_to(cluster: &mut Cluster, workload: &str, image: &str, called: &str) -> String {
+fn pinned_to(cluster: &mut Cluster, workload: &str, image: &str, as_digest: &str) -> String {
     let pod = cluster.create(workload, "r", &[image]);
     cluster.change(&pod, |pod| pod.containers[0].image = pinned(image));
     let container = format!("of {pod}");
-    runs_as(cluster, &pod, &container, called);
+    runs_called(cluster, &pod, &container, &called(image, as_digest));
     pod
 }
 
@@ -367,7 +372,7 @@ fn a_pin_vouches_for_its_own_container_if_its_spec_was_never_edited() {
             pod.generation = generation;
             pod.containers[0].image = pinned("good");
         });
-        runs_as(&mut cluster, &pod, "one", "amd64");
+        runs_called(&mut cluster, &pod, "one", &called("good", "amd64"));
         assert_eq!(complies(&mut cluster), vouched, "{case}");
         if !vouched {
             record(&mut cluster, "good", &["amd64"]);
@@ -570,7 +575,7 @@ fn an_identity_is_written_with_the_artifact_and_not_before() {
     cluster.deployment("web", |d| d.reason = "ReplicaSetUpdated");
     let pod = cluster.create("web", "r", &["index"]);
     cluster.change(&pod, |pod| pod.containers[0].image = pinned("index"));
-    runs_as(&mut cluster, &pod, "one", "amd64");
+    runs_called(&mut cluster, &pod, "one", &called("index", "amd64"));
     cluster.mark();
     cluster.pass(100);
     assert_eq!(cluster.timed(), ["30s started index 0>1"]);
@@ -589,7 +594,7 @@ fn the_identity_of_what_came_and_went_is_never_written() {
     let mut cluster = Cluster::new();
     let pod = cluster.create("web", "r", &["index"]);
     cluster.change(&pod, |pod| pod.containers[0].image = pinned("index"));
-    runs_as(&mut cluster, &pod, "one", "amd64");
+    runs_called(&mut cluster, &pod, "one", &called("index", "amd64"));
     cluster.pass(2);
     cluster.remove(&pod);
     cluster.pass(100);
@@ -728,6 +733,104 @@ fn learned_of(alias: &str, known: &str) -> LearnedIdentity {
         alias: digest(alias),
         known: digest(known),
         pinned: false,
+    }
+}
+
+// ---- what a pin may rename ----
+
+#[test]
+fn a_pin_renames_nothing_that_is_recorded() {
+    for edited in [false, true] {
+        for restart in [
+            "never",
+            "with its logs read first",
+            "with its logs read later",
+        ] {
+            let case = format!("edited {edited}, restarts {restart}");
+            let mut cluster = Cluster::new();
+            cluster.environment("blog", "namespaces: {include: [blog]}");
+            cluster.pass(60);
+            cluster.running("web", "r", &["amd64"]);
+            cluster.pass(60);
+            cluster.new_events();
+            let pod = pinned_to(&mut cluster, "blog/web", "evil", "amd64");
+            cluster.pass(60);
+            assert_eq!(cluster.new_events(), ["started evil 0>1"], "{case}");
+            if edited {
+                cluster.change(&pod, |pod| {
+                    pod.generation = 2;
+                    pod.containers[0].image = "registry.example/evil:2".to_owned();
+                });
+                cluster.pass(60);
+            }
+            match restart {
+                "never" => cluster.change(&pod, |pod| pod.labels.clear()),
+                "with its logs read first" => cluster.restart(),
+                _ => {
+                    cluster.stop();
+                    cluster.begin_before_reading_the_log();
+                }
+            }
+            cluster.pass(60);
+            let told = cluster.new_events();
+            // Without rules an edited spec is not known any more to have asked for it.
+            let want: &[&str] = match (restart, edited) {
+                ("never", _) => &["silence: WorkloadsChanged"],
+                (_, false) => &[],
+                (_, true) => &["stopped evil 1>0"],
+            };
+            assert_eq!(told, want, "{case}");
+            assert!(
+                cluster.recorded("prod").total(&digest("amd64")) > 0,
+                "{case}"
+            );
+            cluster.assert_at_rest();
+        }
+    }
+}
+
+#[test]
+fn a_pin_renames_nothing_under_which_another_pod_of_its_image_is_recorded() {
+    // `index` is recorded, `amd64` is another name of `other`, and a pod pinned to `index` is called `amd64`.
+    let mut cluster = Cluster::new();
+    let other = born(&mut cluster, "web", &image_id("other"));
+    cluster.container(&other, |c| c.image_id = image_id("amd64"));
+    born(&mut cluster, "blog/web", &image_id("index"));
+    cluster.pass(60);
+    assert_eq!(recorded(&cluster), pairs(&[("index", 1), ("other", 1)]));
+    cluster.new_events();
+    pinned_to(&mut cluster, "web", "index", "amd64");
+    cluster.pass(60);
+    assert_eq!(recorded(&cluster), pairs(&[("index", 2), ("other", 1)]));
+    cluster.restart();
+    cluster.pass(60);
+    assert_eq!(recorded(&cluster), pairs(&[("index", 2), ("other", 1)]));
+}
+
+#[test]
+fn a_pin_teaches_only_what_its_own_repository_calls_the_image() {
+    for called in [image_id("amd64"), format!("sha256:{}", digest("amd64"))] {
+        let mut cluster = Cluster::new();
+        let pod = cluster.create("web", "r", &["evil"]);
+        cluster.change(&pod, |pod| pod.containers[0].image = pinned("evil"));
+        runs_called(&mut cluster, &pod, "one", &called);
+        cluster.pass(60);
+        cluster.change(&pod, |pod| pod.labels.clear());
+        born(&mut cluster, "blog/web", &called);
+        cluster.pass(60);
+        assert_eq!(
+            recorded(&cluster),
+            pairs(&[("amd64", 1), ("evil", 1)]),
+            "{called}"
+        );
+        cluster.restart();
+        cluster.pass(60);
+        assert_eq!(
+            recorded(&cluster),
+            pairs(&[("amd64", 1), ("evil", 1)]),
+            "{called}"
+        );
+        cluster.assert_at_rest();
     }
 }
 
