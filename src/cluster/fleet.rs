@@ -87,6 +87,8 @@ pub struct Pod {
     mark: u32,
     /// By when its node has to have ended it, in seconds since the epoch; 0 unless it is being deleted.
     ends: u32,
+    /// How many more of its containers run than can be kept: nobody knows what.
+    unkept: u16,
     starting: bool,
     /// It has succeeded or failed.
     finished: bool,
@@ -273,6 +275,11 @@ impl Pod {
         })
     }
 
+    /// How many more containers run, of which nothing is known because they are too many.
+    pub fn unkept(&self) -> usize {
+        self.unkept.into()
+    }
+
     /// The digests under which its running containers are shown, with the images of the spec.
     fn shown(&self) -> impl Iterator<Item = (Fingerprint, &Arc<str>)> {
         let counted = self.runs().filter(|it| !it.once);
@@ -326,10 +333,12 @@ impl Pod {
             containers,
             mark: _,
             ends,
+            unkept,
             starting,
             finished,
         } = self;
-        (ends, starting, finished) == (&other.ends, &other.starting, &other.finished)
+        (ends, unkept) == (&other.ends, &other.unkept)
+            && (starting, finished) == (&other.starting, &other.finished)
             && (Arc::ptr_eq(template, &other.template) || *template == other.template)
             && *containers == other.containers
     }
@@ -616,7 +625,14 @@ impl Fleet {
         let names = pod.without_digest().filter(|name| !known.contains(name));
         let (namespace, pod_name) = (&view.meta.namespace, &view.meta.name);
         let unidentified = names.map(|name| format!("{namespace}/{pod_name}/{name}"));
-        let unidentified = unidentified.collect();
+        let unkept = Some(pod.unkept).filter(|unkept| {
+            let before = before.as_ref().map_or(0, |before| before.unkept);
+            *unkept > before
+        });
+        let unkept = unkept.map(|unkept| {
+            format!("{namespace}/{pod_name}/* ({unkept} more than are kept of a pod)")
+        });
+        let unidentified = unidentified.chain(unkept).collect();
         self.recount(before.as_ref(), Some(&pod), now);
         Some(PodChange {
             before,
@@ -679,16 +695,21 @@ impl Fleet {
         let template = self.template_of(view, before.map(|pod| &pod.template));
         let mut learned = vec![];
         let unedited = self.trust_generation && view.generation == 1;
-        let containers = view.containers.iter().map(|container| {
+        let containers = view.containers.iter().filter_map(|container| {
             let mut packed = before.iter().flat_map(|pod| pod.containers.iter());
             let packed = packed.find(|packed| *packed.spec.name == *container.name);
-            self.pack_container(view.meta.uid, container, packed, unedited, &mut learned)
+            // Of a container that has never run nothing is needed.
+            let has_run = container.active || !container.container_id.is_empty();
+            (has_run || container.silent && packed.is_some()).then(|| {
+                self.pack_container(view.meta.uid, container, packed, unedited, &mut learned)
+            })
         });
         let pod = Pod {
             template,
             containers: containers.collect(),
             mark,
             ends: view.ends,
+            unkept: view.unkept,
             starting: view.starting,
             finished: view.finished,
         };
@@ -963,6 +984,13 @@ impl Fleet {
         let others: usize = self.others.values().map(Vec::len).sum();
         assert_eq!(others, self.aliases.len());
         (others, self.learned.len())
+    }
+
+    /// How many containers of pods are kept.
+    #[cfg(test)]
+    pub fn kept_containers(&self) -> usize {
+        let pods = self.pods.values().flat_map(BTreeMap::values);
+        pods.map(|pod| pod.containers.len()).sum()
     }
 
     /// Keeps all that is learned from now on, for comparison.

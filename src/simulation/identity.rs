@@ -981,3 +981,72 @@ fn an_image_that_runs_under_two_names_is_excepted_only_if_both_are() {
         assert!(complies(&mut cluster), "{owner}");
     }
 }
+
+// ---- pods with more than can be kept ----
+
+#[test]
+fn what_runs_behind_more_containers_than_can_be_kept_is_never_compliant() {
+    for (owner, excepted) in [
+        ("web", ""),
+        ("Job web", ""),
+        ("web", ", exceptions: [{images: ['*'], reason: ours}]"),
+    ] {
+        let mut cluster = Cluster::bare(true);
+        record(&mut cluster, "good", &[]);
+        let rules = format!(
+            "compliance: {{provenance: {{required: true, trustedNamespaces: [ci]}}, grace: 1m, recoveryWindow: 0s{excepted}}}"
+        );
+        cluster.environment("prod", &rules);
+        cluster.begin();
+        cluster.pass(120);
+        let mut images = vec!["good"; 1_000];
+        let pod = cluster.running(owner, "r", &images);
+        assert!(
+            !complies(&mut cluster),
+            "{owner} {excepted}: they are not known"
+        );
+        cluster.remove(&pod);
+        assert!(complies(&mut cluster), "{owner} {excepted}");
+        images.truncate(10);
+        cluster.running(owner, "r", &images);
+        assert!(
+            complies(&mut cluster),
+            "{owner} {excepted}: so many can be kept"
+        );
+        assert_eq!(cluster.state.self_check(cluster.now), 0);
+    }
+}
+
+#[test]
+fn of_containers_that_have_never_run_nothing_is_kept() {
+    let mut cluster = Cluster::new();
+    let names: Vec<String> = (0..100).map(|number| format!("image-{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let pod = cluster.create("web", "r", &names);
+    cluster.change(&pod, |pod| {
+        for container in &mut pod.containers {
+            container.image = pinned(&container.name);
+        }
+    });
+    cluster.pass(60);
+    assert_eq!(cluster.state.fleet().kept_containers(), 0);
+    cluster.run(&pod);
+    cluster.pass(60);
+    let kept = cluster.state.fleet().kept_containers();
+    assert!((50..=100).contains(&kept), "{kept}");
+    // What a pod with too many runs is said to be unidentified, and told.
+    cluster.warnings.clear();
+    cluster.running("web", "r", &vec!["index"; 1_000]);
+    cluster.pass(60);
+    let kept = cluster.state.fleet().kept_containers() - kept;
+    let unidentified = cluster.state.summary("prod").unwrap().unidentified;
+    assert!(
+        (50..250).contains(&kept) && unidentified >= 1_000 - kept,
+        "{kept}"
+    );
+    let told = cluster
+        .warnings
+        .iter()
+        .filter(|it| it.contains("more than are kept"));
+    assert_eq!(told.count(), 1, "{:?}", cluster.warnings);
+}

@@ -124,6 +124,16 @@ impl Census {
                 known_otherwise.push(fingerprint);
             }
         }
+        // Whatever else runs there must not pass for compliant.
+        let unkept = match counts {
+            true => &mut self.unidentified,
+            false => &mut self.uncounted_unidentified,
+        };
+        *unkept = if add {
+            *unkept + pod.unkept()
+        } else {
+            *unkept - pod.unkept()
+        };
         for learned in pod.learned() {
             step(&mut self.learned, learned, add);
         }
