@@ -207,6 +207,8 @@ pub fn display_name(image: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*, sample::select};
+
     use super::*;
 
     const I: &str = "719defb995c86ad7c406ad74258fe98b9ebd71dfa80cd786870c967cb6c1f08d";
@@ -360,6 +362,52 @@ mod tests {
         ] {
             assert_eq!(names_registry(image), want, "{image}");
         }
+    }
+
+    proptest! {
+        #![proptest_config(crate::simulation::testing::reader_tries())]
+
+        #[test]
+        fn any_image_and_any_image_id_are_read(image in text(), id in text()) {
+            ImageId::parse(&id);
+            ImageId::name(&id);
+            ImageId::is_from_repository_of(&id, &image);
+            names_registry(&image);
+            prop_assert!(display_name(&image).chars().count() <= cut_to_schema::IMAGE);
+            if let Ok(reference) = image.parse::<Reference>() {
+                let again: Result<Reference, _> = reference.name().parse();
+                prop_assert_eq!(again.map(|it| it.repository), Ok(reference.repository));
+            }
+        }
+    }
+
+    /// Parts of images and of ids, and anything else.
+    fn text() -> impl Strategy<Value = String> {
+        let part = select(vec![
+            "docker-pullable://",
+            "docker://",
+            "sha256:",
+            "@sha256:",
+            I,
+            "@",
+            ":",
+            "/",
+            "nginx",
+            "docker.io",
+            "localhost",
+            "r.example:5000",
+            "A",
+            "a",
+            "_",
+            "-",
+            ".",
+            "\0",
+            "\u{e9}",
+            "1.27",
+            " ",
+        ]);
+        let parts = vec(part, 0..8).prop_map(|parts| parts.concat());
+        prop_oneof![4 => parts, 1 => ".{0,40}", 1 => "[a-z0-9.:/@-]{300,1500}"]
     }
 
     #[test]
