@@ -10,7 +10,14 @@ TIERS ?= T0 T1 T2
 # other features.
 BUILT = $(or $(CARGO_TARGET_DIR),target)/debug
 
-.PHONY: help test lint deny demo bench generate assets image
+# The tests of properties of all that reads texts from outside: of requests, answers, Secrets and the cluster's objects. How
+# often they try is 1,000 in `make test`, else what PROPTEST_CASES says.
+READERS = web::properties http::response::tests::no_answer http::response::tests::retry_after_is \
+	http::address_guard::tests::no_entry http::destination::tests::any_value api::user_time api::duration \
+	api::cut_to_schema cluster::workload::tests::every_pod cluster::list_page::tests::a_page_is_read_alike cluster::decode \
+	cluster::image::tests::any_image simulation::hostile::each_object
+
+.PHONY: help test lint deny demo bench properties generate assets image
 
 help: ## Says what there is
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -34,6 +41,9 @@ demo: ## Tells the whole story on a control plane of its own; KEEP=1 keeps it up
 
 bench: ## Measures speed and memory beside a stock watcher, in one run
 	scripts/bench.sh
+
+properties: ## Tries all that reads texts from outside with 100,000 random texts each; PROPTEST_CASES=N with others
+	PROPTEST_CASES=$(or $(PROPTEST_CASES),100000) cargo test --locked --lib -- $(READERS)
 
 generate: ## Generates what is generated: CRDs, the chart's copy of them, golden files, the chart's defaults and the install file (by helm)
 	UPDATE_EXPECT=1 cargo test --locked --quiet --lib

@@ -95,6 +95,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::simulation::testing::reader_tries())]
+
         #[test]
         fn every_text_is_cut_to_its_length_without_control_characters(
             text in "\\PC{0,40}|[\\x00-\\x1f]{0,9}|.{0,400}",

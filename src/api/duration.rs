@@ -9,6 +9,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 /// The pattern that the API server checks. Months and years have no fixed length, so hours are the largest unit.
 pub(crate) const PATTERN: &str = "^([0-9]{1,9}(ms|s|m|h))+$";
 
+/// The longest length of time, which is also the longest that can be written with one number. It stands for every longer one.
+const LONGEST: Duration = Duration::from_hours(999_999_999);
+
 /// A length of time: one or more whole numbers, each with a unit of `ms`, `s`, `m` or `h`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
@@ -36,12 +39,12 @@ impl FromStr for Span {
                 .find(|(unit, _)| rest.starts_with(unit))
                 .ok_or(NotASpan)?;
             rest = &rest[unit.len()..];
-            total += Duration::from_millis(number * length);
+            total = total.saturating_add(Duration::from_millis(number * length));
         }
         if text.is_empty() {
             Err(NotASpan)
         } else {
-            Ok(Self(total))
+            Ok(Self(total.min(LONGEST)))
         }
     }
 }
@@ -83,7 +86,20 @@ impl JsonSchema for Span {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #![proptest_config(crate::simulation::testing::reader_tries())]
+
+        #[test]
+        fn any_text_is_read_or_refused(text in "(([0-9]{0,11}(ms|s|m|h|d)?){0,6}|.{0,20})") {
+            if let Ok(span) = text.parse::<Span>() {
+                prop_assert_eq!(span.to_string().parse(), Ok(span));
+            }
+        }
+    }
 
     #[test]
     fn a_span_is_read_and_written_in_the_units_people_use() {
@@ -94,6 +110,7 @@ mod tests {
             ("90s", 90_000, "1m30s"),
             ("1h30m", 5_400_000, "1h30m"),
             ("720h", 2_592_000_000, "720h"),
+            ("999999999h1ms", 3_599_999_996_400_000, "999999999h"),
         ] {
             let span: Span = text.parse().unwrap();
             assert_eq!(span.0.as_millis(), millis, "{text}");

@@ -114,6 +114,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::simulation::testing::reader_tries())]
+
         /// As `IsDateTime` of the API server's `strfmt` accepts it.
         #[test]
         fn no_accepted_time_is_unreadable(

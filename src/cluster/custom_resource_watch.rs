@@ -73,6 +73,7 @@ custom_resource!(AllowedArtifact, Allowances, "allowedartifacts");
 
 /// An object of ours, and its metadata as the loop needs it.
 #[derive(Debug)]
+#[cfg_attr(test, derive(PartialEq))]
 pub struct Slim<K> {
     meta: Meta,
     object: K,

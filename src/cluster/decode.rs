@@ -42,7 +42,11 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::api::{
+        AllowedArtifact, ArtifactApproval, ArtifactProvenance, Environment, NotificationSetting,
+    };
     use crate::cluster::{
+        custom_resource_watch::Slim,
         list_page::PageReader,
         pod_view::{DeploymentView, NamespaceView, PodView},
     };
@@ -95,6 +99,59 @@ mod tests {
             "spec": {"paused": false, "replicas": 3},
             "status": {"observedGeneration": 2, "conditions": [{"type": "Progressing", "status": "True", "reason": "ReplicaSetUpdated"}]},
         })
+    }
+
+    /// An object of a kind of ours.
+    fn own(spec: &Value, status: &Value) -> Value {
+        json!({
+            "metadata": {
+                "name": "a", "namespace": "ci", "uid": "u", "resourceVersion": "7", "generation": 2, "labels": {"app": "web"},
+                "annotations": {"shipbell.dev/test-requested-at": "now", "shipbell.dev/replay": "prod/1-2"},
+                "creationTimestamp": "2026-01-01T00:00:00Z",
+            },
+            "spec": spec, "status": status,
+        })
+    }
+
+    fn environment() -> Value {
+        own(
+            &json!({
+                "namespaces": {"include": ["a*"], "exclude": ["b"]}, "exclude": ["Job.batch"], "visibleTo": ["*"],
+                "namespaceSelector": {"matchLabels": {"a": "b"}},
+                "podSelector": {"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]},
+                "settle": {"quiet": "5s", "max": "30s"}, "history": {"maxAge": "720h"},
+                "compliance": {
+                    "provenance": {"required": true, "trustedNamespaces": ["ci"]}, "grace": "5m",
+                    "exceptions": [{"rules": ["approval"], "images": ["*"], "reason": "r", "expiresAt": "2026-01-01T00:00:00Z"}],
+                },
+            }),
+            &json!({"observedGeneration": 2, "conditions": []}),
+        )
+    }
+
+    fn setting() -> Value {
+        own(
+            &json!({
+                "environments": ["prod"], "eventTypes": ["ARTIFACT_STARTED"], "suspend": false, "retry": {"maxAge": "72h"},
+                "webhook": {"urlFrom": {"secretKeyRef": {"name": "hook", "key": "url"}}},
+            }),
+            &json!({
+                "observedGeneration": 2, "pending": 3,
+                "cursors": [{"environment": "prod", "environmentUID": "u", "index": 3, "ordinal": 1}],
+            }),
+        )
+    }
+
+    fn evidence() -> Value {
+        own(
+            &json!({
+                "fingerprint": "a", "aliases": ["b"], "flow": "f", "state": "approved", "reviewer": "r", "number": 1,
+                "environments": ["prod"], "artifacts": [{"fingerprint": "a", "name": "n"}], "reason": "r",
+                "expiresAt": "2026-01-01T00:00:00Z", "attestations": [{"name": "scan", "compliant": true}],
+                "deployments": [{"number": 1, "environment": "prod", "time": "2026-01-01T00:00:00Z"}],
+            }),
+            &json!({"observedGeneration": 2, "conditions": []}),
+        )
     }
 
     /// All that is in a value, as JSON pointers.
@@ -154,6 +211,29 @@ mod tests {
         })
     }
 
+    /// A line of a watch or a page of which a part is overwritten or cut off.
+    fn any_line() -> impl Strategy<Value = Vec<u8>> {
+        let line = json!({"type": "ADDED", "object": pod("1")}).to_string();
+        let page =
+            json!({"metadata": {"resourceVersion": "9"}, "items": [pod("1"), null]}).to_string();
+        let broken = (
+            select(vec![line, page]),
+            any::<usize>(),
+            vec(any::<u8>(), 0..8),
+            any::<usize>(),
+        );
+        let broken = broken.prop_map(|(text, at, by, end)| {
+            let mut bytes = text.into_bytes();
+            let at = at % bytes.len();
+            let until = (at + by.len()).min(bytes.len());
+            bytes.splice(at..until, by);
+            let end = end % (bytes.len() * 2);
+            bytes.truncate(end.max(1));
+            bytes
+        });
+        prop_oneof![4 => broken, 1 => vec(any::<u8>(), 0..100)]
+    }
+
     /// What is read in one pass where that can be is what the tolerant way reads.
     fn agree<T: SlimView + PartialEq + Debug>(objects: &[Value]) -> Result<(), TestCaseError> {
         let list =
@@ -178,9 +258,29 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::simulation::testing::reader_tries())]
+
         #[test]
         fn pods_are_read_alike_in_one_pass_and_tolerantly(pods in vec(odd(pod("1")), 1..4)) {
             agree::<PodView>(&pods)?;
+        }
+
+        #[test]
+        fn objects_of_our_own_kinds_are_too(environment in odd(environment()), setting in odd(setting()), evidence in odd(evidence())) {
+            agree::<Slim<Environment>>(&[environment])?;
+            agree::<Slim<NotificationSetting>>(&[setting])?;
+            let evidence = [evidence];
+            agree::<Slim<ArtifactProvenance>>(&evidence)?;
+            agree::<Slim<ArtifactApproval>>(&evidence)?;
+            agree::<Slim<AllowedArtifact>>(&evidence)?;
+        }
+
+        #[test]
+        fn whatever_comes_in_a_watch_or_a_page_is_read_or_refused(line in any_line()) {
+            let _ = event::<PodView>(&line);
+            let mut reader = PageReader::default();
+            reader.receive(&line);
+            let _ = reader.take::<PodView>().map(|_| reader.finish());
         }
 
         #[test]

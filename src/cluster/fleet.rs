@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     cluster::{
-        image::{Fingerprint, ImageId, display_name},
+        image::{Fingerprint, ImageId, Reference, display_name, names_registry},
         intern::Interner,
         pod_view::{ContainerView, DeploymentView, NamespaceView, PodView, RolloutReport},
         scope::Labels,
@@ -87,6 +87,8 @@ pub struct Pod {
     mark: u32,
     /// By when its node has to have ended it, in seconds since the epoch; 0 unless it is being deleted.
     ends: u32,
+    /// How many more of its containers run than can be kept: nobody knows what.
+    unkept: u16,
     starting: bool,
     /// It has succeeded or failed.
     finished: bool,
@@ -132,11 +134,14 @@ impl PackedContainer {
 /// What the digest is based on by which a container is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Basis {
-    /// Its node reported it and a registry knows it, or the pod's spec asks for it and was never edited.
+    /// Its node reported it and a registry knows it.
     #[default]
     Registry,
     /// Its node reported it, and only the node knows it.
     Local,
+    /// The pod's spec asks for it and was never edited, or a log says only that it counts. It is this container's digest, but
+    /// the node need not have named it, and whoever creates pods chooses what a spec asks for.
+    Pin,
     /// The pod's spec asks for it and may have been edited, and the node reports nothing: shown, but never trusted.
     EditableSpec,
 }
@@ -200,25 +205,54 @@ impl TrustedDigests {
     }
 }
 
+/// What counts of a container for the rules.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TrustedContainer {
+    /// Its digests.
+    pub digests: TrustedDigests,
+    /// The name under which its image was pulled: that which its spec asks for, if that was never edited and names a
+    /// registry, else that which its node reports. `None`: whoever may edit pods could have made it up.
+    pub(crate) image: Option<Arc<str>>,
+}
+
+impl TrustedContainer {
+    /// What counts of a container of which one digest is known, and no name.
+    pub fn only(first: Fingerprint) -> Self {
+        Self {
+            digests: TrustedDigests::only(first),
+            image: None,
+        }
+    }
+
+    /// The repository from which its image was pulled.
+    pub fn repository(&self) -> Option<String> {
+        let reference = self.image.as_ref()?.parse::<Reference>();
+        reference.ok().map(|reference| reference.repository)
+    }
+}
+
 /// A running container, in which what is shown and what is trusted are never the same thing.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct RunningContainer<'a> {
     /// The digest under which it is shown.
     pub shown: Option<Fingerprint>,
-    /// The digests that count for the rules. `None`: nobody vouches for any.
-    pub trusted: Option<TrustedDigests>,
+    /// What counts for the rules. `None`: nobody vouches for any digest.
+    pub trusted: Option<TrustedContainer>,
     /// The image that the spec asks for.
     pub image: &'a Arc<str>,
     /// An init container that runs once: no instance of its image.
     pub once: bool,
 }
 
-/// What the spec says of a container: the same for all pods of a revision.
+/// What the spec says of a container, and by which name its image was pulled: nearly always the same for all pods of a
+/// revision.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct ContainerSpec {
     name: Arc<str>,
     /// The image that the spec asks for.
     image: Arc<str>,
+    /// See [`TrustedContainer::image`].
+    trusted_image: Option<Arc<str>>,
 }
 
 impl Pod {
@@ -229,11 +263,21 @@ impl Pod {
             let identity = packed.identity();
             RunningContainer {
                 shown: identity.map(|identity| identity.shown),
-                trusted: identity.and_then(ContainerIdentity::trusted),
+                trusted: identity
+                    .and_then(ContainerIdentity::trusted)
+                    .map(|digests| TrustedContainer {
+                        digests,
+                        image: packed.spec.trusted_image.clone(),
+                    }),
                 image: &packed.spec.image,
                 once: packed.once,
             }
         })
+    }
+
+    /// How many more containers run, of which nothing is known because they are too many.
+    pub fn unkept(&self) -> usize {
+        self.unkept.into()
     }
 
     /// The digests under which its running containers are shown, with the images of the spec.
@@ -289,10 +333,12 @@ impl Pod {
             containers,
             mark: _,
             ends,
+            unkept,
             starting,
             finished,
         } = self;
-        (ends, starting, finished) == (&other.ends, &other.starting, &other.finished)
+        (ends, unkept) == (&other.ends, &other.unkept)
+            && (starting, finished) == (&other.starting, &other.finished)
             && (Arc::ptr_eq(template, &other.template) || *template == other.template)
             && *containers == other.containers
     }
@@ -337,8 +383,8 @@ pub struct LearnedIdentity {
     pub alias: Fingerprint,
     /// The digest by which the container was known.
     pub known: Fingerprint,
-    /// A spec that was never edited pinned the container to `known`, and its node reported `alias`. Otherwise the node
-    /// reported both for one container at different times.
+    /// A spec that was never edited pinned the container to `known`, and its node reported `alias`, from the same repository.
+    /// Otherwise the node reported both for one container at different times.
     pub pinned: bool,
 }
 
@@ -504,24 +550,28 @@ impl Fleet {
         [root].into_iter().chain(others)
     }
 
-    /// Notes that two digests identify one image. Returns the digest that is no longer canonical, if that is new.
-    pub fn learn(&mut self, learned: LearnedIdentity) -> Option<Fingerprint> {
-        let LearnedIdentity {
-            alias,
-            known,
-            pinned,
-        } = learned;
-        let (root, known) = (self.canonical(alias), self.canonical(known));
-        if root == known {
-            return None;
-        }
+    /// The digest that is no longer canonical when this is learned, and the one that is; `None` if it is known.
+    fn renamed_by(&self, learned: &LearnedIdentity) -> Option<(Fingerprint, Fingerprint)> {
+        let LearnedIdentity { alias, known, .. } = learned;
+        let (root, known) = (self.canonical(*alias), self.canonical(*known));
         // If the alias belongs to an artifact already, that stays canonical.
-        let (other, stays) = if root == alias {
+        let (other, stays) = if root == *alias {
             (root, known)
         } else {
             (known, root)
         };
-        self.aliases.insert(other, (stays, pinned));
+        (other != stays).then_some((other, stays))
+    }
+
+    /// The digest that is no longer canonical when this is learned.
+    pub fn would_rename(&self, learned: &LearnedIdentity) -> Option<Fingerprint> {
+        self.renamed_by(learned).map(|(other, _)| other)
+    }
+
+    /// Notes that two digests identify one image. Returns the digest that is no longer canonical, if that is new.
+    pub fn learn(&mut self, learned: LearnedIdentity) -> Option<Fingerprint> {
+        let (other, stays) = self.renamed_by(&learned)?;
+        self.aliases.insert(other, (stays, learned.pinned));
         let moved = self.others.remove(&other).unwrap_or_default();
         let others = self.others.entry(stays).or_default();
         others.push(other);
@@ -549,7 +599,7 @@ impl Fleet {
                 corrected = true;
                 packed.digest = Some(self.digests.intern(now.first));
                 packed.also = now.also.map(|also| self.digests.intern(also));
-                (packed.basis, packed.learned) = (Basis::Registry, true);
+                (packed.basis, packed.learned) = (Basis::Pin, true);
             }
         }
         corrected
@@ -586,7 +636,14 @@ impl Fleet {
         let names = pod.without_digest().filter(|name| !known.contains(name));
         let (namespace, pod_name) = (&view.meta.namespace, &view.meta.name);
         let unidentified = names.map(|name| format!("{namespace}/{pod_name}/{name}"));
-        let unidentified = unidentified.collect();
+        let unkept = Some(pod.unkept).filter(|unkept| {
+            let before = before.as_ref().map_or(0, |before| before.unkept);
+            *unkept > before
+        });
+        let unkept = unkept.map(|unkept| {
+            format!("{namespace}/{pod_name}/* ({unkept} more than are kept of a pod)")
+        });
+        let unidentified = unidentified.chain(unkept).collect();
         self.recount(before.as_ref(), Some(&pod), now);
         Some(PodChange {
             before,
@@ -649,16 +706,21 @@ impl Fleet {
         let template = self.template_of(view, before.map(|pod| &pod.template));
         let mut learned = vec![];
         let unedited = self.trust_generation && view.generation == 1;
-        let containers = view.containers.iter().map(|container| {
+        let containers = view.containers.iter().filter_map(|container| {
             let mut packed = before.iter().flat_map(|pod| pod.containers.iter());
             let packed = packed.find(|packed| *packed.spec.name == *container.name);
-            self.pack_container(view.meta.uid, container, packed, unedited, &mut learned)
+            // Of a container that has never run nothing is needed.
+            let has_run = container.active || !container.container_id.is_empty();
+            (has_run || container.silent && packed.is_some()).then(|| {
+                self.pack_container(view.meta.uid, container, packed, unedited, &mut learned)
+            })
         });
         let pod = Pod {
             template,
             containers: containers.collect(),
             mark,
             ends: view.ends,
+            unkept: view.unkept,
             starting: view.starting,
             finished: view.finished,
         };
@@ -722,7 +784,7 @@ impl Fleet {
             let logged = self.learned.get(&container?.get())?;
             Some(ContainerIdentity {
                 shown: logged.first,
-                basis: Basis::Registry,
+                basis: Basis::Pin,
                 also: logged.also,
             })
         });
@@ -738,14 +800,25 @@ impl Fleet {
             Some(before) => before.learned,
             None => trusted(identity) != trusted(told),
         };
-        learned.extend(news.filter(|learned| !self.knows(learned)));
+        let teaches = |news: &LearnedIdentity| {
+            !news.pinned || unedited && ImageId::is_from_repository_of(&view.image_id, &view.image)
+        };
+        learned.extend(news.filter(|news| !self.knows(news) && teaches(news)));
+        let asked = Some(view.image.as_str()).filter(|image| unedited && names_registry(image));
+        let trusted_image = match silent {
+            Some(before) => before.spec.trusted_image.as_deref(),
+            None => asked.or_else(|| ImageId::name(&view.image_id)),
+        };
         let spec = before.map(|packed| &packed.spec);
-        let same_spec =
-            spec.filter(|spec| (&*spec.name, &*spec.image) == (&view.name, &view.image));
+        let same_spec = spec.filter(|spec| {
+            (&*spec.name, &*spec.image) == (&view.name, &view.image)
+                && spec.trusted_image.as_deref() == trusted_image
+        });
         let spec = same_spec.cloned().unwrap_or_else(|| {
             let spec = ContainerSpec {
                 name: self.texts.intern(view.name.as_str()),
                 image: self.texts.intern(view.image.as_str()),
+                trusted_image: trusted_image.map(|image| self.texts.intern(image)),
             };
             self.container_specs.intern(spec)
         });
@@ -922,6 +995,13 @@ impl Fleet {
         let others: usize = self.others.values().map(Vec::len).sum();
         assert_eq!(others, self.aliases.len());
         (others, self.learned.len())
+    }
+
+    /// How many containers of pods are kept.
+    #[cfg(test)]
+    pub fn kept_containers(&self) -> usize {
+        let pods = self.pods.values().flat_map(BTreeMap::values);
+        pods.map(|pod| pod.containers.len()).sum()
     }
 
     /// Keeps all that is learned from now on, for comparison.
@@ -1104,7 +1184,7 @@ fn identify(
             pin().map(|pin| ContainerIdentity {
                 shown: pin.digest,
                 basis: if pin.unedited {
-                    Basis::Registry
+                    Basis::Pin
                 } else {
                     Basis::EditableSpec
                 },
@@ -1137,12 +1217,13 @@ fn identify(
         Some(known) if known.basis != Basis::EditableSpec => {
             let also = first(known.shown, known.basis).also.or(known.also);
             let identity = ContainerIdentity { also, ..known };
-            (Some(identity), Some(learned(reported, known.shown, false)))
+            let pinned = known.basis == Basis::Pin;
+            (Some(identity), Some(learned(reported, known.shown, pinned)))
         }
         _ => match pin().filter(|pin| pin.unedited) {
             Some(Pin { digest, .. }) => {
                 let news = learned(reported, digest, true);
-                (Some(first(digest, Basis::Registry)), Some(news))
+                (Some(first(digest, Basis::Pin)), Some(news))
             }
             None => {
                 let basis = if local { Basis::Local } else { Basis::Registry };

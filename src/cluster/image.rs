@@ -63,15 +63,27 @@ pub enum ImageId {
 impl ImageId {
     /// Parses an `imageID`. No trimming and no case folding: what is not exactly a digest identifies nothing.
     pub fn parse(text: &str) -> Self {
-        let text = ["docker-pullable://", "docker://"]
-            .into_iter()
-            .find_map(|scheme| text.strip_prefix(scheme))
-            .unwrap_or(text);
+        let text = without_scheme(text);
         match text.rsplit_once('@') {
             Some((_, digest)) => prefixed(digest).map_or(Self::Unresolved, Self::Repo),
             None => prefixed(text)
                 .or_else(|| Fingerprint::from_hex(text))
                 .map_or(Self::Unresolved, Self::Local),
+        }
+    }
+
+    /// The name under which the image was pulled, as the node reports it beside the digest of the registry.
+    pub fn name(text: &str) -> Option<&str> {
+        let (name, digest) = without_scheme(text).rsplit_once('@')?;
+        prefixed(digest).map(|_| name)
+    }
+
+    /// Whether the node reports the image by the repository that a spec names.
+    pub fn is_from_repository_of(text: &str, image: &str) -> bool {
+        let repository = |name: &str| name.parse::<Reference>().map(|it| it.repository);
+        match (Self::name(text).map(repository), repository(image)) {
+            (Some(Ok(reported)), Ok(asked)) => reported == asked,
+            _ => false,
         }
     }
 
@@ -82,6 +94,13 @@ impl ImageId {
             Self::Unresolved => None,
         }
     }
+}
+
+fn without_scheme(image_id: &str) -> &str {
+    ["docker-pullable://", "docker://"]
+        .into_iter()
+        .find_map(|scheme| image_id.strip_prefix(scheme))
+        .unwrap_or(image_id)
 }
 
 fn prefixed(digest: &str) -> Option<Fingerprint> {
@@ -163,6 +182,14 @@ fn split_off(text: &str, at: char) -> (&str, Option<&str>) {
     parts.map_or((text, None), |(before, after)| (before, Some(after)))
 }
 
+/// Whether the image of a spec names its registry. Otherwise a node may look for it in a registry of its own choice, or
+/// among the ids of the images that it has.
+pub fn names_registry(image: &str) -> bool {
+    image
+        .split_once('/')
+        .is_some_and(|(first, _)| is_host(first))
+}
+
 /// Whether the part before the first slash is a host rather than a part of the path.
 fn is_host(first: &str) -> bool {
     first == "localhost"
@@ -180,6 +207,8 @@ pub fn display_name(image: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*, sample::select};
+
     use super::*;
 
     const I: &str = "719defb995c86ad7c406ad74258fe98b9ebd71dfa80cd786870c967cb6c1f08d";
@@ -294,6 +323,91 @@ mod tests {
                 .map(|r| (r.repository.as_str(), r.tag.as_deref(), r.pin.is_some()));
             assert_eq!(read, want, "{number}: {text}");
         }
+    }
+
+    #[test]
+    fn a_name_is_read_from_what_a_node_reports_only_beside_a_digest_of_the_registry() {
+        for (text, want) in [
+            (
+                format!("docker.io/library/nginx@sha256:{I}"),
+                Some("docker.io/library/nginx"),
+            ),
+            (format!("quay.io/o/r:v1@sha256:{I}"), Some("quay.io/o/r:v1")),
+            (
+                format!("docker-pullable://runner@sha256:{I}"),
+                Some("runner"),
+            ),
+            (format!("docker://sha256:{I}"), None),
+            (format!("sha256:{I}"), None),
+            (I.to_owned(), None),
+            (String::new(), None),
+            ("<none>@<none>".to_owned(), None),
+            ("docker.io/library/nginx:1.27".to_owned(), None),
+        ] {
+            assert_eq!(ImageId::name(&text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_image_names_its_registry_only_before_a_slash() {
+        for (image, want) in [
+            ("docker.io/nginx:1", true),
+            ("localhost/a", true),
+            ("r.example:5000/a/b@sha256:1", true),
+            ("nginx", false),
+            ("acme/web:1", false),
+            ("cafe", false),
+            (&format!("sha256:{I}"), false),
+            ("", false),
+        ] {
+            assert_eq!(names_registry(image), want, "{image}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(crate::simulation::testing::reader_tries())]
+
+        #[test]
+        fn any_image_and_any_image_id_are_read(image in text(), id in text()) {
+            ImageId::parse(&id);
+            ImageId::name(&id);
+            ImageId::is_from_repository_of(&id, &image);
+            names_registry(&image);
+            prop_assert!(display_name(&image).chars().count() <= cut_to_schema::IMAGE);
+            if let Ok(reference) = image.parse::<Reference>() {
+                let again: Result<Reference, _> = reference.name().parse();
+                prop_assert_eq!(again.map(|it| it.repository), Ok(reference.repository));
+            }
+        }
+    }
+
+    /// Parts of images and of ids, and anything else.
+    fn text() -> impl Strategy<Value = String> {
+        let part = select(vec![
+            "docker-pullable://",
+            "docker://",
+            "sha256:",
+            "@sha256:",
+            I,
+            "@",
+            ":",
+            "/",
+            "nginx",
+            "docker.io",
+            "localhost",
+            "r.example:5000",
+            "A",
+            "a",
+            "_",
+            "-",
+            ".",
+            "\0",
+            "\u{e9}",
+            "1.27",
+            " ",
+        ]);
+        let parts = vec(part, 0..8).prop_map(|parts| parts.concat());
+        prop_oneof![4 => parts, 1 => ".{0,40}", 1 => "[a-z0-9.:/@-]{300,1500}"]
     }
 
     #[test]

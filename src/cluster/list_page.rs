@@ -381,6 +381,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::simulation::testing::reader_tries())]
+
         #[test]
         fn a_page_is_read_alike_however_it_is_cut(
             items in vec(any_json(), 0..6),

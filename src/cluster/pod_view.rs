@@ -18,6 +18,11 @@ use crate::{
 
 /// How many bytes of a pod's labels are kept.
 const MAX_LABELS: usize = 16 << 10;
+/// How many bytes are kept of a pod's containers: their texts, and [`CONTAINER`] for each. With the labels and the owner,
+/// which the schema of snapshots bounds, it is all that is kept of a pod.
+const MAX_CONTAINERS: usize = 16 << 10;
+/// What a container counts for besides its texts.
+const CONTAINER: usize = 64;
 
 /// What every object has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -109,7 +114,7 @@ pub fn version(text: &str) -> u64 {
 }
 
 /// A text that is borrowed unless it has escapes; `Option<Cow<str>>` would be a copy.
-#[derive(PartialEq, Eq, Deserialize)]
+#[derive(PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(transparent)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
@@ -187,8 +192,10 @@ pub struct PodView {
     pub(crate) labels: BTreeMap<String, String>,
     /// Its controlling owner.
     pub owner: Option<Owner>,
-    /// The containers that have been created, and those that may be yet.
+    /// The containers that have been created, and those that may be yet: as many as can be kept.
     pub containers: Vec<ContainerView>,
+    /// How many more of them run or are about to be restarted.
+    pub unkept: u16,
 }
 
 /// The controlling owner of a pod.
@@ -418,6 +425,54 @@ fn kept_labels(mut labels: BTreeMap<String, String>) -> BTreeMap<String, String>
     kept
 }
 
+/// What counts against [`MAX_CONTAINERS`].
+fn size_of_container(container: &ContainerView) -> usize {
+    CONTAINER + container.name.len() + container.image.len() + container.image_id.len()
+}
+
+/// The containers of a pod that are kept, because their number and their images are limited by nothing but the size of the
+/// object: the active ones, and then the others. And how many active ones are not.
+fn kept_containers(mut containers: Vec<ContainerView>) -> (Vec<ContainerView>, u16) {
+    if containers.iter().map(size_of_container).sum::<usize>() <= MAX_CONTAINERS {
+        return (containers, 0);
+    }
+    let mut room = MAX_CONTAINERS;
+    let mut kept = vec![false; containers.len()];
+    for active in [true, false] {
+        let of_this_kind = containers.iter().zip(&mut kept);
+        for (container, kept) in of_this_kind.filter(|(it, _)| it.active == active) {
+            let size = size_of_container(container);
+            if size <= room {
+                room -= size;
+                *kept = true;
+            }
+        }
+    }
+    let all = containers.iter().zip(&kept);
+    let unkept = all.filter(|(container, kept)| container.active && !**kept);
+    let unkept = u16::try_from(unkept.count()).unwrap_or(u16::MAX);
+    let mut kept = kept.into_iter();
+    containers.retain(|_| kept.next() == Some(true));
+    (containers, unkept)
+}
+
+/// The statuses of a pod's containers by their names. Looking at each for each container would take the square of their
+/// number, which is limited by nothing but the size of the object.
+fn by_name<'s, 'a>(statuses: &'s [RawStatus<'a>]) -> Vec<&'s RawStatus<'a>> {
+    let mut sorted: Vec<_> = statuses.iter().collect();
+    sorted.sort_by(|a, b| a.name.cmp(&b.name));
+    sorted
+}
+
+/// The first status of this name.
+fn status_of<'s, 'a>(sorted: &[&'s RawStatus<'a>], name: &str) -> Option<&'s RawStatus<'a>> {
+    let at = sorted.partition_point(|status| &*status.name < name);
+    sorted
+        .get(at)
+        .copied()
+        .filter(|status| &*status.name == name)
+}
+
 /// A time of deletion in seconds since the epoch, at least 1. The latest there is if it can't be read: whatever has one is being
 /// deleted.
 fn ends(deletion: &str) -> u32 {
@@ -433,26 +488,28 @@ impl<'de> Deserialize<'de> for PodView {
         let finished = matches!(raw.status.phase.as_deref(), Some("Succeeded" | "Failed"));
         let policy = raw.spec.restart_policy.as_deref().unwrap_or("Always");
         let (spec, status) = (&raw.spec, &raw.status);
+        let statuses = by_name(&status.container_statuses);
+        let init_statuses = by_name(&status.init_container_statuses);
+        let debugger_statuses = by_name(&status.ephemeral_container_statuses);
         let usual = spec.containers.iter();
-        let usual = usual.map(|c| (c, &status.container_statuses, policy, false));
+        let usual = usual.map(|c| (c, &statuses, policy, false));
         let sidecars = spec.init_containers.iter();
         let sidecars = sidecars
             .filter(|c| c.restart_policy.as_deref() == Some("Always"))
-            .map(|c| (c, &status.init_container_statuses, policy, false));
+            .map(|c| (c, &init_statuses, policy, false));
         // They are started again only after a failure.
         let failed = Some(policy).filter(|policy| *policy != "Always");
         let failed = failed.unwrap_or("OnFailure");
         let once = spec.init_containers.iter();
         let once = once
             .filter(|c| c.restart_policy.as_deref() != Some("Always"))
-            .map(|c| (c, &status.init_container_statuses, failed, true));
+            .map(|c| (c, &init_statuses, failed, true));
         let debuggers = spec.ephemeral_containers.iter();
-        let debuggers =
-            debuggers.map(|c| (c, &status.ephemeral_container_statuses, "Never", false));
+        let debuggers = debuggers.map(|c| (c, &debugger_statuses, "Never", false));
         let containers = usual.chain(sidecars).chain(debuggers).chain(once);
         let containers = containers
             .map(|(spec, statuses, policy, once)| {
-                let status = statuses.iter().find(|status| status.name == spec.name);
+                let status = status_of(statuses, &spec.name);
                 let text =
                     |field: Option<&Text<'_>>| field.map_or_else(String::new, |f| f.to_string());
                 ContainerView {
@@ -472,6 +529,7 @@ impl<'de> Deserialize<'de> for PodView {
             })
             .filter(|container| container.active || !container.once)
             .collect();
+        let (containers, unkept) = kept_containers(containers);
         let owner = raw
             .metadata
             .owner_references
@@ -500,6 +558,7 @@ impl<'de> Deserialize<'de> for PodView {
             labels: kept_labels(raw.metadata.labels.unwrap_or_default()),
             owner,
             containers,
+            unkept,
         })
     }
 }
@@ -670,6 +729,42 @@ mod tests {
         };
         assert_eq!(labels["pod-template-hash"], "7c9f6d5b8");
         assert!((MAX_LABELS / 2..=MAX_LABELS).contains(&size(&labels)));
+    }
+
+    #[test]
+    fn of_more_containers_than_can_be_kept_those_stay_that_run_and_the_others_of_these_are_counted()
+    {
+        let status = |name: &str| json!({"name": name, "imageID": "x", "containerID": "y", "state": {"running": {}}});
+        // So many that never ran, and then so many that run.
+        let many = |never: usize, running: usize| {
+            pod(|pod| {
+                let names = |kind: &str, number: usize| -> Vec<String> {
+                    (0..number).map(|it| format!("{kind}-{it}")).collect()
+                };
+                let (never, running) = (names("never", never), names("runs", running));
+                let all = never.iter().chain(&running);
+                let all =
+                    all.map(|name| json!({"name": name, "image": format!("r.example/{name}")}));
+                pod["spec"]["containers"] = all.collect();
+                pod["status"]["containerStatuses"] = running.iter().map(|it| status(it)).collect();
+            })
+        };
+        let size =
+            |view: &PodView| -> usize { view.containers.iter().map(size_of_container).sum() };
+        let few = many(20, 60);
+        assert_eq!((few.containers.len(), few.unkept), (80, 0), "all of them");
+        for (never, running) in [(5_000, 10), (5_000, 5_000), (0, 70_000)] {
+            let view = many(never, running);
+            assert!((MAX_CONTAINERS / 2..=MAX_CONTAINERS).contains(&size(&view)));
+            let kept = view.containers.iter().filter(|it| it.active).count();
+            let unkept = (running - kept).min(usize::from(u16::MAX));
+            assert_eq!(usize::from(view.unkept), unkept, "{never} {running}");
+            assert_eq!(kept == running, running == 10, "{never} {running}");
+        }
+        let long = pod(|pod| {
+            pod["status"]["containerStatuses"][0]["imageID"] = "x".repeat(MAX_CONTAINERS).into();
+        });
+        assert_eq!((long.containers.len(), long.unkept), (0, 1));
     }
 
     #[test]

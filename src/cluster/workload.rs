@@ -315,6 +315,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::simulation::testing::reader_tries())]
+
         #[test]
         fn every_pod_has_a_workload_with_a_kind(
             kind in "(ReplicaSet.apps|ReplicationController|StatefulSet.apps|[A-Z][a-z]{0,3}([.][a-z]{0,3})?)",

@@ -21,7 +21,7 @@ use crate::{
         user_time,
     },
     cluster::{
-        fleet::TrustedDigests,
+        fleet::{TrustedContainer, TrustedDigests},
         image::{Fingerprint, Reference},
         scope::matches,
     },
@@ -114,8 +114,8 @@ pub struct ArtifactInput<'a> {
     /// Its canonical digest.
     pub fingerprint: Fingerprint,
     /// Its containers, each of which must comply by what counts of it.
-    pub containers: BTreeSet<TrustedDigests>,
-    /// Its recorded name.
+    pub containers: BTreeSet<TrustedContainer>,
+    /// Its recorded name, which decides what is shown and nothing else: whoever may edit pods can choose it.
     pub name: &'a str,
     /// The namespaces in which it is recorded.
     pub namespaces: BTreeSet<&'a str>,
@@ -168,7 +168,7 @@ impl ArtifactVerdict {
 }
 
 /// Assesses an artifact (A1-A14; A0 is the scope of the environment, A3 is about unidentified containers). If nothing proves
-/// that its containers run one image, the worst of them counts.
+/// that its containers run one image, the worst of them counts. One image under several names must comply under each.
 pub fn evaluate(
     rules: Option<&ArtifactRules>,
     environment: &str,
@@ -176,29 +176,40 @@ pub fn evaluate(
     resolver: &IdentityResolver,
     now: Timestamp,
 ) -> ArtifactVerdict {
-    let evaluate = |class: &TrustedClass| {
+    let mut images: BTreeMap<TrustedClass, BTreeSet<String>> = BTreeMap::new();
+    for container in &artifact.containers {
+        let repositories = images
+            .entry(resolver.trusted(container.digests))
+            .or_default();
+        repositories.extend(container.repository());
+    }
+    let is_own = |class: &TrustedClass| class.iter().any(|digest| digest == artifact.fingerprint);
+    let own = images.keys().find(|class| is_own(class));
+    let own = own.or(images.keys().next()).cloned();
+    let own = own.unwrap_or_else(|| resolver.trusted(TrustedDigests::only(artifact.fingerprint)));
+    let evaluate = |class: &TrustedClass, repository: Option<&str>| {
         let context = RuleContext {
             rules,
             environment,
             artifact,
             resolver,
             class,
+            repository,
             now,
         };
         context.evaluate()
     };
-    let containers = artifact.containers.iter();
-    let mut classes: BTreeSet<_> = containers.map(|it| resolver.trusted(*it)).collect();
-    let own = classes
-        .iter()
-        .find(|class| class.iter().any(|digest| digest == artifact.fingerprint));
-    let first = own.or(classes.first()).cloned();
-    let first =
-        first.unwrap_or_else(|| resolver.trusted(TrustedDigests::only(artifact.fingerprint)));
-    let mut worst = evaluate(&first);
-    classes.remove(&first);
-    for class in &classes {
-        let verdict = evaluate(class);
+    let of_own = images.remove(&own).unwrap_or_default();
+    let mut of_own = of_own.iter().map(String::as_str);
+    let mut worst = evaluate(&own, of_own.next());
+    let others = images.iter().flat_map(|(class, repositories)| {
+        let mut named = repositories.iter().map(String::as_str);
+        let first = named.next();
+        let all = [first].into_iter().chain(named.map(Some));
+        all.map(move |repository| (class, repository))
+    });
+    for (class, repository) in of_own.map(|it| (&own, Some(it))).chain(others) {
+        let verdict = evaluate(class, repository);
         worst.until = [worst.until, verdict.until].into_iter().flatten().min();
         if verdict.severity() > worst.severity() {
             // The evidence that is shown stays that of the canonical digest.
@@ -209,13 +220,15 @@ pub fn evaluate(
     worst
 }
 
-/// One image, with the rules and the evidence about it.
+/// One image under one name, with the rules and the evidence about it.
 struct RuleContext<'a> {
     rules: Option<&'a ArtifactRules>,
     environment: &'a str,
     artifact: &'a ArtifactInput<'a>,
     resolver: &'a IdentityResolver<'a>,
     class: &'a TrustedClass,
+    /// The repository from which it was pulled, if somebody knows it who can be trusted.
+    repository: Option<&'a str>,
     now: Timestamp,
 }
 
@@ -226,27 +239,31 @@ impl RuleContext<'_> {
     fn evaluate(&self) -> ArtifactVerdict {
         let evidence = self.resolver.evidence;
         let trusted = evidence.counted(self.class.iter(), |ns| self.resolver.trusts(ns));
-        let repository = self.artifact.name.parse::<Reference>().ok();
-        let repository = repository.map(|reference| reference.repository);
-        let fits = |record: &&Arc<ProvenanceRecord>| {
-            let pinned = record.repository.as_deref();
-            pinned.is_none_or(|pinned| Some(pinned) == repository.as_deref())
+        let from = |repository: Option<&str>| -> Vec<&Arc<ProvenanceRecord>> {
+            let fits = |record: &&Arc<ProvenanceRecord>| {
+                let pinned = record.repository.as_deref();
+                pinned.is_none_or(|pinned| Some(pinned) == repository)
+            };
+            trusted.iter().copied().filter(fits).collect()
         };
-        let records: Vec<&Arc<ProvenanceRecord>> = trusted.iter().copied().filter(fits).collect();
-        let reviews = self.reviews(&records);
-        let (state, reason, words, until) = self.outcome(&records, &trusted, &reviews);
+        let records = from(self.repository);
+        let (state, reason, words, until) =
+            self.outcome(&records, &trusted, &self.reviews(&records));
+        let shown = self.artifact.name.parse::<Reference>().ok();
+        let shown = from(shown.as_ref().map(|reference| &*reference.repository));
         ArtifactVerdict {
             state,
             reason,
             words,
             until,
-            record: records.first().copied().cloned(),
-            status: status(&records),
-            reviews: reviews.into_iter().rev().cloned().collect(),
+            record: shown.first().copied().cloned(),
+            status: status(&shown),
+            reviews: self.reviews(&shown).into_iter().rev().cloned().collect(),
         }
     }
 
-    /// The first rule that decides, why, and until when.
+    /// The first rule that decides, why, and until when. `records`: those that the image fits. What the others say well of
+    /// it counts for nothing, but whoever can make up a name must not thereby get rid of what they find bad.
     fn outcome(
         &self,
         records: &[&Arc<ProvenanceRecord>],
@@ -270,8 +287,8 @@ impl RuleContext<'_> {
         let approvals = self.approvals(rules, reviews, &mut ends);
         let rows = [self.provenance(rules, records, trusted)] // A5, A6
             .into_iter()
-            .chain(Self::failed(rules, records)) // A7
-            .chain(Self::missing(rules, records)) // A8
+            .chain(Self::failed(rules, trusted)) // A7
+            .chain(Self::missing(rules, records, trusted)) // A8
             .chain([approvals]) // A9, A10
             .chain([self.deployment(rules, records)]); // A11
         let mut outcome = (Compliant, VerdictReason::Satisfied, String::new()); // A14
@@ -343,7 +360,14 @@ impl RuleContext<'_> {
             .flat_map(|digest| self.resolver.evidence.records_of(digest));
         let (reason, words) = if let Some(record) = trusted.first() {
             let pinned = record.repository.as_deref().unwrap_or_default();
-            let words = format!("its record {} is for images from {pinned}", record.key);
+            let unknown = match self.repository {
+                Some(_) => "",
+                None => ", and it is not known where this image is from",
+            };
+            let words = format!(
+                "its record {} is for images from {pinned}{unknown}",
+                record.key
+            );
             (VerdictReason::UntrustedProvenance, words)
         } else if let Some(record) = anywhere.min_by_key(|record| &record.key) {
             let namespace = &record.key.namespace;
@@ -376,9 +400,11 @@ impl RuleContext<'_> {
     fn missing(
         rules: &ArtifactRules,
         records: &[&Arc<ProvenanceRecord>],
+        trusted: &[&Arc<ProvenanceRecord>],
     ) -> [Option<Violation>; 2] {
-        let incomplete = status(records) == Some(RecordState::Incomplete);
-        let required = records.iter().flat_map(|record| record.missing.iter());
+        let requiring = if records.is_empty() { trusted } else { records };
+        let incomplete = status(requiring) == Some(RecordState::Incomplete);
+        let required = requiring.iter().flat_map(|record| record.missing.iter());
         let required = required.filter(|_| rules.requires_evidence() && incomplete);
         let asked = rules.attestations().iter();
         let asked = asked.filter(|rule| !attestations(records).any(|found| asks(rule, found)));
@@ -468,12 +494,11 @@ impl RuleContext<'_> {
     }
 
     fn fits(&self, exception: &Exception) -> bool {
-        let reference = self.artifact.name.parse::<Reference>();
-        let repository =
-            reference.map_or_else(|_| self.artifact.name.to_owned(), |it| it.repository);
+        // An image without a name that can be trusted fits only what fits every name.
+        let repository = self.repository.unwrap_or_default();
         let image = exception.images.as_ref();
         let place = exception.namespaces.as_ref();
-        image.is_none_or(|globs| globs.iter().any(|glob| matches(glob, &repository)))
+        image.is_none_or(|globs| globs.iter().any(|glob| matches(glob, repository)))
             && place.is_none_or(|globs| {
                 let fits = |name: &&str| globs.iter().any(|glob| matches(glob, name));
                 self.artifact.namespaces.iter().all(fits)

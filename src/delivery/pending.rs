@@ -297,7 +297,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+        #![proptest_config(crate::simulation::testing::tries(64))]
 
         #[test]
         fn what_waits_is_the_same_as_if_every_entry_were_kept(seed: u64, steps in vec(step(), 1..40)) {

@@ -868,6 +868,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::simulation::testing::reader_tries())]
+
         #[test]
         fn an_ipv4_address_is_judged_the_same_in_its_mapped_form(bits: u32) {
             let v4 = Ipv4Addr::from(bits);

@@ -290,9 +290,61 @@ impl Zeroize for SecretUrl {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*, sample::select};
     use url::ParseError;
 
     use super::*;
+
+    /// The bytes of a Secret: parts of URLs, and anything else.
+    fn bytes() -> impl Strategy<Value = Vec<u8>> {
+        let part = select(vec![
+            "https://",
+            "http://",
+            "HTTPS://",
+            "hooks.slack.com",
+            "/services/T/B/x",
+            "/triggers/",
+            "example.com",
+            "[::1]",
+            "127.0.0.1",
+            ":0",
+            ":443",
+            ":99999",
+            "user:password@",
+            "?a=b",
+            "#c",
+            "%",
+            "%00",
+            "\u{feff}",
+            "\u{200b}",
+            "\0",
+            "\n",
+            "\"",
+            "aHR0cHM6Ly8=",
+            "xn--",
+            "\u{e9}.example",
+            " ",
+        ]);
+        let parts = vec(part, 0..8).prop_map(|parts| parts.concat().into_bytes());
+        prop_oneof![4 => parts, 1 => vec(any::<u8>(), 0..60), 1 => "https://.{0,40}".prop_map(String::into_bytes)]
+    }
+
+    proptest! {
+        #![proptest_config(crate::simulation::testing::reader_tries())]
+
+        #[test]
+        fn any_value_of_a_secret_is_read_or_refused(bytes in bytes()) {
+            for kind in [DestinationKind::Webhook, DestinationKind::Slack] {
+                match Destination::parse_bytes(kind, &bytes) {
+                    Ok(destination) => {
+                        let again = parse(kind, destination.expose_url().as_str());
+                        prop_assert_eq!(again, Ok(destination.expose_url().to_string()));
+                    }
+                    Err(why) => prop_assert!(!why.to_string().is_empty()),
+                }
+            }
+        }
+    }
 
     fn parse(kind: DestinationKind, text: &str) -> Result<String, BadUrl> {
         Destination::parse(kind, text).map(|destination| destination.expose_url().to_string())

@@ -812,6 +812,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::simulation::testing::reader_tries())]
+
         #[test]
         fn no_answer_makes_it_panic_and_no_body_is_repeated(
             status: u16, header: Vec<u8>, body in "[ -~]{0,80}CANARY[ -~]{0,80}", slack: bool,

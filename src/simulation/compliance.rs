@@ -1027,7 +1027,7 @@ fn turns(cluster: &Cluster) -> Vec<EventType> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(crate::simulation::testing::tries(64))]
 
     /// An event of the environment tells of a change from one known state to the other, every such change is told, and
     /// so they alternate, across Unknown as well.

@@ -83,7 +83,7 @@ fn what_is_forgotten_while_it_is_being_written_is_learned_again_from_what_was_wr
         pod.phase = "Running";
         let first = &mut pod.containers[0];
         (first.id, first.state) = ("containerd://one".to_owned(), State::Running);
-        first.image_id = image_id("amd64");
+        first.image_id = format!("registry.example/index@sha256:{}", digest("amd64"));
     });
     cluster.pass_while_writing(60, move |cluster| {
         cluster.remove(&pod);

@@ -5,12 +5,19 @@ use serde_json::{Value, json};
 
 use crate::{
     api::{AllowedArtifact, ArtifactApproval, ArtifactProvenance},
-    cluster::pod_view::{Decoded, PodView},
+    cluster::{
+        fleet::Fleet,
+        pod_view::{Decoded, PodView},
+    },
     compliance::{
-        evidence::{Allowance, EvidenceKey, ProvenanceRecord},
+        evidence::{Allowance, Evidence, EvidenceKey, ProvenanceRecord},
         evidence_state::EvidenceState as _,
     },
-    simulation::{Cluster, image_id, testing::digest},
+    simulation::{
+        Cluster, image_id,
+        testing::{digest, reader_tries, tries},
+    },
+    time::Moment,
 };
 
 /// An object as whoever may create it can make it.
@@ -159,7 +166,37 @@ fn happens(cluster: &mut Cluster, object: &Hostile) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(reader_tries())]
+
+    #[test]
+    fn each_object_that_somebody_can_make_is_read_or_refused(object in hostile(), counted in any::<bool>()) {
+        match object {
+            Hostile::Pod(pod, _) => {
+                let pod: Decoded<PodView> = serde_json::from_str(&pod.to_string()).unwrap();
+                let mut fleet = Fleet::default();
+                fleet.trust_generation = counted;
+                if let Decoded::Good(pod) = pod {
+                    fleet.apply_pod(&pod, 1, Moment::ZERO);
+                    fleet.apply_pod(&pod, 1, Moment::ZERO);
+                    prop_assert_eq!(fleet.pod_count(), 1);
+                }
+            }
+            Hostile::Record(it) => {
+                let _ = serde_json::from_value(it).map(|it| ProvenanceRecord::of(&it).map(|_| ()));
+            }
+            Hostile::Review(it) => {
+                let object = serde_json::from_value::<ArtifactApproval>(it);
+                let _ = object.map(|it| Evidence::default().put_review(&EvidenceKey::of(&it), Some(&it)));
+            }
+            Hostile::Allowance(it) => {
+                let _ = serde_json::from_value(it).map(|it| Allowance::of(&it).map(|_| ()));
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(tries(128))]
 
     #[test]
     fn nothing_that_a_cluster_holds_makes_anything_panic(

@@ -169,7 +169,7 @@ fn entries_that_are_refused_for_their_content_are_written_without_texts_and_say_
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(crate::simulation::testing::tries(60))]
 
     #[test]
     fn whatever_texts_the_objects_hold_every_entry_and_status_is_accepted(

@@ -33,6 +33,11 @@ fn pinned(image: &str) -> String {
     format!("registry.example/{image}@sha256:{}", digest(image))
 }
 
+/// What a runtime reports that pulled an image from its repository and calls it otherwise.
+fn called(image: &str, as_digest: &str) -> String {
+    format!("registry.example/{image}@sha256:{}", digest(as_digest))
+}
+
 /// The recorded artifacts and their instances.
 fn recorded(cluster: &Cluster) -> Vec<(Fingerprint, u32)> {
     let artifacts = cluster.recorded("prod").artifacts();
@@ -180,7 +185,7 @@ fn a_pin_names_the_artifact_if_the_spec_cannot_have_been_edited() {
             pod.generation = generation;
             pod.containers[0].image = pinned("index");
         });
-        runs_as(&mut cluster, &pod, "one", "amd64");
+        runs_called(&mut cluster, &pod, "one", &called("index", "amd64"));
         if !seen_early {
             cluster.begin();
         }
@@ -296,11 +301,11 @@ fn complies(cluster: &mut Cluster) -> bool {
 }
 
 /// A pod of the workload whose spec pins it to an image, and whose node calls it otherwise.
-fn pinned_to(cluster: &mut Cluster, workload: &str, image: &str, called: &str) -> String {
+fn pinned_to(cluster: &mut Cluster, workload: &str, image: &str, as_digest: &str) -> String {
     let pod = cluster.create(workload, "r", &[image]);
     cluster.change(&pod, |pod| pod.containers[0].image = pinned(image));
     let container = format!("of {pod}");
-    runs_as(cluster, &pod, &container, called);
+    runs_called(cluster, &pod, &container, &called(image, as_digest));
     pod
 }
 
@@ -367,7 +372,7 @@ fn a_pin_vouches_for_its_own_container_if_its_spec_was_never_edited() {
             pod.generation = generation;
             pod.containers[0].image = pinned("good");
         });
-        runs_as(&mut cluster, &pod, "one", "amd64");
+        runs_called(&mut cluster, &pod, "one", &called("good", "amd64"));
         assert_eq!(complies(&mut cluster), vouched, "{case}");
         if !vouched {
             record(&mut cluster, "good", &["amd64"]);
@@ -570,7 +575,7 @@ fn an_identity_is_written_with_the_artifact_and_not_before() {
     cluster.deployment("web", |d| d.reason = "ReplicaSetUpdated");
     let pod = cluster.create("web", "r", &["index"]);
     cluster.change(&pod, |pod| pod.containers[0].image = pinned("index"));
-    runs_as(&mut cluster, &pod, "one", "amd64");
+    runs_called(&mut cluster, &pod, "one", &called("index", "amd64"));
     cluster.mark();
     cluster.pass(100);
     assert_eq!(cluster.timed(), ["30s started index 0>1"]);
@@ -589,7 +594,7 @@ fn the_identity_of_what_came_and_went_is_never_written() {
     let mut cluster = Cluster::new();
     let pod = cluster.create("web", "r", &["index"]);
     cluster.change(&pod, |pod| pod.containers[0].image = pinned("index"));
-    runs_as(&mut cluster, &pod, "one", "amd64");
+    runs_called(&mut cluster, &pod, "one", &called("index", "amd64"));
     cluster.pass(2);
     cluster.remove(&pod);
     cluster.pass(100);
@@ -729,4 +734,319 @@ fn learned_of(alias: &str, known: &str) -> LearnedIdentity {
         known: digest(known),
         pinned: false,
     }
+}
+
+// ---- what a pin may rename ----
+
+#[test]
+fn a_pin_renames_nothing_that_is_recorded() {
+    for edited in [false, true] {
+        for restart in [
+            "never",
+            "with its logs read first",
+            "with its logs read later",
+        ] {
+            let case = format!("edited {edited}, restarts {restart}");
+            let mut cluster = Cluster::new();
+            cluster.environment("blog", "namespaces: {include: [blog]}");
+            cluster.pass(60);
+            cluster.running("web", "r", &["amd64"]);
+            cluster.pass(60);
+            cluster.new_events();
+            let pod = pinned_to(&mut cluster, "blog/web", "evil", "amd64");
+            cluster.pass(60);
+            assert_eq!(cluster.new_events(), ["started evil 0>1"], "{case}");
+            if edited {
+                cluster.change(&pod, |pod| {
+                    pod.generation = 2;
+                    pod.containers[0].image = "registry.example/evil:2".to_owned();
+                });
+                cluster.pass(60);
+            }
+            match restart {
+                "never" => cluster.change(&pod, |pod| pod.labels.clear()),
+                "with its logs read first" => cluster.restart(),
+                _ => {
+                    cluster.stop();
+                    cluster.begin_before_reading_the_log();
+                }
+            }
+            cluster.pass(60);
+            let told = cluster.new_events();
+            // Without rules an edited spec is not known any more to have asked for it.
+            let want: &[&str] = match (restart, edited) {
+                ("never", _) => &["silence: WorkloadsChanged"],
+                (_, false) => &[],
+                (_, true) => &["stopped evil 1>0"],
+            };
+            assert_eq!(told, want, "{case}");
+            assert!(
+                cluster.recorded("prod").total(&digest("amd64")) > 0,
+                "{case}"
+            );
+            cluster.assert_at_rest();
+        }
+    }
+}
+
+#[test]
+fn a_pin_renames_nothing_under_which_another_pod_of_its_image_is_recorded() {
+    // `index` is recorded, `amd64` is another name of `other`, and a pod pinned to `index` is called `amd64`.
+    let mut cluster = Cluster::new();
+    let other = born(&mut cluster, "web", &image_id("other"));
+    cluster.container(&other, |c| c.image_id = image_id("amd64"));
+    born(&mut cluster, "blog/web", &image_id("index"));
+    cluster.pass(60);
+    assert_eq!(recorded(&cluster), pairs(&[("index", 1), ("other", 1)]));
+    cluster.new_events();
+    pinned_to(&mut cluster, "web", "index", "amd64");
+    cluster.pass(60);
+    assert_eq!(recorded(&cluster), pairs(&[("index", 2), ("other", 1)]));
+    cluster.restart();
+    cluster.pass(60);
+    assert_eq!(recorded(&cluster), pairs(&[("index", 2), ("other", 1)]));
+}
+
+#[test]
+fn a_pin_teaches_only_what_its_own_repository_calls_the_image() {
+    for called in [image_id("amd64"), format!("sha256:{}", digest("amd64"))] {
+        let mut cluster = Cluster::new();
+        let pod = cluster.create("web", "r", &["evil"]);
+        cluster.change(&pod, |pod| pod.containers[0].image = pinned("evil"));
+        runs_called(&mut cluster, &pod, "one", &called);
+        cluster.pass(60);
+        cluster.change(&pod, |pod| pod.labels.clear());
+        born(&mut cluster, "blog/web", &called);
+        cluster.pass(60);
+        assert_eq!(
+            recorded(&cluster),
+            pairs(&[("amd64", 1), ("evil", 1)]),
+            "{called}"
+        );
+        cluster.restart();
+        cluster.pass(60);
+        assert_eq!(
+            recorded(&cluster),
+            pairs(&[("amd64", 1), ("evil", 1)]),
+            "{called}"
+        );
+        cluster.assert_at_rest();
+    }
+}
+
+// ---- by which names an image is judged ----
+
+/// A cluster with a rule that `registry.example/good` is excepted from.
+fn excepting(counted: bool) -> Cluster {
+    let mut cluster = Cluster::bare(counted);
+    let rules = "compliance: {provenance: {required: true, trustedNamespaces: [ci]}, grace: 1m, recoveryWindow: 0s, exceptions: [{images: [registry.example/good], reason: bought}]}";
+    cluster.environment("prod", rules);
+    cluster.begin();
+    cluster.pass(120);
+    cluster.new_events();
+    cluster
+}
+
+#[test]
+fn a_name_from_an_edited_spec_makes_no_exception_and_fits_no_record() {
+    for counted in [true, false] {
+        for owner in ["web", "Job web"] {
+            for when in [
+                "before its container is reported",
+                "as soon as it runs",
+                "later",
+                "when it terminates",
+            ] {
+                for recorded in [false, true] {
+                    let case = format!("{counted}, {owner}, edited {when}, recorded {recorded}");
+                    let mut cluster = match recorded {
+                        true => ruled(counted),
+                        false => excepting(counted),
+                    };
+                    if recorded {
+                        let spec = format!(
+                            "{{fingerprint: {}, flow: web, repository: registry.example/good}}",
+                            digest("bad")
+                        );
+                        cluster.record("bad", &spec);
+                    }
+                    let pod = cluster.create(owner, "r", &["bad"]);
+                    if when != "before its container is reported" {
+                        cluster.run(&pod);
+                    }
+                    if when == "later" {
+                        cluster.pass(100);
+                    }
+                    if when == "when it terminates" {
+                        cluster.terminate(&pod);
+                    }
+                    cluster.change(&pod, |pod| {
+                        pod.generation += i64::from(counted);
+                        pod.containers[0].image = "registry.example/good:1".to_owned();
+                    });
+                    if when == "before its container is reported" {
+                        runs_as(&mut cluster, &pod, "one", "bad");
+                    }
+                    assert!(!complies(&mut cluster), "{case}");
+                    cluster.remove(&pod);
+                    assert!(complies(&mut cluster), "{case}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_image_is_excepted_by_the_name_that_its_node_reports_or_that_a_never_edited_spec_asks_for() {
+    let by_good = image_id("good");
+    let by_other = format!("registry.example/other@sha256:{}", digest("good"));
+    let (named, short) = ("registry.example/good:1", "good:1");
+    for (case, counted, generation, image, image_id, excepted) in [
+        ("a node that names it", false, 0, named, &by_good, true),
+        (
+            "whatever an edited spec says",
+            true,
+            2,
+            "registry.example/x:1",
+            &by_good,
+            true,
+        ),
+        (
+            "another name on the node",
+            false,
+            0,
+            named,
+            &by_other,
+            false,
+        ),
+        ("an edited spec", true, 2, named, &by_other, false),
+        (
+            "a spec that was never edited",
+            true,
+            1,
+            named,
+            &by_other,
+            true,
+        ),
+        (
+            "the other way round",
+            true,
+            1,
+            "registry.example/other:1",
+            &by_good,
+            false,
+        ),
+        ("a node without names", true, 1, named, &local("good"), true),
+        ("nobody who knows", true, 2, named, &local("good"), false),
+        (
+            "nobody who knows, again",
+            false,
+            0,
+            named,
+            &local("good"),
+            false,
+        ),
+        // The node may look for it in another registry, or among the ids of images.
+        (
+            "a name without a registry",
+            true,
+            1,
+            short,
+            &local("good"),
+            false,
+        ),
+    ] {
+        let mut cluster = excepting(counted);
+        let pod = cluster.create("web", "r", &["good"]);
+        cluster.change(&pod, |pod| {
+            pod.generation = generation;
+            pod.containers[0].image = image.to_owned();
+        });
+        runs_called(&mut cluster, &pod, "one", image_id);
+        assert_eq!(complies(&mut cluster), excepted, "{case}");
+    }
+}
+
+#[test]
+fn an_image_that_runs_under_two_names_is_excepted_only_if_both_are() {
+    let mut cluster = excepting(true);
+    cluster.running("web", "r", &["good"]);
+    assert!(complies(&mut cluster));
+    for owner in ["blog/web", "Job copy"] {
+        let pod = cluster.create(owner, "r", &["good"]);
+        cluster.container(&pod, |c| c.image = "registry.example/zcopy:1".to_owned());
+        runs_as(&mut cluster, &pod, "two", "good");
+        assert!(!complies(&mut cluster), "{owner}");
+        cluster.remove(&pod);
+        assert!(complies(&mut cluster), "{owner}");
+    }
+}
+
+// ---- pods with more than can be kept ----
+
+#[test]
+fn what_runs_behind_more_containers_than_can_be_kept_is_never_compliant() {
+    for (owner, excepted) in [
+        ("web", ""),
+        ("Job web", ""),
+        ("web", ", exceptions: [{images: ['*'], reason: ours}]"),
+    ] {
+        let mut cluster = Cluster::bare(true);
+        record(&mut cluster, "good", &[]);
+        let rules = format!(
+            "compliance: {{provenance: {{required: true, trustedNamespaces: [ci]}}, grace: 1m, recoveryWindow: 0s{excepted}}}"
+        );
+        cluster.environment("prod", &rules);
+        cluster.begin();
+        cluster.pass(120);
+        let mut images = vec!["good"; 1_000];
+        let pod = cluster.running(owner, "r", &images);
+        assert!(
+            !complies(&mut cluster),
+            "{owner} {excepted}: they are not known"
+        );
+        cluster.remove(&pod);
+        assert!(complies(&mut cluster), "{owner} {excepted}");
+        images.truncate(10);
+        cluster.running(owner, "r", &images);
+        assert!(
+            complies(&mut cluster),
+            "{owner} {excepted}: so many can be kept"
+        );
+        assert_eq!(cluster.state.self_check(cluster.now), 0);
+    }
+}
+
+#[test]
+fn of_containers_that_have_never_run_nothing_is_kept() {
+    let mut cluster = Cluster::new();
+    let names: Vec<String> = (0..100).map(|number| format!("image-{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let pod = cluster.create("web", "r", &names);
+    cluster.change(&pod, |pod| {
+        for container in &mut pod.containers {
+            container.image = pinned(&container.name);
+        }
+    });
+    cluster.pass(60);
+    assert_eq!(cluster.state.fleet().kept_containers(), 0);
+    cluster.run(&pod);
+    cluster.pass(60);
+    let kept = cluster.state.fleet().kept_containers();
+    assert!((50..=100).contains(&kept), "{kept}");
+    // What a pod with too many runs is said to be unidentified, and told.
+    cluster.warnings.clear();
+    cluster.running("web", "r", &vec!["index"; 1_000]);
+    cluster.pass(60);
+    let kept = cluster.state.fleet().kept_containers() - kept;
+    let unidentified = cluster.state.summary("prod").unwrap().unidentified;
+    assert!(
+        (50..250).contains(&kept) && unidentified >= 1_000 - kept,
+        "{kept}"
+    );
+    let told = cluster
+        .warnings
+        .iter()
+        .filter(|it| it.contains("more than are kept"));
+    assert_eq!(told.count(), 1, "{:?}", cluster.warnings);
 }

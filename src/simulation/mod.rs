@@ -408,7 +408,10 @@ impl Cluster {
     /// The operator starts and has listed everything before it reads the log.
     pub fn begin_before_reading_the_log(&mut self) {
         self.up = true;
-        self.state = empty_state(self.trust_generation, self.now);
+        self.state = ClusterState::new(self.trust_generation, HOME);
+        for kind in &OWN[1..] {
+            self.list_own(*kind);
+        }
         self.list_evidence();
         for kind in [
             WatchKind::Pods,
@@ -423,7 +426,14 @@ impl Cluster {
                 .environment_seen(&EnvironmentId::new(name, &env.uid), &env.spec, self.now);
             (env.wake, env.last_cut) = (self.now, None);
         }
+        self.list_own(WatchKind::Environments);
         self.turn();
+    }
+
+    /// A list of one of our own kinds ends.
+    fn list_own(&mut self, kind: WatchKind) {
+        self.state.list_begins(kind);
+        self.state.list_ends(kind, 1, self.now, self.now);
     }
 
     /// An older release has written the log.

@@ -245,9 +245,8 @@ fn totals(cluster: &Cluster, environment: &str) -> BTreeMap<Fingerprint, u32> {
 
 fn config(cases: u32) -> ProptestConfig {
     ProptestConfig {
-        cases,
         failure_persistence: None,
-        ..ProptestConfig::default()
+        ..crate::simulation::testing::tries(cases)
     }
 }
 

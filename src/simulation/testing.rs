@@ -1,6 +1,7 @@
 //! Helpers for the tests of several modules.
 
 use jiff::Timestamp;
+use proptest::test_runner::Config as ProptestConfig;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
@@ -11,6 +12,21 @@ use crate::{
     cluster::image::Fingerprint,
     snapshot::{cut, ledger::content_hash},
 };
+
+/// How often a property is tried: as often as `PROPTEST_CASES` says, else so often.
+pub fn tries(otherwise: u32) -> ProptestConfig {
+    let default = ProptestConfig::default();
+    let chosen = std::env::var_os("PROPTEST_CASES").map(|_| default.cases);
+    ProptestConfig {
+        cases: chosen.unwrap_or(otherwise),
+        ..default
+    }
+}
+
+/// How often a property of what reads texts from outside is tried.
+pub fn reader_tries() -> ProptestConfig {
+    tries(1_000)
+}
 
 /// A digest for a name.
 pub fn digest(name: &str) -> Fingerprint {

@@ -18,7 +18,7 @@ use crate::{
         },
     },
     cluster::{
-        fleet::TrustedDigests,
+        fleet::{TrustedContainer, TrustedDigests},
         image::{Fingerprint, display_name},
     },
     compliance::{
@@ -369,7 +369,7 @@ impl Assessor<'_> {
                 let name = after.names.get(&fingerprint).map_or("", String::as_str);
                 let input = ArtifactInput {
                     fingerprint,
-                    containers: self.census.trusted(fingerprint).collect(),
+                    containers: self.census.trusted(fingerprint).cloned().collect(),
                     name,
                     namespaces: BTreeSet::new(),
                 };
@@ -542,14 +542,14 @@ impl Assessor<'_> {
                 input.namespaces.insert(namespace);
             };
         for it in self.census.uncounted() {
-            let trusted = &mut [it.trusted].into_iter();
+            let trusted = &mut [it.trusted.clone()].into_iter();
             add(it.fingerprint, &it.image, &*it.namespace, trusted);
         }
         // Where else an artifact runs that is recorded counts for its own verdict.
         let late = self.late(state);
         for (fingerprint, namespace) in late.filter(|(it, _)| after.total(it) == 0) {
             let image = self.census.images(*fingerprint).min();
-            let trusted = &mut self.census.trusted(*fingerprint);
+            let trusted = &mut self.census.trusted(*fingerprint).cloned();
             add(*fingerprint, &image.unwrap_or_default(), namespace, trusted);
         }
         let first_late = |fingerprint: Fingerprint| {
@@ -581,7 +581,11 @@ impl Assessor<'_> {
             let first_seen = counted.into_iter().chain(known);
             let first_seen = first_seen.chain([now]).min().unwrap_or(now);
             let listed = |digest: &Fingerprint| {
-                *digest == fingerprint || input.containers.iter().any(|it| it.first == *digest)
+                *digest == fingerprint
+                    || input
+                        .containers
+                        .iter()
+                        .any(|it| it.digests.first == *digest)
             };
             // What was on the allow-list has no grace when that ends.
             // Nor has what is not remembered among too many others: it would begin anew each time.
@@ -698,7 +702,11 @@ impl Assessor<'_> {
         let fingerprint = if runs { known } else { digest };
         let artifact = ArtifactInput {
             fingerprint,
-            containers: BTreeSet::from([TrustedDigests::only(digest)]),
+            // Whoever allows an image is trusted in its name, too.
+            containers: BTreeSet::from([TrustedContainer {
+                digests: TrustedDigests::only(digest),
+                image: Some(name.into()),
+            }]),
             name,
             namespaces: BTreeSet::new(),
         };

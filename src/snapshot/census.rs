@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc};
 
 use crate::{
     cluster::{
-        fleet::{Pod, TrustedDigests, Workload},
+        fleet::{Pod, TrustedContainer, TrustedDigests, Workload},
         image::Fingerprint,
         scope::Scope,
     },
@@ -24,7 +24,7 @@ pub struct Census {
     /// Other digests that were reported for containers: they identify the artifacts after a restart.
     aliases: BTreeMap<Fingerprint, u32>,
     /// What counts for the rules of containers, by the artifact as which they are shown.
-    trusted: BTreeMap<(Fingerprint, TrustedDigests), u32>,
+    trusted: BTreeMap<(Fingerprint, TrustedContainer), u32>,
     /// What was learned of running containers, by a hash of their ids.
     learned: BTreeMap<(u64, TrustedDigests), u32>,
     unidentified: usize,
@@ -42,7 +42,7 @@ pub struct Census {
 pub struct Uncounted {
     /// The artifact as which it is shown.
     pub fingerprint: Fingerprint,
-    pub trusted: TrustedDigests,
+    pub trusted: TrustedContainer,
     pub namespace: Arc<str>,
     /// The image that the spec asks for.
     pub image: Arc<str>,
@@ -121,11 +121,21 @@ impl Census {
             };
             let pair = (fingerprint, trusted);
             let was = self.trusted.contains_key(&pair);
-            step(&mut self.trusted, pair, add);
+            step(&mut self.trusted, pair.clone(), add);
             if was != self.trusted.contains_key(&pair) && self.total(&fingerprint) > 0 {
                 known_otherwise.push(fingerprint);
             }
         }
+        // Whatever else runs there must not pass for compliant.
+        let unkept = match counts {
+            true => &mut self.unidentified,
+            false => &mut self.uncounted_unidentified,
+        };
+        *unkept = if add {
+            *unkept + pod.unkept()
+        } else {
+            *unkept - pod.unkept()
+        };
         for learned in pod.learned() {
             step(&mut self.learned, learned, add);
         }
@@ -207,11 +217,11 @@ impl Census {
     }
 
     /// What counts for the rules of the containers of an artifact.
-    pub fn trusted(&self, fingerprint: Fingerprint) -> impl Iterator<Item = TrustedDigests> {
-        let from = (fingerprint, TrustedDigests::only(Fingerprint([0; 32])));
+    pub fn trusted(&self, fingerprint: Fingerprint) -> impl Iterator<Item = &TrustedContainer> {
+        let from = (fingerprint, TrustedContainer::only(Fingerprint([0; 32])));
         let range = self.trusted.range(from..);
         let of_it = range.take_while(move |((found, _), _)| *found == fingerprint);
-        of_it.map(|((_, trusted), _)| *trusted)
+        of_it.map(|((_, trusted), _)| trusted)
     }
 
     /// What was learned of running containers, by a hash of their ids.

@@ -27,6 +27,7 @@ use tokio::runtime::Builder;
 
 use crate::{
     cluster::image::Fingerprint,
+    simulation::testing::reader_tries,
     snapshot::{
         environments::{EnvironmentInfo, Environments, Head},
         log::SnapshotLog,
@@ -41,16 +42,6 @@ use crate::{
         testing::installation,
     },
 };
-
-/// A thousand cases, or as many as `PROPTEST_CASES` says.
-fn config() -> ProptestConfig {
-    let default = ProptestConfig::default();
-    let cases = match default.cases {
-        256 => 1_000,
-        chosen => chosen,
-    };
-    ProptestConfig { cases, ..default }
-}
 
 /// Numbers at the edges of what is possible, and any others.
 fn number() -> impl Strategy<Value = String> {
@@ -197,7 +188,7 @@ fn api(head: Option<i64>) -> TowerToHyperService<Router> {
 fn every_request_gets_an_answer_of_the_read_api_that_says_why() {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let requests = (head(), path(), query());
-    let run = TestRunner::new(config()).run(&requests, |(head, path, query)| {
+    let run = TestRunner::new(reader_tries()).run(&requests, |(head, path, query)| {
         let Ok(request) = Request::get(format!("{path}?{query}")).body(Body::empty()) else {
             return Err(TestCaseError::reject("no URI"));
         };
@@ -227,7 +218,7 @@ fn every_request_gets_an_answer_of_the_read_api_that_says_why() {
 }
 
 proptest! {
-    #![proptest_config(config())]
+    #![proptest_config(reader_tries())]
 
     #[test]
     fn any_expression_is_read_at_any_time(text in expression(), now in any::<i64>()) {

@@ -239,10 +239,10 @@ impl Shared {
         self.pods.write(to, number, 0, State::Ready, VERSION - 1);
         let each = self.pods.count.checked_div(self.contents.large);
         if each.is_some_and(|each| number.is_multiple_of(each)) {
-            let container = r#""containers":[{"#;
-            if let Some(at) = to[begin..].find(container) {
-                let script = format!(r#""args":["{}"],"#, "x".repeat(LARGE));
-                to.insert_str(begin + at + container.len(), &script);
+            for (place, text) in pods::large_parts(number, LARGE) {
+                if let Some(at) = to[begin..].find(place) {
+                    to.insert_str(begin + at + place.len(), &text);
+                }
             }
         }
     }

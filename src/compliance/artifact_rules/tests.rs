@@ -107,7 +107,7 @@ impl Said {
             recorded: &recorded,
         };
         let artifact = ArtifactInput {
-            fingerprint: names.canonical(trusted(digests[0]).first),
+            fingerprint: names.canonical(trusted(digests[0]).digests.first),
             containers: digests.iter().map(|names| trusted(names)).collect(),
             name: "ghcr.io/acme/runner:1",
             namespaces: namespaces.iter().copied().collect(),
@@ -122,12 +122,17 @@ impl Said {
     }
 }
 
-/// What counts of a container, as `first` or `first also`.
-fn trusted(names: &str) -> TrustedDigests {
-    match names.split_once(' ') {
+/// What counts of a container, as `first` or `first also`, and perhaps `=` and a name.
+fn trusted(text: &str) -> TrustedContainer {
+    let (digests, image) = text
+        .split_once('=')
+        .unwrap_or((text, "ghcr.io/acme/runner:1"));
+    let digests = match digests.split_once(' ') {
         Some((first, also)) => TrustedDigests::both(digest(first), digest(also)),
-        None => TrustedDigests::only(digest(names)),
-    }
+        None => TrustedDigests::only(digest(digests)),
+    };
+    let image = Some(image.into()).filter(|_| !image.is_empty());
+    TrustedContainer { digests, image }
 }
 
 const NOW: i64 = 2_000_000_000;
@@ -553,6 +558,77 @@ fn an_exception_for_a_namespace_is_none_for_an_image_that_runs_elsewhere_too() {
         said.evaluate(&only, &["i"], &["shop"], NOW).reason,
         VerdictReason::ApprovalMissing
     );
+}
+
+#[test]
+fn an_image_must_comply_under_each_name_that_can_be_trusted() {
+    use VerdictReason::{
+        ApprovalRejected, EvidenceFailed, EvidenceMissing, ExceptionApplied, NoProvenance,
+        Satisfied, UntrustedProvenance,
+    };
+    let exception = ", exceptions: [{images: [ghcr.io/acme/*], reason: ours}]";
+    let both = ", exceptions: [{images: [ghcr.io/acme/*], reason: ours}, {images: [quay.io/a/b], reason: too}]";
+    let all = ", exceptions: [{images: ['*'], reason: all}]";
+    let ours = "record ci/a: fingerprint: $i, flow: a, repository: ghcr.io/acme/runner";
+    let other = "record ci/b: fingerprint: $i, flow: b, repository: quay.io/a/b";
+    let failed = "record ci/b: fingerprint: $i, flow: b, repository: quay.io/a/b, attestations: [{name: scan, compliant: false}]";
+    let lacking = "record ci/b: fingerprint: $i, flow: b, repository: quay.io/a/b, requiredAttestations: [scan]";
+    let rejected = "review ci/no: fingerprint: $i, state: rejected, reviewer: eve, flow: z";
+    let (acme, quay, none, odd) = (
+        "i=ghcr.io/acme/runner:2",
+        "i=quay.io/a/b",
+        "i=",
+        "i=ghcr.io/acme/A",
+    );
+    for (more, said, containers, want) in [
+        (exception, &[][..], &[acme][..], ExceptionApplied),
+        (exception, &[], &[quay], NoProvenance),
+        (exception, &[], &[acme, quay], NoProvenance),
+        (both, &[], &[acme, quay], ExceptionApplied),
+        (exception, &[], &[none], NoProvenance),
+        (exception, &[], &[odd], NoProvenance),
+        (all, &[], &[none], ExceptionApplied),
+        // A name is that of an image, not of a container.
+        (exception, &[], &[acme, none], ExceptionApplied),
+        (exception, &[], &[acme, "m="], NoProvenance),
+        ("", &[ours], &[acme], Satisfied),
+        ("", &[ours], &[acme, quay], UntrustedProvenance),
+        ("", &[ours, other], &[acme, quay], Satisfied),
+        ("", &[ours], &[none], UntrustedProvenance),
+        // What is bad counts under every name.
+        (
+            ", evidence: {required: true}",
+            &[ours, failed],
+            &[acme],
+            EvidenceFailed,
+        ),
+        (
+            ", attestations: [{name: scan}]",
+            &[ours, failed],
+            &[acme],
+            EvidenceFailed,
+        ),
+        ("", &[ours, rejected], &[none], ApprovalRejected),
+    ] {
+        let verdict = Said::of(said).evaluate(&rules(more), containers, &["shop"], NOW);
+        assert_eq!(verdict.reason, want, "{more} {containers:?}");
+    }
+    // So it does where no provenance is required.
+    let evidence =
+        "compliance: {provenance: {trustedNamespaces: [ci]}, evidence: {required: true}}";
+    for name in [quay, acme, none] {
+        for (said, want) in [(failed, EvidenceFailed), (lacking, EvidenceMissing)] {
+            let verdict = Said::of(&[said]).evaluate(evidence, &[name], &["shop"], NOW);
+            assert_eq!(verdict.reason, want, "{name}");
+        }
+    }
+    // What is shown does not depend on it.
+    let shown = |container| {
+        Said::of(&[ours])
+            .evaluate(&rules(""), &[container], &["shop"], NOW)
+            .record
+    };
+    assert!(shown(none).is_some() && shown(none) == shown(acme));
 }
 
 #[test]

@@ -448,7 +448,7 @@ impl Test {
 
 proptest! {
     // Each case is checked after each step by counting everything anew, which takes its time.
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(crate::simulation::testing::tries(32))]
 
     #[test]
     fn nothing_exceeds_its_limits_and_nothing_waits_that_may_start(

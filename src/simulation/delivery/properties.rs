@@ -108,7 +108,7 @@ fn faults() -> impl Strategy<Value = Faults> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(crate::simulation::testing::tries(48))]
 
     #[test]
     fn nothing_is_missing_and_everything_is_in_order_whatever_goes_wrong(seed: u64, faults in faults()) {

@@ -17,6 +17,9 @@ use crate::{
 
 /// How long after start statuses wait for logs that can't be read.
 const LOGS: Moment = Moment::from_secs(30);
+/// At most how much that pins have taught waits for logs. More is not taken in: then the images of some pods are shown as
+/// two artifacts.
+const PINS: usize = 16_384;
 
 impl EvidenceState for ClusterState {
     fn evidence(&self) -> &Evidence {
@@ -160,6 +163,14 @@ impl ClusterState {
     /// Notes that digests identify one image. Returns the environments that count an artifact under one digest and would
     /// under another now: a pod must be removed from the counts under the same digest under which it was added.
     pub(super) fn learn(&mut self, learned: &[LearnedIdentity]) -> BTreeSet<String> {
+        self.learn_those(learned, |_, _| true)
+    }
+
+    fn learn_those(
+        &mut self,
+        learned: &[LearnedIdentity],
+        wanted: impl Fn(&Self, &LearnedIdentity) -> bool,
+    ) -> BTreeSet<String> {
         if learned.is_empty() {
             return BTreeSet::new();
         }
@@ -172,7 +183,9 @@ impl ClusterState {
         let all = self.environments.values();
         let before: Vec<_> = all.map(|env| canonical(self, env)).collect();
         for learned in learned {
-            self.fleet.learn(*learned);
+            if wanted(self, learned) {
+                self.fleet.learn(*learned);
+            }
         }
         let all = self.environments.iter().zip(before);
         let renamed = all.filter(|((_, env), before)| {
@@ -180,6 +193,45 @@ impl ClusterState {
             pairs.any(|(before, now)| *before != now && env.census.mentions(before))
         });
         renamed.map(|((name, _), _)| name.clone()).collect()
+    }
+
+    /// The same of what a pod has taught.
+    pub(super) fn learn_from_pod(&mut self, learned: &[LearnedIdentity]) -> BTreeSet<String> {
+        let (pins, reported): (Vec<_>, Vec<_>) = learned.iter().partition(|it| it.pinned);
+        let mut renamed = self.learn(&reported);
+        for pin in pins {
+            if self.pins.len() < PINS {
+                self.pins.entry(pin.alias).or_insert(pin);
+            }
+        }
+        renamed.extend(self.learn_pins());
+        renamed
+    }
+
+    /// The same of what pins have taught, when all logs are known: a pin never renames what is recorded, because whoever may
+    /// create pods could choose a name for what others run.
+    pub(super) fn learn_pins(&mut self) -> BTreeSet<String> {
+        let mut environments = self.environments.values();
+        let unknown =
+            |env: &EnvironmentState| matches!(env.log, KnownLog::Unread) && env.before.is_none();
+        if self.pins.is_empty()
+            || !self.stream(WatchKind::Environments).synced
+            || environments.any(unknown)
+        {
+            return BTreeSet::new();
+        }
+        let pins: Vec<_> = std::mem::take(&mut self.pins).into_values().collect();
+        self.learn_those(&pins, |state, pin| {
+            let recorded = |digest: Fingerprint| {
+                let mut ledgers = state
+                    .environments
+                    .values()
+                    .flat_map(EnvironmentState::ledgers);
+                ledgers.any(|ledger| ledger.total(&digest) > 0)
+            };
+            let other = state.fleet.would_rename(pin);
+            other.is_some_and(|other| !recorded(other))
+        })
     }
 
     /// Whether more statuses may have to be written since the last call.

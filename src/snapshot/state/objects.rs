@@ -152,7 +152,7 @@ impl ClusterState {
     }
 
     pub(super) fn pod_changed(&mut self, change: &PodChange, now: Moment) {
-        let renamed = self.learn(&change.learned);
+        let renamed = self.learn_from_pod(&change.learned);
         if !self.stream(WatchKind::Pods).synced {
             return; // everything is counted when the list is complete
         }

@@ -180,6 +180,38 @@ impl Population {
     }
 }
 
+/// What makes a pod large, as much as `bytes` in all, and behind which text of its JSON it belongs: a long argument, many
+/// labels, many containers that have never run, and many that run. No two pods have any of these texts in common.
+pub fn large_parts(number: usize, bytes: usize) -> [(&'static str, String); 4] {
+    let fill = |each: &dyn Fn(usize) -> String| {
+        let mut text = String::new();
+        for part in 0.. {
+            if text.len() > bytes / 5 {
+                break;
+            }
+            text.push_str(&each(part));
+        }
+        text
+    };
+    let image = |part: usize| format!("registry.example.com/{number}/{part}/{}", "x".repeat(150));
+    let labels = fill(&|part| format!(r#""l{part}":"{number}-{}","#, "x".repeat(40)));
+    let never = fill(&|part| format!(r#"{{"name":"never-{part}","image":"{}"}},"#, image(part)));
+    let running = fill(&|part| format!(r#"{{"name":"runs-{part}","image":"{}"}},"#, image(part)));
+    let statuses = fill(&|part| {
+        let (image, digest) = (image(part), digest((number << 20 | part) as u64));
+        format!(
+            r#"{{"name":"runs-{part}","imageID":"{image}@sha256:{digest}","containerID":"containerd://{number}-{part}","state":{{"running":{{}}}}}},"#
+        )
+    });
+    let script = format!(r#""args":["{}"],"#, "x".repeat(bytes / 5));
+    [
+        (r#""containers":[{"#, script),
+        (r#""containers":["#, never + &running),
+        (r#""containerStatuses":["#, statuses),
+        (r#""labels":{"#, labels),
+    ]
+}
+
 /// The name of a workload's namespace.
 pub fn namespace(workload: usize) -> String {
     namespace_name(workload / PER_NAMESPACE)
