@@ -1,9 +1,16 @@
-//! The monotonic clock's type.
+//! The monotonic clock's type, and times of the wall clock in little memory.
 
 use std::{
     ops::{Add, AddAssign, Sub},
     time::Duration,
 };
+
+use jiff::Timestamp;
+
+/// A time in seconds since the epoch, as far as 32 bits can count them.
+pub fn seconds(time: Timestamp) -> u32 {
+    u32::try_from(time.as_second().max(0)).unwrap_or(u32::MAX)
+}
 
 /// A moment on the monotonic clock, counted from a start that is the same in all of a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -72,6 +72,9 @@ pub struct EnvironmentSnapshotSpec {
     pub content_hash: String,
     /// The resource versions up to which the operator had read the cluster.
     pub read_at: ReadAt,
+    /// Pods that are being deleted and had to have ended by then hang, and are not counted. Absent if there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_by: Option<Timestamp>,
     /// How much runs in the environment after this snapshot.
     pub totals: Totals,
     /// Whether the environment is compliant after this snapshot.

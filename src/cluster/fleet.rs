@@ -476,6 +476,15 @@ impl Fleet {
         self.ending.range(after..).next().map(|(ends, ..)| *ends)
     }
 
+    /// When the last pod had to have ended up to that time, in seconds since the epoch.
+    pub fn last_end(&self, by: u32) -> Option<u32> {
+        let after = (by.saturating_add(1), Arc::from(""), 0);
+        self.ending
+            .range(..after)
+            .next_back()
+            .map(|(ends, ..)| *ends)
+    }
+
     /// The pod of this UID, wherever it is if its namespace is not known.
     fn pod_mut(&mut self, namespace: &str, uid: u128) -> Option<&mut Pod> {
         if self

@@ -1120,6 +1120,131 @@ fn pods_that_take_long_to_end_beside_one_that_hangs_are_waited_for() {
 }
 
 #[test]
+fn a_pod_that_was_left_out_as_hanging_does_not_come_back_when_the_clock_or_the_settings_change() {
+    for (why, restart) in [
+        ("clock", false),
+        ("clock", true),
+        ("settings", false),
+        ("settings", true),
+    ] {
+        let mut cluster = Cluster::new();
+        let pod = cluster.running("Pod one", "", &["tool"]);
+        cluster.start("web", &["v1"], 3);
+        let other = cluster.pods_of("web", "").remove(0);
+        cluster.pass(60);
+        cluster.new_events();
+        // The operator's clock is two hours ahead of that of the API server.
+        let ahead = SignedDuration::from_hours(if why == "clock" { 2 } else { 0 });
+        let ends = cluster.wall() - ahead + SignedDuration::from_mins(3);
+        for pod in [&pod, &other] {
+            cluster.change(pod, |pod| pod.ends = Some(ends));
+        }
+        cluster.running("web", "v1", &["v1"]);
+        cluster.pass(if why == "clock" { 120 } else { 1_200 });
+        assert_eq!(cluster.new_events(), ["stopped tool 1>0"], "{why}");
+        if why == "clock" {
+            cluster.set_back = seconds(7_200);
+        } else {
+            cluster.environment("prod", "settle: {rollout: 2h}");
+        }
+        if restart {
+            cluster.restart();
+        }
+        cluster.pass(3_600);
+        let told = cluster.new_events();
+        assert_eq!(told, [""; 0], "{why}, restart: {restart}");
+        // What terminates from now on counts until it ends or hangs, as ever.
+        let late = cluster.running("Pod two", "", &["late"]);
+        cluster.pass(60);
+        cluster.terminate(&late);
+        cluster.pass(60);
+        assert_eq!(cluster.new_events(), ["started late 0>1"], "{why}");
+        cluster.remove(&late);
+        cluster.remove(&pod);
+        cluster.remove(&other);
+        cluster.pass(600);
+        assert_eq!(cluster.new_events(), ["stopped late 1>0"], "{why}");
+        cluster.assert_at_rest();
+    }
+}
+
+#[test]
+fn an_open_rollout_that_was_recorded_under_a_clock_that_was_ahead_is_over_in_time() {
+    for (before, restart) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut cluster = Cluster::new();
+        for _ in 0..3 {
+            cluster.running("MachinePool web", "", &["v1"]);
+        }
+        cluster.pass(60);
+        let set_back = |cluster: &mut Cluster, now: bool| {
+            if now {
+                cluster.set_back = seconds(7_200);
+            }
+        };
+        set_back(&mut cluster, before);
+        cluster.running("MachinePool web", "", &["v2"]);
+        cluster.pass(60);
+        assert_eq!(cluster.new_events(), ["started v1 0>3", "started v2 0>1"]);
+        set_back(&mut cluster, !before);
+        if restart {
+            cluster.restart();
+        }
+        cluster.pass(1_200);
+        cluster.mark();
+        cluster.running("MachinePool web", "", &["v2"]);
+        cluster.pass(60);
+        assert_eq!(cluster.timed(), ["30s scaled v2 1>2"], "{before} {restart}");
+    }
+}
+
+#[test]
+fn a_workload_without_revisions_is_scaled_as_soon_as_its_rollout_is_at_rest() {
+    let mut cluster = Cluster::new();
+    let old: Vec<_> = (0..3)
+        .map(|_| cluster.running("MachinePool web", "", &["v1", "a1"]))
+        .collect();
+    cluster.pass(60);
+    cluster.new_events();
+    cluster.mark();
+    for pod in &old {
+        cluster.terminate(pod);
+        cluster.remove(pod);
+    }
+    cluster.running("MachinePool web", "", &["v2", "a2"]);
+    let waiting = cluster.create("MachinePool web", "", &["v2", "a2"]);
+    cluster.pass(50);
+    cluster.remove(&waiting);
+    cluster.pass(60);
+    let told = ["30s started a2 0>1, started v2 0>1, stopped a1 3>0, stopped v1 3>0"];
+    assert_eq!(cluster.timed(), told, "more may follow");
+    cluster.mark();
+    cluster.running("MachinePool web", "", &["v2", "a2"]);
+    cluster.pass(60);
+    assert_eq!(cluster.timed(), ["30s scaled a2 1>2, scaled v2 1>2"]);
+}
+
+#[test]
+fn an_image_that_moves_to_a_workload_that_is_not_at_rest_has_not_stopped() {
+    let mut cluster = with_web();
+    cluster.running("api", "v1", &["v1"]);
+    let waiting = cluster.create("api", "v1", &["v1"]);
+    for pod in cluster.pods_of("web", "") {
+        cluster.terminate(&pod);
+        cluster.remove(&pod);
+    }
+    cluster.deployment_gone("web");
+    cluster.pass(60);
+    assert_eq!(cluster.timed(), ["5s scaled v1 3>1"]);
+    cluster.mark();
+    cluster.run(&waiting);
+    cluster.pass(60);
+    let told = ["30s silence: WorkloadsChanged"];
+    assert_eq!(cluster.timed(), told, "the rest of what had begun to start");
+    assert_eq!(cluster.recorded("prod").totals().instances, 2);
+    cluster.assert_at_rest();
+}
+
+#[test]
 fn a_pod_that_takes_its_grace_period_to_end_counts_until_then() {
     let mut cluster = with_web();
     let slow = cluster.pods_of("web", "").remove(0);

@@ -363,6 +363,52 @@ proptest! {
         }
     }
 
+    /// A pod whose deletion has begun may be left out early under a clock that is ahead; it never comes back.
+    #[test]
+    fn a_clock_that_jumps_by_hours_starts_nothing_and_stops_only_what_is_being_deleted(
+        happenings in prop::collection::vec(ordinary(), 1..40),
+        jumps in prop::collection::vec((0..9_u64, any::<bool>(), prop_oneof![1..40_u64, 100..2_000_u64]), 1..12),
+    ) {
+        let mut cluster = with_scopes();
+        let right = seconds(4 * 3_600);
+        cluster.set_back = right;
+        cluster.pass(60);
+        for happening in &happenings {
+            happen(&mut cluster, happening);
+        }
+        for pod in cluster.pods.keys().cloned().collect::<Vec<_>>() {
+            cluster.change(&pod, |pod| pod.garbled = false);
+        }
+        cluster.pass(60);
+        cluster.new_events();
+        let deleted = cluster.pods.values().filter(|pod| pod.ends.is_some());
+        let deleted = deleted.flat_map(|pod| pod.containers.iter().map(|c| c.image_id.clone()));
+        let deleted: BTreeSet<String> = deleted.collect();
+        let entries = cluster.log("prod").len();
+        for (hours, restart, pause) in jumps {
+            cluster.set_back = seconds(hours * 3_600);
+            if restart {
+                cluster.restart();
+            }
+            cluster.pass(pause);
+        }
+        cluster.set_back = right;
+        cluster.pass(10_000);
+        let mut stopped = BTreeSet::new();
+        for written in &cluster.log("prod")[entries..] {
+            for told in &written.spec.events {
+                let digest = &event::change(&written.spec, told).unwrap().fingerprint;
+                prop_assert_ne!(told.type_, EventType::ArtifactStarted, "{}", digest);
+                if told.type_ == EventType::ArtifactStopped {
+                    prop_assert!(deleted.iter().any(|image| image.ends_with(digest)), "{}", digest);
+                    prop_assert!(stopped.insert(digest.clone()), "{} stops once", digest);
+                }
+            }
+        }
+        prop_assert_eq!(totals(&cluster, "prod"), cluster.actual(|_| true));
+        cluster.assert_at_rest();
+    }
+
     #[test]
     fn starts_and_stops_of_an_artifact_alternate_and_add_up(
         happenings in prop::collection::vec(anything(), 1..60),

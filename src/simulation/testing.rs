@@ -64,6 +64,7 @@ pub fn snapshot(index: i64, changes: &[(&str, i64, i64)]) -> EnvironmentSnapshot
         previous: None,
         content_hash: String::new(),
         read_at: ReadAt::default(),
+        ended_by: None,
         totals: Totals::default(),
         compliance: Compliance::default(),
         events: cut::events(&changes),

@@ -410,10 +410,15 @@ impl CutInput<'_> {
         let mut by_artifact: BTreeMap<Fingerprint, Vec<&Cell>> = BTreeMap::new();
         let differs = |cell: &&Cell| self.census.get(cell) != ledger.count(cell);
         let mut unfinished: BTreeSet<&Arc<Workload>> = BTreeSet::new();
+        let mut replacing: BTreeSet<&Arc<Workload>> = BTreeSet::new();
         for cell in settled.iter().filter(differs) {
             by_artifact.entry(cell.fingerprint).or_default().push(cell);
             if self.is_unfinished(cell, ledger, unsettled) {
                 unfinished.insert(&cell.workload);
+            }
+            let state = self.fleet.workload(&cell.workload);
+            if state.is_some_and(|state| self.begins_replacement(cell, state, ledger)) {
+                replacing.insert(&cell.workload);
             }
         }
         let changes = by_artifact.into_iter().map(|(fingerprint, cells)| {
@@ -431,6 +436,7 @@ impl CutInput<'_> {
                 let (before, count) = (ledger.count(cell), self.census.get(cell));
                 // The same in all cells of a workload: the last one that is recorded decides.
                 let rolling = unfinished.contains(&cell.workload);
+                let replacing = replacing.contains(&cell.workload);
                 change.rollout &= rolling || self.belongs_to_rollout(cell, ledger, unsettled);
                 change.now += i64::from(count) - i64::from(before);
                 if change.workloads.len() < MAX_WORKLOADS {
@@ -450,6 +456,7 @@ impl CutInput<'_> {
                     cell,
                     count,
                     rolling,
+                    replacing,
                 });
             }
             RecordedChange {
@@ -488,7 +495,8 @@ impl CutInput<'_> {
         let starts = ledger.count(cell) == 0;
         let stops = self.census.get(cell) == 0;
         rolled
-            || starts && (restless || self.begins_replacement(cell, state, ledger))
+            || starts && restless
+            || self.begins_replacement(cell, state, ledger)
             || stops && restless && state.is_starting()
     }
 
@@ -496,7 +504,8 @@ impl CutInput<'_> {
     /// rollout. The pods that are replaced may go much later than the new ones start.
     fn begins_replacement(&self, cell: &Cell, state: &WorkloadState, ledger: &Ledger) -> bool {
         let mut recorded = cells_of(ledger.cells(), &cell.workload).peekable();
-        !state.has_revisions()
+        ledger.count(cell) == 0
+            && !state.has_revisions()
             && recorded.peek().is_some()
             && recorded.all(|(cell, _)| self.census.get(cell) > 0)
     }
@@ -555,6 +564,8 @@ impl CutInput<'_> {
         spec.census_version = CENSUS_VERSION;
         spec.previous = (after.index > 0).then(|| after.content_hash.clone());
         spec.read_at = self.read_at.clone();
+        let hanging = self.fleet.last_end(self.census.ended_by());
+        spec.ended_by = hanging.and_then(|ends| Timestamp::from_second(ends.into()).ok());
         spec.totals = after.totals();
         spec.events = events(&spec.changes);
         let change = None;

@@ -27,6 +27,7 @@ use crate::{
         scope::Scope,
     },
     compliance::artifact_identity::RecordedIdentities,
+    time::seconds,
 };
 
 /// The version of the rules by which instances are counted. Raise it when the same cluster would give other counts.
@@ -110,6 +111,8 @@ pub struct CellCount {
     pub count: u32,
     /// The cell's workload is still rolling.
     pub rolling: bool,
+    /// It may replace its pods without showing it: that they are at rest does not tell that it is over.
+    pub replacing: bool,
 }
 
 /// The state of the log after one of its entries.
@@ -123,6 +126,8 @@ pub struct Ledger {
     pub time: Timestamp,
     /// How far the cluster had been read.
     pub read_at: ReadAt,
+    /// Pods that had to have ended by then were not counted: seconds since the epoch.
+    pub ended_by: u32,
     /// The version of the rules by which instances were counted.
     pub census_version: i32,
     /// The scope that was counted.
@@ -137,6 +142,9 @@ pub struct Ledger {
     pub names: BTreeMap<Fingerprint, String>,
     /// Workloads that were recorded during a rollout, and until when their further changes count as part of it.
     pub rollouts: BTreeMap<Arc<Workload>, Timestamp>,
+    /// Those of them that are over as soon as their pods are at rest, even if these show no revisions. Who reads the log does
+    /// not know that and waits longer.
+    pub resting: BTreeSet<Arc<Workload>>,
     /// Other digests of recorded artifacts.
     pub identities: Identities,
     /// What counts for the rules of containers whose status does not tell it any more.
@@ -405,6 +413,7 @@ impl Ledger {
     /// Forgets the names and other digests of artifacts that are no longer recorded.
     pub fn tidy(&mut self) {
         let is_recorded = |it: &Fingerprint| self.totals.contains_key(it);
+        self.resting.retain(|it| self.rollouts.contains_key(it));
         self.names.retain(|it, _| is_recorded(it));
         self.identities.retain(|_, (it, _)| is_recorded(it));
         self.facts.retain(|it, _| is_recorded(it));
@@ -547,6 +556,7 @@ impl Ledger {
                     },
                     count: u32::try_from(it.now).map_err(|_| broken("a count is out of range"))?,
                     rolling: it.rolling,
+                    replacing: true,
                 })
             });
             let cells = cells.collect::<Result<Vec<_>, _>>()?;
@@ -583,9 +593,15 @@ impl Ledger {
             cell,
             count,
             rolling,
+            replacing,
         } in cells
         {
             self.note_rollout(&cell.workload, rolling, time, rollout);
+            if rolling && !replacing {
+                self.resting.insert(cell.workload.clone());
+            } else {
+                self.resting.remove(&cell.workload);
+            }
             self.set(cell, count);
         }
         self.names.insert(fingerprint, change.name.clone());
@@ -615,6 +631,7 @@ impl Ledger {
         self.content_hash.clone_from(&spec.content_hash);
         self.time = spec.time;
         self.read_at = spec.read_at.clone();
+        self.ended_by = spec.ended_by.map_or(0, seconds);
         self.census_version = spec.census_version;
         self.unidentified = spec.totals.unidentified;
         self.compliance = spec.compliance.clone();

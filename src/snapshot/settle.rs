@@ -19,7 +19,7 @@ use crate::{
         census::{Census, cells_of, range_of},
         ledger::{Cell, Cells, Ledger},
     },
-    time::Moment,
+    time::{Moment, seconds},
 };
 
 /// How long until a change of the number of instances is recorded even if it never settles, unless its pods are starting or
@@ -231,7 +231,24 @@ impl Unsettled {
                 settled.next = [settled.next, Some(at)].into_iter().flatten().min();
             }
         }
+        self.add_what_runs_elsewhere(&mut settled, with);
         settled
+    }
+
+    /// Adds where else an artifact runs that would be recorded as stopped otherwise, at rest or not.
+    fn add_what_runs_elsewhere(&self, settled: &mut Settled, with: Comparison) {
+        let mut totals: BTreeMap<Fingerprint, u32> = BTreeMap::new();
+        for cell in &settled.cells {
+            let recorded = || with.ledger.total(&cell.fingerprint);
+            let total = totals.entry(cell.fingerprint).or_insert_with(recorded);
+            *total = (*total + with.census.get(cell)).saturating_sub(with.ledger.count(cell));
+        }
+        totals.retain(|it, total| *total == 0 && with.census.total(it) > 0);
+        if !totals.is_empty() {
+            let cells = self.dirty.keys();
+            let running = cells.filter(|cell| totals.contains_key(&cell.fingerprint));
+            settled.cells.extend(running.cloned());
+        }
     }
 }
 
@@ -287,11 +304,6 @@ impl Patience<'_> {
         });
         [waits, others, overdue].into_iter().flatten().max()
     }
-}
-
-/// A time in seconds since the epoch, as far as they can be counted.
-pub fn seconds(time: Timestamp) -> u32 {
-    u32::try_from(time.as_second().max(0)).unwrap_or(u32::MAX)
 }
 
 /// When a workload is at rest by its pods and its Deployment, if nothing else happens.

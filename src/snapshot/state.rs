@@ -60,6 +60,8 @@ struct EnvironmentState {
     census: Census,
     unsettled: Unsettled,
     unrecorded: Unrecorded,
+    /// The rollouts that were recorded before they were over: until when they are open, and since when that is known.
+    open_since: BTreeMap<Arc<Workload>, (Timestamp, Moment)>,
     log: KnownLog,
     /// The rules, if there are any.
     rules: Option<ArtifactRules>,
@@ -646,6 +648,8 @@ impl ClusterState {
         env.recorded = ledger.recorded_identities();
         env.assessment = AssessmentState::of(&ledger);
         let artifacts: Vec<_> = ledger.artifacts().map(|(artifact, _)| *artifact).collect();
+        let ended_by = env.census.ended_by().max(ledger.ended_by);
+        env.census.set_ended_by(ended_by);
         (env.log, env.before) = (KnownLog::Read(ledger, now), None);
         renamed.extend(self.learn_pins());
         let Some(env) = with_id(&mut self.environments, environment) else {

@@ -51,6 +51,7 @@ fn snapshot(index: i64, changes: Vec<Change>) -> EnvironmentSnapshotSpec {
         previous: None,
         content_hash: String::new(),
         read_at: crate::api::snapshot::ReadAt::default(),
+        ended_by: None,
         totals: crate::api::snapshot::Totals::default(),
         compliance: Compliance {
             state: ComplianceState::Compliant,

@@ -11,10 +11,10 @@ use crate::{
     snapshot::{
         census::{Census, admits_pod},
         ledger::Ledger,
-        settle::{Comparison, Unsettled, seconds},
+        settle::{Comparison, Unsettled},
         state::{EnvironmentProblem, EnvironmentState, KnownLog, plan::identities},
     },
-    time::Moment,
+    time::{Moment, seconds},
 };
 
 impl EnvironmentState {
@@ -111,8 +111,8 @@ impl EnvironmentState {
         !cells.is_empty()
     }
 
-    /// Leaves out the pods that hang: their nodes had to have ended them long ago, and are most likely dead. That depends on
-    /// nothing but the pods, the settle times and the clock, so that a restart changes nothing.
+    /// Leaves out the pods that hang: their nodes had to have ended them long ago, and are most likely dead. What was left out
+    /// stays left out, also after a restart, whatever becomes of the clock and of the settle times.
     pub(super) fn leave_out_hanging(
         &mut self,
         fleet: &Fleet,
@@ -123,7 +123,8 @@ impl EnvironmentState {
         let before = self.census.ended_by();
         let hangs_after = self.settle.hangs_after().as_secs();
         let hangs_after = u32::try_from(hangs_after).unwrap_or(u32::MAX);
-        let ended_by = seconds(wall).saturating_sub(hangs_after);
+        let left_out = fleet.last_end(before).unwrap_or(0);
+        let ended_by = seconds(wall).saturating_sub(hangs_after).max(left_out);
         if ended_by == before {
             return;
         }

@@ -105,6 +105,7 @@ impl ClusterState {
             wanted: &env.wanted,
             unsettled: &env.unsettled,
             unrecorded: &mut env.unrecorded,
+            open_since: &mut env.open_since,
             unidentified_since: &mut env.unidentified_since,
             assessment: &mut env.assessment,
         };
@@ -239,6 +240,7 @@ struct Planner<'a> {
     wanted: &'a Scope,
     unsettled: &'a Unsettled,
     unrecorded: &'a mut Unrecorded,
+    open_since: &'a mut BTreeMap<Arc<Workload>, (Timestamp, Moment)>,
     unidentified_since: &'a mut Option<Moment>,
     assessment: &'a mut AssessmentState,
 }
@@ -300,8 +302,9 @@ impl Planner<'_> {
 
     /// Forgets rollouts that were recorded before they were over and are over now: further changes of their workloads are
     /// new. Returns those whose end has to be recorded, and when the next may be over. Without revisions nothing shows that it
-    /// is over but its next change.
-    fn close_rollouts(&self, ledger: &mut Arc<Ledger>) -> (Vec<Arc<Workload>>, Option<Moment>) {
+    /// is over but its next change. None is open for longer than a rollout may take, though its end may be written under a
+    /// clock that was ahead.
+    fn close_rollouts(&mut self, ledger: &mut Arc<Ledger>) -> (Vec<Arc<Workload>>, Option<Moment>) {
         let CutInput {
             fleet,
             settle,
@@ -318,10 +321,28 @@ impl Planner<'_> {
         };
         let (mut expired, mut completed) = (vec![], vec![]);
         let mut next: Option<Moment> = None;
+        self.open_since
+            .retain(|workload, _| ledger.rollouts.contains_key(workload));
         for (workload, until) in &ledger.rollouts {
+            let open = self.open_since.entry(workload.clone());
+            let (known, since) = open.or_insert((*until, now));
+            if known != until {
+                (*known, *since) = (*until, now);
+            }
+            let longest = *since + settle.rollout;
+            if wall < *until && longest <= now && !self.unsettled.has(workload) {
+                completed.push(workload.clone());
+                continue;
+            }
+            let is_ahead = SignedDuration::try_from(settle.rollout)
+                .is_ok_and(|rollout| until.duration_since(wall) > rollout);
+            if is_ahead && longest > now {
+                next = Some(next.map_or(longest, |next| next.min(longest)));
+            }
             let state = fleet.workload(workload);
             let several = cells_of(ledger.cells(), workload).nth(1).is_some();
-            if several && state.is_some_and(|state| !state.has_revisions()) && wall < *until {
+            let shows_nothing = several && !ledger.resting.contains(workload);
+            if shows_nothing && state.is_some_and(|state| !state.has_revisions()) && wall < *until {
                 continue;
             }
             let over = state.map_or(now, |state| {
