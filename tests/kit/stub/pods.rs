@@ -61,7 +61,7 @@ const KINDS: [Kind; 4] = [
 ];
 
 /// What differs from pod to pod of one shape.
-const FIELDS: [&str; 12] = [
+const FIELDS: [&str; 13] = [
     "NAME",
     "NAMESPACE",
     "UID",
@@ -74,6 +74,7 @@ const FIELDS: [&str; 12] = [
     "CONTAINER",
     "NODE",
     "ADDRESS",
+    "AT",
 ];
 
 enum Piece {
@@ -174,7 +175,8 @@ impl Population {
                 8 => write!(to, "{}", digest(workload as u64)),
                 9 => write!(to, "{}", digest(id)),
                 10 => write!(to, "{}", number % 250),
-                _ => write!(to, "{}", number % 200),
+                11 => write!(to, "{}", number % 200),
+                _ => write!(to, "@"),
             };
         }
     }
@@ -343,7 +345,7 @@ fn status(state: State, sidecar: bool) -> Value {
             _ => json!({"waiting": {"reason": "ContainerCreating"}}),
         };
         json!({
-            "name": name, "image": image, "imageID": if started { format!("{}@sha256:@DIGEST@", image.split(':').next().unwrap_or(image)) } else { String::new() },
+            "name": name, "image": image, "imageID": if started { format!("{}@AT@sha256:@DIGEST@", image.split(':').next().unwrap_or(image)) } else { String::new() },
             "containerID": if started { id } else { "" }, "lastState": {}, "ready": matches!(state, State::Ready | State::Deleting),
             "restartCount": 0, "started": started && state != State::Ended, "state": now,
             "resources": {"limits": {"cpu": "1", "memory": "512Mi"}, "requests": {"cpu": "100m", "memory": "256Mi"}},
