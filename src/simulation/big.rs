@@ -255,19 +255,19 @@ fn an_artifact_in_ten_thousand_workloads_is_read_from_the_checkpoint() {
 }
 
 #[test]
-fn a_checkpoint_of_twenty_thousand_cells_goes_into_chunks() {
-    let pods: Vec<_> = (0..20_000)
+fn a_checkpoint_of_ten_thousand_cells_goes_into_chunks() {
+    let pods: Vec<_> = (0..10_000)
         .map(|number| {
             pod(
                 number,
                 &format!("workload-{number}"),
-                &format!("image-{}", number % 15_000),
+                &format!("image-{}", number % 9_000),
             )
         })
         .collect();
     let (mut big, baseline) = Big::new(&pods);
     assert!(baseline.chunks.len() > 1, "{}", baseline.chunks.len());
-    assert_eq!(baseline.after.totals().instances, 20_000);
+    assert_eq!(baseline.after.totals().instances, 10_000);
     let other = "0".repeat(10);
     assert!(Ledger::restore(&baseline.spec, &other, &mut Fleet::default()).is_err());
     let short = baseline.chunks[0].clone();
@@ -275,7 +275,7 @@ fn a_checkpoint_of_twenty_thousand_cells_goes_into_chunks() {
         Ledger::restore(&baseline.spec, &short, &mut Fleet::default()).is_err(),
         "a checkpoint that lacks a chunk is not read as a smaller one"
     );
-    let appended = big.becomes(&pods[..19_999]);
+    let appended = big.becomes(&pods[..9_999]);
     assert_eq!(appended.len(), 1);
     assert!(
         appended[0].checkpoint.is_none(),
