@@ -348,9 +348,12 @@ impl Pod {
 #[derive(Clone, Debug, Default)]
 pub struct WorkloadState {
     /// How many pods there are of each revision, terminating ones included, finished ones not.
-    revisions: BTreeMap<Arc<str>, RevisionPods>,
-    /// The pods that are being deleted: by when their nodes have to have ended them, and of which revision they are.
-    ending: BTreeMap<(u32, Arc<str>), u32>,
+    revisions: BTreeMap<Arc<str>, u32>,
+    /// Those of them that are not being deleted.
+    staying: BTreeMap<Arc<str>, u32>,
+    /// Those that are: by when their nodes have to have ended them, and of which revision they are. Whoever may create pods
+    /// chooses how many there are of both: nothing here may look at all of them.
+    ending: BTreeMap<u32, BTreeMap<Arc<str>, u32>>,
     starting: u32,
     /// What its Deployment reports, if it has one.
     deployment: RolloutReport,
@@ -365,14 +368,6 @@ pub struct WorkloadState {
     pub starting_since: Option<Moment>,
     /// Since when pods terminate, those that hang among them.
     pub terminating_since: Option<Moment>,
-}
-
-/// How many pods there are of a revision.
-#[derive(Clone, Copy, Debug, Default)]
-struct RevisionPods {
-    all: u32,
-    /// Those that are not being deleted.
-    staying: u32,
 }
 
 /// A digest that was found to identify the same image as another: good enough to show and count both as one artifact, never
@@ -1083,62 +1078,51 @@ impl WorkloadState {
     }
 
     fn count(&mut self, pod: &Pod, add: bool, now: Moment) {
-        let staying = u32::from(!pod.is_terminating());
-        if add {
-            let pods = self.revisions.entry(pod.revision.clone()).or_default();
-            if pods.staying == 0 && staying > 0 && self.rolling_since.is_some() {
+        let revision = &pod.revision;
+        step(&mut self.revisions, revision, add);
+        if pod.is_terminating() {
+            let ending = self.ending.entry(pod.ends).or_default();
+            step(ending, revision, add);
+            if ending.is_empty() {
+                self.ending.remove(&pod.ends);
+            }
+        } else {
+            if add && !self.staying.contains_key(revision) && self.rolling_since.is_some() {
                 self.rolling_since = Some(now); // another rollout, or its next step
             }
-            (pods.all, pods.staying) = (pods.all + 1, pods.staying + staying);
-            self.starting += u32::from(pod.starting);
-        } else {
-            if let Some(pods) = self.revisions.get_mut(&pod.revision) {
-                (pods.all, pods.staying) = (pods.all - 1, pods.staying - staying);
-                if pods.all == 0 {
-                    self.revisions.remove(&pod.revision);
-                }
-            }
-            self.starting -= u32::from(pod.starting);
+            step(&mut self.staying, revision, add);
         }
-        if pod.is_terminating() {
-            let key = (pod.ends, pod.revision.clone());
-            let pods = self.ending.entry(key.clone()).or_insert(0);
-            *pods = if add { *pods + 1 } else { *pods - 1 };
-            if *pods == 0 {
-                self.ending.remove(&key);
-            }
-        }
+        let starting = u32::from(pod.starting);
+        self.starting = match add {
+            true => self.starting + starting,
+            false => self.starting - starting,
+        };
     }
 
     /// Whether it is rolling by the signals of its Deployment and its pods, without those that had to have ended by then.
     pub fn is_rolling(&self, ended_by: u32) -> bool {
-        let mut hanging: BTreeMap<&Arc<str>, u32> = BTreeMap::new();
-        for ((_, revision), pods) in self.hanging(ended_by) {
-            *hanging.entry(revision).or_insert(0) += pods;
-        }
-        let others = self.revisions.iter();
-        let others = others.filter(|(it, pods)| hanging.get(it).is_none_or(|n| *n < pods.all));
-        self.rolls(others.count() > 1)
+        let later = self.ending.range(ended_by.saturating_add(1)..);
+        let later = later.flat_map(|(_, revisions)| revisions.keys());
+        let mut revisions = self.staying.keys().chain(later);
+        let first = revisions.next();
+        self.rolls(revisions.any(|revision| Some(revision) != first))
     }
 
     fn rolls(&self, several_revisions: bool) -> bool {
         (self.deployment.progressing || several_revisions) && !self.deployment.halted
     }
 
-    fn hanging(&self, ended_by: u32) -> impl Iterator<Item = (&(u32, Arc<str>), &u32)> {
-        let all = self.ending.iter();
-        all.take_while(move |((ends, _), _)| *ends <= ended_by)
-    }
-
     /// Whether it has pods that had to have ended by then.
     pub fn hangs(&self, ended_by: u32) -> bool {
-        self.hanging(ended_by).next().is_some()
+        self.ending.range(..=ended_by).next().is_some()
     }
 
     /// By when the last of its pods has to have ended of which that is due in this span, in seconds since the epoch.
     pub fn last_end(&self, span: RangeInclusive<u32>) -> Option<u32> {
-        let mut ends = self.ending.keys().rev().map(|(ends, _)| *ends);
-        ends.find(|ends| span.contains(ends))
+        if span.is_empty() {
+            return None;
+        }
+        self.ending.range(span).next_back().map(|(ends, _)| *ends)
     }
 
     /// Whether some of its pods have not run yet.
@@ -1148,7 +1132,8 @@ impl WorkloadState {
 
     /// Whether its controller tells its pods apart by revisions.
     pub fn has_revisions(&self) -> bool {
-        self.revisions.keys().any(|revision| !revision.is_empty())
+        let last = self.revisions.keys().next_back();
+        last.is_some_and(|revision| !revision.is_empty())
     }
 
     fn apply_report(&mut self, report: RolloutReport, now: Moment) {
@@ -1169,6 +1154,15 @@ impl WorkloadState {
         let starting = (self.deployment.unseen || self.starting > 0) && !self.deployment.halted;
         self.starting_since = since(starting, self.starting_since);
         self.terminating_since = since(!self.ending.is_empty(), self.terminating_since);
+    }
+}
+
+/// Counts one more or one less of a revision.
+fn step(revisions: &mut BTreeMap<Arc<str>, u32>, revision: &Arc<str>, add: bool) {
+    let pods = revisions.entry(revision.clone()).or_insert(0);
+    *pods = if add { *pods + 1 } else { *pods - 1 };
+    if *pods == 0 {
+        revisions.remove(revision);
     }
 }
 
