@@ -278,8 +278,10 @@ impl RuleContext<'_> {
             let words = format!("on the allow-list: {reason}");
             return (Compliant, VerdictReason::AllowListed, words, until); // A2
         }
-        let newest = reviews.last();
-        if let Some(newest) = newest.filter(|it| it.state == ReviewState::Rejected) {
+        let of_all = self.reviews(trusted);
+        let newest = [reviews.last(), of_all.last()].into_iter().flatten();
+        let rejected = |it: &&&Arc<ApprovalReview>| it.state == ReviewState::Rejected;
+        if let Some(newest) = newest.copied().find(|it| rejected(&it)) {
             let words = format!("rejected by {}", newest.reviewer);
             return (NonCompliant, VerdictReason::ApprovalRejected, words, None); // A4
         }

@@ -574,6 +574,8 @@ fn an_image_must_comply_under_each_name_that_can_be_trusted() {
     let failed = "record ci/b: fingerprint: $i, flow: b, repository: quay.io/a/b, attestations: [{name: scan, compliant: false}]";
     let lacking = "record ci/b: fingerprint: $i, flow: b, repository: quay.io/a/b, requiredAttestations: [scan]";
     let rejected = "review ci/no: fingerprint: $i, state: rejected, reviewer: eve, flow: z";
+    let anywhere = "record ci/c: fingerprint: $i, flow: c";
+    let rejected_ours = "review ci/no: fingerprint: $i, state: rejected, reviewer: eve, flow: a";
     let (acme, quay, none, odd) = (
         "i=ghcr.io/acme/runner:2",
         "i=quay.io/a/b",
@@ -609,6 +611,19 @@ fn an_image_must_comply_under_each_name_that_can_be_trusted() {
             EvidenceFailed,
         ),
         ("", &[ours, rejected], &[none], ApprovalRejected),
+        (
+            "",
+            &[ours, anywhere, rejected_ours],
+            &[quay],
+            ApprovalRejected,
+        ),
+        (
+            "",
+            &[ours, anywhere, rejected_ours],
+            &[none],
+            ApprovalRejected,
+        ),
+        ("", &[ours, anywhere], &[none], Satisfied),
     ] {
         let verdict = Said::of(said).evaluate(&rules(more), containers, &["shop"], NOW);
         assert_eq!(verdict.reason, want, "{more} {containers:?}");
