@@ -54,13 +54,19 @@ impl Unrecorded {
     /// Forgets what is recorded by now, and what is gone if that is too much.
     pub fn tidy(&mut self, ledger: &Ledger) {
         self.0.retain(|place, _| !ledger.is_in(place));
-        let gone = self.0.values().filter_map(|sight| sight.gone);
-        let mut gone: Vec<Moment> = gone.collect();
-        gone.sort_unstable_by(|a, b| b.cmp(a));
-        if let Some(oldest) = gone.get(GONE) {
-            self.0
-                .retain(|_, sight| sight.gone.is_none_or(|gone| gone > *oldest));
+        let mut gone: BTreeMap<&str, Vec<Moment>> = BTreeMap::new();
+        for ((_, namespace), sight) in &self.0 {
+            gone.entry(namespace).or_default().extend(sight.gone);
         }
+        let oldest = gone.into_iter().filter_map(|(namespace, mut gone)| {
+            gone.sort_unstable_by(|a, b| b.cmp(a));
+            Some((Box::from(namespace), *gone.get(GONE)?))
+        });
+        let oldest: BTreeMap<Box<str>, Moment> = oldest.collect();
+        self.0.retain(|(_, namespace), sight| {
+            let oldest = oldest.get(&**namespace);
+            oldest.is_none_or(|oldest| sight.gone.is_none_or(|gone| gone > *oldest))
+        });
     }
 
     /// What runs without being recorded, and when it was seen first, here or elsewhere: so long ago, or else it `lacks`
@@ -103,6 +109,10 @@ mod tests {
         let mut unrecorded = Unrecorded::default();
         let (runs, gone) = (Census::running(&[place(0)]), Census::default());
         unrecorded.observe(place(0), &runs, &ledger, Moment::ZERO);
+        let elsewhere: Place = (digest("elsewhere"), "ci".into());
+        let runs = Census::running(std::slice::from_ref(&elsewhere));
+        unrecorded.observe(elsewhere.clone(), &runs, &ledger, Moment::ZERO);
+        unrecorded.observe(elsewhere.clone(), &gone, &ledger, Moment::ZERO);
         let many = u64::try_from(GONE).unwrap() + 20;
         for number in 1..=many {
             let now = Moment::from_secs(number);
@@ -116,7 +126,8 @@ mod tests {
             unrecorded.tidy(&ledger);
         }
         assert!(unrecorded.0.contains_key(&place(0)), "it runs");
-        assert_eq!(unrecorded.0.len(), GONE + 1);
+        assert_eq!(unrecorded.0.len(), GONE + 2);
+        assert!(unrecorded.0.contains_key(&elsewhere), "another namespace");
         assert!(unrecorded.0.contains_key(&place(many)), "the newest stay");
         assert!(!unrecorded.0.contains_key(&place(1)));
     }
