@@ -61,7 +61,7 @@ pub(crate) struct Context {
 /// How many requests to the API server all settings together may have under way, by what they do.
 pub(crate) struct RequestSlots {
     pub status_writes: Semaphore,
-    /// Lists of logs to find starts.
+    /// Lists of logs to find starts, and ends of those of deleted environments.
     pub start_lists: Semaphore,
     pub reads: Semaphore,
 }

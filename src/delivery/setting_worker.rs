@@ -281,7 +281,7 @@ impl SettingWorker {
                 },
             ),
             Action::CheckDeleted(environment) => self.spawn_request(
-                |slots| &slots.reads,
+                |slots| &slots.start_lists,
                 async move |context| {
                     let checked = check_deleted(&context, &environment).await;
                     Input::Checked(environment, checked.map_err(|error| error.to_string()))
