@@ -32,6 +32,8 @@ struct Big {
     reader: Fleet,
     read: Ledger,
     serial: u32,
+    /// How many bytes more are written with each entry, as if it was that big.
+    more_bytes: usize,
 }
 
 impl Big {
@@ -66,6 +68,7 @@ impl Big {
             reader,
             read,
             serial,
+            more_bytes: 0,
         };
         (big, entry)
     }
@@ -111,9 +114,11 @@ impl Big {
         };
         for entry in &entries {
             self.read_next(entry);
+            let mut written = entry.clone();
+            written.chunks.push("x".repeat(self.more_bytes));
             self.state.appended(
                 &EnvironmentId::new("big", "uid"),
-                entry,
+                &written,
                 Duration::ZERO,
                 self.now,
             );
@@ -252,6 +257,40 @@ fn an_artifact_in_ten_thousand_workloads_is_read_from_the_checkpoint() {
     assert_eq!(appended.len(), 1);
     assert!(appended[0].checkpoint.is_none());
     assert_eq!(big.read.totals().instances, 9_999);
+}
+
+#[test]
+fn what_changes_in_many_workloads_waits_if_the_log_grows_too_fast_and_delays_nothing_else() {
+    let pods = |agent: usize, other: usize| -> Vec<_> {
+        let image = format!("agent-{agent}");
+        let many = (0..300).map(|it| pod(1_000 * agent + it, &format!("workload-{it}"), &image));
+        let other = pod(9_000 + other, "other", &format!("other-{other}"));
+        many.chain([other]).collect()
+    };
+    let (mut big, _) = Big::new(&pods(1, 1));
+    let names = |entries: Vec<Entry>| -> Vec<String> {
+        let changes = entries.into_iter().flat_map(|it| it.spec.changes);
+        let name = |name: &str| {
+            name.trim_end_matches(":latest")
+                .rsplit('/')
+                .next()
+                .unwrap()
+                .to_owned()
+        };
+        changes.map(|change| name(&change.name)).collect()
+    };
+    big.list(&pods(2, 1));
+    big.now += seconds(31);
+    big.more_bytes = 7 << 20;
+    assert_eq!(names(big.cut()), ["agent-1", "agent-2"]);
+    big.more_bytes = 0;
+
+    big.list(&pods(3, 2));
+    big.now += seconds(31);
+    assert_eq!(names(big.cut()), ["other-1", "other-2"]);
+    assert_eq!(names(big.cut()), [""; 0]);
+    big.now += seconds(30);
+    assert_eq!(names(big.cut()), ["agent-2", "agent-3"]);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    api::snapshot::{Cause, MAX_COMPLETED, MAX_IDENTITIES, ReadAt},
+    api::snapshot::{Cause, MAX_COMPLETED, MAX_IDENTITIES, MAX_WORKLOADS, ReadAt},
     cluster::{
         fleet::Workload, image::Fingerprint, pod_view::version, scope::Scope,
         watch_progress::WatchKind,
@@ -103,6 +103,7 @@ impl ClusterState {
             },
             scope: &env.scope,
             wanted: &env.wanted,
+            next_whole: env.write_rate.next_whole(),
             unsettled: &env.unsettled,
             unrecorded: &mut env.unrecorded,
             open_since: &mut env.open_since,
@@ -238,6 +239,8 @@ struct Planner<'a> {
     scope: &'a Scope,
     /// The scope that the spec asks for.
     wanted: &'a Scope,
+    /// When a change may be recorded that takes the whole state.
+    next_whole: Moment,
     unsettled: &'a Unsettled,
     unrecorded: &'a mut Unrecorded,
     open_since: &'a mut BTreeMap<Arc<Workload>, (Timestamp, Moment)>,
@@ -271,6 +274,7 @@ impl Planner<'_> {
         };
         let settled = self.unsettled.settled(comparison, input.wall);
         let mut cells = settled.cells;
+        let whole = self.postpone_whole(&mut cells);
         if rescoped {
             // Changes under the old scope are recorded before what the new scope holds counts as known.
             cells = self.unsettled.dirty().keys().cloned().collect();
@@ -296,8 +300,23 @@ impl Planner<'_> {
         }
         let timer = self.next_timer(ledger);
         let hanging = self.next_hanging();
-        let waits = [settled.next, closing, steady, timer, hanging, late];
+        let waits = [settled.next, closing, steady, timer, hanging, late, whole];
         Plan::Wait(waits.into_iter().flatten().min())
+    }
+
+    /// Leaves out the artifacts that change in more workloads than an entry holds, if that would make the log grow too fast:
+    /// their changes wait, and nothing else. Returns until when.
+    fn postpone_whole(&self, cells: &mut BTreeSet<Cell>) -> Option<Moment> {
+        if self.next_whole <= self.input.now {
+            return None;
+        }
+        let mut workloads: BTreeMap<Fingerprint, usize> = BTreeMap::new();
+        for cell in &*cells {
+            *workloads.entry(cell.fingerprint).or_insert(0) += 1;
+        }
+        let before = cells.len();
+        cells.retain(|cell| workloads[&cell.fingerprint] <= MAX_WORKLOADS);
+        (cells.len() < before).then_some(self.next_whole)
     }
 
     /// Forgets rollouts that were recorded before they were over and are over now: further changes of their workloads are
