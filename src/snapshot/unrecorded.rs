@@ -14,6 +14,8 @@ use crate::{
 
 /// How many artifacts in a namespace are remembered that are gone without having been recorded: the newest ones.
 const GONE: usize = 100;
+/// Of how many at most anything is remembered after they are gone: a log that can't be written for long is not tidied either.
+const MOST: usize = 20_000;
 
 /// What runs without being recorded, or did before it was gone.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +40,8 @@ impl Unrecorded {
                 gone: None,
             };
             self.0.entry(place).or_insert(first).gone = None;
+        } else if self.0.len() > MOST {
+            self.0.remove(&place);
         } else if let Some(sight) = self.0.get_mut(&place) {
             sight.gone.get_or_insert(now);
         }
@@ -130,5 +134,20 @@ mod tests {
         assert!(unrecorded.0.contains_key(&elsewhere), "another namespace");
         assert!(unrecorded.0.contains_key(&place(many)), "the newest stay");
         assert!(!unrecorded.0.contains_key(&place(1)));
+    }
+
+    #[test]
+    fn what_is_gone_is_remembered_within_bounds_while_the_log_can_t_be_written() {
+        let ledger = Ledger::empty(Scope::default());
+        let mut unrecorded = Unrecorded::default();
+        for number in 0..MOST + 100 {
+            let mut bytes = [0; 32];
+            bytes[..8].copy_from_slice(&number.to_le_bytes());
+            let place: Place = (Fingerprint(bytes), "shop".into());
+            let runs = Census::running(std::slice::from_ref(&place));
+            unrecorded.observe(place.clone(), &runs, &ledger, Moment::ZERO);
+            unrecorded.observe(place, &Census::default(), &ledger, Moment::ZERO);
+        }
+        assert!(unrecorded.0.len() <= MOST + 1, "{}", unrecorded.0.len());
     }
 }
