@@ -62,10 +62,17 @@ impl SettingState {
             if let Some((head, _)) = info.and_then(|info| info.head.get()) {
                 self.log_grew(&uid, head, now);
             }
-            let queue = self.queues.get(&uid);
-            let left = queue.is_some_and(|queue| queue.pending.next(queue.head).is_some());
-            if left && !sends {
+            let Some(queue) = self.queues.get_mut(&uid) else {
+                continue;
+            };
+            let uncounted = queue.pending.next(queue.head).is_some();
+            if uncounted && !sends {
                 self.writer.ask(WriteDue::Counter); // what is left is counted before
+            }
+            let passed = queue.cursor.index >= queue.head;
+            let done = matches!(queue.phase, Phase::Following) && !uncounted && (passed || !sends);
+            if done && queue.unreadable.take().is_some() {
+                self.writer.ask(WriteDue::Soon); // nothing is left to read: nothing else would tell
             }
         }
     }
@@ -86,7 +93,9 @@ impl SettingState {
                 return;
             }
         };
-        queue.unreadable = None;
+        if queue.unreadable.take().is_some() {
+            self.writer.ask(WriteDue::Soon);
+        }
         let reached = queue.cursor.index + i64::from(queue.cursor.ordinal > 0);
         if there {
             // Another replica has appended what was not heard of here yet.
