@@ -1021,6 +1021,9 @@ fn name() -> impl Strategy<Value = String> {
         1 => (any::<char>(), 0..300_usize).prop_map(|(c, n)| String::from(c).repeat(n)),
         1 => Just("web".to_owned()),
     ]
+    .prop_filter("steps of a path, which no object is called", |name| {
+        name != "." && name != ".."
+    })
 }
 
 prop_compose! {
