@@ -29,9 +29,9 @@ use crate::{
 /// At most this many statuses are written at once. A thousand settings that hear of one change must not crowd out all
 /// other writes; while they queue, each acknowledges more with one write.
 const STATUS_WRITES: usize = 8;
-/// At most this many logs are listed at once to find where cursors start: a thousand settings may hear of one new
-/// environment.
-const START_LISTS: usize = 4;
+/// At most this many logs are listed at once: to find where cursors start, or where the log of a deleted environment ends. A
+/// thousand settings may hear of one environment.
+const LOG_LISTS: usize = 4;
 /// At most this many other requests of settings are under way at once: each takes a connection and about 11 KB, and after a
 /// start each setting reads its Secret.
 const READS: usize = 16;
@@ -61,8 +61,7 @@ pub(crate) struct Context {
 /// How many requests to the API server all settings together may have under way, by what they do.
 pub(crate) struct RequestSlots {
     pub status_writes: Semaphore,
-    /// Lists of logs to find starts, and ends of those of deleted environments.
-    pub start_lists: Semaphore,
+    pub log_lists: Semaphore,
     pub reads: Semaphore,
 }
 
@@ -70,7 +69,7 @@ impl Default for RequestSlots {
     fn default() -> Self {
         Self {
             status_writes: Semaphore::new(STATUS_WRITES),
-            start_lists: Semaphore::new(START_LISTS),
+            log_lists: Semaphore::new(LOG_LISTS),
             reads: Semaphore::new(READS),
         }
     }

@@ -180,6 +180,12 @@ impl EnvironmentQueue {
         });
     }
 
+    /// Its log could be read, or nothing of it is left to read. Returns whether it was reported that it could not.
+    pub fn could_read(&mut self) -> bool {
+        let before = self.unreadable.take();
+        before.is_some_and(|before| before.failures >= UNREADABLE)
+    }
+
     /// Whether its log may be read: it was not found unreadable a moment ago.
     pub fn may_read(&self, now: Moment) -> bool {
         let unreadable = self.unreadable.as_ref();

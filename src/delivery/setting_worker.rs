@@ -266,7 +266,7 @@ impl SettingWorker {
                 });
             }
             Action::ListEntries(environment) => self.spawn_request(
-                |slots| &slots.start_lists,
+                |slots| &slots.log_lists,
                 async move |context| {
                     let entries = LogReader::entries(&context.log, &environment).await;
                     Input::Entries(environment, entries)
@@ -281,7 +281,7 @@ impl SettingWorker {
                 },
             ),
             Action::CheckDeleted(environment) => self.spawn_request(
-                |slots| &slots.start_lists,
+                |slots| &slots.log_lists,
                 async move |context| {
                     let checked = check_deleted(&context, &environment).await;
                     Input::Checked(environment, checked.map_err(|error| error.to_string()))

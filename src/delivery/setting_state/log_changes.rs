@@ -71,8 +71,8 @@ impl SettingState {
             }
             let passed = queue.cursor.index >= queue.head;
             let done = matches!(queue.phase, Phase::Following) && !uncounted && (passed || !sends);
-            if done && queue.unreadable.take().is_some() {
-                self.writer.ask(WriteDue::Soon); // nothing is left to read: nothing else would tell
+            if done && queue.could_read() {
+                self.writer.ask(WriteDue::Soon); // no search would tell
             }
         }
     }
@@ -93,7 +93,7 @@ impl SettingState {
                 return;
             }
         };
-        if queue.unreadable.take().is_some() {
+        if queue.could_read() {
             self.writer.ask(WriteDue::Soon);
         }
         let reached = queue.cursor.index + i64::from(queue.cursor.ordinal > 0);

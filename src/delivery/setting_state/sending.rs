@@ -108,15 +108,10 @@ impl SettingState {
         let gap = gap.filter(|gap| queue.cursor.unreported_gap.as_ref() != Some(gap));
         let moved = queue.cursor != found.cursor;
         queue.advance(found.cursor);
-        queue.unreadable = match (&found.next, queue.unreadable.take()) {
-            (Next::Unreadable(_), before) => before,
-            (_, before) => {
-                if before.is_some_and(|before| before.failures >= UNREADABLE) {
-                    self.writer.ask(WriteDue::Soon);
-                }
-                None
-            }
-        };
+        let is_read = !matches!(found.next, Next::Unreadable(_));
+        if is_read && queue.could_read() {
+            self.writer.ask(WriteDue::Soon);
+        }
         match found.next {
             Next::Message(key) => queue.work = Work::Found(key),
             Next::Nothing => {}
