@@ -553,7 +553,8 @@ impl Assessor<'_> {
             add(*fingerprint, &image.unwrap_or_default(), namespace, trusted);
         }
         let first_late = |fingerprint: Fingerprint| {
-            let of_it = state.late.iter().filter(|((it, _), _)| *it == fingerprint);
+            let of_it = state.late.range((fingerprint, Arc::default())..);
+            let of_it = of_it.take_while(|((it, _), _)| *it == fingerprint);
             of_it.map(|(_, first)| *first).min()
         };
         let running: BTreeSet<Fingerprint> = artifacts.keys().copied().collect();

@@ -279,9 +279,10 @@ impl Ledger {
 
     /// Since when an artifact that was not recorded did not meet the rules when it ran last.
     pub fn uncounted_since(&self, artifact: Fingerprint) -> Option<Timestamp> {
-        let mut known = self.compliance.uncounted.iter();
-        let known = known.find(|it| Fingerprint::from_hex(&it.fingerprint) == Some(artifact));
-        known.map(|it| it.since)
+        let mut known = self.compliance.uncounted.iter().peekable();
+        known.peek()?; // as nearly always
+        let digest = artifact.to_string();
+        known.find(|it| it.fingerprint == digest).map(|it| it.since)
     }
 
     /// Whether an artifact does not meet the rules, or did not when it ran last without being recorded.

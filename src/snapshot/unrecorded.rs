@@ -58,6 +58,9 @@ impl Unrecorded {
     /// Forgets what is recorded by now, and what is gone if that is too much.
     pub fn tidy(&mut self, ledger: &Ledger) {
         self.0.retain(|place, _| !ledger.is_in(place));
+        if self.0.values().filter(|it| it.gone.is_some()).count() <= GONE {
+            return; // as nearly always
+        }
         let mut gone: BTreeMap<&str, Vec<Moment>> = BTreeMap::new();
         for ((_, namespace), sight) in &self.0 {
             gone.entry(namespace).or_default().extend(sight.gone);
