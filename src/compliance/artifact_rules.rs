@@ -278,11 +278,10 @@ impl RuleContext<'_> {
             let words = format!("on the allow-list: {reason}");
             return (Compliant, VerdictReason::AllowListed, words, until); // A2
         }
-        let of_all = self.reviews(trusted);
-        let newest = [reviews.last(), of_all.last()].into_iter().flatten();
-        let rejected = |it: &&&Arc<ApprovalReview>| it.state == ReviewState::Rejected;
-        if let Some(newest) = newest.copied().find(|it| rejected(&it)) {
-            let words = format!("rejected by {}", newest.reviewer);
+        let newest = [reviews.last().copied(), self.reviews(trusted).pop()];
+        let mut newest = newest.into_iter().flatten();
+        if let Some(rejection) = newest.find(|it| it.state == ReviewState::Rejected) {
+            let words = format!("rejected by {}", rejection.reviewer);
             return (NonCompliant, VerdictReason::ApprovalRejected, words, None); // A4
         }
         let mut ends = vec![];

@@ -110,6 +110,17 @@ pub struct CutInput<'a> {
 }
 
 impl CutInput<'_> {
+    /// How long to wait for the pods of a workload. `since`: when what waits began.
+    pub fn patience(&self, since: Moment) -> Patience<'_> {
+        Patience {
+            settle: self.settle,
+            ended_by: self.census.ended_by(),
+            since,
+            now: self.now,
+            wall: self.wall,
+        }
+    }
+
     fn resolver(&self) -> &IdentityResolver<'_> {
         &self.assessor.resolver
     }
@@ -484,13 +495,7 @@ impl CutInput<'_> {
             return false; // nothing is left of it
         };
         let rolled = unsettled.rolled(workload) && rests_at(state, self.settle) > self.now;
-        let patience = Patience {
-            settle: self.settle,
-            ended_by: self.census.ended_by(),
-            since: unsettled.differs_since(cell).unwrap_or(self.now),
-            now: self.now,
-            wall: self.wall,
-        };
+        let patience = self.patience(unsettled.differs_since(cell).unwrap_or(self.now));
         let restless = patience.restless_until(state) > Some(self.now);
         let starts = ledger.count(cell) == 0;
         let stops = self.census.get(cell) == 0;

@@ -21,7 +21,7 @@ use crate::{
         census::{Census, cells_of},
         cut::{CutInput, Entry, Learned},
         ledger::{CENSUS_VERSION, Cell, Identities, LearnedContainers, Ledger, Place},
-        settle::{Comparison, Patience, Unsettled, rests_at, rolling_until},
+        settle::{Comparison, Unsettled, rests_at, rolling_until},
         state::{ClusterState, EnvironmentState, Frozen, FrozenReason, KnownLog, Plan},
         unrecorded::Unrecorded,
     },
@@ -331,13 +331,8 @@ impl Planner<'_> {
             wall,
             ..
         } = self.input;
-        let patience = Patience {
-            settle,
-            ended_by: self.input.census.ended_by(),
-            since: now,
-            now,
-            wall,
-        };
+        let input = self.input;
+        let patience = input.patience(now);
         let (mut expired, mut completed) = (vec![], vec![]);
         let mut next: Option<Moment> = None;
         self.open_since
