@@ -946,9 +946,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 
 /// An environment that records at once, so that a restart changes nothing about when.
 fn at_once() -> Cluster {
-    let mut cluster = Cluster::bare(true);
-    cluster.environment("prod", &at_once_with(RULES[0]));
-    cluster.begin();
+    let mut cluster = Cluster::watched(true, &at_once_with(RULES[0]));
     cluster.pass(10);
     cluster
 }

@@ -6,9 +6,7 @@ const RULES: &str = "compliance: {provenance: {required: true, trustedNamespaces
 
 /// A cluster with rules, in which a sidecar runs for ever whose node calls it otherwise.
 fn with_mesh() -> Cluster {
-    let mut cluster = Cluster::bare(true);
-    cluster.environment("prod", RULES);
-    cluster.begin();
+    let mut cluster = Cluster::watched(true, RULES);
     let mesh = cluster.running("StatefulSet mesh", "r", &["mesh"]);
     cluster.container(&mesh, |c| c.image_id = image_id("mesh of its node"));
     cluster.pass(60);

@@ -71,10 +71,8 @@ fn status(cluster: &Cluster) -> EnvironmentStatus {
 }
 
 fn ruled() -> Cluster {
-    let mut cluster = Cluster::bare(true);
     let rules = "compliance: {provenance: {required: true, trustedNamespaces: [ci]}, grace: 0s}";
-    cluster.environment("prod", rules);
-    cluster.begin();
+    let mut cluster = Cluster::watched(true, rules);
     cluster.pass(60);
     cluster.new_events();
     cluster

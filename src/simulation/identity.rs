@@ -172,9 +172,7 @@ fn a_pin_names_the_artifact_if_the_spec_cannot_have_been_edited() {
         (0, false, true, "amd64"),
     ] {
         let case = format!("{generation} {counted} {seen_early}");
-        let mut cluster = Cluster::bare(counted);
-        cluster.environment("prod", "{}");
-        cluster.begin();
+        let mut cluster = Cluster::watched(counted, "{}");
         cluster.pass(60);
         cluster.new_events();
         if !seen_early {
@@ -227,9 +225,7 @@ fn runs_called(cluster: &mut Cluster, pod: &str, container: &str, image_id: &str
 fn an_edited_spec_does_not_lend_a_good_name_to_a_bad_image() {
     // S8: the pod runs `bad`, and its spec is edited in place to the digest of `good`.
     for (counted, restart) in [(true, false), (true, true), (false, false), (false, true)] {
-        let mut cluster = Cluster::bare(counted);
-        cluster.environment("prod", "{}");
-        cluster.begin();
+        let mut cluster = Cluster::watched(counted, "{}");
         let pod = cluster.running("web", "r", &["bad"]);
         cluster.pass(60);
         cluster.new_events();
@@ -838,10 +834,8 @@ fn a_pin_teaches_only_what_its_own_repository_calls_the_image() {
 
 /// A cluster with a rule that `registry.example/good` is excepted from.
 fn excepting(counted: bool) -> Cluster {
-    let mut cluster = Cluster::bare(counted);
     let rules = "compliance: {provenance: {required: true, trustedNamespaces: [ci]}, grace: 1m, recoveryWindow: 0s, exceptions: [{images: [registry.example/good], reason: bought}]}";
-    cluster.environment("prod", rules);
-    cluster.begin();
+    let mut cluster = Cluster::watched(counted, rules);
     cluster.pass(120);
     cluster.new_events();
     cluster

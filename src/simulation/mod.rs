@@ -287,11 +287,17 @@ impl Cluster {
 
     /// The same with other settle times (YAML).
     pub fn settling(settle: &str) -> Self {
-        let mut cluster = Self::bare(true);
-        cluster.environment("prod", &format!("settle: {settle}"));
-        cluster.begin();
+        let mut cluster = Self::watched(true, &format!("settle: {settle}"));
         assert_eq!(cluster.new_events(), ["silence: Baseline"]);
         cluster.pass(60);
+        cluster
+    }
+
+    /// A cluster with the environment `prod` (YAML), which is being watched.
+    pub fn watched(trust_generation: bool, environment: &str) -> Self {
+        let mut cluster = Self::bare(trust_generation);
+        cluster.environment("prod", environment);
+        cluster.begin();
         cluster
     }
 
