@@ -30,7 +30,7 @@ for tier in $TIERS; do
   case "$tier" in
     T0)
       say "T0: pure and in-memory"
-      cargo test --locked --workspace --lib
+      ALL_TRIES=1 cargo test --locked --workspace --lib
       ;;
     T1)
       say "T1: a real control plane with a fake node"

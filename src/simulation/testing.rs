@@ -13,14 +13,17 @@ use crate::{
     snapshot::{cut, ledger::content_hash},
 };
 
-/// How often a property is tried: as often as `PROPTEST_CASES` says, else so often.
-pub fn tries(otherwise: u32) -> ProptestConfig {
+/// How often a property is tried: as often as `PROPTEST_CASES` says, else so often where `ALL_TRIES` is set, as `make test`
+/// does, and a quarter of that elsewhere: `cargo test --lib` has to take less than a minute.
+pub fn tries(all: u32) -> ProptestConfig {
     let default = ProptestConfig::default();
-    let chosen = std::env::var_os("PROPTEST_CASES").map(|_| default.cases);
-    ProptestConfig {
-        cases: chosen.unwrap_or(otherwise),
-        ..default
-    }
+    let is_set = |name| std::env::var_os(name).is_some();
+    let cases = match (is_set("PROPTEST_CASES"), is_set("ALL_TRIES")) {
+        (true, _) => default.cases,
+        (false, true) => all,
+        (false, false) => all / 4,
+    };
+    ProptestConfig { cases, ..default }
 }
 
 /// How often a property of what reads texts from outside is tried.

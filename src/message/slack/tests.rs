@@ -1084,6 +1084,8 @@ fn some_snapshots() -> impl Strategy<Value = Vec<EnvironmentSnapshotSpec>> {
 }
 
 proptest! {
+    #![proptest_config(crate::simulation::testing::tries(256))]
+
     #[test]
     fn any_names_give_a_message_that_keeps_the_rules(
         snapshots in some_snapshots(),
