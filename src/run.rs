@@ -249,12 +249,14 @@ fn start_evidence_watch<K: EvidenceResource>(
 ) {
     let (client, state) = (shared.client.clone(), shared.state.clone());
     let (metrics, timings) = (shared.metrics.clone(), shared.watch_timings);
+    let events = shared.events.clone();
     let statuses = statuses.clone();
     tasks.spawn(async move {
         let follow = Follow {
             client: &client,
             streams: &*state,
             metrics: &metrics,
+            events: &events,
             timings,
         };
         evidence_watch::follow::<K, _>(follow, state.clone(), statuses).await;

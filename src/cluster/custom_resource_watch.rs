@@ -5,10 +5,12 @@
 
 use std::{collections::BTreeSet, mem};
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client, Resource,
     api::ObjectMeta,
     core::object::{HasSpec, HasStatus},
+    runtime::events::EventType,
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
@@ -16,10 +18,12 @@ use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use crate::{
     api::{
         AllowedArtifact, ArtifactApproval, ArtifactProvenance, Environment, NotificationSetting,
+        condition::reasons as closed_list,
     },
     cluster::{
         custom_resource_metadata::SlimMetadata,
-        pod_view::{Decoded, Meta, SlimView},
+        kubernetes_events::EventPublisher,
+        pod_view::{Decoded, Meta, SlimView, uid_text},
         watch::{self, ObjectSink, StreamSink, WatchTimings, WatchedKind},
         watch_progress::{ListEnd, WatchKind},
     },
@@ -107,6 +111,11 @@ impl<K: CustomResource> WatchedKind for Slim<K> {
     const PATH: &'static str = K::PATH;
 }
 
+closed_list! {
+    /// Why a Kubernetes Event is recorded on an object of any kind of ours.
+    pub(crate) enum ObjectEventReason { Unreadable }
+}
+
 /// Is called for each change of a kind. An object that can't be read changes nothing: its last good state is kept.
 pub trait Follower<K>: Send {
     /// Tells objects apart.
@@ -136,6 +145,8 @@ pub struct Follow<'a, S> {
     /// Keeps how far the kind has been read.
     pub streams: &'a S,
     pub metrics: &'a Metrics,
+    /// Records on an object of ours that it can't be read.
+    pub events: &'a EventPublisher,
     pub timings: WatchTimings,
 }
 
@@ -144,6 +155,7 @@ impl<S: StreamSink> Follow<'_, S> {
     pub async fn follow<K: CustomResource, F: Follower<K>>(self, follower: &mut F) {
         let sink = FollowerSink {
             streams: self.streams,
+            events: self.events,
             list: Mutex::new(ListedObjects {
                 follower,
                 present: BTreeSet::new(),
@@ -158,6 +170,7 @@ impl<S: StreamSink> Follow<'_, S> {
 /// Passes on to a follower what is read of a kind.
 struct FollowerSink<'a, K, F: Follower<K>, S> {
     streams: &'a S,
+    events: &'a EventPublisher,
     list: Mutex<ListedObjects<'a, K, F>>,
 }
 
@@ -254,7 +267,21 @@ impl<K: CustomResource, F: Follower<K>, S: StreamSink> ObjectSink<Slim<K>>
                 Decoded::Good(slim) => Ok(&slim.meta),
                 Decoded::Bad(meta, why) => Err((meta, why.as_str())),
             };
-            warnings.extend(self.streams.read(K::WATCH, read, listed));
+            let news = self.streams.read(K::WATCH, read, listed);
+            if let Decoded::Bad(meta, why) = &object
+                && !news.is_empty()
+            {
+                let note = format!("{why}; its last good state is kept");
+                let reason = ObjectEventReason::Unreadable.as_str();
+                self.events.publish(
+                    reference::<K>(meta),
+                    EventType::Warning,
+                    "Read",
+                    reason,
+                    note,
+                );
+            }
+            warnings.extend(news);
             let meta = object.meta();
             if listed {
                 list.present.insert(F::key(meta));
@@ -273,6 +300,19 @@ impl<K: CustomResource, F: Follower<K>, S: StreamSink> ObjectSink<Slim<K>>
         let meta = object.meta();
         self.streams.read(K::WATCH, Ok(meta), false);
         self.list.lock().follower.delete(&F::key(meta));
+    }
+}
+
+/// What a Kubernetes Event about an object of ours refers to.
+fn reference<K: CustomResource>(meta: &Meta) -> ObjectReference {
+    let known = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    ObjectReference {
+        api_version: Some(K::api_version(&()).into_owned()),
+        kind: Some(K::kind(&()).into_owned()),
+        namespace: known(&meta.namespace),
+        name: known(&meta.name),
+        uid: Some(uid_text(meta.uid)),
+        ..ObjectReference::default()
     }
 }
 
@@ -356,8 +396,9 @@ mod tests {
 
     #[test]
     fn an_object_of_ours_that_cannot_be_read_is_named() {
-        let json = object(&json!("no spec"), &Value::Null).to_string();
-        let read: Decoded<Slim<Environment>> = serde_json::from_str(&json).unwrap();
+        let spec = json!({"webhook": {}, "environments": ["prod", {"name": "test"}]});
+        let json = object(&spec, &Value::Null).to_string();
+        let read: Decoded<Slim<NotificationSetting>> = serde_json::from_str(&json).unwrap();
         let Decoded::Bad(meta, why) = read else {
             panic!("it was read");
         };
@@ -365,6 +406,25 @@ mod tests {
             (meta.namespace.as_str(), meta.name.as_str()),
             ("team", "one")
         );
-        assert!(why.contains("invalid type: string"), "{why}");
+        assert!(
+            why.starts_with("spec.environments[1]: invalid type: map"),
+            "{why}"
+        );
+    }
+
+    #[test]
+    fn all_that_a_kubernetes_event_may_say_of_an_object_of_ours_is_explained_in_the_documents() {
+        let documents = include_str!("../../docs/troubleshooting.md");
+        for reason in ObjectEventReason::ALL {
+            let row = format!("\n| `{}` |", reason.as_str());
+            assert!(documents.contains(&row), "{row}");
+        }
+    }
+
+    #[test]
+    fn an_event_refers_to_the_object_by_the_uid_that_the_api_server_gave_it() {
+        let text = "0e4a6c1e-5d6b-4b0e-9a53-3d1f3f1d7a10";
+        assert_eq!(uid_text(crate::cluster::pod_view::uid(text)), text);
+        assert_eq!(uid_text(1), "00000000-0000-0000-0000-000000000001");
     }
 }

@@ -36,6 +36,9 @@ pub struct Meta {
     pub version: u64,
 }
 
+/// At most so many characters are said of why an object can't be read: it may name keys and values of the object.
+const WHY: usize = 512;
+
 /// An object as it came from the API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decoded<T> {
@@ -67,11 +70,23 @@ impl<'de, T: SlimView> Deserialize<'de> for Decoded<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = <&'de RawValue>::deserialize(deserializer)?.get();
         // From bytes, as elsewhere: all of this is compiled once for each type of input.
-        Ok(match serde_json::from_slice(raw.as_bytes()) {
+        let bytes = raw.as_bytes();
+        Ok(match serde_json::from_slice(bytes) {
             Ok(view) => Self::Good(view),
-            Err(error) => Self::Bad(salvage(raw), error.to_string()),
+            Err(error) => Self::Bad(salvage(raw), why_unreadable::<T>(bytes, &error)),
         })
     }
+}
+
+/// The error with the field that it is about, which costs a second reading.
+fn why_unreadable<T: SlimView>(bytes: &[u8], error: &serde_json::Error) -> String {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let named = serde_path_to_error::deserialize::<_, T>(&mut json);
+    let mut why = named.map_or_else(|named| named.to_string(), |_| error.to_string());
+    if let Some((end, _)) = why.char_indices().nth(WHY) {
+        why.truncate(end);
+    }
+    why
 }
 
 /// As much of the metadata as can be read of an object that can't be read as a whole.
@@ -106,6 +121,19 @@ pub fn uid(text: &str) -> u128 {
     hash.iter()
         .take(16)
         .fold(0, |number, byte| number << 8 | u128::from(*byte))
+}
+
+/// The text of a UID that is a UUID.
+pub fn uid_text(uid: u128) -> String {
+    let digits = format!("{uid:032x}");
+    let parts = [
+        &digits[..8],
+        &digits[8..12],
+        &digits[12..16],
+        &digits[16..20],
+        &digits[20..],
+    ];
+    parts.join("-")
 }
 
 /// A resource version as a number (they are comparable integers); 0 when it is none.

@@ -82,6 +82,7 @@ impl Context {
             client: &self.client,
             streams: &self.clock,
             metrics: &self.metrics,
+            events: &self.events,
             timings: self.watch_timings,
         }
     }

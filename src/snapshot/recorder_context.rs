@@ -61,6 +61,7 @@ impl RecorderContext {
             client: &self.client,
             streams: &self.shared,
             metrics: &self.metrics,
+            events: &self.events,
             timings: self.watch_timings,
         }
     }

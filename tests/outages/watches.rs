@@ -127,6 +127,64 @@ fn an_object_that_cannot_be_read_keeps_its_last_good_state_and_stops_nothing_els
 }
 
 #[test]
+fn an_object_of_ours_that_cannot_be_read_says_so_on_itself_and_what_it_said_before_still_holds() {
+    outage(async |cluster| {
+        let (proxy, mut alive) = behind_proxy(cluster, &[]).await?;
+        let (actor, receiver) = told_all(cluster, "misread").await?;
+        let ns = actor.name.clone();
+        let web = |tag: u32| deployment(&ns, "web", &format!("r.example/web:v{tag}"), 1);
+        actor.apply(web(1)).await?;
+        all_is_told(&actor, &receiver).await?;
+
+        // As with CRDs that are older than the operator, or were changed.
+        const SETTINGS: &str = "/apis/shipbell.dev/v1alpha1/notificationsettings";
+        const ENVIRONMENTS: &str = "/apis/shipbell.dev/v1alpha1/environments";
+        proxy.answer_with(|asked| {
+            let (field, spoilt) = match () {
+                () if asked.follows(SETTINGS) => ("environments", json!("all of them")),
+                () if asked.follows(ENVIRONMENTS) => ("exclude", json!([7])),
+                () => return Action::Pass,
+            };
+            Action::lines(move |line| {
+                change_objects(line, |object| object["spec"][field] = spoilt.clone())
+            })
+        });
+        proxy.cut();
+        let environment = ["environment", &ns];
+        for (object, field) in [
+            (
+                ["notificationsetting", "all"],
+                "spec.environments: invalid type",
+            ),
+            (environment, "spec.exclude[0]: invalid type"),
+        ] {
+            let [kind, name] = object;
+            actor
+                .kubectl(&["annotate", kind, name, "--overwrite", "note=changed"])
+                .await?;
+            let what = format!("{kind} {name} to say that it can't be read");
+            kit::eventually(PATIENCE, &what, async || {
+                let told = actor.kubectl(&["describe", kind, name]).await?;
+                let event = told.lines().find(|line| line.contains("Unreadable"));
+                let named = event.is_some_and(|event| event.contains(field));
+                ensure!(named, "{told}");
+                Ok(Some(()))
+            })
+            .await?;
+        }
+        receiver.forget();
+        actor.apply(web(2)).await?;
+        let news = ["STARTED web:v2 0 to 1", "STOPPED web:v1 1 to 0"];
+        hears(&receiver, &news).await?;
+
+        proxy.pass();
+        proxy.cut();
+        ready(&actor, "True Recording").await?;
+        alive.still_runs()
+    });
+}
+
+#[test]
 fn watches_that_end_forget_fall_silent_or_lose_events_cost_nothing() {
     outage(async |cluster| {
         let args = ["--watch-idle=3s", "--check-interval=1h"];
