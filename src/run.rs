@@ -41,8 +41,7 @@ use crate::{
     },
     config::{Configuration, ReadApiConfig, Tuning},
     delivery::{
-        context::{Context as DeliveryContext, RequestSlots},
-        dispatcher,
+        context::Context as DeliveryContext, dispatcher, request_slots::RequestSlots,
         secret::RbacHints,
     },
     http::sender::HttpSender,

@@ -8,7 +8,6 @@
 use std::sync::Arc;
 
 use kube::Client;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -16,7 +15,7 @@ use crate::{
     cluster::{
         custom_resource_watch::Follow, kubernetes_events::EventPublisher, watch::WatchTimings,
     },
-    delivery::secret::RbacHints,
+    delivery::{request_slots::RequestSlots, secret::RbacHints},
     http::sender::HttpSender,
     message::installation::Installation,
     metrics::Metrics,
@@ -25,16 +24,6 @@ use crate::{
         shared_state::SharedState,
     },
 };
-
-/// At most this many statuses are written at once. A thousand settings that hear of one change must not crowd out all
-/// other writes; while they queue, each acknowledges more with one write.
-const STATUS_WRITES: usize = 8;
-/// At most this many logs are listed at once: to find where cursors start, or where the log of a deleted environment ends. A
-/// thousand settings may hear of one environment.
-const LOG_LISTS: usize = 4;
-/// At most this many other requests of settings are under way at once: each takes a connection and about 11 KB, and after a
-/// start each setting reads its Secret.
-const READS: usize = 16;
 
 /// What delivery works with.
 pub(crate) struct Context {
@@ -56,23 +45,6 @@ pub(crate) struct Context {
     /// Ends sending: what is on its way is finished first.
     pub stop: CancellationToken,
     pub requests: RequestSlots,
-}
-
-/// How many requests to the API server all settings together may have under way, by what they do.
-pub(crate) struct RequestSlots {
-    pub status_writes: Semaphore,
-    pub log_lists: Semaphore,
-    pub reads: Semaphore,
-}
-
-impl Default for RequestSlots {
-    fn default() -> Self {
-        Self {
-            status_writes: Semaphore::new(STATUS_WRITES),
-            log_lists: Semaphore::new(LOG_LISTS),
-            reads: Semaphore::new(READS),
-        }
-    }
 }
 
 impl Context {

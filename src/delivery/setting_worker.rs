@@ -14,7 +14,7 @@ use http::{Method, Request, header::CONTENT_TYPE};
 use jiff::Timestamp;
 use kube::{Api, Resource as _, ResourceExt as _, runtime::events::EventType};
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
     task::{AbortHandle, JoinSet},
     time::{Instant, sleep_until, timeout},
 };
@@ -23,12 +23,13 @@ use crate::{
     api::{Environment, EnvironmentSnapshotSpec, NotificationSetting, environment::EnvironmentId},
     delivery::{
         conditions::NotReady,
-        context::{Context, ProgressEntry, RequestSlots},
+        context::{Context, ProgressEntry},
         environment_queue::Token,
         mailbox::Mailbox,
         next_message::{LogReader, Origin},
         pending::{CountedRange, LogRange},
         reasons::{EventReason, NotReadyReason},
+        request_slots::{FairSlots, RequestSlots},
         secret::{self, DestinationError},
         setting_metrics::SettingMetrics,
         setting_state::{Action, Deleted, DestinationAnswer, Input, Now, SettingState},
@@ -208,10 +209,11 @@ impl SettingWorker {
     /// Makes a request to the API server when its turn has come. What waits is small: the request is made then.
     fn spawn_request<R: Future<Output = Input> + Send + 'static>(
         &mut self,
-        slots: fn(&RequestSlots) -> &Semaphore,
+        slots: fn(&RequestSlots) -> &Arc<FairSlots>,
         request: impl FnOnce(Arc<Context>) -> R + Send + 'static,
     ) {
-        self.spawn(in_turn(self.context.clone(), slots, request));
+        let namespace = self.who.namespace.clone();
+        self.spawn(in_turn(self.context.clone(), namespace, slots, request));
     }
 
     fn execute(&mut self, action: Action) {
@@ -344,11 +346,11 @@ impl SettingWorker {
 /// Makes a request when a slot is free, and is small until then.
 async fn in_turn<R: Future>(
     context: Arc<Context>,
-    slots: fn(&RequestSlots) -> &Semaphore,
+    namespace: Arc<str>,
+    slots: fn(&RequestSlots) -> &Arc<FairSlots>,
     request: impl FnOnce(Arc<Context>) -> R,
 ) -> R::Output {
-    // The semaphores are never closed.
-    let _permit = slots(&context.requests).acquire().await;
+    let _slot = slots(&context.requests).take(namespace).await;
     Box::pin(request(context.clone())).await
 }
 
@@ -554,7 +556,8 @@ mod tests {
             kept.len()
         }
         assert!(size_of_future(big) > 10_000);
-        let size = size_of_future(|context| in_turn(context, |slots| &slots.reads, big));
+        let size =
+            size_of_future(|context| in_turn(context, "a".into(), |slots| &slots.reads, big));
         assert!(size < 256, "{size} bytes");
     }
 

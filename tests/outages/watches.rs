@@ -22,6 +22,8 @@ use std::{
 pub const PODS: &str = "/api/v1/pods";
 const DEPLOYMENTS: &str = "/apis/apps/v1/deployments";
 const NAMESPACES: &str = "/api/v1/namespaces";
+const SETTINGS: &str = "/apis/shipbell.dev/v1alpha1/notificationsettings";
+const ENVIRONMENTS: &str = "/apis/shipbell.dev/v1alpha1/environments";
 
 /// An operator behind a proxy.
 pub async fn behind_proxy(cluster: &Cluster, args: &[&str]) -> Result<(Proxy, Operator)> {
@@ -137,8 +139,6 @@ fn an_object_of_ours_that_cannot_be_read_says_so_on_itself_and_what_it_said_befo
         all_is_told(&actor, &receiver).await?;
 
         // As with CRDs that are older than the operator, or were changed.
-        const SETTINGS: &str = "/apis/shipbell.dev/v1alpha1/notificationsettings";
-        const ENVIRONMENTS: &str = "/apis/shipbell.dev/v1alpha1/environments";
         proxy.answer_with(|asked| {
             let (field, spoilt) = match () {
                 () if asked.follows(SETTINGS) => ("environments", json!("all of them")),
