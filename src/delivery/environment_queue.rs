@@ -121,7 +121,7 @@ pub(crate) struct EnvironmentQueue {
     /// Where the log ends has been learned since the start of the program.
     pub head_known: bool,
     /// Why the log could not be read, if it could not.
-    pub unreadable: Option<Unreadable>,
+    unreadable: Option<Unreadable>,
     /// Since when its environment is gone: the queue ends when nothing is left.
     pub deleted: Option<Moment>,
     pub phase: Phase,
@@ -169,8 +169,9 @@ impl EnvironmentQueue {
         }
     }
 
-    /// Its log could not be read.
-    pub fn could_not_read(&mut self, why: String, seed: u64, now: Moment) {
+    /// Its log could not be read. Returns whether that has to be reported now: once may be chance.
+    #[must_use = "the status has to be written"]
+    pub fn could_not_read(&mut self, why: String, seed: u64, now: Moment) -> bool {
         let before = self.unreadable.as_ref();
         let failures = before.map_or(1, |before| before.failures.saturating_add(1));
         self.unreadable = Some(Unreadable {
@@ -178,12 +179,25 @@ impl EnvironmentQueue {
             failures,
             until: now + backoff::delay(failures, seed),
         });
+        failures == UNREADABLE
     }
 
     /// Its log could be read, or nothing of it is left to read. Returns whether it was reported that it could not.
+    #[must_use = "the status has to be written"]
     pub fn could_read(&mut self) -> bool {
         let before = self.unreadable.take();
         before.is_some_and(|before| before.failures >= UNREADABLE)
+    }
+
+    /// Why its log can't be read, if that has to be reported.
+    pub fn log_problem(&self) -> Option<&str> {
+        let unreadable = self.unreadable.as_ref()?;
+        (unreadable.failures >= UNREADABLE).then_some(&unreadable.why)
+    }
+
+    /// Whether it is time to read the log again that could not be read.
+    pub fn may_read_again(&self, now: Moment) -> bool {
+        self.unreadable.is_some() && self.may_read(now)
     }
 
     /// Whether its log may be read: it was not found unreadable a moment ago.

@@ -53,8 +53,7 @@ impl SettingState {
     pub(super) fn read_again(&mut self, now: Now) {
         let sends = self.may_send(now); // then the search for the next message tells
         let queues = self.queues.iter();
-        let due =
-            queues.filter(|(_, queue)| queue.unreadable.is_some() && queue.may_read(now.moment));
+        let due = queues.filter(|(_, queue)| queue.may_read_again(now.moment));
         let due = due.map(|(uid, queue)| (uid.clone(), queue.cursor.environment.clone()));
         let due: Vec<_> = due.collect();
         for (uid, name) in due {
@@ -89,7 +88,9 @@ impl SettingState {
         let there = match result {
             Ok(there) => there,
             Err(why) => {
-                queue.could_not_read(why, self.seed, now.moment);
+                if queue.could_not_read(why, self.seed, now.moment) {
+                    self.writer.ask(WriteDue::Soon);
+                }
                 return;
             }
         };

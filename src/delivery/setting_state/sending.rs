@@ -6,7 +6,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     delivery::{
-        environment_queue::{Phase, Token, Turn, UNREADABLE, Work},
+        environment_queue::{Phase, Token, Turn, Work},
         message_history::{self, Attempt},
         next_message::{Found, Next, NextMessage, Search},
         reasons::{EventReason, SkipReason},
@@ -117,12 +117,7 @@ impl SettingState {
             Next::Nothing => {}
             Next::Unreadable(why) => {
                 warn!(setting = %self.title, environment, why, "can't read the log; trying again");
-                queue.could_not_read(why, seed, now.moment);
-                if queue
-                    .unreadable
-                    .as_ref()
-                    .is_some_and(|it| it.failures == UNREADABLE)
-                {
+                if queue.could_not_read(why, seed, now.moment) {
                     self.writer.ask(WriteDue::Soon);
                 }
             }
@@ -262,7 +257,9 @@ impl SettingState {
             (result, _) => {
                 if let Err(why) = result {
                     warn!(setting = %self.title, environment = queue.cursor.environment, why, "can't read the log; trying again");
-                    queue.could_not_read(why, seed, now.moment);
+                    if queue.could_not_read(why, seed, now.moment) {
+                        self.writer.ask(WriteDue::Soon);
+                    }
                 }
                 self.actions.push(Action::ReleaseTurn(turn.token));
             }

@@ -9,7 +9,7 @@ use crate::{
     api::{NotificationSettingStatus, condition, notification_setting::StartDecision},
     delivery::{
         conditions::{self, ConditionInput},
-        environment_queue::{AheadCounts, UNREADABLE},
+        environment_queue::AheadCounts,
         pending::{CountedRange, LogRange},
         reasons::EventReason,
         setting_state::{
@@ -107,13 +107,12 @@ impl SettingState {
                 let all = range.complete && queue.pending.next(queue.head).is_none();
                 self.close(&uid, all, now);
             } else if !range.complete {
-                queue.could_not_read(
-                    "an entry could not be read".to_owned(),
-                    self.seed,
-                    now.moment,
-                );
-            } else if !sends {
-                queue.unreadable = None; // while messages are sent, the search for the next one tells
+                let why = "an entry could not be read".to_owned();
+                if queue.could_not_read(why, self.seed, now.moment) {
+                    self.writer.ask(WriteDue::Soon);
+                }
+            } else if !sends && queue.could_read() {
+                self.writer.ask(WriteDue::Soon); // while messages are sent, the search for the next one tells
             }
         }
         if self.counting == Counting::UnderWay {
@@ -182,10 +181,8 @@ impl SettingState {
     /// Why a log can't be read, if it has failed for a while.
     fn log_problem(&self) -> Option<String> {
         self.queues.iter().find_map(|(_, queue)| {
-            let unreadable = queue.unreadable.as_ref()?;
-            let name = &queue.cursor.environment;
-            (unreadable.failures >= UNREADABLE)
-                .then(|| format!("environment {name}: {}", unreadable.why))
+            let why = queue.log_problem()?;
+            Some(format!("environment {}: {why}", queue.cursor.environment))
         })
     }
 

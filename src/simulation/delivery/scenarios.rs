@@ -669,6 +669,28 @@ fn what_went_with_a_deleted_environment_is_reported_as_that() {
 }
 
 #[test]
+fn a_log_that_cannot_be_compared_with_the_cursor_is_reported() {
+    let mut it = with_one_environment(webhook());
+    it.start();
+    it.run(seconds(5));
+    for name in ["a", "b"] {
+        change(&mut it, "u1", name);
+    }
+    it.run(seconds(60));
+    assert_eq!(it.delivered(), "True UpToDate");
+    let log = it.logs.get_mut("u1").unwrap();
+    log.entries.retain(|index, _| *index < 3);
+    log.unreadable.insert(3);
+    it.log_grew("u1");
+    it.run(seconds(120));
+    assert_eq!(it.delivered(), "False LogUnavailable");
+    it.logs.get_mut("u1").unwrap().unreadable.clear();
+    it.run(seconds(600));
+    assert_eq!(reasons(&it), ["CursorReset"]);
+    assert_eq!(it.delivered(), "True UpToDate");
+}
+
+#[test]
 fn a_log_that_was_set_back_starts_at_its_head_and_says_so() {
     let mut it = with_one_environment(webhook());
     it.start();
