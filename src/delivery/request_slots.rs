@@ -121,7 +121,7 @@ impl Drop for RequestSlot {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::poll_fn, task::Poll};
+    use std::{future::poll_fn, pin::Pin, task::Poll};
 
     use proptest::{collection::vec, prelude::*};
 
@@ -137,14 +137,14 @@ mod tests {
     async fn waits(
         slots: &Arc<FairSlots>,
         namespace: &str,
-    ) -> tokio::task::JoinHandle<RequestSlot> {
+    ) -> Pin<Box<impl Future<Output = RequestSlot> + use<>>> {
         let mut slot = Box::pin({
             let (slots, namespace) = (slots.clone(), Arc::from(namespace));
             async move { slots.take(namespace).await }
         });
         let is_waiting = poll_fn(|cx| Poll::Ready(slot.as_mut().poll(cx).is_pending())).await;
         assert!(is_waiting, "no slot is free");
-        tokio::spawn(slot)
+        slot
     }
 
     #[tokio::test]
@@ -157,11 +157,11 @@ mod tests {
         }
         let [first, second] = [waits(&slots, "few").await, waits(&slots, "few").await];
         drop(held);
-        drop(first.await.unwrap());
-        drop(many.pop_front().unwrap().await.unwrap());
-        drop(second.await.unwrap());
+        drop(first.await);
+        drop(many.pop_front().unwrap().await);
+        drop(second.await);
         for other in many {
-            drop(other.await.unwrap());
+            drop(other.await);
         }
         assert_eq!((slots.free(), slots.0.lock().waiting.len()), (1, 0));
     }
