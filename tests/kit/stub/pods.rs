@@ -265,14 +265,15 @@ pub fn deployment(workload: usize) -> String {
 }
 
 fn cut(template: &str) -> Vec<Piece> {
-    let mut pieces = vec![];
-    for (position, part) in template.split('@').enumerate() {
-        match FIELDS.iter().position(|field| *field == part) {
-            Some(field) if position % 2 == 1 => pieces.push(Piece::Field(field)),
-            _ => pieces.push(Piece::Text(part.to_owned())),
+    let parts = template.split('@').enumerate();
+    let pieces = parts.map(|(position, part)| {
+        if position.is_multiple_of(2) {
+            return Piece::Text(part.to_owned());
         }
-    }
-    pieces
+        let field = FIELDS.iter().position(|field| *field == part);
+        Piece::Field(field.unwrap_or_else(|| panic!("no field, so write @AT@ before {part}")))
+    });
+    pieces.collect()
 }
 
 fn spec(kind: Kind, sidecar: bool, scheduled: bool) -> Value {
@@ -382,8 +383,11 @@ fn status(state: State, sidecar: bool) -> Value {
                 "containerd://f@CONTAINER@",
             );
             if proxy["imageID"] != "" {
-                proxy["imageID"] =
-                    format!("registry.example.com/mesh/proxy@sha256:{}", digest(0xbeef)).into();
+                proxy["imageID"] = format!(
+                    "registry.example.com/mesh/proxy@AT@sha256:{}",
+                    digest(0xbeef)
+                )
+                .into();
             }
             containers.push(proxy);
         }
