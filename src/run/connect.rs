@@ -11,12 +11,16 @@ use std::{net::IpAddr, time::Duration};
 use anyhow::{Context as _, bail};
 use k8s_openapi::apimachinery::pkg::version::Info;
 use kube::{Api, Client, Config, api::ListParams};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::api::Environment;
 
 /// How long to wait for the API server's first answers.
 const ANSWER: Duration = Duration::from_secs(10);
+/// How long the API server may take to serve kinds that were installed a moment ago, by the same chart.
+const SERVED: Duration = Duration::from_secs(5);
+/// How long to wait before the kinds are asked for again.
+const AGAIN: Duration = Duration::from_millis(500);
 /// How long a connection may take before it is tried again.
 const CONNECT: Duration = Duration::from_secs(15);
 /// How long a connection may be silent before it counts as dead: even the quietest watch gets a bookmark each minute.
@@ -62,8 +66,17 @@ pub(crate) fn counts_pod_generations(version: &Info) -> bool {
 async fn check_installed(client: &Client) -> anyhow::Result<()> {
     let api: Api<Environment> = Api::all(client.clone());
     let one = ListParams::default().limit(1);
-    let listed = timeout(ANSWER, api.list_metadata(&one));
-    match listed.await.context("the API server doesn't answer")? {
+    let until = Instant::now() + SERVED;
+    let listed = loop {
+        let listed = timeout(ANSWER, api.list_metadata(&one));
+        match listed.await.context("the API server doesn't answer")? {
+            Err(kube::Error::Api(status)) if status.code == 404 && Instant::now() < until => {
+                sleep(AGAIN).await;
+            }
+            listed => break listed,
+        }
+    };
+    match listed {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 => {
             bail!(

@@ -1,12 +1,19 @@
 //! A start that can't succeed says why, and soon.
 
-use crate::bare_outage;
+use crate::{bare_outage, outage, watches::ENVIRONMENTS};
 use anyhow::{Result, ensure};
 use kit::{
-    Cluster,
-    stage::{Cast, spawn},
+    Action, Cluster, Proxy,
+    stage::{Cast, operator, spawn},
 };
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 /// Starts an operator that must fail; what it says.
 async fn fails(cluster: &Cluster, cast: &Cast) -> Result<String> {
@@ -64,6 +71,28 @@ fn a_start_that_cannot_succeed_says_why() {
         let told = fails(cluster, &cast("operator-silent")).await?;
         cluster.plane.resume_apiserver()?;
         ensure!(told.contains("doesn't answer"), "{told}");
+        Ok(())
+    });
+}
+
+#[test]
+fn kinds_that_were_installed_a_moment_ago_may_take_a_while_to_be_served() {
+    outage(async |cluster| {
+        let proxy = Proxy::start(&cluster.plane)?;
+        let lists = Arc::new(AtomicUsize::new(0));
+        let count = lists.clone();
+        proxy.answer_with(move |asked| {
+            if asked.follows(ENVIRONMENTS) && count.fetch_add(1, Ordering::Relaxed) < 2 {
+                return Action::Answer(404, 0);
+            }
+            Action::Pass
+        });
+        let cast = Cast {
+            kubeconfig: Some(proxy.kubeconfig(None)?),
+            ..Cast::default()
+        };
+        operator(cluster, &cast).await?.still_runs()?;
+        ensure!(lists.load(Ordering::Relaxed) > 2, "no test");
         Ok(())
     });
 }

@@ -23,7 +23,7 @@ pub const PODS: &str = "/api/v1/pods";
 const DEPLOYMENTS: &str = "/apis/apps/v1/deployments";
 const NAMESPACES: &str = "/api/v1/namespaces";
 const SETTINGS: &str = "/apis/shipbell.dev/v1alpha1/notificationsettings";
-const ENVIRONMENTS: &str = "/apis/shipbell.dev/v1alpha1/environments";
+pub const ENVIRONMENTS: &str = "/apis/shipbell.dev/v1alpha1/environments";
 
 /// An operator behind a proxy.
 pub async fn behind_proxy(cluster: &Cluster, args: &[&str]) -> Result<(Proxy, Operator)> {
