@@ -22,7 +22,7 @@ use crate::{
     },
     cluster::{
         custom_resource_metadata::SlimMetadata,
-        kubernetes_events::EventPublisher,
+        kubernetes_events::{EventPublisher, Repeated},
         pod_view::{Decoded, Meta, SlimView, uid_text},
         watch::{self, ObjectSink, StreamSink, WatchTimings, WatchedKind},
         watch_progress::{ListEnd, WatchKind},
@@ -272,14 +272,11 @@ impl<K: CustomResource, F: Follower<K>, S: StreamSink> ObjectSink<Slim<K>>
                 && !news.is_empty()
             {
                 let note = format!("{why}; its last good state is kept");
-                let reason = ObjectEventReason::Unreadable.as_str();
-                self.events.publish(
-                    reference::<K>(meta),
-                    EventType::Warning,
-                    "Read",
-                    reason,
-                    note,
-                );
+                let (about, reason) =
+                    (reference::<K>(meta), ObjectEventReason::Unreadable.as_str());
+                let (type_, repeated) = (EventType::Warning, Repeated::Told);
+                self.events
+                    .publish(about, type_, "Read", reason, note, repeated);
             }
             warnings.extend(news);
             let meta = object.meta();

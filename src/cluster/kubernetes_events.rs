@@ -18,17 +18,31 @@ use tracing::warn;
 
 /// How long to wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// At most so many characters of a note are kept: the API server takes 1 kB.
+/// At most so many bytes of a note are kept: the API server takes 1,024.
 const NOTE: usize = 1_000;
-
-/// At most so many are under way: an API server that does not answer must not fill the memory.
+/// At most so many requests are under way at once.
 const UNDER_WAY: usize = 64;
+/// At most so many Events wait or are under way: an API server that does not answer must not fill the memory.
+const WAITING: usize = 1_024;
 
-/// Records Kubernetes Events, without anybody waiting for it. One that finds too many under way is not recorded.
+/// What becomes of an Event when one of the same reason about the same object was recorded in the last minutes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeated {
+    /// It is counted there, and the note stays as it was: for what may repeat without end.
+    Counted,
+    /// It is another Event, with its own note.
+    Told,
+}
+
+/// Records Kubernetes Events, without anybody waiting for it. One that finds too many waiting is only logged.
 #[derive(Clone)]
 pub struct EventPublisher {
+    client: Client,
+    reporter: Reporter,
+    /// Knows the Events of the last minutes.
     recorder: Recorder,
     under_way: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
 }
 
 impl EventPublisher {
@@ -39,8 +53,11 @@ impl EventPublisher {
             instance,
         };
         Self {
-            recorder: Recorder::new(client, reporter),
+            recorder: Recorder::new(client.clone(), reporter.clone()),
+            client,
+            reporter,
             under_way: Arc::new(Semaphore::new(UNDER_WAY)),
+            waiting: Arc::new(Semaphore::new(WAITING)),
         }
     }
 
@@ -52,18 +69,17 @@ impl EventPublisher {
         action: &str,
         reason: &str,
         mut note: String,
+        repeated: Repeated,
     ) {
         let (namespace, name) = (about.namespace.clone(), about.name.clone());
-        let Ok(place) = self.under_way.clone().try_acquire_owned() else {
+        let Ok(place) = self.waiting.clone().try_acquire_owned() else {
             warn!(
                 namespace,
-                name, reason, note, "too many Kubernetes Events are under way to record this one"
+                name, reason, note, "too many Kubernetes Events wait to record this one"
             );
             return;
         };
-        if let Some((end, _)) = note.char_indices().nth(NOTE) {
-            note.truncate(end);
-        }
+        note.truncate(note.floor_char_boundary(NOTE));
         let event = Event {
             type_,
             reason: reason.to_owned(),
@@ -71,9 +87,15 @@ impl EventPublisher {
             action: action.to_owned(),
             secondary: None,
         };
-        let recorder = self.recorder.clone();
+        let recorder = match repeated {
+            Repeated::Counted => self.recorder.clone(),
+            Repeated::Told => Recorder::new(self.client.clone(), self.reporter.clone()),
+        };
+        let under_way = self.under_way.clone();
         tokio::spawn(async move {
             let _place = place;
+            // It is never closed.
+            let _turn = under_way.acquire().await;
             let error = match timeout(TIMEOUT, recorder.publish(&event, &about)).await {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => error.to_string(),
@@ -92,26 +114,71 @@ mod tests {
     };
 
     use axum::Router;
+    use http::Method;
+    use parking_lot::Mutex;
 
     use super::*;
 
-    #[tokio::test]
-    async fn an_api_server_that_never_answers_gets_a_bounded_number_of_events() {
+    /// A publisher to an API server that never answers, and how many requests that got.
+    fn unanswered() -> (EventPublisher, Arc<AtomicUsize>) {
         let asked = Arc::new(AtomicUsize::new(0));
         let counts = asked.clone();
         let hangs = Router::new().fallback(move || {
             counts.fetch_add(1, Ordering::Relaxed);
             pending::<()>()
         });
-        let events = EventPublisher::new(Client::new(hangs, "default"), None);
-        for number in 0..10 * UNDER_WAY {
-            let about = ObjectReference {
-                name: Some(number.to_string()),
-                ..ObjectReference::default()
-            };
-            events.publish(about, EventType::Normal, "Try", "Tried", String::new());
+        (
+            EventPublisher::new(Client::new(hangs, "default"), None),
+            asked,
+        )
+    }
+
+    fn publish(events: &EventPublisher, number: usize, note: String, repeated: Repeated) {
+        let about = ObjectReference {
+            name: Some(number.to_string()),
+            ..ObjectReference::default()
+        };
+        events.publish(about, EventType::Normal, "Try", "Tried", note, repeated);
+    }
+
+    #[tokio::test]
+    async fn an_api_server_that_never_answers_gets_a_bounded_number_of_events() {
+        let (events, asked) = unanswered();
+        for number in 0..2 * WAITING {
+            publish(&events, number, String::new(), Repeated::Told);
             tokio::task::yield_now().await;
         }
         assert_eq!(asked.load(Ordering::Relaxed), UNDER_WAY);
+        assert_eq!(events.waiting.available_permits(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_event_is_told_again_with_its_own_note_or_counted_with_the_first() {
+        let heard = Arc::new(Mutex::new(vec![]));
+        let hears = heard.clone();
+        let answers = Router::new().fallback(async move |method: Method, event: String| {
+            let value: serde_json::Value = serde_json::from_str(&event).unwrap();
+            hears
+                .lock()
+                .push((method, value["note"].as_str().map(str::len)));
+            event
+        });
+        let events = EventPublisher::new(Client::new(answers, "default"), None);
+        for (letters, repeated) in [
+            (2, Repeated::Told),
+            (600, Repeated::Told),
+            (3, Repeated::Counted),
+            (4, Repeated::Counted),
+        ] {
+            // Letters of two bytes: the API server counts bytes.
+            publish(&events, 1, "\u{e9}".repeat(letters), repeated);
+            let all = u32::try_from(WAITING).unwrap();
+            drop(events.waiting.acquire_many(all).await.unwrap());
+        }
+        let notes = [(Method::POST, 4), (Method::POST, 1_000), (Method::POST, 6)];
+        let notes = notes.map(|(method, length)| (method, Some(length)));
+        let heard = heard.lock();
+        assert_eq!(heard[..3], notes);
+        assert_eq!((heard.len(), &heard[3].0), (4, &Method::PATCH));
     }
 }

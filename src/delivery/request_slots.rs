@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    iter,
     ops::Bound::{Excluded, Unbounded},
     sync::Arc,
 };
@@ -81,16 +82,21 @@ impl FairSlots {
 impl Queues {
     /// Who waits longest in the namespace that comes after the one whose turn was last.
     fn next(&mut self) -> Option<oneshot::Sender<RequestSlot>> {
-        let after_last = (Excluded(self.last.clone()), Unbounded);
-        let later = self.waiting.range::<Arc<str>, _>(after_last).next();
-        let (namespace, _) = later.or_else(|| self.waiting.first_key_value())?;
-        self.last = namespace.clone();
-        let queue = self.waiting.get_mut(&self.last)?;
-        let next = queue.pop_front();
-        if queue.is_empty() {
-            self.waiting.remove(&self.last);
+        loop {
+            let after_last = (Excluded(self.last.clone()), Unbounded);
+            let later = self.waiting.range::<Arc<str>, _>(after_last).next();
+            let (namespace, _) = later.or_else(|| self.waiting.first_key_value())?;
+            self.last = namespace.clone();
+            let queue = self.waiting.get_mut(&self.last)?;
+            // Who no longer waits takes no turn.
+            let next = iter::from_fn(|| queue.pop_front()).find(|next| !next.is_closed());
+            if queue.is_empty() {
+                self.waiting.remove(&self.last);
+            }
+            if next.is_some() {
+                return next;
+            }
         }
-        next
     }
 }
 
@@ -169,10 +175,11 @@ mod tests {
     proptest! {
         #![proptest_config(crate::simulation::testing::tries(256))]
 
-        /// What happens: a request comes, the oldest or the newest ends or no longer waits.
+        /// What happens: a request comes, the oldest or the newest ends or no longer waits, or the two oldest do before a
+        /// third notices.
         #[test]
         fn no_slot_is_lost_or_made_and_none_is_free_while_somebody_waits(
-            happenings in vec((0..4_u8, 0..3_usize), 0..60), limit in 1..4_usize,
+            happenings in vec((0..5_u8, 0..3_usize), 0..60), limit in 1..4_usize,
         ) {
             let slots = FairSlots::new(limit);
             let mut requests = VecDeque::new();
@@ -185,6 +192,7 @@ mod tests {
                         requests.push_back((Box::pin(async move { slots.take(namespace).await }), None));
                     }
                     2 => drop(requests.pop_front()),
+                    3 => drop((requests.pop_front(), requests.pop_front())),
                     _ => drop(requests.pop_back()),
                 }
                 for (request, slot) in requests.iter_mut().filter(|(_, slot)| slot.is_none()) {

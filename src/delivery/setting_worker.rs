@@ -21,6 +21,7 @@ use tokio::{
 
 use crate::{
     api::{Environment, EnvironmentSnapshotSpec, NotificationSetting, environment::EnvironmentId},
+    cluster::kubernetes_events::Repeated,
     delivery::{
         conditions::NotReady,
         context::{Context, ProgressEntry},
@@ -313,11 +314,15 @@ impl SettingWorker {
                     }
                     _ => EventType::Warning,
                 };
-                let about = self.setting.object_ref(&());
-                let reason = reason.as_str();
-                context
-                    .events
-                    .publish(about, type_, "Deliver", reason, note);
+                let repeated = match reason {
+                    EventReason::DeliveryFailing | EventReason::DeliveryRecovered => {
+                        Repeated::Counted
+                    }
+                    _ => Repeated::Told,
+                };
+                let (about, reason) = (self.setting.object_ref(&()), reason.as_str());
+                let events = &context.events;
+                events.publish(about, type_, "Deliver", reason, note, repeated);
             }
             Action::Progress(cursors) => self.progress.put(cursors),
         }

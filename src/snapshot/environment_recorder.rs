@@ -25,6 +25,7 @@ use crate::{
     backoff::{self, Backoff},
     cluster::{
         custom_resource_status::{StatusWriteResult, apply_status},
+        kubernetes_events::Repeated,
         scope::Scope,
     },
     snapshot::{
@@ -312,7 +313,8 @@ impl EnvironmentRecorder {
                 ..ObjectReference::default()
             };
             let events = &self.context.events;
-            events.publish(about, type_, "Assess", reason.as_str(), note);
+            let reason = reason.as_str();
+            events.publish(about, type_, "Assess", reason, note, Repeated::Told);
         }
     }
 

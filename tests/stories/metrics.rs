@@ -29,6 +29,13 @@ fn what_is_scraped_has_the_names_types_and_labels_that_the_page_explains() {
         let explained = explained(&fs::read_to_string(page)?)?;
         eventually(PATIENCE, "a series of every metric", async || {
             let (_, text) = operator.get("/metrics").await?;
+            for (name, type_) in declared(&text) {
+                let row = explained.get(name);
+                ensure!(
+                    row.is_some_and(|row| row.0 == type_),
+                    "{name}: {type_}, explained as {row:?}"
+                );
+            }
             let scraped = scraped(&text)?;
             for (name, what) in &scraped {
                 let row = explained.get(name);
@@ -58,6 +65,12 @@ fn explained(page: &str) -> Result<Described> {
         Ok((format!("shipbell_{name}"), (type_.to_owned(), labels)))
     });
     described.collect()
+}
+
+/// All metrics and their types, also those without series.
+fn declared(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    let declared = text.lines().filter_map(|it| it.strip_prefix("# TYPE "));
+    declared.filter_map(|it| it.split_once(' '))
 }
 
 /// The metrics that have series in a text of the OpenMetrics format.
