@@ -14,7 +14,10 @@ use crate::{
     cluster::{
         image::{Fingerprint, ImageId, Reference, display_name, names_registry},
         intern::Interner,
-        pod_view::{ContainerView, DeploymentView, NamespaceView, PodView, RolloutReport},
+        pod_view::{
+            ContainerView, DeploymentView, NamespaceView, Need, PodView, RolloutReport,
+            kept_containers,
+        },
         scope::Labels,
         workload::{self, DEPLOYMENT, RUN_TO_COMPLETION, WorkloadIdentity},
     },
@@ -122,6 +125,12 @@ struct PackedContainer {
 }
 
 impl PackedContainer {
+    /// Whether the node says nothing of it for now: absence of information is no change, while the image in the spec is the
+    /// same.
+    fn outlasts(&self, view: &ContainerView) -> bool {
+        view.silent && self.digest.is_some() && *self.spec.image == *view.image
+    }
+
     fn identity(&self) -> Option<ContainerIdentity> {
         Some(ContainerIdentity {
             shown: **self.digest.as_ref()?,
@@ -686,21 +695,45 @@ impl Fleet {
         let template = self.template_of(view, before.map(|pod| &pod.template));
         let mut learned = vec![];
         let unedited = self.trust_generation && view.generation == 1;
-        let containers = view.containers.iter().filter_map(|container| {
+        let known = |container: &ContainerView| {
             let mut packed = before.iter().flat_map(|pod| pod.containers.iter());
-            let packed = packed.find(|packed| *packed.spec.name == *container.name);
-            // Of a container that has never run nothing is needed.
-            let has_run = container.active || !container.container_id.is_empty();
-            (has_run || container.silent && packed.is_some()).then(|| {
-                self.pack_container(view.meta.uid, container, packed, unedited, &mut learned)
-            })
+            packed.find(|packed| *packed.spec.name == *container.name)
+        };
+        let (kept, unkept) = kept_containers(&view.containers, |container| {
+            let packed = known(container);
+            let stays = packed.is_some_and(|packed| {
+                packed.active && (container.active || packed.outlasts(container))
+            });
+            match () {
+                () if stays => Some(Need::Stays),
+                () if container.active => Some(Need::Runs),
+                // Of a container that has never run nothing is needed.
+                () => {
+                    let has_run = !container.container_id.is_empty();
+                    (has_run || container.silent && packed.is_some()).then_some(Need::Other)
+                }
+            }
+        });
+        // Those that ran without being kept may be among those of which the node says nothing for now.
+        let unkept_before = before.map_or(0, |before| before.unkept);
+        let silent = view.containers.iter().filter(|container| {
+            unkept_before > unkept
+                && container.silent
+                && !container.active
+                && known(container).is_none()
+        });
+        let silent = u16::try_from(silent.count()).unwrap_or(u16::MAX);
+        let unkept = unkept.max(unkept_before.min(unkept.saturating_add(silent)));
+        let containers = kept.into_iter().map(|container| {
+            let packed = known(container);
+            self.pack_container(view.meta.uid, container, packed, unedited, &mut learned)
         });
         let pod = Pod {
             template,
             containers: containers.collect(),
             mark,
             ends: view.ends,
-            unkept: view.unkept,
+            unkept,
             starting: view.starting,
             finished: view.finished,
         };
@@ -754,10 +787,7 @@ impl Fleet {
         let id = pod.to_be_bytes().into_iter().chain(view.name.bytes());
         let id = id.chain([0]).chain(view.container_id.bytes());
         let container = NonZeroU64::new(short_hash(id)).filter(|_| !view.container_id.is_empty());
-        // Absence of information is no change, while the image in the spec is the same.
-        let silent = before.filter(|packed| {
-            view.silent && packed.digest.is_some() && *packed.spec.image == *view.image
-        });
+        let silent = before.filter(|packed| packed.outlasts(view));
         let same = before.filter(|packed| container.is_some() && packed.container == container);
         let same = same.or(silent);
         let known = same.and_then(PackedContainer::identity).or_else(|| {

@@ -1173,6 +1173,55 @@ fn what_runs_behind_more_containers_than_can_be_kept_is_never_compliant() {
 }
 
 #[test]
+fn a_node_that_says_nothing_for_a_while_makes_none_of_many_containers_stop() {
+    // So many that never run, then some that do; all that can be kept, and more.
+    for (never, running, more) in [(400, 20, false), (400, 80, false), (0, 1_000, true)] {
+        let case = format!("{never} {running}");
+        let mut cluster = ruled(true);
+        let images: Vec<_> = (0..never + running).map(|_| "good").collect();
+        let pod = cluster.create("web", "r", &images);
+        cluster.change(&pod, |pod| {
+            pod.phase = "Running";
+            for (number, container) in pod.containers.iter_mut().enumerate().skip(never) {
+                container.id = format!("containerd://{number}");
+                container.image_id = image_id("good");
+                container.state = State::Running;
+            }
+        });
+        cluster.pass(600);
+        cluster.new_events();
+        let seen = |cluster: &Cluster| {
+            let (fleet, recorded) = (cluster.state.fleet(), cluster.recorded("prod"));
+            let unidentified = cluster.state.summary("prod").unwrap().unidentified;
+            let state = recorded.compliance.state;
+            (
+                fleet.kept_containers(),
+                unidentified,
+                recorded.totals(),
+                state,
+            )
+        };
+        let before = seen(&cluster);
+        assert_eq!(before.1 > 0, more, "{case}");
+        let before_silence = cluster.pods[&pod].containers.clone();
+        cluster.change(&pod, |pod| {
+            for container in &mut pod.containers {
+                (container.id, container.image_id) = (String::new(), String::new());
+                container.state = State::Waiting;
+            }
+        });
+        cluster.pass(600);
+        assert_eq!(cluster.new_events(), [""; 0], "{case}");
+        assert_eq!(seen(&cluster), before, "{case}");
+        cluster.change(&pod, |pod| pod.containers = before_silence);
+        cluster.pass(600);
+        assert_eq!(cluster.new_events(), [""; 0], "{case}");
+        assert_eq!(seen(&cluster), before, "{case}");
+        assert_eq!(cluster.state.self_check(cluster.now), 0);
+    }
+}
+
+#[test]
 fn of_containers_that_have_never_run_nothing_is_kept() {
     let mut cluster = Cluster::new();
     let names: Vec<String> = (0..100).map(|number| format!("image-{number}")).collect();
