@@ -23,7 +23,7 @@ use crate::{
     },
     compliance::{
         artifact_identity::IdentityResolver,
-        artifact_rules::{ArtifactInput, ArtifactRules, ArtifactVerdict, evaluate},
+        artifact_rules::{ArtifactInput, ArtifactRules, ArtifactVerdict, CONTAINERS, evaluate},
         environment_compliance::{ComplianceInput, step},
         evidence::{Allowance, DeploymentRecord, Evidence},
     },
@@ -369,9 +369,10 @@ impl Assessor<'_> {
             .filter(wanted)
             .map(|fingerprint| {
                 let name = after.names.get(&fingerprint).map_or("", String::as_str);
+                let trusted = self.census.trusted(fingerprint);
                 let input = ArtifactInput {
                     fingerprint,
-                    containers: self.census.trusted(fingerprint).cloned().collect(),
+                    containers: trusted.take(CONTAINERS + 1).cloned().collect(),
                     name,
                     namespaces: BTreeSet::new(),
                 };
@@ -540,7 +541,8 @@ impl Assessor<'_> {
                     (image.clone(), input)
                 });
                 *named = image.clone().min(named.clone());
-                input.containers.extend(trusted);
+                let room = (CONTAINERS + 1).saturating_sub(input.containers.len());
+                input.containers.extend(trusted.take(room));
                 input.namespaces.insert(namespace);
             };
         for it in self.census.uncounted() {

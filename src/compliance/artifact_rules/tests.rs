@@ -702,6 +702,38 @@ fn only_a_record_or_the_container_itself_makes_another_digest_compliant() {
 }
 
 #[test]
+fn an_image_under_more_names_than_are_looked_at_never_complies() {
+    use ComplianceState::{Compliant, NonCompliant, Unknown};
+    let excepted = rules(", exceptions: [{images: ['r.example/*'], reason: bought}]");
+    let allowed = "allow a: environments: [prod], artifacts: [{fingerprint: $i, name: runner}], reason: hotfix";
+    for (names, policy, said, want) in [
+        (CONTAINERS, &excepted, vec![], Compliant),
+        (CONTAINERS + 1, &excepted, vec![], NonCompliant),
+        (5_000, &excepted, vec![], NonCompliant),
+        (CONTAINERS, &rules(""), vec![allowed], Compliant),
+        (CONTAINERS + 1, &rules(""), vec![allowed], NonCompliant),
+        (5_000, &"{}".to_owned(), vec![], Unknown),
+    ] {
+        let names: Vec<_> = (0..names)
+            .map(|it| format!("i=r.example/{it:04}:1"))
+            .collect();
+        let digests: Vec<_> = names.iter().map(String::as_str).collect();
+        let verdict = Said::of(&said).evaluate(policy, &digests, &["shop"], NOW);
+        assert_eq!(verdict.state, want, "{} {policy}", names.len());
+        let unidentified = verdict.reason == VerdictReason::Unidentified;
+        assert_eq!(unidentified, want == NonCompliant, "{}", names.len());
+    }
+    // What is bad without grace stays so.
+    let rejected = "review ci/a: fingerprint: $i, state: rejected, reviewer: ann";
+    let names: Vec<_> = (0..5_000)
+        .map(|it| format!("i=r.example/{it:04}:1"))
+        .collect();
+    let digests: Vec<_> = names.iter().map(String::as_str).collect();
+    let verdict = Said::of(&[rejected]).evaluate(&rules(""), &digests, &["shop"], NOW);
+    assert_eq!(verdict.reason, VerdictReason::ApprovalRejected);
+}
+
+#[test]
 fn a_record_that_is_not_trusted_gives_an_image_no_other_name() {
     let said = Said::of(&["record tenant/evil: fingerprint: $o, aliases: [$i], flow: evil"]);
     let verdict = said.evaluate(&rules(""), &["i"], &["shop"], NOW);
