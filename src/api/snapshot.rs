@@ -525,8 +525,6 @@ pub enum IdentitySource {
     /// counting, but not for rules.
     #[default]
     Runtime,
-    /// A pod was pinned to one digest, and the runtime reported the other for its container.
-    Pin,
     /// An ArtifactProvenance lists the digest in its `aliases`.
     Record,
 }

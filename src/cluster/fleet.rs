@@ -14,7 +14,10 @@ use crate::{
     cluster::{
         image::{Fingerprint, ImageId, Reference, display_name, names_registry},
         intern::Interner,
-        pod_view::{ContainerView, DeploymentView, NamespaceView, PodView, RolloutReport},
+        pod_view::{
+            ContainerView, DeploymentView, NamespaceView, Need, PodView, RolloutReport,
+            kept_containers,
+        },
         scope::Labels,
         workload::{self, DEPLOYMENT, RUN_TO_COMPLETION, WorkloadIdentity},
     },
@@ -122,6 +125,12 @@ struct PackedContainer {
 }
 
 impl PackedContainer {
+    /// Whether the node says nothing of it for now: absence of information is no change, while the image in the spec is the
+    /// same.
+    fn outlasts(&self, view: &ContainerView) -> bool {
+        view.silent && self.digest.is_some() && *self.spec.image == *view.image
+    }
+
     fn identity(&self) -> Option<ContainerIdentity> {
         Some(ContainerIdentity {
             shown: **self.digest.as_ref()?,
@@ -286,15 +295,6 @@ impl Pod {
         counted.filter_map(|it| Some((it.shown?, it.image)))
     }
 
-    /// All digests by which the pod's containers are known or were reported, with repeats.
-    pub fn digests(&self) -> impl Iterator<Item = Fingerprint> {
-        let active = self.containers.iter().filter(|it| it.active && !it.once);
-        active.flat_map(|packed| {
-            let known = packed.digest.iter();
-            known.chain(&packed.also).map(|digest| **digest)
-        })
-    }
-
     /// What was learned of running containers, by a hash of their ids: the log keeps it.
     pub fn learned(&self) -> impl Iterator<Item = (u64, TrustedDigests)> {
         let learned = self.containers.iter().filter(|it| it.active && it.learned);
@@ -370,17 +370,15 @@ pub struct WorkloadState {
     pub terminating_since: Option<Moment>,
 }
 
-/// A digest that was found to identify the same image as another: good enough to show and count both as one artifact, never
-/// for rules.
+/// A digest that was found to identify the same image as another, because a node reported both for one container at different
+/// times: good enough to show and count both as one artifact, never for rules. What a spec asks for teaches nothing of the
+/// kind: whoever may create pods could choose the digest under which the containers of others are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LearnedIdentity {
     /// The digest that is new.
     pub alias: Fingerprint,
     /// The digest by which the container was known.
     pub known: Fingerprint,
-    /// A spec that was never edited pinned the container to `known`, and its node reported `alias`, from the same repository.
-    /// Otherwise the node reported both for one container at different times.
-    pub pinned: bool,
 }
 
 /// The effect of a changed pod.
@@ -421,8 +419,8 @@ pub struct Fleet {
     workloads: BTreeMap<Arc<Workload>, WorkloadState>,
     deployments: Deployments,
     namespaces: BTreeMap<Arc<str>, (u32, Arc<Labels>)>,
-    /// Other digest -> a digest that was canonical for the artifact then, and whether a pin taught that.
-    aliases: BTreeMap<Fingerprint, (Fingerprint, bool)>,
+    /// Other digest -> a digest that was canonical for the artifact then.
+    aliases: BTreeMap<Fingerprint, Fingerprint>,
     /// Canonical digest of an artifact -> all its other digests.
     others: BTreeMap<Fingerprint, Vec<Fingerprint>>,
     /// What logs hold of containers, by a hash of their ids.
@@ -531,7 +529,7 @@ impl Fleet {
     pub fn canonical(&self, digest: Fingerprint) -> Fingerprint {
         let mut digest = digest;
         // Chains are short and acyclic: `learn` only ever points a root at another root.
-        while let Some((next, _)) = self.aliases.get(&digest) {
+        while let Some(next) = self.aliases.get(&digest) {
             digest = *next;
         }
         digest
@@ -542,11 +540,6 @@ impl Fleet {
         self.others.contains_key(&digest)
     }
 
-    /// Whether it was by a pin that this digest was found to be another one of an artifact.
-    pub fn is_pinned(&self, alias: Fingerprint) -> bool {
-        self.aliases.get(&alias).is_some_and(|(_, pinned)| *pinned)
-    }
-
     /// All digests that pods report for the same artifact.
     pub fn all_digests(&self, digest: Fingerprint) -> impl Iterator<Item = Fingerprint> {
         let root = self.canonical(digest);
@@ -554,28 +547,20 @@ impl Fleet {
         [root].into_iter().chain(others)
     }
 
-    /// The digest that is no longer canonical when this is learned, and the one that is; `None` if it is known.
-    fn renamed_by(&self, learned: &LearnedIdentity) -> Option<(Fingerprint, Fingerprint)> {
-        let LearnedIdentity { alias, known, .. } = learned;
-        let (root, known) = (self.canonical(*alias), self.canonical(*known));
+    /// Notes that two digests identify one image. Returns the digest that is no longer canonical, if that is new.
+    pub fn learn(&mut self, learned: LearnedIdentity) -> Option<Fingerprint> {
+        let LearnedIdentity { alias, known } = learned;
+        let (root, known) = (self.canonical(alias), self.canonical(known));
         // If the alias belongs to an artifact already, that stays canonical.
-        let (other, stays) = if root == *alias {
+        let (other, stays) = if root == alias {
             (root, known)
         } else {
             (known, root)
         };
-        (other != stays).then_some((other, stays))
-    }
-
-    /// The digest that is no longer canonical when this is learned.
-    pub fn would_rename(&self, learned: &LearnedIdentity) -> Option<Fingerprint> {
-        self.renamed_by(learned).map(|(other, _)| other)
-    }
-
-    /// Notes that two digests identify one image. Returns the digest that is no longer canonical, if that is new.
-    pub fn learn(&mut self, learned: LearnedIdentity) -> Option<Fingerprint> {
-        let (other, stays) = self.renamed_by(&learned)?;
-        self.aliases.insert(other, (stays, learned.pinned));
+        if other == stays {
+            return None;
+        }
+        self.aliases.insert(other, stays);
         let moved = self.others.remove(&other).unwrap_or_default();
         let others = self.others.entry(stays).or_default();
         others.push(other);
@@ -710,21 +695,45 @@ impl Fleet {
         let template = self.template_of(view, before.map(|pod| &pod.template));
         let mut learned = vec![];
         let unedited = self.trust_generation && view.generation == 1;
-        let containers = view.containers.iter().filter_map(|container| {
+        let known = |container: &ContainerView| {
             let mut packed = before.iter().flat_map(|pod| pod.containers.iter());
-            let packed = packed.find(|packed| *packed.spec.name == *container.name);
-            // Of a container that has never run nothing is needed.
-            let has_run = container.active || !container.container_id.is_empty();
-            (has_run || container.silent && packed.is_some()).then(|| {
-                self.pack_container(view.meta.uid, container, packed, unedited, &mut learned)
-            })
+            packed.find(|packed| *packed.spec.name == *container.name)
+        };
+        let (kept, unkept) = kept_containers(&view.containers, |container| {
+            let packed = known(container);
+            let stays = packed.is_some_and(|packed| {
+                packed.active && (container.active || packed.outlasts(container))
+            });
+            match () {
+                () if stays => Some(Need::Stays),
+                () if container.active => Some(Need::Runs),
+                // Of a container that has never run nothing is needed.
+                () => {
+                    let has_run = !container.container_id.is_empty();
+                    (has_run || container.silent && packed.is_some()).then_some(Need::Other)
+                }
+            }
+        });
+        // Those that ran without being kept may be among those of which the node says nothing for now.
+        let unkept_before = before.map_or(0, |before| before.unkept);
+        let silent = view.containers.iter().filter(|container| {
+            unkept_before > unkept
+                && container.silent
+                && !container.active
+                && known(container).is_none()
+        });
+        let silent = u16::try_from(silent.count()).unwrap_or(u16::MAX);
+        let unkept = unkept.max(unkept_before.min(unkept.saturating_add(silent)));
+        let containers = kept.into_iter().map(|container| {
+            let packed = known(container);
+            self.pack_container(view.meta.uid, container, packed, unedited, &mut learned)
         });
         let pod = Pod {
             template,
             containers: containers.collect(),
             mark,
             ends: view.ends,
-            unkept: view.unkept,
+            unkept,
             starting: view.starting,
             finished: view.finished,
         };
@@ -778,10 +787,7 @@ impl Fleet {
         let id = pod.to_be_bytes().into_iter().chain(view.name.bytes());
         let id = id.chain([0]).chain(view.container_id.bytes());
         let container = NonZeroU64::new(short_hash(id)).filter(|_| !view.container_id.is_empty());
-        // Absence of information is no change, while the image in the spec is the same.
-        let silent = before.filter(|packed| {
-            view.silent && packed.digest.is_some() && *packed.spec.image == *view.image
-        });
+        let silent = before.filter(|packed| packed.outlasts(view));
         let same = before.filter(|packed| container.is_some() && packed.container == container);
         let same = same.or(silent);
         let known = same.and_then(PackedContainer::identity).or_else(|| {
@@ -804,10 +810,7 @@ impl Fleet {
             Some(before) => before.learned,
             None => trusted(identity) != trusted(told),
         };
-        let teaches = |news: &LearnedIdentity| {
-            !news.pinned || unedited && ImageId::is_from_repository_of(&view.image_id, &view.image)
-        };
-        learned.extend(news.filter(|news| !self.knows(news) && teaches(news)));
+        learned.extend(news.filter(|news| !self.knows(news)));
         let asked = Some(view.image.as_str()).filter(|image| unedited && names_registry(image));
         let trusted_image = match silent {
             Some(before) => before.spec.trusted_image.as_deref(),
@@ -1046,10 +1049,10 @@ impl Fleet {
         }
         self.learned.retain(|id, _| containers.contains(id));
         let kept = self.aliases.iter().filter(|(it, _)| digests.contains(it));
-        let kept = kept.map(|(alias, (_, pinned))| (*alias, (self.canonical(*alias), *pinned)));
+        let kept = kept.map(|(alias, _)| (*alias, self.canonical(*alias)));
         self.aliases = kept.collect();
         self.others.clear();
-        for (alias, (root, _)) in &self.aliases {
+        for (alias, root) in &self.aliases {
             self.others.entry(*root).or_default().push(*alias);
         }
         self.left = self.entries();
@@ -1201,11 +1204,6 @@ fn identify(
         basis,
         also: Some(reported).filter(|reported| *reported != shown),
     };
-    let learned = |alias, known, pinned| LearnedIdentity {
-        alias,
-        known,
-        pinned,
-    };
     let local = matches!(found, ImageId::Local(_));
     match known {
         // The registry's digest replaces one that only the node knew.
@@ -1215,19 +1213,24 @@ fn identify(
                 basis: Basis::Registry,
                 also: Some(known.shown),
             };
-            (Some(identity), Some(learned(known.shown, reported, false)))
+            let learned = LearnedIdentity {
+                alias: known.shown,
+                known: reported,
+            };
+            (Some(identity), Some(learned))
         }
         Some(known) if known.basis != Basis::EditableSpec => {
             let also = first(known.shown, known.basis).also.or(known.also);
-            let identity = ContainerIdentity { also, ..known };
-            let pinned = known.basis == Basis::Pin;
-            (Some(identity), Some(learned(reported, known.shown, pinned)))
+            let learned = LearnedIdentity {
+                alias: reported,
+                known: known.shown,
+            };
+            // The node did not report the digest of a pin.
+            let learned = Some(learned).filter(|_| known.basis != Basis::Pin);
+            (Some(ContainerIdentity { also, ..known }), learned)
         }
         _ => match pin().filter(|pin| pin.unedited) {
-            Some(Pin { digest, .. }) => {
-                let news = learned(reported, digest, true);
-                (Some(first(digest, Basis::Pin)), Some(news))
-            }
+            Some(Pin { digest, .. }) => (Some(first(digest, Basis::Pin)), None),
             None => {
                 let basis = if local { Basis::Local } else { Basis::Registry };
                 (Some(first(reported, basis)), None)

@@ -78,15 +78,6 @@ impl ImageId {
         prefixed(digest).map(|_| name)
     }
 
-    /// Whether the node reports the image by the repository that a spec names.
-    pub fn is_from_repository_of(text: &str, image: &str) -> bool {
-        let repository = |name: &str| name.parse::<Reference>().map(|it| it.repository);
-        match (Self::name(text).map(repository), repository(image)) {
-            (Some(Ok(reported)), Ok(asked)) => reported == asked,
-            _ => false,
-        }
-    }
-
     /// The digest, whichever it is.
     pub fn fingerprint(self) -> Option<Fingerprint> {
         match self {
@@ -371,7 +362,6 @@ mod tests {
         fn any_image_and_any_image_id_are_read(image in text(), id in text()) {
             ImageId::parse(&id);
             ImageId::name(&id);
-            ImageId::is_from_repository_of(&id, &image);
             names_registry(&image);
             prop_assert!(display_name(&image).chars().count() <= cut_to_schema::IMAGE);
             if let Ok(reference) = image.parse::<Reference>() {

@@ -220,10 +220,8 @@ pub struct PodView {
     pub(crate) labels: BTreeMap<String, String>,
     /// Its controlling owner.
     pub owner: Option<Owner>,
-    /// The containers that have been created, and those that may be yet: as many as can be kept.
+    /// The containers that have been created, and those that may be yet.
     pub containers: Vec<ContainerView>,
-    /// How many more of them run or are about to be restarted.
-    pub unkept: u16,
 }
 
 /// The controlling owner of a pod.
@@ -458,17 +456,34 @@ fn size_of_container(container: &ContainerView) -> usize {
     CONTAINER + container.name.len() + container.image.len() + container.image_id.len()
 }
 
+/// What is needed of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// It runs and was kept before: it stays, or it would look as if it had stopped.
+    Stays,
+    /// It runs.
+    Runs,
+    /// It may be asked for later.
+    Other,
+}
+
 /// The containers of a pod that are kept, because their number and their images are limited by nothing but the size of the
-/// object: the active ones, and then the others. And how many active ones are not.
-fn kept_containers(mut containers: Vec<ContainerView>) -> (Vec<ContainerView>, u16) {
-    if containers.iter().map(size_of_container).sum::<usize>() <= MAX_CONTAINERS {
-        return (containers, 0);
+/// object: those that run, and then the others of which anything is needed. And how many that run are not.
+pub fn kept_containers(
+    containers: &[ContainerView],
+    need: impl Fn(&ContainerView) -> Option<Need>,
+) -> (Vec<&ContainerView>, u16) {
+    let needed = containers.iter().filter_map(|it| Some((it, need(it)?)));
+    let needed: Vec<_> = needed.collect();
+    let size = needed.iter().map(|(it, _)| size_of_container(it));
+    if size.sum::<usize>() <= MAX_CONTAINERS {
+        return (needed.into_iter().map(|(it, _)| it).collect(), 0);
     }
     let mut room = MAX_CONTAINERS;
-    let mut kept = vec![false; containers.len()];
-    for active in [true, false] {
-        let of_this_kind = containers.iter().zip(&mut kept);
-        for (container, kept) in of_this_kind.filter(|(it, _)| it.active == active) {
+    let mut kept = vec![false; needed.len()];
+    for first in [Need::Stays, Need::Runs, Need::Other] {
+        let all = needed.iter().zip(&mut kept);
+        for ((container, _), kept) in all.filter(|((_, need), _)| *need == first) {
             let size = size_of_container(container);
             if size <= room {
                 room -= size;
@@ -476,12 +491,16 @@ fn kept_containers(mut containers: Vec<ContainerView>) -> (Vec<ContainerView>, u
             }
         }
     }
-    let all = containers.iter().zip(&kept);
-    let unkept = all.filter(|(container, kept)| container.active && !**kept);
-    let unkept = u16::try_from(unkept.count()).unwrap_or(u16::MAX);
-    let mut kept = kept.into_iter();
-    containers.retain(|_| kept.next() == Some(true));
-    (containers, unkept)
+    let mut unkept = 0_u16;
+    let mut found = vec![];
+    for ((container, need), kept) in needed.into_iter().zip(kept) {
+        match need {
+            _ if kept => found.push(container),
+            Need::Stays | Need::Runs => unkept = unkept.saturating_add(1),
+            Need::Other => {}
+        }
+    }
+    (found, unkept)
 }
 
 /// The statuses of a pod's containers by their names. Looking at each for each container would take the square of their
@@ -557,7 +576,6 @@ impl<'de> Deserialize<'de> for PodView {
             })
             .filter(|container| container.active || !container.once)
             .collect();
-        let (containers, unkept) = kept_containers(containers);
         let owner = raw
             .metadata
             .owner_references
@@ -586,7 +604,6 @@ impl<'de> Deserialize<'de> for PodView {
             labels: kept_labels(raw.metadata.labels.unwrap_or_default()),
             owner,
             containers,
-            unkept,
         })
     }
 }
@@ -759,6 +776,17 @@ mod tests {
         assert!((MAX_LABELS / 2..=MAX_LABELS).contains(&size(&labels)));
     }
 
+    fn kept(view: &PodView, before: &[&str]) -> (Vec<String>, u16) {
+        let (kept, unkept) = kept_containers(&view.containers, |it| match () {
+            () if before.contains(&&*it.name) => Some(Need::Stays),
+            () if it.active => Some(Need::Runs),
+            () => Some(Need::Other),
+        });
+        let size: usize = kept.iter().map(|it| size_of_container(it)).sum();
+        assert!(size <= MAX_CONTAINERS);
+        (kept.iter().map(|it| it.name.clone()).collect(), unkept)
+    }
+
     #[test]
     fn of_more_containers_than_can_be_kept_those_stay_that_run_and_the_others_of_these_are_counted()
     {
@@ -777,22 +805,24 @@ mod tests {
                 pod["status"]["containerStatuses"] = running.iter().map(|it| status(it)).collect();
             })
         };
-        let size =
-            |view: &PodView| -> usize { view.containers.iter().map(size_of_container).sum() };
-        let few = many(20, 60);
-        assert_eq!((few.containers.len(), few.unkept), (80, 0), "all of them");
+        let few = kept(&many(20, 60), &[]);
+        assert_eq!((few.0.len(), few.1), (80, 0), "all of them");
         for (never, running) in [(5_000, 10), (5_000, 5_000), (0, 70_000)] {
-            let view = many(never, running);
-            assert!((MAX_CONTAINERS / 2..=MAX_CONTAINERS).contains(&size(&view)));
-            let kept = view.containers.iter().filter(|it| it.active).count();
+            let (kept, found) = kept(&many(never, running), &[]);
+            assert!(kept.len() > 100, "{never} {running}: as many as fit");
+            let kept = kept.iter().filter(|it| it.starts_with("runs")).count();
             let unkept = (running - kept).min(usize::from(u16::MAX));
-            assert_eq!(usize::from(view.unkept), unkept, "{never} {running}");
+            assert_eq!(usize::from(found), unkept, "{never} {running}");
             assert_eq!(kept == running, running == 10, "{never} {running}");
         }
+        let view = many(10, 5_000);
+        let last = ["never-9", "runs-4998", "runs-4999"];
+        let (found, _) = kept(&view, &last);
+        assert!(last.iter().all(|it| found.iter().any(|found| found == it)));
         let long = pod(|pod| {
             pod["status"]["containerStatuses"][0]["imageID"] = "x".repeat(MAX_CONTAINERS).into();
         });
-        assert_eq!((long.containers.len(), long.unkept), (0, 1));
+        assert_eq!(kept(&long, &[]), (vec![], 1));
     }
 
     #[test]

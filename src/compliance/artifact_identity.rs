@@ -104,12 +104,10 @@ impl IdentityResolver<'_> {
 
     /// How two digests were found to identify one image.
     pub fn source(&self, alias: Fingerprint, fingerprint: Fingerprint) -> IdentitySource {
-        if self.fleet.canonical(alias) != self.fleet.canonical(fingerprint) {
-            IdentitySource::Record
-        } else if self.fleet.is_pinned(alias) {
-            IdentitySource::Pin
-        } else {
+        if self.fleet.canonical(alias) == self.fleet.canonical(fingerprint) {
             IdentitySource::Runtime
+        } else {
+            IdentitySource::Record
         }
     }
 

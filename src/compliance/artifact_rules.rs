@@ -33,6 +33,9 @@ use crate::{
 
 /// At most how many names are listed in one reason.
 const NAMED: usize = 5;
+/// How many different containers of an artifact are looked at: those that differ in what counts of them, their digests or the
+/// name of their image. Whoever may create pods chooses how many there are; an artifact with more does not comply.
+pub const CONTAINERS: usize = 256;
 
 /// The rules of an environment with their defaults.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,7 +171,8 @@ impl ArtifactVerdict {
 }
 
 /// Assesses an artifact (A1-A14; A0 is the scope of the environment, A3 is about unidentified containers). If nothing proves
-/// that its containers run one image, the worst of them counts. One image under several names must comply under each.
+/// that its containers run one image, the worst of them counts. One image under several names must comply under each. If there
+/// are more than can be looked at, nobody knows whether the others comply.
 pub fn evaluate(
     rules: Option<&ArtifactRules>,
     environment: &str,
@@ -177,7 +181,7 @@ pub fn evaluate(
     now: Timestamp,
 ) -> ArtifactVerdict {
     let mut images: BTreeMap<TrustedClass, BTreeSet<String>> = BTreeMap::new();
-    for container in &artifact.containers {
+    for container in artifact.containers.iter().take(CONTAINERS) {
         let repositories = images
             .entry(resolver.trusted(container.digests))
             .or_default();
@@ -216,6 +220,11 @@ pub fn evaluate(
             (worst.state, worst.reason) = (verdict.state, verdict.reason);
             worst.words = verdict.words;
         }
+    }
+    let all = artifact.containers.len() <= CONTAINERS;
+    if !all && rules.is_some() && worst.state == ComplianceState::Compliant {
+        (worst.state, worst.reason) = (ComplianceState::NonCompliant, VerdictReason::Unidentified);
+        worst.words = format!("it runs under more than {CONTAINERS} names and digests at once");
     }
     worst
 }

@@ -324,19 +324,18 @@ fn a_checkpoint_of_ten_thousand_cells_goes_into_chunks() {
 
 #[test]
 fn many_identities_are_written_a_thousand_at_a_time() {
-    let pinned = |number: usize| {
-        let mut pod = pod(
-            number,
-            &format!("workload-{number}"),
-            &format!("image-{number}"),
-        );
-        let pin = digest(&format!("pin-{number}"));
-        pod.containers[0].image = format!("registry.example/image-{number}@sha256:{pin}");
-        pod
+    let called = |by: &'static str| {
+        let pods = (0..2_500).map(move |number| {
+            let workload = format!("workload-{number}");
+            let mut pod = pod(number, &workload, &format!("image-{number}"));
+            pod.containers[0].image_id = crate::simulation::image_id(&format!("{by}-{number}"));
+            pod
+        });
+        pods.collect::<Vec<_>>()
     };
     let (mut big, _) = Big::new(&[]);
-    let pods: Vec<_> = (0..2_500).map(pinned).collect();
-    let appended = big.becomes(&pods);
+    let mut appended = big.becomes(&called("image"));
+    appended.extend(big.becomes(&called("other")));
     let identities: usize = appended.iter().map(|spec| spec.identities.len()).sum();
     assert_eq!(identities, 2_500);
     assert_eq!(big.read.identities.len(), 2_500);

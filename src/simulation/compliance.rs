@@ -571,6 +571,32 @@ fn an_image_that_never_runs_until_it_is_recorded_is_judged_all_the_same() {
 }
 
 #[test]
+fn no_crowd_of_images_that_run_for_moments_makes_one_forgotten() {
+    let excepted = ", exceptions: [{images: ['registry.example/other-*'], reason: ours}]";
+    for (owner, more) in [("Pod", excepted), ("Pod", ""), ("Job", "")] {
+        let mut cluster = vetted(more);
+        let mut turned_red = false;
+        let mut run = |cluster: &mut Cluster, image: &str| {
+            let pod = cluster.running(&format!("{owner} one"), "", &[image]);
+            cluster.pass(2);
+            turned_red |= state(cluster) == ComplianceState::NonCompliant;
+            cluster.remove(&pod);
+            cluster.pass(1);
+        };
+        for _ in 0..3 {
+            run(&mut cluster, "bad");
+            for number in 0..105 {
+                run(&mut cluster, &format!("other-{number}"));
+            }
+        }
+        assert!(turned_red, "{owner} {more}");
+        let log = cluster.log("prod");
+        assert_eq!(cluster.recorded("prod").totals().artifacts, 1, "{log:?}");
+        assert!(cluster.recorded("prod").compliance.uncounted.len() <= 100);
+    }
+}
+
+#[test]
 fn an_exception_for_a_namespace_covers_no_workload_elsewhere_that_never_rests() {
     let mut cluster = vetted(", exceptions: [{namespaces: [blog], reason: ours}]");
     cluster.start("blog/web", &["bad"], 1);

@@ -75,14 +75,8 @@ fn thousands_of_images_leave_no_trace_in_memory_and_are_told_as_if_all_were_kept
 #[test]
 fn what_is_forgotten_while_it_is_being_written_is_learned_again_from_what_was_written() {
     let mut cluster = Cluster::new();
-    let pod = cluster.create("web", "r", &["index"]);
-    cluster.change(&pod, |pod| pod.containers[0].image = image_id("index"));
-    cluster.change(&pod, |pod| {
-        pod.phase = "Running";
-        let first = &mut pod.containers[0];
-        (first.id, first.state) = ("containerd://one".to_owned(), State::Running);
-        first.image_id = format!("registry.example/index@sha256:{}", digest("amd64"));
-    });
+    let pod = cluster.running("web", "r", &["index"]);
+    cluster.container(&pod, |c| c.image_id = image_id("amd64"));
     cluster.pass_while_writing(60, move |cluster| {
         cluster.remove(&pod);
         cluster.state.tidy();

@@ -1,5 +1,7 @@
 //! Which artifact a container is, whatever its runtime calls it (the scenarios S1 to S11 of the notes on image identity).
 
+use proptest::prelude::*;
+
 use crate::{
     api::{
         compliance::ComplianceState,
@@ -193,11 +195,7 @@ fn a_pin_names_the_artifact_if_the_spec_cannot_have_been_edited() {
         let learned = log
             .iter()
             .filter(|w| w.spec.causes.contains(&Cause::IdentityLearned));
-        assert_eq!(
-            learned.count(),
-            usize::from(known_as == "index"),
-            "{case}: and that is said once"
-        );
+        assert_eq!(learned.count(), 0, "{case}: which tells of no other");
         assert_eq!(log.len(), 2, "{case}: with the start itself");
         cluster.new_events();
         cluster.restart();
@@ -385,7 +383,11 @@ fn a_pin_vouches_for_no_other_container() {
     // The same digest, by a tag that may have been moved.
     let other = born(&mut cluster, "blog/web", &image_id("amd64"));
     assert!(!complies(&mut cluster));
-    assert_eq!(recorded(&cluster), pairs(&[("good", 2)]), "shown as one");
+    assert_eq!(
+        recorded(&cluster),
+        pairs(&[("amd64", 1), ("good", 1)]),
+        "nor is another shown as what it asks for"
+    );
     cluster.remove(&other);
     assert!(complies(&mut cluster));
     // An index of one's own may hold the good image for one platform, and anything for another.
@@ -566,12 +568,11 @@ fn a_container_that_cannot_be_identified_is_in_no_artifact_until_it_can_be() {
 
 #[test]
 fn an_identity_is_written_with_the_artifact_and_not_before() {
-    // A slow rollout of a pinned image whose runtime calls it otherwise.
+    // A slow rollout of an image that its runtime calls otherwise at once.
     let mut cluster = Cluster::new();
     cluster.deployment("web", |d| d.reason = "ReplicaSetUpdated");
-    let pod = cluster.create("web", "r", &["index"]);
-    cluster.change(&pod, |pod| pod.containers[0].image = pinned("index"));
-    runs_called(&mut cluster, &pod, "one", &called("index", "amd64"));
+    let pod = born(&mut cluster, "web", &image_id("index"));
+    cluster.container(&pod, |c| c.image_id = image_id("amd64"));
     cluster.mark();
     cluster.pass(100);
     assert_eq!(cluster.timed(), ["30s started index 0>1"]);
@@ -588,9 +589,8 @@ fn an_identity_is_written_with_the_artifact_and_not_before() {
 #[test]
 fn the_identity_of_what_came_and_went_is_never_written() {
     let mut cluster = Cluster::new();
-    let pod = cluster.create("web", "r", &["index"]);
-    cluster.change(&pod, |pod| pod.containers[0].image = pinned("index"));
-    runs_called(&mut cluster, &pod, "one", &called("index", "amd64"));
+    let pod = born(&mut cluster, "web", &image_id("index"));
+    cluster.container(&pod, |c| c.image_id = image_id("amd64"));
     cluster.pass(2);
     cluster.remove(&pod);
     cluster.pass(100);
@@ -728,7 +728,6 @@ fn learned_of(alias: &str, known: &str) -> LearnedIdentity {
     LearnedIdentity {
         alias: digest(alias),
         known: digest(known),
-        pinned: false,
     }
 }
 
@@ -758,6 +757,8 @@ fn a_pin_renames_nothing_that_is_recorded() {
                     pod.containers[0].image = "registry.example/evil:2".to_owned();
                 });
                 cluster.pass(60);
+                let told = cluster.new_events();
+                assert_eq!(told, ["silence: IdentityLearned"], "{case}");
             }
             match restart {
                 "never" => cluster.change(&pod, |pod| pod.labels.clear()),
@@ -769,11 +770,10 @@ fn a_pin_renames_nothing_that_is_recorded() {
             }
             cluster.pass(60);
             let told = cluster.new_events();
-            // Without rules an edited spec is not known any more to have asked for it.
-            let want: &[&str] = match (restart, edited) {
-                ("never", _) => &["silence: WorkloadsChanged"],
-                (_, false) => &[],
-                (_, true) => &["stopped evil 1>0"],
+            // What an edited spec asked for stands in the log.
+            let want: &[&str] = match restart {
+                "never" => &["silence: WorkloadsChanged"],
+                _ => &[],
             };
             assert_eq!(told, want, "{case}");
             assert!(
@@ -827,6 +827,167 @@ fn a_pin_teaches_only_what_its_own_repository_calls_the_image() {
             "{called}"
         );
         cluster.assert_at_rest();
+    }
+}
+
+/// What a pod asks for and what its node says of it: images by their numbers.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    pin: Option<usize>,
+    repository: usize,
+    digest: usize,
+    edited: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Tenant(Run),
+    Own(Run),
+    RemoveTenants,
+    RemoveOwn,
+    Restart,
+    Pass,
+}
+
+const DIGESTS: [&str; 4] = ["web", "next", "evil", "index"];
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let image = || 0..DIGESTS.len();
+    let run = (
+        proptest::option::of(image()),
+        image(),
+        image(),
+        any::<bool>(),
+    );
+    let run = run.prop_map(|(pin, repository, digest, edited)| Run {
+        pin,
+        repository,
+        digest,
+        edited,
+    });
+    let step = prop_oneof![
+        4 => run.clone().prop_map(Step::Tenant),
+        4 => run.prop_map(Step::Own),
+        1 => Just(Step::RemoveTenants),
+        1 => Just(Step::RemoveOwn),
+        1 => Just(Step::Restart),
+        2 => Just(Step::Pass),
+    ];
+    proptest::collection::vec(step, 1..12)
+}
+
+/// What is told of the namespace `shop`, with the pods of the namespace `tenant` and without them.
+fn told_of_shop(steps: &[Step], tenants: bool) -> Vec<String> {
+    let mut cluster = Cluster::new();
+    cluster.environment("shop", "namespaces: {include: [shop]}");
+    cluster.pass(60);
+    let (mut own, mut others) = (vec![], vec![]);
+    for (number, step) in steps.iter().enumerate() {
+        let (workload, run, pods) = match step {
+            Step::Tenant(run) if tenants => ("tenant/evil", run, &mut others),
+            Step::Own(run) => ("web", run, &mut own),
+            Step::RemoveTenants => {
+                others
+                    .drain(..)
+                    .for_each(|pod: String| cluster.remove(&pod));
+                continue;
+            }
+            Step::RemoveOwn => {
+                own.drain(..).for_each(|pod: String| cluster.remove(&pod));
+                continue;
+            }
+            Step::Restart => {
+                cluster.restart();
+                continue;
+            }
+            Step::Tenant(_) | Step::Pass => {
+                cluster.pass(60);
+                continue;
+            }
+        };
+        let repository = DIGESTS[run.repository];
+        let pod = cluster.create(workload, "r", &[repository]);
+        if let Some(pin) = run.pin {
+            let image = called(repository, DIGESTS[pin]);
+            cluster.container(&pod, |c| c.image = image);
+        }
+        let reported = called(repository, DIGESTS[run.digest]);
+        runs_called(
+            &mut cluster,
+            &pod,
+            &format!("container-{number}"),
+            &reported,
+        );
+        cluster.pass(60);
+        if run.edited {
+            cluster.change(&pod, |pod| {
+                pod.generation += 1;
+                pod.containers[0].image = "registry.example/edited:1".to_owned();
+            });
+        }
+        pods.push(pod);
+    }
+    cluster.pass(600);
+    cluster.assert_at_rest();
+    let told = cluster.log("shop").iter().map(|written| {
+        let spec = &written.spec;
+        // The names of pods differ, and thereby the hashes of the ids of containers.
+        let identities = spec.identities.iter();
+        let identities = identities.map(|it| (&it.alias, &it.fingerprint, it.source));
+        let identities: Vec<_> = identities.collect();
+        let (causes, changes, events) = (&spec.causes, &spec.changes, &spec.events);
+        format!("{causes:?} {changes:?} {events:?} {identities:?}")
+    });
+    told.collect()
+}
+
+proptest! {
+    #![proptest_config(crate::simulation::testing::tries(64))]
+
+    #[test]
+    fn no_pod_of_another_namespace_changes_what_is_told_of_this_one(steps in steps()) {
+        prop_assert_eq!(told_of_shop(&steps, true), told_of_shop(&steps, false));
+    }
+}
+
+#[test]
+fn a_pin_says_nothing_of_other_containers() {
+    // A tenant copies the next release of another team into a repository or an index of its own, and pins a pod to that
+    // before the release runs; or takes another index from the repository of that team.
+    for (repository, case) in [("evil", "its own repository"), ("next", "the same one")] {
+        let mut cluster = Cluster::new();
+        cluster.pass(60);
+        let pod = cluster.create("tenant/evil", "r", &[repository]);
+        cluster.container(&pod, |c| c.image = called(repository, "evil"));
+        runs_called(&mut cluster, &pod, "evil", &called(repository, "next"));
+        cluster.pass(60);
+        cluster.new_events();
+        cluster.running("web", "r", &["next"]);
+        cluster.pass(60);
+        assert_eq!(cluster.new_events(), ["started next 0>1"], "{case}");
+        for _ in 0..2 {
+            let both = pairs(&[("evil", 1), ("next", 1)]);
+            assert_eq!(recorded(&cluster), both, "{case}");
+            cluster.restart();
+            cluster.pass(60);
+        }
+        assert_eq!(cluster.new_events(), [""; 0], "{case}");
+        cluster.assert_at_rest();
+    }
+}
+
+#[test]
+fn evidence_about_what_the_node_reports_of_a_pinned_container_counts_whenever_it_comes() {
+    for owner in ["web", "Job web"] {
+        for record_of in ["index", "amd64"] {
+            let mut cluster = ruled(true);
+            pinned_to(&mut cluster, owner, "index", "amd64");
+            assert!(!complies(&mut cluster), "{owner} {record_of}");
+            record(&mut cluster, record_of, &[]);
+            cluster.pass(60);
+            let state = cluster.recorded("prod").compliance.state;
+            assert_eq!(state, ComplianceState::Compliant, "{owner} {record_of}");
+        }
     }
 }
 
@@ -1007,6 +1168,55 @@ fn what_runs_behind_more_containers_than_can_be_kept_is_never_compliant() {
             complies(&mut cluster),
             "{owner} {excepted}: so many can be kept"
         );
+        assert_eq!(cluster.state.self_check(cluster.now), 0);
+    }
+}
+
+#[test]
+fn a_node_that_says_nothing_for_a_while_makes_none_of_many_containers_stop() {
+    // So many that never run, then some that do; all that can be kept, and more.
+    for (never, running, more) in [(400, 20, false), (400, 80, false), (0, 1_000, true)] {
+        let case = format!("{never} {running}");
+        let mut cluster = ruled(true);
+        let images: Vec<_> = (0..never + running).map(|_| "good").collect();
+        let pod = cluster.create("web", "r", &images);
+        cluster.change(&pod, |pod| {
+            pod.phase = "Running";
+            for (number, container) in pod.containers.iter_mut().enumerate().skip(never) {
+                container.id = format!("containerd://{number}");
+                container.image_id = image_id("good");
+                container.state = State::Running;
+            }
+        });
+        cluster.pass(600);
+        cluster.new_events();
+        let seen = |cluster: &Cluster| {
+            let (fleet, recorded) = (cluster.state.fleet(), cluster.recorded("prod"));
+            let unidentified = cluster.state.summary("prod").unwrap().unidentified;
+            let state = recorded.compliance.state;
+            (
+                fleet.kept_containers(),
+                unidentified,
+                recorded.totals(),
+                state,
+            )
+        };
+        let before = seen(&cluster);
+        assert_eq!(before.1 > 0, more, "{case}");
+        let before_silence = cluster.pods[&pod].containers.clone();
+        cluster.change(&pod, |pod| {
+            for container in &mut pod.containers {
+                (container.id, container.image_id) = (String::new(), String::new());
+                container.state = State::Waiting;
+            }
+        });
+        cluster.pass(600);
+        assert_eq!(cluster.new_events(), [""; 0], "{case}");
+        assert_eq!(seen(&cluster), before, "{case}");
+        cluster.change(&pod, |pod| pod.containers = before_silence);
+        cluster.pass(600);
+        assert_eq!(cluster.new_events(), [""; 0], "{case}");
+        assert_eq!(seen(&cluster), before, "{case}");
         assert_eq!(cluster.state.self_check(cluster.now), 0);
     }
 }

@@ -93,7 +93,12 @@ fn referred(cluster: &Cluster) -> BTreeSet<Fingerprint> {
     let fleet = cluster.state.fleet();
     let namespaces = fleet.pod_namespaces();
     let pods = namespaces.flat_map(|namespace| fleet.pods_in(namespace));
-    let digests = pods.flat_map(crate::cluster::fleet::Pod::digests);
+    let containers = pods.flat_map(crate::cluster::fleet::Pod::runs);
+    let digests = containers.flat_map(|container| {
+        let trusted = container.trusted.into_iter();
+        let trusted = trusted.flat_map(|it| it.digests.iter());
+        trusted.chain(container.shown).collect::<Vec<_>>()
+    });
     let logs = ["all", "staged", "front", "prod"].map(|name| cluster.recorded(name));
     let recorded = logs
         .into_iter()

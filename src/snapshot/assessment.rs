@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     api::{
@@ -23,7 +23,7 @@ use crate::{
     },
     compliance::{
         artifact_identity::IdentityResolver,
-        artifact_rules::{ArtifactInput, ArtifactRules, ArtifactVerdict, evaluate},
+        artifact_rules::{ArtifactInput, ArtifactRules, ArtifactVerdict, CONTAINERS, evaluate},
         environment_compliance::{ComplianceInput, step},
         evidence::{Allowance, DeploymentRecord, Evidence},
     },
@@ -38,6 +38,8 @@ use crate::{
 const NOTES: usize = 10;
 /// Of how many images that are not counted an entry says since when they have not met the rules.
 const UNCOUNTED: usize = 100;
+/// What has no entry among so many that are younger than that may have had one: it has no grace.
+const LATELY: SignedDuration = SignedDuration::from_hours(24);
 /// At most how many changes of the allow-list fit into one entry; the rest follows in the next.
 const ALLOWED: usize = 500;
 
@@ -367,9 +369,10 @@ impl Assessor<'_> {
             .filter(wanted)
             .map(|fingerprint| {
                 let name = after.names.get(&fingerprint).map_or("", String::as_str);
+                let trusted = self.census.trusted(fingerprint);
                 let input = ArtifactInput {
                     fingerprint,
-                    containers: self.census.trusted(fingerprint).cloned().collect(),
+                    containers: trusted.take(CONTAINERS + 1).cloned().collect(),
                     name,
                     namespaces: BTreeSet::new(),
                 };
@@ -538,7 +541,8 @@ impl Assessor<'_> {
                     (image.clone(), input)
                 });
                 *named = image.clone().min(named.clone());
-                input.containers.extend(trusted);
+                let room = (CONTAINERS + 1).saturating_sub(input.containers.len());
+                input.containers.extend(trusted.take(room));
                 input.namespaces.insert(namespace);
             };
         for it in self.census.uncounted() {
@@ -562,7 +566,10 @@ impl Assessor<'_> {
             let digest = Fingerprint::from_hex(&it.fingerprint);
             digest.is_some_and(|digest| running.contains(&digest))
         };
-        let too_many = before.compliance.uncounted.iter().filter(runs).count() >= UNCOUNTED;
+        // Others that run, or did lately, may have made it forgotten.
+        let lately = now.checked_sub(LATELY).unwrap_or(Timestamp::MIN);
+        let known = before.compliance.uncounted.iter();
+        let too_many = known.filter(|it| runs(it) || it.since > lately).count() >= UNCOUNTED;
         let (mut found, mut until) = (vec![], None::<Timestamp>);
         for (fingerprint, (image, input)) in artifacts {
             let name = display_name(&image);

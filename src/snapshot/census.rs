@@ -21,8 +21,8 @@ pub struct Census {
     places: BTreeMap<Place, u32>,
     /// The images in pod specs, by artifact.
     images: BTreeMap<(Fingerprint, Arc<str>), u32>,
-    /// Other digests that were reported for containers: they identify the artifacts after a restart.
-    aliases: BTreeMap<Fingerprint, u32>,
+    /// Other digests by which containers are known or were reported, each with the artifact as which they are shown.
+    aliases: BTreeMap<(Fingerprint, Fingerprint), u32>,
     /// What counts for the rules of containers, by the artifact as which they are shown.
     trusted: BTreeMap<(Fingerprint, TrustedContainer), u32>,
     /// What was learned of running containers, by a hash of their ids.
@@ -114,6 +114,10 @@ impl Census {
                 }));
                 continue;
             }
+            let also = container.trusted.iter().filter_map(|it| it.digests.also);
+            for digest in also.chain([shown]).filter(|it| *it != fingerprint) {
+                step(&mut self.aliases, (digest, fingerprint), add);
+            }
             let named = runs.entry(fingerprint).or_insert(container.image);
             *named = (*named).min(container.image);
             let Some(trusted) = container.trusted else {
@@ -138,11 +142,6 @@ impl Census {
         };
         for learned in pod.learned() {
             step(&mut self.learned, learned, add);
-        }
-        for digest in pod.digests().filter(|_| counts) {
-            if resolver.canonical(digest) != digest {
-                step(&mut self.aliases, digest, add);
-            }
         }
         let cells = runs.into_iter().map(|(fingerprint, image)| {
             let cell = Cell {
@@ -211,9 +210,18 @@ impl Census {
         self.places.contains_key(place)
     }
 
-    /// All other digests that were reported for containers.
+    /// All other digests by which containers are known or were reported: some that identify artifacts after a restart, and some
+    /// that are artifacts of their own. With repeats.
     pub fn aliases(&self) -> impl Iterator<Item = Fingerprint> {
-        self.aliases.keys().copied()
+        self.aliases.keys().map(|(digest, _)| *digest)
+    }
+
+    /// The artifacts as which containers are shown that are known by this digest too, counted or not.
+    pub fn shown_as(&self, digest: Fingerprint) -> impl Iterator<Item = Fingerprint> {
+        let all = (digest, Fingerprint([0; 32]))..=(digest, Fingerprint([0xff; 32]));
+        let counted = self.aliases.range(all).map(|((_, shown), _)| *shown);
+        let known_by = move |it: &&Uncounted| it.trusted.digests.also == Some(digest);
+        counted.chain(self.uncounted().filter(known_by).map(|it| it.fingerprint))
     }
 
     /// What counts for the rules of the containers of an artifact.
@@ -231,7 +239,7 @@ impl Census {
 
     /// Whether this digest was reported for any container.
     pub fn mentions(&self, digest: &Fingerprint) -> bool {
-        self.runs(digest) || self.aliases.contains_key(digest)
+        self.runs(digest) || self.shown_as(*digest).next().is_some()
     }
 
     /// How many running containers can't be identified.

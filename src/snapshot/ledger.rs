@@ -239,10 +239,9 @@ impl Ledger {
     pub fn learned_identities(&self) -> impl Iterator<Item = LearnedIdentity> {
         let identities = self.identities.iter();
         let of_pods = identities.filter(|(_, (_, source))| *source != IdentitySource::Record);
-        of_pods.map(|(alias, (known, source))| LearnedIdentity {
+        of_pods.map(|(alias, (known, _))| LearnedIdentity {
             alias: *alias,
             known: *known,
-            pinned: *source == IdentitySource::Pin,
         })
     }
 

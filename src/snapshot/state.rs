@@ -235,8 +235,6 @@ pub struct ClusterState {
     /// Which environments may have pods of a namespace: their places among all, as found so far.
     admitting: BTreeMap<Arc<str>, Arc<[usize]>>,
     evidence: Evidence,
-    /// What pins have taught and what is taken in when all logs are known, by the other digest.
-    pins: BTreeMap<Fingerprint, LearnedIdentity>,
     /// The operator's own namespace: its records count by default.
     own_namespace: String,
     /// Environments that may have something new to do.
@@ -638,7 +636,7 @@ impl ClusterState {
         if with_id(&mut self.environments, environment).is_none() {
             return;
         }
-        let mut renamed = self.learn(&ledger.learned_identities().collect::<Vec<_>>());
+        let renamed = self.learn(&ledger.learned_identities().collect::<Vec<_>>());
         let corrected = self.fleet.recall(&ledger.containers);
         let Some(env) = with_id(&mut self.environments, environment) else {
             return;
@@ -651,10 +649,6 @@ impl ClusterState {
         let ended_by = env.census.ended_by().max(ledger.ended_by);
         env.census.set_ended_by(ended_by);
         (env.log, env.before) = (KnownLog::Read(ledger, now), None);
-        renamed.extend(self.learn_pins());
-        let Some(env) = with_id(&mut self.environments, environment) else {
-            return;
-        };
         env.recount(&self.fleet, &self.evidence, now);
         self.touched.insert(environment.name.clone());
         self.mark_artifacts_dirty(&environment.name, artifacts);

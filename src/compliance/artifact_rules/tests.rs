@@ -660,34 +660,27 @@ fn only_a_record_or_the_container_itself_makes_another_digest_compliant() {
         reason(&Said::of(&[lone]), &["m"]),
         VerdictReason::NoProvenance
     );
-    let learned = |pinned| {
-        let mut said = Said::of(&[lone]);
-        said.fleet.learn(LearnedIdentity {
-            alias: digest("m"),
-            known: digest("i"),
-            pinned,
-        });
-        said
-    };
-    // S7, S2: what a pin, or a node that called one container by both, has taught about other containers is only shown.
-    for pinned in [true, false] {
-        let said = learned(pinned);
-        assert_eq!(reason(&said, &["m"]), VerdictReason::NoProvenance);
-        assert_eq!(
-            reason(&said, &["i", "m"]),
-            VerdictReason::NoProvenance,
-            "the worst counts"
-        );
-        assert_eq!(
-            reason(&said, &["i m", "m"]),
-            VerdictReason::NoProvenance,
-            "one container vouches for no other"
-        );
-        assert_eq!(reason(&said, &["i"]), VerdictReason::Satisfied);
-        // Of the container itself both count, whichever was first.
-        assert_eq!(reason(&said, &["i m"]), VerdictReason::Satisfied);
-        assert_eq!(reason(&said, &["m i"]), VerdictReason::Satisfied);
-    }
+    // S2: what a node that called one container by both has taught about other containers is only shown.
+    let mut said = Said::of(&[lone]);
+    said.fleet.learn(LearnedIdentity {
+        alias: digest("m"),
+        known: digest("i"),
+    });
+    assert_eq!(reason(&said, &["m"]), VerdictReason::NoProvenance);
+    assert_eq!(
+        reason(&said, &["i", "m"]),
+        VerdictReason::NoProvenance,
+        "the worst counts"
+    );
+    assert_eq!(
+        reason(&said, &["i m", "m"]),
+        VerdictReason::NoProvenance,
+        "one container vouches for no other"
+    );
+    assert_eq!(reason(&said, &["i"]), VerdictReason::Satisfied);
+    // Of the container itself both count, whichever was first.
+    assert_eq!(reason(&said, &["i m"]), VerdictReason::Satisfied);
+    assert_eq!(reason(&said, &["m i"]), VerdictReason::Satisfied);
     // A record for one platform never vouches for the index.
     assert_eq!(
         reason(
@@ -706,6 +699,38 @@ fn only_a_record_or_the_container_itself_makes_another_digest_compliant() {
         reason(&Said::of(&[lone, allow]), &["i"]),
         VerdictReason::Satisfied
     );
+}
+
+#[test]
+fn an_image_under_more_names_than_are_looked_at_never_complies() {
+    use ComplianceState::{Compliant, NonCompliant, Unknown};
+    let excepted = rules(", exceptions: [{images: ['r.example/*'], reason: bought}]");
+    let allowed = "allow a: environments: [prod], artifacts: [{fingerprint: $i, name: runner}], reason: hotfix";
+    for (names, policy, said, want) in [
+        (CONTAINERS, &excepted, vec![], Compliant),
+        (CONTAINERS + 1, &excepted, vec![], NonCompliant),
+        (5_000, &excepted, vec![], NonCompliant),
+        (CONTAINERS, &rules(""), vec![allowed], Compliant),
+        (CONTAINERS + 1, &rules(""), vec![allowed], NonCompliant),
+        (5_000, &"{}".to_owned(), vec![], Unknown),
+    ] {
+        let names: Vec<_> = (0..names)
+            .map(|it| format!("i=r.example/{it:04}:1"))
+            .collect();
+        let digests: Vec<_> = names.iter().map(String::as_str).collect();
+        let verdict = Said::of(&said).evaluate(policy, &digests, &["shop"], NOW);
+        assert_eq!(verdict.state, want, "{} {policy}", names.len());
+        let unidentified = verdict.reason == VerdictReason::Unidentified;
+        assert_eq!(unidentified, want == NonCompliant, "{}", names.len());
+    }
+    // What is bad without grace stays so.
+    let rejected = "review ci/a: fingerprint: $i, state: rejected, reviewer: ann";
+    let names: Vec<_> = (0..5_000)
+        .map(|it| format!("i=r.example/{it:04}:1"))
+        .collect();
+    let digests: Vec<_> = names.iter().map(String::as_str).collect();
+    let verdict = Said::of(&[rejected]).evaluate(&rules(""), &digests, &["shop"], NOW);
+    assert_eq!(verdict.reason, VerdictReason::ApprovalRejected);
 }
 
 #[test]

@@ -17,9 +17,6 @@ use crate::{
 
 /// How long after start statuses wait for logs that can't be read.
 const LOGS: Moment = Moment::from_secs(30);
-/// At most how much that pins have taught waits for logs. More is not taken in: then the images of some pods are shown as
-/// two artifacts.
-const PINS: usize = 16_384;
 
 impl EvidenceState for ClusterState {
     fn evidence(&self) -> &Evidence {
@@ -163,14 +160,6 @@ impl ClusterState {
     /// Notes that digests identify one image. Returns the environments that count an artifact under one digest and would
     /// under another now: a pod must be removed from the counts under the same digest under which it was added.
     pub(super) fn learn(&mut self, learned: &[LearnedIdentity]) -> BTreeSet<String> {
-        self.learn_those(learned, |_, _| true)
-    }
-
-    fn learn_those(
-        &mut self,
-        learned: &[LearnedIdentity],
-        wanted: impl Fn(&Self, &LearnedIdentity) -> bool,
-    ) -> BTreeSet<String> {
         if learned.is_empty() {
             return BTreeSet::new();
         }
@@ -183,9 +172,7 @@ impl ClusterState {
         let all = self.environments.values();
         let before: Vec<_> = all.map(|env| canonical(self, env)).collect();
         for learned in learned {
-            if wanted(self, learned) {
-                self.fleet.learn(*learned);
-            }
+            self.fleet.learn(*learned);
         }
         let all = self.environments.iter().zip(before);
         let renamed = all.filter(|((_, env), before)| {
@@ -193,45 +180,6 @@ impl ClusterState {
             pairs.any(|(before, now)| *before != now && env.census.mentions(before))
         });
         renamed.map(|((name, _), _)| name.clone()).collect()
-    }
-
-    /// The same of what a pod has taught.
-    pub(super) fn learn_from_pod(&mut self, learned: &[LearnedIdentity]) -> BTreeSet<String> {
-        let (pins, reported): (Vec<_>, Vec<_>) = learned.iter().partition(|it| it.pinned);
-        let mut renamed = self.learn(&reported);
-        for pin in pins {
-            if self.pins.len() < PINS {
-                self.pins.entry(pin.alias).or_insert(pin);
-            }
-        }
-        renamed.extend(self.learn_pins());
-        renamed
-    }
-
-    /// The same of what pins have taught, when all logs are known: a pin never renames what is recorded, because whoever may
-    /// create pods could choose a name for what others run.
-    pub(super) fn learn_pins(&mut self) -> BTreeSet<String> {
-        let mut environments = self.environments.values();
-        let unknown =
-            |env: &EnvironmentState| matches!(env.log, KnownLog::Unread) && env.before.is_none();
-        if self.pins.is_empty()
-            || !self.stream(WatchKind::Environments).synced
-            || environments.any(unknown)
-        {
-            return BTreeSet::new();
-        }
-        let pins: Vec<_> = std::mem::take(&mut self.pins).into_values().collect();
-        self.learn_those(&pins, |state, pin| {
-            let recorded = |digest: Fingerprint| {
-                let mut ledgers = state
-                    .environments
-                    .values()
-                    .flat_map(EnvironmentState::ledgers);
-                ledgers.any(|ledger| ledger.total(&digest) > 0)
-            };
-            let other = state.fleet.would_rename(pin);
-            other.is_some_and(|other| !recorded(other))
-        })
     }
 
     /// Whether more statuses may have to be written since the last call.
@@ -292,7 +240,8 @@ impl ClusterState {
             let known = images.iter().map(|digest| resolver.canonical(*digest));
             let all: BTreeSet<_> = images.iter().copied().chain(known).collect();
             let runs = |digest: &Fingerprint| ledger.total(digest) > 0 || env.census.runs(digest);
-            let concerned: Vec<_> = all.into_iter().filter(runs).collect();
+            let shown = images.iter().flat_map(|it| env.census.shown_as(*it));
+            let concerned: Vec<_> = all.into_iter().filter(runs).chain(shown).collect();
             if !concerned.is_empty() {
                 env.assessment.touch(concerned);
                 self.touched.insert(name.clone());

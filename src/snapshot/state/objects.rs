@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     cluster::{
-        fleet::{Fleet, PodChange, Workload},
+        fleet::{Fleet, Pod, PodChange, Workload},
         pod_view::{Decoded, DeploymentView, Meta, NamespaceView, PodView, SlimView as _},
         scope::Labels,
         watch::WatchedKind,
@@ -152,7 +152,7 @@ impl ClusterState {
     }
 
     pub(super) fn pod_changed(&mut self, change: &PodChange, now: Moment) {
-        let renamed = self.learn_from_pod(&change.learned);
+        let renamed = self.learn(&change.learned);
         if !self.stream(WatchKind::Pods).synced {
             return; // everything is counted when the list is complete
         }
@@ -164,6 +164,9 @@ impl ClusterState {
         else {
             return;
         };
+        // It stands in the log.
+        let learned = change.now.iter().flat_map(Pod::learned);
+        let learned = learned.ne(change.before.iter().flat_map(Pod::learned));
         let admitting = self.admitting(&namespace);
         let mut admitting = admitting.iter().copied().peekable();
         for (place, (name, env)) in self.environments.iter_mut().enumerate() {
@@ -185,8 +188,9 @@ impl ClusterState {
                 continue;
             };
             // They are in the status.
-            let mut waiting =
-                env.census.unidentified_in_all() != unidentified || env.assessment.has_work();
+            let mut waiting = learned
+                || env.census.unidentified_in_all() != unidentified
+                || env.assessment.has_work();
             for pod in [&change.before, &change.now].into_iter().flatten() {
                 waiting |= env.unsettled.observe_workload(
                     &pod.workload,
@@ -311,6 +315,40 @@ mod tests {
         cells
             .map(|cell| cell.workload.namespace.to_string())
             .collect()
+    }
+
+    #[test]
+    fn a_pod_that_is_listed_again_as_it_was_is_no_change() {
+        let mut state = empty_state(true, NOW);
+        let called = |digit: &str| format!("r.example/a@sha256:{}", digit.repeat(64));
+        let pod = |generation: i64, image: &str, id: &str| -> PodView {
+            let json = json!({
+                "metadata": {"name": "web", "namespace": "a", "uid": "web", "resourceVersion": "1", "generation": generation},
+                "spec": {"containers": [{"name": "web", "image": image}]},
+                "status": {"phase": "Running", "containerStatuses": [{
+                    "name": "web", "imageID": id, "containerID": "c://1", "state": {"running": {}},
+                }]},
+            });
+            serde_json::from_value(json).unwrap()
+        };
+        for (generation, image, id) in [
+            (1, called("1"), called("2")),
+            (1, called("2"), called("1")),
+            (1, called("1"), "2".repeat(64)),
+            (2, called("3"), called("2")),
+            (1, "r.example/a:1".to_owned(), called("4")),
+            (1, "r.example/b:1".to_owned(), String::new()),
+        ] {
+            let pod = pod(generation, &image, &id);
+            assert!(
+                state.fleet.apply_pod(&pod, 1, NOW).is_some(),
+                "{image} {id}"
+            );
+            assert!(
+                state.fleet.apply_pod(&pod, 2, NOW).is_none(),
+                "{image} {id}"
+            );
+        }
     }
 
     #[test]

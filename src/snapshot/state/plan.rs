@@ -12,7 +12,10 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     api::snapshot::{Cause, MAX_COMPLETED, MAX_IDENTITIES, MAX_WORKLOADS, ReadAt},
     cluster::{
-        fleet::Workload, image::Fingerprint, pod_view::version, scope::Scope,
+        fleet::{TrustedDigests, Workload},
+        image::Fingerprint,
+        pod_view::version,
+        scope::Scope,
         watch_progress::WatchKind,
     },
     compliance::artifact_identity::IdentityResolver,
@@ -427,10 +430,19 @@ impl Planner<'_> {
         Some(until)
     }
 
-    /// What was learned of running containers and is not in the log yet: at most so many. It matters for rules only.
+    /// What was learned of running containers and is not in the log yet: at most so many. Without rules it matters only if the
+    /// container would be shown as another artifact without it.
     fn learned_containers(&self, ledger: &Ledger, at_most: usize) -> LearnedContainers {
-        let ruled = self.input.assessor.rules.is_some();
-        let learned = self.input.census.learned().filter(|_| ruled);
+        let Assessor {
+            rules, resolver, ..
+        } = &self.input.assessor;
+        let renames = |it: &TrustedDigests| {
+            let canonical = |digest| resolver.canonical(digest);
+            it.also
+                .is_some_and(|also| canonical(also) != canonical(it.first))
+        };
+        let learned = self.input.census.learned();
+        let learned = learned.filter(|(_, it)| rules.is_some() || renames(it));
         let news = learned.filter(|(id, it)| ledger.containers.get(id) != Some(it));
         news.take(at_most).collect()
     }
@@ -539,7 +551,9 @@ pub(super) fn identities(
         .aliases()
         .filter(|alias| !ledger.identities.contains_key(alias))
         .map(pair)
-        .filter(|(_, known)| recorded_then.contains(known) && census.total(known) > 0)
+        .filter(|(alias, known)| {
+            alias != known && recorded_then.contains(known) && census.total(known) > 0
+        })
         .map(sourced);
     let room = MAX_IDENTITIES - found.len();
     found.extend(unknown.take(room));
