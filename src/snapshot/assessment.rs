@@ -582,8 +582,8 @@ impl Assessor<'_> {
             if verdict.state != ComplianceState::NonCompliant {
                 continue;
             }
-            let known = before.uncounted_since(fingerprint);
-            let known = known.or_else(|| first_late(fingerprint));
+            let remembered = before.uncounted_since(fingerprint);
+            let known = remembered.or_else(|| first_late(fingerprint));
             // Or when it counted: to be counted no longer gives no other grace.
             let counted = after.seen.get(&fingerprint).copied();
             let first_seen = counted.into_iter().chain(known);
@@ -598,7 +598,7 @@ impl Assessor<'_> {
             // What was on the allow-list has no grace when that ends.
             // Nor has what is not remembered among too many others: it would begin anew each time.
             let grace_over = after.allowed.keys().any(|(_, digest)| listed(digest))
-                || known.is_none() && counted.is_none() && too_many;
+                || remembered.is_none() && counted.is_none() && too_many;
             found.push(UncountedFinding {
                 fingerprint,
                 name,

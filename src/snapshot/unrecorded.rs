@@ -1,7 +1,11 @@
 //! Remembers what runs without being recorded, and since when. What never settles is never recorded; the rules have to judge
 //! it all the same, or whoever keeps a workload restless, or starts it for a moment again and again, would be past them.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{
     cluster::image::Fingerprint,
@@ -19,15 +23,17 @@ const MOST: usize = 20_000;
 
 /// What runs without being recorded, or did before it was gone, and when it was seen first.
 ///
-/// What is gone is remembered up to a number, and none of it gives way to another: where no more can be remembered, whatever
-/// is seen for the first time may be something that was not, so it is late at once. So no crowd of others makes an artifact
-/// forgotten and thereby never judged.
+/// What is gone is remembered up to a number, and none of it gives way to another: where no more can be remembered, or once
+/// something was not, whatever is seen for the first time may be something that was forgotten, so it is late at once. So no
+/// crowd of others makes an artifact forgotten and thereby never judged.
 #[derive(Clone, Debug, Default)]
 pub struct Unrecorded {
     running: BTreeMap<Place, Moment>,
     gone: BTreeMap<Arc<str>, BTreeMap<Fingerprint, Moment>>,
     /// How many are gone in all namespaces.
     gone_in_all: usize,
+    /// The namespaces of which something was forgotten since the start of the program.
+    forgetful: BTreeSet<Arc<str>>,
 }
 
 impl Unrecorded {
@@ -39,11 +45,13 @@ impl Unrecorded {
         }
         if census.is_in(&place) {
             self.running.insert(place, first.unwrap_or(now));
-        } else if let Some(first) = first
-            && !self.is_full(&place.1)
-        {
-            self.gone.entry(place.1).or_default().insert(place.0, first);
-            self.gone_in_all += 1;
+        } else if let Some(first) = first {
+            if self.is_full(&place.1) {
+                self.forgetful.insert(place.1);
+            } else {
+                self.gone.entry(place.1).or_default().insert(place.0, first);
+                self.gone_in_all += 1;
+            }
         }
     }
 
@@ -117,7 +125,9 @@ impl Unrecorded {
         let (mut late, mut next) = (BTreeMap::new(), None::<Moment>);
         for (place, first) in running {
             let due = first + wait;
-            if due <= now || self.is_full(&place.1) || lacks(&place.0) {
+            let namespace = &place.1;
+            let may_be_back = self.is_full(namespace) || self.forgetful.contains(namespace);
+            if due <= now || may_be_back || lacks(&place.0) {
                 late.insert(place.clone(), first);
             } else {
                 next = Some(next.map_or(due, |next| next.min(due)));
