@@ -114,7 +114,7 @@ impl CutInput<'_> {
     pub fn patience(&self, since: Moment) -> Patience<'_> {
         Patience {
             settle: self.settle,
-            ended_by: self.census.ended_by(),
+            hanging: self.census.hanging(),
             since,
             now: self.now,
             wall: self.wall,
@@ -480,8 +480,8 @@ impl CutInput<'_> {
     }
 
     fn is_rolling(&self, workload: &Workload) -> bool {
-        let ended_by = self.census.ended_by();
-        is_rolling(workload, self.fleet, self.settle, ended_by, self.now)
+        let hanging = self.census.hanging();
+        is_rolling(workload, self.fleet, self.settle, hanging, self.now)
     }
 
     /// Whether later changes of a cell's workload belong to the change of the cell that is recorded now: the workload is
@@ -569,8 +569,10 @@ impl CutInput<'_> {
         spec.census_version = CENSUS_VERSION;
         spec.previous = (after.index > 0).then(|| after.content_hash.clone());
         spec.read_at = self.read_at.clone();
-        let hanging = self.fleet.last_end(self.census.ended_by());
-        spec.ended_by = hanging.and_then(|ends| Timestamp::from_second(ends.into()).ok());
+        let time = |ends: u32| Timestamp::from_second(ends.into()).ok();
+        let hanging = self.census.hanging();
+        spec.ended_by = self.fleet.last_end(hanging.by).and_then(time);
+        spec.ended_at = hanging.at.iter().filter_map(|ends| time(*ends)).collect();
         spec.totals = after.totals();
         spec.events = events(&spec.changes);
         let change = None;

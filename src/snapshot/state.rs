@@ -648,8 +648,8 @@ impl ClusterState {
         env.recorded = ledger.recorded_identities();
         env.assessment = AssessmentState::of(&ledger);
         let artifacts: Vec<_> = ledger.artifacts().map(|(artifact, _)| *artifact).collect();
-        let ended_by = env.census.ended_by().max(ledger.ended_by);
-        env.census.set_ended_by(ended_by);
+        let hanging = env.census.hanging().or(&ledger.hanging);
+        env.census.set_hanging(hanging);
         (env.log, env.before) = (KnownLog::Read(ledger, now), None);
         renamed.extend(self.learn_pins());
         let Some(env) = with_id(&mut self.environments, environment) else {
@@ -801,7 +801,7 @@ impl ClusterState {
             return true;
         };
         let resolver = env.resolver(&self.fleet, &self.evidence);
-        let right = Census::of(&env.scope, &resolver, env.census.ended_by()) == env.census;
+        let right = Census::of(&env.scope, &resolver, env.census.hanging()) == env.census;
         if !right {
             env.recount(&self.fleet, &self.evidence, now);
         }

@@ -192,7 +192,7 @@ impl ClusterState {
                     &pod.workload,
                     &self.fleet,
                     &env.settle,
-                    env.census.ended_by(),
+                    env.census.hanging(),
                     now,
                 );
                 waiting |= ledger.rollouts.contains_key(&pod.workload);
@@ -209,7 +209,7 @@ impl ClusterState {
                 workload,
                 &self.fleet,
                 &env.settle,
-                env.census.ended_by(),
+                env.census.hanging(),
                 now,
             );
             let open = match &env.log {

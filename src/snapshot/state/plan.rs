@@ -360,7 +360,7 @@ impl Planner<'_> {
                 continue;
             }
             let over = state.map_or(now, |state| {
-                let rolling = rolling_until(state, settle, patience.ended_by);
+                let rolling = rolling_until(state, settle, patience.hanging);
                 let waits_until = rolling.max(patience.restless_until(state));
                 rests_at(state, settle).max(waits_until.unwrap_or_default())
             });
@@ -461,7 +461,7 @@ impl Planner<'_> {
         let census = &Census::of(
             self.wanted,
             &input.assessor.resolver,
-            input.census.ended_by(),
+            input.census.hanging(),
         );
         let scoped = CutInput {
             census,
@@ -483,7 +483,7 @@ impl Planner<'_> {
     /// When the next pod may no longer count because it hangs.
     fn next_hanging(&self) -> Option<Moment> {
         let input = &self.input;
-        let ends = input.fleet.next_end(input.census.ended_by())?;
+        let ends = input.fleet.next_end(input.census.hanging().by)?;
         let due = u64::from(ends) + input.settle.hangs_after().as_secs();
         let due = Timestamp::from_second(due.try_into().ok()?).ok()?;
         let wait = due.duration_since(input.wall).max(SignedDuration::ZERO);
