@@ -260,6 +260,49 @@ fn an_artifact_in_ten_thousand_workloads_is_read_from_the_checkpoint() {
 }
 
 #[test]
+fn a_cut_in_parts_writes_the_whole_state_once_with_the_last_of_them() {
+    // Images that change in more workloads than an entry lists, and others.
+    for (many, others) in [(40, 0), (10, 900), (0, 1_100)] {
+        let pods = |revision: usize| -> Vec<_> {
+            let others = (0..others).map(|it| {
+                let image = format!("image-{it:04}-{revision}");
+                pod(10_000 * revision + it, &format!("workload-{it}"), &image)
+            });
+            let many = (0..201).map(|it| {
+                let mut pod = pod(
+                    10_000 * revision + 5_000 + it,
+                    &format!("agent-{it}"),
+                    "none",
+                );
+                let main = pod.containers.remove(0);
+                pod.containers.extend((0..many).map(|number| {
+                    let mut container = main.clone();
+                    let image = format!("many-{number}-{revision}");
+                    container.name = format!("main-{number}");
+                    container.image_id =
+                        format!("registry.example/{image}@sha256:{}", digest(&image));
+                    container.container_id = format!("{}-{number}", main.container_id);
+                    container
+                }));
+                pod
+            });
+            others.chain(many).collect()
+        };
+        let (mut big, _) = Big::new(&[]);
+        for revision in 0..2 {
+            let parts = big.becomes(&pods(revision));
+            assert_eq!(parts.len() > 1, others > 0, "{many} {others}");
+            let whole: Vec<_> = parts.iter().map(|spec| spec.checkpoint.is_some()).collect();
+            let (last, rest) = whole.split_last().unwrap();
+            assert!(*last && !rest.contains(&true), "{many} {others}: {whole:?}");
+            let ordered = parts.iter().flat_map(|spec| &spec.changes);
+            let ordered = ordered.map(|it| (it.more_workloads > 0, &it.name, &it.fingerprint));
+            assert!(ordered.is_sorted());
+        }
+    }
+}
+
+#[test]
 fn what_changes_in_many_workloads_waits_if_the_log_grows_too_fast_and_delays_nothing_else() {
     let pods = |agent: usize, other: usize| -> Vec<_> {
         let image = format!("agent-{agent}");

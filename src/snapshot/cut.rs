@@ -43,6 +43,8 @@ const SIZE_OF_IDENTITY: usize = 170;
 const MAX_CHECKPOINT: usize = 60_000;
 /// How many bytes a chunk of a bigger one takes.
 const CHUNK: usize = 350_000;
+/// At most how many workloads a part lists with all artifacts that change in more than one entry lists.
+const MAX_WORKLOADS_OF_ALL: usize = 600;
 
 /// An entry to append, and the ledger after it.
 #[derive(Clone, Debug)]
@@ -352,9 +354,11 @@ impl CutInput<'_> {
             ledger.tidy();
             spec.changes = changes.into_iter().map(|it| it.change).collect();
             let size: usize = spec.changes.iter().map(size_of_change).sum();
-            let whole = spec.changes.iter().any(|change| change.more_workloads > 0)
-                || ledger.since_checkpoint.0 >= ENTRIES_PER_CHECKPOINT
-                || ledger.since_checkpoint.1 + size > ledger.checkpoint_size.max(64_000);
+            let (entries_since, bytes_since) = ledger.since_checkpoint;
+            let due = entries_since >= ENTRIES_PER_CHECKPOINT
+                || bytes_since + size > ledger.checkpoint_size.max(64_000);
+            let whole =
+                is_last && due || spec.changes.iter().any(|change| change.more_workloads > 0);
             let event = found.event.filter(|_| is_last);
             let entry = self.entry(ledger, spec, event, whole);
             ledger = (*entry.after).clone();
@@ -618,10 +622,21 @@ struct RecordedChange {
     cells: Vec<CellCount>,
 }
 
-/// Splits changes into parts that each fit into an entry; at least one, which may be empty. `with`: bytes that are written
-/// together with an artifact's change, or in the first part if it has none.
+impl RecordedChange {
+    /// Lists no more than so many workloads.
+    fn list_at_most(&mut self, number: usize) {
+        let listed = &mut self.change.workloads;
+        let more = listed.len().saturating_sub(number);
+        listed.truncate(number);
+        self.change.more_workloads += i64::try_from(more).unwrap_or(i64::MAX);
+    }
+}
+
+/// Splits changes into parts that each fit into an entry; at least one, which may be empty. The artifacts that need a
+/// checkpoint, because they change in more workloads than an entry lists, are in one part, the last: each checkpoint holds the
+/// whole state. `with`: bytes that are written together with an artifact's change, or in the first part if it has none.
 fn split(
-    changes: Vec<RecordedChange>,
+    mut changes: Vec<RecordedChange>,
     with: &BTreeMap<Fingerprint, usize>,
 ) -> Vec<Vec<RecordedChange>> {
     // An artifact of which only the facts change has no cells, and is recorded with nothing else.
@@ -632,12 +647,23 @@ fn split(
     let size_of = |it: &RecordedChange| size_of_change(&it.change) + added(it);
     let mut parts = vec![vec![]];
     let mut size = with.values().sum::<usize>() - changes.iter().map(added).sum::<usize>();
+    // The next change may have two events, and the environment one.
+    let has_room = |part: &[_]| part.len() < MAX_CHANGES && events_of(part) + 3 <= MAX_EVENTS;
+    let is_whole = |it: &RecordedChange| it.change.more_workloads > 0;
+    let fits =
+        has_room(&changes) && size + changes.iter().map(size_of).sum::<usize>() <= MAX_CHANGES_SIZE;
+    let whole = changes.iter().filter(|it| !fits && is_whole(it)).count();
+    if let Some(listed) = MAX_WORKLOADS_OF_ALL.checked_div(whole) {
+        changes.sort_by_key(is_whole);
+        for it in changes.iter_mut().filter(|it| is_whole(it)) {
+            it.list_at_most(listed);
+        }
+    }
     for recorded in changes {
         size += size_of(&recorded);
         let part = parts.last_mut().filter(|part: &&mut Vec<RecordedChange>| {
-            // The next change may have two events, and the environment one.
-            let has_room = part.len() < MAX_CHANGES && events_of(part) + 3 <= MAX_EVENTS;
-            part.is_empty() || has_room && size <= MAX_CHANGES_SIZE
+            let begins_whole = !fits && is_whole(&recorded) && !part.last().is_some_and(is_whole);
+            part.is_empty() || has_room(part) && size <= MAX_CHANGES_SIZE && !begins_whole
         });
         if let Some(part) = part {
             part.push(recorded);
