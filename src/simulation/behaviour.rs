@@ -8,6 +8,7 @@ use crate::{
     api::snapshot::MAX_ENDED_AT,
     cluster::watch_progress::WatchKind,
     simulation::{Cluster, State, seconds},
+    snapshot::state::Plan,
 };
 
 /// `web` runs three instances of `v1`, and that is told.
@@ -1273,6 +1274,28 @@ fn of_the_pods_that_hung_by_a_clock_that_was_ahead_as_many_stay_left_out_as_the_
     cluster.pass(2_000);
     assert_eq!(cluster.new_events(), ["stopped tool 50>0"]);
     cluster.assert_at_rest();
+}
+
+#[test]
+fn between_two_cuts_it_is_not_forgotten_when_a_pod_will_hang() {
+    let mut cluster = with_web();
+    let other = cluster.pods_of("web", "").remove(0);
+    cluster.terminate(&other);
+    cluster.running("web", "v1", &["v1"]);
+    cluster.running("Pod one", "", &["tool"]);
+    let entries = cluster.log("prod").len();
+    while cluster.log("prod").len() == entries {
+        cluster.pass_span(Duration::from_millis(100));
+    }
+    let plan = |cluster: &mut Cluster| cluster.state.plan("prod", cluster.now, cluster.wall());
+    let Plan::Wait(Some(next)) = plan(&mut cluster) else {
+        panic!("it waits");
+    };
+    cluster.pass(2);
+    let Plan::Wait(Some(hangs)) = plan(&mut cluster) else {
+        panic!("it waits");
+    };
+    assert!(next <= hangs && hangs > cluster.now + seconds(600));
 }
 
 #[test]
