@@ -20,6 +20,9 @@ pub const MAX_WORKLOADS: usize = 200;
 /// At most this many completed rollouts in one snapshot; further ones are recorded in the next snapshot.
 pub const MAX_COMPLETED: usize = 100;
 
+/// At most this many times in `endedAt` of one snapshot.
+pub const MAX_ENDED_AT: usize = 100;
+
 /// At most this many identities in one snapshot; further ones are recorded in the next snapshot.
 pub const MAX_IDENTITIES: usize = 1_000;
 
@@ -75,6 +78,10 @@ pub struct EnvironmentSnapshotSpec {
     /// Pods that are being deleted and had to have ended by then hang, and are not counted. Absent if there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_by: Option<Timestamp>,
+    /// Pods that have to end at one of these later times are not counted either: they hung by a clock that was ahead.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100), extend("x-kubernetes-list-type" = "set"))]
+    pub ended_at: Vec<Timestamp>,
     /// How much runs in the environment after this snapshot.
     pub totals: Totals,
     /// Whether the environment is compliant after this snapshot.

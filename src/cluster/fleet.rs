@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     cluster::{
+        hanging::Hanging,
         image::{Fingerprint, ImageId, Reference, display_name, names_registry},
         intern::Interner,
         pod_view::{
@@ -322,9 +323,9 @@ impl Pod {
         self.ends > 0
     }
 
-    /// Whether its node had to have ended it by then, in seconds since the epoch, and its object is still there.
-    pub fn is_overdue(&self, by: u32) -> bool {
-        (1..=by).contains(&self.ends)
+    /// By when its node has to have ended it, if it is being deleted: in seconds since the epoch.
+    pub fn ends(&self) -> Option<u32> {
+        Some(self.ends).filter(|ends| *ends > 0)
     }
 
     fn same_but_mark(&self, other: &Self) -> bool {
@@ -1102,9 +1103,10 @@ impl WorkloadState {
         };
     }
 
-    /// Whether it is rolling by the signals of its Deployment and its pods, without those that had to have ended by then.
-    pub fn is_rolling(&self, ended_by: u32) -> bool {
-        let later = self.ending.range(ended_by.saturating_add(1)..);
+    /// Whether it is rolling by the signals of its Deployment and its pods, without those that hang.
+    pub fn is_rolling(&self, hanging: &Hanging) -> bool {
+        let later = self.ending.range(hanging.by.saturating_add(1)..);
+        let later = later.filter(|(ends, _)| !hanging.has(**ends));
         let later = later.flat_map(|(_, revisions)| revisions.keys());
         let mut revisions = self.staying.keys().chain(later);
         let first = revisions.next();
@@ -1115,17 +1117,25 @@ impl WorkloadState {
         (self.deployment.progressing || several_revisions) && !self.deployment.halted
     }
 
-    /// Whether it has pods that had to have ended by then.
-    pub fn hangs(&self, ended_by: u32) -> bool {
-        self.ending.range(..=ended_by).next().is_some()
+    /// Whether it has pods that hang.
+    pub fn hangs(&self, hanging: &Hanging) -> bool {
+        let mut at = hanging.at.iter();
+        self.ending.range(..=hanging.by).next().is_some()
+            || at.any(|ends| self.ending.contains_key(ends))
     }
 
-    /// By when the last of its pods has to have ended of which that is due in this span, in seconds since the epoch.
-    pub fn last_end(&self, span: RangeInclusive<u32>) -> Option<u32> {
-        if span.is_empty() {
+    /// By when the last of its pods has to have ended of which that is due in this span, in seconds since the epoch, but
+    /// those that hang.
+    pub fn last_end(&self, span: RangeInclusive<u32>, hanging: &Hanging) -> Option<u32> {
+        let first = hanging.by.saturating_add(1).max(*span.start());
+        if first > *span.end() {
             return None;
         }
-        self.ending.range(span).next_back().map(|(ends, _)| *ends)
+        let mut ends = self
+            .ending
+            .range(first..=*span.end())
+            .map(|(ends, _)| *ends);
+        ends.rfind(|ends| !hanging.has(*ends))
     }
 
     /// Whether some of its pods have not run yet.

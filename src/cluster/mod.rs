@@ -5,6 +5,7 @@ pub(crate) mod custom_resource_status;
 pub(crate) mod custom_resource_watch;
 pub(crate) mod decode;
 pub mod fleet;
+pub(crate) mod hanging;
 pub mod image;
 pub(crate) mod intern;
 pub(crate) mod kubernetes_events;

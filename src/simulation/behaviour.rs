@@ -5,8 +5,10 @@ use std::time::Duration;
 use jiff::SignedDuration;
 
 use crate::{
+    api::snapshot::MAX_ENDED_AT,
     cluster::watch_progress::WatchKind,
     simulation::{Cluster, State, seconds},
+    snapshot::state::Plan,
 };
 
 /// `web` runs three instances of `v1`, and that is told.
@@ -1166,6 +1168,134 @@ fn a_pod_that_was_left_out_as_hanging_does_not_come_back_when_the_clock_or_the_s
         assert_eq!(cluster.new_events(), ["stopped late 1>0"], "{why}");
         cluster.assert_at_rest();
     }
+}
+
+/// A pod of `db` moves, one of two images is replaced by the other, and pods of `web` go, all slowly. What was told of that.
+fn slow_terminations(cluster: &mut Cluster) -> Vec<String> {
+    cluster.mark();
+    for moved in cluster.pods_of("StatefulSet db", "") {
+        cluster.terminate(&moved);
+        cluster.pass(100);
+        cluster.remove(&moved);
+        cluster.pass(3);
+        cluster.running("StatefulSet db", "db", &["db"]);
+    }
+    for (from, to) in [("v1", "v2"), ("v2", "v1")] {
+        let old = cluster.pods_of("web", from);
+        for pod in &old {
+            cluster.running("web", to, &[to]);
+            cluster.terminate(pod);
+        }
+        cluster.pass(50);
+        for pod in &old {
+            cluster.remove(pod);
+            cluster.pass(20);
+        }
+        cluster.pass(60);
+    }
+    cluster.timed()
+}
+
+#[test]
+fn beside_a_pod_that_hung_by_a_clock_that_was_ahead_all_others_count_until_they_end() {
+    let begin = || {
+        let mut cluster = Cluster::new();
+        cluster.start("web", &["v1"], 3);
+        cluster.start("StatefulSet db", &["db"], 1);
+        cluster.pass(60);
+        cluster.new_events();
+        cluster
+    };
+    let as_ever = slow_terminations(&mut begin());
+    let stopped = as_ever.iter().filter(|told| told.contains("stopped"));
+    assert_eq!(stopped.count(), 2, "{as_ever:?}");
+    for restarts in 0..4 {
+        let mut cluster = begin();
+        let days = ["Pod one", "Pod two"].map(|pod| cluster.running(pod, "", &["tool"]));
+        cluster.pass(60);
+        assert_eq!(cluster.new_events(), ["started tool 0>2"]);
+        // The operator's clock is three days ahead, and the pods may take one and two to end.
+        for (pod, hours) in days.iter().zip([24, 48]) {
+            let ends = cluster.wall() - SignedDuration::from_hours(hours);
+            cluster.change(pod, |pod| pod.ends = Some(ends));
+        }
+        cluster.pass(60);
+        assert_eq!(cluster.new_events(), ["stopped tool 2>0"]);
+        cluster.set_back = seconds(72 * 3_600);
+        for round in 0..3 {
+            if round < restarts {
+                cluster.restart();
+            }
+            cluster.pass(60);
+            let told = slow_terminations(&mut cluster);
+            assert_eq!(told, as_ever, "{restarts} restarts, round {round}");
+        }
+        // They stay left out until they end, in time or not.
+        cluster.pass(30 * 3_600);
+        cluster.remove(&days[1]);
+        cluster.pass(30 * 3_600);
+        if restarts > 2 {
+            cluster.restart();
+        }
+        cluster.pass(60);
+        cluster.remove(&days[0]);
+        cluster.pass(60);
+        assert_eq!(cluster.new_events(), [""; 0], "{restarts} restarts");
+        cluster.assert_at_rest();
+    }
+}
+
+#[test]
+fn of_the_pods_that_hung_by_a_clock_that_was_ahead_as_many_stay_left_out_as_the_log_can_name() {
+    let mut cluster = Cluster::new();
+    let pods: Vec<_> = (0..150)
+        .map(|number| cluster.running(&format!("Pod {number}"), "", &["tool"]))
+        .collect();
+    cluster.pass(60);
+    let early = cluster.wall() - SignedDuration::from_hours(24);
+    for (seconds, pod) in (0..).zip(&pods) {
+        let ends = early + SignedDuration::from_secs(seconds);
+        cluster.change(pod, |pod| pod.ends = Some(ends));
+    }
+    cluster.pass(60);
+    let told = ["started tool 0>150", "stopped tool 150>0"];
+    assert_eq!(cluster.new_events(), told);
+    cluster.set_back = seconds(72 * 3_600);
+    cluster.pass(2_000);
+    assert_eq!(cluster.new_events(), ["started tool 0>50"]);
+    let spec = &cluster.log("prod").last().unwrap().spec;
+    assert_eq!(spec.ended_at.len(), MAX_ENDED_AT);
+    cluster.restart();
+    cluster.pass(2_000);
+    assert_eq!(cluster.new_events(), [""; 0]);
+    for pod in &pods {
+        cluster.remove(pod);
+    }
+    cluster.pass(2_000);
+    assert_eq!(cluster.new_events(), ["stopped tool 50>0"]);
+    cluster.assert_at_rest();
+}
+
+#[test]
+fn between_two_cuts_it_is_not_forgotten_when_a_pod_will_hang() {
+    let mut cluster = with_web();
+    let other = cluster.pods_of("web", "").remove(0);
+    cluster.terminate(&other);
+    cluster.running("web", "v1", &["v1"]);
+    cluster.running("Pod one", "", &["tool"]);
+    let entries = cluster.log("prod").len();
+    while cluster.log("prod").len() == entries {
+        cluster.pass_span(Duration::from_millis(100));
+    }
+    let plan = |cluster: &mut Cluster| cluster.state.plan("prod", cluster.now, cluster.wall());
+    let Plan::Wait(Some(next)) = plan(&mut cluster) else {
+        panic!("it waits");
+    };
+    cluster.pass(2);
+    let Plan::Wait(Some(hangs)) = plan(&mut cluster) else {
+        panic!("it waits");
+    };
+    assert!(next <= hangs && hangs > cluster.now + seconds(600));
 }
 
 #[test]

@@ -34,6 +34,8 @@ struct Big {
     serial: u32,
     /// How many bytes more are written with each entry, as if it was that big.
     more_bytes: usize,
+    /// How many bytes more its first change takes.
+    more_of_changes: usize,
 }
 
 impl Big {
@@ -69,6 +71,7 @@ impl Big {
             read,
             serial,
             more_bytes: 0,
+            more_of_changes: 0,
         };
         (big, entry)
     }
@@ -116,6 +119,9 @@ impl Big {
             self.read_next(entry);
             let mut written = entry.clone();
             written.chunks.push("x".repeat(self.more_bytes));
+            if let Some(change) = written.spec.changes.first_mut() {
+                change.name.push_str(&"x".repeat(self.more_of_changes));
+            }
             self.state.appended(
                 &EnvironmentId::new("big", "uid"),
                 &written,
@@ -260,6 +266,49 @@ fn an_artifact_in_ten_thousand_workloads_is_read_from_the_checkpoint() {
 }
 
 #[test]
+fn a_cut_in_parts_writes_the_whole_state_once_with_the_last_of_them() {
+    // Images that change in more workloads than an entry lists, and others.
+    for (many, others) in [(40, 0), (10, 900), (0, 1_100)] {
+        let pods = |revision: usize| -> Vec<_> {
+            let others = (0..others).map(|it| {
+                let image = format!("image-{it:04}-{revision}");
+                pod(10_000 * revision + it, &format!("workload-{it}"), &image)
+            });
+            let many = (0..201).map(|it| {
+                let mut pod = pod(
+                    10_000 * revision + 5_000 + it,
+                    &format!("agent-{it}"),
+                    "none",
+                );
+                let main = pod.containers.remove(0);
+                pod.containers.extend((0..many).map(|number| {
+                    let mut container = main.clone();
+                    let image = format!("many-{number}-{revision}");
+                    container.name = format!("main-{number}");
+                    container.image_id =
+                        format!("registry.example/{image}@sha256:{}", digest(&image));
+                    container.container_id = format!("{}-{number}", main.container_id);
+                    container
+                }));
+                pod
+            });
+            others.chain(many).collect()
+        };
+        let (mut big, _) = Big::new(&[]);
+        for revision in 0..2 {
+            let parts = big.becomes(&pods(revision));
+            assert_eq!(parts.len() > 1, others > 0, "{many} {others}");
+            let whole: Vec<_> = parts.iter().map(|spec| spec.checkpoint.is_some()).collect();
+            let (last, rest) = whole.split_last().unwrap();
+            assert!(*last && !rest.contains(&true), "{many} {others}: {whole:?}");
+            let ordered = parts.iter().flat_map(|spec| &spec.changes);
+            let ordered = ordered.map(|it| (it.more_workloads > 0, &it.name, &it.fingerprint));
+            assert!(ordered.is_sorted());
+        }
+    }
+}
+
+#[test]
 fn what_changes_in_many_workloads_waits_if_the_log_grows_too_fast_and_delays_nothing_else() {
     let pods = |agent: usize, other: usize| -> Vec<_> {
         let image = format!("agent-{agent}");
@@ -281,7 +330,7 @@ fn what_changes_in_many_workloads_waits_if_the_log_grows_too_fast_and_delays_not
     };
     big.list(&pods(2, 1));
     big.now += seconds(31);
-    big.more_bytes = 7 << 20;
+    big.more_bytes = 9 << 20;
     assert_eq!(names(big.cut()), ["agent-1", "agent-2"]);
     big.more_bytes = 0;
 
@@ -289,8 +338,37 @@ fn what_changes_in_many_workloads_waits_if_the_log_grows_too_fast_and_delays_not
     big.now += seconds(31);
     assert_eq!(names(big.cut()), ["other-1", "other-2"]);
     assert_eq!(names(big.cut()), [""; 0]);
-    big.now += seconds(30);
+    big.now += seconds(18 * 3_600);
     assert_eq!(names(big.cut()), ["agent-2", "agent-3"]);
+}
+
+#[test]
+fn a_namespace_that_makes_the_log_grow_too_fast_waits_and_delays_no_other() {
+    let pods = |hostile: usize, quiet: usize| -> Vec<_> {
+        [("hostile", hostile), ("quiet", quiet)]
+            .into_iter()
+            .map(|(namespace, revision)| {
+                let number = 10 * revision + namespace.len();
+                let mut pod = pod(number, namespace, &format!("{namespace}-{revision}"));
+                pod.meta.namespace = namespace.to_owned();
+                pod
+            })
+            .collect()
+    };
+    let (mut big, _) = Big::new(&pods(0, 0));
+    let mut next = |pods: Vec<PodView>, more: usize| -> Vec<String> {
+        big.more_of_changes = more;
+        let changed = big.becomes(&pods).into_iter().flat_map(|spec| spec.changes);
+        let namespaces = changed.flat_map(|it| it.workloads).map(|it| it.namespace);
+        namespaces.collect()
+    };
+    assert_eq!(next(pods(1, 0), 9 << 20), ["hostile", "hostile"]);
+    for round in 1..5 {
+        assert_eq!(next(pods(1 + round, round), 0), ["quiet", "quiet"]);
+    }
+    big.now += seconds(18 * 3_600);
+    let late = big.becomes(&pods(5, 4));
+    assert_eq!(late[0].changes.len(), 2, "what became of it meanwhile");
 }
 
 #[test]

@@ -68,6 +68,7 @@ pub fn snapshot(index: i64, changes: &[(&str, i64, i64)]) -> EnvironmentSnapshot
         content_hash: String::new(),
         read_at: ReadAt::default(),
         ended_by: None,
+        ended_at: vec![],
         totals: Totals::default(),
         compliance: Compliance::default(),
         events: cut::events(&changes),

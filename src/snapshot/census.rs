@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc};
 use crate::{
     cluster::{
         fleet::{Pod, TrustedContainer, TrustedDigests, Workload},
+        hanging::Hanging,
         image::Fingerprint,
         scope::Scope,
     },
@@ -33,8 +34,8 @@ pub struct Census {
     uncounted: BTreeMap<Uncounted, u32>,
     /// Containers of these that can't be identified.
     uncounted_unidentified: usize,
-    /// Pods that had to have ended by then are not counted: seconds since the epoch.
-    ended_by: u32,
+    /// The pods that hang are not counted.
+    hanging: Hanging,
 }
 
 /// A container that runs and is not counted, as far as rules need to know it.
@@ -58,10 +59,10 @@ pub struct Counted {
 }
 
 impl Census {
-    /// Counts all pods of a scope, but those that had to have ended by then.
-    pub fn of(scope: &Scope, resolver: &IdentityResolver, ended_by: u32) -> Self {
+    /// Counts all pods of a scope, but those that hang.
+    pub fn of(scope: &Scope, resolver: &IdentityResolver, hanging: &Hanging) -> Self {
         let mut census = Self {
-            ended_by,
+            hanging: hanging.clone(),
             ..Self::default()
         };
         let fleet = resolver.fleet;
@@ -85,7 +86,8 @@ impl Census {
         add: bool,
     ) -> Counted {
         let (mut known_otherwise, mut uncounted) = (vec![], vec![]);
-        let counts = scope.counts(&pod.owners()) && !pod.is_overdue(self.ended_by);
+        let hangs = pod.ends().is_some_and(|ends| self.hanging.has(ends));
+        let counts = scope.counts(&pod.owners()) && !hangs;
         let mut runs: BTreeMap<Fingerprint, &Arc<str>> = BTreeMap::new();
         for container in pod.runs() {
             let counted = counts && !container.once;
@@ -169,14 +171,14 @@ impl Census {
         }
     }
 
-    /// Pods that had to have ended by then are not counted: seconds since the epoch.
-    pub fn ended_by(&self) -> u32 {
-        self.ended_by
+    /// The pods that are not counted because they hang.
+    pub fn hanging(&self) -> &Hanging {
+        &self.hanging
     }
 
-    /// Sets it. The pods for which that matters have to be taken out before, and added afterwards.
-    pub fn set_ended_by(&mut self, ended_by: u32) {
-        self.ended_by = ended_by;
+    /// Sets which those are. The pods for which that matters have to be taken out before, and added afterwards.
+    pub fn set_hanging(&mut self, hanging: Hanging) {
+        self.hanging = hanging;
     }
 
     pub fn cells(&self) -> &Cells {

@@ -37,12 +37,16 @@ use crate::{
 const ENTRIES_PER_CHECKPOINT: u32 = 64;
 /// At most how many bytes the changes of an entry take: well below the 400 KB of a whole entry.
 const MAX_CHANGES_SIZE: usize = 300_000;
+/// How many bytes an entry takes without all that follows, with its metadata.
+const SIZE_OF_BARE_ENTRY: usize = 1_500;
 /// How many bytes another digest of an artifact takes.
 const SIZE_OF_IDENTITY: usize = 170;
 /// At most how many bytes of base64 a checkpoint takes that is in the entry itself.
 const MAX_CHECKPOINT: usize = 60_000;
 /// How many bytes a chunk of a bigger one takes.
 const CHUNK: usize = 350_000;
+/// At most how many workloads a part lists with all artifacts that change in more than one entry lists.
+const MAX_WORKLOADS_OF_ALL: usize = 600;
 
 /// An entry to append, and the ledger after it.
 #[derive(Clone, Debug)]
@@ -63,7 +67,7 @@ impl Entry {
         let checkpoint = self.spec.checkpoint.as_ref();
         let checkpoint = checkpoint.and_then(|it| it.data.as_ref());
         let parts = checkpoint.into_iter().chain(&self.chunks).map(String::len);
-        changes.chain(identities).chain(parts).sum()
+        SIZE_OF_BARE_ENTRY + changes.chain(identities).chain(parts).sum::<usize>()
     }
 }
 
@@ -103,6 +107,8 @@ pub struct CutInput<'a> {
     /// How far the cluster has been read.
     pub read_at: &'a ReadAt,
     pub causes: &'a [Cause],
+    /// The log grows too fast: no more checkpoints than its changes ask for by their size.
+    pub frugal: bool,
     pub now: Moment,
     /// The wall clock, by which everything is judged. The time of an entry is never before that of its predecessor, which
     /// may have been written under a clock that was ahead.
@@ -114,7 +120,7 @@ impl CutInput<'_> {
     pub fn patience(&self, since: Moment) -> Patience<'_> {
         Patience {
             settle: self.settle,
-            ended_by: self.census.ended_by(),
+            hanging: self.census.hanging(),
             since,
             now: self.now,
             wall: self.wall,
@@ -352,9 +358,11 @@ impl CutInput<'_> {
             ledger.tidy();
             spec.changes = changes.into_iter().map(|it| it.change).collect();
             let size: usize = spec.changes.iter().map(size_of_change).sum();
-            let whole = spec.changes.iter().any(|change| change.more_workloads > 0)
-                || ledger.since_checkpoint.0 >= ENTRIES_PER_CHECKPOINT
-                || ledger.since_checkpoint.1 + size > ledger.checkpoint_size.max(64_000);
+            let (entries_since, bytes_since) = ledger.since_checkpoint;
+            let due = !self.frugal && entries_since >= ENTRIES_PER_CHECKPOINT
+                || bytes_since + size > ledger.checkpoint_size.max(64_000);
+            let whole =
+                is_last && due || spec.changes.iter().any(|change| change.more_workloads > 0);
             let event = found.event.filter(|_| is_last);
             let entry = self.entry(ledger, spec, event, whole);
             ledger = (*entry.after).clone();
@@ -480,8 +488,8 @@ impl CutInput<'_> {
     }
 
     fn is_rolling(&self, workload: &Workload) -> bool {
-        let ended_by = self.census.ended_by();
-        is_rolling(workload, self.fleet, self.settle, ended_by, self.now)
+        let hanging = self.census.hanging();
+        is_rolling(workload, self.fleet, self.settle, hanging, self.now)
     }
 
     /// Whether later changes of a cell's workload belong to the change of the cell that is recorded now: the workload is
@@ -569,8 +577,10 @@ impl CutInput<'_> {
         spec.census_version = CENSUS_VERSION;
         spec.previous = (after.index > 0).then(|| after.content_hash.clone());
         spec.read_at = self.read_at.clone();
-        let hanging = self.fleet.last_end(self.census.ended_by());
-        spec.ended_by = hanging.and_then(|ends| Timestamp::from_second(ends.into()).ok());
+        let time = |ends: u32| Timestamp::from_second(ends.into()).ok();
+        let hanging = self.census.hanging();
+        spec.ended_by = self.fleet.last_end(hanging.by).and_then(time);
+        spec.ended_at = hanging.at.iter().filter_map(|ends| time(*ends)).collect();
         spec.totals = after.totals();
         spec.events = events(&spec.changes);
         let change = None;
@@ -616,10 +626,21 @@ struct RecordedChange {
     cells: Vec<CellCount>,
 }
 
-/// Splits changes into parts that each fit into an entry; at least one, which may be empty. `with`: bytes that are written
-/// together with an artifact's change, or in the first part if it has none.
+impl RecordedChange {
+    /// Lists no more than so many workloads.
+    fn list_at_most(&mut self, number: usize) {
+        let listed = &mut self.change.workloads;
+        let more = listed.len().saturating_sub(number);
+        listed.truncate(number);
+        self.change.more_workloads += i64::try_from(more).unwrap_or(i64::MAX);
+    }
+}
+
+/// Splits changes into parts that each fit into an entry; at least one, which may be empty. The artifacts that need a
+/// checkpoint, because they change in more workloads than an entry lists, are in one part, the last: each checkpoint holds the
+/// whole state. `with`: bytes that are written together with an artifact's change, or in the first part if it has none.
 fn split(
-    changes: Vec<RecordedChange>,
+    mut changes: Vec<RecordedChange>,
     with: &BTreeMap<Fingerprint, usize>,
 ) -> Vec<Vec<RecordedChange>> {
     // An artifact of which only the facts change has no cells, and is recorded with nothing else.
@@ -630,12 +651,23 @@ fn split(
     let size_of = |it: &RecordedChange| size_of_change(&it.change) + added(it);
     let mut parts = vec![vec![]];
     let mut size = with.values().sum::<usize>() - changes.iter().map(added).sum::<usize>();
+    // The next change may have two events, and the environment one.
+    let has_room = |part: &[_]| part.len() < MAX_CHANGES && events_of(part) + 3 <= MAX_EVENTS;
+    let is_whole = |it: &RecordedChange| it.change.more_workloads > 0;
+    let fits =
+        has_room(&changes) && size + changes.iter().map(size_of).sum::<usize>() <= MAX_CHANGES_SIZE;
+    let whole = changes.iter().filter(|it| !fits && is_whole(it)).count();
+    if let Some(listed) = MAX_WORKLOADS_OF_ALL.checked_div(whole) {
+        changes.sort_by_key(is_whole);
+        for it in changes.iter_mut().filter(|it| is_whole(it)) {
+            it.list_at_most(listed);
+        }
+    }
     for recorded in changes {
         size += size_of(&recorded);
         let part = parts.last_mut().filter(|part: &&mut Vec<RecordedChange>| {
-            // The next change may have two events, and the environment one.
-            let has_room = part.len() < MAX_CHANGES && events_of(part) + 3 <= MAX_EVENTS;
-            part.is_empty() || has_room && size <= MAX_CHANGES_SIZE
+            let begins_whole = !fits && is_whole(&recorded) && !part.last().is_some_and(is_whole);
+            part.is_empty() || has_room(part) && size <= MAX_CHANGES_SIZE && !begins_whole
         });
         if let Some(part) = part {
             part.push(recorded);

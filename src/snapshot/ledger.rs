@@ -23,6 +23,7 @@ use crate::{
     },
     cluster::{
         fleet::{Fleet, LearnedIdentity, TrustedDigests, Workload},
+        hanging::Hanging,
         image::Fingerprint,
         scope::Scope,
     },
@@ -126,8 +127,8 @@ pub struct Ledger {
     pub time: Timestamp,
     /// How far the cluster had been read.
     pub read_at: ReadAt,
-    /// Pods that had to have ended by then were not counted: seconds since the epoch.
-    pub ended_by: u32,
+    /// The pods that were not counted because they hung.
+    pub hanging: Hanging,
     /// The version of the rules by which instances were counted.
     pub census_version: i32,
     /// The scope that was counted.
@@ -625,13 +626,22 @@ impl Ledger {
         }
     }
 
+    /// In how many namespaces anything is recorded.
+    pub fn namespaces(&self) -> usize {
+        let namespaces = self.cells.keys().map(|cell| &cell.workload.namespace);
+        namespaces.collect::<BTreeSet<_>>().len()
+    }
+
     /// Advances to an entry whose changes are already applied.
     pub fn advance(&mut self, spec: &EnvironmentSnapshotSpec) {
         self.index = spec.index;
         self.content_hash.clone_from(&spec.content_hash);
         self.time = spec.time;
         self.read_at = spec.read_at.clone();
-        self.ended_by = spec.ended_by.map_or(0, seconds);
+        self.hanging = Hanging {
+            by: spec.ended_by.map_or(0, seconds),
+            at: spec.ended_at.iter().copied().map(seconds).collect(),
+        };
         self.census_version = spec.census_version;
         self.unidentified = spec.totals.unidentified;
         self.compliance = spec.compliance.clone();

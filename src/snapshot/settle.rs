@@ -13,6 +13,7 @@ use crate::{
     api::environment,
     cluster::{
         fleet::{Fleet, Workload, WorkloadState},
+        hanging::Hanging,
         image::Fingerprint,
     },
     snapshot::{
@@ -26,7 +27,7 @@ use crate::{
 /// terminating.
 const SCALING_MAX: Duration = Duration::from_mins(5);
 /// How far the clocks of the API server and of this host may differ.
-const CLOCKS: Duration = Duration::from_mins(1);
+pub const CLOCKS: Duration = Duration::from_mins(1);
 /// How much earlier the state of a Deployment may arrive than that of its pods: the two are watched separately.
 const SKEW: Duration = Duration::from_secs(1);
 
@@ -164,8 +165,8 @@ impl Unsettled {
             if dirty.changed.1 != actual {
                 dirty.changed = (now, actual);
             }
-            let ended_by = with.census.ended_by();
-            dirty.rolled |= is_rolling(&cell.workload, with.fleet, settle, ended_by, now);
+            let hanging = with.census.hanging();
+            dirty.rolled |= is_rolling(&cell.workload, with.fleet, settle, hanging, now);
         }
         self.observe_total(cell.fingerprint, with);
     }
@@ -187,13 +188,13 @@ impl Unsettled {
         workload: &Arc<Workload>,
         fleet: &Fleet,
         settle: &SettleTimes,
-        ended_by: u32,
+        hanging: &Hanging,
         now: Moment,
     ) -> bool {
         if self.is_settled() {
             return false; // most environments, most of the time
         }
-        let rolling = is_rolling(workload, fleet, settle, ended_by, now);
+        let rolling = is_rolling(workload, fleet, settle, hanging, now);
         let mut any = false;
         for (_, dirty) in self.dirty.range_mut(range_of(workload)) {
             dirty.rolled |= rolling;
@@ -236,7 +237,7 @@ impl Unsettled {
     }
 
     /// Adds where else an artifact runs that would be recorded as stopped otherwise, at rest or not.
-    fn add_what_runs_elsewhere(&self, settled: &mut Settled, with: Comparison) {
+    pub fn add_what_runs_elsewhere(&self, settled: &mut Settled, with: Comparison) {
         let mut totals: BTreeMap<Fingerprint, u32> = BTreeMap::new();
         for cell in &settled.cells {
             let recorded = || with.ledger.total(&cell.fingerprint);
@@ -252,21 +253,25 @@ impl Unsettled {
     }
 }
 
-/// Whether a workload is rolling now. Pods that had to have ended by then don't count: seconds since the epoch.
+/// Whether a workload is rolling now. Pods that hang don't count.
 pub fn is_rolling(
     workload: &Workload,
     fleet: &Fleet,
     settle: &SettleTimes,
-    ended_by: u32,
+    hanging: &Hanging,
     now: Moment,
 ) -> bool {
     let state = fleet.workload(workload);
-    state.is_some_and(|state| rolling_until(state, settle, ended_by) > Some(now))
+    state.is_some_and(|state| rolling_until(state, settle, hanging) > Some(now))
 }
 
 /// Until when a workload counts as rolling, if it does.
-pub fn rolling_until(state: &WorkloadState, settle: &SettleTimes, ended_by: u32) -> Option<Moment> {
-    let rolling = state.rolling_since.filter(|_| state.is_rolling(ended_by));
+pub fn rolling_until(
+    state: &WorkloadState,
+    settle: &SettleTimes,
+    hanging: &Hanging,
+) -> Option<Moment> {
+    let rolling = state.rolling_since.filter(|_| state.is_rolling(hanging));
     rolling.map(|since| since + settle.rollout)
 }
 
@@ -274,8 +279,8 @@ pub fn rolling_until(state: &WorkloadState, settle: &SettleTimes, ended_by: u32)
 #[derive(Clone, Copy, Debug)]
 pub struct Patience<'a> {
     pub settle: &'a SettleTimes,
-    /// Pods that had to have ended by then hang: nobody waits for them. Seconds since the epoch.
-    pub ended_by: u32,
+    /// The pods that hang: nobody waits for them.
+    pub hanging: &'a Hanging,
     /// When what waits began.
     pub since: Moment,
     pub now: Moment,
@@ -290,15 +295,15 @@ impl Patience<'_> {
         let Self { since, now, .. } = self;
         let rollout = self.settle.rollout;
         let wall = seconds(self.wall);
-        let first = self.ended_by.saturating_add(1);
         let began = state.starting_since.into_iter();
         let began = began.chain(state.terminating_since).max();
         let waits = began.map(|began| began.min(since) + rollout);
         // Since when others terminate than those that hang is not known.
-        let later = wall.max(self.ended_by).saturating_add(1);
-        let others = state.hangs(self.ended_by) && state.last_end(later..=u32::MAX).is_some();
+        let last_end = |span| state.last_end(span, self.hanging);
+        let later = wall.saturating_add(1)..=u32::MAX;
+        let others = state.hangs(self.hanging) && last_end(later).is_some();
         let others = others.then(|| since + rollout);
-        let overdue = state.last_end(first..=wall).map(|ends| {
+        let overdue = last_end(0..=wall).map(|ends| {
             let passed = Duration::from_secs((wall - ends).into());
             now + rollout.saturating_sub(passed)
         });
@@ -321,11 +326,11 @@ impl Comparison<'_> {
             return quiet; // nothing is left of it
         };
         let still_waits = |until: &Moment| *until > self.now;
-        let ended_by = self.census.ended_by();
-        let rolling = rolling_until(state, settle, ended_by).filter(still_waits);
+        let hanging = self.census.hanging();
+        let rolling = rolling_until(state, settle, hanging).filter(still_waits);
         let patience = Patience {
             settle,
-            ended_by,
+            hanging,
             since: dirty.since,
             now: self.now,
             wall,

@@ -646,8 +646,8 @@ impl ClusterState {
         env.recorded = ledger.recorded_identities();
         env.assessment = AssessmentState::of(&ledger);
         let artifacts: Vec<_> = ledger.artifacts().map(|(artifact, _)| *artifact).collect();
-        let ended_by = env.census.ended_by().max(ledger.ended_by);
-        env.census.set_ended_by(ended_by);
+        let hanging = env.census.hanging().or(&ledger.hanging);
+        env.census.set_hanging(hanging);
         (env.log, env.before) = (KnownLog::Read(ledger, now), None);
         env.recount(&self.fleet, &self.evidence, now);
         self.touched.insert(environment.name.clone());
@@ -723,7 +723,9 @@ impl ClusterState {
             KnownLog::Unread | KnownLog::Blank(..) => None,
         };
         (env.last_cut, env.last_append) = (Some(now), took);
-        env.write_rate.note(entry.size(), now);
+        let namespaces = after.namespaces();
+        env.write_rate
+            .note(entry.size(), &entry.spec, namespaces, now);
         env.restored = false;
         let recorded = after.recorded_identities();
         let renamed = env.recorded != recorded;
@@ -795,7 +797,7 @@ impl ClusterState {
             return true;
         };
         let resolver = env.resolver(&self.fleet, &self.evidence);
-        let right = Census::of(&env.scope, &resolver, env.census.ended_by()) == env.census;
+        let right = Census::of(&env.scope, &resolver, env.census.hanging()) == env.census;
         if !right {
             env.recount(&self.fleet, &self.evidence, now);
         }

@@ -52,6 +52,7 @@ fn snapshot(index: i64, changes: Vec<Change>) -> EnvironmentSnapshotSpec {
         content_hash: String::new(),
         read_at: crate::api::snapshot::ReadAt::default(),
         ended_by: None,
+        ended_at: vec![],
         totals: crate::api::snapshot::Totals::default(),
         compliance: Compliance {
             state: ComplianceState::Compliant,

@@ -1,17 +1,20 @@
 //! Counts and reads one environment.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
 use crate::{
-    api::compliance::ComplianceState,
-    cluster::fleet::{Fleet, Pod, Workload},
+    api::{compliance::ComplianceState, snapshot::MAX_ENDED_AT},
+    cluster::{
+        fleet::{Fleet, Pod, Workload},
+        hanging::Hanging,
+    },
     compliance::{artifact_identity::IdentityResolver, evidence::Evidence},
     snapshot::{
         census::{Census, admits_pod},
         ledger::Ledger,
-        settle::{Comparison, Unsettled},
+        settle::{CLOCKS, Comparison, Unsettled},
         state::{EnvironmentProblem, EnvironmentState, KnownLog, plan::identities},
     },
     time::{Moment, seconds},
@@ -54,7 +57,7 @@ impl EnvironmentState {
         self.census = Census::of(
             &self.scope,
             &self.resolver(fleet, evidence),
-            self.census.ended_by(),
+            self.census.hanging(),
         );
         // Artifacts may have other canonical digests than before.
         self.assessment.touch_all();
@@ -111,8 +114,8 @@ impl EnvironmentState {
         !cells.is_empty()
     }
 
-    /// Leaves out the pods that hang: their nodes had to have ended them long ago, and are most likely dead. What was left out
-    /// stays left out, also after a restart, whatever becomes of the clock and of the settle times.
+    /// Leaves out the pods that hang. What was left out stays left out, also after a restart, whatever becomes of the clock and
+    /// of the settle times; but nothing that is deleted from now on, though the clock may have been ahead by days.
     pub(super) fn leave_out_hanging(
         &mut self,
         fleet: &Fleet,
@@ -120,24 +123,38 @@ impl EnvironmentState {
         now: Moment,
         wall: Timestamp,
     ) {
-        let before = self.census.ended_by();
-        let hangs_after = self.settle.hangs_after().as_secs();
-        let hangs_after = u32::try_from(hangs_after).unwrap_or(u32::MAX);
-        let left_out = fleet.last_end(before).unwrap_or(0);
-        let ended_by = seconds(wall).saturating_sub(hangs_after).max(left_out);
-        if ended_by == before {
+        let ago = |span: Duration| {
+            let span = u32::try_from(span.as_secs()).unwrap_or(u32::MAX);
+            seconds(wall).saturating_sub(span)
+        };
+        let before = self.census.hanging();
+        let by = before
+            .by
+            .min(ago(CLOCKS))
+            .max(ago(self.settle.hangs_after()));
+        if by == before.by && before.at.is_empty() {
             return;
         }
-        let span = before.min(ended_by).saturating_add(1)..before.max(ended_by).saturating_add(1);
-        let pods = fleet.pods_ending(span).filter(|pod| {
+        let span = before.by.min(by).saturating_add(1)..before.by.max(by).saturating_add(1);
+        let at = before.at.iter().filter(|ends| !span.contains(ends));
+        let at = at.flat_map(|ends| fleet.pods_ending(*ends..ends.saturating_add(1)));
+        let pods = at.chain(fleet.pods_ending(span.clone())).filter(|pod| {
             let namespace = &pod.workload.namespace;
             let labels = fleet.namespace_labels(namespace);
-            self.scope.admits_namespace(namespace, labels)
+            self.scope.admits_namespace(namespace, labels) && admits_pod(&self.scope, pod)
         });
         let pods: Vec<_> = pods.collect();
+        let later = pods.iter().filter_map(|pod| pod.ends());
+        let later = later.filter(|ends| *ends > by && before.has(*ends));
+        let later: BTreeSet<u32> = later.collect();
+        let at = later.into_iter().take(MAX_ENDED_AT).collect();
+        let hanging = Hanging { by, at };
+        if hanging == *before {
+            return;
+        }
         let counted = |add| pods.iter().map(move |pod| (*pod, add));
         self.count(counted(false), fleet, evidence, now);
-        self.census.set_ended_by(ended_by);
+        self.census.set_hanging(hanging);
         self.count(counted(true), fleet, evidence, now);
     }
 

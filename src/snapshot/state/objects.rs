@@ -196,7 +196,7 @@ impl ClusterState {
                     &pod.workload,
                     &self.fleet,
                     &env.settle,
-                    env.census.ended_by(),
+                    env.census.hanging(),
                     now,
                 );
                 waiting |= ledger.rollouts.contains_key(&pod.workload);
@@ -213,7 +213,7 @@ impl ClusterState {
                 workload,
                 &self.fleet,
                 &env.settle,
-                env.census.ended_by(),
+                env.census.hanging(),
                 now,
             );
             let open = match &env.log {

@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     api::snapshot::{Cause, MAX_COMPLETED, MAX_IDENTITIES, MAX_WORKLOADS, ReadAt},
     cluster::{
-        fleet::{TrustedDigests, Workload},
+        fleet::{Fleet, TrustedDigests, Workload},
         image::Fingerprint,
         pod_view::version,
         scope::Scope,
@@ -24,8 +24,11 @@ use crate::{
         census::{Census, cells_of},
         cut::{CutInput, Entry, Learned},
         ledger::{CENSUS_VERSION, Cell, Identities, LearnedContainers, Ledger, Place},
-        settle::{Comparison, Unsettled, rests_at, rolling_until},
-        state::{ClusterState, EnvironmentState, Frozen, FrozenReason, KnownLog, Plan},
+        settle::{Comparison, SettleTimes, Unsettled, rests_at, rolling_until},
+        state::{
+            ClusterState, EnvironmentState, Frozen, FrozenReason, KnownLog, Plan,
+            write_rate::WriteRate,
+        },
         unrecorded::Unrecorded,
     },
     time::Moment,
@@ -41,8 +44,7 @@ const CUT_INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=Dur
 impl EnvironmentState {
     /// When the next cut may be.
     fn next_cut(&self) -> Option<Moment> {
-        let pause_ends = self.last_cut? + self.pause();
-        Some(pause_ends.max(self.write_rate.next()))
+        Some(self.last_cut? + self.pause())
     }
 
     /// How long to wait after the last cut.
@@ -73,7 +75,9 @@ impl ClusterState {
         env.leave_out_hanging(&self.fleet, &self.evidence, now, wall);
         if let Some(next_cut) = env.next_cut().filter(|next_cut| *next_cut > now) {
             let has_work = env.has_work(name, &self.fleet, &self.evidence);
-            return Plan::Wait(has_work.then_some(next_cut));
+            let hanging = next_hanging(&env.census, &self.fleet, &env.settle, now, wall);
+            let work = has_work.then_some(next_cut);
+            return Plan::Wait(work.or(hanging.map(|hanging| hanging.max(next_cut))));
         }
         let resolver = IdentityResolver {
             fleet: &self.fleet,
@@ -101,12 +105,13 @@ impl ClusterState {
                 } else {
                     &[]
                 },
+                frugal: env.write_rate.next_whole() > now,
                 now,
                 wall,
             },
             scope: &env.scope,
             wanted: &env.wanted,
-            next_whole: env.write_rate.next_whole(),
+            write_rate: &env.write_rate,
             unsettled: &env.unsettled,
             unrecorded: &mut env.unrecorded,
             open_since: &mut env.open_since,
@@ -242,8 +247,7 @@ struct Planner<'a> {
     scope: &'a Scope,
     /// The scope that the spec asks for.
     wanted: &'a Scope,
-    /// When a change may be recorded that takes the whole state.
-    next_whole: Moment,
+    write_rate: &'a WriteRate,
     unsettled: &'a Unsettled,
     unrecorded: &'a mut Unrecorded,
     open_since: &'a mut BTreeMap<Arc<Workload>, (Timestamp, Moment)>,
@@ -275,9 +279,13 @@ impl Planner<'_> {
             settle,
             now,
         };
-        let settled = self.unsettled.settled(comparison, input.wall);
+        let mut settled = self.unsettled.settled(comparison, input.wall);
+        let postponed = self.postpone(&mut settled.cells);
+        if postponed.is_some() {
+            self.unsettled
+                .add_what_runs_elsewhere(&mut settled, comparison);
+        }
         let mut cells = settled.cells;
-        let whole = self.postpone_whole(&mut cells);
         if rescoped {
             // Changes under the old scope are recorded before what the new scope holds counts as known.
             cells = self.unsettled.dirty().keys().cloned().collect();
@@ -288,10 +296,12 @@ impl Planner<'_> {
             cells.clear(); // an artifact that is renamed later would look as if it had stopped
         }
         let late = (!more).then(|| self.find_late(ledger, &cells)).flatten();
+        // What was learned of containers matters after a restart only.
+        let wait = input.frugal && cells.is_empty();
         let room = MAX_IDENTITIES - identities.len();
         let learned = Learned {
             identities,
-            containers: self.learned_containers(ledger, room),
+            containers: self.learned_containers(ledger, if wait { 0 } else { room }),
             completed,
         };
         let entries = self.record(ledger, &cells, &learned);
@@ -302,24 +312,42 @@ impl Planner<'_> {
             return Plan::Append(entries);
         }
         let timer = self.next_timer(ledger);
-        let hanging = self.next_hanging();
-        let waits = [settled.next, closing, steady, timer, hanging, late, whole];
+        let hanging = next_hanging(input.census, fleet, settle, now, input.wall);
+        let waits = [
+            settled.next,
+            closing,
+            steady,
+            timer,
+            hanging,
+            late,
+            postponed,
+        ];
         Plan::Wait(waits.into_iter().flatten().min())
     }
 
-    /// Leaves out the artifacts that change in more workloads than an entry holds, if that would make the log grow too fast:
-    /// their changes wait, and nothing else. Returns until when.
-    fn postpone_whole(&self, cells: &mut BTreeSet<Cell>) -> Option<Moment> {
-        if self.next_whole <= self.input.now {
+    /// Leaves out what would make the log grow too fast: the artifacts that change in more workloads than an entry lists, and
+    /// the namespaces that have changed too much. Their changes wait, and nothing else. Returns until when.
+    fn postpone(&self, cells: &mut BTreeSet<Cell>) -> Option<Moment> {
+        let next_whole = self.write_rate.next_whole();
+        if next_whole <= self.input.now {
             return None;
         }
         let mut workloads: BTreeMap<Fingerprint, usize> = BTreeMap::new();
         for cell in &*cells {
             *workloads.entry(cell.fingerprint).or_insert(0) += 1;
         }
-        let before = cells.len();
-        cells.retain(|cell| workloads[&cell.fingerprint] <= MAX_WORKLOADS);
-        (cells.len() < before).then_some(self.next_whole)
+        let mut next = None;
+        cells.retain(|cell| {
+            let at = match workloads[&cell.fingerprint] > MAX_WORKLOADS {
+                true => next_whole,
+                false => self.write_rate.next_of(&cell.workload.namespace),
+            };
+            if at > self.input.now {
+                next = next.into_iter().chain([at]).min();
+            }
+            at <= self.input.now
+        });
+        next
     }
 
     /// Forgets rollouts that were recorded before they were over and are over now: further changes of their workloads are
@@ -363,7 +391,7 @@ impl Planner<'_> {
                 continue;
             }
             let over = state.map_or(now, |state| {
-                let rolling = rolling_until(state, settle, patience.ended_by);
+                let rolling = rolling_until(state, settle, patience.hanging);
                 let waits_until = rolling.max(patience.restless_until(state));
                 rests_at(state, settle).max(waits_until.unwrap_or_default())
             });
@@ -417,6 +445,9 @@ impl Planner<'_> {
     fn wait_for_identities(&mut self, ledger: &Ledger) -> Option<Moment> {
         let input = &mut self.input;
         let differs = (input.unidentified > 0) != (ledger.unidentified > 0);
+        if input.frugal && !differs {
+            input.unidentified = ledger.unidentified;
+        }
         if input.assessor.rules.is_none() || !differs {
             *self.unidentified_since = None;
             return None;
@@ -473,7 +504,7 @@ impl Planner<'_> {
         let census = &Census::of(
             self.wanted,
             &input.assessor.resolver,
-            input.census.ended_by(),
+            input.census.hanging(),
         );
         let scoped = CutInput {
             census,
@@ -492,16 +523,6 @@ impl Planner<'_> {
         entries
     }
 
-    /// When the next pod may no longer count because it hangs.
-    fn next_hanging(&self) -> Option<Moment> {
-        let input = &self.input;
-        let ends = input.fleet.next_end(input.census.ended_by())?;
-        let due = u64::from(ends) + input.settle.hangs_after().as_secs();
-        let due = Timestamp::from_second(due.try_into().ok()?).ok()?;
-        let wait = due.duration_since(input.wall).max(SignedDuration::ZERO);
-        Some(input.now + wait.unsigned_abs())
-    }
-
     fn next_timer(&self, ledger: &Ledger) -> Option<Moment> {
         let input = &self.input;
         let evidence = input.assessor.resolver.evidence;
@@ -511,6 +532,21 @@ impl Planner<'_> {
         let wait = timer.duration_since(input.wall).max(SignedDuration::ZERO);
         Some(input.now + wait.unsigned_abs())
     }
+}
+
+/// When the next pod may no longer count because it hangs.
+fn next_hanging(
+    census: &Census,
+    fleet: &Fleet,
+    settle: &SettleTimes,
+    now: Moment,
+    wall: Timestamp,
+) -> Option<Moment> {
+    let ends = fleet.next_end(census.hanging().by)?;
+    let due = u64::from(ends) + settle.hangs_after().as_secs();
+    let due = Timestamp::from_second(due.try_into().ok()?).ok()?;
+    let wait = due.duration_since(wall).max(SignedDuration::ZERO);
+    Some(now + wait.unsigned_abs())
 }
 
 /// The containers that can't be identified; with rules also those that are not counted.
