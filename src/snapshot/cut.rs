@@ -37,8 +37,6 @@ use crate::{
 const ENTRIES_PER_CHECKPOINT: u32 = 64;
 /// At most how many bytes the changes of an entry take: well below the 400 KB of a whole entry.
 const MAX_CHANGES_SIZE: usize = 300_000;
-/// How many bytes an entry takes without all that follows, with its metadata.
-const SIZE_OF_BARE_ENTRY: usize = 1_500;
 /// How many bytes another digest of an artifact takes.
 const SIZE_OF_IDENTITY: usize = 170;
 /// At most how many bytes of base64 a checkpoint takes that is in the entry itself.
@@ -67,7 +65,7 @@ impl Entry {
         let checkpoint = self.spec.checkpoint.as_ref();
         let checkpoint = checkpoint.and_then(|it| it.data.as_ref());
         let parts = checkpoint.into_iter().chain(&self.chunks).map(String::len);
-        SIZE_OF_BARE_ENTRY + changes.chain(identities).chain(parts).sum::<usize>()
+        changes.chain(identities).chain(parts).sum()
     }
 }
 
@@ -107,8 +105,6 @@ pub struct CutInput<'a> {
     /// How far the cluster has been read.
     pub read_at: &'a ReadAt,
     pub causes: &'a [Cause],
-    /// The log grows too fast: no more checkpoints than its changes ask for by their size.
-    pub frugal: bool,
     pub now: Moment,
     /// The wall clock, by which everything is judged. The time of an entry is never before that of its predecessor, which
     /// may have been written under a clock that was ahead.
@@ -359,7 +355,7 @@ impl CutInput<'_> {
             spec.changes = changes.into_iter().map(|it| it.change).collect();
             let size: usize = spec.changes.iter().map(size_of_change).sum();
             let (entries_since, bytes_since) = ledger.since_checkpoint;
-            let due = !self.frugal && entries_since >= ENTRIES_PER_CHECKPOINT
+            let due = entries_since >= ENTRIES_PER_CHECKPOINT
                 || bytes_since + size > ledger.checkpoint_size.max(64_000);
             let whole =
                 is_last && due || spec.changes.iter().any(|change| change.more_workloads > 0);

@@ -626,12 +626,6 @@ impl Ledger {
         }
     }
 
-    /// In how many namespaces anything is recorded.
-    pub fn namespaces(&self) -> usize {
-        let namespaces = self.cells.keys().map(|cell| &cell.workload.namespace);
-        namespaces.collect::<BTreeSet<_>>().len()
-    }
-
     /// Advances to an entry whose changes are already applied.
     pub fn advance(&mut self, spec: &EnvironmentSnapshotSpec) {
         self.index = spec.index;

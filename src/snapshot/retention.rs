@@ -14,8 +14,7 @@ use crate::{api::environment::EnvironmentId, snapshot::log::EntryMeta};
 
 /// How old an entry must be before it is removed: a writer that stood still must not find the name of an entry free again.
 const YOUNGEST: Duration = Duration::from_secs(3_600);
-/// At most how many bytes the log of an environment takes, even if a setting has not delivered it. How fast it may grow
-/// follows from this: so slowly that what is written stays while its delivery is retried.
+/// At most how many bytes the log of an environment takes, even if a setting has not delivered it.
 pub const ENVIRONMENT_CAP: u64 = 32 << 20;
 /// At most how many bytes all logs together take.
 pub const TOTAL_CAP: u64 = 256 << 20;

@@ -237,7 +237,7 @@ impl Unsettled {
     }
 
     /// Adds where else an artifact runs that would be recorded as stopped otherwise, at rest or not.
-    pub fn add_what_runs_elsewhere(&self, settled: &mut Settled, with: Comparison) {
+    fn add_what_runs_elsewhere(&self, settled: &mut Settled, with: Comparison) {
         let mut totals: BTreeMap<Fingerprint, u32> = BTreeMap::new();
         for cell in &settled.cells {
             let recorded = || with.ledger.total(&cell.fingerprint);

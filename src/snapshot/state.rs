@@ -723,9 +723,7 @@ impl ClusterState {
             KnownLog::Unread | KnownLog::Blank(..) => None,
         };
         (env.last_cut, env.last_append) = (Some(now), took);
-        let namespaces = after.namespaces();
-        env.write_rate
-            .note(entry.size(), &entry.spec, namespaces, now);
+        env.write_rate.note(entry.size(), now);
         env.restored = false;
         let recorded = after.recorded_identities();
         let renamed = env.recorded != recorded;

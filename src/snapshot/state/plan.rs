@@ -25,10 +25,7 @@ use crate::{
         cut::{CutInput, Entry, Learned},
         ledger::{CENSUS_VERSION, Cell, Identities, LearnedContainers, Ledger, Place},
         settle::{Comparison, SettleTimes, Unsettled, rests_at, rolling_until},
-        state::{
-            ClusterState, EnvironmentState, Frozen, FrozenReason, KnownLog, Plan,
-            write_rate::WriteRate,
-        },
+        state::{ClusterState, EnvironmentState, Frozen, FrozenReason, KnownLog, Plan},
         unrecorded::Unrecorded,
     },
     time::Moment,
@@ -44,7 +41,8 @@ const CUT_INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=Dur
 impl EnvironmentState {
     /// When the next cut may be.
     fn next_cut(&self) -> Option<Moment> {
-        Some(self.last_cut? + self.pause())
+        let pause_ends = self.last_cut? + self.pause();
+        Some(pause_ends.max(self.write_rate.next()))
     }
 
     /// How long to wait after the last cut.
@@ -56,6 +54,21 @@ impl EnvironmentState {
         };
         pause.max(self.cut_interval)
     }
+}
+
+/// When the next pod may no longer count because it hangs.
+fn next_hanging(
+    census: &Census,
+    fleet: &Fleet,
+    settle: &SettleTimes,
+    now: Moment,
+    wall: Timestamp,
+) -> Option<Moment> {
+    let ends = fleet.next_end(census.hanging().by)?;
+    let due = u64::from(ends) + settle.hangs_after().as_secs();
+    let due = Timestamp::from_second(due.try_into().ok()?).ok()?;
+    let wait = due.duration_since(wall).max(SignedDuration::ZERO);
+    Some(now + wait.unsigned_abs())
 }
 
 impl ClusterState {
@@ -105,13 +118,12 @@ impl ClusterState {
                 } else {
                     &[]
                 },
-                frugal: env.write_rate.next_whole() > now,
                 now,
                 wall,
             },
             scope: &env.scope,
             wanted: &env.wanted,
-            write_rate: &env.write_rate,
+            next_whole: env.write_rate.next_whole(),
             unsettled: &env.unsettled,
             unrecorded: &mut env.unrecorded,
             open_since: &mut env.open_since,
@@ -247,7 +259,8 @@ struct Planner<'a> {
     scope: &'a Scope,
     /// The scope that the spec asks for.
     wanted: &'a Scope,
-    write_rate: &'a WriteRate,
+    /// When a change may be recorded that takes the whole state.
+    next_whole: Moment,
     unsettled: &'a Unsettled,
     unrecorded: &'a mut Unrecorded,
     open_since: &'a mut BTreeMap<Arc<Workload>, (Timestamp, Moment)>,
@@ -279,13 +292,9 @@ impl Planner<'_> {
             settle,
             now,
         };
-        let mut settled = self.unsettled.settled(comparison, input.wall);
-        let postponed = self.postpone(&mut settled.cells);
-        if postponed.is_some() {
-            self.unsettled
-                .add_what_runs_elsewhere(&mut settled, comparison);
-        }
+        let settled = self.unsettled.settled(comparison, input.wall);
         let mut cells = settled.cells;
+        let whole = self.postpone_whole(&mut cells);
         if rescoped {
             // Changes under the old scope are recorded before what the new scope holds counts as known.
             cells = self.unsettled.dirty().keys().cloned().collect();
@@ -296,12 +305,10 @@ impl Planner<'_> {
             cells.clear(); // an artifact that is renamed later would look as if it had stopped
         }
         let late = (!more).then(|| self.find_late(ledger, &cells)).flatten();
-        // What was learned of containers matters after a restart only.
-        let wait = input.frugal && cells.is_empty();
         let room = MAX_IDENTITIES - identities.len();
         let learned = Learned {
             identities,
-            containers: self.learned_containers(ledger, if wait { 0 } else { room }),
+            containers: self.learned_containers(ledger, room),
             completed,
         };
         let entries = self.record(ledger, &cells, &learned);
@@ -312,42 +319,24 @@ impl Planner<'_> {
             return Plan::Append(entries);
         }
         let timer = self.next_timer(ledger);
-        let hanging = next_hanging(input.census, fleet, settle, now, input.wall);
-        let waits = [
-            settled.next,
-            closing,
-            steady,
-            timer,
-            hanging,
-            late,
-            postponed,
-        ];
+        let hanging = next_hanging(input.census, input.fleet, input.settle, now, input.wall);
+        let waits = [settled.next, closing, steady, timer, hanging, late, whole];
         Plan::Wait(waits.into_iter().flatten().min())
     }
 
-    /// Leaves out what would make the log grow too fast: the artifacts that change in more workloads than an entry lists, and
-    /// the namespaces that have changed too much. Their changes wait, and nothing else. Returns until when.
-    fn postpone(&self, cells: &mut BTreeSet<Cell>) -> Option<Moment> {
-        let next_whole = self.write_rate.next_whole();
-        if next_whole <= self.input.now {
+    /// Leaves out the artifacts that change in more workloads than an entry holds, if that would make the log grow too fast:
+    /// their changes wait, and nothing else. Returns until when.
+    fn postpone_whole(&self, cells: &mut BTreeSet<Cell>) -> Option<Moment> {
+        if self.next_whole <= self.input.now {
             return None;
         }
         let mut workloads: BTreeMap<Fingerprint, usize> = BTreeMap::new();
         for cell in &*cells {
             *workloads.entry(cell.fingerprint).or_insert(0) += 1;
         }
-        let mut next = None;
-        cells.retain(|cell| {
-            let at = match workloads[&cell.fingerprint] > MAX_WORKLOADS {
-                true => next_whole,
-                false => self.write_rate.next_of(&cell.workload.namespace),
-            };
-            if at > self.input.now {
-                next = next.into_iter().chain([at]).min();
-            }
-            at <= self.input.now
-        });
-        next
+        let before = cells.len();
+        cells.retain(|cell| workloads[&cell.fingerprint] <= MAX_WORKLOADS);
+        (cells.len() < before).then_some(self.next_whole)
     }
 
     /// Forgets rollouts that were recorded before they were over and are over now: further changes of their workloads are
@@ -445,9 +434,6 @@ impl Planner<'_> {
     fn wait_for_identities(&mut self, ledger: &Ledger) -> Option<Moment> {
         let input = &mut self.input;
         let differs = (input.unidentified > 0) != (ledger.unidentified > 0);
-        if input.frugal && !differs {
-            input.unidentified = ledger.unidentified;
-        }
         if input.assessor.rules.is_none() || !differs {
             *self.unidentified_since = None;
             return None;
@@ -532,21 +518,6 @@ impl Planner<'_> {
         let wait = timer.duration_since(input.wall).max(SignedDuration::ZERO);
         Some(input.now + wait.unsigned_abs())
     }
-}
-
-/// When the next pod may no longer count because it hangs.
-fn next_hanging(
-    census: &Census,
-    fleet: &Fleet,
-    settle: &SettleTimes,
-    now: Moment,
-    wall: Timestamp,
-) -> Option<Moment> {
-    let ends = fleet.next_end(census.hanging().by)?;
-    let due = u64::from(ends) + settle.hangs_after().as_secs();
-    let due = Timestamp::from_second(due.try_into().ok()?).ok()?;
-    let wait = due.duration_since(wall).max(SignedDuration::ZERO);
-    Some(now + wait.unsigned_abs())
 }
 
 /// The containers that can't be identified; with rules also those that are not counted.
