@@ -696,10 +696,13 @@ impl Fleet {
         let template = self.template_of(view, before.map(|pod| &pod.template));
         let mut learned = vec![];
         let unedited = self.trust_generation && view.generation == 1;
-        let known = |container: &ContainerView| {
-            let mut packed = before.iter().flat_map(|pod| pod.containers.iter());
-            packed.find(|packed| *packed.spec.name == *container.name)
-        };
+        // Looked up several times for each of what may be thousands. Of two of the same name the first counts.
+        let packed = before
+            .into_iter()
+            .flat_map(|pod| pod.containers.iter().rev());
+        let packed = packed.map(|packed| (&*packed.spec.name, packed));
+        let packed: BTreeMap<&str, &PackedContainer> = packed.collect();
+        let known = |container: &ContainerView| packed.get(&*container.name).copied();
         let (kept, unkept) = kept_containers(&view.containers, |container| {
             let packed = known(container);
             let stays = packed.is_some_and(|packed| {
