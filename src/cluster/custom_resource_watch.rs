@@ -5,7 +5,6 @@
 
 use std::{collections::BTreeSet, mem};
 
-use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client, Resource,
     api::ObjectMeta,
@@ -22,7 +21,7 @@ use crate::{
     },
     cluster::{
         custom_resource_metadata::SlimMetadata,
-        kubernetes_events::{EventPublisher, Repeated},
+        kubernetes_events::{EventPublisher, Repeated, reference},
         pod_view::{Decoded, Meta, SlimView, uid_text},
         watch::{self, ObjectSink, StreamSink, WatchTimings, WatchedKind},
         watch_progress::{ListEnd, WatchKind},
@@ -272,8 +271,8 @@ impl<K: CustomResource, F: Follower<K>, S: StreamSink> ObjectSink<Slim<K>>
                 && !news.is_empty()
             {
                 let note = format!("{why}; its last good state is kept");
-                let (about, reason) =
-                    (reference::<K>(meta), ObjectEventReason::Unreadable.as_str());
+                let about = reference::<K>(&meta.namespace, &meta.name, uid_text(meta.uid));
+                let reason = ObjectEventReason::Unreadable.as_str();
                 let (type_, repeated) = (EventType::Warning, Repeated::Told);
                 self.events
                     .publish(about, type_, "Read", reason, note, repeated);
@@ -297,19 +296,6 @@ impl<K: CustomResource, F: Follower<K>, S: StreamSink> ObjectSink<Slim<K>>
         let meta = object.meta();
         self.streams.read(K::WATCH, Ok(meta), false);
         self.list.lock().follower.delete(&F::key(meta));
-    }
-}
-
-/// What a Kubernetes Event about an object of ours refers to.
-fn reference<K: CustomResource>(meta: &Meta) -> ObjectReference {
-    let known = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    ObjectReference {
-        api_version: Some(K::api_version(&()).into_owned()),
-        kind: Some(K::kind(&()).into_owned()),
-        namespace: known(&meta.namespace),
-        name: known(&meta.name),
-        uid: Some(uid_text(meta.uid)),
-        ..ObjectReference::default()
     }
 }
 

@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
-    Client,
+    Client, Resource,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 use tokio::{sync::Semaphore, time::timeout};
@@ -103,6 +103,23 @@ impl EventPublisher {
             };
             warn!(namespace, name, error, "can't record a Kubernetes Event");
         });
+    }
+}
+
+/// What a Kubernetes Event about an object refers to. An object of the cluster has no namespace, and one that can't be read
+/// may have no name.
+pub fn reference<K>(namespace: &str, name: &str, uid: String) -> ObjectReference
+where
+    K: Resource<DynamicType = ()>,
+{
+    let known = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    ObjectReference {
+        api_version: Some(K::api_version(&()).into_owned()),
+        kind: Some(K::kind(&()).into_owned()),
+        namespace: known(namespace),
+        name: known(name),
+        uid: Some(uid),
+        ..ObjectReference::default()
     }
 }
 

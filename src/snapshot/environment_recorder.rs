@@ -9,8 +9,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::ObjectReference;
-use kube::{Api, Resource as _, ResourceExt as _, runtime::events::EventType};
+use kube::{Api, ResourceExt as _, runtime::events::EventType};
 use tokio::{
     sync::Notify,
     time::{Instant, sleep, timeout_at},
@@ -25,7 +24,7 @@ use crate::{
     backoff::{self, Backoff},
     cluster::{
         custom_resource_status::{StatusWriteResult, apply_status},
-        kubernetes_events::Repeated,
+        kubernetes_events::{Repeated, reference},
         scope::Scope,
     },
     snapshot::{
@@ -305,13 +304,8 @@ impl EnvironmentRecorder {
                 spec.index,
                 event::description(spec, event)
             );
-            let about = ObjectReference {
-                api_version: Some(Environment::api_version(&()).into_owned()),
-                kind: Some(Environment::kind(&()).into_owned()),
-                name: Some(self.environment.name.clone()),
-                uid: Some(self.environment.uid.clone()),
-                ..ObjectReference::default()
-            };
+            let EnvironmentId { name, uid } = &self.environment;
+            let about = reference::<Environment>("", name, uid.clone());
             let events = &self.context.events;
             let reason = reason.as_str();
             events.publish(about, type_, "Assess", reason, note, Repeated::Told);
