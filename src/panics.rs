@@ -8,11 +8,13 @@
 
 use std::{
     panic::{self, AssertUnwindSafe, PanicHookInfo},
+    sync::Arc,
     time::Duration,
 };
 
 use futures::FutureExt as _;
 use tokio::time::sleep;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::error;
 
 use crate::{
@@ -85,19 +87,64 @@ pub(crate) async fn contain<T>(
     result.ok()
 }
 
+/// Tasks of which each works for one object among many: a panic in one ends nothing else. Nobody can start one in which it
+/// would.
+#[derive(Clone)]
+pub(crate) struct ContainedTasks {
+    scope: PanicScope,
+    metrics: Arc<Metrics>,
+    tasks: TaskTracker,
+}
+
+impl ContainedTasks {
+    pub(crate) fn new(scope: PanicScope, metrics: Arc<Metrics>) -> Self {
+        Self {
+            scope,
+            metrics,
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// Starts the task of an object: it works until it is done or stopped, and begins anew after a panic. `panicked` is
+    /// called after each.
+    pub(crate) fn spawn<F: Future<Output = ()> + Send>(
+        &self,
+        name: String,
+        stop: CancellationToken,
+        work: impl FnMut() -> F + Send + 'static,
+        panicked: impl Fn() + Send + 'static,
+    ) {
+        let (scope, metrics) = (self.scope, self.metrics.clone());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = restart(scope, &name, &metrics, work, panicked) => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+
+    /// Waits until all that were started have ended. More may be started afterwards.
+    pub(crate) async fn ended(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.tasks.reopen();
+    }
+}
+
 /// Does some work, anew whenever it panics, after a pause.
-pub(crate) async fn restart<T, F: Future<Output = T>>(
+async fn restart<F: Future<Output = ()>>(
     scope: PanicScope,
     name: &str,
     metrics: &Metrics,
     mut work: impl FnMut() -> F,
-) -> T {
+    panicked: impl Fn(),
+) {
     let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
     loop {
         // The work may panic before its future exists.
         let attempt = async { work().await };
-        if let Some(result) = contain(scope, metrics, attempt).await {
-            return result;
+        if contain(scope, metrics, attempt).await.is_some() {
+            return;
         }
         let pause = backoff.take(backoff::random());
         error!(
@@ -106,47 +153,62 @@ pub(crate) async fn restart<T, F: Future<Output = T>>(
             ?pause,
             "it starts again after a panic"
         );
+        panicked();
         sleep(pause).await;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        future::pending,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use tokio::sync::Notify;
+
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn work_that_panics_is_counted_and_starts_again_until_it_succeeds() {
-        let metrics = Metrics::new();
-        let mut attempts = 0;
-        let work = || {
-            attempts += 1;
-            let attempt = attempts;
+    /// A task that panics `times` times, before or after it first waits, and works then until it is stopped.
+    async fn panicking(times: usize, at_once: bool) {
+        let (stop, metrics) = (CancellationToken::new(), Arc::new(Metrics::new()));
+        let (working, told) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
+        let (works, counts, begins) = (working.clone(), told.clone(), AtomicUsize::new(0));
+        let work = move || {
+            let begun = begins.fetch_add(1, Ordering::Relaxed);
+            let bad = begun < times;
+            assert!(!(bad && at_once), "at once");
+            let works = works.clone();
             async move {
-                assert!(attempt > 3, "attempt {attempt}");
-                attempt
+                assert!(!bad, "attempt {begun}");
+                works.notify_one();
+                pending::<()>().await;
             }
         };
-        let result = restart(PanicScope::Environment, "prod", &metrics, work).await;
-        assert_eq!(result, 4);
+        let tasks = ContainedTasks::new(PanicScope::Environment, metrics.clone());
+        tasks.spawn("prod".to_owned(), stop.clone(), work, move || {
+            counts.fetch_add(1, Ordering::Relaxed);
+        });
+        working.notified().await;
+        assert_eq!(told.load(Ordering::Relaxed), times);
         let text = metrics.text(jiff::Timestamp::UNIX_EPOCH);
-        assert!(
-            text.contains("shipbell_panics_total{scope=\"environment\"} 3\n"),
-            "{text}"
-        );
-        assert!(
-            text.contains("shipbell_panics_total{scope=\"request\"} 0\n"),
-            "{text}"
-        );
+        for line in [
+            format!("shipbell_panics_total{{scope=\"environment\"}} {times}\n"),
+            "shipbell_panics_total{scope=\"request\"} 0\n".to_owned(),
+        ] {
+            assert!(text.contains(&line), "{text}");
+        }
+        stop.cancel();
+        tasks.ended().await;
     }
 
     #[tokio::test(start_paused = true)]
-    async fn work_that_panics_before_it_waits_for_anything_is_contained_too() {
-        let metrics = Metrics::new();
-        let mut first = true;
-        let result = restart(PanicScope::Setting, "hook", &metrics, || {
-            assert!(!std::mem::take(&mut first), "at once");
-            std::future::ready(7)
-        });
-        assert_eq!(result.await, 7);
+    async fn a_task_that_panics_is_counted_and_told_of_and_starts_again_until_it_is_stopped() {
+        panicking(3, false).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_panics_before_it_waits_for_anything_is_contained_too() {
+        panicking(1, true).await;
     }
 }

@@ -81,6 +81,31 @@ pub struct ArtifactApprovalSpec {
     pub expires_at: Option<Timestamp>,
 }
 
+impl ArtifactApprovalSpec {
+    /// What counts of a review that can't be read as a whole: one that speaks against an image counts as soon as that image
+    /// and the decision can be read, for every flow and environment that can't be. An approval must be read as a whole.
+    pub fn against(spec: &serde_json::Value) -> Option<Self> {
+        let text = |key: &str| spec[key].as_str().map(str::to_owned);
+        let state = match spec["state"].as_str()? {
+            "requested" => ReviewState::Requested,
+            "rejected" => ReviewState::Rejected,
+            _ => return None,
+        };
+        Some(Self {
+            fingerprint: text("fingerprint")?,
+            flow: text("flow"),
+            environment: text("environment"),
+            number: spec["number"].as_i64(),
+            state,
+            reviewer: text("reviewer").unwrap_or_default(),
+            comment: text("comment"),
+            url: None,
+            time: None,
+            expires_at: None,
+        })
+    }
+}
+
 /// The decision of a reviewer.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,

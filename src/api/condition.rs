@@ -94,6 +94,24 @@ pub(crate) fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a C
     conditions.iter().find(|condition| condition.type_ == type_)
 }
 
+/// At most this many characters of a text once the API server has refused a status.
+pub(crate) const MINIMAL_TEXT: usize = 200;
+
+/// Cuts a text to this many characters: no text of any length may stand in a status.
+pub(crate) fn shorten(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    text.chars().take(most - 1).chain(['…']).collect()
+}
+
+/// Shortens the messages of a status that the API server refused.
+pub(crate) fn shorten_messages(conditions: &mut [Condition]) {
+    for condition in conditions {
+        condition.message = shorten(&condition.message, MINIMAL_TEXT);
+    }
+}
+
 /// Cuts the fraction of a second. A `Time` has none in JSON, so a status with fractions would never equal the one
 /// that is read back.
 pub(crate) fn whole_seconds(time: Timestamp) -> Timestamp {

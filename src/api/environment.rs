@@ -4,7 +4,9 @@ use jiff::Timestamp;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Condition, Span, compliance::Rules, selector::Selector};
+use crate::api::{
+    Condition, Span, compliance::Rules, condition::shorten_messages, selector::Selector,
+};
 
 /// Which environment is meant: a deleted one and another that was created with its name later have different UIDs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -167,6 +169,16 @@ pub struct EnvironmentStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20), extend("x-kubernetes-list-type" = "atomic"))]
     pub reasons: Vec<Finding>,
+}
+
+impl EnvironmentStatus {
+    /// What is written when the API server refuses all of it: no lists, and short texts.
+    #[must_use]
+    pub(crate) fn cut_short(mut self) -> Self {
+        shorten_messages(&mut self.conditions);
+        self.reasons.clear();
+        self
+    }
 }
 
 /// An image that breaks the rules, and why.

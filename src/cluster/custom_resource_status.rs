@@ -4,7 +4,7 @@
     reason = "talks to the API server"
 )]
 
-//! Writes the status of our own kinds.
+//! Writes the status of our own kinds, and reads what the API server answers to a write.
 
 use std::time::Duration;
 
@@ -20,12 +20,25 @@ use tokio::time::timeout;
 const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What became of a status write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum StatusWriteResult {
     /// It was written.
     Written,
     /// The object is gone, or another one has its name: the watch reports it.
     Gone,
+    /// The API server refused it for what it holds, and why: a smaller one may be accepted.
+    Refused(String),
+    /// It is not to be written at present, and why: whoever guards this object says so, or a right is missing.
+    Denied(String),
+}
+
+/// Whether the API server refused an object for what it holds: another one may be accepted.
+pub(crate) fn refuses_content(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else {
+        return false;
+    };
+    // An object that is too big for etcd is refused with 500.
+    matches!(status.code, 400 | 413 | 422) || status.message.contains("request is too large")
 }
 
 /// Replaces the status of the object with this UID. The namespace of a cluster-wide object is empty.
@@ -51,6 +64,12 @@ pub(crate) async fn apply_status<K: Resource<DynamicType = ()>>(
         Ok(Ok(_)) => Ok(StatusWriteResult::Written),
         Ok(Err(kube::Error::Api(gone))) if gone.code == 404 || gone.code == 409 => {
             Ok(StatusWriteResult::Gone)
+        }
+        Ok(Err(error)) if refuses_content(&error) => {
+            Ok(StatusWriteResult::Refused(error.to_string()))
+        }
+        Ok(Err(kube::Error::Api(denied))) if denied.code == 403 => {
+            Ok(StatusWriteResult::Denied(denied.to_string()))
         }
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("no answer from the API server".to_owned()),

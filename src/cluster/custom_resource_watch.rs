@@ -9,19 +9,20 @@ use kube::{
     Client, Resource,
     api::ObjectMeta,
     core::object::{HasSpec, HasStatus},
-    runtime::events::EventType,
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde_json::Value;
+use tracing::warn;
 
 use crate::{
     api::{
         AllowedArtifact, ArtifactApproval, ArtifactProvenance, Environment, NotificationSetting,
-        condition::reasons as closed_list,
+        approval::ArtifactApprovalSpec,
     },
     cluster::{
         custom_resource_metadata::SlimMetadata,
-        kubernetes_events::{EventPublisher, Repeated, reference},
+        kubernetes_events::{EventPublisher, reference},
         pod_view::{Decoded, Meta, SlimView, uid_text},
         watch::{self, ObjectSink, StreamSink, WatchTimings, WatchedKind},
         watch_progress::{ListEnd, WatchKind},
@@ -45,10 +46,15 @@ pub trait CustomResource:
 
     /// Puts an object together.
     fn of_parts(metadata: ObjectMeta, spec: Self::Spec, status: Option<Self::Status>) -> Self;
+
+    /// What counts of a spec that can't be read as a whole. Nothing that can't be read may fail open.
+    fn part_of_spec(_spec: &Value) -> Option<Self::Spec> {
+        None
+    }
 }
 
 macro_rules! custom_resource {
-    ($kind:ident, $watch:ident, $plural:literal) => {
+    ($kind:ident, $watch:ident, $plural:literal $(, $part:path)?) => {
         impl CustomResource for $kind {
             const WATCH: WatchKind = WatchKind::$watch;
             const PATH: &'static str = concat!("/apis/shipbell.dev/v1alpha1/", $plural);
@@ -64,6 +70,10 @@ macro_rules! custom_resource {
                     status,
                 }
             }
+
+            $(fn part_of_spec(spec: &Value) -> Option<Self::Spec> {
+                $part(spec)
+            })?
         }
     };
 }
@@ -71,7 +81,12 @@ macro_rules! custom_resource {
 custom_resource!(Environment, Environments, "environments");
 custom_resource!(NotificationSetting, Settings, "notificationsettings");
 custom_resource!(ArtifactProvenance, Provenances, "artifactprovenances");
-custom_resource!(ArtifactApproval, Approvals, "artifactapprovals");
+custom_resource!(
+    ArtifactApproval,
+    Approvals,
+    "artifactapprovals",
+    ArtifactApprovalSpec::against
+);
 custom_resource!(AllowedArtifact, Allowances, "allowedartifacts");
 
 /// An object of ours, and its metadata as the loop needs it.
@@ -92,16 +107,29 @@ struct Raw<S, T> {
 impl<'de, K: CustomResource> Deserialize<'de> for Slim<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = Raw::<K::Spec, K::Status>::deserialize(deserializer)?;
-        Ok(Self {
-            meta: raw.metadata.meta(),
-            object: K::of_parts(raw.metadata.into(), raw.spec, raw.status),
-        })
+        Ok(Self::of(raw.metadata, raw.spec, raw.status))
+    }
+}
+
+impl<K: CustomResource> Slim<K> {
+    fn of(metadata: SlimMetadata, spec: K::Spec, status: Option<K::Status>) -> Self {
+        Self {
+            meta: metadata.meta(),
+            object: K::of_parts(metadata.into(), spec, status),
+        }
     }
 }
 
 impl<K: CustomResource> SlimView for Slim<K> {
     fn meta(&self) -> &Meta {
         &self.meta
+    }
+
+    fn part_of(object: &Value) -> Option<Self> {
+        let spec = K::part_of_spec(&object["spec"])?;
+        let metadata = SlimMetadata::deserialize(&object["metadata"]).ok()?;
+        let status = Option::<K::Status>::deserialize(&object["status"]);
+        Some(Self::of(metadata, spec, status.ok().flatten()))
     }
 }
 
@@ -110,12 +138,7 @@ impl<K: CustomResource> WatchedKind for Slim<K> {
     const PATH: &'static str = K::PATH;
 }
 
-closed_list! {
-    /// Why a Kubernetes Event is recorded on an object of any kind of ours.
-    pub(crate) enum ObjectEventReason { Unreadable }
-}
-
-/// Is called for each change of a kind. An object that can't be read changes nothing: its last good state is kept.
+/// Is called for each change of a kind. An object that can't be read is not passed on: its last good state is kept.
 pub trait Follower<K>: Send {
     /// Tells objects apart.
     type Key: Ord + Send;
@@ -126,8 +149,8 @@ pub trait Follower<K>: Send {
     /// The key of an object.
     fn key(meta: &Meta) -> Self::Key;
 
-    /// An object was created or changed, or is part of a list.
-    fn apply(&mut self, object: K, listing: bool);
+    /// An object was created or changed, or is part of a list. An error says what can't be read in it.
+    fn apply(&mut self, object: K, listing: bool) -> Result<(), String>;
 
     /// An object was deleted.
     fn delete(&mut self, key: &Self::Key);
@@ -177,8 +200,8 @@ struct FollowerSink<'a, K, F: Follower<K>, S> {
 struct ListedObjects<'a, K, F: Follower<K>> {
     follower: &'a mut F,
     present: BTreeSet<F::Key>,
-    /// Objects that are to be sorted first.
-    waiting: Vec<Slim<K>>,
+    /// Objects that are to be sorted first, with why they can't be read as a whole.
+    waiting: Vec<(Slim<K>, Option<String>)>,
     /// It holds an object of which not even the name can be read: it may be any of those that are known.
     holds_unknown: bool,
 }
@@ -215,12 +238,14 @@ impl<K: CustomResource, F: Follower<K>, S: StreamSink> StreamSink for FollowerSi
     fn list_ends(&self, kind: WatchKind, version: u64, begun: Moment) -> ListEnd {
         let mut list = self.list.lock();
         let mut waiting = mem::take(&mut list.waiting);
-        waiting.sort_by_key(|slim| {
+        waiting.sort_by_key(|(slim, _)| {
             let created = slim.object.meta().creation_timestamp.as_ref();
             (created.map(|time| time.0), slim.meta.version)
         });
-        for slim in waiting {
-            list.follower.apply(slim.object, true);
+        for (slim, why) in waiting {
+            for warning in self.take(list.follower, slim, why, true) {
+                warn!("{warning}");
+            }
         }
         let present = mem::take(&mut list.present);
         if !list.holds_unknown {
@@ -251,6 +276,35 @@ impl<K: CustomResource, F: Follower<K>, S: StreamSink> StreamSink for FollowerSi
     }
 }
 
+impl<K: CustomResource, F: Follower<K>, S: StreamSink> FollowerSink<'_, K, F, S> {
+    /// Passes on an object, of which something may be unreadable. Returns warnings.
+    fn take(
+        &self,
+        follower: &mut F,
+        slim: Slim<K>,
+        why: Option<String>,
+        listed: bool,
+    ) -> Vec<String> {
+        let Slim { meta, object } = slim;
+        let applied = follower.apply(object, listed);
+        match why.or(applied.err()) {
+            None => self.streams.read(K::WATCH, Ok(&meta), listed),
+            Some(why) => self.unreadable(&meta, &why, listed),
+        }
+    }
+
+    /// Says of an object that it can't be read, on itself too if that is new. Returns warnings.
+    fn unreadable(&self, meta: &Meta, why: &str, listed: bool) -> Vec<String> {
+        let news = self.streams.read(K::WATCH, Err((meta, why)), listed);
+        if !news.is_empty() {
+            let note = format!("{why}; its last good state is kept");
+            let about = reference::<K>(&meta.namespace, &meta.name, uid_text(meta.uid));
+            self.events.unreadable(about, note);
+        }
+        news
+    }
+}
+
 impl<K: CustomResource, F: Follower<K>, S: StreamSink> ObjectSink<Slim<K>>
     for FollowerSink<'_, K, F, S>
 {
@@ -262,31 +316,26 @@ impl<K: CustomResource, F: Follower<K>, S: StreamSink> ObjectSink<Slim<K>>
         let mut warnings = vec![];
         let mut list = self.list.lock();
         for object in objects {
-            let read = match &object {
-                Decoded::Good(slim) => Ok(&slim.meta),
-                Decoded::Bad(meta, why) => Err((meta, why.as_str())),
-            };
-            let news = self.streams.read(K::WATCH, read, listed);
-            if let Decoded::Bad(meta, why) = &object
-                && !news.is_empty()
-            {
-                let note = format!("{why}; its last good state is kept");
-                let about = reference::<K>(&meta.namespace, &meta.name, uid_text(meta.uid));
-                let reason = ObjectEventReason::Unreadable.as_str();
-                let (type_, repeated) = (EventType::Warning, Repeated::Told);
-                self.events
-                    .publish(about, type_, "Read", reason, note, repeated);
-            }
-            warnings.extend(news);
             let meta = object.meta();
             if listed {
                 list.present.insert(F::key(meta));
                 list.holds_unknown |= meta.name.is_empty();
             }
-            match object {
-                Decoded::Good(slim) if listed && F::OLDEST_FIRST => list.waiting.push(slim),
-                Decoded::Good(slim) => list.follower.apply(slim.object, listed),
-                Decoded::Bad(..) => {}
+            let (slim, why) = match object {
+                Decoded::Good(slim) => (slim, None),
+                Decoded::Part(slim, why) => {
+                    let why = format!("{why} (what could be read of it counts)");
+                    (slim, Some(why))
+                }
+                Decoded::Bad(meta, why) => {
+                    warnings.extend(self.unreadable(&meta, &why, listed));
+                    continue;
+                }
+            };
+            if listed && F::OLDEST_FIRST {
+                list.waiting.push((slim, why));
+            } else {
+                warnings.extend(self.take(list.follower, slim, why, listed));
             }
         }
         warnings
@@ -393,15 +442,6 @@ mod tests {
             why.starts_with("spec.environments[1]: invalid type: map"),
             "{why}"
         );
-    }
-
-    #[test]
-    fn all_that_a_kubernetes_event_may_say_of_an_object_of_ours_is_explained_in_the_documents() {
-        let documents = include_str!("../../docs/troubleshooting.md");
-        for reason in ObjectEventReason::ALL {
-            let row = format!("\n| `{}` |", reason.as_str());
-            assert!(documents.contains(&row), "{row}");
-        }
     }
 
     #[test]

@@ -16,6 +16,8 @@ use kube::{
 use tokio::{sync::Semaphore, time::timeout};
 use tracing::warn;
 
+use crate::api::condition::reasons as closed_list;
+
 /// How long to wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// At most so many bytes of a note are kept: the API server takes 1,024.
@@ -24,6 +26,11 @@ const NOTE: usize = 1_000;
 const UNDER_WAY: usize = 64;
 /// At most so many Events wait or are under way: an API server that does not answer must not fill the memory.
 const WAITING: usize = 1_024;
+
+closed_list! {
+    /// Why a Kubernetes Event is recorded on an object of any kind of ours.
+    pub(crate) enum ObjectEventReason { Panicked, Unreadable }
+}
 
 /// What becomes of an Event when one of the same reason about the same object was recorded in the last minutes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +66,21 @@ impl EventPublisher {
             under_way: Arc::new(Semaphore::new(UNDER_WAY)),
             waiting: Arc::new(Semaphore::new(WAITING)),
         }
+    }
+
+    /// An object of ours can't be read: why.
+    pub(crate) fn unreadable(&self, about: ObjectReference, why: String) {
+        let reason = ObjectEventReason::Unreadable.as_str();
+        let (type_, repeated) = (EventType::Warning, Repeated::Told);
+        self.publish(about, type_, "Read", reason, why, repeated);
+    }
+
+    /// The task of an object of ours panicked.
+    pub(crate) fn panicked(&self, about: ObjectReference) {
+        let reason = ObjectEventReason::Panicked.as_str();
+        let note = "A defect of Shipbell stopped the work on this object; it begins anew within a minute. Please report what the log says of it.".to_owned();
+        let (type_, repeated) = (EventType::Warning, Repeated::Counted);
+        self.publish(about, type_, "Restart", reason, note, repeated);
     }
 
     /// Records an Event about an object.
@@ -156,6 +178,15 @@ mod tests {
             ..ObjectReference::default()
         };
         events.publish(about, EventType::Normal, "Try", "Tried", note, repeated);
+    }
+
+    #[test]
+    fn all_that_a_kubernetes_event_may_say_of_an_object_of_ours_is_explained_in_the_documents() {
+        let documents = include_str!("../../docs/troubleshooting.md");
+        for reason in ObjectEventReason::ALL {
+            let row = format!("\n| `{}` |", reason.as_str());
+            assert!(documents.contains(&row), "{row}");
+        }
     }
 
     #[tokio::test]

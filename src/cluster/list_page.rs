@@ -406,7 +406,7 @@ mod tests {
             let whole: Value = serde_json::from_str(&page).unwrap();
             let objects: Vec<Value> = objects.into_iter().map(|object| match object {
                 Decoded::Good(Whole(value, _)) => value,
-                Decoded::Bad(_, why) => panic!("{why}"),
+                Decoded::Bad(_, why) | Decoded::Part(_, why) => panic!("{why}"),
             }).collect();
             prop_assert_eq!(&Value::from(objects), &whole["items"]);
             prop_assert_eq!((metadata.resource_version.as_str(), metadata.next.as_deref()), ("7", Some("c")));

@@ -9,7 +9,10 @@ use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    api::cut_to_schema::{self, cut_to_schema},
+    api::{
+        condition::shorten,
+        cut_to_schema::{self, cut_to_schema},
+    },
     cluster::{
         image::{Fingerprint, Reference},
         workload,
@@ -46,19 +49,26 @@ pub enum Decoded<T> {
     Good(T),
     /// It could not; what is known of it, and why.
     Bad(Meta, String),
+    /// It could not, and yet this much of it counts; why.
+    Part(T, String),
 }
 
 /// An object that has a slim view, which is read in one pass from the object's JSON.
 pub trait SlimView: DeserializeOwned + Send {
     /// Its metadata.
     fn meta(&self) -> &Meta;
+
+    /// What counts even of an object that can't be read as a whole. Most objects: nothing.
+    fn part_of(_object: &serde_json::Value) -> Option<Self> {
+        None
+    }
 }
 
 impl<T: SlimView> Decoded<T> {
     /// Its metadata, as far as it could be read.
     pub fn meta(&self) -> &Meta {
         match self {
-            Self::Good(view) => view.meta(),
+            Self::Good(view) | Self::Part(view, _) => view.meta(),
             Self::Bad(meta, _) => meta,
         }
     }
@@ -73,7 +83,14 @@ impl<'de, T: SlimView> Deserialize<'de> for Decoded<T> {
         let bytes = raw.as_bytes();
         Ok(match serde_json::from_slice(bytes) {
             Ok(view) => Self::Good(view),
-            Err(error) => Self::Bad(salvage(raw), why_unreadable::<T>(bytes, &error)),
+            Err(error) => {
+                let why = why_unreadable::<T>(bytes, &error);
+                let object = serde_json::from_str(raw).unwrap_or_default();
+                match T::part_of(&object) {
+                    Some(part) => Self::Part(part, why),
+                    None => Self::Bad(salvage(&object), why),
+                }
+            }
         })
     }
 }
@@ -82,18 +99,14 @@ impl<'de, T: SlimView> Deserialize<'de> for Decoded<T> {
 fn why_unreadable<T: SlimView>(bytes: &[u8], error: &serde_json::Error) -> String {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let named = serde_path_to_error::deserialize::<_, T>(&mut json);
-    let mut why = named.map_or_else(|named| named.to_string(), |_| error.to_string());
-    if let Some((end, _)) = why.char_indices().nth(WHY) {
-        why.truncate(end);
-    }
-    why
+    let why = named.map_or_else(|named| named.to_string(), |_| error.to_string());
+    shorten(&why, WHY)
 }
 
 /// As much of the metadata as can be read of an object that can't be read as a whole.
-fn salvage(raw: &str) -> Meta {
-    let value: serde_json::Value = serde_json::from_str(raw).unwrap_or_default();
+fn salvage(object: &serde_json::Value) -> Meta {
     let text = |key: &str| {
-        value["metadata"][key]
+        object["metadata"][key]
             .as_str()
             .unwrap_or_default()
             .to_owned()

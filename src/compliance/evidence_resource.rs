@@ -9,7 +9,7 @@ use crate::{
         AllowedArtifact, ArtifactApproval, ArtifactProvenance, Condition,
         allowed_artifact::{AllowedArtifactStatus, AllowedState},
         approval::ArtifactApprovalStatus,
-        condition::{READY, Statement, reasons},
+        condition::{READY, Statement, reasons, shorten_messages},
         provenance::{ArtifactProvenanceStatus, RunningIn},
     },
     cluster::custom_resource_watch::CustomResource,
@@ -57,10 +57,12 @@ pub trait EvidenceStatus: Serialize {
     fn conditions(&self) -> &[Condition];
     /// Its conditions and the generation that it speaks of.
     fn common(&mut self) -> (&mut Vec<Condition>, &mut Option<i64>);
+    /// What is written when the API server refuses all of it: no lists, and short texts.
+    fn cut_short(&mut self);
 }
 
 macro_rules! evidence_status {
-    ($status:ty) => {
+    ($status:ty $(, $list:ident)*) => {
         impl EvidenceStatus for $status {
             fn conditions(&self) -> &[Condition] {
                 &self.conditions
@@ -69,13 +71,18 @@ macro_rules! evidence_status {
             fn common(&mut self) -> (&mut Vec<Condition>, &mut Option<i64>) {
                 (&mut self.conditions, &mut self.observed_generation)
             }
+
+            fn cut_short(&mut self) {
+                shorten_messages(&mut self.conditions);
+                $(self.$list.clear();)*
+            }
         }
     };
 }
 
-evidence_status!(ArtifactProvenanceStatus);
+evidence_status!(ArtifactProvenanceStatus, missing, running_in);
 evidence_status!(ArtifactApprovalStatus);
-evidence_status!(AllowedArtifactStatus);
+evidence_status!(AllowedArtifactStatus, announced);
 
 impl EvidenceResource for ArtifactProvenance {
     const KIND: EvidenceKind = EvidenceKind::Records;

@@ -7,7 +7,7 @@
 //! Writes status back to provenance, approval and allow-list objects.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::Arc,
     time::Duration,
@@ -37,8 +37,10 @@ use crate::{
 const BATCH: usize = 64;
 /// How long to wait after each write: at most 20 a second.
 const INTERVAL: Duration = Duration::from_millis(50);
-/// How long to wait after a write that failed.
+/// How long to wait after the API server failed to answer a write.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long an object waits whose status the API server does not take: it keeps no other waiting.
+const SET_ASIDE: Duration = Duration::from_secs(30);
 
 /// What is known of the statuses that objects have: enough to tell whether another would say anything new.
 #[derive(Debug, Default)]
@@ -49,6 +51,8 @@ struct KnownStatus {
     generation: Option<i64>,
     uid: String,
     hash: u64,
+    /// The status that the API server refused for what it holds: while there is no other, a shorter one is written.
+    refused: Option<u64>,
     /// The Ready condition, whose transition time is kept.
     ready: Option<Condition>,
 }
@@ -71,7 +75,9 @@ impl EvidenceStatuses {
         status: Option<&S>,
     ) {
         let mut conditions = status.into_iter().flat_map(EvidenceStatus::conditions);
+        let before = self.0.get(&(kind, key.clone()));
         let known = KnownStatus {
+            refused: before.and_then(|before| before.refused),
             generation: metadata.generation,
             uid: metadata.uid.clone().unwrap_or_default(),
             hash: hash(status),
@@ -102,17 +108,27 @@ pub struct EvidenceStatusWriter<S> {
 enum Write {
     Unchanged,
     Sent,
+    /// The API server refused it for what it holds: a shorter one is to follow.
+    Refused(String),
+    /// It does not take any.
+    Denied(String),
 }
 
 impl<S: SharedEvidence> EvidenceStatusWriter<S> {
     /// Writes for ever.
     pub async fn run(self) {
+        // In the order of their times.
+        let mut aside: VecDeque<(Instant, EvidenceKind, EvidenceKey)> = VecDeque::new();
         loop {
+            while let Some((_, kind, key)) = aside.pop_front_if(|(at, ..)| *at <= Instant::now()) {
+                self.mark(kind, key);
+            }
             let taken = self
                 .shared
                 .with_evidence(|state, now| state.take_dirty_status(BATCH, now));
             if taken.is_empty() {
                 let until = Instant::now() + self.until_expiry();
+                let until = aside.front().map_or(until, |(at, ..)| until.min(*at));
                 let _ = timeout_at(until, self.shared.status_changed()).await;
                 self.shared
                     .with_evidence(|state, _| state.expire_allowances(Timestamp::now()));
@@ -127,16 +143,32 @@ impl<S: SharedEvidence> EvidenceStatusWriter<S> {
                 match written {
                     Ok(Write::Unchanged) => {}
                     Ok(Write::Sent) => sleep(INTERVAL).await,
+                    Ok(Write::Refused(why)) => {
+                        let kind_name = kind.as_str();
+                        warn!(kind = kind_name, object = %key, why, "the API server refuses a status; writing a shorter one");
+                        self.mark(kind, key);
+                        sleep(INTERVAL).await;
+                    }
+                    Ok(Write::Denied(why)) => {
+                        let kind_name = kind.as_str();
+                        warn!(kind = kind_name, object = %key, why, "the API server does not take a status; trying again later");
+                        aside.push_back((Instant::now() + SET_ASIDE, kind, key));
+                        sleep(INTERVAL).await;
+                    }
                     Err(error) => {
                         let kind_name = kind.as_str();
                         warn!(kind = kind_name, object = %key, error, "can't write a status; trying again");
                         sleep(RETRY).await;
-                        self.shared
-                            .with_evidence(|state, _| state.mark_status_dirty(kind, key));
+                        self.mark(kind, key);
                     }
                 }
             }
         }
+    }
+
+    fn mark(&self, kind: EvidenceKind, key: EvidenceKey) {
+        self.shared
+            .with_evidence(|state, _| state.mark_status_dirty(kind, key));
     }
 
     /// How long until an entry of the allow-list expires.
@@ -162,17 +194,32 @@ impl<S: SharedEvidence> EvidenceStatusWriter<S> {
         *generation = known.generation;
         conditions.extend(known.ready);
         condition::set(conditions, &ready, known.generation, now);
-        let new_hash = hash(Some(&status));
+        let mut new_hash = hash(Some(&status));
+        let full = new_hash;
+        let refused = known.refused == Some(full);
+        if refused {
+            status.cut_short();
+            new_hash = hash(Some(&status));
+        }
         if new_hash == known.hash {
             return Ok(Write::Unchanged);
         }
         let (namespace, name) = (&*key.namespace, &*key.name);
         let written = apply_status::<K>(&self.client, namespace, name, &known.uid, &status).await?;
-        if written == StatusWriteResult::Written
-            && let Some(known) = self.statuses.lock().0.get_mut(&slot)
-        {
-            known.hash = new_hash;
-        }
-        Ok(Write::Sent)
+        let mut statuses = self.statuses.lock();
+        let mut forgotten = KnownStatus::default();
+        let known = statuses.0.get_mut(&slot).unwrap_or(&mut forgotten);
+        Ok(match written {
+            StatusWriteResult::Written => {
+                known.hash = new_hash;
+                Write::Sent
+            }
+            StatusWriteResult::Gone => Write::Sent,
+            StatusWriteResult::Refused(why) if !refused => {
+                known.refused = Some(full);
+                Write::Refused(why)
+            }
+            StatusWriteResult::Refused(why) | StatusWriteResult::Denied(why) => Write::Denied(why),
+        })
     }
 }

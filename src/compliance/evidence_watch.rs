@@ -3,7 +3,6 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use parking_lot::Mutex;
-use tracing::warn;
 
 use crate::{
     cluster::{
@@ -53,20 +52,16 @@ impl<K: EvidenceResource, S: SharedEvidence> Follower<K> for EvidenceWatch<S> {
         }
     }
 
-    fn apply(&mut self, object: K, _: bool) {
+    fn apply(&mut self, object: K, _: bool) -> Result<(), String> {
         let metadata = object.meta();
         let key = EvidenceKey::of_metadata(metadata);
         self.statuses
             .lock()
             .seen(K::KIND, &key, metadata, object.status());
-        let applied = self.shared.with_evidence(|state, now| {
+        self.shared.with_evidence(|state, now| {
             state.mark_status_dirty(K::KIND, key.clone());
             K::put(&key, Some(&object), state, now)
-        });
-        if let Err(error) = applied {
-            let kind = K::KIND.as_str();
-            warn!(kind, object = %key, error, "this object can't be read; its last good state is kept");
-        }
+        })
     }
 
     fn delete(&mut self, key: &EvidenceKey) {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::{
     api::{
         NotificationSettingStatus,
-        condition::{self, DELIVERED, READY, RECONCILING, STALLED, Statement},
+        condition::{self, DELIVERED, READY, RECONCILING, STALLED, Statement, shorten},
     },
     delivery::{
         reasons::{DeliveredReason, NotReadyReason, ReadyReason},
@@ -234,14 +234,6 @@ fn delivered(
         ),
     };
     (value, reason.as_str(), message)
-}
-
-/// Cuts a text to this many characters: no text of any length may stand in a status.
-pub(crate) fn shorten(text: &str, most: usize) -> String {
-    if text.chars().count() <= most {
-        return text.to_owned();
-    }
-    text.chars().take(most - 1).chain(['…']).collect()
 }
 
 #[cfg(test)]

@@ -16,16 +16,17 @@ use tokio::{
     sync::{mpsc, watch},
     time::timeout,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::NotificationSetting,
     cluster::{
         custom_resource_watch::Follower,
+        kubernetes_events::reference,
         pod_view::{self, Meta},
     },
     delivery::{context::Context, log_heads, mailbox::Mailbox, setting_worker::SettingWorker},
-    panics::{self, PanicScope},
+    panics::{ContainedTasks, PanicScope},
     snapshot::environments::{EnvironmentInfo, Environments},
 };
 
@@ -60,14 +61,18 @@ pub(crate) async fn run(context: Context, cursors_ready: watch::Sender<bool>) {
     let cursors_ready = Arc::new(cursors_ready);
     let environments = context.environments.clone();
     let mut set_backs = environments.set_backs();
-    let heads = tokio::spawn({
-        let (context, environments) = (context.clone(), environments.clone());
-        async move {
-            let find = || log_heads::find(environments.clone(), context.log.clone());
-            panics::restart(PanicScope::LogHeads, "", &context.metrics, find).await;
-        }
-    });
-    let tasks = TaskTracker::new();
+    let (search, metrics) = (CancellationToken::new(), &context.metrics);
+    let find = {
+        let (environments, log) = (environments.clone(), context.log.clone());
+        move || log_heads::find(environments.clone(), log.clone())
+    };
+    ContainedTasks::new(PanicScope::LogHeads, metrics.clone()).spawn(
+        String::new(),
+        search.clone(),
+        find,
+        || {},
+    );
+    let tasks = ContainedTasks::new(PanicScope::Setting, metrics.clone());
     loop {
         environments.wait_listed().await;
         let directory = Arc::new(Mutex::new(Directory::of(environments.all())));
@@ -88,15 +93,12 @@ pub(crate) async fn run(context: Context, cursors_ready: watch::Sender<bool>) {
         for worker in directory.lock().workers.values() {
             worker.stop.cancel();
         }
-        tasks.close();
-        tasks.wait().await;
-        tasks.reopen();
+        tasks.ended().await;
         context.progress.set_complete(false);
         cursors_ready.send_replace(false);
     }
-    tasks.close();
-    tasks.wait().await;
-    heads.abort();
+    tasks.ended().await;
+    search.cancel();
 }
 
 /// Tells the workers what changes in the environments, for ever.
@@ -112,7 +114,7 @@ async fn follow_environments(environments: &Environments, directory: &Mutex<Dire
 struct Settings {
     context: Arc<Context>,
     directory: Arc<Mutex<Directory>>,
-    tasks: TaskTracker,
+    tasks: ContainedTasks,
     cursors_ready: Arc<watch::Sender<bool>>,
     /// Held by each setting of the first list until its cursors are written; and what then ends.
     first: Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>,
@@ -125,13 +127,15 @@ impl Follower<NotificationSetting> for Settings {
         meta.uid
     }
 
-    fn apply(&mut self, setting: NotificationSetting, listing: bool) {
-        let Some(uid) = setting.uid() else { return };
+    fn apply(&mut self, setting: NotificationSetting, listing: bool) -> Result<(), String> {
+        let Some(uid) = setting.uid() else {
+            return Ok(());
+        };
         let setting = Arc::new(setting);
         let mut directory = self.directory.lock();
         if let Some(mailbox) = directory.edit(&uid, &setting) {
             mailbox.setting(setting);
-            return;
+            return Ok(());
         }
         let settled = self.first.as_ref().filter(|_| listing);
         let settled = settled.map(|(settled, _)| settled.clone());
@@ -143,32 +147,25 @@ impl Follower<NotificationSetting> for Settings {
             stop: stop.clone(),
         };
         directory.add(&uid, worker);
-        let title = format!(
-            "{}/{}",
-            setting.namespace().unwrap_or_default(),
-            setting.name_any()
-        );
+        let (namespace, name) = (setting.namespace().unwrap_or_default(), setting.name_any());
+        let about = reference::<NotificationSetting>(&namespace, &name, uid.clone());
+        let events = self.context.events.clone();
         let (context, newest) = (self.context.clone(), self.directory.clone());
         let mut settled = settled;
-        let worker = {
-            let context = context.clone();
-            move || {
-                // After a panic it begins with the setting as it is then.
-                let setting = newest
-                    .lock()
-                    .setting(&uid)
-                    .unwrap_or_else(|| setting.clone());
-                let settled = settled.take();
-                let worker = SettingWorker::new(context.clone(), mailbox.clone(), setting, settled);
-                Box::new(worker).run() // its task would hold it several times
-            }
+        let work = move || {
+            // After a panic it begins with the setting as it is then.
+            let setting = newest
+                .lock()
+                .setting(&uid)
+                .unwrap_or_else(|| setting.clone());
+            let settled = settled.take();
+            let worker = SettingWorker::new(context.clone(), mailbox.clone(), setting, settled);
+            Box::new(worker).run() // its task would hold it several times
         };
-        self.tasks.spawn(async move {
-            tokio::select! {
-                () = panics::restart(PanicScope::Setting, &title, &context.metrics, worker) => {}
-                () = stop.cancelled() => {}
-            }
-        });
+        let panicked = move || events.panicked(about.clone());
+        let title = format!("{namespace}/{name}");
+        self.tasks.spawn(title, stop, work, panicked);
+        Ok(())
     }
 
     fn delete(&mut self, uid: &u128) {

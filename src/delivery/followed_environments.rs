@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    delivery::{
-        conditions::{NotReady, shorten},
-        reasons::NotReadyReason,
-    },
+    api::condition::shorten,
+    delivery::{conditions::NotReady, reasons::NotReadyReason},
     snapshot::environments::EnvironmentInfo,
 };
 

@@ -8,9 +8,10 @@ use jiff::Timestamp;
 use crate::{
     api::{
         NotificationSettingStatus,
+        condition::shorten,
         notification_setting::{DeadLetter, Delivery, Failure, SkippedRange},
     },
-    delivery::{conditions::shorten, reasons::SkipReason},
+    delivery::reasons::SkipReason,
 };
 
 /// At most this many dead letters are kept.

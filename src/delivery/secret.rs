@@ -14,11 +14,8 @@ use serde::Deserialize;
 use tokio::time::{Duration, timeout};
 
 use crate::{
-    api::{NotificationSettingSpec, notification_setting::SecretKeyRef},
-    delivery::{
-        conditions::{NotReady, shorten},
-        reasons::NotReadyReason,
-    },
+    api::{NotificationSettingSpec, condition::shorten, notification_setting::SecretKeyRef},
+    delivery::{conditions::NotReady, reasons::NotReadyReason},
     http::destination::{Destination, DestinationKind},
 };
 

@@ -24,13 +24,13 @@ use jiff::Timestamp;
 use crate::{
     api::{
         NotificationSetting, NotificationSettingStatus,
-        condition::{self, READY},
+        condition::{self, READY, shorten},
         environment::EnvironmentId,
         notification_setting::Cursor,
     },
     backoff,
     delivery::{
-        conditions::{self, NotReady, PATIENCE, Problems, shorten},
+        conditions::{self, NotReady, PATIENCE, Problems},
         environment_queue::{AheadCounts, EnvironmentQueues, Token, Work},
         message_history,
         next_message::{Found, MessageKey, NextMessage, Search},

@@ -21,7 +21,7 @@ use tokio::{
 
 use crate::{
     api::{Environment, EnvironmentSnapshotSpec, NotificationSetting, environment::EnvironmentId},
-    cluster::kubernetes_events::Repeated,
+    cluster::{custom_resource_status::refuses_content, kubernetes_events::Repeated},
     delivery::{
         conditions::NotReady,
         context::{Context, ProgressEntry},
@@ -483,9 +483,7 @@ async fn write_status(
             status: Box::new(object.status.unwrap_or_default()),
         },
         Ok(Err(kube::Error::Api(status))) if status.code == 409 => WriteAnswer::Conflict,
-        Ok(Err(kube::Error::Api(status))) if status.code == 422 => {
-            WriteAnswer::Refused(status.message.clone())
-        }
+        Ok(Err(error)) if refuses_content(&error) => WriteAnswer::Refused(error.to_string()),
         Ok(Err(error)) => WriteAnswer::Failed(error.to_string()),
     }
 }

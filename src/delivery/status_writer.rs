@@ -6,9 +6,13 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::{
-    api::{NotificationSettingStatus, notification_setting::Cursor},
+    api::{
+        NotificationSettingStatus,
+        condition::{MINIMAL_TEXT, shorten, shorten_messages},
+        notification_setting::Cursor,
+    },
     cluster::pod_view::version,
-    delivery::{conditions::shorten, environment_queue::AheadCounts},
+    delivery::environment_queue::AheadCounts,
     time::Moment,
 };
 
@@ -30,8 +34,6 @@ const CROWDED: u32 = 4;
 const UNANSWERED: usize = 16;
 /// How long the first write for a new spec waits for cursors whose log is still being read, and for its destination.
 const STARTING: Duration = Duration::from_secs(2);
-/// At most this many characters of a text once the API server has refused a status.
-const MINIMAL_TEXT: usize = 200;
 
 /// How soon the status should be written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -406,9 +408,7 @@ impl StatusWriter {
 
 /// Keeps of a status what delivery needs, with short texts.
 fn shorten_texts(status: &mut NotificationSettingStatus) {
-    for condition in &mut status.conditions {
-        condition.message = shorten(&condition.message, MINIMAL_TEXT);
-    }
+    shorten_messages(&mut status.conditions);
     status.message = status
         .message
         .take()

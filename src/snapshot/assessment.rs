@@ -775,7 +775,7 @@ fn with_grace(
     let end = first_seen.checked_add(rules.grace()).ok();
     let grace_until = end.filter(|end| verdict.may_wait() && !grace_over && *end > now);
     let mut message = verdict.words;
-    reasons::truncate(&mut message);
+    reasons::cut(&mut message);
     Verdict {
         state: verdict.state,
         reason: verdict.reason,

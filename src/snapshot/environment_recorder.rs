@@ -46,6 +46,8 @@ use crate::{
 const HEAD_FRESH: Duration = Duration::from_secs(60);
 /// How long to wait between writes of a status, at least.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+/// At most how long to wait after one that failed.
+const LONGEST_STATUS_PAUSE: Duration = Duration::from_secs(30);
 /// How many entries after the one known last are tried one by one to find the head, before all are listed.
 const STEPS: i64 = 32;
 /// How long the first append waits for the cursors of settings, at most.
@@ -66,7 +68,11 @@ pub(crate) struct EnvironmentRecorder {
     status: EnvironmentStatus,
     generation: Option<i64>,
     rollout: Duration,
+    /// The status that the API server refused for what it holds: while there is no other, a shorter one is written.
+    refused: Option<EnvironmentStatus>,
     status_due: Instant,
+    /// The pauses after writes of it that fail.
+    status_pause: Backoff,
     frozen_since: Option<Instant>,
     /// How often in a row another entry had the name of ours.
     lost: u32,
@@ -100,7 +106,9 @@ impl EnvironmentRecorder {
             status,
             generation: environment.metadata.generation,
             rollout: SettleTimes::of(environment.spec.settle.as_ref()).rollout,
+            refused: None,
             status_due: Instant::now(),
+            status_pause: Backoff::new(STATUS_INTERVAL, LONGEST_STATUS_PAUSE),
             frozen_since: None,
             lost: 0,
             context: context.clone(),
@@ -412,6 +420,9 @@ impl EnvironmentRecorder {
             now: Timestamp::now(),
         };
         let status = new_status(status, input);
+        let refused = self.refused.as_ref() == Some(&status);
+        let full = status.clone();
+        let status = if refused { status.cut_short() } else { status };
         if status == self.status {
             return None;
         }
@@ -426,20 +437,31 @@ impl EnvironmentRecorder {
             &status,
         )
         .await;
-        self.status_due = Instant::now() + STATUS_INTERVAL;
-        match written {
+        let pause = match written {
             Ok(StatusWriteResult::Written) => {
                 self.status = status;
+                self.status_pause.reset();
+                self.status_due = Instant::now() + STATUS_INTERVAL;
                 return None;
             }
-            Ok(StatusWriteResult::Gone) => {}
-            Err(error) => {
+            Ok(StatusWriteResult::Refused(why)) if !refused => {
+                let environment = &self.environment.name;
                 warn!(
-                    environment = self.environment.name,
-                    error, "can't write the environment's status"
+                    environment,
+                    why, "the API server refuses the environment's status; writing a shorter one"
                 );
+                self.refused = Some(full);
+                STATUS_INTERVAL
             }
-        }
+            Ok(StatusWriteResult::Gone) => STATUS_INTERVAL,
+            Ok(StatusWriteResult::Refused(error) | StatusWriteResult::Denied(error))
+            | Err(error) => {
+                let environment = &self.environment.name;
+                warn!(environment, error, "can't write the environment's status");
+                self.status_pause.take(backoff::random())
+            }
+        };
+        self.status_due = Instant::now() + pause;
         Some(self.status_due)
     }
 }

@@ -24,7 +24,7 @@ use crate::{
         CHUNK_LABEL, ENVIRONMENT_LABEL, EnvironmentSnapshot, EnvironmentSnapshotSpec,
         environment::EnvironmentId, snapshot::Checkpoint,
     },
-    cluster::{fleet::Fleet, pod_view::version},
+    cluster::{custom_resource_status::refuses_content, fleet::Fleet, pod_view::version},
     snapshot::{
         cut::Entry,
         ledger::{Ledger, UnreadableLog},
@@ -128,11 +128,7 @@ impl LogError {
 
     /// Whether the API server refused an object for what it holds: another one may be accepted.
     pub fn refuses_content(&self) -> bool {
-        let Self::Api(kube::Error::Api(status)) = self else {
-            return false;
-        };
-        // An object that is too big for etcd is refused with 500.
-        matches!(status.code, 400 | 413 | 422) || status.message.contains("request is too large")
+        matches!(self, Self::Api(error) if refuses_content(error))
     }
 }
 

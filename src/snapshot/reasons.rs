@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::{
     api::{
         compliance::ComplianceState,
-        condition::reasons as closed_list,
+        condition::{reasons as closed_list, shorten},
         snapshot::{Verdict, VerdictReason},
     },
     cluster::image::Fingerprint,
@@ -28,11 +28,9 @@ const REASONS: usize = 20;
 /// At most how many characters a reason has.
 const LONGEST: usize = 512;
 
-/// Truncates a text to the length of its field.
-pub fn truncate(text: &mut String) {
-    if let Some((at, _)) = text.char_indices().nth(LONGEST) {
-        text.truncate(at);
-    }
+/// Cuts a text to the length of its field.
+pub fn cut(text: &mut String) {
+    *text = shorten(text, LONGEST);
 }
 
 /// An artifact's name and the beginning of its digest.
@@ -125,7 +123,7 @@ fn capped(mut lines: Vec<String>) -> Vec<String> {
         lines.push(format!("and {more} more"));
     }
     for line in &mut lines {
-        truncate(line);
+        cut(line);
     }
     lines
 }

@@ -4,13 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt as _;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::{
     api::{Environment, environment::EnvironmentId},
-    cluster::{custom_resource_watch::Follower, pod_view::Meta},
-    panics::{self, PanicScope},
+    cluster::{custom_resource_watch::Follower, kubernetes_events::reference, pod_view::Meta},
+    panics::{ContainedTasks, PanicScope},
     snapshot::{
         environment_recorder::EnvironmentRecorder,
         environments::{EnvironmentInfo, Head},
@@ -27,12 +27,12 @@ struct TaskHandle {
 /// Follows the environments, and keeps the log of each, until it is stopped.
 pub async fn run(context: RecorderContext) {
     let mut set_backs = context.shared.set_backs();
-    let tracker = TaskTracker::new();
+    let tasks = ContainedTasks::new(PanicScope::Environment, context.metrics.clone());
     loop {
         let mut recorder = Recorder {
             context: &context,
             running: BTreeMap::new(),
-            tracker: &tracker,
+            tasks: &tasks,
         };
         let stopped = tokio::select! {
             () = context.follow().follow(&mut recorder) => true,
@@ -46,9 +46,7 @@ pub async fn run(context: RecorderContext) {
             return;
         }
         // No result from before the store was set back may count afterwards.
-        tracker.close();
-        tracker.wait().await;
-        tracker.reopen();
+        tasks.ended().await;
         context.shared.with(|state, _| state.forget_logs());
         context.log.forget();
         context.environments.set_back();
@@ -59,7 +57,7 @@ pub async fn run(context: RecorderContext) {
 struct Recorder<'a> {
     context: &'a RecorderContext,
     running: BTreeMap<String, TaskHandle>,
-    tracker: &'a TaskTracker,
+    tasks: &'a ContainedTasks,
 }
 
 impl Follower<Environment> for Recorder<'_> {
@@ -69,9 +67,11 @@ impl Follower<Environment> for Recorder<'_> {
         meta.name.clone()
     }
 
-    fn apply(&mut self, environment: Environment, _: bool) {
+    fn apply(&mut self, environment: Environment, _: bool) -> Result<(), String> {
         let context = self.context;
-        let Some(uid) = environment.uid() else { return };
+        let Some(uid) = environment.uid() else {
+            return Ok(());
+        };
         let id = EnvironmentId::new(environment.name_any(), uid);
         let visible_to = environment.spec.visible_to.clone();
         let info = EnvironmentInfo {
@@ -88,7 +88,7 @@ impl Follower<Environment> for Recorder<'_> {
         let known = self.running.get(&id.name);
         if known.is_some_and(|task| task.uid == id.uid) {
             context.shared.changed(&id.name).notify_one();
-            return;
+            return Ok(());
         }
         let stop = context.stop.child_token();
         let handle = TaskHandle {
@@ -98,14 +98,14 @@ impl Follower<Environment> for Recorder<'_> {
         if let Some(old) = self.running.insert(id.name.clone(), handle) {
             old.stop.cancel();
         }
+        let name = id.name.clone();
+        let about = reference::<Environment>("", &id.name, id.uid.clone());
+        let events = context.events.clone();
         let context = context.clone();
-        self.tracker.spawn(async move {
-            let record = || EnvironmentRecorder::new(&context, id.clone(), &environment).run();
-            tokio::select! {
-                () = panics::restart(PanicScope::Environment, &id.name, &context.metrics, record) => {}
-                () = stop.cancelled() => {}
-            }
-        });
+        let record = move || EnvironmentRecorder::new(&context, id.clone(), &environment).run();
+        let panicked = move || events.panicked(about.clone());
+        self.tasks.spawn(name, stop, record, panicked);
+        Ok(())
     }
 
     fn delete(&mut self, name: &String) {

@@ -23,6 +23,7 @@ pub const PODS: &str = "/api/v1/pods";
 const DEPLOYMENTS: &str = "/apis/apps/v1/deployments";
 const NAMESPACES: &str = "/api/v1/namespaces";
 const SETTINGS: &str = "/apis/shipbell.dev/v1alpha1/notificationsettings";
+const APPROVALS: &str = "/apis/shipbell.dev/v1alpha1/artifactapprovals";
 pub const ENVIRONMENTS: &str = "/apis/shipbell.dev/v1alpha1/environments";
 
 /// An operator behind a proxy.
@@ -180,6 +181,75 @@ fn an_object_of_ours_that_cannot_be_read_says_so_on_itself_and_what_it_said_befo
         proxy.pass();
         proxy.cut();
         ready(&actor, "True Recording").await?;
+        alive.still_runs()
+    });
+}
+
+#[test]
+fn a_review_against_an_image_counts_even_if_not_all_of_it_can_be_read() {
+    outage(async |cluster| {
+        let (proxy, mut alive) = behind_proxy(cluster, &[]).await?;
+        let ci = cluster.namespace("ci").await?;
+        let rules = format!(
+            "settle: {AT_ONCE}\n\
+             compliance: {{provenance: {{required: true, trustedNamespaces: [{ci}]}}, grace: 1h}}"
+        );
+        let actor = Actor::cast(cluster, "misjudged", &rules).await?;
+        let image = "r.example/judged:v1";
+        actor
+            .apply(deployment(&actor.name, "web", image, 1))
+            .await?;
+        let verdict = async |want: &str| {
+            kit::eventually(PATIENCE, want, async || {
+                let status = actor.environment_status().await?;
+                let compliant = status.conditions.iter().find(|it| it.type_ == "Compliant");
+                let is = compliant.map(|it| it.reason.as_str());
+                ensure!(is == Some(want), "{is:?}");
+                Ok(Some(()))
+            })
+            .await
+        };
+        verdict("WaitingForEvidence").await?;
+
+        // As if another version of Shipbell had written the reviews.
+        proxy.answer_with(|asked| {
+            if !asked.follows(APPROVALS) {
+                return Action::Pass;
+            }
+            Action::lines(|line| {
+                change_objects(line, |object| {
+                    object["spec"]["reviewer"] = json!({"team": "a"});
+                })
+            })
+        });
+        proxy.cut();
+        let review = |state: &str| {
+            json!({
+                "apiVersion": "shipbell.dev/v1alpha1", "kind": "ArtifactApproval",
+                "metadata": {"name": state, "namespace": ci},
+                "spec": {"fingerprint": cluster.kubelet.digest_of(image), "state": state, "reviewer": "eve"},
+            })
+        };
+        for (state, reason, counts) in [
+            ("approved", "WaitingForEvidence", false),
+            ("rejected", "ApprovalRejected", true),
+        ] {
+            actor.apply(review(state)).await?;
+            let what = format!("{state} to say that it can't be read");
+            kit::eventually(PATIENCE, &what, async || {
+                let told = actor
+                    .kubectl(&["-n", &ci, "describe", "artifactapproval", state])
+                    .await?;
+                let event = told.lines().find(|line| line.contains("Unreadable"));
+                let event = event.unwrap_or_default();
+                let named = event.contains("spec.reviewer: invalid type");
+                let says = event.contains("what could be read of it counts");
+                ensure!(named && says == counts, "{told}");
+                Ok(Some(()))
+            })
+            .await?;
+            verdict(reason).await?;
+        }
         alive.still_runs()
     });
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use kit::{
-    Actor, Answer, Cluster, FakeKubelet, Heard, Image, Receiver, Registry, bare_pod,
+    Actor, Answer, Cluster, FakeKubelet, Heard, Image, Receiver, Registry, apply, bare_pod,
     cluster::PATIENCE,
     daemon_set, deployment, eventually, play,
     stage::{Cast, SETTLE, all_told, alone, operator, together},
@@ -634,6 +634,103 @@ fn a_rejection_is_not_waited_for() {
         vetted.review("yes", "v2", "approved").await?;
         vetted.is("Compliant", "WaitingForEvidence").await?;
         vetted.hears(&[ROLLED[0], ROLLED[1], RED, GREEN]).await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_status_that_is_refused_for_its_content_is_written_without_lists() {
+    play(async |cluster| {
+        let vetted = Vetted::with(cluster, "short", "1h", "").await?;
+        let (name, ci) = (&vetted.actor.name, &vetted.ci);
+        // An admin's policy refuses lists in the statuses of this environment and of its records.
+        let policy = |it: &str, resource: &str, here: &str, list: &str| {
+            format!(
+                "apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {{name: {name}-{it}}}
+spec:
+  matchConstraints:
+    resourceRules:
+      - {{apiGroups: [shipbell.dev], apiVersions: ['*'], operations: [UPDATE], resources: [{resource}/status]}}
+  matchConditions:
+    - {{name: here, expression: object.metadata.{here}}}
+  validations:
+    - {{expression: '!has(object.status.{list}) || size(object.status.{list}) == 0'}}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {{name: {name}-{it}}}
+spec: {{policyName: {name}-{it}, validationActions: [Deny]}}
+"
+            )
+        };
+        let of_environment = policy(
+            "environment",
+            "environments",
+            &format!("name == '{name}'"),
+            "reasons",
+        );
+        let of_records = policy(
+            "records",
+            "artifactprovenances",
+            &format!("namespace == '{ci}'"),
+            "runningIn",
+        );
+        let in_force = async |is: bool| {
+            let finding = json!({"fingerprint": "", "name": "", "reason": "", "message": ""});
+            let running = json!({"environment": name, "fingerprint": vetted.digest("v1"), "compliance": "Unknown"});
+            for (kind, name, status) in [
+                ("environment", name.as_str(), json!({"reasons": [finding]})),
+                ("artifactprovenance", "v1", json!({"runningIn": [running]})),
+            ] {
+                let patch = json!({"status": status}).to_string();
+                let args = ["-n", ci, "patch", kind, name, "--subresource=status"];
+                let how = ["--dry-run=server", "--type=merge", "-p", &patch];
+                let args: Vec<&str> = args.into_iter().chain(how).collect();
+                eventually(PATIENCE, "the policies", async || {
+                    let refused = vetted.actor.cluster.plane.kubectl(&args).await.is_err();
+                    ensure!(refused == is, "{kind} refused: {refused}");
+                    Ok(())
+                })
+                .await?;
+            }
+            anyhow::Ok(())
+        };
+        for yaml in [&of_environment, &of_records] {
+            apply(&cluster.client(), yaml.as_str()).await?;
+        }
+        in_force(true).await?;
+
+        vetted.roll("v2").await?;
+        vetted.is("Compliant", "WaitingForEvidence").await?;
+        assert_eq!(vetted.actor.environment_status().await?.reasons, []);
+        vetted.record("v2", json!({})).await?;
+        vetted.is("Compliant", "Satisfied").await?;
+        let says = async |record: &'static str, want: &'static str| {
+            let what = "{.status.conditions[0].reason} {.status.runningIn[*].environment}";
+            let output = format!("jsonpath={what}");
+            eventually(PATIENCE, record, async || {
+                let get = ["-n", ci, "get", "shipprov", record, "-o", &output];
+                let said = vetted.actor.cluster.plane.kubectl(&get).await?;
+                ensure!(said == want, "{said}");
+                Ok(())
+            })
+            .await
+        };
+        says("v2", "Recorded ").await?;
+
+        // With the next news all of it is tried again.
+        for yaml in [&of_environment, &of_records] {
+            let delete = ["delete", "-f", "-"];
+            let plane = &vetted.actor.cluster.plane;
+            plane.kubectl_with_input(&delete, yaml).await?;
+        }
+        in_force(false).await?;
+        vetted.roll("v3").await?;
+        vetted.is("Compliant", "WaitingForEvidence").await?;
+        let found = vetted.actor.environment_status().await?.reasons;
+        assert_eq!(found.len(), 1, "{found:?}");
         Ok(())
     });
 }

@@ -101,13 +101,24 @@ impl ClusterState {
                 self.tidy_in_time();
                 warnings
             }
-            Decoded::Bad(meta, why) => {
-                let warnings = self.read(T::KIND, Err((&meta, &why)), listed, now);
-                let mark = self.stream(T::KIND).list_number;
-                T::keep(&mut self.fleet, &meta, mark);
-                warnings
-            }
+            Decoded::Bad(ref meta, ref why) => self.keep_last::<T>(meta, why, listed, now),
+            // Of these kinds all counts, or nothing.
+            Decoded::Part(ref view, ref why) => self.keep_last::<T>(view.meta(), why, listed, now),
         }
+    }
+
+    /// An object can't be read: its last good state is kept.
+    fn keep_last<T: FleetObject>(
+        &mut self,
+        meta: &Meta,
+        why: &str,
+        listed: bool,
+        now: Moment,
+    ) -> Vec<String> {
+        let warnings = self.read(T::KIND, Err((meta, why)), listed, now);
+        let mark = self.stream(T::KIND).list_number;
+        T::keep(&mut self.fleet, meta, mark);
+        warnings
     }
 
     /// An object of a kind was read, or could not be: why. Returns warnings.
