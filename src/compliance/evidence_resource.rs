@@ -1,5 +1,7 @@
 //! The three kinds of evidence: how each is taken in, and what its status says.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use kube::core::object::HasStatus;
 use serde::Serialize;
@@ -9,7 +11,8 @@ use crate::{
         AllowedArtifact, ArtifactApproval, ArtifactProvenance, Condition,
         allowed_artifact::{AllowedArtifactStatus, AllowedState},
         approval::ArtifactApprovalStatus,
-        condition::{READY, Statement, reasons, shorten_messages},
+        condition::{READY, Statement, reasons, shorten, shorten_messages},
+        cut_to_schema::cut_to_schema,
         provenance::{ArtifactProvenanceStatus, RunningIn},
     },
     cluster::custom_resource_watch::CustomResource,
@@ -22,6 +25,12 @@ use crate::{
 
 /// At most so many environments are listed in a status.
 const ENVIRONMENTS: usize = 256;
+/// At most so many elements of another list.
+const LISTED: usize = 64;
+/// At most so many characters of the name of an attestation.
+const ATTESTATION: usize = 128;
+/// At most so many characters of a condition's message.
+const MESSAGE: usize = 1_000;
 
 reasons! {
     /// What the condition `Ready` of a piece of evidence says.
@@ -107,8 +116,10 @@ impl EvidenceResource for ArtifactProvenance {
         let namespace = &*record.key.namespace;
         let digests: Vec<_> = record.digests().collect();
         let running = state.running_in(namespace, &digests);
+        let mut named = BTreeSet::new();
         let running_in = running
             .into_iter()
+            .filter(|(name, ..)| named.insert(*name))
             .take(ENVIRONMENTS)
             .map(|(name, runs, state)| RunningIn {
                 environment: name.to_owned(),
@@ -125,19 +136,21 @@ impl EvidenceResource for ArtifactProvenance {
             Some(older) => ready(
                 false,
                 EvidenceReason::Conflict,
-                format!(
+                &format!(
                     "{older} is an older record of flow {flow} for the same image, and counts instead of this one"
                 ),
             ),
             None => ready(
                 true,
                 EvidenceReason::Recorded,
-                format!("The record counts in environments that trust namespace {namespace}."),
+                &format!("The record counts in environments that trust namespace {namespace}."),
             ),
         };
+        let missing = record.missing.iter().take(LISTED);
+        let missing = missing.map(|name| cut_to_schema(name, ATTESTATION).into_owned());
         let status = ArtifactProvenanceStatus {
             state: Some(record.state),
-            missing: record.missing.iter().map(ToString::to_string).collect(),
+            missing: missing.collect(),
             conflict,
             running_in: running_in.collect(),
             ..ArtifactProvenanceStatus::default()
@@ -168,7 +181,7 @@ impl EvidenceResource for ArtifactApproval {
         let ready = if state.trusts(namespace) {
             let message =
                 format!("The review counts in environments that trust namespace {namespace}.");
-            ready(true, EvidenceReason::Numbered, message)
+            ready(true, EvidenceReason::Numbered, &message)
         } else {
             not_trusted(namespace)
         };
@@ -215,41 +228,43 @@ impl EvidenceResource for AllowedArtifact {
             AllowedState::Expired => ready(
                 true,
                 EvidenceReason::Expired,
-                "The entry has expired: the rules apply to these images again.".to_owned(),
+                "The entry has expired: the rules apply to these images again.",
             ),
             _ if !missing.is_empty() => ready(
                 false,
                 EvidenceReason::EnvironmentNotFound,
-                format!(
+                &format!(
                     "there is no Environment {}; kubectl get environments lists them",
                     missing.join(", ")
                 ),
             ),
-            _ => ready(
-                true,
-                EvidenceReason::Active,
-                "These images are allowed.".to_owned(),
-            ),
+            _ => ready(true, EvidenceReason::Active, "These images are allowed."),
         };
-        let announced = entry
+        let announced: BTreeSet<&str> = entry
             .environments
             .iter()
-            .filter(|name| state.announced(name, &entry.uid));
+            .filter(|name| state.announced(name, &entry.uid))
+            .map(|name| &**name)
+            .collect();
         let status = AllowedArtifactStatus {
             state: Some(outcome),
-            announced: announced.map(ToString::to_string).collect(),
+            announced: announced
+                .into_iter()
+                .take(LISTED)
+                .map(str::to_owned)
+                .collect(),
             ..AllowedArtifactStatus::default()
         };
         Some((status, ready))
     }
 }
 
-fn ready(status: bool, reason: EvidenceReason, message: String) -> Statement {
+fn ready(status: bool, reason: EvidenceReason, message: &str) -> Statement {
     Statement {
         type_: READY,
         status: Some(status),
         reason: reason.as_str(),
-        message,
+        message: shorten(message, MESSAGE),
     }
 }
 
@@ -257,7 +272,7 @@ fn not_trusted(namespace: &str) -> Statement {
     let message = format!(
         "no Environment trusts namespace {namespace}, so this changes nothing; add it to spec.compliance.provenance.trustedNamespaces of an Environment"
     );
-    ready(false, EvidenceReason::NamespaceNotTrusted, message)
+    ready(false, EvidenceReason::NamespaceNotTrusted, &message)
 }
 
 #[cfg(test)]

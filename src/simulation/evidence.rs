@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::ObjectMeta;
+use serde_json::Value;
 
 use crate::{
-    api::{AllowedArtifact, ArtifactApproval, ArtifactProvenance},
+    api::{AllowedArtifact, ArtifactApproval, ArtifactProvenance, condition},
     cluster::watch_progress::WatchKind,
     compliance::{
         evidence::{Allowance, EvidenceKey, EvidenceKind, ProvenanceRecord},
+        evidence_resource::{EvidenceResource, EvidenceStatus as _},
         evidence_state::EvidenceState as _,
     },
     simulation::{Cluster, testing::digest},
@@ -67,6 +69,28 @@ impl Cluster {
             self.state.record_seen(&key, Some(record), self.now);
             self.turn();
         }
+    }
+
+    /// What the statuses of all evidence should say, each with the file of its schema.
+    pub fn evidence_statuses(&self) -> Vec<(&'static str, Value)> {
+        fn status<K: EvidenceResource>(cluster: &Cluster, key: &EvidenceKey) -> Value {
+            let now = cluster.wall();
+            let (mut status, ready) = K::new_status(key, &cluster.state, now).unwrap();
+            condition::set(status.common().0, &ready, Some(1), now);
+            serde_json::to_value(status).unwrap()
+        }
+        let records = self.said.records.keys();
+        let records = records.map(|key| status::<ArtifactProvenance>(self, key));
+        let reviews = self.said.reviews.keys();
+        let reviews = reviews.map(|key| status::<ArtifactApproval>(self, key));
+        let entries = self.said.allowances.keys().map(|name| {
+            let key = EvidenceKey::of_cluster(name);
+            status::<AllowedArtifact>(self, &key)
+        });
+        let records = records.map(|status| ("artifactprovenances", status));
+        let reviews = reviews.map(|status| ("artifactapprovals", status));
+        let entries = entries.map(|status| ("allowedartifacts", status));
+        records.chain(reviews).chain(entries).collect()
     }
 
     /// Deletes a record.

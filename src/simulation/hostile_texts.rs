@@ -201,6 +201,9 @@ proptest! {
         let recorded = cluster.recorded("prod").totals().artifacts;
         prop_assert_eq!(recorded, i64::try_from(owners.len()).unwrap());
         prop_assert_eq!(schema::refusal("environments", "status", &status(&cluster)), None);
+        for (kind, status) in cluster.evidence_statuses() {
+            prop_assert_eq!(schema::refusal(kind, "status", &status), None, "{}", status);
+        }
         cluster.restart();
         cluster.pass(600);
         cluster.assert_at_rest();

@@ -42,7 +42,7 @@ use crate::{
         sender::Receipt,
     },
     message::installation::Installation,
-    simulation::testing,
+    simulation::{schema, testing},
     snapshot::{
         environments::{EnvironmentInfo, Head},
         event,
@@ -866,6 +866,8 @@ impl Simulation {
                 }
             }
         }
+        let refusal = schema::refusal("notificationsettings", "status", &write.status);
+        assert_eq!(refusal, None, "it is accepted");
         self.setting.status = Some(write.status.clone());
         self.written.push(write.status.clone());
         self.setting_changed();
