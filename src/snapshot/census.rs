@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc};
 
 use crate::{
     cluster::{
-        fleet::{Pod, TrustedContainer, TrustedDigests, Workload},
+        fleet::{Fleet, Pod, TrustedContainer, TrustedDigests, Workload},
         hanging::Hanging,
         image::Fingerprint,
         scope::Scope,
@@ -60,12 +60,16 @@ pub struct Counted {
 
 impl Census {
     /// Counts all pods of a scope, but those that hang.
-    pub fn of(scope: &Scope, resolver: &IdentityResolver, hanging: &Hanging) -> Self {
+    pub fn of(
+        scope: &Scope,
+        fleet: &Fleet,
+        resolver: &IdentityResolver,
+        hanging: &Hanging,
+    ) -> Self {
         let mut census = Self {
             hanging: hanging.clone(),
             ..Self::default()
         };
-        let fleet = resolver.fleet;
         for namespace in fleet.pod_namespaces() {
             if scope.admits_namespace(namespace, fleet.namespace_labels(namespace)) {
                 let pods = fleet.pods_in(namespace);

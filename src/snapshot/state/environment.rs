@@ -15,7 +15,10 @@ use crate::{
         census::{Census, admits_pod},
         ledger::Ledger,
         settle::{CLOCKS, Comparison, Unsettled},
-        state::{EnvironmentProblem, EnvironmentState, KnownLog, plan::identities},
+        state::{
+            EnvironmentProblem, EnvironmentState, KnownLog,
+            plan::{identities, unwritten_containers},
+        },
     },
     time::{Moment, seconds},
 };
@@ -40,13 +43,8 @@ impl EnvironmentState {
     }
 
     /// Resolves its digests.
-    pub(super) fn resolver<'a>(
-        &'a self,
-        fleet: &'a Fleet,
-        evidence: &'a Evidence,
-    ) -> IdentityResolver<'a> {
+    pub(super) fn resolver<'a>(&'a self, evidence: &'a Evidence) -> IdentityResolver<'a> {
         IdentityResolver {
-            fleet,
             evidence,
             trust: &self.trust,
             recorded: &self.recorded,
@@ -56,7 +54,8 @@ impl EnvironmentState {
     pub(super) fn recount(&mut self, fleet: &Fleet, evidence: &Evidence, now: Moment) {
         self.census = Census::of(
             &self.scope,
-            &self.resolver(fleet, evidence),
+            fleet,
+            &self.resolver(evidence),
             self.census.hanging(),
         );
         // Artifacts may have other canonical digests than before.
@@ -85,7 +84,6 @@ impl EnvironmentState {
         now: Moment,
     ) -> bool {
         let resolver = IdentityResolver {
-            fleet,
             evidence,
             trust: &self.trust,
             recorded: &self.recorded,
@@ -170,15 +168,21 @@ impl EnvironmentState {
     }
 
     /// Whether there is anything to record, settled or not, or will be when a timer runs out.
-    pub(super) fn has_work(&self, name: &str, fleet: &Fleet, evidence: &Evidence) -> bool {
-        let resolver = self.resolver(fleet, evidence);
+    pub(super) fn has_work(&self, name: &str, evidence: &Evidence) -> bool {
+        let resolver = self.resolver(evidence);
         let more = match &self.log {
             KnownLog::Read(ledger, _) => {
-                let (identities, _) = identities(ledger, &self.census, &resolver, &BTreeSet::new());
+                let (census, none) = (&self.census, BTreeSet::new());
+                let (identities, _) = identities(ledger, census, &resolver, &none);
+                let ruled = self.rules.is_some();
+                let mut containers = unwritten_containers(ledger, census, &resolver, ruled, &none);
                 let timer = self
                     .assessment
                     .next_timer(name, ledger, evidence, &self.census);
-                !identities.is_empty() || !ledger.rollouts.is_empty() || timer.is_some()
+                !identities.is_empty()
+                    || containers.next().is_some()
+                    || !ledger.rollouts.is_empty()
+                    || timer.is_some()
             }
             _ => true,
         };
