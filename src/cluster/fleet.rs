@@ -378,8 +378,8 @@ pub struct Fleet {
     /// By namespace and UID: what concerns one namespace is done without looking at the others.
     pods: BTreeMap<Arc<str>, BTreeMap<u128, Pod>>,
     pod_count: usize,
-    /// The pods that are being deleted, by when their nodes have to have ended them.
-    ending: BTreeSet<(u32, Arc<str>, u128)>,
+    /// The pods that are being deleted, by when their nodes have to have ended them; and since when that is known.
+    ending: BTreeMap<(u32, Arc<str>, u128), Moment>,
     workloads: BTreeMap<Arc<Workload>, WorkloadState>,
     deployments: Deployments,
     namespaces: BTreeMap<Arc<str>, (u32, Arc<Labels>)>,
@@ -416,17 +416,15 @@ impl Fleet {
             .flat_map(BTreeMap::values)
     }
 
-    /// The pods whose nodes have to have ended them in this span, in seconds since the epoch.
-    pub fn pods_ending(&self, span: Range<u32>) -> impl Iterator<Item = &Pod> {
+    /// The pods whose nodes have to have ended them in this span, in seconds since the epoch, the first to end first; and since
+    /// when it is known of each that it is being deleted.
+    pub fn pods_ending(&self, span: Range<u32>) -> impl Iterator<Item = (&Pod, Moment)> {
         let first = |ends| (ends, Arc::from(""), 0);
         let ending = self.ending.range(first(span.start)..first(span.end));
-        ending.filter_map(|(_, namespace, uid)| self.pods.get(namespace)?.get(uid))
-    }
-
-    /// When the next pod has to have ended after that time, in seconds since the epoch.
-    pub fn next_end(&self, after: u32) -> Option<u32> {
-        let after = (after.saturating_add(1), Arc::from(""), 0);
-        self.ending.range(after..).next().map(|(ends, ..)| *ends)
+        ending.filter_map(|((_, namespace, uid), since)| {
+            let pod = self.pods.get(namespace)?.get(uid)?;
+            Some((pod, *since))
+        })
     }
 
     /// When the last pod had to have ended up to that time, in seconds since the epoch.
@@ -435,7 +433,7 @@ impl Fleet {
         self.ending
             .range(..after)
             .next_back()
-            .map(|(ends, ..)| *ends)
+            .map(|((ends, ..), _)| *ends)
     }
 
     /// The pod of this UID, wherever it is if its namespace is not known.
@@ -535,7 +533,7 @@ impl Fleet {
         }
         let pods = self.pods.entry(pod.workload.namespace.clone()).or_default();
         self.pod_count += usize::from(pods.insert(uid, pod.clone()).is_none());
-        self.note_end(uid, before.as_ref(), Some(&pod));
+        self.note_end(uid, before.as_ref(), Some(&pod), now);
         let known = before.iter().flat_map(Pod::without_digest);
         let known: BTreeSet<&Arc<str>> = known.collect();
         let names = pod.without_digest().filter(|name| !known.contains(name));
@@ -566,7 +564,7 @@ impl Fleet {
             self.pods.remove(&namespace);
         }
         self.pod_count -= 1;
-        self.note_end(uid, Some(&before), None);
+        self.note_end(uid, Some(&before), None, now);
         self.recount(Some(&before), None, now);
         Some(PodChange {
             before: Some(before),
@@ -574,15 +572,14 @@ impl Fleet {
         })
     }
 
-    fn note_end(&mut self, uid: u128, before: Option<&Pod>, now: Option<&Pod>) {
+    fn note_end(&mut self, uid: u128, before: Option<&Pod>, now_: Option<&Pod>, now: Moment) {
         let ends = |pod: Option<&Pod>| {
             let pod = pod.filter(|pod| pod.is_terminating())?;
             Some((pod.ends, pod.workload.namespace.clone(), uid))
         };
-        if let Some(before) = ends(before) {
-            self.ending.remove(&before);
-        }
-        self.ending.extend(ends(now));
+        let since = ends(before).and_then(|before| self.ending.remove(&before));
+        let is = ends(now_).map(|ends| (ends, since.unwrap_or(now)));
+        self.ending.extend(is);
     }
 
     /// Keeps a pod as it is though its newest state could not be read.

@@ -279,6 +279,12 @@ impl Census {
     }
 }
 
+/// Whether a pod belongs to a scope, counted or not.
+pub fn admits(scope: &Scope, fleet: &Fleet, pod: &Pod) -> bool {
+    let namespace = &pod.workload.namespace;
+    scope.admits_namespace(namespace, fleet.namespace_labels(namespace)) && admits_pod(scope, pod)
+}
+
 /// Whether a pod belongs to a scope if its namespace does, counted or not.
 pub fn admits_pod(scope: &Scope, pod: &Pod) -> bool {
     // Labels are unpacked only if there is a selector.

@@ -420,10 +420,16 @@ impl CutInput<'_> {
         let mut by_artifact: BTreeMap<Fingerprint, Vec<&Cell>> = BTreeMap::new();
         let differs = |cell: &&Cell| self.census.get(cell) != ledger.count(cell);
         let mut unfinished: BTreeSet<&Arc<Workload>> = BTreeSet::new();
+        let mut last: Option<(&Arc<Workload>, bool)> = None; // whether it is rolling; its cells follow each other
         let mut replacing: BTreeSet<&Arc<Workload>> = BTreeSet::new();
         for cell in settled.iter().filter(differs) {
             by_artifact.entry(cell.fingerprint).or_default().push(cell);
-            if self.is_unfinished(cell, ledger, unsettled) {
+            let rolling = match last {
+                Some((workload, rolling)) if *workload == cell.workload => rolling,
+                _ => self.is_rolling(&cell.workload),
+            };
+            last = Some((&cell.workload, rolling));
+            if rolling || self.is_unfinished(cell, ledger, unsettled) {
                 unfinished.insert(&cell.workload);
             }
             let state = self.fleet.workload(&cell.workload);
@@ -483,13 +489,10 @@ impl CutInput<'_> {
         is_rolling(workload, self.fleet, self.settle, hanging, self.now)
     }
 
-    /// Whether later changes of a cell's workload belong to the change of the cell that is recorded now: the workload is
-    /// rolling, or the cell starts or stops before its counterpart has moved.
+    /// Whether later changes of a cell's workload belong to the change of the cell that is recorded now, even if the workload is
+    /// not rolling: the cell starts or stops before its counterpart has moved.
     fn is_unfinished(&self, cell: &Cell, ledger: &Ledger, unsettled: &Unsettled) -> bool {
         let workload = &cell.workload;
-        if self.is_rolling(workload) {
-            return true;
-        }
         let Some(state) = self.fleet.workload(workload) else {
             return false; // nothing is left of it
         };

@@ -77,6 +77,8 @@ struct EnvironmentState {
     before: Option<Arc<Ledger>>,
     /// Where the log ended before the store was set back.
     ended: Option<LogEnd>,
+    /// When it was last planned what to record: which pods hang is known as of then.
+    planned: Option<Moment>,
     last_cut: Option<Moment>,
     /// How long the last append took, with its wait for the budget of writes.
     last_append: Duration,

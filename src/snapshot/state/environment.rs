@@ -12,7 +12,7 @@ use crate::{
     },
     compliance::{artifact_identity::IdentityResolver, evidence::Evidence},
     snapshot::{
-        census::{Census, admits_pod},
+        census::{Census, admits, admits_pod},
         ledger::Ledger,
         settle::{CLOCKS, Comparison, Unsettled},
         state::{
@@ -125,6 +125,7 @@ impl EnvironmentState {
             let span = u32::try_from(span.as_secs()).unwrap_or(u32::MAX);
             seconds(wall).saturating_sub(span)
         };
+        let planned = self.planned.replace(now);
         let before = self.census.hanging();
         let by = before
             .by
@@ -136,13 +137,14 @@ impl EnvironmentState {
         let span = before.by.min(by).saturating_add(1)..before.by.max(by).saturating_add(1);
         let at = before.at.iter().filter(|ends| !span.contains(ends));
         let at = at.flat_map(|ends| fleet.pods_ending(*ends..ends.saturating_add(1)));
-        let pods = at.chain(fleet.pods_ending(span.clone())).filter(|pod| {
-            let namespace = &pod.workload.namespace;
-            let labels = fleet.namespace_labels(namespace);
-            self.scope.admits_namespace(namespace, labels) && admits_pod(&self.scope, pod)
-        });
-        let pods: Vec<_> = pods.collect();
-        let later = pods.iter().filter_map(|pod| pod.ends());
+        let pods = at.chain(fleet.pods_ending(span.clone()));
+        let pods: Vec<_> = pods
+            .filter(|(pod, _)| admits(&self.scope, fleet, pod))
+            .collect();
+        // What was deleted since the last plan may have been deleted after the clock was corrected.
+        let hung = |since: Moment| planned.is_none_or(|planned| since <= planned);
+        let later = pods.iter().filter(|(_, since)| hung(*since));
+        let later = later.filter_map(|(pod, _)| pod.ends());
         let later = later.filter(|ends| *ends > by && before.has(*ends));
         let later: BTreeSet<u32> = later.collect();
         let at = later.into_iter().take(MAX_ENDED_AT).collect();
@@ -150,7 +152,7 @@ impl EnvironmentState {
         if hanging == *before {
             return;
         }
-        let counted = |add| pods.iter().map(move |pod| (*pod, add));
+        let counted = |add| pods.iter().map(move |(pod, _)| (*pod, add));
         self.count(counted(false), fleet, evidence, now);
         self.census.set_hanging(hanging);
         self.count(counted(true), fleet, evidence, now);

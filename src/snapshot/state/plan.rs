@@ -21,7 +21,7 @@ use crate::{
     compliance::artifact_identity::IdentityResolver,
     snapshot::{
         assessment::{AssessmentState, Assessor},
-        census::{Census, cells_of},
+        census::{Census, admits, cells_of},
         cut::{CutInput, Entry, Learned, learned_containers},
         ledger::{CENSUS_VERSION, Cell, Identities, Ledger, Place},
         settle::{Comparison, SettleTimes, Unsettled, rests_at, rolling_until},
@@ -37,6 +37,8 @@ const CATCH_UP: Duration = Duration::from_secs(10);
 /// How long to wait between two cuts of an environment, at least and at most, unless the logs are too big: what settles at
 /// about the same time is one entry, and whoever asks for settle times below this sees each change.
 const CUT_INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(1);
+/// How many pods that are being deleted are looked at for the next one of an environment that may hang.
+const LOOKED: usize = 100;
 
 impl EnvironmentState {
     /// When the next cut may be.
@@ -56,15 +58,20 @@ impl EnvironmentState {
     }
 }
 
-/// When the next pod may no longer count because it hangs.
+/// When the next pod of a scope may no longer count because it hangs, or earlier: whoever creates pods elsewhere must not make
+/// it long to find.
 fn next_hanging(
     census: &Census,
+    scope: &Scope,
     fleet: &Fleet,
     settle: &SettleTimes,
     now: Moment,
     wall: Timestamp,
 ) -> Option<Moment> {
-    let ends = fleet.next_end(census.hanging().by)?;
+    let after = census.hanging().by.saturating_add(1);
+    let mut pods = (0..).zip(fleet.pods_ending(after..u32::MAX));
+    let next = pods.find(|(looked, (pod, _))| *looked >= LOOKED || admits(scope, fleet, pod));
+    let ends = next.and_then(|(_, (pod, _))| pod.ends())?;
     let due = u64::from(ends) + settle.hangs_after().as_secs();
     let due = Timestamp::from_second(due.try_into().ok()?).ok()?;
     let wait = due.duration_since(wall).max(SignedDuration::ZERO);
@@ -88,7 +95,8 @@ impl ClusterState {
         env.leave_out_hanging(&self.fleet, &self.evidence, now, wall);
         if let Some(next_cut) = env.next_cut().filter(|next_cut| *next_cut > now) {
             let has_work = env.has_work(name, &self.evidence);
-            let hanging = next_hanging(&env.census, &self.fleet, &env.settle, now, wall);
+            let hanging =
+                next_hanging(&env.census, &env.scope, &self.fleet, &env.settle, now, wall);
             let work = has_work.then_some(next_cut);
             return Plan::Wait(work.or(hanging.map(|hanging| hanging.max(next_cut))));
         }
@@ -320,7 +328,14 @@ impl Planner<'_> {
             return Plan::Append(entries);
         }
         let timer = self.next_timer(ledger);
-        let hanging = next_hanging(input.census, input.fleet, input.settle, now, input.wall);
+        let hanging = next_hanging(
+            input.census,
+            self.scope,
+            input.fleet,
+            input.settle,
+            now,
+            input.wall,
+        );
         let waits = [settled.next, closing, steady, timer, hanging, late, whole];
         Plan::Wait(waits.into_iter().flatten().min())
     }
