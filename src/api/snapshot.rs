@@ -232,6 +232,10 @@ pub struct UncountedArtifact {
     pub fingerprint: String,
     /// When it first ran without meeting the rules. Its grace period begins here, and only once.
     pub since: Timestamp,
+    /// A namespace in which it ran: the images of one namespace take no room from those of another.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 63))]
+    pub namespace: String,
 }
 
 /// Whether one artifact complies with the rules of the environment.

@@ -18,7 +18,7 @@ use crate::{
         compliance::ComplianceState,
         snapshot::{
             AllowListChange, AllowListState, Change, CompletedRollout, Compliance, IdentitySource,
-            Provenance, ReadAt, Totals, Verdict, WorkloadChange,
+            Provenance, ReadAt, Totals, UncountedArtifact, Verdict, WorkloadChange,
         },
     },
     cluster::{
@@ -259,12 +259,12 @@ impl Ledger {
         self.places.contains_key(place)
     }
 
-    /// Since when an artifact that was not recorded did not meet the rules when it ran last.
-    pub fn uncounted_since(&self, artifact: Fingerprint) -> Option<Timestamp> {
+    /// An artifact that was not recorded and did not meet the rules when it ran last.
+    pub fn uncounted(&self, artifact: Fingerprint) -> Option<&UncountedArtifact> {
         let mut known = self.compliance.uncounted.iter().peekable();
         known.peek()?; // as nearly always
         let digest = artifact.to_string();
-        known.find(|it| it.fingerprint == digest).map(|it| it.since)
+        known.find(|it| it.fingerprint == digest)
     }
 
     /// Whether an artifact does not meet the rules, or did not when it ran last without being recorded.
@@ -272,7 +272,7 @@ impl Ledger {
         let facts = self.facts.get(&artifact);
         let verdict = facts.and_then(|facts| facts.verdict.as_ref());
         verdict.is_some_and(|verdict| verdict.state == ComplianceState::NonCompliant)
-            || self.uncounted_since(artifact).is_some()
+            || self.uncounted(artifact).is_some()
     }
 
     /// The recorded artifacts.
