@@ -720,7 +720,10 @@ impl Fleet {
         let asked = Some(view.image.as_str()).filter(|image| unedited && names_registry(image));
         let trusted_image = match silent {
             Some(before) => before.spec.trusted_image.as_deref(),
-            None => asked.or_else(|| ImageId::name(&view.image_id)),
+            // While nobody who knows says another, the same container has the same one.
+            None => asked
+                .or_else(|| ImageId::name(&view.image_id))
+                .or_else(|| same?.spec.trusted_image.as_deref()),
         };
         let spec = before.map(|packed| &packed.spec);
         let same_spec = spec.filter(|spec| {

@@ -1126,6 +1126,39 @@ fn an_image_is_excepted_by_the_name_that_its_node_reports_or_that_a_never_edited
 }
 
 #[test]
+fn a_container_keeps_the_name_that_counts_while_nobody_who_knows_says_another() {
+    let complies = |cluster: &mut Cluster| {
+        cluster.pass(200);
+        cluster.recorded("prod").compliance.state == ComplianceState::Compliant
+    };
+    for (case, counted, first) in [
+        ("that of its node", false, image_id("good")),
+        ("that of a never edited spec", true, local("good")),
+    ] {
+        let mut cluster = excepting(counted);
+        let pod = cluster.create("web", "r", &["good"]);
+        cluster.change(&pod, |pod| {
+            pod.containers[0].image = "registry.example/good:1".to_owned();
+        });
+        runs_called(&mut cluster, &pod, "one", &first);
+        assert!(complies(&mut cluster), "{case}");
+        // The spec is edited, and the node says only the id of the image.
+        cluster.change(&pod, |pod| {
+            pod.generation += i64::from(counted);
+            pod.containers[0].image = "registry.example/x:1".to_owned();
+            pod.containers[0].image_id = local("good");
+        });
+        assert!(complies(&mut cluster), "{case}");
+        cluster.container(&pod, |c| c.image_id = called("x", "good"));
+        assert!(!complies(&mut cluster), "{case}: its node says another");
+        cluster.container(&pod, |c| c.image_id = image_id("good"));
+        assert!(complies(&mut cluster), "{case}");
+        runs_called(&mut cluster, &pod, "next", &local("good"));
+        assert!(!complies(&mut cluster), "{case}: of another container");
+    }
+}
+
+#[test]
 fn an_image_that_runs_under_two_names_is_excepted_only_if_both_are() {
     let mut cluster = excepting(true);
     cluster.running("web", "r", &["good"]);

@@ -53,9 +53,10 @@ pub struct Uncounted {
 #[derive(Clone, Debug, Default)]
 pub struct Counted {
     pub cells: Vec<Cell>,
-    /// Artifacts that ran before and run now, of whose containers other digests count for the rules than before; and those
-    /// that are not counted and came or went.
+    /// Artifacts of whose containers other digests or names count for the rules than before.
     pub known_otherwise: Vec<Fingerprint>,
+    /// Those that are not counted and came or went.
+    pub uncounted: Vec<Fingerprint>,
 }
 
 impl Census {
@@ -132,7 +133,7 @@ impl Census {
             let pair = (fingerprint, trusted);
             let was = self.trusted.contains_key(&pair);
             step(&mut self.trusted, pair.clone(), add);
-            if was != self.trusted.contains_key(&pair) && self.total(&fingerprint) > 0 {
+            if was != self.trusted.contains_key(&pair) {
                 known_otherwise.push(fingerprint);
             }
         }
@@ -161,17 +162,18 @@ impl Census {
             cell
         });
         let cells = cells.collect();
-        known_otherwise.retain(|fingerprint| self.total(fingerprint) > 0);
+        let mut moved = vec![];
         for it in uncounted {
             let was = self.uncounted.contains_key(&it);
             step(&mut self.uncounted, it.clone(), add);
             if was != self.uncounted.contains_key(&it) {
-                known_otherwise.push(it.fingerprint);
+                moved.push(it.fingerprint);
             }
         }
         Counted {
             cells,
             known_otherwise,
+            uncounted: moved,
         }
     }
 

@@ -88,13 +88,17 @@ impl EnvironmentState {
             trust: &self.trust,
             recorded: &self.recorded,
         };
-        let mut cells = BTreeSet::new();
+        let (mut cells, mut known_otherwise) = (BTreeSet::new(), vec![]);
         for (pod, add) in pods.filter(|(pod, _)| admits_pod(&self.scope, pod)) {
             let counted = self.census.count(pod, &self.scope, &resolver, add);
             cells.extend(counted.cells);
-            self.assessment.touch(counted.known_otherwise);
+            known_otherwise.extend(counted.known_otherwise);
+            self.assessment.touch(counted.uncounted);
         }
         if let KnownLog::Read(ledger, _) = &self.log {
+            // A pod that changes is taken out and added. What is not recorded yet is assessed when that is, or late.
+            known_otherwise.retain(|it| self.census.total(it) > 0 && ledger.total(it) > 0);
+            self.assessment.touch(known_otherwise);
             let comparison = Comparison {
                 census: &self.census,
                 ledger,
