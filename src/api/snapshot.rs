@@ -94,7 +94,7 @@ pub struct EnvironmentSnapshotSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1024), extend("x-kubernetes-list-type" = "atomic"))]
     pub events: Vec<Event>,
-    /// Digests that were found to belong to the same artifact as another digest.
+    /// Digests that belong to the same artifact as another digest, or to one container.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000), extend("x-kubernetes-list-type" = "atomic"))]
     pub identities: Vec<Identity>,
@@ -128,7 +128,7 @@ pub enum Cause {
     ScopeChanged,
     /// This release counts instances by other rules. What runs is recorded without events.
     RulesChanged,
-    /// Two digests were found to belong to one artifact.
+    /// Two digests belong to one artifact, or a container has a digest that its status will not tell again.
     IdentityLearned,
     /// A rollout is over that had been recorded before.
     RolloutCompleted,
@@ -232,6 +232,10 @@ pub struct UncountedArtifact {
     pub fingerprint: String,
     /// When it first ran without meeting the rules. Its grace period begins here, and only once.
     pub since: Timestamp,
+    /// A namespace in which it ran: the images of one namespace take no room from those of another.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 63))]
+    pub namespace: String,
 }
 
 /// Whether one artifact complies with the rules of the environment.
@@ -502,7 +506,7 @@ pub struct Event {
     pub change: Option<i64>,
 }
 
-/// A digest that was found to belong to the same artifact as another digest.
+/// A digest that belongs to the same artifact as another digest, everywhere or for one container.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Identity {
@@ -512,24 +516,24 @@ pub struct Identity {
     /// The digest under which the artifact is listed.
     #[schemars(length(max = 64))]
     pub fingerprint: String,
-    /// How Shipbell found out.
+    /// How Shipbell knows.
     #[serde(default, skip_serializing_if = "IdentitySource::is_runtime")]
     pub source: IdentitySource,
-    /// The beginning of a hash of a container's id, if this is about one container: it was first seen with `fingerprint`, and
-    /// `alias` (which may be empty) is another digest that counts for it. Only this counts for the rules, and only for this
-    /// container.
+    /// The beginning of a hash of a container's id, if this is about one container: it was first seen with `fingerprint`, under
+    /// which it is shown, and `alias` (which may be empty) is another digest that counts for it. It says nothing of other
+    /// containers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     pub container: Option<String>,
 }
 
-/// How two digests were found to belong to one artifact.
+/// How two digests are known to belong together.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 pub enum IdentitySource {
-    /// A container runtime reported both digests for one container at different times. This is good enough for
-    /// counting, but not for rules.
+    /// A container runtime reported both digests for one container at different times, or its spec asks for one of them:
+    /// `container` says for which. Without `container` it has no meaning.
     #[default]
     Runtime,
     /// An ArtifactProvenance lists the digest in its `aliases`.

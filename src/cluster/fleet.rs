@@ -116,8 +116,8 @@ struct PackedContainer {
     digest: Option<Arc<Fingerprint>>,
     /// Another digest that its node reported for this container.
     also: Option<Arc<Fingerprint>>,
-    /// What its digest is based on. Paired with the digest it would cost eight bytes a container.
-    basis: Basis,
+    /// Its digest counts for the rules: see [`ContainerIdentity::vouched`].
+    vouched: bool,
     /// What its status and spec say now would not tell what counts for the rules: it was learned while the container ran.
     learned: bool,
     active: bool,
@@ -135,25 +135,10 @@ impl PackedContainer {
     fn identity(&self) -> Option<ContainerIdentity> {
         Some(ContainerIdentity {
             shown: **self.digest.as_ref()?,
-            basis: self.basis,
+            vouched: self.vouched,
             also: self.also.as_ref().map(|also| **also),
         })
     }
-}
-
-/// What the digest is based on by which a container is shown.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Basis {
-    /// Its node reported it and a registry knows it.
-    #[default]
-    Registry,
-    /// Its node reported it, and only the node knows it.
-    Local,
-    /// The pod's spec asks for it and was never edited, or a log says only that it counts. It is this container's digest, but
-    /// the node need not have named it, and whoever creates pods chooses what a spec asks for.
-    Pin,
-    /// The pod's spec asks for it and may have been edited, and the node reports nothing: shown, but never trusted.
-    EditableSpec,
 }
 
 /// By which digest a container is known, and by which else.
@@ -161,14 +146,16 @@ enum Basis {
 struct ContainerIdentity {
     /// The digest under which it is shown: that with which it was first seen.
     shown: Fingerprint,
-    basis: Basis,
+    /// It counts for the rules: its node reported it, or the pod's spec asks for it and was never edited, or a log says that
+    /// it counts. Else the spec may have been edited, and the node reports nothing.
+    vouched: bool,
     /// Another digest that its node reported for it.
     also: Option<Fingerprint>,
 }
 
 impl ContainerIdentity {
     fn trusted(self) -> Option<TrustedDigests> {
-        (self.basis != Basis::EditableSpec).then_some(TrustedDigests {
+        self.vouched.then_some(TrustedDigests {
             first: self.shown,
             also: self.also,
         })
@@ -176,8 +163,8 @@ impl ContainerIdentity {
 }
 
 /// The digests of one container that count for the rules: those that its own node reported for it, and the one to which a
-/// spec pins it that was never edited. Nothing that was learned from another container is among them: whoever may edit
-/// pods could make it up.
+/// spec pins it that was never edited. Nothing passes from one container to another: whoever may create pods, or has a node
+/// of their own, would choose how the containers of others are shown and judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TrustedDigests {
     /// The digest with which the container was first seen.
@@ -371,40 +358,16 @@ pub struct WorkloadState {
     pub terminating_since: Option<Moment>,
 }
 
-/// A digest that was found to identify the same image as another, because a node reported both for one container at different
-/// times: good enough to show and count both as one artifact, never for rules. What a spec asks for teaches nothing of the
-/// kind: whoever may create pods could choose the digest under which the containers of others are shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LearnedIdentity {
-    /// The digest that is new.
-    pub alias: Fingerprint,
-    /// The digest by which the container was known.
-    pub known: Fingerprint,
-}
-
 /// The effect of a changed pod.
 #[derive(Debug, Default)]
 pub struct PodChange {
     pub(crate) before: Option<Pod>,
     pub(crate) now: Option<Pod>,
-    /// Digests that were found to identify the same image as others.
-    pub learned: Vec<LearnedIdentity>,
     /// Running containers that can't be identified now, and could be or were not there before.
     pub unidentified: Vec<String>,
 }
 
 type Deployments = BTreeMap<Arc<Workload>, (u32, RolloutReport)>;
-
-/// What refers to something that the fleet remembers, beside its own pods.
-#[derive(Debug, Default)]
-pub struct References {
-    /// Workloads of which something is still to be recorded.
-    pub workloads: BTreeSet<Arc<Workload>>,
-    /// Digests that a log or a record holds.
-    pub digests: BTreeSet<Fingerprint>,
-    /// Hashes of the ids of containers that a log holds.
-    pub containers: BTreeSet<u64>,
-}
 
 /// Up to how many entries are remembered before the first look for those that nothing refers to.
 const FEW_ENTRIES: usize = 1_024;
@@ -415,15 +378,11 @@ pub struct Fleet {
     /// By namespace and UID: what concerns one namespace is done without looking at the others.
     pods: BTreeMap<Arc<str>, BTreeMap<u128, Pod>>,
     pod_count: usize,
-    /// The pods that are being deleted, by when their nodes have to have ended them.
-    ending: BTreeSet<(u32, Arc<str>, u128)>,
+    /// The pods that are being deleted, by when their nodes have to have ended them; and since when that is known.
+    ending: BTreeMap<(u32, Arc<str>, u128), Moment>,
     workloads: BTreeMap<Arc<Workload>, WorkloadState>,
     deployments: Deployments,
     namespaces: BTreeMap<Arc<str>, (u32, Arc<Labels>)>,
-    /// Other digest -> a digest that was canonical for the artifact then.
-    aliases: BTreeMap<Fingerprint, Fingerprint>,
-    /// Canonical digest of an artifact -> all its other digests.
-    others: BTreeMap<Fingerprint, Vec<Fingerprint>>,
     /// What logs hold of containers, by a hash of their ids.
     learned: BTreeMap<u64, TrustedDigests>,
     /// How many entries were left when those were last forgotten that nothing refers to.
@@ -457,17 +416,15 @@ impl Fleet {
             .flat_map(BTreeMap::values)
     }
 
-    /// The pods whose nodes have to have ended them in this span, in seconds since the epoch.
-    pub fn pods_ending(&self, span: Range<u32>) -> impl Iterator<Item = &Pod> {
+    /// The pods whose nodes have to have ended them in this span, in seconds since the epoch, the first to end first; and since
+    /// when it is known of each that it is being deleted.
+    pub fn pods_ending(&self, span: Range<u32>) -> impl Iterator<Item = (&Pod, Moment)> {
         let first = |ends| (ends, Arc::from(""), 0);
         let ending = self.ending.range(first(span.start)..first(span.end));
-        ending.filter_map(|(_, namespace, uid)| self.pods.get(namespace)?.get(uid))
-    }
-
-    /// When the next pod has to have ended after that time, in seconds since the epoch.
-    pub fn next_end(&self, after: u32) -> Option<u32> {
-        let after = (after.saturating_add(1), Arc::from(""), 0);
-        self.ending.range(after..).next().map(|(ends, ..)| *ends)
+        ending.filter_map(|((_, namespace, uid), since)| {
+            let pod = self.pods.get(namespace)?.get(uid)?;
+            Some((pod, *since))
+        })
     }
 
     /// When the last pod had to have ended up to that time, in seconds since the epoch.
@@ -476,7 +433,7 @@ impl Fleet {
         self.ending
             .range(..after)
             .next_back()
-            .map(|(ends, ..)| *ends)
+            .map(|((ends, ..), _)| *ends)
     }
 
     /// The pod of this UID, wherever it is if its namespace is not known.
@@ -526,49 +483,6 @@ impl Fleet {
         self.workload_names.intern(workload)
     }
 
-    /// The canonical digest of an artifact.
-    pub fn canonical(&self, digest: Fingerprint) -> Fingerprint {
-        let mut digest = digest;
-        // Chains are short and acyclic: `learn` only ever points a root at another root.
-        while let Some(next) = self.aliases.get(&digest) {
-            digest = *next;
-        }
-        digest
-    }
-
-    /// Whether there are other digests for the artifact of this one.
-    pub fn has_other_names(&self, digest: Fingerprint) -> bool {
-        self.others.contains_key(&digest)
-    }
-
-    /// All digests that pods report for the same artifact.
-    pub fn all_digests(&self, digest: Fingerprint) -> impl Iterator<Item = Fingerprint> {
-        let root = self.canonical(digest);
-        let others = self.others.get(&root).into_iter().flatten().copied();
-        [root].into_iter().chain(others)
-    }
-
-    /// Notes that two digests identify one image. Returns the digest that is no longer canonical, if that is new.
-    pub fn learn(&mut self, learned: LearnedIdentity) -> Option<Fingerprint> {
-        let LearnedIdentity { alias, known } = learned;
-        let (root, known) = (self.canonical(alias), self.canonical(known));
-        // If the alias belongs to an artifact already, that stays canonical.
-        let (other, stays) = if root == alias {
-            (root, known)
-        } else {
-            (known, root)
-        };
-        if other == stays {
-            return None;
-        }
-        self.aliases.insert(other, stays);
-        let moved = self.others.remove(&other).unwrap_or_default();
-        let others = self.others.entry(stays).or_default();
-        others.push(other);
-        others.extend(moved);
-        Some(other)
-    }
-
     /// Takes in what a log holds of containers. True if that says anything new of a container that is known already.
     pub fn recall(&mut self, learned: &BTreeMap<u64, TrustedDigests>) -> bool {
         let known = &mut self.learned;
@@ -589,7 +503,7 @@ impl Fleet {
                 corrected = true;
                 packed.digest = Some(self.digests.intern(now.first));
                 packed.also = now.also.map(|also| self.digests.intern(also));
-                (packed.basis, packed.learned) = (Basis::Pin, true);
+                (packed.vouched, packed.learned) = (true, true);
             }
         }
         corrected
@@ -609,18 +523,17 @@ impl Fleet {
             .get(namespace)
             .and_then(|pods| pods.get(&uid))
             .cloned();
-        let (pod, learned) = self.pack(view, before.as_ref(), mark);
-        if learned.is_empty()
-            && before
-                .as_ref()
-                .is_some_and(|before| before.same_but_mark(&pod))
+        let pod = self.pack(view, before.as_ref(), mark);
+        if before
+            .as_ref()
+            .is_some_and(|before| before.same_but_mark(&pod))
         {
             self.keep_pod(namespace, uid, mark);
             return None;
         }
         let pods = self.pods.entry(pod.workload.namespace.clone()).or_default();
         self.pod_count += usize::from(pods.insert(uid, pod.clone()).is_none());
-        self.note_end(uid, before.as_ref(), Some(&pod));
+        self.note_end(uid, before.as_ref(), Some(&pod), now);
         let known = before.iter().flat_map(Pod::without_digest);
         let known: BTreeSet<&Arc<str>> = known.collect();
         let names = pod.without_digest().filter(|name| !known.contains(name));
@@ -638,7 +551,6 @@ impl Fleet {
         Some(PodChange {
             before,
             now: Some(pod),
-            learned,
             unidentified,
         })
     }
@@ -652,7 +564,7 @@ impl Fleet {
             self.pods.remove(&namespace);
         }
         self.pod_count -= 1;
-        self.note_end(uid, Some(&before), None);
+        self.note_end(uid, Some(&before), None, now);
         self.recount(Some(&before), None, now);
         Some(PodChange {
             before: Some(before),
@@ -660,15 +572,14 @@ impl Fleet {
         })
     }
 
-    fn note_end(&mut self, uid: u128, before: Option<&Pod>, now: Option<&Pod>) {
+    fn note_end(&mut self, uid: u128, before: Option<&Pod>, now_: Option<&Pod>, now: Moment) {
         let ends = |pod: Option<&Pod>| {
             let pod = pod.filter(|pod| pod.is_terminating())?;
             Some((pod.ends, pod.workload.namespace.clone(), uid))
         };
-        if let Some(before) = ends(before) {
-            self.ending.remove(&before);
-        }
-        self.ending.extend(ends(now));
+        let since = ends(before).and_then(|before| self.ending.remove(&before));
+        let is = ends(now_).map(|ends| (ends, since.unwrap_or(now)));
+        self.ending.extend(is);
     }
 
     /// Keeps a pod as it is though its newest state could not be read.
@@ -687,14 +598,8 @@ impl Fleet {
         all.collect()
     }
 
-    fn pack(
-        &mut self,
-        view: &PodView,
-        before: Option<&Pod>,
-        mark: u32,
-    ) -> (Pod, Vec<LearnedIdentity>) {
+    fn pack(&mut self, view: &PodView, before: Option<&Pod>, mark: u32) -> Pod {
         let template = self.template_of(view, before.map(|pod| &pod.template));
-        let mut learned = vec![];
         let unedited = self.trust_generation && view.generation == 1;
         // Looked up several times for each of what may be thousands. Of two of the same name the first counts.
         let packed = before
@@ -730,9 +635,9 @@ impl Fleet {
         let unkept = unkept.max(unkept_before.min(unkept.saturating_add(silent)));
         let containers = kept.into_iter().map(|container| {
             let packed = known(container);
-            self.pack_container(view.meta.uid, container, packed, unedited, &mut learned)
+            self.pack_container(view.meta.uid, container, packed, unedited)
         });
-        let pod = Pod {
+        Pod {
             template,
             containers: containers.collect(),
             mark,
@@ -740,8 +645,7 @@ impl Fleet {
             unkept,
             starting: view.starting,
             finished: view.finished,
-        };
-        (pod, learned)
+        }
     }
 
     /// What a pod shares with the others of its revision; seldom different from before.
@@ -785,7 +689,6 @@ impl Fleet {
         view: &ContainerView,
         before: Option<&PackedContainer>,
         unedited: bool,
-        learned: &mut Vec<LearnedIdentity>,
     ) -> PackedContainer {
         // Ids are unique on real nodes. On others no container may pass for that of another pod.
         let id = pod.to_be_bytes().into_iter().chain(view.name.bytes());
@@ -798,15 +701,15 @@ impl Fleet {
             let logged = self.learned.get(&container?.get())?;
             Some(ContainerIdentity {
                 shown: logged.first,
-                basis: Basis::Pin,
+                vouched: true,
                 also: logged.also,
             })
         });
         let pin = || view.pin().map(|digest| Pin { digest, unedited });
-        let found = ImageId::parse(&view.image_id);
-        let (identity, news) = identify(known, found, pin);
+        let reported = ImageId::parse(&view.image_id).fingerprint();
+        let identity = identify(known, reported, pin);
         let told = match known {
-            Some(_) => identify(None, found, pin).0,
+            Some(_) => identify(None, reported, pin),
             None => identity,
         };
         let trusted = |it: Option<ContainerIdentity>| it.and_then(ContainerIdentity::trusted);
@@ -814,11 +717,13 @@ impl Fleet {
             Some(before) => before.learned,
             None => trusted(identity) != trusted(told),
         };
-        learned.extend(news.filter(|news| !self.knows(news)));
         let asked = Some(view.image.as_str()).filter(|image| unedited && names_registry(image));
         let trusted_image = match silent {
             Some(before) => before.spec.trusted_image.as_deref(),
-            None => asked.or_else(|| ImageId::name(&view.image_id)),
+            // While nobody who knows says another, the same container has the same one.
+            None => asked
+                .or_else(|| ImageId::name(&view.image_id))
+                .or_else(|| same?.spec.trusted_image.as_deref()),
         };
         let spec = before.map(|packed| &packed.spec);
         let same_spec = spec.filter(|spec| {
@@ -844,16 +749,11 @@ impl Fleet {
             container: container.or(silent.and_then(|packed| packed.container)),
             digest: identity.map(|identity| interned(identity.shown, digest)),
             also: identity.and_then(|identity| Some(interned(identity.also?, also))),
-            basis: identity.map_or(Basis::default(), |identity| identity.basis),
+            vouched: identity.is_some_and(|identity| identity.vouched),
             learned: learned_now,
             once: view.once,
             active: view.active || silent.is_some_and(|packed| packed.active),
         }
-    }
-
-    /// Whether that two digests identify one image was learned before.
-    pub fn knows(&self, learned: &LearnedIdentity) -> bool {
-        self.canonical(learned.alias) == self.canonical(learned.known)
     }
 
     fn recount(&mut self, before: Option<&Pod>, now_: Option<&Pod>, now: Moment) {
@@ -995,17 +895,15 @@ impl Fleet {
             .collect()
     }
 
-    /// How many entries are remembered of workloads, digests and containers that may be gone.
+    /// How many entries are remembered of workloads and containers that may be gone.
     fn entries(&self) -> usize {
-        self.workloads.len() + self.aliases.len() + self.learned.len()
+        self.workloads.len() + self.learned.len()
     }
 
-    /// How many digests are tied to others, and of how many containers a log has told something.
+    /// Of how many containers a log has told something.
     #[cfg(test)]
-    pub fn remembered(&self) -> (usize, usize) {
-        let others: usize = self.others.values().map(Vec::len).sum();
-        assert_eq!(others, self.aliases.len());
-        (others, self.learned.len())
+    pub fn remembered(&self) -> usize {
+        self.learned.len()
     }
 
     /// How many containers of pods are kept.
@@ -1015,7 +913,7 @@ impl Fleet {
         pods.map(|pod| pod.containers.len()).sum()
     }
 
-    /// Keeps all that is learned from now on, for comparison.
+    /// Keeps all that is remembered from now on, for comparison.
     #[cfg(test)]
     pub fn never_tidy(&mut self) {
         self.left = usize::MAX;
@@ -1026,39 +924,16 @@ impl Fleet {
         self.entries() > FEW_ENTRIES.max(self.left.saturating_mul(2))
     }
 
-    /// The digests that are tied to others.
-    pub fn tied_digests(&self) -> impl Iterator<Item = Fingerprint> {
-        self.aliases.keys().chain(self.others.keys()).copied()
-    }
-
-    /// Whether a digest is tied to another.
-    pub fn is_tied(&self, digest: &Fingerprint) -> bool {
-        self.aliases.contains_key(digest) || self.others.contains_key(digest)
-    }
-
-    /// Forgets what neither a pod nor anything else refers to. The canonical digest of whatever is referred to stays.
-    pub fn tidy(&mut self, used: References) {
-        let References {
-            workloads,
-            mut digests,
-            mut containers,
-        } = used;
-        self.tidy_workloads(|workload| workloads.contains(workload));
-        for packed in self.pods.values().flat_map(BTreeMap::values) {
-            for packed in &packed.containers {
-                let known = packed.digest.iter().chain(&packed.also);
-                digests.extend(known.map(|it| **it).filter(|it| self.is_tied(it)));
-                containers.extend(packed.container.map(NonZeroU64::get));
-            }
-        }
-        self.learned.retain(|id, _| containers.contains(id));
-        let kept = self.aliases.iter().filter(|(it, _)| digests.contains(it));
-        let kept = kept.map(|(alias, _)| (*alias, self.canonical(*alias)));
-        self.aliases = kept.collect();
-        self.others.clear();
-        for (alias, root) in &self.aliases {
-            self.others.entry(*root).or_default().push(*alias);
-        }
+    /// Forgets workloads and containers that have no pods and are not `used`: of which nothing is still to be recorded, and
+    /// whose ids no log holds.
+    pub fn tidy(&mut self, used: &BTreeSet<Arc<Workload>>, is_in_a_log: impl Fn(u64) -> bool) {
+        self.tidy_workloads(|workload| used.contains(workload));
+        let pods = self.pods.values().flat_map(BTreeMap::values);
+        let containers = pods.flat_map(|pod| &pod.containers);
+        let containers = containers.filter_map(|packed| Some(packed.container?.get()));
+        let containers: BTreeSet<u64> = containers.collect();
+        self.learned
+            .retain(|id, _| containers.contains(id) || is_in_a_log(*id));
         self.left = self.entries();
     }
 
@@ -1189,67 +1064,42 @@ struct Pin {
     unedited: bool,
 }
 
-/// By which digest a container is known now; and, if that says anything new, which digests identify one image. A container
-/// keeps the digest with which it was first seen for its whole life: its node may report others for the same image later,
-/// and the spec may be edited while the old image runs. `known`: by which it was known before.
+/// By which digest a container is known now. It keeps the digest with which it was first seen for its whole life: its node
+/// may report others for the same image later, and the spec may be edited while the old image runs. `known`: by which it was
+/// known before. Nothing that is known of other containers counts.
 fn identify(
     known: Option<ContainerIdentity>,
-    found: ImageId,
+    reported: Option<Fingerprint>,
     pin: impl FnOnce() -> Option<Pin>,
-) -> (Option<ContainerIdentity>, Option<LearnedIdentity>) {
-    let Some(reported) = found.fingerprint() else {
+) -> Option<ContainerIdentity> {
+    let Some(reported) = reported else {
         // Nothing is reported: that changes nothing.
-        let pinned = || {
+        return known.or_else(|| {
             pin().map(|pin| ContainerIdentity {
                 shown: pin.digest,
-                basis: if pin.unedited {
-                    Basis::Pin
-                } else {
-                    Basis::EditableSpec
-                },
+                vouched: pin.unedited,
                 also: None,
             })
-        };
-        return (known.or_else(pinned), None);
+        });
     };
-    let first = |shown: Fingerprint, basis| ContainerIdentity {
-        shown,
-        basis,
-        also: Some(reported).filter(|reported| *reported != shown),
-    };
-    let local = matches!(found, ImageId::Local(_));
-    match known {
-        // The registry's digest replaces one that only the node knew.
-        Some(known) if known.basis == Basis::Local && !local => {
-            let identity = ContainerIdentity {
-                shown: reported,
-                basis: Basis::Registry,
-                also: Some(known.shown),
-            };
-            let learned = LearnedIdentity {
-                alias: known.shown,
-                known: reported,
-            };
-            (Some(identity), Some(learned))
-        }
-        Some(known) if known.basis != Basis::EditableSpec => {
-            let also = first(known.shown, known.basis).also.or(known.also);
-            let learned = LearnedIdentity {
-                alias: reported,
-                known: known.shown,
-            };
-            // The node did not report the digest of a pin.
-            let learned = Some(learned).filter(|_| known.basis != Basis::Pin);
-            (Some(ContainerIdentity { also, ..known }), learned)
-        }
-        _ => match pin().filter(|pin| pin.unedited) {
-            Some(Pin { digest, .. }) => (Some(first(digest, Basis::Pin)), None),
-            None => {
-                let basis = if local { Basis::Local } else { Basis::Registry };
-                (Some(first(reported, basis)), None)
-            }
-        },
-    }
+    let known = known.filter(|known| known.vouched).or_else(|| {
+        let pin = pin().filter(|pin| pin.unedited);
+        pin.map(|pin| ContainerIdentity {
+            shown: pin.digest,
+            vouched: true,
+            also: None,
+        })
+    });
+    let known = known.unwrap_or(ContainerIdentity {
+        shown: reported,
+        vouched: true,
+        also: None,
+    });
+    let news = Some(reported).filter(|reported| *reported != known.shown);
+    Some(ContainerIdentity {
+        also: news.or(known.also),
+        ..known
+    })
 }
 
 /// A hash that is the same in every run, to compare ids without storing them (FNV-1a).

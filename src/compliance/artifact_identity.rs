@@ -3,11 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    api::snapshot::IdentitySource,
-    cluster::{
-        fleet::{Fleet, TrustedDigests},
-        image::Fingerprint,
-    },
+    cluster::{fleet::TrustedDigests, image::Fingerprint},
     compliance::evidence::Evidence,
 };
 
@@ -58,8 +54,6 @@ type ShownClass = BTreeSet<Fingerprint>;
 /// Resolves the digests of images in one environment.
 #[derive(Clone, Copy, Debug)]
 pub struct IdentityResolver<'a> {
-    /// What pods have taught, which is only shown.
-    pub fleet: &'a Fleet,
     /// Provenance records.
     pub evidence: &'a Evidence,
     /// Namespaces whose records count.
@@ -75,13 +69,10 @@ impl IdentityResolver<'_> {
         self.trust.contains(namespace)
     }
 
-    /// The canonical digest of an image: that of the record which is shown for it, else the one by which it was known first.
+    /// The canonical digest of an image: that of the record which is shown for it, else the one that the log holds for it.
+    /// Pods never tie digests: whoever may create some would choose as which artifact the containers of others are shown.
     pub fn canonical(&self, digest: Fingerprint) -> Fingerprint {
-        let root = self.fleet.canonical(digest);
-        let known = |digest| {
-            self.recorded.knows(&digest) || self.evidence.records_of(digest).next().is_some()
-        };
-        if root == digest && !self.fleet.has_other_names(digest) && !known(digest) {
+        if !self.recorded.knows(&digest) && self.evidence.records_of(digest).next().is_none() {
             return digest; // nearly all of them
         }
         let class = self.shown(digest);
@@ -94,7 +85,7 @@ impl IdentityResolver<'_> {
         let recorded = class
             .iter()
             .filter_map(|digest| self.recorded.to.get(digest));
-        recorded.min().copied().unwrap_or(root)
+        recorded.min().copied().unwrap_or(digest)
     }
 
     /// All digests whose evidence counts for a container with these.
@@ -102,21 +93,10 @@ impl IdentityResolver<'_> {
         TrustedClass(close(digests.iter(), |digest| self.of_records(digest)))
     }
 
-    /// How two digests were found to identify one image.
-    pub fn source(&self, alias: Fingerprint, fingerprint: Fingerprint) -> IdentitySource {
-        if self.fleet.canonical(alias) == self.fleet.canonical(fingerprint) {
-            IdentitySource::Runtime
-        } else {
-            IdentitySource::Record
-        }
-    }
-
-    /// All digests under which the image may be shown: those that trusted records declare, that pods have taught, and that
-    /// the log holds.
+    /// All digests under which the image may be shown: those that trusted records declare, and that the log holds.
     pub fn shown(&self, digest: Fingerprint) -> ShownClass {
         close([digest], |digest| {
             let mut others = self.of_records(digest);
-            others.extend(self.fleet.all_digests(digest));
             others.extend(self.recorded.to.get(&digest));
             others.extend(self.recorded.from.get(&digest).into_iter().flatten());
             others

@@ -1246,6 +1246,35 @@ fn beside_a_pod_that_hung_by_a_clock_that_was_ahead_all_others_count_until_they_
 }
 
 #[test]
+fn a_pod_that_is_deleted_right_after_a_clock_was_corrected_counts_until_it_ends() {
+    for passes in [1, 1_000, 60_000] {
+        let mut cluster = Cluster::new();
+        let pod = cluster.running("Pod one", "", &["tool"]);
+        let hung = cluster.running("Pod two", "", &["old"]);
+        cluster.pass(60);
+        cluster.new_events();
+        // By the operator's clock, which is two hours ahead, this one hangs at once.
+        let ends = cluster.wall() - SignedDuration::from_hours(2) + SignedDuration::from_mins(9);
+        cluster.change(&hung, |pod| pod.ends = Some(ends));
+        cluster.pass(120);
+        assert_eq!(cluster.new_events(), ["stopped old 1>0"]);
+        cluster.set_back = seconds(7_200);
+        cluster.pass_span(Duration::from_millis(passes));
+        let ends = cluster.wall() + SignedDuration::from_mins(5);
+        cluster.change(&pod, |pod| pod.ends = Some(ends));
+        cluster.pass(240);
+        assert_eq!(cluster.new_events(), [""; 0], "{passes} ms later");
+        cluster.remove(&pod);
+        cluster.pass(60);
+        assert_eq!(cluster.new_events(), ["stopped tool 1>0"]);
+        cluster.remove(&hung);
+        cluster.pass(60);
+        assert_eq!(cluster.new_events(), [""; 0]);
+        cluster.assert_at_rest();
+    }
+}
+
+#[test]
 fn of_the_pods_that_hung_by_a_clock_that_was_ahead_as_many_stay_left_out_as_the_log_can_name() {
     let mut cluster = Cluster::new();
     let pods: Vec<_> = (0..150)
@@ -1274,6 +1303,22 @@ fn of_the_pods_that_hung_by_a_clock_that_was_ahead_as_many_stay_left_out_as_the_
     cluster.pass(2_000);
     assert_eq!(cluster.new_events(), ["stopped tool 50>0"]);
     cluster.assert_at_rest();
+}
+
+#[test]
+fn an_environment_is_not_planned_again_for_a_pod_of_another_that_may_hang() {
+    let mut cluster = with_web();
+    cluster.environment("blog", "namespaces: {include: [blog]}");
+    cluster.pass(60);
+    for pod in cluster.pods_of("web", "") {
+        cluster.terminate(&pod);
+    }
+    cluster.pass(60);
+    for (environment, waits) in [("prod", true), ("blog", false)] {
+        let plan = cluster.state.plan(environment, cluster.now, cluster.wall());
+        let is_right = matches!(plan, Plan::Wait(until) if until.is_some() == waits);
+        assert!(is_right, "{environment}");
+    }
 }
 
 #[test]

@@ -2,11 +2,13 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+
 use crate::{
     api::environment::EnvironmentId,
     api::{
         EnvironmentSnapshotSpec, EnvironmentSpec,
-        snapshot::{Cause, MAX_CHANGES, MAX_IDENTITIES, MAX_WORKLOADS},
+        snapshot::{Cause, Identity, IdentitySource, MAX_CHANGES, MAX_IDENTITIES, MAX_WORKLOADS},
     },
     cluster::{
         fleet::Fleet,
@@ -381,7 +383,7 @@ fn many_identities_are_written_a_thousand_at_a_time() {
     appended.extend(big.becomes(&called("other")));
     let identities: usize = appended.iter().map(|spec| spec.identities.len()).sum();
     assert_eq!(identities, 2_500);
-    assert_eq!(big.read.identities.len(), 2_500);
+    assert_eq!(big.read.containers.len(), 2_500);
     let events: usize = appended.iter().map(|spec| spec.events.len()).sum();
     assert_eq!(events, 2_500);
 }
@@ -404,4 +406,35 @@ fn an_entry_out_of_its_place_is_refused() {
     assert!(ledger.clone().apply(&forged, ROLLOUT, &mut fleet).is_err());
     ledger.apply(&second, ROLLOUT, &mut fleet).unwrap();
     assert_eq!(ledger.cells(), big.read.cells());
+}
+
+#[test]
+fn a_log_that_ties_digests_because_of_one_container_is_read_and_ties_none() {
+    // As logs before 0.1.0 did.
+    let (big, baseline) = Big::new(&[pod(1, "one", "v1"), pod(2, "two", "v2")]);
+    let (v1, v2) = (digest("v1"), digest("v2"));
+    let mut fleet = Fleet::default();
+    for (source, tied) in [(IdentitySource::Runtime, 0), (IdentitySource::Record, 1)] {
+        let entry = EnvironmentSnapshotSpec {
+            index: big.read.index + 1,
+            previous: Some(big.read.content_hash.clone()),
+            identities: vec![Identity {
+                alias: v2.to_string(),
+                fingerprint: v1.to_string(),
+                source,
+                container: None,
+            }],
+            ..EnvironmentSnapshotSpec::default()
+        };
+        let mut ledger = big.read.clone();
+        ledger.apply(&entry, ROLLOUT, &mut fleet).unwrap();
+        assert_eq!(ledger.identities.len(), tied);
+        assert_eq!(ledger.total(&v1), 2, "it renamed what was recorded");
+        let state = zstd::decode_all(&*STANDARD.decode(ledger.checkpoint()).unwrap()).unwrap();
+        let mut state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+        state["identities"] = serde_json::json!({v2.to_string(): v1.to_string()});
+        let state = zstd::encode_all(&*serde_json::to_vec(&state).unwrap(), 3).unwrap();
+        let read = Ledger::restore(&baseline.spec, &STANDARD.encode(state), &mut fleet).unwrap();
+        assert_eq!(read.identities.len(), tied);
+    }
 }

@@ -480,6 +480,45 @@ fn more_images_than_are_remembered_have_their_grace_once() {
 }
 
 #[test]
+fn a_crowd_of_images_in_one_namespace_takes_no_grace_of_another() {
+    let mut cluster = vetted("");
+    let run = |cluster: &mut Cluster, namespace: &str, image: &str| {
+        let pod = cluster.running(&format!("Job {namespace}/run"), "", &[image]);
+        cluster.pass(2);
+        let (problems, _) = cluster.state.summary("prod").unwrap().problems;
+        let found = problems.iter().find(|it| it.fingerprint == digest(image));
+        let has_grace = found.map(|it| it.verdict.grace_until.is_some());
+        cluster.remove(&pod);
+        cluster.pass(1);
+        has_grace
+    };
+    for number in 0..110 {
+        let has_grace = run(&mut cluster, "blog", &format!("other-{number}"));
+        assert_eq!(has_grace, Some(number < 100), "{number}");
+    }
+    for restart in [false, true] {
+        if restart {
+            cluster.restart();
+            cluster.pass(10);
+        }
+        let crowded = run(&mut cluster, "blog", &format!("late-{restart}"));
+        assert_eq!(crowded, Some(false), "{restart}");
+        // Of another namespace each has its grace, and none is forgotten for what runs in the first.
+        let image = format!("bad-{restart}");
+        assert_eq!(run(&mut cluster, "shop", &image), Some(true));
+        for number in 0..20 {
+            run(&mut cluster, "blog", &format!("more-{restart}-{number}"));
+        }
+        let uncounted = &cluster.recorded("prod").compliance.uncounted;
+        assert_eq!(uncounted.len(), 100);
+        let bad = digest(&image).to_string();
+        assert!(uncounted.iter().any(|it| it.fingerprint == bad));
+        cluster.pass(400);
+        assert_eq!(run(&mut cluster, "shop", &image), Some(false), "once");
+    }
+}
+
+#[test]
 fn an_exception_for_a_namespace_ends_when_the_image_runs_elsewhere_too_and_holds_again_afterwards()
 {
     let mut cluster = vetted(", exceptions: [{namespaces: [blog], reason: ours}]");

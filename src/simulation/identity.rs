@@ -3,11 +3,8 @@
 use proptest::prelude::*;
 
 use crate::{
-    api::{
-        compliance::ComplianceState,
-        snapshot::{Cause, IdentitySource},
-    },
-    cluster::{fleet::LearnedIdentity, image::Fingerprint},
+    api::{compliance::ComplianceState, snapshot::Cause},
+    cluster::image::Fingerprint,
     simulation::{Cluster, Container, Pod, State, image_id, testing::digest},
 };
 
@@ -73,7 +70,7 @@ fn one_container_is_one_artifact_whatever_the_runtime_calls_it_later() {
             "local, then known to a registry",
             local("config"),
             image_id("index"),
-            "index",
+            "config",
             true,
         ),
         (
@@ -102,13 +99,24 @@ fn one_container_is_one_artifact_whatever_the_runtime_calls_it_later() {
             };
             assert_eq!(cluster.new_events(), want, "{scenario}");
             assert_eq!(recorded(&cluster), pairs(&[(known_as, 1)]), "{scenario}");
-            // Another of the same is the same artifact, by whichever name.
+            // Another container is what its own node calls it.
             cluster.mark();
             let called = if later.is_empty() { &first } else { &later };
             born(&mut cluster, "web", called);
             cluster.pass(60);
             assert_eq!(cluster.timed().len(), 1, "{scenario}");
-            assert_eq!(recorded(&cluster), pairs(&[(known_as, 2)]), "{scenario}");
+            let is = ["index", "other", "config"].into_iter();
+            let is = is.filter(|it| called.ends_with(&digest(it).to_string()));
+            let mut artifacts: Vec<_> = is.map(|it| (it, 1)).chain([(known_as, 1)]).collect();
+            if artifacts[0].0 == known_as {
+                artifacts = vec![(known_as, 2)];
+            }
+            assert_eq!(recorded(&cluster), pairs(&artifacts), "{scenario}");
+            if !later.is_empty() {
+                cluster.restart();
+                cluster.pass(60);
+            }
+            assert_eq!(recorded(&cluster), pairs(&artifacts), "{scenario}");
             cluster.assert_at_rest();
         }
     }
@@ -141,7 +149,7 @@ fn two_digests_that_nothing_ties_together_are_two_artifacts() {
 }
 
 #[test]
-fn two_recorded_artifacts_that_turn_out_to_be_one_are_joined_in_silence() {
+fn two_artifacts_stay_two_though_the_node_of_one_calls_it_like_the_other() {
     let mut cluster = Cluster::new();
     let pods: Vec<_> = ["amd64", "index"]
         .iter()
@@ -152,10 +160,11 @@ fn two_recorded_artifacts_that_turn_out_to_be_one_are_joined_in_silence() {
     cluster.container(&pods[1], |c| c.image_id = image_id("amd64"));
     cluster.pass(60);
     assert_eq!(cluster.new_events(), ["silence: IdentityLearned"]);
-    assert_eq!(recorded(&cluster), pairs(&[("index", 2)]));
+    assert_eq!(recorded(&cluster), pairs(&[("amd64", 1), ("index", 1)]));
     cluster.restart();
     cluster.pass(60);
     assert_eq!(cluster.new_events(), [""; 0]);
+    assert_eq!(recorded(&cluster), pairs(&[("amd64", 1), ("index", 1)]));
     cluster.assert_at_rest();
 }
 
@@ -238,23 +247,17 @@ fn an_edited_spec_does_not_lend_a_good_name_to_a_bad_image() {
         }
         assert_eq!(cluster.new_events(), [""; 0]);
         assert_eq!(recorded(&cluster), pairs(&[("bad", 1)]));
-        assert_eq!(
-            cluster.state.fleet().canonical(digest("bad")),
-            digest("bad")
-        );
-        assert_eq!(
-            cluster.state.fleet().canonical(digest("good")),
-            digest("good")
-        );
+        for image in ["bad", "good"] {
+            let known = cluster.state.canonical_everywhere(digest(image));
+            assert_eq!(known, [digest(image)]);
+        }
         // Then the container is replaced, and the pin is its own.
         runs_as(&mut cluster, &pod, "two", "good");
         cluster.pass(60);
         assert_eq!(cluster.new_events().len(), 1);
         assert_eq!(recorded(&cluster), pairs(&[("good", 1)]));
-        assert_eq!(
-            cluster.state.fleet().canonical(digest("bad")),
-            digest("bad")
-        );
+        let known = cluster.state.canonical_everywhere(digest("bad"));
+        assert_eq!(known, [digest("bad")]);
         cluster.assert_at_rest();
     }
 }
@@ -580,6 +583,10 @@ fn an_identity_is_written_with_the_artifact_and_not_before() {
     assert_eq!(identities.len(), 1);
     assert_eq!(identities[0].alias, digest("amd64").to_string());
     assert_eq!(identities[0].fingerprint, digest("index").to_string());
+    assert!(
+        identities[0].container.is_some(),
+        "it is of one container only"
+    );
     cluster.deployment("web", |d| d.reason = "NewReplicaSetAvailable");
     cluster.pass(60);
     assert_eq!(cluster.new_events(), [""; 0]);
@@ -599,13 +606,12 @@ fn the_identity_of_what_came_and_went_is_never_written() {
 }
 
 #[test]
-fn an_identity_that_was_forgotten_with_its_artifact_is_written_again_with_it() {
+fn what_was_learned_of_a_container_is_said_of_no_later_one() {
     let (mut cluster, pod) = with_web(&image_id("index"));
     cluster.container(&pod, |c| c.image_id = image_id("other"));
     cluster.pass(60);
     cluster.remove(&pod);
     cluster.pass(60);
-    assert_eq!(cluster.recorded("prod").identities.len(), 0);
     cluster.new_events();
     for image in ["other", "index"] {
         let pod = born(&mut cluster, "web", &image_id(image));
@@ -613,7 +619,8 @@ fn an_identity_that_was_forgotten_with_its_artifact_is_written_again_with_it() {
         cluster.pass(60);
         cluster.restart();
         cluster.pass(60);
-        assert_eq!(cluster.new_events(), ["started index 0>1"], "{image}");
+        assert_eq!(cluster.new_events().len(), 1, "{image}");
+        assert_eq!(recorded(&cluster), pairs(&[(image, 1)]));
         cluster.remove(&pod);
         cluster.pass(60);
         cluster.new_events();
@@ -622,28 +629,29 @@ fn an_identity_that_was_forgotten_with_its_artifact_is_written_again_with_it() {
 }
 
 #[test]
-fn an_environment_knows_by_its_own_log_what_was_learned_elsewhere() {
+fn what_a_node_says_of_a_container_of_one_environment_is_said_of_none_in_another() {
     let mut cluster = Cluster::new();
     cluster.environment("blog", "namespaces: {include: [blog]}");
     cluster.environment("shop", "namespaces: {include: [shop]}");
-    // The pod of `shop` teaches, and that of `blog` is called by the other name from the first.
     let pod = cluster.running("web", "r", &["index"]);
     cluster.container(&pod, |c| c.image_id = image_id("other"));
     born(&mut cluster, "blog/web", &image_id("other"));
     cluster.pass(60);
-    cluster.new_events_of("blog");
+    let told = cluster.new_events_of("blog");
+    assert_eq!(told.len(), 2, "{told:?}: the baseline and the start");
+    assert!(cluster.recorded("blog").containers.is_empty());
     cluster.environment_gone("shop");
     cluster.environment_gone("prod");
     cluster.restart();
     cluster.pass(60);
     assert_eq!(cluster.new_events_of("blog"), [""; 0]);
     let artifacts: Vec<_> = cluster.recorded("blog").artifacts().collect();
-    assert_eq!(artifacts, [(&digest("index"), 1)]);
+    assert_eq!(artifacts, [(&digest("other"), 1)]);
     cluster.assert_at_rest();
 }
 
 #[test]
-fn a_baseline_knows_other_names_too() {
+fn a_baseline_knows_by_which_digest_a_container_was_first_seen() {
     let (mut cluster, pod) = with_web(&image_id("index"));
     cluster.container(&pod, |c| c.image_id = image_id("other"));
     cluster.pass(60);
@@ -653,35 +661,20 @@ fn a_baseline_knows_other_names_too() {
     cluster.restart();
     cluster.pass(60);
     assert_eq!(cluster.new_events_of("late"), ["silence: Baseline"]);
+    let artifacts: Vec<_> = cluster.recorded("late").artifacts().collect();
+    assert_eq!(artifacts, [(&digest("index"), 1)]);
     cluster.assert_at_rest();
 }
 
 #[test]
-fn environments_that_learned_the_same_in_opposite_directions_agree() {
-    // Each by itself, one after the other: two logs, in which either digest is the name of the other.
-    let mut cluster = Cluster::new();
-    cluster.environment("blog", "namespaces: {include: [blog]}");
-    let pod = cluster.running("web", "r", &["index"]);
-    cluster.container(&pod, |c| c.image_id = image_id("other"));
-    cluster.pass(60);
-    cluster.stop();
-    let learned = cluster.recorded("prod").identities.clone();
-    assert_eq!(learned.len(), 1);
-    let mut fleet = crate::cluster::fleet::Fleet::default();
-    assert_eq!(
-        fleet.learn(learned_of("index", "other")),
-        Some(digest("index"))
-    );
-    assert_eq!(fleet.learn(learned_of("other", "index")), None);
+fn a_pair_that_is_recorded_in_both_directions_makes_no_digest_a_name_of_itself() {
+    let (cluster, _) = with_web(&image_id("index"));
     let mut ledger = cluster.recorded("prod").clone();
-    let runtime = IdentitySource::Runtime;
-    ledger.identify(&[(digest("index"), (digest("other"), runtime))].into());
-    ledger.identify(&[(digest("other"), (digest("index"), runtime))].into());
+    ledger.identify(&[(digest("index"), digest("other"))].into());
+    ledger.identify(&[(digest("other"), digest("index"))].into());
+    let mut identities = ledger.identities.iter();
     assert!(
-        ledger
-            .identities
-            .iter()
-            .all(|(alias, (known, _))| alias != known),
+        identities.all(|(alias, known)| alias != known),
         "{:?}",
         ledger.identities
     );
@@ -689,7 +682,7 @@ fn environments_that_learned_the_same_in_opposite_directions_agree() {
 
 #[test]
 fn what_an_artifact_goes_by_stays_when_more_is_learned() {
-    // A local digest turns out to be `index` on one node and `other` on another: `other` is the newcomer.
+    // A local digest turns out to be `index` on one node and `other` on another.
     let mut cluster = Cluster::new();
     let pods: Vec<_> = (0..2)
         .map(|_| born(&mut cluster, "web", &local("config")))
@@ -701,10 +694,11 @@ fn what_an_artifact_goes_by_stays_when_more_is_learned() {
     cluster.container(&pods[1], |c| c.image_id = image_id("other"));
     cluster.pass(60);
     assert_eq!(cluster.new_events(), ["silence: IdentityLearned"]);
-    assert_eq!(recorded(&cluster), pairs(&[("index", 2)]));
+    assert_eq!(recorded(&cluster), pairs(&[("config", 2)]));
     cluster.restart();
     cluster.pass(60);
     assert_eq!(cluster.new_events(), [""; 0]);
+    assert_eq!(recorded(&cluster), pairs(&[("config", 2)]));
     cluster.assert_at_rest();
 }
 
@@ -722,13 +716,6 @@ fn names_of_an_artifact_are_the_smallest_and_stay() {
     cluster.container(&pod, |c| c.image = "A.example/x:1".to_owned());
     cluster.pass(60);
     assert_eq!(name(&cluster), "a.example/x:2");
-}
-
-fn learned_of(alias: &str, known: &str) -> LearnedIdentity {
-    LearnedIdentity {
-        alias: digest(alias),
-        known: digest(known),
-    }
 }
 
 // ---- what a pin may rename ----
@@ -843,6 +830,9 @@ struct Run {
 enum Step {
     Tenant(Run),
     Own(Run),
+    /// The node of the last pod calls its container so from now on.
+    TenantsReport(usize),
+    OwnReport(usize),
     RemoveTenants,
     RemoveOwn,
     Restart,
@@ -868,6 +858,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         4 => run.clone().prop_map(Step::Tenant),
         4 => run.prop_map(Step::Own),
+        4 => image().prop_map(Step::TenantsReport),
+        2 => image().prop_map(Step::OwnReport),
         1 => Just(Step::RemoveTenants),
         1 => Just(Step::RemoveOwn),
         1 => Just(Step::Restart),
@@ -881,19 +873,29 @@ fn told_of_shop(steps: &[Step], tenants: bool) -> Vec<String> {
     let mut cluster = Cluster::new();
     cluster.environment("shop", "namespaces: {include: [shop]}");
     cluster.pass(60);
-    let (mut own, mut others) = (vec![], vec![]);
+    let (mut own, mut others): (Vec<String>, Vec<String>) = (vec![], vec![]);
     for (number, step) in steps.iter().enumerate() {
         let (workload, run, pods) = match step {
             Step::Tenant(run) if tenants => ("tenant/evil", run, &mut others),
             Step::Own(run) => ("web", run, &mut own),
+            Step::TenantsReport(digest) | Step::OwnReport(digest) => {
+                let pods = match step {
+                    Step::OwnReport(_) => &own,
+                    _ => &others,
+                };
+                if let Some(pod) = pods.last() {
+                    let reported = image_id(DIGESTS[*digest]);
+                    cluster.container(pod, |c| c.image_id = reported);
+                }
+                cluster.pass(60);
+                continue;
+            }
             Step::RemoveTenants => {
-                others
-                    .drain(..)
-                    .for_each(|pod: String| cluster.remove(&pod));
+                others.drain(..).for_each(|pod| cluster.remove(&pod));
                 continue;
             }
             Step::RemoveOwn => {
-                own.drain(..).for_each(|pod: String| cluster.remove(&pod));
+                own.drain(..).for_each(|pod| cluster.remove(&pod));
                 continue;
             }
             Step::Restart => {
@@ -934,7 +936,8 @@ fn told_of_shop(steps: &[Step], tenants: bool) -> Vec<String> {
         // The names of pods differ, and thereby the hashes of the ids of containers.
         let identities = spec.identities.iter();
         let identities = identities.map(|it| (&it.alias, &it.fingerprint, it.source));
-        let identities: Vec<_> = identities.collect();
+        let mut identities: Vec<_> = identities.collect();
+        identities.sort();
         let (causes, changes, events) = (&spec.causes, &spec.changes, &spec.events);
         format!("{causes:?} {changes:?} {events:?} {identities:?}")
     });
@@ -1119,6 +1122,39 @@ fn an_image_is_excepted_by_the_name_that_its_node_reports_or_that_a_never_edited
         });
         runs_called(&mut cluster, &pod, "one", image_id);
         assert_eq!(complies(&mut cluster), excepted, "{case}");
+    }
+}
+
+#[test]
+fn a_container_keeps_the_name_that_counts_while_nobody_who_knows_says_another() {
+    let complies = |cluster: &mut Cluster| {
+        cluster.pass(200);
+        cluster.recorded("prod").compliance.state == ComplianceState::Compliant
+    };
+    for (case, counted, first) in [
+        ("that of its node", false, image_id("good")),
+        ("that of a never edited spec", true, local("good")),
+    ] {
+        let mut cluster = excepting(counted);
+        let pod = cluster.create("web", "r", &["good"]);
+        cluster.change(&pod, |pod| {
+            pod.containers[0].image = "registry.example/good:1".to_owned();
+        });
+        runs_called(&mut cluster, &pod, "one", &first);
+        assert!(complies(&mut cluster), "{case}");
+        // The spec is edited, and the node says only the id of the image.
+        cluster.change(&pod, |pod| {
+            pod.generation += i64::from(counted);
+            pod.containers[0].image = "registry.example/x:1".to_owned();
+            pod.containers[0].image_id = local("good");
+        });
+        assert!(complies(&mut cluster), "{case}");
+        cluster.container(&pod, |c| c.image_id = called("x", "good"));
+        assert!(!complies(&mut cluster), "{case}: its node says another");
+        cluster.container(&pod, |c| c.image_id = image_id("good"));
+        assert!(complies(&mut cluster), "{case}");
+        runs_called(&mut cluster, &pod, "next", &local("good"));
+        assert!(!complies(&mut cluster), "{case}: of another container");
     }
 }
 

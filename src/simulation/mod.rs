@@ -550,7 +550,8 @@ impl Cluster {
             }
             Plan::Wait(until) => {
                 assert!(until.is_none_or(|until| until > now), "a wait that is over");
-                env.wake = until.unwrap_or(now + seconds(30));
+                let idle = now + seconds(30);
+                env.wake = until.map_or(idle, |until| until.min(idle));
             }
             Plan::Append(_) if went_back => {
                 self.state.log_is_stale(&EnvironmentId::new(name, &env.uid));

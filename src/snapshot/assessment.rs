@@ -38,7 +38,8 @@ use crate::{
 const NOTES: usize = 10;
 /// Of how many images that are not counted an entry says since when they have not met the rules.
 const UNCOUNTED: usize = 100;
-/// What has no entry among so many that are younger than that may have had one: it has no grace.
+/// What has no entry among so many that are younger than that may have had one: it has no grace. Each namespace has its share of
+/// them, or those of one would take the grace of those of another.
 const LATELY: SignedDuration = SignedDuration::from_hours(24);
 /// At most how many changes of the allow-list fit into one entry; the rest follows in the next.
 const ALLOWED: usize = 500;
@@ -82,6 +83,8 @@ pub struct AssessmentState {
 pub struct UncountedFinding {
     pub fingerprint: Fingerprint,
     pub name: String,
+    /// That of its namespaces among whose images it is remembered.
+    namespace: String,
     pub verdict: Verdict,
 }
 
@@ -279,6 +282,27 @@ struct JudgedUncounted {
     running: BTreeSet<Fingerprint>,
 }
 
+/// How many images are remembered that are not recorded and do not meet the rules, by namespace: those that run or did lately.
+struct Crowds<'a>(BTreeMap<&'a str, usize>);
+
+impl<'a> Crowds<'a> {
+    fn of(remembered: impl Iterator<Item = &'a UncountedArtifact>) -> Self {
+        let mut counts = BTreeMap::new();
+        for it in remembered {
+            *counts.entry(it.namespace.as_str()).or_default() += 1;
+        }
+        Self(counts)
+    }
+
+    /// Whether more of a namespace may have been forgotten: no more fit in all, and it has its share.
+    fn fill(&self, namespace: &str) -> bool {
+        let Self(counts) = self;
+        let own = counts.get(namespace).copied().unwrap_or(0);
+        let namespaces = counts.len() + usize::from(own == 0);
+        counts.values().sum::<usize>() >= UNCOUNTED && own >= UNCOUNTED / namespaces
+    }
+}
+
 impl Assessor<'_> {
     /// Assesses `after`: the state of the log with what is about to be recorded. `before` is the log.
     pub fn assess(
@@ -413,7 +437,7 @@ impl Assessor<'_> {
         // What was written under a clock that was ahead may lie in the future. Grace begins now at the latest, and once.
         let recorded = after.seen.get(&fingerprint).copied();
         let first_seen = recorded.into_iter().chain(was.map(|was| was.first_seen));
-        let first_seen = first_seen.chain(after.uncounted_since(fingerprint));
+        let first_seen = first_seen.chain(after.uncounted(fingerprint).map(|it| it.since));
         let first_seen = first_seen.chain([now]).min().unwrap_or(now);
         let grace_over =
             verdict.reason == VerdictReason::AllowListed || was.is_some_and(|was| was.grace_over);
@@ -458,6 +482,7 @@ impl Assessor<'_> {
         for UncountedFinding {
             fingerprint,
             name,
+            namespace: _,
             verdict,
         } in &state.uncounted
         {
@@ -494,7 +519,7 @@ impl Assessor<'_> {
         compliance.rules = self.rules.map(|rules| rules.edition.clone());
         let unidentified = unidentified_violates.then_some(after.unidentified);
         compliance.reasons = reasons::reasons(after, &violations, uncounted, unidentified);
-        compliance.uncounted = self.remember_uncounted(was, &state.uncounted, &judged.running);
+        compliance.uncounted = self.remember_uncounted(was, &state.uncounted, &judged.running, now);
         let mending = compliance.raw == ComplianceState::Compliant
             && (compliance.state == ComplianceState::NonCompliant || event.is_some());
         if mending {
@@ -569,7 +594,7 @@ impl Assessor<'_> {
         // Others that run, or did lately, may have made it forgotten.
         let lately = now.checked_sub(LATELY).unwrap_or(Timestamp::MIN);
         let known = before.compliance.uncounted.iter();
-        let too_many = known.filter(|it| runs(it) || it.since > lately).count() >= UNCOUNTED;
+        let crowds = Crowds::of(known.filter(|it| runs(it) || it.since > lately));
         let (mut found, mut until) = (vec![], None::<Timestamp>);
         for (fingerprint, (image, input)) in artifacts {
             let name = display_name(&image);
@@ -582,8 +607,14 @@ impl Assessor<'_> {
             if verdict.state != ComplianceState::NonCompliant {
                 continue;
             }
-            let remembered = before.uncounted_since(fingerprint);
-            let known = remembered.or_else(|| first_late(fingerprint));
+            let remembered = before.uncounted(fingerprint);
+            let known = remembered.map(|it| it.since);
+            let known = known.or_else(|| first_late(fingerprint));
+            let is_here = |namespace: &&str| input.namespaces.contains(namespace);
+            let namespace = remembered.map(|it| it.namespace.as_str()).filter(is_here);
+            let mut namespaces = input.namespaces.iter().copied();
+            let roomy = namespaces.clone().find(|it| !crowds.fill(it));
+            let namespace = namespace.or(roomy).or_else(|| namespaces.next());
             // Or when it counted: to be counted no longer gives no other grace.
             let counted = after.seen.get(&fingerprint).copied();
             let first_seen = counted.into_iter().chain(known);
@@ -598,11 +629,12 @@ impl Assessor<'_> {
             // What was on the allow-list has no grace when that ends.
             // Nor has what is not remembered among too many others: it would begin anew each time.
             let grace_over = after.allowed.keys().any(|(_, digest)| listed(digest))
-                || remembered.is_none() && counted.is_none() && too_many;
+                || remembered.is_none() && counted.is_none() && roomy.is_none();
             found.push(UncountedFinding {
                 fingerprint,
-                name,
+                namespace: namespace.unwrap_or_default().to_owned(),
                 verdict: with_grace(verdict, rules, first_seen, grace_over, now),
+                name,
             });
         }
         JudgedUncounted {
@@ -613,12 +645,14 @@ impl Assessor<'_> {
     }
 
     /// What does not meet the rules, and what did not when it ran last: whatever comes back gets no other grace. What runs and
-    /// meets them now is forgotten. Of too many those are kept that run, the oldest first, and then the newest of the others.
+    /// meets them now is forgotten. Of too many of a namespace those are kept that run, the oldest first, and then the newest of
+    /// the others; and no namespace keeps more than another that would keep more, unless what it had there is old.
     fn remember_uncounted(
         &self,
         was: &Compliance,
         lacking: &[UncountedFinding],
         running: &BTreeSet<Fingerprint>,
+        now: Timestamp,
     ) -> Vec<UncountedArtifact> {
         let runs = |it: &UncountedArtifact| {
             Fingerprint::from_hex(&it.fingerprint).is_none_or(|it| running.contains(&it))
@@ -629,16 +663,32 @@ impl Assessor<'_> {
         let lacking = lacking.iter().map(|it| UncountedArtifact {
             fingerprint: it.fingerprint.to_string(),
             since: it.verdict.first_seen,
+            namespace: it.namespace.clone(),
         });
-        let mut kept: Vec<_> = lacking.collect();
-        kept.sort_by(|a, b| (a.since, &a.fingerprint).cmp(&(b.since, &b.fingerprint)));
-        kept.truncate(UNCOUNTED);
+        let mut all: Vec<_> = lacking.collect();
+        all.sort_by(|a, b| (a.since, &a.fingerprint).cmp(&(b.since, &b.fingerprint)));
+        let run = all.len();
         let gone = was.uncounted.iter().filter(|it| !runs(it)).cloned();
         let mut gone: Vec<_> = gone.collect();
         gone.sort_by(|a, b| (b.since, &a.fingerprint).cmp(&(a.since, &b.fingerprint)));
-        gone.truncate(UNCOUNTED - kept.len());
-        kept.extend(gone);
-        kept
+        all.extend(gone);
+        if all.len() <= UNCOUNTED {
+            return all;
+        }
+        let lately = now.checked_sub(LATELY).unwrap_or(Timestamp::MIN);
+        let mut before: BTreeMap<&str, usize> = BTreeMap::new();
+        let places = all.iter().enumerate().map(|(place, it)| {
+            let before = before.entry(&it.namespace).or_default();
+            *before += 1;
+            (place >= run && it.since <= lately, *before, place)
+        });
+        let mut places: Vec<_> = places.collect();
+        places.sort_unstable();
+        let kept = places.iter().take(UNCOUNTED).map(|(_, _, place)| *place);
+        let kept: BTreeSet<usize> = kept.collect();
+        let all = all.into_iter().enumerate();
+        let kept = all.filter(|(place, _)| kept.contains(place));
+        kept.map(|(_, it)| it).collect()
     }
 
     /// Compares the allow-list with the log.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc};
 
 use crate::{
     cluster::{
-        fleet::{Pod, TrustedContainer, TrustedDigests, Workload},
+        fleet::{Fleet, Pod, TrustedContainer, TrustedDigests, Workload},
         hanging::Hanging,
         image::Fingerprint,
         scope::Scope,
@@ -53,19 +53,24 @@ pub struct Uncounted {
 #[derive(Clone, Debug, Default)]
 pub struct Counted {
     pub cells: Vec<Cell>,
-    /// Artifacts that ran before and run now, of whose containers other digests count for the rules than before; and those
-    /// that are not counted and came or went.
+    /// Artifacts of whose containers other digests or names count for the rules than before.
     pub known_otherwise: Vec<Fingerprint>,
+    /// Those that are not counted and came or went.
+    pub uncounted: Vec<Fingerprint>,
 }
 
 impl Census {
     /// Counts all pods of a scope, but those that hang.
-    pub fn of(scope: &Scope, resolver: &IdentityResolver, hanging: &Hanging) -> Self {
+    pub fn of(
+        scope: &Scope,
+        fleet: &Fleet,
+        resolver: &IdentityResolver,
+        hanging: &Hanging,
+    ) -> Self {
         let mut census = Self {
             hanging: hanging.clone(),
             ..Self::default()
         };
-        let fleet = resolver.fleet;
         for namespace in fleet.pod_namespaces() {
             if scope.admits_namespace(namespace, fleet.namespace_labels(namespace)) {
                 let pods = fleet.pods_in(namespace);
@@ -128,7 +133,7 @@ impl Census {
             let pair = (fingerprint, trusted);
             let was = self.trusted.contains_key(&pair);
             step(&mut self.trusted, pair.clone(), add);
-            if was != self.trusted.contains_key(&pair) && self.total(&fingerprint) > 0 {
+            if was != self.trusted.contains_key(&pair) {
                 known_otherwise.push(fingerprint);
             }
         }
@@ -157,17 +162,18 @@ impl Census {
             cell
         });
         let cells = cells.collect();
-        known_otherwise.retain(|fingerprint| self.total(fingerprint) > 0);
+        let mut moved = vec![];
         for it in uncounted {
             let was = self.uncounted.contains_key(&it);
             step(&mut self.uncounted, it.clone(), add);
             if was != self.uncounted.contains_key(&it) {
-                known_otherwise.push(it.fingerprint);
+                moved.push(it.fingerprint);
             }
         }
         Counted {
             cells,
             known_otherwise,
+            uncounted: moved,
         }
     }
 
@@ -273,6 +279,12 @@ impl Census {
             .take_while(move |((found, _), _)| *found == fingerprint)
             .map(|((_, image), _)| image.clone())
     }
+}
+
+/// Whether a pod belongs to a scope, counted or not.
+pub fn admits(scope: &Scope, fleet: &Fleet, pod: &Pod) -> bool {
+    let namespace = &pod.workload.namespace;
+    scope.admits_namespace(namespace, fleet.namespace_labels(namespace)) && admits_pod(scope, pod)
 }
 
 /// Whether a pod belongs to a scope if its namespace does, counted or not.

@@ -16,7 +16,7 @@ use crate::{
         },
     },
     cluster::{
-        fleet::{Fleet, Workload, WorkloadState},
+        fleet::{Fleet, TrustedDigests, Workload, WorkloadState},
         image::Fingerprint,
         scope::Scope,
     },
@@ -74,7 +74,7 @@ impl Entry {
 pub struct Learned {
     /// Digests that are shown as one artifact.
     pub identities: Identities,
-    /// What counts for the rules of single containers.
+    /// By which digests single containers are known.
     pub containers: LearnedContainers,
     /// Workloads whose rollout was recorded before it was over, and is over. Whoever reads the log can't know that otherwise,
     /// and would take what happened meanwhile for the end of the rollout.
@@ -152,9 +152,9 @@ impl CutInput<'_> {
             after.allowed.clone_from(&before.allowed);
         }
         after.identities = self.identities(before);
-        if self.assessor.rules.is_some() {
-            after.containers = self.census.learned().collect();
-        }
+        let ruled = self.assessor.rules.is_some();
+        let of_it = |it: &Fingerprint| after.total(it) > 0;
+        after.containers = learned_containers(self.census, self.resolver(), ruled, of_it).collect();
         let time = self.wall.max(after.time);
         for workload in after.workloads() {
             if self.is_rolling(&workload) {
@@ -199,14 +199,9 @@ impl CutInput<'_> {
         let aliases = known.keys().copied().chain(self.census.aliases());
         let identities = aliases.map(|alias| {
             let fingerprint = self.resolver().canonical(alias);
-            let recorded = known.get(&alias).filter(|(known, _)| *known == fingerprint);
-            let source = recorded.map(|(_, source)| *source);
-            let source = source.unwrap_or_else(|| self.resolver().source(alias, fingerprint));
-            (alias, (fingerprint, source))
+            (alias, fingerprint)
         });
-        identities
-            .filter(|(alias, (known, _))| alias != known)
-            .collect()
+        identities.filter(|(alias, known)| alias != known).collect()
     }
 
     /// The entry that records the effect of timers that ran out, each at its own time. `None`: there is no effect.
@@ -297,7 +292,7 @@ impl CutInput<'_> {
         Self::add_what_is_known(&ledger, &mut changes, found);
         let mut identities = learned.identities.clone();
         let mut with: BTreeMap<Fingerprint, usize> = BTreeMap::new();
-        for (known, _) in identities.values() {
+        for known in identities.values() {
             *with.entry(*known).or_default() += SIZE_OF_IDENTITY;
         }
         for trusted in learned.containers.values() {
@@ -315,7 +310,7 @@ impl CutInput<'_> {
             // Each other digest is recorded together with its artifact, or it would be dropped as one of no artifact.
             let recorded: Identities = identities
                 .iter()
-                .filter(|(alias, (known, _))| {
+                .filter(|(alias, known)| {
                     ledger.total(known) > 0 || (part == 1 && before.total(alias) > 0)
                 })
                 .map(|(alias, known)| (*alias, *known))
@@ -425,10 +420,16 @@ impl CutInput<'_> {
         let mut by_artifact: BTreeMap<Fingerprint, Vec<&Cell>> = BTreeMap::new();
         let differs = |cell: &&Cell| self.census.get(cell) != ledger.count(cell);
         let mut unfinished: BTreeSet<&Arc<Workload>> = BTreeSet::new();
+        let mut last: Option<(&Arc<Workload>, bool)> = None; // whether it is rolling; its cells follow each other
         let mut replacing: BTreeSet<&Arc<Workload>> = BTreeSet::new();
         for cell in settled.iter().filter(differs) {
             by_artifact.entry(cell.fingerprint).or_default().push(cell);
-            if self.is_unfinished(cell, ledger, unsettled) {
+            let rolling = match last {
+                Some((workload, rolling)) if *workload == cell.workload => rolling,
+                _ => self.is_rolling(&cell.workload),
+            };
+            last = Some((&cell.workload, rolling));
+            if rolling || self.is_unfinished(cell, ledger, unsettled) {
                 unfinished.insert(&cell.workload);
             }
             let state = self.fleet.workload(&cell.workload);
@@ -488,13 +489,10 @@ impl CutInput<'_> {
         is_rolling(workload, self.fleet, self.settle, hanging, self.now)
     }
 
-    /// Whether later changes of a cell's workload belong to the change of the cell that is recorded now: the workload is
-    /// rolling, or the cell starts or stops before its counterpart has moved.
+    /// Whether later changes of a cell's workload belong to the change of the cell that is recorded now, even if the workload is
+    /// not rolling: the cell starts or stops before its counterpart has moved.
     fn is_unfinished(&self, cell: &Cell, ledger: &Ledger, unsettled: &Unsettled) -> bool {
         let workload = &cell.workload;
-        if self.is_rolling(workload) {
-            return true;
-        }
         let Some(state) = self.fleet.workload(workload) else {
             return false; // nothing is left of it
         };
@@ -703,13 +701,28 @@ pub(crate) fn make_checkpoint(ledger: &Ledger) -> (Checkpoint, Vec<String>) {
 }
 
 fn identities_of(identities: &Identities) -> Vec<Identity> {
-    let identity = |(alias, (known, source)): (&Fingerprint, &(Fingerprint, _))| Identity {
+    let identity = |(alias, known): (&Fingerprint, &Fingerprint)| Identity {
         alias: alias.to_string(),
         fingerprint: known.to_string(),
-        source: *source,
+        source: IdentitySource::Record,
         container: None,
     };
     identities.iter().map(identity).collect()
+}
+
+/// What was learned of running containers, as far as a log has to hold it. Without rules it matters only if the container
+/// would be shown as another artifact without it, and only of artifacts that are recorded.
+pub(crate) fn learned_containers<'a>(
+    census: &'a Census,
+    resolver: &'a IdentityResolver,
+    ruled: bool,
+    is_recorded: impl Fn(&Fingerprint) -> bool + 'a,
+) -> impl Iterator<Item = (u64, TrustedDigests)> + 'a {
+    census.learned().filter(move |(_, it)| {
+        let known = resolver.canonical(it.first);
+        let also = it.also.map(|also| resolver.canonical(also));
+        ruled || also.is_some_and(|also| also != known) && is_recorded(&known)
+    })
 }
 
 fn containers_of(containers: &LearnedContainers) -> impl Iterator<Item = Identity> {

@@ -164,7 +164,9 @@ impl EnvironmentRecorder {
             }
         };
         let until = [wait, status_due].into_iter().flatten().min();
-        let until = until.unwrap_or_else(|| Instant::now() + IDLE);
+        // Not longer: the clock by which that was found may be corrected meanwhile.
+        let idle = Instant::now() + IDLE;
+        let until = until.map_or(idle, |until| until.min(idle));
         let _ = timeout_at(until, self.changed.notified()).await;
         Ok(round)
     }

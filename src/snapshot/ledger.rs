@@ -18,11 +18,11 @@ use crate::{
         compliance::ComplianceState,
         snapshot::{
             AllowListChange, AllowListState, Change, CompletedRollout, Compliance, IdentitySource,
-            Provenance, ReadAt, Totals, Verdict, WorkloadChange,
+            Provenance, ReadAt, Totals, UncountedArtifact, Verdict, WorkloadChange,
         },
     },
     cluster::{
-        fleet::{Fleet, LearnedIdentity, TrustedDigests, Workload},
+        fleet::{Fleet, TrustedDigests, Workload},
         hanging::Hanging,
         image::Fingerprint,
         scope::Scope,
@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// The version of the rules by which instances are counted. Raise it when the same cluster would give other counts.
-pub const CENSUS_VERSION: i32 = 2;
+pub const CENSUS_VERSION: i32 = 3;
 
 /// How long to remember when an artifact was first seen after it stopped. By default the log is pruned after the same time.
 const REMEMBERED: SignedDuration = SignedDuration::from_hours(720);
@@ -98,8 +98,8 @@ pub struct Listed {
     pub active: bool,
 }
 
-/// Other digests of artifacts, each with the canonical one and how it was found out.
-pub type Identities = BTreeMap<Fingerprint, (Fingerprint, IdentitySource)>;
+/// Other digests of artifacts, each with the canonical one, as provenance records declared them.
+pub type Identities = BTreeMap<Fingerprint, Fingerprint>;
 
 /// What was learned of containers while they ran, by a hash of their ids.
 pub type LearnedContainers = BTreeMap<u64, TrustedDigests>;
@@ -191,7 +191,8 @@ struct LedgerState {
     rollouts: Vec<(String, String, String, Timestamp)>,
     #[serde(default)]
     identities: BTreeMap<Fingerprint, Fingerprint>,
-    /// How the keys of `identities` were found out, unless by a runtime.
+    /// How the keys of `identities` were found out. A log from before 0.1.0 may hold some that a runtime reported for a
+    /// container, which are not here: they tie nothing any more.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     sources: BTreeMap<Fingerprint, IdentitySource>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -229,26 +230,7 @@ impl Ledger {
     /// Digests that a provenance record declared to be one image.
     pub fn recorded_identities(&self) -> RecordedIdentities {
         let identities = self.identities.iter();
-        RecordedIdentities::of(
-            identities
-                .filter(|(_, (_, source))| *source == IdentitySource::Record)
-                .map(|(alias, (known, _))| (*alias, *known)),
-        )
-    }
-
-    /// Digests that pods have shown to be one image.
-    pub fn learned_identities(&self) -> impl Iterator<Item = LearnedIdentity> {
-        let identities = self.identities.iter();
-        let of_pods = identities.filter(|(_, (_, source))| *source != IdentitySource::Record);
-        of_pods.map(|(alias, (known, _))| LearnedIdentity {
-            alias: *alias,
-            known: *known,
-        })
-    }
-
-    /// The recorded artifacts, and other digests of these.
-    pub fn digests(&self) -> impl Iterator<Item = Fingerprint> {
-        self.totals.keys().chain(self.identities.keys()).copied()
+        RecordedIdentities::of(identities.map(|(alias, known)| (*alias, *known)))
     }
 
     /// The cells that have recorded instances, and how many.
@@ -277,12 +259,12 @@ impl Ledger {
         self.places.contains_key(place)
     }
 
-    /// Since when an artifact that was not recorded did not meet the rules when it ran last.
-    pub fn uncounted_since(&self, artifact: Fingerprint) -> Option<Timestamp> {
+    /// An artifact that was not recorded and did not meet the rules when it ran last.
+    pub fn uncounted(&self, artifact: Fingerprint) -> Option<&UncountedArtifact> {
         let mut known = self.compliance.uncounted.iter().peekable();
         known.peek()?; // as nearly always
         let digest = artifact.to_string();
-        known.find(|it| it.fingerprint == digest).map(|it| it.since)
+        known.find(|it| it.fingerprint == digest)
     }
 
     /// Whether an artifact does not meet the rules, or did not when it ran last without being recorded.
@@ -290,7 +272,7 @@ impl Ledger {
         let facts = self.facts.get(&artifact);
         let verdict = facts.and_then(|facts| facts.verdict.as_ref());
         verdict.is_some_and(|verdict| verdict.state == ComplianceState::NonCompliant)
-            || self.uncounted_since(artifact).is_some()
+            || self.uncounted(artifact).is_some()
     }
 
     /// The recorded artifacts.
@@ -311,7 +293,7 @@ impl Ledger {
 
     /// Applies new identities: artifacts that turned out to be one are merged.
     pub fn identify(&mut self, identities: &Identities) {
-        for (alias, (fingerprint, source)) in identities {
+        for (alias, fingerprint) in identities {
             let counted = self.total(alias) > 0;
             let cells = self.cells.keys().filter(|_| counted);
             let renamed: Vec<_> = cells
@@ -337,15 +319,15 @@ impl Ledger {
                 let first = self.seen.entry(*fingerprint).or_insert(seen);
                 *first = seen.min(*first);
             }
-            for (known, _) in self.identities.values_mut() {
+            for known in self.identities.values_mut() {
                 if known == alias {
                     *known = *fingerprint;
                 }
             }
-            self.identities.insert(*alias, (*fingerprint, *source));
+            self.identities.insert(*alias, *fingerprint);
         }
-        // The same pair may have been learned in the opposite direction before.
-        self.identities.retain(|alias, (known, _)| alias != known);
+        // The same pair may have been recorded in the opposite direction before.
+        self.identities.retain(|alias, known| alias != known);
     }
 
     /// Notes when artifacts were first seen.
@@ -416,7 +398,7 @@ impl Ledger {
         let is_recorded = |it: &Fingerprint| self.totals.contains_key(it);
         self.resting.retain(|it| self.rollouts.contains_key(it));
         self.names.retain(|it, _| is_recorded(it));
-        self.identities.retain(|_, (it, _)| is_recorded(it));
+        self.identities.retain(|_, it| is_recorded(it));
         self.facts.retain(|it, _| is_recorded(it));
     }
 
@@ -438,22 +420,16 @@ impl Ledger {
             let (kind, namespace, name) = texts(workload);
             (kind, namespace, name, *until)
         });
-        let identities = self.identities.iter();
-        let sources = identities
-            .clone()
-            .filter(|(_, (_, source))| *source != IdentitySource::Runtime);
+        let sources = self.identities.keys();
+        let sources = sources.map(|alias| (*alias, IdentitySource::Record));
         let allowed = self.allowed.iter();
         let state = LedgerState {
             scope: self.scope.clone(),
             cells,
             names: self.names.clone(),
             rollouts: rollouts.collect(),
-            identities: identities
-                .map(|(alias, (known, _))| (*alias, *known))
-                .collect(),
-            sources: sources
-                .map(|(alias, (_, source))| (*alias, *source))
-                .collect(),
+            identities: self.identities.clone(),
+            sources: sources.collect(),
             containers: self.containers.clone(),
             seen: self.seen.clone(),
             facts: self.facts.clone(),
@@ -493,10 +469,11 @@ impl Ledger {
                 );
             }
         }
-        for (alias, known) in state.identities {
-            let source = state.sources.get(&alias).copied().unwrap_or_default();
-            ledger.identities.insert(alias, (known, source));
-        }
+        ledger.identities = state.identities;
+        let sources = state.sources;
+        ledger
+            .identities
+            .retain(|alias, _| sources.get(alias) == Some(&IdentitySource::Record));
         // A checkpoint of a release that did not have this field.
         let recorded: Vec<_> = ledger.totals.keys().copied().collect();
         ledger.note_seen(recorded, spec.time);
@@ -528,7 +505,8 @@ impl Ledger {
         }
         let digest =
             |text: &str| Fingerprint::from_hex(text).ok_or_else(|| broken("a digest is malformed"));
-        let mut identities = BTreeMap::new();
+        let mut identities = Identities::new();
+        let mut of_runtimes = BTreeSet::new();
         for identity in &spec.identities {
             if let Some(container) = &identity.container {
                 let id = u64::from_str_radix(container, 16);
@@ -539,10 +517,15 @@ impl Ledger {
                 self.containers.insert(id, TrustedDigests { first, also });
                 continue;
             }
-            let known = (digest(&identity.fingerprint)?, identity.source);
-            identities.insert(digest(&identity.alias)?, known);
+            let alias = digest(&identity.alias)?;
+            identities.insert(alias, digest(&identity.fingerprint)?);
+            if identity.source == IdentitySource::Runtime {
+                of_runtimes.insert(alias); // written before 0.1.0: it renamed what was recorded, and ties nothing any more
+            }
         }
         self.identify(&identities);
+        self.identities
+            .retain(|alias, _| !of_runtimes.contains(alias));
         for change in &spec.changes {
             if change.more_workloads > 0 {
                 return Err(broken("it should hold a checkpoint"));

@@ -95,6 +95,8 @@ pub(crate) fn decoded_size(snapshot: &EnvironmentSnapshotSpec) -> usize {
     let completed = |it: &CompletedRollout| {
         size_of::<CompletedRollout>() + it.kind.len() + it.namespace.len() + it.name.len()
     };
+    let uncounted =
+        |it: &UncountedArtifact| size_of::<UncountedArtifact>() + DIGEST + it.namespace.len();
     let data = snapshot.checkpoint.as_ref().and_then(|it| it.data.as_ref());
     size_of::<EnvironmentSnapshotSpec>()
         + snapshot.environment.len()
@@ -104,7 +106,7 @@ pub(crate) fn decoded_size(snapshot: &EnvironmentSnapshotSpec) -> usize {
         + snapshot.changes.iter().map(change).sum::<usize>()
         + snapshot.allow_list.iter().map(listed).sum::<usize>()
         + snapshot.identities.len() * (size_of::<Identity>() + 2 * DIGEST)
-        + compliance.uncounted.len() * (size_of::<UncountedArtifact>() + DIGEST)
+        + compliance.uncounted.iter().map(uncounted).sum::<usize>()
         + snapshot
             .completed_rollouts
             .iter()
@@ -184,6 +186,7 @@ mod tests {
             UncountedArtifact {
                 fingerprint: digest,
                 since: uncounted.time,
+                namespace: "n".repeat(63),
             };
             100
         ];

@@ -166,7 +166,8 @@ impl Unsettled {
                 dirty.changed = (now, actual);
             }
             let hanging = with.census.hanging();
-            dirty.rolled |= is_rolling(&cell.workload, with.fleet, settle, hanging, now);
+            dirty.rolled =
+                dirty.rolled || is_rolling(&cell.workload, with.fleet, settle, hanging, now);
         }
         self.observe_total(cell.fingerprint, with);
     }
@@ -194,13 +195,15 @@ impl Unsettled {
         if self.is_settled() {
             return false; // most environments, most of the time
         }
-        let rolling = is_rolling(workload, fleet, settle, hanging, now);
-        let mut any = false;
-        for (_, dirty) in self.dirty.range_mut(range_of(workload)) {
-            dirty.rolled |= rolling;
-            any = true;
+        let mut cells = self.dirty.range_mut(range_of(workload)).peekable();
+        if cells.peek().is_none() {
+            return false;
         }
-        any
+        let rolling = is_rolling(workload, fleet, settle, hanging, now);
+        for (_, dirty) in cells {
+            dirty.rolled |= rolling;
+        }
+        true
     }
 
     /// Whether everything is recorded.
@@ -221,8 +224,15 @@ impl Unsettled {
     /// What has settled by now. `wall`: the wall clock.
     pub fn settled(&self, with: Comparison, wall: Timestamp) -> Settled {
         let mut settled = Settled::default();
+        let mut last: Option<(&Arc<Workload>, Option<Moment>)> = None; // its cells follow each other
         for (cell, dirty) in &self.dirty {
-            let by_workload = with.workload_settles_at(cell, *dirty, wall);
+            let workload = &cell.workload;
+            let rolling = match last {
+                Some((last, rolling)) if last == workload => rolling,
+                _ => with.rolling_until(workload),
+            };
+            last = Some((workload, rolling));
+            let by_workload = with.workload_settles_at(cell, *dirty, rolling, wall);
             let started_or_stopped = self.started_or_stopped.get(&cell.fingerprint);
             let by_total = started_or_stopped.map(|since| *since + with.settle.max);
             let at = by_total.map_or(by_workload, |at| at.min(by_workload));
@@ -318,8 +328,21 @@ pub fn rests_at(state: &WorkloadState, settle: &SettleTimes) -> Moment {
 }
 
 impl Comparison<'_> {
-    /// When a cell has settled by the state of its own workload, if nothing else happens.
-    fn workload_settles_at(&self, cell: &Cell, dirty: Dirty, wall: Timestamp) -> Moment {
+    /// Until when a workload counts as rolling, if it does.
+    fn rolling_until(&self, workload: &Workload) -> Option<Moment> {
+        let state = self.fleet.workload(workload)?;
+        rolling_until(state, self.settle, self.census.hanging())
+    }
+
+    /// When a cell has settled by the state of its own workload, if nothing else happens. `rolling`: until when that counts as
+    /// rolling.
+    fn workload_settles_at(
+        &self,
+        cell: &Cell,
+        dirty: Dirty,
+        rolling: Option<Moment>,
+        wall: Timestamp,
+    ) -> Moment {
         let settle = self.settle;
         let quiet = dirty.changed.0 + settle.quiet; // pods also join and leave by their labels
         let Some(state) = self.fleet.workload(&cell.workload) else {
@@ -327,7 +350,7 @@ impl Comparison<'_> {
         };
         let still_waits = |until: &Moment| *until > self.now;
         let hanging = self.census.hanging();
-        let rolling = rolling_until(state, settle, hanging).filter(still_waits);
+        let rolling = rolling.filter(still_waits);
         let patience = Patience {
             settle,
             hanging,

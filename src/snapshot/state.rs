@@ -25,7 +25,7 @@ use crate::{
         snapshot::{Cause, Compliance, Totals, Verdict},
     },
     cluster::{
-        fleet::{Fleet, LearnedIdentity, References, Workload},
+        fleet::{Fleet, Workload},
         image::Fingerprint,
         pod_view::NamespaceView,
         scope::Scope,
@@ -77,6 +77,8 @@ struct EnvironmentState {
     before: Option<Arc<Ledger>>,
     /// Where the log ended before the store was set back.
     ended: Option<LogEnd>,
+    /// When it was last planned what to record: which pods hang is known as of then.
+    planned: Option<Moment>,
     last_cut: Option<Moment>,
     /// How long the last append took, with its wait for the budget of writes.
     last_append: Duration,
@@ -390,33 +392,17 @@ impl ClusterState {
         workloads.cloned().collect()
     }
 
-    /// Forgets what was learned of digests and containers that nothing refers to any more. What comes back after that is
-    /// taken for what it would be taken for after a restart. Nothing may be half counted meanwhile: a pod is removed from the
-    /// counts under the digest under which it was added.
+    /// Forgets the workloads and containers that nothing refers to any more.
     pub fn tidy(&mut self) {
-        let ledgers = || {
-            self.environments
-                .values()
-                .flat_map(EnvironmentState::ledgers)
-        };
-        let in_logs = ledgers().flat_map(Ledger::digests);
-        // A record may tie a digest that runs to one that does not.
-        let in_records = self.fleet.tied_digests();
-        let in_records = in_records.filter(|it| self.evidence.records_of(*it).next().is_some());
-        let digests = in_logs
-            .filter(|it| self.fleet.is_tied(it))
-            .chain(in_records);
-        let references = References {
-            workloads: self.workloads_to_record(),
-            digests: digests.collect(),
-            containers: ledgers()
-                .flat_map(|it| it.containers.keys().copied())
-                .collect(),
-        };
-        self.fleet.tidy(references);
+        let workloads = self.workloads_to_record();
+        let environments = &self.environments;
+        self.fleet.tidy(&workloads, |container| {
+            let mut ledgers = environments.values().flat_map(EnvironmentState::ledgers);
+            ledgers.any(|ledger| ledger.containers.contains_key(&container))
+        });
     }
 
-    /// The same when much has been learned since the last time.
+    /// The same when much has been added since the last time.
     fn tidy_in_time(&mut self) {
         if self.fleet.should_tidy() {
             self.tidy();
@@ -636,7 +622,6 @@ impl ClusterState {
         if with_id(&mut self.environments, environment).is_none() {
             return;
         }
-        let renamed = self.learn(&ledger.learned_identities().collect::<Vec<_>>());
         let corrected = self.fleet.recall(&ledger.containers);
         let Some(env) = with_id(&mut self.environments, environment) else {
             return;
@@ -653,26 +638,10 @@ impl ClusterState {
         self.touched.insert(environment.name.clone());
         self.mark_artifacts_dirty(&environment.name, artifacts);
         self.mark_kind_dirty(EvidenceKind::Allowances);
-        for (name, env) in &mut self.environments {
-            if corrected || renamed.contains(name) {
-                env.recount(&self.fleet, &self.evidence, now);
-                self.touched.insert(name.clone());
-            }
+        if corrected {
+            self.recount(now);
         }
         self.tidy_in_time();
-    }
-
-    /// Learns again what was forgotten while an entry with it was being written: a restart would learn it from the log.
-    fn learn_again(&mut self, written: &Ledger, now: Moment) {
-        let fleet = &self.fleet;
-        let forgotten = |it: &LearnedIdentity| !fleet.knows(it);
-        let forgotten: Vec<_> = written.learned_identities().filter(forgotten).collect();
-        for name in self.learn(&forgotten) {
-            if let Some(env) = self.environments.get_mut(&name) {
-                env.recount(&self.fleet, &self.evidence, now);
-                self.touched.insert(name);
-            }
-        }
     }
 
     /// The log has to be read again.
@@ -759,7 +728,6 @@ impl ClusterState {
             env.recount(&self.fleet, &self.evidence, now);
         }
         self.touched.insert(environment.name.clone());
-        self.learn_again(after, now);
         self.mark_artifacts_dirty(&environment.name, changed);
         if listed {
             self.mark_kind_dirty(EvidenceKind::Allowances);
@@ -794,8 +762,9 @@ impl ClusterState {
         let Some(env) = self.environments.get_mut(name) else {
             return true;
         };
-        let resolver = env.resolver(&self.fleet, &self.evidence);
-        let right = Census::of(&env.scope, &resolver, env.census.hanging()) == env.census;
+        let resolver = env.resolver(&self.evidence);
+        let right = Census::of(&env.scope, &self.fleet, &resolver, env.census.hanging());
+        let right = right == env.census;
         if !right {
             env.recount(&self.fleet, &self.evidence, now);
         }

@@ -5,7 +5,6 @@ use kube::api::ObjectMeta;
 use super::*;
 use crate::{
     api::{AllowedArtifact, ArtifactApproval, ArtifactProvenance},
-    cluster::fleet::{Fleet, LearnedIdentity},
     compliance::{
         artifact_identity::RecordedIdentities,
         evidence::{Allowance, Evidence, EvidenceKey},
@@ -18,7 +17,6 @@ use crate::{
 #[derive(Default)]
 struct Said {
     evidence: Evidence,
-    fleet: Fleet,
 }
 
 fn filled(yaml: &str) -> String {
@@ -101,7 +99,6 @@ impl Said {
         );
         let recorded = RecordedIdentities::default();
         let names = IdentityResolver {
-            fleet: &self.fleet,
             evidence: &self.evidence,
             trust: &trust,
             recorded: &recorded,
@@ -660,12 +657,8 @@ fn only_a_record_or_the_container_itself_makes_another_digest_compliant() {
         reason(&Said::of(&[lone]), &["m"]),
         VerdictReason::NoProvenance
     );
-    // S2: what a node that called one container by both has taught about other containers is only shown.
-    let mut said = Said::of(&[lone]);
-    said.fleet.learn(LearnedIdentity {
-        alias: digest("m"),
-        known: digest("i"),
-    });
+    // S2: what a node that calls one container by both says of that is said of no other container.
+    let said = Said::of(&[lone]);
     assert_eq!(reason(&said, &["m"]), VerdictReason::NoProvenance);
     assert_eq!(
         reason(&said, &["i", "m"]),

@@ -12,10 +12,13 @@ use crate::{
     },
     compliance::{artifact_identity::IdentityResolver, evidence::Evidence},
     snapshot::{
-        census::{Census, admits_pod},
+        census::{Census, admits, admits_pod},
         ledger::Ledger,
         settle::{CLOCKS, Comparison, Unsettled},
-        state::{EnvironmentProblem, EnvironmentState, KnownLog, plan::identities},
+        state::{
+            EnvironmentProblem, EnvironmentState, KnownLog,
+            plan::{identities, unwritten_containers},
+        },
     },
     time::{Moment, seconds},
 };
@@ -40,13 +43,8 @@ impl EnvironmentState {
     }
 
     /// Resolves its digests.
-    pub(super) fn resolver<'a>(
-        &'a self,
-        fleet: &'a Fleet,
-        evidence: &'a Evidence,
-    ) -> IdentityResolver<'a> {
+    pub(super) fn resolver<'a>(&'a self, evidence: &'a Evidence) -> IdentityResolver<'a> {
         IdentityResolver {
-            fleet,
             evidence,
             trust: &self.trust,
             recorded: &self.recorded,
@@ -56,7 +54,8 @@ impl EnvironmentState {
     pub(super) fn recount(&mut self, fleet: &Fleet, evidence: &Evidence, now: Moment) {
         self.census = Census::of(
             &self.scope,
-            &self.resolver(fleet, evidence),
+            fleet,
+            &self.resolver(evidence),
             self.census.hanging(),
         );
         // Artifacts may have other canonical digests than before.
@@ -85,18 +84,21 @@ impl EnvironmentState {
         now: Moment,
     ) -> bool {
         let resolver = IdentityResolver {
-            fleet,
             evidence,
             trust: &self.trust,
             recorded: &self.recorded,
         };
-        let mut cells = BTreeSet::new();
+        let (mut cells, mut known_otherwise) = (BTreeSet::new(), vec![]);
         for (pod, add) in pods.filter(|(pod, _)| admits_pod(&self.scope, pod)) {
             let counted = self.census.count(pod, &self.scope, &resolver, add);
             cells.extend(counted.cells);
-            self.assessment.touch(counted.known_otherwise);
+            known_otherwise.extend(counted.known_otherwise);
+            self.assessment.touch(counted.uncounted);
         }
         if let KnownLog::Read(ledger, _) = &self.log {
+            // A pod that changes is taken out and added. What is not recorded yet is assessed when that is, or late.
+            known_otherwise.retain(|it| self.census.total(it) > 0 && ledger.total(it) > 0);
+            self.assessment.touch(known_otherwise);
             let comparison = Comparison {
                 census: &self.census,
                 ledger,
@@ -127,6 +129,7 @@ impl EnvironmentState {
             let span = u32::try_from(span.as_secs()).unwrap_or(u32::MAX);
             seconds(wall).saturating_sub(span)
         };
+        let planned = self.planned.replace(now);
         let before = self.census.hanging();
         let by = before
             .by
@@ -138,13 +141,14 @@ impl EnvironmentState {
         let span = before.by.min(by).saturating_add(1)..before.by.max(by).saturating_add(1);
         let at = before.at.iter().filter(|ends| !span.contains(ends));
         let at = at.flat_map(|ends| fleet.pods_ending(*ends..ends.saturating_add(1)));
-        let pods = at.chain(fleet.pods_ending(span.clone())).filter(|pod| {
-            let namespace = &pod.workload.namespace;
-            let labels = fleet.namespace_labels(namespace);
-            self.scope.admits_namespace(namespace, labels) && admits_pod(&self.scope, pod)
-        });
-        let pods: Vec<_> = pods.collect();
-        let later = pods.iter().filter_map(|pod| pod.ends());
+        let pods = at.chain(fleet.pods_ending(span.clone()));
+        let pods: Vec<_> = pods
+            .filter(|(pod, _)| admits(&self.scope, fleet, pod))
+            .collect();
+        // What was deleted since the last plan may have been deleted after the clock was corrected.
+        let hung = |since: Moment| planned.is_none_or(|planned| since <= planned);
+        let later = pods.iter().filter(|(_, since)| hung(*since));
+        let later = later.filter_map(|(pod, _)| pod.ends());
         let later = later.filter(|ends| *ends > by && before.has(*ends));
         let later: BTreeSet<u32> = later.collect();
         let at = later.into_iter().take(MAX_ENDED_AT).collect();
@@ -152,7 +156,7 @@ impl EnvironmentState {
         if hanging == *before {
             return;
         }
-        let counted = |add| pods.iter().map(move |pod| (*pod, add));
+        let counted = |add| pods.iter().map(move |(pod, _)| (*pod, add));
         self.count(counted(false), fleet, evidence, now);
         self.census.set_hanging(hanging);
         self.count(counted(true), fleet, evidence, now);
@@ -170,15 +174,21 @@ impl EnvironmentState {
     }
 
     /// Whether there is anything to record, settled or not, or will be when a timer runs out.
-    pub(super) fn has_work(&self, name: &str, fleet: &Fleet, evidence: &Evidence) -> bool {
-        let resolver = self.resolver(fleet, evidence);
+    pub(super) fn has_work(&self, name: &str, evidence: &Evidence) -> bool {
+        let resolver = self.resolver(evidence);
         let more = match &self.log {
             KnownLog::Read(ledger, _) => {
-                let (identities, _) = identities(ledger, &self.census, &resolver, &BTreeSet::new());
+                let (census, none) = (&self.census, BTreeSet::new());
+                let (identities, _) = identities(ledger, census, &resolver, &none);
+                let ruled = self.rules.is_some();
+                let mut containers = unwritten_containers(ledger, census, &resolver, ruled, &none);
                 let timer = self
                     .assessment
                     .next_timer(name, ledger, evidence, &self.census);
-                !identities.is_empty() || !ledger.rollouts.is_empty() || timer.is_some()
+                !identities.is_empty()
+                    || containers.next().is_some()
+                    || !ledger.rollouts.is_empty()
+                    || timer.is_some()
             }
             _ => true,
         };

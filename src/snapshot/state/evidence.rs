@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::{
     api::{ArtifactApproval, compliance::ComplianceState},
-    cluster::{fleet::LearnedIdentity, image::Fingerprint, watch_progress::WatchKind},
+    cluster::{image::Fingerprint, watch_progress::WatchKind},
     compliance::{
         evidence::{Allowance, Evidence, EvidenceKey, EvidenceKind, ProvenanceRecord},
         evidence_state::EvidenceState,
@@ -157,31 +157,6 @@ impl EvidenceState for ClusterState {
 }
 
 impl ClusterState {
-    /// Notes that digests identify one image. Returns the environments that count an artifact under one digest and would
-    /// under another now: a pod must be removed from the counts under the same digest under which it was added.
-    pub(super) fn learn(&mut self, learned: &[LearnedIdentity]) -> BTreeSet<String> {
-        if learned.is_empty() {
-            return BTreeSet::new();
-        }
-        let digests = learned.iter().flat_map(|it| [it.alias, it.known]);
-        let digests: Vec<Fingerprint> = digests.collect();
-        let canonical = |state: &Self, env: &EnvironmentState| -> Vec<Fingerprint> {
-            let resolver = state.resolver(env);
-            digests.iter().map(|it| resolver.canonical(*it)).collect()
-        };
-        let all = self.environments.values();
-        let before: Vec<_> = all.map(|env| canonical(self, env)).collect();
-        for learned in learned {
-            self.fleet.learn(*learned);
-        }
-        let all = self.environments.iter().zip(before);
-        let renamed = all.filter(|((_, env), before)| {
-            let mut pairs = before.iter().zip(canonical(self, env));
-            pairs.any(|(before, now)| *before != now && env.census.mentions(before))
-        });
-        renamed.map(|((name, _), _)| name.clone()).collect()
-    }
-
     /// Whether more statuses may have to be written since the last call.
     pub fn take_status_news(&mut self) -> bool {
         std::mem::take(&mut self.status_news)
@@ -211,16 +186,14 @@ impl ClusterState {
         }
     }
 
-    /// All digests that identify one image with one of these, by evidence that is trusted in any environment or by pods.
+    /// All digests that identify one image with one of these, by evidence that is trusted in any environment.
     fn images(&self, digests: &BTreeSet<Fingerprint>) -> BTreeSet<Fingerprint> {
         let mut images = digests.clone();
         let mut open: Vec<Fingerprint> = digests.iter().copied().collect();
         while let Some(digest) = open.pop() {
             let recorded = self.evidence.records_of(digest);
             let recorded = recorded.filter(|it| self.trusts(&it.key.namespace));
-            let recorded = recorded.flat_map(|it| it.digests());
-            let others = recorded.chain(self.fleet.all_digests(digest));
-            for other in others.collect::<Vec<_>>() {
+            for other in recorded.flat_map(|it| it.digests()) {
                 if images.insert(other) {
                     open.push(other);
                 }
@@ -236,7 +209,7 @@ impl ClusterState {
             let KnownLog::Read(ledger, _) = &env.log else {
                 continue;
             };
-            let resolver = env.resolver(&self.fleet, &self.evidence);
+            let resolver = env.resolver(&self.evidence);
             let known = images.iter().map(|digest| resolver.canonical(*digest));
             let all: BTreeSet<_> = images.iter().copied().chain(known).collect();
             let runs = |digest: &Fingerprint| ledger.total(digest) > 0 || env.census.runs(digest);

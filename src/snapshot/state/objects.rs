@@ -163,7 +163,6 @@ impl ClusterState {
     }
 
     pub(super) fn pod_changed(&mut self, change: &PodChange, now: Moment) {
-        let renamed = self.learn(&change.learned);
         if !self.stream(WatchKind::Pods).synced {
             return; // everything is counted when the list is complete
         }
@@ -182,12 +181,6 @@ impl ClusterState {
         let mut admitting = admitting.iter().copied().peekable();
         for (place, (name, env)) in self.environments.iter_mut().enumerate() {
             let admits_namespace = admitting.next_if_eq(&place).is_some();
-            if renamed.contains(name) {
-                // Rare: one artifact was counted as two.
-                env.recount(&self.fleet, &self.evidence, now);
-                self.touched.insert(name.clone());
-                continue;
-            }
             if !admits_namespace && !env.waits_for(workloads()) {
                 continue;
             }

@@ -21,9 +21,9 @@ use crate::{
     compliance::artifact_identity::IdentityResolver,
     snapshot::{
         assessment::{AssessmentState, Assessor},
-        census::{Census, cells_of},
-        cut::{CutInput, Entry, Learned},
-        ledger::{CENSUS_VERSION, Cell, Identities, LearnedContainers, Ledger, Place},
+        census::{Census, admits, cells_of},
+        cut::{CutInput, Entry, Learned, learned_containers},
+        ledger::{CENSUS_VERSION, Cell, Identities, Ledger, Place},
         settle::{Comparison, SettleTimes, Unsettled, rests_at, rolling_until},
         state::{ClusterState, EnvironmentState, Frozen, FrozenReason, KnownLog, Plan},
         unrecorded::Unrecorded,
@@ -37,6 +37,8 @@ const CATCH_UP: Duration = Duration::from_secs(10);
 /// How long to wait between two cuts of an environment, at least and at most, unless the logs are too big: what settles at
 /// about the same time is one entry, and whoever asks for settle times below this sees each change.
 const CUT_INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(1);
+/// How many pods that are being deleted are looked at for the next one of an environment that may hang.
+const LOOKED: usize = 100;
 
 impl EnvironmentState {
     /// When the next cut may be.
@@ -56,15 +58,20 @@ impl EnvironmentState {
     }
 }
 
-/// When the next pod may no longer count because it hangs.
+/// When the next pod of a scope may no longer count because it hangs, or earlier: whoever creates pods elsewhere must not make
+/// it long to find.
 fn next_hanging(
     census: &Census,
+    scope: &Scope,
     fleet: &Fleet,
     settle: &SettleTimes,
     now: Moment,
     wall: Timestamp,
 ) -> Option<Moment> {
-    let ends = fleet.next_end(census.hanging().by)?;
+    let after = census.hanging().by.saturating_add(1);
+    let mut pods = (0..).zip(fleet.pods_ending(after..u32::MAX));
+    let next = pods.find(|(looked, (pod, _))| *looked >= LOOKED || admits(scope, fleet, pod));
+    let ends = next.and_then(|(_, (pod, _))| pod.ends())?;
     let due = u64::from(ends) + settle.hangs_after().as_secs();
     let due = Timestamp::from_second(due.try_into().ok()?).ok()?;
     let wait = due.duration_since(wall).max(SignedDuration::ZERO);
@@ -87,13 +94,13 @@ impl ClusterState {
         };
         env.leave_out_hanging(&self.fleet, &self.evidence, now, wall);
         if let Some(next_cut) = env.next_cut().filter(|next_cut| *next_cut > now) {
-            let has_work = env.has_work(name, &self.fleet, &self.evidence);
-            let hanging = next_hanging(&env.census, &self.fleet, &env.settle, now, wall);
+            let has_work = env.has_work(name, &self.evidence);
+            let hanging =
+                next_hanging(&env.census, &env.scope, &self.fleet, &env.settle, now, wall);
             let work = has_work.then_some(next_cut);
             return Plan::Wait(work.or(hanging.map(|hanging| hanging.max(next_cut))));
         }
         let resolver = IdentityResolver {
-            fleet: &self.fleet,
             evidence: &self.evidence,
             trust: &env.trust,
             recorded: &env.recorded,
@@ -306,9 +313,11 @@ impl Planner<'_> {
         }
         let late = (!more).then(|| self.find_late(ledger, &cells)).flatten();
         let room = MAX_IDENTITIES - identities.len();
+        let ruled = input.assessor.rules.is_some();
+        let containers = unwritten_containers(ledger, input.census, resolver, ruled, &cells);
         let learned = Learned {
             identities,
-            containers: self.learned_containers(ledger, room),
+            containers: containers.take(room).collect(),
             completed,
         };
         let entries = self.record(ledger, &cells, &learned);
@@ -319,7 +328,14 @@ impl Planner<'_> {
             return Plan::Append(entries);
         }
         let timer = self.next_timer(ledger);
-        let hanging = next_hanging(input.census, input.fleet, input.settle, now, input.wall);
+        let hanging = next_hanging(
+            input.census,
+            self.scope,
+            input.fleet,
+            input.settle,
+            now,
+            input.wall,
+        );
         let waits = [settled.next, closing, steady, timer, hanging, late, whole];
         Plan::Wait(waits.into_iter().flatten().min())
     }
@@ -447,23 +463,6 @@ impl Planner<'_> {
         Some(until)
     }
 
-    /// What was learned of running containers and is not in the log yet: at most so many. Without rules it matters only if the
-    /// container would be shown as another artifact without it.
-    fn learned_containers(&self, ledger: &Ledger, at_most: usize) -> LearnedContainers {
-        let Assessor {
-            rules, resolver, ..
-        } = &self.input.assessor;
-        let renames = |it: &TrustedDigests| {
-            let canonical = |digest| resolver.canonical(digest);
-            it.also
-                .is_some_and(|also| canonical(also) != canonical(it.first))
-        };
-        let learned = self.input.census.learned();
-        let learned = learned.filter(|(_, it)| rules.is_some() || renames(it));
-        let news = learned.filter(|(id, it)| ledger.containers.get(id) != Some(it));
-        news.take(at_most).collect()
-    }
-
     /// The entries that record these cells and what was learned. An assessment copies all that is recorded, so it is made only if
     /// there may be something.
     fn record(
@@ -489,6 +488,7 @@ impl Planner<'_> {
         let input = self.input;
         let census = &Census::of(
             self.wanted,
+            input.fleet,
             &input.assessor.resolver,
             input.census.hanging(),
         );
@@ -545,10 +545,9 @@ pub(super) fn identities(
     cells: &BTreeSet<Cell>,
 ) -> (Identities, bool) {
     let pair = |digest| (digest, resolver.canonical(digest));
-    let sourced = |(digest, known)| (digest, (known, resolver.source(digest, known)));
     let recorded = || ledger.artifacts().map(|(digest, _)| pair(*digest));
     let mut renamed = recorded().filter(|(digest, known)| digest != known);
-    let mut found: BTreeMap<_, _> = renamed.by_ref().take(MAX_IDENTITIES).map(sourced).collect();
+    let mut found: BTreeMap<_, _> = renamed.by_ref().take(MAX_IDENTITIES).collect();
     if renamed.next().is_some() {
         return (found, true);
     }
@@ -560,9 +559,23 @@ pub(super) fn identities(
         .map(pair)
         .filter(|(alias, known)| {
             alias != known && recorded_then.contains(known) && census.total(known) > 0
-        })
-        .map(sourced);
+        });
     let room = MAX_IDENTITIES - found.len();
     found.extend(unknown.take(room));
     (found, false)
+}
+
+/// What was learned of running containers and is not in the log yet. Without rules only of what is recorded, or is to be
+/// recorded now.
+pub(super) fn unwritten_containers<'a>(
+    ledger: &'a Ledger,
+    census: &'a Census,
+    resolver: &'a IdentityResolver,
+    ruled: bool,
+    cells: &BTreeSet<Cell>,
+) -> impl Iterator<Item = (u64, TrustedDigests)> + 'a {
+    let next: BTreeSet<Fingerprint> = cells.iter().map(|cell| cell.fingerprint).collect();
+    let is_recorded = move |it: &Fingerprint| ledger.total(it) > 0 || next.contains(it);
+    let learned = learned_containers(census, resolver, ruled, is_recorded);
+    learned.filter(|(id, it)| ledger.containers.get(id) != Some(it))
 }

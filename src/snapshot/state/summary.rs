@@ -90,6 +90,6 @@ impl ClusterState {
     }
 
     pub(super) fn resolver<'a>(&'a self, env: &'a EnvironmentState) -> IdentityResolver<'a> {
-        env.resolver(&self.fleet, &self.evidence)
+        env.resolver(&self.evidence)
     }
 }
