@@ -1,6 +1,6 @@
 //! Clients that mean harm, against an operator that has no more memory than the chart gives it.
 
-use crate::reader;
+use crate::{reader, token_of_reader};
 use anyhow::{Context as _, Result, ensure};
 use futures::{
     StreamExt as _, TryStreamExt as _,
@@ -11,7 +11,7 @@ use kit::{
     Actor, Cluster,
     cluster::PATIENCE,
     deployment, eventually,
-    http1::get,
+    http1::{connect_from, get, get_from},
     ports::Port,
     stage::{Cast, alone, operator},
 };
@@ -24,7 +24,6 @@ use std::{
 };
 use tokio::{
     io::AsyncWriteExt as _,
-    net::TcpSocket,
     task::JoinSet,
     time::{Instant, timeout},
 };
@@ -33,6 +32,8 @@ use tokio::{
 pub const LIMIT: u64 = 128 << 20;
 /// How many snapshots the log has, and how many changes each of them.
 const LOG: (i64, usize) = (600, 40);
+/// For how long clients ask for answers that they do not read.
+const UNREAD: Duration = Duration::from_secs(10);
 /// How long an answer to the kubelet may take before it counts as none.
 const PROBE: Duration = Duration::from_secs(5);
 
@@ -80,6 +81,19 @@ fn under_attack_the_operator_answers_the_kubelet_and_readers_within_the_chart_s_
         }
         operator.still_runs()?;
 
+        // A page of a hundred events is the largest answer of this log.
+        let page = format!(
+            "/api/v2/environments/acme/{}/events?per_page=100",
+            actor.name
+        );
+        let unread = async {
+            let unread = answers_that_nobody_reads(api, &page, &token);
+            timeout(UNREAD, unread).await.unwrap_or(Ok(()))
+        };
+        let ((), reads) = honest.reads_during("unread answers", unread).await?;
+        // Thirty clients at three addresses want the sixteen places.
+        ensure!(reads.right >= reads.busy, "{reads:?}");
+
         let readers = readers_of_everything(api, &actor.name, &token);
         let attack = honest.reads_during("readers of everything", readers);
         let (others, reads) = attack.await?;
@@ -89,7 +103,26 @@ fn under_attack_the_operator_answers_the_kubelet_and_readers_within_the_chart_s_
             ensure!(reads.right >= reads.busy, "{reads:?}");
         }
 
-        let made_up = tokens_that_are_made_up(api, &newest);
+        let mut new_tokens = vec![];
+        for _ in 0..10 {
+            new_tokens.push(token_of_reader(cluster).await?);
+        }
+        let made_up = async {
+            let attack = tokens_that_are_made_up(api, &newest);
+            let new_readers = async {
+                for token in &new_tokens {
+                    let from = Ipv4Addr::new(127, 0, 0, 2);
+                    let (status, body) = get_from(from, api, &newest, Some(token)).await?;
+                    ensure!(
+                        status == 200,
+                        "a new reader at another address: {status} {body}"
+                    );
+                }
+                Ok(())
+            };
+            let (answers, ()) = tokio::try_join!(attack, new_readers)?;
+            Ok(answers)
+        };
         let (answers, reads) = honest.reads_during("made-up tokens", made_up).await?;
         println!("made-up tokens: {answers:?}");
         ensure!(reads.busy == 0, "{reads:?}");
@@ -188,9 +221,7 @@ async fn heads_without_end(to: SocketAddr) -> Result<Attackers> {
     let mut tasks = JoinSet::new();
     for number in 0..attackers_count() {
         let address = Ipv4Addr::new(127, 0, 0, 2 + u8::try_from(number % 10)?);
-        let socket = TcpSocket::new_v4()?;
-        socket.bind((address, 0).into())?;
-        let mut stream = socket.connect(to).await?;
+        let mut stream = connect_from(address, to).await?;
         tasks.spawn(async move {
             let part = match number % 3 {
                 0 => vec![b'a'],
@@ -277,6 +308,26 @@ impl Honest<'_> {
         ensure!(answers.right > 0, "{what}: {answers:?}");
         Ok((ended, answers))
     }
+}
+
+/// Clients at three addresses that ask for an answer, over and over, and read nothing of it.
+pub async fn answers_that_nobody_reads(api: SocketAddr, path: &str, token: &str) -> Result<()> {
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: {api}\r\nAuthorization: Bearer {token}\r\n\r\n");
+    let one = async |number: u8| -> Result<()> {
+        // None is closed by the client, who could not tell without reading whether the server has.
+        let mut streams = vec![];
+        let mut every = tokio::time::interval(Duration::from_secs(2));
+        loop {
+            every.tick().await;
+            let from = Ipv4Addr::new(127, 0, 0, 2 + number % 3);
+            let mut stream = connect_from(from, api).await?;
+            // The server may have closed it at once, because the client has too many.
+            let _ = stream.write_all(request.as_bytes()).await;
+            streams.push(stream);
+        }
+    };
+    join_all((0..30).map(one)).await.into_iter().collect()
 }
 
 async fn lives(health: SocketAddr) -> Result<bool> {
