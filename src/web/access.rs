@@ -32,9 +32,10 @@ use crate::{
     api::GROUP,
     metrics::Metrics,
     web::{
+        client_address::ClientAddress,
         error_response::Refusal,
         request_limits::busy,
-        token_cache::{Permission, Rate, Remembered, TokenCache, TokenHash},
+        token_cache::{Permission, Rate, Remembered, SharedRate, TokenCache, TokenHash},
     },
 };
 
@@ -44,6 +45,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const AT_ONCE: usize = 4;
 /// How many tokens are asked about in a second: those of readers, and all others.
 const PER_SECOND: u32 = 20;
+/// How many of the others may be sent from one address.
+const OF_ADDRESS: u32 = 10;
 
 /// The header in which a proxy that authenticates sends its secret.
 const PROXY_SECRET: &str = "x-shipbell-proxy-secret";
@@ -72,7 +75,7 @@ struct Checker {
     remembered: Mutex<TokenCache>,
     at_once: Semaphore,
     of_readers: Mutex<Rate>,
-    of_others: Mutex<Rate>,
+    of_others: Mutex<SharedRate>,
     metrics: Arc<Metrics>,
 }
 
@@ -118,7 +121,8 @@ pub(crate) async fn check(State(access): State<Access>, request: Request, next: 
         );
         return unauthorized(why, "Bearer");
     };
-    match checker.permission(token).await {
+    let from = ClientAddress::of_request(request.extensions());
+    match checker.permission(token, from).await {
         Ok(Permission::Granted) => next.run(request).await,
         Ok(Permission::Denied) => Refusal::new(
             StatusCode::FORBIDDEN,
@@ -175,12 +179,12 @@ impl TokenChecker {
             remembered: Mutex::default(),
             at_once: Semaphore::new(AT_ONCE),
             of_readers: Mutex::new(Rate::per_second(PER_SECOND)),
-            of_others: Mutex::new(Rate::per_second(PER_SECOND)),
+            of_others: Mutex::new(SharedRate::per_second((OF_ADDRESS, PER_SECOND))),
             metrics,
         }))
     }
 
-    async fn permission(&self, token: &str) -> Result<Permission, NotChecked> {
+    async fn permission(&self, token: &str, from: ClientAddress) -> Result<Permission, NotChecked> {
         let checker = &self.0;
         let hash: TokenHash = Sha256::digest(token).into();
         let remembered = || checker.remembered.lock().get(&hash, Instant::now());
@@ -192,12 +196,12 @@ impl TokenChecker {
             return Err(NotChecked::Busy);
         };
         // The same token may have been asked about while this request waited.
-        let rate = match remembered() {
+        let may_ask = match remembered() {
             Remembered::Answer(permission) => return Ok(permission),
-            Remembered::Reader => &checker.of_readers,
-            Remembered::Nothing => &checker.of_others,
+            Remembered::Reader => checker.of_readers.lock().take(Instant::now()),
+            Remembered::Nothing => checker.of_others.lock().take(from, Instant::now()),
         };
-        if !rate.lock().take(Instant::now()) {
+        if !may_ask {
             checker.metrics.token_reviewed("limited");
             return Err(NotChecked::Busy);
         }

@@ -1,6 +1,7 @@
 //! What is served over HTTP: health and metrics, and the read API as JSON and as pages.
 
 pub(crate) mod access;
+mod client_address;
 mod connections;
 mod error_response;
 mod flow_index;

@@ -20,7 +20,7 @@ use crate::{
         error_response::Refusal,
         html,
         lookup::Lookup,
-        request_limits::{self, RequestLimits},
+        request_limits::{self, LargeAnswers, RequestLimits},
         views::{
             artifact::{FlowAnswer, FlowQuery, Wanted},
             environment::{AllowedView, EnvironmentView},
@@ -36,11 +36,13 @@ const MAX_PER_PAGE: usize = 100;
 
 /// All paths. Every request is checked by `access`.
 pub(crate) fn router(lookup: Lookup, access: Access) -> Router {
+    let large = LargeAnswers::new();
+    let large = || from_fn_with_state(large.clone(), request_limits::limit_large);
     Router::new()
         .route("/api/v2/snapshots/{org}/{environment}", get(snapshots))
         .route(
             "/api/v2/snapshots/{org}/{environment}/{snapshot}",
-            get(snapshot),
+            get(snapshot).layer(large()),
         )
         .route(
             "/api/v2/environments/{org}/{environment}/events",
@@ -48,13 +50,22 @@ pub(crate) fn router(lookup: Lookup, access: Access) -> Router {
         )
         .route(
             "/{org}/environments/{environment}/snapshots/{snapshot}",
-            get(snapshot_page),
+            get(snapshot_page).layer(large()),
         )
-        .route("/api/v2/environments/{org}", get(environments))
+        .route(
+            "/api/v2/environments/{org}",
+            get(environments).layer(large()),
+        )
         .route("/api/v2/environments/{org}/{environment}", get(environment))
-        .route("/{org}/environments/{environment}", get(environment_page))
-        .route("/api/v2/allowlists/{org}", get(allow_lists))
-        .route("/api/v2/allowlists/{org}/{environment}", get(allow_list))
+        .route(
+            "/{org}/environments/{environment}",
+            get(environment_page).layer(large()),
+        )
+        .route("/api/v2/allowlists/{org}", get(allow_lists).layer(large()))
+        .route(
+            "/api/v2/allowlists/{org}/{environment}",
+            get(allow_list).layer(large()),
+        )
         .route(
             "/api/v2/artifacts/{org}/{flow}/fingerprint/{fingerprint}",
             get_of_flow(artifact, json),

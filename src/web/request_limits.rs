@@ -1,8 +1,10 @@
 #![expect(clippy::disallowed_methods, reason = "waits for a limited time")]
 
-//! Bounds what requests take up together: how many are worked on at once, and for how long.
+//! Bounds what requests take up together: how many are worked on at once, for how long, and how many bytes of large answers
+//! are kept until they are sent. A client's address gets at most a part of it, so that clients at other addresses are served
+//! however slowly it reads.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     extract::{Request, State},
@@ -10,13 +12,53 @@ use axum::{
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
-use tokio::{sync::Semaphore, time::timeout};
+use hyper::body::Body as _;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{AcquireError, Semaphore},
+    time::timeout,
+};
 
-use crate::web::{error_response::Refusal, held_body::hold};
+use crate::web::{client_address::ClientAddress, error_response::Refusal, held_body::hold};
+
+/// How many requests to the read API are worked on at once.
+const READ_API: usize = 16;
+/// How many of them may be of one address.
+const READ_API_OF_ADDRESS: usize = 8;
+/// How many requests to `/metrics` are worked on at once.
+const METRICS: usize = 4;
+/// At most how many bytes large answers take together that are made and not sent yet. A larger one is sent alone.
+const LARGE_ANSWERS: u32 = 16 << 20;
+
+/// Places for requests of one address. There are entries only for requests that wait or are served.
+#[derive(Debug)]
+struct PlacesOfAddresses {
+    each: usize,
+    taken: Mutex<BTreeMap<ClientAddress, Arc<Semaphore>>>,
+}
+
+impl PlacesOfAddresses {
+    fn new(each: usize) -> Self {
+        Self {
+            each,
+            taken: Mutex::default(),
+        }
+    }
+
+    fn of(&self, address: ClientAddress) -> Arc<Semaphore> {
+        let mut taken = self.taken.lock();
+        // Whoever waits for a place or has one keeps its semaphore.
+        taken.retain(|_, places| Arc::strong_count(places) > 1);
+        let places = taken.entry(address);
+        let new = || Arc::new(Semaphore::new(self.each));
+        places.or_insert_with(new).clone()
+    }
+}
 
 /// How many requests are worked on at once, and how long they may take.
 #[derive(Clone, Debug)]
 pub(crate) struct RequestLimits {
+    of_addresses: Arc<PlacesOfAddresses>,
     permits: Arc<Semaphore>,
     /// How long a request waits until it is worked on.
     queue: Duration,
@@ -26,8 +68,14 @@ pub(crate) struct RequestLimits {
 
 impl RequestLimits {
     pub(crate) fn new(at_once: usize, queue: Duration, deadline: Duration) -> Self {
+        Self::shared((at_once, at_once), queue, deadline)
+    }
+
+    /// `at_once`: of one address, and of all.
+    fn shared(at_once: (usize, usize), queue: Duration, deadline: Duration) -> Self {
         Self {
-            permits: Arc::new(Semaphore::new(at_once)),
+            of_addresses: Arc::new(PlacesOfAddresses::new(at_once.0)),
+            permits: Arc::new(Semaphore::new(at_once.1)),
             queue,
             deadline,
         }
@@ -35,12 +83,16 @@ impl RequestLimits {
 
     /// For the read API: an answer may hold a large snapshot.
     pub(crate) fn of_read_api() -> Self {
-        Self::new(8, Duration::from_secs(5), Duration::from_secs(20))
+        Self::shared(
+            (READ_API_OF_ADDRESS, READ_API),
+            Duration::from_secs(5),
+            Duration::from_secs(20),
+        )
     }
 
     /// For `/metrics`, whose text grows with the number of environments.
     pub(crate) fn of_metrics() -> Self {
-        Self::new(4, Duration::from_secs(5), Duration::from_secs(5))
+        Self::new(METRICS, Duration::from_secs(5), Duration::from_secs(5))
     }
 }
 
@@ -50,19 +102,78 @@ pub(crate) async fn limit(
     request: Request,
     next: Next,
 ) -> Response {
-    let permit = timeout(limits.queue, limits.permits.acquire_owned()).await;
-    let Ok(Ok(permit)) = permit else {
+    let own = limits
+        .of_addresses
+        .of(ClientAddress::of_request(request.extensions()));
+    let permits = async {
+        let own = own.acquire_owned().await?;
+        Ok::<_, AcquireError>((own, limits.permits.acquire_owned().await?))
+    };
+    let Ok(Ok(permits)) = timeout(limits.queue, permits).await else {
         return busy("too many requests at once; try again");
     };
     match timeout(limits.deadline, next.run(request)).await {
-        Ok(response) => hold(response, permit),
+        Ok(response) => hold(response, permits),
         Err(_) => {
             let seconds = limits.deadline.as_secs();
             busy(&format!(
-                "the request took longer than {seconds} s; try again, or ask for less"
+                "the request took longer than {seconds} s, or waited so long until large answers were sent to others; try again, \
+                 or ask for less"
             ))
         }
     }
+}
+
+/// Bounds the memory for answers that may be large. One at a time is made, and it is made only when there is room for the one
+/// before. An address has one at a time, until it is sent.
+#[derive(Clone, Debug)]
+pub(crate) struct LargeAnswers {
+    of_addresses: Arc<PlacesOfAddresses>,
+    in_work: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    most: u32,
+}
+
+impl LargeAnswers {
+    pub(crate) fn new() -> Self {
+        Self::within(LARGE_ANSWERS)
+    }
+
+    fn within(most: u32) -> Self {
+        Self {
+            of_addresses: Arc::new(PlacesOfAddresses::new(1)),
+            in_work: Arc::new(Semaphore::new(1)),
+            bytes: Arc::new(Semaphore::new(most as usize)),
+            most,
+        }
+    }
+}
+
+/// Lets the requests for large answers pass one after the other. Goes inside of [`limit`], whose deadline is also for the
+/// time that they wait.
+pub(crate) async fn limit_large(
+    State(limits): State<LargeAnswers>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let own = limits
+        .of_addresses
+        .of(ClientAddress::of_request(request.extensions()));
+    let turn = async {
+        let own = own.acquire_owned().await?;
+        Ok::<_, AcquireError>((own, limits.in_work.acquire_owned().await?))
+    };
+    let Ok((own, in_work)) = turn.await else {
+        return busy("the server stops");
+    };
+    let response = next.run(request).await;
+    let size = response.body().size_hint().lower();
+    let size = u32::try_from(size).unwrap_or(u32::MAX).min(limits.most);
+    let Ok(bytes) = limits.bytes.acquire_many_owned(size).await else {
+        return busy("the server stops");
+    };
+    drop(in_work);
+    hold(response, (own, bytes))
 }
 
 /// The answer to a request that is not worked on now.
@@ -82,6 +193,7 @@ mod tests {
         middleware::from_fn_with_state,
         routing::get,
     };
+    use futures::future::join_all;
     use hyper::service::Service as _;
     use hyper_util::service::TowerToHyperService;
 
@@ -113,6 +225,73 @@ mod tests {
         assert_eq!(sent, "quick");
         let next = service.call(request("/quick")).await.unwrap();
         assert_eq!(next.status(), StatusCode::OK);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_has_at_most_half_of_the_places_of_the_read_api() {
+        let service = service(RequestLimits::of_read_api());
+        let from = |last: u8, path| {
+            let mut request = request(path);
+            let address = ClientAddress::of([10, 0, 0, last].into());
+            request.extensions_mut().insert(address);
+            service.call(request)
+        };
+        let many = join_all((0..50).map(|_| from(1, "/endless")));
+        let other = async {
+            let answers = join_all((0..8).map(|_| from(2, "/quick"))).await;
+            answers
+                .into_iter()
+                .map(|answer| answer.unwrap().status())
+                .collect::<Vec<_>>()
+        };
+        let (many, other) = tokio::join!(many, other);
+        assert_eq!(other, [StatusCode::OK; 8]);
+        let many = many.into_iter().map(|answer| answer.unwrap().status());
+        assert!(
+            many.into_iter()
+                .all(|status| status == StatusCode::SERVICE_UNAVAILABLE)
+        );
+    }
+
+    #[tokio::test]
+    async fn nothing_is_kept_of_an_address_that_has_no_request() {
+        let places = PlacesOfAddresses::new(1);
+        for last in 0..=255 {
+            let address = ClientAddress::of([10, 0, 0, last].into());
+            let place = places.of(address).acquire_owned().await.unwrap();
+            assert!(places.of(address).try_acquire().is_err());
+            drop(place);
+        }
+        assert!(places.taken.lock().len() <= 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_answers_wait_until_there_is_room_and_a_larger_one_than_all_room_is_sent_alone() {
+        let router = Router::new()
+            .route("/8", get(|| async { "12345678" }))
+            .route("/20", get(|| async { "12345678901234567890" }))
+            .layer(from_fn_with_state(LargeAnswers::within(10), limit_large))
+            .layer(from_fn_with_state(RequestLimits::of_read_api(), limit));
+        let service = TowerToHyperService::new(router);
+        let from = |last: u8, path| {
+            let mut request = request(path);
+            let address = ClientAddress::of([10, 0, 0, last].into());
+            request.extensions_mut().insert(address);
+            service.call(request)
+        };
+        let first = from(1, "/8").await.unwrap();
+        let refused = from(2, "/8").await.unwrap();
+        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(refused.headers()[header::RETRY_AFTER], "2");
+        to_bytes(first.into_body(), 100).await.unwrap();
+        let alone = from(3, "/20").await.unwrap();
+        assert_eq!(
+            from(4, "/8").await.unwrap().status(),
+            StatusCode::SERVICE_UNAVAILABLE
+        );
+        drop(alone);
+        let next = from(5, "/8").await.unwrap();
+        assert_eq!(to_bytes(next.into_body(), 100).await.unwrap(), "12345678");
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,8 +9,10 @@
 
 use std::{
     convert::Infallible,
+    future::pending,
     io,
     net::{Ipv4Addr, SocketAddr},
+    pin::Pin,
     sync::Arc,
     time::Duration,
 };
@@ -27,12 +29,13 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use parking_lot::Mutex;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
-    pin, select,
+    select,
+    sync::watch,
     task::JoinSet,
-    time::sleep,
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -41,9 +44,10 @@ use crate::{
     metrics::Metrics,
     panics::{self, PanicScope},
     web::{
+        client_address::ClientAddress,
         connections::{Admission, ConnectionLimits, Connections},
         error_response::Refusal,
-        held_body::hold,
+        held_body::hold_and_tell,
     },
 };
 
@@ -55,6 +59,14 @@ const HEADERS: usize = 64;
 const PAUSE: Duration = Duration::from_millis(100);
 /// At most so many connections wait to be accepted.
 const BACKLOG: i32 = 1024;
+/// How long a client may take nothing of an answer.
+const STALL: Duration = Duration::from_secs(5);
+/// How long a client may take for an answer.
+const ANSWER: Duration = Duration::from_secs(15);
+/// How many bytes the kernel keeps for a connection of what is sent, and of what is received. It is asked for half of that,
+/// because it doubles the number. By itself it would keep megabytes, which count as memory of the pod.
+const SEND_BUFFER: usize = 128 << 10;
+const RECEIVE_BUFFER: usize = 32 << 10;
 
 /// The ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +96,10 @@ pub(crate) struct ConnectionTimes {
     pub(crate) keep_alive: Duration,
     /// How long its last request and answer may take then.
     pub(crate) finish: Duration,
+    /// How long the client may take nothing of an answer.
+    pub(crate) stall: Duration,
+    /// How long it may take for a whole answer, which is kept meanwhile.
+    pub(crate) answer: Duration,
 }
 
 impl Default for ConnectionTimes {
@@ -92,6 +108,8 @@ impl Default for ConnectionTimes {
             head: Duration::from_secs(10),
             keep_alive: Duration::from_secs(60),
             finish: Duration::from_secs(30),
+            stall: STALL,
+            answer: ANSWER,
         }
     }
 }
@@ -182,20 +200,37 @@ impl Server {
             };
             let open = OpenConnection {
                 number,
+                from: ClientAddress::of(from.ip()),
                 connections: connections.clone(),
                 server: server.clone(),
+                taking: watch::Sender::new(None),
             };
             open.report();
+            bound_kernel_buffers(&stream);
             tasks.spawn(open.serve(stream, close));
         }
+    }
+}
+
+/// A kernel that refuses it has bounds of its own.
+fn bound_kernel_buffers(stream: &TcpStream) {
+    let socket = SockRef::from(stream);
+    let bounded = socket
+        .set_send_buffer_size(SEND_BUFFER / 2)
+        .and_then(|()| socket.set_recv_buffer_size(RECEIVE_BUFFER / 2));
+    if let Err(error) = bounded {
+        debug!(%error, "can't bound the buffers of a connection");
     }
 }
 
 /// A connection in the list of those that are open.
 struct OpenConnection {
     number: u64,
+    from: ClientAddress,
     connections: Arc<Mutex<Connections>>,
     server: Arc<Server>,
+    /// Since when the client takes the answer, and when it took the last part; `None` while there is none.
+    taking: watch::Sender<Option<(Instant, Instant)>>,
 }
 
 impl OpenConnection {
@@ -214,34 +249,70 @@ impl OpenConnection {
             let this = this.clone();
             service_fn(move |request| this.clone().answer(request))
         };
-        let connection = http1::Builder::new()
+        let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(times.head)
             .max_header_size(HEAD)
             .max_headers(HEADERS)
             .max_buf_size(HEAD)
             .serve_connection(TokioIo::new(stream), service);
-        pin!(connection);
         let work = async {
             select! {
                 // An error is the client's: it went away, was too slow, or sent no HTTP.
-                _ = connection.as_mut() => return,
+                _ = &mut connection => return,
                 () = sleep(times.keep_alive) => {}
             }
-            connection.as_mut().graceful_shutdown();
+            Pin::new(&mut connection).graceful_shutdown();
             select! {
-                _ = connection.as_mut() => {}
+                _ = &mut connection => {}
                 () = sleep(times.finish) => {}
             }
         };
-        select! {
-            () = work => {}
-            () = close.cancelled() => {}
+        let slow = select! {
+            () = work => false,
+            () = close.cancelled() => false,
+            () = this.client_is_slow() => true,
+        };
+        if slow {
+            debug!(
+                port = this.server.port.as_str(),
+                "a client did not take an answer in time"
+            );
+            // Or else the kernel would keep for minutes what it has not sent.
+            let stream = connection.into_parts().io.into_inner();
+            let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+
+    /// Returns when the client has taken too long for an answer.
+    async fn client_is_slow(&self) {
+        let times = self.server.times;
+        let mut taking = self.taking.subscribe();
+        loop {
+            let now = *taking.borrow_and_update();
+            let too_late = async {
+                match now {
+                    Some((since, last)) => {
+                        sleep_until((since + times.answer).min(last + times.stall)).await;
+                    }
+                    None => pending().await,
+                }
+            };
+            select! {
+                () = too_late => return,
+                changed = taking.changed() => if changed.is_err() {
+                    return;
+                },
+            }
         }
     }
 
     /// Answers a request. The connection serves it until its answer is sent.
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response, Infallible> {
+    async fn answer(
+        self: Arc<Self>,
+        mut request: Request<Incoming>,
+    ) -> Result<Response, Infallible> {
+        request.extensions_mut().insert(self.from);
         let serving = Serving::new(self.clone());
         let method = request.method().clone();
         let router = TowerToHyperService::new(self.server.router.clone());
@@ -258,7 +329,8 @@ impl OpenConnection {
             }
         };
         metrics.responded(self.server.port.as_str(), response.status().as_u16());
-        Ok(hold(response, serving))
+        serving.is_taken();
+        Ok(hold_and_tell(response, serving, Serving::is_taken))
     }
 }
 
@@ -277,30 +349,47 @@ impl Serving {
         connection.connections.lock().serves(connection.number);
         Self(connection)
     }
+
+    /// The client begins to take the answer, or has taken a part of it.
+    fn is_taken(&self) {
+        let now = Instant::now();
+        self.0.taking.send_modify(|taking| {
+            let since = taking.map_or(now, |(since, _)| since);
+            *taking = Some((since, now));
+        });
+    }
 }
 
 impl Drop for Serving {
     fn drop(&mut self) {
+        self.0.taking.send_replace(None);
         self.0.connections.lock().served(self.0.number);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use axum::routing::get;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::{middleware::from_fn_with_state, routing::get};
+    use bytes::Bytes;
     use jiff::Timestamp;
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
-        time::{Instant, timeout},
+        net::TcpSocket,
+        time::timeout,
     };
 
     use super::*;
+    use crate::web::request_limits::{self, LargeAnswers, RequestLimits};
 
     /// Times short enough for a test that waits for them.
     const TIMES: ConnectionTimes = ConnectionTimes {
         head: Duration::from_millis(300),
         keep_alive: Duration::from_secs(30),
         finish: Duration::from_secs(30),
+        stall: Duration::from_secs(30),
+        answer: Duration::from_secs(30),
     };
     const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -312,6 +401,14 @@ mod tests {
             .route("/livez", get(|| async { "ok" }))
             .route("/panic", get(panics))
             .route("/large", get(|| async { vec![b'x'; 64 << 20] }));
+        serve(router, limits, times).await
+    }
+
+    async fn serve(
+        router: Router,
+        limits: ConnectionLimits,
+        times: ConnectionTimes,
+    ) -> (SocketAddr, Arc<Metrics>) {
         let metrics = Arc::new(Metrics::new());
         let server = Server {
             limits,
@@ -512,5 +609,127 @@ mod tests {
         for (number, stream) in streams.iter_mut().enumerate().take(4) {
             assert!(is_closed(stream).await, "{number}");
         }
+    }
+
+    /// What a large answer takes.
+    const LARGE: usize = 7 << 20;
+    /// How many bytes of large answers there are, and how many there were at most.
+    static BYTES: AtomicUsize = AtomicUsize::new(0);
+    static MOST_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+    struct Large(Vec<u8>);
+
+    impl Large {
+        fn new() -> Self {
+            let bytes = BYTES.fetch_add(LARGE, Ordering::SeqCst) + LARGE;
+            MOST_BYTES.fetch_max(bytes, Ordering::SeqCst);
+            Self(vec![b'x'; LARGE])
+        }
+    }
+
+    impl AsRef<[u8]> for Large {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
+    impl Drop for Large {
+        fn drop(&mut self) {
+            BYTES.fetch_sub(LARGE, Ordering::SeqCst);
+        }
+    }
+
+    async fn connect_from(last: u8, to: SocketAddr) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, last], 0).into()).unwrap();
+        socket.connect(to).await.unwrap()
+    }
+
+    /// The answer to a request from an address of its own: its status, and how long it is.
+    async fn get_from(last: u8, to: SocketAddr, path: &str) -> (String, usize) {
+        let mut stream = connect_from(last, to).await;
+        let request = format!("GET {path} HTTP/1.0\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = vec![];
+        stream.read_to_end(&mut answer).await.unwrap();
+        let status = String::from_utf8_lossy(&answer[9..12]).into_owned();
+        (status, answer.len())
+    }
+
+    #[tokio::test]
+    async fn readers_that_take_nothing_keep_few_bytes_and_for_a_short_time() {
+        let large = from_fn_with_state(LargeAnswers::new(), request_limits::limit_large);
+        let router = Router::new()
+            .route("/large", get(|| async { Bytes::from_owner(Large::new()) }))
+            .layer(large)
+            .route("/small", get(|| async { "small" }))
+            .layer(from_fn_with_state(
+                RequestLimits::of_read_api(),
+                request_limits::limit,
+            ));
+        let times = ConnectionTimes {
+            stall: Duration::from_millis(500),
+            ..TIMES
+        };
+        let address = serve(router, ConnectionLimits::default(), times).await.0;
+        let mut slow = vec![];
+        for number in 0..30 {
+            let mut stream = connect_from(2 + number % 3, address).await;
+            stream
+                .write_all(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+                .await
+                .unwrap();
+            slow.push(stream);
+        }
+        let began = Instant::now();
+        for _ in 0..3 {
+            let (status, _) = get_from(9, address, "/small").await;
+            assert_eq!(status, "200");
+            // Before it are at most the answers to one request of each of three clients.
+            let (status, bytes) = get_from(9, address, "/large").await;
+            assert_eq!(status, "200");
+            assert!(bytes > LARGE);
+        }
+        println!("{:?}", began.elapsed());
+        assert!(began.elapsed() < PATIENCE);
+        for stream in &mut slow {
+            assert!(is_closed(stream).await);
+        }
+        // Two are sent, and one is made.
+        assert!(MOST_BYTES.load(Ordering::SeqCst) <= 3 * LARGE);
+        let all_are_free = async {
+            while BYTES.load(Ordering::SeqCst) > 0 {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, all_are_free).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_an_answer_slowly_gets_so_much_time_and_no_more() {
+        let times = ConnectionTimes {
+            stall: Duration::from_secs(2),
+            answer: Duration::from_secs(4),
+            ..TIMES
+        };
+        let (address, _) = served(ConnectionLimits::default(), times).await;
+        let mut slow = TcpStream::connect(address).await.unwrap();
+        let began = Instant::now();
+        slow.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .unwrap();
+        let mut every = tokio::time::interval(Duration::from_millis(100));
+        let mut part = vec![0; 256 << 10];
+        loop {
+            every.tick().await;
+            assert!(began.elapsed() < PATIENCE);
+            if matches!(slow.read(&mut part).await, Err(_) | Ok(0)) {
+                break;
+            }
+        }
+        assert!(
+            began.elapsed() >= times.answer,
+            "it took parts all the time"
+        );
     }
 }

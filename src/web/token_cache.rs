@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::web::client_address::ClientAddress;
+
 /// How long the answer about a token is used before it is asked again.
 pub(crate) const REMEMBERED: Duration = Duration::from_secs(60);
 /// How long a token counts as one of a reader after that.
@@ -117,6 +119,43 @@ impl Rate {
     }
 }
 
+/// At most so many addresses are remembered by a [`SharedRate`].
+const ADDRESSES: usize = 1_024;
+
+/// A rate of which one client's address gets a part, so that no single one uses it up.
+#[derive(Debug)]
+pub(crate) struct SharedRate {
+    of_all: Rate,
+    per_address: u32,
+    /// The rate of each address, and when it was asked for last.
+    of_addresses: BTreeMap<ClientAddress, (Rate, Instant)>,
+}
+
+impl SharedRate {
+    /// `count`: of one address, and of all.
+    pub(crate) fn per_second(count: (u32, u32)) -> Self {
+        Self {
+            of_all: Rate::per_second(count.1),
+            per_address: count.0,
+            of_addresses: BTreeMap::new(),
+        }
+    }
+
+    /// Whether it may be done now for a client. Then it counts as done.
+    pub(crate) fn take(&mut self, from: ClientAddress, now: Instant) -> bool {
+        if self.of_addresses.len() >= ADDRESSES && !self.of_addresses.contains_key(&from) {
+            let oldest = self.of_addresses.iter().min_by_key(|(_, (_, at))| *at);
+            if let Some(oldest) = oldest.map(|(address, _)| *address) {
+                self.of_addresses.remove(&oldest);
+            }
+        }
+        let new = || (Rate::per_second(self.per_address), now);
+        let (own, asked) = self.of_addresses.entry(from).or_insert_with(new);
+        *asked = now;
+        own.take(now) && self.of_all.take(now)
+    }
+}
+
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "asks for a moment to count from")]
 mod tests {
@@ -185,5 +224,31 @@ mod tests {
         assert_eq!(spread.count(), 10);
         let later = start + 60 * SECOND;
         assert_eq!((0..100).filter(|_| rate.take(later)).count(), 10);
+    }
+
+    fn address(number: u32) -> ClientAddress {
+        ClientAddress::of(number.to_be_bytes().into())
+    }
+
+    #[test]
+    fn an_address_uses_its_part_of_a_rate_and_leaves_the_rest_to_others() {
+        let start = Instant::now();
+        let mut rate = SharedRate::per_second((10, 20));
+        for second in 0..3 {
+            let now = start + second * SECOND;
+            let mut taken = |last| (0..100).filter(|_| rate.take(address(last), now)).count();
+            let taken = [taken(1), taken(2), taken(3)];
+            assert_eq!(taken, [10, 10, 0], "{second} s");
+        }
+    }
+
+    #[test]
+    fn a_rate_remembers_few_addresses_and_the_overall_rate_holds_for_many() {
+        let start = Instant::now();
+        let mut rate = SharedRate::per_second((10, 20));
+        let numbers = 0..10 * u32::try_from(ADDRESSES).unwrap();
+        let taken = numbers.filter(|number| rate.take(address(*number), start));
+        assert_eq!(taken.count(), 20);
+        assert_eq!(rate.of_addresses.len(), ADDRESSES);
     }
 }

@@ -686,11 +686,15 @@ pub(crate) async fn reader(cluster: &Cluster) -> Result<String> {
         "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": "shipbell"}]});
     apply(&cluster.client(), vec![role, binding]).await?;
     eventually(PATIENCE, "a token", async || {
-        cluster
-            .plane
-            .token_for_audience("shipbell", "default", Some("shipbell"))
-            .await
-            .map(Some)
+        token_of_reader(cluster).await.map(Some)
     })
     .await
+}
+
+/// A new token of that account.
+pub(crate) async fn token_of_reader(cluster: &Cluster) -> Result<String> {
+    cluster
+        .plane
+        .token_for_audience("shipbell", "default", Some("shipbell"))
+        .await
 }

@@ -1,10 +1,10 @@
 //! One plain HTTP request to a server on loopback, for the questions no client crate is worth loading for.
 
 use anyhow::{Context, Result};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 
 /// Sends a request and returns the answer's status and body.
@@ -24,6 +24,24 @@ pub async fn get(to: SocketAddr, path: &str, token: Option<&str>) -> Result<(u16
     with_token(to, "GET", path, token).await
 }
 
+/// Like [`get`], from another address of this machine than others are.
+pub async fn get_from(
+    from: Ipv4Addr,
+    to: SocketAddr,
+    path: &str,
+    token: Option<&str>,
+) -> Result<(u16, String)> {
+    let connection = connect_from(from, to).await?;
+    exchange(connection, to, "GET", path, &authorization(token), "").await
+}
+
+/// Connects from an address of this machine.
+pub async fn connect_from(from: Ipv4Addr, to: SocketAddr) -> Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((from, 0).into())?;
+    Ok(socket.connect(to).await?)
+}
+
 /// Sends a request without a body, with a bearer token if there is one; returns the answer's status and body.
 pub async fn with_token(
     to: SocketAddr,
@@ -31,10 +49,14 @@ pub async fn with_token(
     path: &str,
     token: Option<&str>,
 ) -> Result<(u16, String)> {
-    let token = token.map_or(String::new(), |token| {
+    send(to, method, path, &authorization(token), "").await
+}
+
+/// The header of a token, if there is one.
+fn authorization(token: Option<&str>) -> String {
+    token.map_or(String::new(), |token| {
         format!("Authorization: Bearer {token}\r\n")
-    });
-    send(to, method, path, &token, "").await
+    })
 }
 
 async fn send(
@@ -44,7 +66,18 @@ async fn send(
     headers: &str,
     body: &str,
 ) -> Result<(u16, String)> {
-    let mut connection = TcpStream::connect(to).await?;
+    let connection = TcpStream::connect(to).await?;
+    exchange(connection, to, method, path, headers, body).await
+}
+
+async fn exchange(
+    mut connection: TcpStream,
+    to: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &str,
+) -> Result<(u16, String)> {
     let request = format!(
         "{method} {path} HTTP/1.0\r\nHost: {to}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{headers}\r\n{body}",
         body.len()

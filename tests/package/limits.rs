@@ -21,7 +21,7 @@ enum As {
 /// A sentence of a page in which `{}` stands for the constant, and where that is.
 type Statement = (&'static str, &'static str, &'static str, &'static str, As);
 
-const STATEMENTS: [Statement; 48] = [
+const STATEMENTS: [Statement; 61] = [
     (
         "README.md",
         "at most {} events or one second of events per setting",
@@ -336,6 +336,97 @@ const STATEMENTS: [Statement; 48] = [
         "src/web/access.rs",
         "PER_SECOND",
         As::Number,
+    ),
+    (
+        "docs/operations.md",
+        "keeps at most {} KiB for it of what is sent",
+        "src/web/server.rs",
+        "SEND_BUFFER",
+        As::KiB,
+    ),
+    (
+        "docs/operations.md",
+        "and {} KiB of what is received",
+        "src/web/server.rs",
+        "RECEIVE_BUFFER",
+        As::KiB,
+    ),
+    (
+        "docs/operations.md",
+        "a part of it at least every {} s",
+        "src/web/server.rs",
+        "STALL",
+        As::Seconds,
+    ),
+    (
+        "docs/operations.md",
+        "and all of it within {} s; otherwise",
+        "src/web/server.rs",
+        "ANSWER",
+        As::Seconds,
+    ),
+    (
+        "docs/operations.md",
+        "| {} at once, and 8 from one address",
+        "src/web/request_limits.rs",
+        "READ_API",
+        As::Number,
+    ),
+    (
+        "docs/operations.md",
+        "| 16 at once, and {} from one address",
+        "src/web/request_limits.rs",
+        "READ_API_OF_ADDRESS",
+        As::Number,
+    ),
+    (
+        "docs/operations.md",
+        "have at most {} MiB together",
+        "src/web/request_limits.rs",
+        "LARGE_ANSWERS",
+        As::MiB,
+    ),
+    (
+        "docs/operations.md",
+        "requests to `/metrics` | {} at once",
+        "src/web/request_limits.rs",
+        "METRICS",
+        As::Number,
+    ),
+    (
+        "docs/operations.md",
+        "Of the others at most {} a second",
+        "src/web/access.rs",
+        "OF_ADDRESS",
+        As::Number,
+    ),
+    (
+        "docs/operations.md",
+        "Of a pod at most {} KiB of labels",
+        "src/cluster/pod_view.rs",
+        "MAX_LABELS",
+        As::KiB,
+    ),
+    (
+        "SECURITY.md",
+        "A pod can take {} KiB for labels",
+        "src/cluster/pod_view.rs",
+        "MAX_LABELS",
+        As::KiB,
+    ),
+    (
+        "docs/read-api.md",
+        "takes nothing of an answer for {} s",
+        "src/web/server.rs",
+        "STALL",
+        As::Seconds,
+    ),
+    (
+        "docs/read-api.md",
+        "takes longer than {} s for all of it",
+        "src/web/server.rs",
+        "ANSWER",
+        As::Seconds,
     ),
     (
         "docs/operations.md",
