@@ -23,7 +23,7 @@ fn pages() -> Vec<PathBuf> {
 }
 
 /// The files with this extension below a directory, relative to the top of the repository.
-fn files(directory: &str, extension: &str) -> Vec<PathBuf> {
+pub(crate) fn files(directory: &str, extension: &str) -> Vec<PathBuf> {
     let mut found = vec![];
     let mut open = vec![root().join(directory)];
     while let Some(directory) = open.pop() {
@@ -45,7 +45,7 @@ fn text(path: &Path) -> String {
 }
 
 /// The lines of a page outside of blocks of code.
-fn prose(page: &str) -> Vec<&str> {
+pub(crate) fn prose(page: &str) -> Vec<&str> {
     let mut code = false;
     let mut lines = vec![];
     for line in page.lines() {
