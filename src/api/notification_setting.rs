@@ -283,6 +283,18 @@ pub struct Cursor {
 }
 
 impl Cursor {
+    /// Puts the numbers between those that a log can have. Whoever may write the status may have written any.
+    pub(crate) fn bound(&mut self) {
+        // The name of a snapshot has ten digits.
+        let numbers = 0..=9_999_999_999;
+        self.index = self.index.clamp(*numbers.start(), *numbers.end());
+        self.ordinal = self.ordinal.clamp(*numbers.start(), *numbers.end());
+        if let Some(gap) = &mut self.unreported_gap {
+            gap.from = gap.from.clamp(*numbers.start(), *numbers.end());
+            gap.to = gap.to.clamp(*numbers.start(), *numbers.end());
+        }
+    }
+
     pub(crate) fn environment_id(&self) -> EnvironmentId {
         EnvironmentId::new(&self.environment, &self.environment_uid)
     }

@@ -118,7 +118,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_request_that_takes_too_long_is_given_up_and_frees_its_place() {
         let service = service(RequestLimits::new(1, 5 * SECOND, 20 * SECOND));
-        let given_up = service.call(request("/endless")).await.unwrap();
+        let answer = timeout(21 * SECOND, service.call(request("/endless")));
+        let given_up = answer.await.expect("it is given up in time").unwrap();
         assert_eq!(given_up.status(), StatusCode::SERVICE_UNAVAILABLE);
         let body = to_bytes(given_up.into_body(), 1_000).await.unwrap();
         assert!(String::from_utf8_lossy(&body).contains("20 s"));

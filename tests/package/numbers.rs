@@ -115,7 +115,7 @@ const HELD: [Held; 45] = [
     (
         "docs/read-api.md",
         "| 502 | the API server cannot be asked",
-        "every_request_gets_an_answer_of_the_read_api_that_says_why",
+        "a_log_that_cannot_be_read_is_no_log_that_is_not_there",
     ),
     (
         "docs/read-api.md",

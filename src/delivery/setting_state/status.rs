@@ -297,9 +297,10 @@ impl SettingState {
         self.retry = resumed(&status);
         self.writer.resume(status.clone(), version);
         // A cursor that the other writer lost altogether is better kept than set anew.
-        for cursor in &status.cursors {
+        for mut cursor in status.cursors.iter().cloned() {
+            cursor.bound();
             self.queues.close(&cursor.environment_uid);
-            self.queues.open(cursor.clone());
+            self.queues.open(cursor);
         }
         let acknowledged = self.queues.counted();
         self.queues.written(&acknowledged, now.moment);
