@@ -54,6 +54,8 @@ tool_for_chart() { # WHAT VARIABLE VALUE
 tool_for_chart helm TEST_ASSET_HELM "${TEST_ASSET_HELM:-}"
 tool_for_chart helm-unittest TEST_ASSET_HELM_UNITTEST "${TEST_ASSET_HELM_UNITTEST:-}"
 tool_for_chart kubeconform TEST_ASSET_KUBECONFORM "${TEST_ASSET_KUBECONFORM:-}"
+tool_for_chart promql TEST_ASSET_PROMQL "${TEST_ASSET_PROMQL:-}"
+tool_for_chart oldest-openapi.json TEST_ASSET_OPENAPI "${TEST_ASSET_OPENAPI:-}"
 
 if [ -n "$slack" ]; then
   why="for Slack's own libraries, which judge our messages in $slack"

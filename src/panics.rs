@@ -26,8 +26,8 @@ use crate::{
 #[cfg(not(panic = "unwind"))]
 compile_error!("Shipbell contains panics: build it with panic = \"unwind\"");
 
-/// How long a task that panicked waits before it starts again: the first time, and at most.
-const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// How long a task that panicked waits before it starts again: the first time, and later; up to twice as long by jitter.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// At most this many characters of a panic's message are logged.
 const MESSAGE: usize = 500;
 

@@ -1,7 +1,7 @@
 //! `NotificationSetting`: which events of which environments are sent to which destination, and the state of their
 //! delivery.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use jiff::Timestamp;
 use kube::{CustomResource, KubeSchema};
@@ -282,7 +282,35 @@ pub struct Cursor {
     pub unreported_gap: Option<UnreportedGap>,
 }
 
+impl NotificationSettingStatus {
+    /// Makes of it one that could be written again, whoever wrote it: with numbers that a log can have, and one element of
+    /// each key.
+    pub(crate) fn bound(&mut self) {
+        fn unique<T>(list: &mut Vec<T>, key: impl Fn(&T) -> &String) {
+            let mut keys = BTreeSet::new();
+            // No UID and no type of a condition is longer.
+            list.retain(|it| key(it).len() <= 64 && keys.insert(key(it).clone()));
+        }
+        unique(&mut self.cursors, |it| &it.environment_uid);
+        unique(&mut self.starts, |it| &it.environment_uid);
+        unique(&mut self.conditions, |it| &it.type_);
+        self.cursors.iter_mut().for_each(Cursor::bound);
+    }
+}
+
 impl Cursor {
+    /// Puts the numbers between those that a log can have. Whoever may write the status may have written any.
+    pub(crate) fn bound(&mut self) {
+        // The name of a snapshot has ten digits.
+        let numbers = 0..=9_999_999_999;
+        self.index = self.index.clamp(*numbers.start(), *numbers.end());
+        self.ordinal = self.ordinal.clamp(*numbers.start(), *numbers.end());
+        if let Some(gap) = &mut self.unreported_gap {
+            gap.from = gap.from.clamp(*numbers.start(), *numbers.end());
+            gap.to = gap.to.clamp(*numbers.start(), *numbers.end());
+        }
+    }
+
     pub(crate) fn environment_id(&self) -> EnvironmentId {
         EnvironmentId::new(&self.environment, &self.environment_uid)
     }

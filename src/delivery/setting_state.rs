@@ -219,7 +219,9 @@ impl SettingState {
         installation: Arc<Installation>,
         now: Now,
     ) -> (Self, Vec<Action>) {
-        let status = setting.status.clone().unwrap_or_default();
+        let written = setting.status.clone().unwrap_or_default();
+        let mut status = written.clone();
+        status.bound();
         let meta = &setting.metadata;
         let namespace = meta.namespace.as_deref().unwrap_or_default();
         let name = meta.name.as_deref().unwrap_or_default();
@@ -231,7 +233,7 @@ impl SettingState {
                 &setting.spec,
                 meta.generation.unwrap_or(1),
             )),
-            writer: StatusWriter::new(status.clone(), meta.resource_version.clone(), now.moment),
+            writer: StatusWriter::new(written, meta.resource_version.clone(), now.moment),
             queues: EnvironmentQueues::default(),
             listing: BTreeMap::new(),
             retry: resumed(&status),

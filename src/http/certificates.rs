@@ -128,9 +128,13 @@ pub(super) const P521: &str = include_str!("certificates/p521.pem");
 
 #[cfg(test)]
 mod tests {
+    use std::sync::OnceLock;
+
+    use proptest::{collection::vec, prelude::*, sample::select};
     use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 
     use super::*;
+    use crate::simulation::testing::reader_tries;
 
     fn ca(name: &str) -> String {
         let mut params = CertificateParams::default();
@@ -140,6 +144,12 @@ mod tests {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         params.self_signed(&key).unwrap().pem()
+    }
+
+    /// The same each time: a key takes long to make.
+    fn one() -> String {
+        static ONE: OnceLock<String> = OnceLock::new();
+        ONE.get_or_init(|| ca("one")).clone()
     }
 
     fn read(pem: &str) -> (usize, Vec<String>) {
@@ -207,5 +217,58 @@ mod tests {
         assert_eq!(count, 3);
         let problem = "certificate 1 (line 1) has a key of P-521, which is not supported: no destination can be verified by it";
         assert_eq!(problems, [problem]);
+    }
+
+    /// Parts of a bundle, and what people and editors do to them.
+    fn piece() -> impl Strategy<Value = String> {
+        let parts = vec![
+            "-----BEGIN CERTIFICATE-----",
+            "-----END CERTIFICATE-----",
+            "-----BEGIN X509 CERTIFICATE-----",
+            "-----BEGIN PRIVATE KEY-----",
+            "-----BEGIN ",
+            "-----",
+            "\n",
+            "\r\n",
+            "\u{feff}",
+            "MIIB",
+            "====",
+            "\u{e9}",
+            "\0",
+        ];
+        prop_oneof![
+            6 => select(parts).prop_map(str::to_owned),
+            2 => Just(one()),
+            // A certificate with other bytes.
+            2 => (any::<prop::sample::Index>(), any::<u8>()).prop_map(|(at, byte)| {
+                let pem = one();
+                let body: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
+                let mut der = STANDARD.decode(body).unwrap();
+                let at = at.index(der.len());
+                der[at] = byte;
+                let text = STANDARD.encode(der);
+                format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
+            }),
+            1 => any::<String>(),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(reader_tries())]
+
+        #[test]
+        fn whatever_a_bundle_holds_each_certificate_is_used_or_named(
+            pieces in vec(piece(), 0..12), bytes in vec(any::<u8>(), 0..8),
+        ) {
+            let mut pem = pieces.concat().into_bytes();
+            pem.extend(bytes);
+            let bundle = CaBundle::read(&pem);
+            let begun = String::from_utf8_lossy(&pem).matches(BEGIN).count();
+            prop_assert!(bundle.certificates.len() <= begun && bundle.problems.len() <= begun);
+            prop_assert!(bundle.certificates.len() + bundle.problems.len() >= begun);
+            for problem in &bundle.problems {
+                prop_assert!(problem.len() < 200, "{}", problem);
+            }
+        }
     }
 }

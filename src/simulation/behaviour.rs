@@ -778,6 +778,35 @@ fn a_namespace_that_is_deleted_is_one_change() {
 }
 
 #[test]
+fn pods_that_run_to_completion_are_left_out_unless_asked_for() {
+    let mut cluster = with_web();
+    cluster.environment("all", "exclude: []");
+    cluster.environment("some", "exclude: [Job.batch]");
+    cluster.pass(10);
+    cluster.new_events_of("all");
+    cluster.new_events_of("some");
+    // A step of a pipeline: nobody owns it, or a controller that starts nothing in its place.
+    for workload in ["Pod step", "TaskRun build"] {
+        let pod = cluster.create(workload, "", &["ci"]);
+        cluster.change(&pod, |pod| pod.restart_policy = "Never");
+        cluster.run(&pod);
+        cluster.pass(60);
+        cluster.change(&pod, |pod| pod.phase = "Succeeded");
+        cluster.pass(60);
+    }
+    assert_eq!(cluster.new_events(), [""; 0]);
+    for environment in ["all", "some"] {
+        let told = ["started ci 0>1", "stopped ci 1>0"];
+        assert_eq!(
+            cluster.new_events_of(environment),
+            [told, told].concat(),
+            "{environment}"
+        );
+    }
+    cluster.assert_at_rest();
+}
+
+#[test]
 fn jobs_are_left_out_unless_asked_for() {
     let mut cluster = with_web();
     cluster.environment("all", "exclude: []");

@@ -10,6 +10,8 @@ mod delivery;
 mod evidence;
 mod forgetting;
 mod hostile;
+pub mod hostile_json;
+pub mod hostile_log;
 mod hostile_texts;
 mod identity;
 mod properties;
@@ -88,6 +90,7 @@ pub struct Pod {
     /// Its deletion timestamp, if it is terminating.
     pub ends: Option<Timestamp>,
     pub phase: &'static str,
+    pub restart_policy: &'static str,
     /// It is sent in a form that can't be read.
     pub garbled: bool,
     /// Its workload and revision.
@@ -120,7 +123,10 @@ impl Pod {
                 "namespace": self.namespace, "name": self.name, "uid": self.uid, "resourceVersion": self.version.to_string(),
                 "labels": self.labels, "ownerReferences": owners,
             },
-            "spec": {"containers": specs(&self.containers), "initContainers": specs(&self.init)},
+            "spec": {
+                "restartPolicy": self.restart_policy, "containers": specs(&self.containers),
+                "initContainers": specs(&self.init),
+            },
             "status": {
                 "phase": self.phase, "containerStatuses": statuses(&self.containers),
                 "initContainerStatuses": statuses(&self.init),
@@ -948,6 +954,7 @@ impl Cluster {
             init: vec![],
             ends: None,
             phase: "Pending",
+            restart_policy: "Always",
             garbled: false,
             workload: workload.to_owned(),
             revision: revision.to_owned(),

@@ -305,7 +305,7 @@ impl Ledger {
                     workload: cell.workload.clone(),
                     fingerprint: *fingerprint,
                 };
-                let count = self.count(&cell) + self.count(&to);
+                let count = self.count(&cell).saturating_add(self.count(&to));
                 self.set(cell, 0);
                 self.set(to, count);
             }
@@ -384,7 +384,9 @@ impl Ledger {
     /// Sets the count of a cell.
     pub fn set(&mut self, cell: Cell, count: u32) {
         let before = self.count(&cell);
-        let total = self.total(&cell.fingerprint) + count - before;
+        // No cluster has so many, but whoever can write snapshots may have written so.
+        let others = self.total(&cell.fingerprint).saturating_sub(before);
+        let total = others.saturating_add(count);
         put_count(&mut self.totals, cell.fingerprint, total);
         let place = cell.place();
         let workloads = self.places.get(&place).copied().unwrap_or(0);
@@ -498,7 +500,7 @@ impl Ledger {
         fleet: &mut Fleet,
     ) -> Result<(), UnreadableLog> {
         let broken = |why: &str| UnreadableLog::Broken(spec.index, why.to_owned());
-        if spec.index != self.index + 1
+        if spec.index.checked_sub(1) != Some(self.index)
             || spec.previous.as_deref() != Some(self.content_hash.as_str())
         {
             return Err(broken("its predecessor is another"));

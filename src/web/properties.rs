@@ -5,10 +5,10 @@
 
 //! Whatever a client sends, the read API answers, and nothing panics.
 
-use std::sync::Arc;
+use std::{cell::RefCell, collections::BTreeSet, sync::Arc};
 
 use axum::{
-    Json, Router,
+    Router,
     body::{Body, to_bytes},
     http::{HeaderMap, HeaderValue, Request, StatusCode, header},
 };
@@ -22,12 +22,16 @@ use proptest::{
     sample::select,
     test_runner::{TestCaseError, TestRunner},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::runtime::Builder;
 
 use crate::{
     cluster::image::Fingerprint,
-    simulation::testing::reader_tries,
+    simulation::{
+        hostile_json::{Edit, edited, edits},
+        hostile_log,
+        testing::reader_tries,
+    },
     snapshot::{
         environments::{EnvironmentInfo, Environments, Head},
         log::SnapshotLog,
@@ -154,13 +158,17 @@ fn head() -> impl Strategy<Value = Option<i64>> {
     ]
 }
 
-/// The read API of an installation whose API server has no snapshot.
-fn api(head: Option<i64>) -> TowerToHyperService<Router> {
-    let absent = || async {
-        let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404, "message": "none"});
-        (StatusCode::NOT_FOUND, Json(status))
-    };
-    let client = Client::new(Router::new().fallback(absent), "shipbell");
+/// An API server that has nothing.
+fn empty() -> Router {
+    let (code, body) = failure(404, "NotFound");
+    let status = StatusCode::from_u16(code).unwrap();
+    let answer = (status, [(header::CONTENT_TYPE, "application/json")], body);
+    Router::new().fallback(async move || answer.clone())
+}
+
+/// The read API of an installation.
+fn api(api_server: Router, head: Option<i64>) -> TowerToHyperService<Router> {
+    let client = Client::new(api_server, "shipbell");
     let environments = Arc::new(Environments::default());
     for (name, head) in [("prod", head), ("empty", None)] {
         let info = EnvironmentInfo {
@@ -193,7 +201,7 @@ fn every_request_gets_an_answer_of_the_read_api_that_says_why() {
             return Err(TestCaseError::reject("no URI"));
         };
         let (status, headers, body) = runtime.block_on(async {
-            let answer = api(head).call(request).await.unwrap();
+            let answer = api(empty(), head).call(request).await.unwrap();
             let (parts, body) = answer.into_parts();
             (
                 parts.status,
@@ -215,6 +223,157 @@ fn every_request_gets_an_answer_of_the_read_api_that_says_why() {
         Ok(())
     });
     run.unwrap();
+}
+
+/// What the API server has under a name of a snapshot.
+#[derive(Clone, Debug)]
+enum Stored {
+    Nothing,
+    /// An entry of the log, with these edits.
+    Entry(Vec<Edit>),
+    /// An object of another kind.
+    Other,
+    /// No object at all.
+    Bytes(Vec<u8>),
+    /// The API server fails.
+    Failure(u16),
+}
+
+fn stored() -> impl Strategy<Value = Stored> {
+    prop_oneof![
+        1 => Just(Stored::Nothing),
+        8 => edits().prop_map(Stored::Entry),
+        1 => Just(Stored::Other),
+        1 => vec(any::<u8>(), 0..200).prop_map(Stored::Bytes),
+        1 => select(vec![400, 403, 409, 410, 422, 429, 500, 503]).prop_map(Stored::Failure),
+    ]
+}
+
+/// The metadata of a snapshot, as a list has it.
+fn metadata(number: i64) -> Value {
+    json!({
+        "name": format!("prod-{number:010}"), "uid": format!("{number}"), "resourceVersion": "7",
+        "creationTimestamp": "2026-01-01T00:00:00Z",
+        "labels": {"shipbell.dev/environment": "prod", "shipbell.dev/environment-uid": "uid-of-prod"},
+        "annotations": {"shipbell.dev/events": "2", "shipbell.dev/bytes": "900"},
+    })
+}
+
+/// An API server whose log holds these things, one after the other.
+fn api_server(all: Vec<Stored>, listed: Vec<Vec<Edit>>) -> Router {
+    let answer = move |request: Request<Body>| {
+        let path = request.uri().path();
+        let named = path.rsplit('/').next().unwrap_or_default();
+        let number = named
+            .strip_prefix("prod-")
+            .and_then(|it| it.parse::<i64>().ok());
+        let (status, body) = match number {
+            // Only this kind is listed.
+            None => {
+                let items = (1..).zip(&listed).map(|(number, edits)| {
+                    let item = json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": metadata(number)});
+                    edited(&item, edits)
+                });
+                let items: Vec<Value> = items.collect();
+                let list = json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList", "metadata": {"resourceVersion": "9"}, "items": items});
+                (200, list.to_string().into_bytes())
+            }
+            Some(number) => {
+                let at = usize::try_from(number).unwrap_or(0);
+                match &all[at % all.len()] {
+                    Stored::Nothing => failure(404, "NotFound"),
+                    Stored::Failure(status) => failure(*status, "Failure"),
+                    Stored::Bytes(bytes) => (200, bytes.clone()),
+                    Stored::Other => (
+                        200,
+                        json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata(number)})
+                            .to_string()
+                            .into_bytes(),
+                    ),
+                    Stored::Entry(edits) => {
+                        let entries = hostile_log::entries();
+                        let mut spec = entries[at % entries.len()].clone();
+                        spec["index"] = number.into();
+                        spec["environmentUID"] = "uid-of-prod".into();
+                        let object = json!({"apiVersion": "shipbell.dev/v1alpha1", "kind": "EnvironmentSnapshot", "metadata": metadata(number), "spec": spec});
+                        (200, edited(&object, edits).to_string().into_bytes())
+                    }
+                }
+            }
+        };
+        let status = StatusCode::from_u16(status).unwrap();
+        async move { (status, [(header::CONTENT_TYPE, "application/json")], body) }
+    };
+    Router::new().fallback(answer)
+}
+
+fn failure(code: u16, reason: &str) -> (u16, Vec<u8>) {
+    let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "code": code, "message": "none"});
+    (code, status.to_string().into_bytes())
+}
+
+#[test]
+fn whatever_the_log_holds_the_read_api_answers() {
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let head = prop_oneof![3 => (1..30_i64).prop_map(Some), 1 => Just(None)];
+    let log = (head, vec(stored(), 1..8), vec(edits(), 0..8));
+    let mut seen = BTreeSet::new();
+    let seen = RefCell::new(&mut seen);
+    let run = TestRunner::new(reader_tries()).run(
+        &(log, path(), query()),
+        |((head, all, listed), path, query)| {
+            let Ok(request) = Request::get(format!("{path}?{query}")).body(Body::empty()) else {
+                return Err(TestCaseError::reject("no URI"));
+            };
+            let (status, headers, body) = runtime.block_on(async {
+                let answer = api(api_server(all, listed), head)
+                    .call(request)
+                    .await
+                    .unwrap();
+                let (parts, body) = answer.into_parts();
+                (
+                    parts.status,
+                    parts.headers,
+                    to_bytes(body, 64 << 20).await.unwrap(),
+                )
+            });
+            seen.borrow_mut().insert(status.as_u16());
+            let body = String::from_utf8_lossy(&body);
+            let is_page = headers
+                .get(header::CONTENT_TYPE)
+                .is_some_and(|it| it.as_bytes().starts_with(b"text/html"));
+            match status.as_u16() {
+                200 if is_page => prop_assert!(!body.contains("<script"), "{}", body),
+                200 => prop_assert!(serde_json::from_str::<Value>(&body).is_ok(), "{}", body),
+                400 | 404 | 502 => prop_assert!(body.contains("\"message\""), "{}", body),
+                other => prop_assert!(false, "{} {}", other, body),
+            }
+            Ok(())
+        },
+    );
+    run.unwrap();
+    for status in [200, 404, 502] {
+        assert!(seen.borrow().contains(&status), "{:?}", seen.borrow());
+    }
+}
+
+#[test]
+fn a_log_that_cannot_be_read_is_no_log_that_is_not_there() {
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    for (stored, expected) in [
+        (Stored::Entry(vec![]), 200),
+        (Stored::Nothing, 404),
+        (Stored::Bytes(b"garbage".to_vec()), 502),
+        (Stored::Failure(403), 502),
+        (Stored::Failure(503), 502),
+    ] {
+        let answer = runtime.block_on(async {
+            let service = api(api_server(vec![stored.clone()], vec![]), Some(1));
+            let request = Request::get("/api/v2/snapshots/acme/prod/1").body(Body::empty());
+            service.call(request.unwrap()).await.unwrap()
+        });
+        assert_eq!(answer.status().as_u16(), expected, "{stored:?}");
+    }
 }
 
 proptest! {

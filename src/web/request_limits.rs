@@ -25,8 +25,14 @@ use crate::web::{client_address::ClientAddress, error_response::Refusal, held_bo
 const READ_API: usize = 16;
 /// How many of them may be of one address.
 const READ_API_OF_ADDRESS: usize = 8;
+/// How long one waits until it is worked on.
+const READ_API_QUEUE: Duration = Duration::from_secs(5);
+/// How long it may take.
+const READ_API_DEADLINE: Duration = Duration::from_secs(20);
 /// How many requests to `/metrics` are worked on at once.
 const METRICS: usize = 4;
+/// How long one waits, and how long it may take.
+const METRICS_DEADLINE: Duration = Duration::from_secs(5);
 /// At most how many bytes large answers take together that are made and not sent yet. A larger one is sent alone.
 const LARGE_ANSWERS: u32 = 16 << 20;
 
@@ -83,16 +89,13 @@ impl RequestLimits {
 
     /// For the read API: an answer may hold a large snapshot.
     pub(crate) fn of_read_api() -> Self {
-        Self::shared(
-            (READ_API_OF_ADDRESS, READ_API),
-            Duration::from_secs(5),
-            Duration::from_secs(20),
-        )
+        let at_once = (READ_API_OF_ADDRESS, READ_API);
+        Self::shared(at_once, READ_API_QUEUE, READ_API_DEADLINE)
     }
 
     /// For `/metrics`, whose text grows with the number of environments.
     pub(crate) fn of_metrics() -> Self {
-        Self::new(METRICS, Duration::from_secs(5), Duration::from_secs(5))
+        Self::new(METRICS, METRICS_DEADLINE, METRICS_DEADLINE)
     }
 }
 
@@ -297,7 +300,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_request_that_takes_too_long_is_given_up_and_frees_its_place() {
         let service = service(RequestLimits::new(1, 5 * SECOND, 20 * SECOND));
-        let given_up = service.call(request("/endless")).await.unwrap();
+        let answer = timeout(21 * SECOND, service.call(request("/endless")));
+        let given_up = answer.await.expect("it is given up in time").unwrap();
         assert_eq!(given_up.status(), StatusCode::SERVICE_UNAVAILABLE);
         let body = to_bytes(given_up.into_body(), 1_000).await.unwrap();
         assert!(String::from_utf8_lossy(&body).contains("20 s"));

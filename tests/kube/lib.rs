@@ -28,6 +28,11 @@ pub const PROGRAMS: [&str; 5] = [
 /// The Kubernetes version `tests/kube/go.mod` pins.
 pub const KUBERNETES_VERSION: &str = "v1.36.2";
 
+/// The newest release of the oldest minor version that the chart's `kubeVersion` admits, and the sum of its module.
+pub const OLDEST_KUBERNETES: &str = "v1.30.14";
+const OLDEST_KUBERNETES_SUM: &str = "h1:MrlKXh9uhLIJpyxOeXhcndzRVSvwiV9iJ8NgH8nqPsg=";
+const OPENAPI: &str = "oldest-openapi.json";
+
 /// helm's package. It is a tool of the same module: in one of its own, the Kubernetes packages that it shares with
 /// the control plane would be compiled a second time.
 const HELM: &str = "helm.sh/helm/v3/cmd/helm";
@@ -87,29 +92,28 @@ pub fn find() -> Result<Assets> {
     let module = module();
     let whole = |directory: &Path| Assets::in_directory(directory).ok();
     let make = |into: &Path| build_plane(&module, into);
-    let found = cached_or_built("kube", &module, &mut looked, whole, make)?;
+    let found = cached_or_built("kube", &recipe(&module), &mut looked, whole, make)?;
     found.with_context(|| no_plane(&looked))
 }
 
 /// What the cache holds under this name, built if need be. `None`, and `looked` says why, if there is no Go to build it with.
 fn cached_or_built<T>(
     name: &str,
-    module: &Path,
+    recipe: &str,
     looked: &mut Vec<String>,
     whole: impl Fn(&Path) -> Option<T>,
     make: impl Fn(&Path) -> Result<()>,
 ) -> Result<Option<T>> {
     let root = cache()?.join(name);
-    let recipe = recipe(module);
     let go = go_version();
-    match cached(&root, &recipe, go.as_deref(), &whole) {
+    match cached(&root, recipe, go.as_deref(), &whole) {
         Ok(found) => return Ok(Some(found)),
         Err(miss) => looked.push(miss),
     }
     match fit_go(go) {
         Ok(go) => {
             let complete = |directory: &Path| whole(directory).is_some();
-            let directory = build(&root, &recipe, &go, complete, make)?;
+            let directory = build(&root, recipe, &go, complete, make)?;
             Ok(whole(&directory))
         }
         Err(miss) => {
@@ -157,26 +161,77 @@ pub fn kubeconform() -> Result<PathBuf> {
     find_tool(&tool, &chart_module())
 }
 
+/// Finds the program that reads PromQL with the parser of Prometheus, or builds it. Blocks.
+pub fn promql() -> Result<PathBuf> {
+    let tool = Tool {
+        name: "promql",
+        package: "shipbell.dev/tests/promql",
+        variable: "TEST_ASSET_PROMQL",
+    };
+    find_tool(&tool, &module_beside("promql"))
+}
+
 fn find_tool(tool: &Tool, module: &Path) -> Result<PathBuf> {
-    let Tool { name, variable, .. } = tool;
-    let mut looked = Vec::new();
-    match env::var_os(variable).map(PathBuf::from) {
-        Some(program) if program.is_file() => return Ok(program),
-        Some(program) => looked.push(format!("{variable}: no file {}", program.display())),
-        None => looked.push(format!("{variable}: not set")),
-    }
-    let whole = |directory: &Path| Some(directory.join(name)).filter(|program| program.is_file());
     let make = |into: &Path| {
         let mut command = go_build(module, "-s -w", into);
         command.arg(tool.package);
-        run(name, command, into)
+        run(&format!("building {}", tool.name), command, into).map(drop)
     };
-    let found = cached_or_built(name, module, &mut looked, whole, make)?;
+    let from = format!("built from {}", module.display());
+    find_file(tool.name, tool.variable, &recipe(module), &from, make)
+}
+
+/// Finds the description of the API of the oldest Kubernetes that the chart admits, or downloads it. Blocks.
+pub fn oldest_openapi() -> Result<PathBuf> {
+    let make = |into: &Path| {
+        let module = format!("k8s.io/kubernetes@{OLDEST_KUBERNETES}");
+        let mut go = go_command();
+        go.current_dir(into)
+            .args(["mod", "download", "-json", &module]);
+        let said = run(&format!("downloading {module}"), go, into)?;
+        let field = |name: &str| {
+            let rest = said.split_once(&format!("\"{name}\": \""))?.1;
+            rest.split('"').next()
+        };
+        let (directory, sum) = (field("Dir"), field("Sum"));
+        ensure!(
+            sum == Some(OLDEST_KUBERNETES_SUM),
+            "{module} has the sum {sum:?}"
+        );
+        let description =
+            Path::new(directory.context("no directory")?).join("api/openapi-spec/swagger.json");
+        fs::copy(&description, into.join(OPENAPI))
+            .with_context(|| format!("no {}", description.display()))?;
+        Ok(())
+    };
+    let recipe = hash(&[
+        OLDEST_KUBERNETES.as_bytes(),
+        OLDEST_KUBERNETES_SUM.as_bytes(),
+    ]);
+    let from = format!("downloaded as a module, {OLDEST_KUBERNETES}");
+    find_file(OPENAPI, "TEST_ASSET_OPENAPI", &recipe, &from, make)
+}
+
+/// Finds a file: what the variable names, else what the cache holds, made if need be.
+fn find_file(
+    name: &str,
+    variable: &str,
+    recipe: &str,
+    from: &str,
+    make: impl Fn(&Path) -> Result<()>,
+) -> Result<PathBuf> {
+    let mut looked = Vec::new();
+    match env::var_os(variable).map(PathBuf::from) {
+        Some(file) if file.is_file() => return Ok(file),
+        Some(file) => looked.push(format!("{variable}: no file {}", file.display())),
+        None => looked.push(format!("{variable}: not set")),
+    }
+    let whole = |directory: &Path| Some(directory.join(name)).filter(|file| file.is_file());
+    let found = cached_or_built(name, recipe, &mut looked, whole, make)?;
     found.with_context(|| {
         format!(
-            "No {name}.\n\nTo get one, either\n  - put Go 1.{OLDEST_GO} or newer on PATH: it is then built from \
-             {}, or\n  - set {variable} to such a program.\n\nLooked at\n  - {}",
-            module.display(),
+            "No {name}.\n\nTo get one, either\n  - put Go 1.{OLDEST_GO} or newer on PATH: it is then {from}, or\n  \
+             - set {variable} to such a file.\n\nLooked at\n  - {}",
             looked.join("\n  - ")
         )
     })
@@ -280,7 +335,7 @@ fn build_plane(module: &Path, into: &Path) -> Result<()> {
             .map(|program| format!("k8s.io/kubernetes/cmd/{program}")),
     );
     plane.arg("go.etcd.io/etcd/server/v3");
-    run(&PROGRAMS.join(", "), plane, into)?;
+    run(&format!("building {}", PROGRAMS.join(", ")), plane, into)?;
     // Go calls it after its package.
     fs::rename(into.join("server"), into.join("etcd")).context("the build left no etcd")
 }
@@ -324,7 +379,10 @@ fn ld_flags() -> String {
 fn recipe(module: &Path) -> String {
     let sum = fs::read(module.join("go.sum")).unwrap_or_default();
     let flags = format!("-trimpath {TAGS} {COMPILER} -ldflags {}", ld_flags());
-    hash(&[&sum, flags.as_bytes()])
+    match fs::read(module.join("main.go")) {
+        Ok(own) => hash(&[&sum, flags.as_bytes(), &own]),
+        Err(_) => hash(&[&sum, flags.as_bytes()]),
+    }
 }
 
 fn go_command() -> Command {
@@ -366,15 +424,15 @@ fn fit(version: &str) -> bool {
         .is_none_or(|minor| minor >= OLDEST_GO)
 }
 
-/// Runs a build, says at least every ten seconds that it runs, and shows what it printed if it fails.
-fn run(what: &str, mut command: Command, into: &Path) -> Result<()> {
+/// Runs a build, says at least every ten seconds that it runs, and returns what it printed, or shows that if it fails.
+fn run(what: &str, mut command: Command, into: &Path) -> Result<String> {
     let log = into.with_extension("log");
     let file = File::create(&log)?;
     command
         .stdin(Stdio::null())
         .stdout(file.try_clone()?)
         .stderr(file);
-    let mut ticker = Ticker::new(&format!("building {what}"));
+    let mut ticker = Ticker::new(what);
     let mut child = command
         .spawn()
         .with_context(|| format!("cannot run {command:?}"))?;
@@ -386,16 +444,13 @@ fn run(what: &str, mut command: Command, into: &Path) -> Result<()> {
         thread::sleep(Duration::from_millis(100));
     };
     let printed = fs::read_to_string(&log).unwrap_or_default();
-    ensure!(
-        status.success(),
-        "building {what} failed ({status}):\n{printed}"
-    );
+    ensure!(status.success(), "{what} failed ({status}):\n{printed}");
     let _ = fs::remove_file(&log);
     eprintln!(
-        "kube-assets: built {what} in {} s",
+        "kube-assets: {what} took {} s",
         ticker.since.elapsed().as_secs()
     );
-    Ok(())
+    Ok(printed)
 }
 
 /// Says what takes so long, every ten seconds.
@@ -445,8 +500,12 @@ fn no_plane(looked: &[String]) -> String {
 /// `tests/chart`: what judges the chart. It is a module of its own, because each tool in `tests/kube` changes what the
 /// control plane is built of.
 fn chart_module() -> PathBuf {
+    module_beside("chart")
+}
+
+fn module_beside(name: &str) -> PathBuf {
     let kube = module();
-    kube.parent().unwrap_or(&kube).join("chart")
+    kube.parent().unwrap_or(&kube).join(name)
 }
 
 /// `tests/kube`. Cargo says where the sources of the tests that run are now; what was true at compile time is the fallback.
@@ -557,7 +616,7 @@ mod tests {
             |into| {
                 let mut command = Command::new("sh");
                 command.args(["-c", "echo out of cheese >&2; exit 3"]);
-                run("it", command, into)
+                run("it", command, into).map(drop)
             },
         )
         .unwrap_err();

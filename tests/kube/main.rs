@@ -35,6 +35,8 @@ fn find(helm: bool) -> anyhow::Result<Vec<PathBuf>> {
         paths.push(kube_assets::helm()?);
         paths.push(kube_assets::helm_unittest()?);
         paths.push(kube_assets::kubeconform()?);
+        paths.push(kube_assets::promql()?);
+        paths.push(kube_assets::oldest_openapi()?);
     }
     Ok(paths)
 }

@@ -23,7 +23,7 @@ fn pages() -> Vec<PathBuf> {
 }
 
 /// The files with this extension below a directory, relative to the top of the repository.
-fn files(directory: &str, extension: &str) -> Vec<PathBuf> {
+pub(crate) fn files(directory: &str, extension: &str) -> Vec<PathBuf> {
     let mut found = vec![];
     let mut open = vec![root().join(directory)];
     while let Some(directory) = open.pop() {
@@ -45,7 +45,7 @@ fn text(path: &Path) -> String {
 }
 
 /// The lines of a page outside of blocks of code.
-fn prose(page: &str) -> Vec<&str> {
+pub(crate) fn prose(page: &str) -> Vec<&str> {
     let mut code = false;
     let mut lines = vec![];
     for line in page.lines() {
@@ -176,6 +176,51 @@ fn every_metric_that_is_named_is_explained() {
         let unknown: Vec<_> = named.difference(&metrics).collect();
         assert!(unknown.is_empty(), "{}: {unknown:?}", path.display());
     }
+}
+
+#[test]
+fn every_metric_is_in_an_alert_or_on_the_dashboard() {
+    let used: BTreeSet<String> = ["alerts.yaml", "dashboard.json"]
+        .iter()
+        .flat_map(|name| named_metrics(&file(&format!("charts/shipbell/files/{name}"))))
+        .collect();
+    let explained = series();
+    // A histogram is the metric of its series.
+    let metric = |series: &String| {
+        let suffixes = ["_bucket", "_count", "_sum"];
+        let base = suffixes.iter().find_map(|it| series.strip_suffix(it));
+        let base = base.filter(|base| explained.contains(*base));
+        base.unwrap_or(series).to_owned()
+    };
+    let used: BTreeSet<String> = used.iter().map(metric).collect();
+    let all: BTreeSet<String> = explained.iter().map(metric).collect();
+    let unused: Vec<_> = all.difference(&used).collect();
+    assert!(unused.is_empty(), "nobody looks at {unused:?}");
+}
+
+#[test]
+fn the_page_about_environments_says_of_each_image_of_a_pod_whether_it_counts() {
+    let page = file("docs/environments.md");
+    for (row, counts) in [
+        ("an ordinary container", "yes"),
+        (
+            "a native sidecar (init container with `restartPolicy: Always`)",
+            "yes",
+        ),
+        ("a debug container (ephemeral)", "yes, while it runs"),
+        (
+            "an init container that runs once",
+            "no; while it runs it is judged, if there are rules",
+        ),
+        ("an image volume (`volumes[].image`)", "no"),
+    ] {
+        let line = format!("| {row} | {counts} |");
+        assert!(page.lines().any(|it| it == line), "{line}");
+    }
+    // What is left out is said with its reason.
+    assert!(
+        page.contains("\nAn image volume is data that is mounted and not a program that runs.")
+    );
 }
 
 #[test]

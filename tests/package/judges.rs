@@ -1,7 +1,8 @@
 //! What others say of the chart: helm-unittest, and kubeconform with the schemas of a real API server.
 
 use crate::{
-    helm::{REQUIRED, template},
+    file,
+    helm::{REQUIRED, find, rendered, template},
     root, story,
 };
 use anyhow::{Context as _, Result, ensure};
@@ -9,8 +10,9 @@ use serde_json::{Map, Value, json};
 use std::{
     collections::BTreeSet,
     fs,
+    io::Write as _,
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 fn said(output: &Output) -> String {
@@ -119,42 +121,116 @@ fn reachable(all: &Map<String, Value>, name: &str) -> Map<String, Value> {
 #[test]
 fn kubeconform_finds_nothing_wrong_with_what_the_chart_renders() {
     story(async |cluster| {
-        let openapi = cluster
+        let newest = cluster
             .plane
             .kubectl(&["get", "--raw", "/openapi/v2"])
             .await?;
-        let directory = tempfile::tempdir()?;
-        let kinds = write_schemas(&mut serde_json::from_str(&openapi)?, directory.path())?;
-        ensure!(
-            kinds.contains("Deployment") && kinds.contains("Environment"),
-            "{kinds:?}"
-        );
-        let judge = |yaml: &str| -> Result<Output> {
-            let file = directory.path().join("rendered.yaml");
-            fs::write(&file, yaml)?;
-            let schemas = directory.path().display();
-            Ok(Command::new(kube_assets::kubeconform()?)
-                .args(["-strict", "-summary", "-skip", &FOREIGN.join(",")])
-                .arg("-schema-location")
-                .arg(format!("{schemas}/{{{{.Group}}}}_{{{{.ResourceAPIVersion}}}}_{{{{.ResourceKind}}}}.json"))
-                .arg(&file)
-                .output()?)
-        };
-        for values in [&[][..], &crate::chart::EVERYTHING[..]] {
-            let args: Vec<_> = REQUIRED.iter().chain(values).copied().collect();
-            let output = judge(&template(&args)?)?;
-            let said = said(&output);
-            ensure!(output.status.success(), "{said}");
-            ensure!(said.contains("Invalid: 0, Errors: 0"), "{said}");
-        }
-        // It would see a field that does not exist, and a value of the wrong type.
-        for wrong in [
-            "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ipFamilyPolice: SingleStack}\n",
-            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\nspec: {replicas: one}\n",
-        ] {
-            let output = judge(wrong)?;
-            ensure!(!output.status.success(), "{}", said(&output));
+        let oldest = fs::read_to_string(kube_assets::oldest_openapi()?)?;
+        // A field of which the oldest Kubernetes knows nothing yet. It is not in the chart.
+        let later = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [], resources: {}}\n";
+        for (openapi, later_is_known) in [(newest, true), (oldest, false)] {
+            let directory = tempfile::tempdir()?;
+            let kinds = write_schemas(&mut serde_json::from_str(&openapi)?, directory.path())?;
+            ensure!(kinds.contains("Deployment"), "{kinds:?}");
+            let judge = |yaml: &str| -> Result<Output> {
+                let file = directory.path().join("rendered.yaml");
+                fs::write(&file, yaml)?;
+                let schemas = directory.path().display();
+                Ok(Command::new(kube_assets::kubeconform()?)
+                    .args(["-strict", "-summary", "-skip", &FOREIGN.join(",")])
+                    .arg("-schema-location")
+                    .arg(format!("{schemas}/{{{{.Group}}}}_{{{{.ResourceAPIVersion}}}}_{{{{.ResourceKind}}}}.json"))
+                    .arg(&file)
+                    .output()?)
+            };
+            for values in [&[][..], &crate::chart::EVERYTHING[..]] {
+                let args: Vec<_> = REQUIRED.iter().chain(values).copied().collect();
+                let output = judge(&template(&args)?)?;
+                let said = said(&output);
+                ensure!(output.status.success(), "{said}");
+                ensure!(said.contains("Invalid: 0, Errors: 0"), "{said}");
+            }
+            // It would see a field that does not exist, and a value of the wrong type.
+            for wrong in [
+                "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ipFamilyPolice: SingleStack}\n",
+                "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\nspec: {replicas: one}\n",
+            ] {
+                let output = judge(wrong)?;
+                ensure!(!output.status.success(), "{}", said(&output));
+            }
+            let output = judge(later)?;
+            ensure!(
+                output.status.success() == later_is_known,
+                "{}",
+                said(&output)
+            );
         }
         Ok(())
     });
+}
+
+#[test]
+fn the_oldest_kubernetes_whose_schemas_are_used_is_the_oldest_that_the_chart_admits() {
+    let chart = file("charts/shipbell/Chart.yaml");
+    let minor = kube_assets::OLDEST_KUBERNETES.rsplit_once('.').unwrap().0;
+    let admitted = format!("kubeVersion: \">={}.0-0\"", minor.trim_start_matches('v'));
+    assert!(chart.contains(&admitted), "{admitted}");
+}
+
+/// What Prometheus says of expressions.
+fn parsed(expressions: &[String]) -> Output {
+    let mut parser = Command::new(kube_assets::promql().unwrap())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = expressions.join("\n");
+    parser
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(lines.as_bytes())
+        .unwrap();
+    parser.wait_with_output().unwrap()
+}
+
+#[test]
+fn prometheus_can_read_every_expression_of_the_alerts_and_the_dashboard() {
+    let objects = rendered(&["--set=prometheusRule.enabled=true"]);
+    let rule = find(&objects, "PrometheusRule", "shipbell");
+    let groups = rule["spec"]["groups"].as_array().unwrap().iter();
+    let rules = groups.flat_map(|group| group["rules"].as_array().unwrap());
+    let mut expressions: Vec<String> = rules
+        .map(|rule| rule["expr"].as_str().unwrap().to_owned())
+        .collect();
+    let alerts = expressions.len();
+    let dashboard: Value =
+        serde_json::from_str(&file("charts/shipbell/files/dashboard.json")).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().unwrap());
+    // Grafana puts values in the places of its variables.
+    expressions.extend(targets.map(|target| {
+        let expression = target["expr"].as_str().unwrap();
+        let expression = expression.replace("$__rate_interval", "5m");
+        expression.replace("$environment", ".*")
+    }));
+    assert!(
+        alerts >= 9 && expressions.len() >= alerts + 20,
+        "{expressions:?}"
+    );
+    for expression in &expressions {
+        assert!(!expression.contains(['$', '\n']), "{expression}");
+    }
+    let output = parsed(&expressions);
+    assert!(output.status.success(), "{}", said(&output));
+    // It would see what is no expression, and a function of the wrong type of series.
+    for wrong in [
+        "sum(shipbell_settings",
+        "rate(shipbell_panics_total)",
+        "sums(up)",
+    ] {
+        let output = parsed(&[wrong.to_owned()]);
+        assert!(!output.status.success() && said(&output).contains(wrong));
+    }
 }

@@ -18,10 +18,43 @@ enum As {
     KiB,
 }
 
+/// Numbers as they are written in letters.
+pub(crate) const WORDS: [&str; 11] = [
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
+];
+
 /// A sentence of a page in which `{}` stands for the constant, and where that is.
 type Statement = (&'static str, &'static str, &'static str, &'static str, As);
 
-const STATEMENTS: [Statement; 61] = [
+const STATEMENTS: &[Statement] = &[
+    (
+        "docs/operations.md",
+        "the first {} bits",
+        "src/web/client_address.rs",
+        "IPV6_PREFIX",
+        As::Number,
+    ),
+    (
+        "docs/operations.md",
+        "wait to be sent take {} MiB",
+        "src/web/request_limits.rs",
+        "LARGE_ANSWERS",
+        As::MiB,
+    ),
+    (
+        "docs/operations.md",
+        "One of more than {} MiB is sent alone",
+        "src/web/request_limits.rs",
+        "LARGE_ANSWERS",
+        As::MiB,
+    ),
+    (
+        "docs/operations.md",
+        "gets 503 after the {} s. One",
+        "src/web/request_limits.rs",
+        "READ_API_DEADLINE",
+        As::Seconds,
+    ),
     (
         "README.md",
         "at most {} events or one second of events per setting",
@@ -449,23 +482,509 @@ const STATEMENTS: [Statement; 61] = [
         "ANSWER_READ",
         As::Plain,
     ),
+    (
+        "README.md",
+        "or {} second of events per setting",
+        "src/delivery/ack_window.rs",
+        "WINDOW_TIME",
+        As::Seconds,
+    ),
+    (
+        "SECURITY.md",
+        "for more than {} hour by one `Retry-After`",
+        "src/http/response.rs",
+        "LONGEST_RETRY_AFTER",
+        As::Hours,
+    ),
+    (
+        "SECURITY.md",
+        "({}, and 8081 with",
+        "src/config.rs",
+        "SHIPBELL_LISTEN\", default_value = \"[::]:",
+        As::Plain,
+    ),
+    (
+        "SECURITY.md",
+        "(8080, and {} with",
+        "src/config.rs",
+        "SHIPBELL_API_LISTEN\", default_value = \"[::]:",
+        As::Plain,
+    ),
+    (
+        "docs/argocd.md",
+        "for up to {} minutes while something",
+        "src/delivery/conditions.rs",
+        "PATIENCE",
+        As::Minutes,
+    ),
+    (
+        "docs/argocd.md",
+        "… for {} minutes |",
+        "src/delivery/conditions.rs",
+        "PATIENCE",
+        As::Minutes,
+    ),
+    (
+        "docs/argocd.md",
+        "and after {} minutes *Degraded*",
+        "src/delivery/conditions.rs",
+        "PATIENCE",
+        As::Minutes,
+    ),
+    (
+        "docs/compliance.md",
+        "`grace` ({}m)",
+        "src/compliance/artifact_rules.rs",
+        ".grace\n            .map_or(",
+        As::Minutes,
+    ),
+    (
+        "docs/compliance.md",
+        "`recoveryWindow` ({}m)",
+        "src/compliance/artifact_rules.rs",
+        "window.map_or(",
+        As::Minutes,
+    ),
+    (
+        "docs/compliance.md",
+        "differ in more than {} ways",
+        "src/compliance/artifact_rules.rs",
+        "CONTAINERS",
+        As::Number,
+    ),
+    (
+        "docs/compliance.md",
+        "With more than {} at once",
+        "src/compliance/artifact_rules.rs",
+        "CONTAINERS",
+        As::Number,
+    ),
+    (
+        "docs/compliance.md",
+        "only, {} of a namespace",
+        "src/snapshot/unrecorded.rs",
+        "GONE",
+        As::Number,
+    ),
+    (
+        "docs/compliance.md",
+        "of a namespace ({} of an environment)",
+        "src/snapshot/unrecorded.rs",
+        "MOST",
+        As::Number,
+    ),
+    (
+        "docs/compliance.md",
+        "the log remembers {} (",
+        "src/snapshot/assessment.rs",
+        "UNCOUNTED",
+        As::Number,
+    ),
+    (
+        "docs/compliance.md",
+        "all of the last {} hours",
+        "src/snapshot/assessment.rs",
+        "LATELY",
+        As::Hours,
+    ),
+    (
+        "docs/environments.md",
+        "of labels that take more than {} KiB",
+        "src/cluster/pod_view.rs",
+        "MAX_LABELS",
+        As::KiB,
+    ),
+    (
+        "docs/environments.md",
+        "`settle.rollout` less {} minute,",
+        "src/snapshot/settle.rs",
+        "CLOCKS",
+        As::Minutes,
+    ),
+    (
+        "docs/environments.md",
+        "and at least {} minute.",
+        "src/snapshot/settle.rs",
+        "CLOCKS",
+        As::Minutes,
+    ),
+    (
+        "docs/environments.md",
+        "up to {} different times of deletion",
+        "src/api/snapshot.rs",
+        "MAX_ENDED_AT",
+        As::Number,
+    ),
+    (
+        "docs/environments.md",
+        "at most {} KiB of names, images",
+        "src/cluster/pod_view.rs",
+        "MAX_CONTAINERS",
+        As::KiB,
+    ),
+    (
+        "docs/environments.md",
+        "with {} bytes for each container",
+        "src/cluster/pod_view.rs",
+        "CONTAINER",
+        As::Number,
+    ),
+    (
+        "docs/environments.md",
+        "in more than {} workloads at once",
+        "src/api/snapshot.rs",
+        "MAX_WORKLOADS",
+        As::Number,
+    ),
+    (
+        "docs/environments.md",
+        "`settle.quiet` below {}s",
+        "src/snapshot/state/plan.rs",
+        "from_millis(100)..=",
+        As::Seconds,
+    ),
+    (
+        "docs/environments.md",
+        "at most one each {} ms,",
+        "src/snapshot/state/plan.rs",
+        "RangeInclusive<Duration> = ",
+        As::Number,
+    ),
+    (
+        "docs/environments.md",
+        "stores each within {} ms.",
+        "src/snapshot/state/plan.rs",
+        "RangeInclusive<Duration> = ",
+        As::Number,
+    ),
+    (
+        "docs/environments.md",
+        "720h by default, at least {}h.",
+        "src/snapshot/retention.rs",
+        "YOUNGEST",
+        As::Hours,
+    ),
+    (
+        "docs/environments.md",
+        "minutes, and {} times as often while",
+        "src/snapshot/pruning.rs",
+        "wait = self.interval / ",
+        As::Number,
+    ),
+    (
+        "docs/environments.md",
+        "younger than {} hour is removed",
+        "src/snapshot/retention.rs",
+        "YOUNGEST",
+        As::Hours,
+    ),
+    (
+        "docs/environments.md",
+        "doubles with each check, up to {} minutes",
+        "src/snapshot/retention.rs",
+        "LONGEST_CUT_INTERVAL",
+        As::Minutes,
+    ),
+    (
+        "docs/environments.md",
+        "in any case {} hours after",
+        "src/snapshot/retention.rs",
+        "MAX_AGE",
+        As::Hours,
+    ),
+    (
+        "docs/events.md",
+        "non-compliant: ` and at most {} reasons",
+        "src/snapshot/event.rs",
+        "REASONS",
+        As::Number,
+    ),
+    (
+        "docs/events.md",
+        "compliant: ` and at most {} things",
+        "src/snapshot/event.rs",
+        "REASONS",
+        As::Number,
+    ),
+    (
+        "docs/operations.md",
+        "path on port {} |",
+        "src/config.rs",
+        "SHIPBELL_LISTEN\", default_value = \"[::]:",
+        As::Plain,
+    ),
+    (
+        "docs/operations.md",
+        "from {} s on the watch counts as stale",
+        "src/cluster/watch_progress.rs",
+        "STALE",
+        As::Seconds,
+    ),
+    (
+        "docs/operations.md",
+        "connections of a port | {}, and",
+        "src/web/connections.rs",
+        "            total: ",
+        As::Number,
+    ),
+    (
+        "docs/operations.md",
+        "and {} from one address",
+        "src/web/connections.rs",
+        "            per_address: ",
+        As::Number,
+    ),
+    (
+        "docs/operations.md",
+        "complete within {} s;",
+        "src/web/server.rs",
+        "            head: ",
+        As::Seconds,
+    ),
+    (
+        "docs/operations.md",
+        "connection begins within {} s |",
+        "src/web/server.rs",
+        "            head: ",
+        As::Seconds,
+    ),
+    (
+        "docs/operations.md",
+        "takes requests for {} s;",
+        "src/web/server.rs",
+        "            keep_alive: ",
+        As::Seconds,
+    ),
+    (
+        "docs/operations.md",
+        "is sent within {} s more",
+        "src/web/server.rs",
+        "            finish: ",
+        As::Seconds,
+    ),
+    (
+        "docs/operations.md",
+        "others wait for {} s,",
+        "src/web/request_limits.rs",
+        "READ_API_QUEUE",
+        As::Seconds,
+    ),
+    (
+        "docs/operations.md",
+        "takes longer than {} s gets 503",
+        "src/web/request_limits.rs",
+        "READ_API_DEADLINE",
+        As::Seconds,
+    ),
+    (
+        "docs/operations.md",
+        "at once, {} s each",
+        "src/web/request_limits.rs",
+        "METRICS_DEADLINE",
+        As::Seconds,
+    ),
+    (
+        "docs/operations.md",
+        "known readers, {} for others",
+        "src/web/access.rs",
+        "PER_SECOND",
+        As::Number,
+    ),
+    (
+        "docs/operations.md",
+        "for others; {} at once",
+        "src/web/access.rs",
+        "AT_ONCE",
+        As::Number,
+    ),
+    (
+        "docs/operations.md",
+        "at most {} KiB of labels",
+        "src/cluster/pod_view.rs",
+        "MAX_LABELS",
+        As::KiB,
+    ),
+    (
+        "docs/operations.md",
+        "[{} KiB of running containers]",
+        "src/cluster/pod_view.rs",
+        "MAX_CONTAINERS",
+        As::KiB,
+    ),
+    (
+        "docs/operations.md",
+        "It listens on {} (health",
+        "src/config.rs",
+        "SHIPBELL_LISTEN\", default_value = \"[::]:",
+        As::Plain,
+    ),
+    (
+        "docs/operations.md",
+        "with `externalUrl`, on {}.",
+        "src/config.rs",
+        "SHIPBELL_API_LISTEN\", default_value = \"[::]:",
+        As::Plain,
+    ),
+    (
+        "docs/operations.md",
+        "reach that pod on port {},",
+        "src/config.rs",
+        "SHIPBELL_TEST_LISTEN\", default_value = \"[::]:",
+        As::Plain,
+    ),
+    (
+        "docs/read-api.md",
+        "the port `api` ({})",
+        "charts/shipbell/templates/service.yaml",
+        "- name: api\n      port: ",
+        As::Plain,
+    ),
+    (
+        "docs/read-api.md",
+        "on port {} of the pod",
+        "src/config.rs",
+        "SHIPBELL_API_LISTEN\", default_value = \"[::]:",
+        As::Plain,
+    ),
+    (
+        "docs/read-api.md",
+        "`months` of {} days",
+        "src/web/snapshot_expression.rs",
+        "\"month\" => 24 * ",
+        As::Number,
+    ),
+    (
+        "docs/read-api.md",
+        "(1 to {}, 15 by",
+        "src/web/read_api.rs",
+        "MAX_PER_PAGE",
+        As::Number,
+    ),
+    (
+        "docs/read-api.md",
+        "100, {} by default)",
+        "src/web/read_api.rs",
+        "PER_PAGE",
+        As::Number,
+    ),
+    (
+        "docs/read-api.md",
+        "took longer than {} s, or waited",
+        "src/web/request_limits.rs",
+        "READ_API_DEADLINE",
+        As::Seconds,
+    ),
+    (
+        "docs/slack.md",
+        "When more than {} snapshots with",
+        "src/delivery/next_message.rs",
+        "DIGEST_AFTER",
+        As::Number,
+    ),
+    (
+        "docs/slack.md",
+        "At most {} messages at once",
+        "src/http/turns.rs",
+        "BURST",
+        As::Number,
+    ),
+    (
+        "docs/troubleshooting.md",
+        "condition `Reconciling` is True for the first {} minutes. When",
+        "src/delivery/conditions.rs",
+        "PATIENCE",
+        As::Minutes,
+    ),
+    (
+        "docs/troubleshooting.md",
+        "It is noticed within {} seconds.",
+        "src/delivery/setting_state.rs",
+        "(Duration, Duration) = (Duration::from_secs(2), ",
+        As::Seconds,
+    ),
+    (
+        "docs/troubleshooting.md",
+        "asks, at most {} hour.",
+        "src/http/response.rs",
+        "LONGEST_RETRY_AFTER",
+        As::Hours,
+    ),
+    (
+        "docs/troubleshooting.md",
+        "afterwards. `Reconciling` is True for the first {} minutes.",
+        "src/snapshot/environment_recorder.rs",
+        "RECOVERING",
+        As::Minutes,
+    ),
+    (
+        "docs/troubleshooting.md",
+        "frozen for less than {} minutes",
+        "src/snapshot/environment_recorder.rs",
+        "RECOVERING",
+        As::Minutes,
+    ),
+    (
+        "docs/troubleshooting.md",
+        "an image runs under more than {} names",
+        "src/compliance/artifact_rules.rs",
+        "CONTAINERS",
+        As::Number,
+    ),
+    (
+        "docs/webhooks.md",
+        "({} in `webhook.url`)",
+        "src/api/notification_setting.rs",
+        "\n        length(min = 1, max = ",
+        As::Plain,
+    ),
+    (
+        "docs/webhooks.md",
+        "`approvals` hold the newest {},",
+        "src/snapshot/assessment.rs",
+        "NOTES",
+        As::Number,
+    ),
+    (
+        "docs/webhooks.md",
+        "or the events of {} second,",
+        "src/delivery/ack_window.rs",
+        "WINDOW_TIME",
+        As::Seconds,
+    ),
+    (
+        "docs/webhooks.md",
+        "as a date, up to {} hour.",
+        "src/http/response.rs",
+        "LONGEST_RETRY_AFTER",
+        As::Hours,
+    ),
+    (
+        "docs/webhooks.md",
+        "but never beyond {} hour.",
+        "src/http/response.rs",
+        "LONGEST_RETRY_AFTER",
+        As::Hours,
+    ),
 ];
 
 /// The value of a constant, or what stands after a text: a number, a shift, a product or a time, in its smallest unit.
 fn value(source: &str, name: &str) -> Option<u64> {
-    let constant = name.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+    let constant = name
+        .chars()
+        .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
     let text = if constant {
         let at = source.find(&format!("const {name}: "))?;
         source[at..].split_once(" = ")?.1.split(';').next()?
     } else {
         let rest = source.split_once(name)?.1;
-        rest.split([')', '"']).next()?
+        rest.split([')', '"', ',', '\n']).next()?
     };
     let (unit, text) = match text.split_once("from_") {
         Some((_, call)) => {
             let (unit, argument) = call.split_once('(')?;
             let seconds = match unit {
-                "secs" => 1,
+                // Milliseconds stand alone, as in `100 ms`.
+                "secs" | "millis" => 1,
                 "mins" => 60,
                 "hours" => 3_600,
                 _ => return None,
@@ -520,35 +1039,56 @@ fn source(path: &str, name: &str) -> String {
     text
 }
 
+/// A sentence as it has to be in its page: with the number in digits, or in letters if the page has that.
+fn sentence((page, sentence, path, name, unit): Statement) -> Result<String, String> {
+    let value = value(&source(path, name), name)
+        .ok_or_else(|| format!("{path} has no {name} (for {page}: {sentence:?})"))?;
+    let divisor = match unit {
+        As::Number | As::Plain | As::Seconds => 1,
+        As::Minutes => 60,
+        As::Hours => 3_600,
+        As::KiB => 1 << 10,
+        As::MiB => 1 << 20,
+    };
+    assert_eq!(value % divisor, 0, "{path}: {name}");
+    let number = value / divisor;
+    let digits = match unit {
+        As::Plain => number.to_string(),
+        _ => grouped(number),
+    };
+    let (digits, letters) = (
+        sentence.replace("{}", &digits),
+        usize::try_from(number)
+            .ok()
+            .and_then(|number| WORDS.get(number))
+            .map(|word| sentence.replace("{}", word)),
+    );
+    // A sentence may go on on the next line.
+    let text = file(page).split_whitespace().collect::<Vec<_>>().join(" ");
+    match letters.filter(|_| !text.contains(&digits)) {
+        Some(letters) if text.contains(&letters) => Ok(letters),
+        _ if text.contains(&digits) => Ok(digits),
+        _ => Err(format!(
+            "{page} does not say {digits:?}, as {name} in {path} does"
+        )),
+    }
+}
+
+/// Of every true statement its page, the sentence, and where in it the number begins.
+pub(crate) fn written() -> Vec<(&'static str, String, usize)> {
+    let statements = STATEMENTS.iter().filter_map(|statement| {
+        let number = statement.1.find("{}")?;
+        Some((statement.0, sentence(*statement).ok()?, number))
+    });
+    statements.collect()
+}
+
 #[test]
 fn what_the_pages_say_of_limits_and_times_is_what_the_source_says() {
-    let mut wrong = vec![];
-    for (page, sentence, path, name, unit) in STATEMENTS {
-        let Some(value) = value(&source(path, name), name) else {
-            wrong.push(format!("{path} has no {name} (for {page}: {sentence:?})"));
-            continue;
-        };
-        let divisor = match unit {
-            As::Number | As::Plain | As::Seconds => 1,
-            As::Minutes => 60,
-            As::Hours => 3_600,
-            As::KiB => 1 << 10,
-            As::MiB => 1 << 20,
-        };
-        assert_eq!(value % divisor, 0, "{path}: {name}");
-        let written = match unit {
-            As::Plain => value.to_string(),
-            _ => grouped(value / divisor),
-        };
-        let sentence = sentence.replace("{}", &written);
-        // A sentence may go on on the next line.
-        let text = file(page).split_whitespace().collect::<Vec<_>>().join(" ");
-        if !text.contains(&sentence) {
-            wrong.push(format!(
-                "{page} does not say {sentence:?}, as {name} in {path} does"
-            ));
-        }
-    }
+    let wrong: Vec<String> = STATEMENTS
+        .iter()
+        .filter_map(|it| sentence(*it).err())
+        .collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
@@ -580,12 +1120,81 @@ fn constants_are_read_as_they_are_written() {
 fn the_memory_limit_in_the_pages_is_that_of_the_chart() {
     let objects = rendered(&[]);
     let deployment = crate::helm::find(&objects, "Deployment", "shipbell");
-    let limit =
-        &deployment["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"];
-    let mib = limit.as_str().unwrap().strip_suffix("Mi").unwrap();
+    let resources = &deployment["spec"]["template"]["spec"]["containers"][0]["resources"];
+    let limit = resources["limits"]["memory"].as_str().unwrap();
+    let mib = limit.strip_suffix("Mi").unwrap();
+    let cpu = resources["requests"]["cpu"].as_str().unwrap();
     let page = file("docs/operations.md");
-    assert!(
-        page.contains(&format!("The chart's limit is {mib} MiB.")),
-        "{mib}"
-    );
+    for sentence in [
+        format!("The chart's limit is {mib} MiB."),
+        format!("the chart requests {cpu} |"),
+    ] {
+        assert!(page.contains(&sentence), "{sentence}");
+    }
+}
+
+#[test]
+fn the_sizes_in_the_page_about_operations_are_those_that_were_measured() {
+    let measured = file("docs/benchmarks.md");
+    let figure = |row: &str| {
+        let row = measured.lines().find_map(|line| {
+            let line = line.strip_prefix("| ")?;
+            line.strip_prefix(row)?.strip_prefix(" | ")
+        });
+        let cell = row.and_then(|row| row.split(" |").next());
+        cell.unwrap_or_else(|| panic!("{row:?} was not measured"))
+            .to_owned()
+    };
+    let number = |row: &str| {
+        let figure = figure(row).replace(',', "");
+        let number = figure.split(' ').next().unwrap().parse::<f64>();
+        number.unwrap_or_else(|_| panic!("{row}: {figure}"))
+    };
+    let small = figure("memory (RSS) at 5,000 pods");
+    let large = figure("memory at 150,000 pods");
+    let record = number("memory for a provenance record") / 1_000.0;
+    let page = file("docs/operations.md");
+    for sentence in [
+        format!("{small} at 5,000 pods, {large} at 150,000."),
+        format!("Each provenance record adds about {record:.1} KB."),
+    ] {
+        assert!(page.contains(&sentence), "{sentence}");
+    }
+    // "About 20 µs": rounded up to tens.
+    for row in [
+        "CPU for an event, 5,000 pods",
+        "CPU for an event, 150,000 pods",
+    ] {
+        assert!((10.0..=20.0).contains(&number(row)), "{row}");
+    }
+    assert!(page.contains("about 20 µs for each change of a pod"));
+}
+
+#[test]
+fn the_versions_in_the_readme_are_those_that_are_needed() {
+    let between = |path: &str, begin: &str, end: char| {
+        let text = file(path);
+        let rest = text.split_once(begin).map(|(_, rest)| rest);
+        let found = rest.and_then(|rest| rest.split(end).next());
+        found
+            .unwrap_or_else(|| panic!("{path}: {begin}"))
+            .to_owned()
+    };
+    let oldest = between("charts/shipbell/Chart.yaml", "kubeVersion: \">=", '-');
+    let tested = between("tests/kube/lib.rs", "KUBERNETES_VERSION: &str = \"v", '"');
+    let minor = |version: &str| version.rsplit_once('.').unwrap().0.to_owned();
+    let rust = between("Cargo.toml", "rust-version = \"", '"');
+    let go = between("scripts/needs.sh", "lack \"Go ", ',');
+    let go = go.split(' ').next().unwrap();
+    let node = between("scripts/needs.sh", "lack \"Node.js ", ' ');
+    let readme = file("README.md");
+    let readme = readme.split_whitespace().collect::<Vec<_>>().join(" ");
+    for sentence in [
+        format!("Kubernetes {} or later", minor(&oldest)),
+        format!("The tests run on Kubernetes {} only.", minor(&tested)),
+        format!("Rust {rust} and a C compiler. For `make demo`: also Go {go}."),
+        format!("also Python 3 with `venv`, and Node.js {node} with npm."),
+    ] {
+        assert!(readme.contains(&sentence), "{sentence}");
+    }
 }

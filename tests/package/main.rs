@@ -13,6 +13,7 @@ mod install_file;
 mod judges;
 mod limits;
 mod needs;
+mod numbers;
 mod release_test;
 mod rights;
 

@@ -293,13 +293,14 @@ impl SettingState {
     }
 
     /// Takes the setting up where another writer left it.
-    fn resume(&mut self, status: NotificationSettingStatus, version: Option<String>, now: Now) {
+    fn resume(&mut self, mut status: NotificationSettingStatus, version: Option<String>, now: Now) {
         self.retry = resumed(&status);
         self.writer.resume(status.clone(), version);
+        status.bound();
         // A cursor that the other writer lost altogether is better kept than set anew.
-        for cursor in &status.cursors {
+        for cursor in status.cursors.iter().cloned() {
             self.queues.close(&cursor.environment_uid);
-            self.queues.open(cursor.clone());
+            self.queues.open(cursor);
         }
         let acknowledged = self.queues.counted();
         self.queues.written(&acknowledged, now.moment);

@@ -4,6 +4,10 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::simulation::{
+    hostile_json::{edited, edits},
+    testing::tries,
+};
 
 /// A story drawn from a seed: environments that change, a receiver that fails now and then, and faults of all kinds.
 fn story(seed: u64, faults: Faults, spec: NotificationSettingSpec, operators: usize) -> Simulation {
@@ -199,4 +203,50 @@ fn a_quiet_setting_does_next_to_nothing() {
         "{} steps in a day",
         it.steps - steps
     );
+}
+
+proptest! {
+    #![proptest_config(tries(256))]
+
+    #[test]
+    fn whatever_a_setting_and_its_status_say_all_is_sent_or_the_status_says_why_not(
+        seed in any::<u64>(), of_setting in edits(), again in edits(),
+    ) {
+        let mut it = Simulation::new(seed, webhook());
+        it.environment("prod", "u1");
+        it.environment("test", "u2");
+        it.at += seconds(10);
+        it.setting_created = it.at;
+        let operator = it.start();
+        it.run(seconds(60));
+        for number in 0..4 {
+            for uid in ["u1", "u2"] {
+                it.append(uid, &[(&format!("image-{number}"), 0, 1)]);
+            }
+            it.run(seconds(30));
+        }
+        it.kill(operator);
+        for edits in [&of_setting, &again] {
+            let setting = serde_json::to_value(&it.setting).unwrap();
+            // What is no setting is not given to its task.
+            let Ok(mut setting) = serde_json::from_value::<NotificationSetting>(edited(&setting, edits)) else {
+                continue;
+            };
+            // The API server writes the metadata.
+            setting.metadata.clone_from(&it.setting.metadata);
+            it.setting = setting;
+            it.foreign_status = true;
+            it.begin(operator);
+            it.run(seconds(600));
+            for uid in ["u1", "u2"] {
+                it.append(uid, &[("later", 0, 1)]);
+            }
+            it.run(seconds(7_200));
+            let well = it.ready().starts_with("True") && it.delivered() == "True UpToDate";
+            if well && it.setting.spec.suspend != Some(true) {
+                prop_assert_eq!(it.status().pending, Some(0), "{:?}", it.status());
+            }
+            it.kill(operator);
+        }
+    }
 }

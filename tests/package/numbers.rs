@@ -1,0 +1,562 @@
+//! No number in the pages stands by itself: it is a constant of the source (`limits`), a test holds it, or it is no limit.
+
+use crate::{docs, file, limits};
+use std::{collections::BTreeSet, fs, ops::Range, path::Path};
+
+/// A sentence of a page whose numbers a test holds, and that test.
+type Held = (&'static str, &'static str, &'static str);
+
+const HELD: &[Held] = &[
+    (
+        "docs/troubleshooting.md",
+        "It begins anew within a minute",
+        "a_task_that_panics_is_counted_and_told_of_and_starts_again_until_it_is_stopped",
+    ),
+    (
+        "docs/operations.md",
+        "wait for 5 s, then get 503",
+        "a_request_counts_until_its_answer_is_sent_and_further_ones_are_told_when_to_come_back",
+    ),
+    (
+        "docs/operations.md",
+        "together; the next one waits, and gets 503",
+        "large_answers_wait_until_there_is_room_and_a_larger_one_than_all_room_is_sent_alone",
+    ),
+    (
+        "docs/operations.md",
+        "made one at a time, and one for each address",
+        "large_answers_wait_until_there_is_room_and_a_larger_one_than_all_room_is_sent_alone",
+    ),
+    (
+        "README.md",
+        "To build: Docker, or Rust 1.95 and a C compiler. For `make demo`: also Go 1.26. For `make test`: also Python 3 with `venv`, and Node.js 20 with npm.",
+        "the_versions_in_the_readme_are_those_that_are_needed",
+    ),
+    (
+        "README.md",
+        "Kubernetes 1.30 or later (the chart checks this). The tests run on Kubernetes 1.36 only.",
+        "the_versions_in_the_readme_are_those_that_are_needed",
+    ),
+    (
+        "SECURITY.md",
+        "The ports of the kubelet (10250, 10255) and of etcd (2379, 2380) are always closed",
+        "ports_of_the_kubelet_and_etcd_are_denied",
+    ),
+    (
+        "docs/compliance.md",
+        "(of those of one second, the last by name)",
+        "the_newest_review_is_the_one_that_was_created_last_whatever_its_number",
+    ),
+    (
+        "docs/environments.md",
+        "One environment gets at most one snapshot per second",
+        "with_no_settle_times_everything_is_told_at_once_but_at_most_each_100_ms",
+    ),
+    (
+        "docs/environments.md",
+        "gets one per `settle.quiet`, at most one each",
+        "with_no_settle_times_everything_is_told_at_once_but_at_most_each_100_ms",
+    ),
+    (
+        "docs/environments.md",
+        "up to 4 MiB more",
+        "a_log_grows_by_at_most_the_rate_and_what_was_saved_up_and_borrowed",
+    ),
+    (
+        "docs/operations.md",
+        "answers 200 when",
+        "what_may_not_be_read_freezes_what_depends_on_it_and_heals_by_itself",
+    ),
+    (
+        "docs/operations.md",
+        "otherwise 503 and the reason",
+        "what_may_not_be_read_freezes_what_depends_on_it_and_heals_by_itself",
+    ),
+    (
+        "docs/operations.md",
+        "then get 503 with `Retry-After`. A request that takes longer than 20 s gets 503",
+        "a_request_counts_until_its_answer_is_sent_and_further_ones_are_told_when_to_come_back",
+    ),
+    (
+        "docs/operations.md",
+        "18.6 MiB at 5,000 pods, 63.4 MiB at 150,000. Each provenance record adds about 1.8 KB",
+        "the_sizes_in_the_page_about_operations_are_those_that_were_measured",
+    ),
+    (
+        "docs/operations.md",
+        "The chart's limit is 128 MiB",
+        "the_memory_limit_in_the_pages_is_that_of_the_chart",
+    ),
+    (
+        "docs/operations.md",
+        "about 20 µs for each change of a pod; the chart requests 10m",
+        "the_sizes_in_the_page_about_operations_are_those_that_were_measured",
+    ),
+    (
+        "docs/operations.md",
+        "| gauge | `environment` | 1 while",
+        "what_is_scraped_has_the_names_types_and_labels_that_the_page_explains",
+    ),
+    (
+        "docs/read-api.md",
+        "take `page` (from 1), `per_page` (1 to",
+        "a_malformed_query_is_refused_as_json_that_names_the_parameter_and_what_it_may_be",
+    ),
+    (
+        "docs/read-api.md",
+        "| 400 | a parameter",
+        "a_malformed_query_is_refused_as_json_that_names_the_parameter_and_what_it_may_be",
+    ),
+    (
+        "docs/read-api.md",
+        "| 401 | there is no token",
+        "every_link_of_a_payload_resolves_for_those_who_may_read_snapshots",
+    ),
+    (
+        "docs/read-api.md",
+        "| 403 | the token's user",
+        "every_link_of_a_payload_resolves_for_those_who_may_read_snapshots",
+    ),
+    (
+        "docs/read-api.md",
+        "| 404 | there is no such thing",
+        "every_link_of_a_payload_resolves_for_those_who_may_read_snapshots",
+    ),
+    (
+        "docs/read-api.md",
+        "| 405 | the method",
+        "every_link_of_a_payload_resolves_for_those_who_may_read_snapshots",
+    ),
+    (
+        "docs/read-api.md",
+        "| 500 | the request met a defect",
+        "a_panic_ends_one_request_and_is_counted",
+    ),
+    (
+        "docs/read-api.md",
+        "| 502 | the API server cannot be asked",
+        "a_log_that_cannot_be_read_is_no_log_that_is_not_there",
+    ),
+    (
+        "docs/read-api.md",
+        "| 503 | too many requests",
+        "a_request_counts_until_its_answer_is_sent_and_further_ones_are_told_when_to_come_back",
+    ),
+    (
+        "docs/slack.md",
+        "at once and then one per second",
+        "a_slack_channel_gets_three_messages_at_once_and_then_one_a_second",
+    ),
+    (
+        "docs/troubleshooting.md",
+        "has asked for a pause (429)",
+        "every_status_has_its_class",
+    ),
+    (
+        "docs/troubleshooting.md",
+        "no answer in 15 seconds, or 408",
+        "every_status_has_its_class",
+    ),
+    (
+        "docs/troubleshooting.md",
+        "| 409, 425 or 5xx, or Slack's own errors",
+        "every_status_has_its_class",
+    ),
+    (
+        "docs/troubleshooting.md",
+        "| 429, or Slack says",
+        "every_status_has_its_class",
+    ),
+    (
+        "docs/troubleshooting.md",
+        "wants credentials (407; held)",
+        "every_status_has_its_class",
+    ),
+    (
+        "docs/troubleshooting.md",
+        "`AuthRefused` | 401 or 403 |",
+        "every_status_has_its_class",
+    ),
+    (
+        "docs/troubleshooting.md",
+        "`NotFound` | 404 |",
+        "every_status_has_its_class",
+    ),
+    (
+        "docs/troubleshooting.md",
+        "`Gone` | 410:",
+        "every_status_has_its_class",
+    ),
+    (
+        "docs/troubleshooting.md",
+        "got the same refusal (400, 413, 415, 422)",
+        "every_status_has_its_class",
+    ),
+    (
+        "docs/troubleshooting.md",
+        "because of its content: 400, 413, 415, 422,",
+        "every_status_has_its_class",
+    ),
+    (
+        "docs/webhooks.md",
+        "are sent to one setting in order, one at a time",
+        "nothing_is_missing_and_everything_is_in_order_whatever_goes_wrong",
+    ),
+    (
+        "docs/webhooks.md",
+        "| 408, 409, 425, 429, 5xx;",
+        "every_status_has_its_class",
+    ),
+    (
+        "docs/webhooks.md",
+        "after about 1 s, 2 s, 4 s … up to 5 minutes",
+        "waits_double_from_a_second_to_five_minutes",
+    ),
+    (
+        "docs/webhooks.md",
+        "| 400, 413, 415, 422 | moves this event",
+        "every_status_has_its_class",
+    ),
+    (
+        "docs/webhooks.md",
+        "If a second, different event in a row gets the same answer",
+        "one_refused_message_is_set_aside_and_a_second_with_the_same_answer_means_a_wrong_destination",
+    ),
+    (
+        "docs/webhooks.md",
+        "| 401, 403, 404, other 4xx, any 3xx;",
+        "every_status_has_its_class",
+    ),
+    (
+        "docs/webhooks.md",
+        "after about 30 s, 1 min … up to 10 minutes",
+        "slow_waits_double_from_half_a_minute_to_ten_minutes",
+    ),
+    (
+        "docs/webhooks.md",
+        "| 410 | holds, and sends no event",
+        "a_destination_that_is_gone_is_left_alone_until_it_changes",
+    ),
+    (
+        "docs/webhooks.md",
+        "Each waiting time is moved by up to 20 %",
+        "waits_stay_in_their_bounds_and_are_the_same_again",
+    ),
+    (
+        "docs/webhooks.md",
+        "Up to 20 % are added",
+        "what_the_destination_asks_for_is_obeyed",
+    ),
+    (
+        "docs/webhooks.md",
+        "After 429 with `Retry-After` all settings",
+        "too_many_pauses_the_destination_for_all_who_send_there",
+    ),
+];
+
+/// A sentence of a page whose numbers are no limits, times or defaults of Shipbell, and what they are.
+const OTHER: &[Held] = &[
+    (
+        "docs/operations.md",
+        "about 0.5 KB of JSON for an image without a provenance record, and 0.8 KB or more with one",
+        "a measure, no limit",
+    ),
+    (
+        "docs/operations.md",
+        "1,000 such pods take 16 MiB, and 4,000 take",
+        "16 KiB times 1,000 and 4,000",
+    ),
+    (
+        "SECURITY.md",
+        "4,000 such pods take 64 MiB of the chart's 128 MiB",
+        "16 KiB times 4,000; the chart's limit is held in docs/operations.md",
+    ),
+    (
+        "docs/compliance.md",
+        "neither a pin nor a second digest",
+        "which digest is meant, not how many",
+    ),
+    (
+        "README.md",
+        "the last two events",
+        "rows of the table above",
+    ),
+    ("docs/argocd.md", "as in Argo CD 3", "a version of Argo CD"),
+    (
+        "docs/compliance.md",
+        "`metadata.generation` is 1, on Kubernetes 1.35 and later",
+        "how Kubernetes counts, since when",
+    ),
+    (
+        "docs/compliance.md",
+        "the number 1 at its *first* edit. After an upgrade to 1.35, replace pods that are older than the upgrade to 1.34",
+        "how Kubernetes counts, since when",
+    ),
+    (
+        "docs/compliance.md",
+        "R1 needs Kubernetes 1.35 or later",
+        "how Kubernetes counts, since when",
+    ),
+    (
+        "docs/compliance.md",
+        "Before Kubernetes 1.35, and with short names",
+        "how Kubernetes counts, since when",
+    ),
+    (
+        "docs/environments.md",
+        "which is enough for about 60",
+        "a rule of thumb for the limit before it",
+    ),
+    ("docs/events.md", "A second name for an image", "not a time"),
+    (
+        "docs/operations.md",
+        "sends a sign of life about every minute",
+        "what Kubernetes does",
+    ),
+    ("docs/operations.md", "always 1 |", "not a limit"),
+    (
+        "docs/operations.md",
+        "a snapshot of a change of one image is about 1 KB",
+        "an estimate for planning",
+    ),
+    (
+        "docs/operations.md",
+        "A provenance record is 1 to 3 KB",
+        "an estimate for planning",
+    ),
+    ("docs/read-api.md", "| number 7 |", "an example"),
+    (
+        "docs/webhooks.md",
+        "| 1.2 and 1.3, with",
+        "versions of TLS, which the library speaks",
+    ),
+];
+
+/// Pages whose numbers come from elsewhere: a test generates the fields, each row of the decision tables has a test of its
+/// name in the source, and the benchmarks are what was measured.
+const APART: [&str; 3] = [
+    "docs/fields.md",
+    "docs/decision-tables.md",
+    "docs/benchmarks.md",
+];
+
+const UNITS: [&str; 14] = [
+    "s", "ms", "m", "h", "second", "seconds", "minute", "minutes", "hour", "hours", "day", "days",
+    "month", "months",
+];
+/// Words after which a number in letters is a limit.
+const BEFORE: [&str; 11] = [
+    "most", "least", "than", "to", "newest", "first", "last", "oldest", "within", "after", "every",
+];
+/// Words before which a number in letters is a rate.
+const RATES: [&str; 4] = ["per", "a", "each", "at"];
+
+/// The page as limits are looked for in it: without blocks of code, headings and the numbers of lists, in one line.
+fn text(page: &str) -> String {
+    let page = file(page);
+    let lines = docs::prose(&page).into_iter().filter_map(|line| {
+        let line = line.trim();
+        let listed = line.trim_start_matches(|c: char| c.is_ascii_digit());
+        match listed.strip_prefix(". ") {
+            Some(rest) => Some(rest),
+            None => (!line.starts_with('#')).then_some(line),
+        }
+    });
+    let words: Vec<&str> = lines.flat_map(str::split_whitespace).collect();
+    words.join(" ")
+}
+
+/// Code within a line and the targets of links.
+fn no_prose(text: &str) -> Vec<Range<usize>> {
+    let mut ranges = vec![];
+    for (begin, end) in [("`", "`"), ("](", ")"), ("]: ", " ")] {
+        let mut at = 0;
+        while let Some(found) = text[at..].find(begin) {
+            let start = at + found + begin.len();
+            let length = text[start..].find(end).unwrap_or(text.len() - start);
+            ranges.push(start..start + length);
+            at = (start + length + 1).min(text.len());
+        }
+    }
+    ranges
+}
+
+/// Where a number begins that may be a limit, a time or a default.
+fn numbers(text: &str) -> BTreeSet<usize> {
+    let words: Vec<(usize, &str)> = text
+        .split(' ')
+        .scan(0, |at, word| {
+            let start = *at;
+            *at += word.len() + 1;
+            Some((start, word))
+        })
+        .collect();
+    let bare = |at: usize| {
+        let word = words.get(at).map_or("", |(_, word)| *word);
+        word.trim_matches(|c: char| !c.is_alphanumeric())
+            .to_lowercase()
+    };
+    let mut found = BTreeSet::new();
+    for (at, (start, word)) in words.iter().enumerate() {
+        found.extend(digits(word).into_iter().map(|digit| start + digit));
+        let (before, this, after) = (
+            at.checked_sub(1).map(bare).unwrap_or_default(),
+            bare(at),
+            bare(at + 1),
+        );
+        let one = UNITS.contains(&after.as_str()) && !after.ends_with('s') && after.len() > 2;
+        let limit = match this.as_str() {
+            // "The first one" counts nothing.
+            "one" => before == "most",
+            _ => BEFORE.contains(&before.as_str()),
+        };
+        let rate = RATES.contains(&after.as_str()) && word.ends_with(char::is_alphanumeric);
+        let counted = limits::WORDS[1..].contains(&this.as_str())
+            && (UNITS.contains(&after.as_str()) || rate || limit);
+        // "20 a second" is a rate.
+        let of_rate = || {
+            before.starts_with(|c: char| c.is_ascii_digit())
+                || limits::WORDS.contains(&before.as_str())
+        };
+        let single = ["a", "an", "every", "each"].contains(&this.as_str()) && one && !of_rate();
+        if counted || single {
+            found.insert(*start);
+        }
+    }
+    let apart = no_prose(text);
+    found.retain(|at| !apart.iter().any(|range| range.contains(at)));
+    found
+}
+
+/// Where numbers begin in a word that are no part of a name, as in `IPv4`, `SHA-256`, `5xx`, `R1`. Zero is no limit.
+fn digits(word: &str) -> Vec<usize> {
+    let mut found = vec![];
+    let mut at = 0;
+    while let Some(start) = word[at..].find(|c: char| c.is_ascii_digit()) {
+        let start = at + start;
+        let rest = &word[start..];
+        let length = rest.find(|c: char| !c.is_ascii_digit() && c != ',' && c != '.');
+        let end = start + length.unwrap_or(rest.len());
+        let before = word[..start].trim_end_matches('-');
+        let name = before.ends_with(|c: char| c.is_alphanumeric() || c == '_');
+        let after = word[end..].split(|c: char| !c.is_alphabetic()).next();
+        let unit = after.is_none_or(|after| after.is_empty() || UNITS.contains(&after));
+        let zero = word[start..end].trim_end_matches([',', '.']) == "0";
+        if !name && unit && !zero {
+            found.push(start);
+        }
+        at = end;
+    }
+    found
+}
+
+/// Where a text stands in another one.
+fn occurrences(text: &str, part: &str) -> Vec<Range<usize>> {
+    let found = text.match_indices(part);
+    found.map(|(at, _)| at..at + part.len()).collect()
+}
+
+/// The names of all tests of the repository.
+fn tests() -> BTreeSet<String> {
+    fn read(directory: &Path, names: &mut BTreeSet<String>) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                read(&path, names);
+            } else if path.extension().is_some_and(|it| it == "rs") {
+                let source = fs::read_to_string(path).unwrap();
+                for part in source.split("#[test]").skip(1) {
+                    let name = part.split_once("fn ").map(|(_, rest)| rest);
+                    let name = name.and_then(|rest| rest.split(['(', '<']).next());
+                    names.extend(name.map(str::to_owned));
+                }
+                for part in source.split("#[tokio::test").skip(1) {
+                    let name = part.split_once("fn ").map(|(_, rest)| rest);
+                    let name = name.and_then(|rest| rest.split(['(', '<']).next());
+                    names.extend(name.map(str::to_owned));
+                }
+            }
+        }
+    }
+    let mut names = BTreeSet::new();
+    for directory in ["src", "tests"] {
+        read(&crate::root().join(directory), &mut names);
+    }
+    names
+}
+
+#[test]
+fn every_number_in_the_pages_is_a_constant_or_is_held_by_a_test() {
+    let tests = tests();
+    assert!(tests.len() > 500, "{}", tests.len());
+    let mut wrong = vec![];
+    for (page, sentence, test) in HELD.iter().copied() {
+        if !tests.contains(test) {
+            wrong.push(format!("{page}: {sentence:?}: there is no test {test}"));
+        }
+    }
+    let mut pages = vec!["README.md".to_owned(), "SECURITY.md".to_owned()];
+    let documents = docs::files("docs", "md");
+    pages.extend(
+        documents
+            .iter()
+            .map(|path| path.to_str().unwrap().to_owned()),
+    );
+    pages.retain(|page| !APART.contains(&page.as_str()));
+    for page in pages {
+        let text = text(&page);
+        let mut numbers = numbers(&text);
+        for (_, sentence, number) in limits::written().into_iter().filter(|it| it.0 == page) {
+            for range in occurrences(&text, &sentence) {
+                numbers.remove(&(range.start + number));
+            }
+        }
+        for (_, sentence, _) in HELD.iter().chain(OTHER).filter(|it| it.0 == page) {
+            let before = numbers.len();
+            for range in occurrences(&text, sentence) {
+                numbers.retain(|at| !range.contains(at));
+            }
+            if numbers.len() == before {
+                wrong.push(format!("{page}: {sentence:?} has no number that needs it"));
+            }
+        }
+        for at in numbers {
+            let mut start = at.saturating_sub(60);
+            while !text.is_char_boundary(start) {
+                start -= 1;
+            }
+            let here: String = text[at..].chars().take(40).collect();
+            wrong.push(format!("{page}: ...{}>>{here}...", &text[start..at]));
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "name the constant in limits.rs, or the test that holds it in numbers.rs: {wrong:#?}"
+    );
+}
+
+#[test]
+fn numbers_are_found_however_they_are_written() {
+    for (text, expected) in [
+        ("at most 32 events, 1,024 bytes", vec!["32", "1,024"]),
+        ("| 720h by default | 18.6 MiB |", vec!["720h", "18.6"]),
+        ("IPv4, SHA-256, v1.0, R1, 5xx, 6to4, 0", vec![]),
+        ("`5s` and [a](b.md#2-c) of 3", vec!["3"]),
+        ("more than five snapshots", vec!["five"]),
+        (
+            "for one hour, half an hour, each minute",
+            vec!["one", "an", "each"],
+        ),
+        ("one after another; a second, different one", vec!["a"]),
+        ("20 a second; then one per second", vec!["20", "one"]),
+    ] {
+        let found = numbers(text);
+        let words = found
+            .iter()
+            .map(|at| text[*at..].split(' ').next().unwrap());
+        let words: Vec<&str> = words
+            .map(|word| word.trim_end_matches([',', ';', '.']))
+            .collect();
+        assert_eq!(words, expected, "{text}");
+    }
+}
