@@ -1,6 +1,7 @@
 //! `Environment`: a named selection of a cluster's workloads, and the state of its log.
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
@@ -172,6 +173,19 @@ pub struct EnvironmentStatus {
 }
 
 impl EnvironmentStatus {
+    /// What of it may be refused for what it holds, without numbers and times, which change often.
+    pub(crate) fn news(&self) -> Self {
+        let undated = |condition: &Condition| Condition {
+            last_transition_time: Time(Timestamp::UNIX_EPOCH),
+            ..condition.clone()
+        };
+        Self {
+            conditions: self.conditions.iter().map(undated).collect(),
+            reasons: self.reasons.clone(),
+            ..Self::default()
+        }
+    }
+
     /// What is written when the API server refuses all of it: no lists, and short texts.
     #[must_use]
     pub(crate) fn cut_short(mut self) -> Self {

@@ -8,7 +8,7 @@
 //! lists and bookmarks, and because one object that can't be read must not stop the others. Nothing slow happens here: the
 //! API server closes the watch of a slow reader without a word.
 
-use std::{fmt::Display, io, time::Duration};
+use std::{fmt::Display, io, mem, time::Duration};
 
 use futures::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, pin_mut};
 use http::{HeaderValue, header::ACCEPT_ENCODING};
@@ -17,6 +17,7 @@ use kube::{
     api::{ListParams, VersionMatch, WatchEvent, WatchParams},
     core::Request,
 };
+use parking_lot::Mutex;
 use tokio::time::{Instant, error::Elapsed, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
@@ -31,6 +32,7 @@ use crate::{
     },
     http::error::causes,
     metrics::Metrics,
+    rate::Rate,
     time::Moment,
 };
 
@@ -40,6 +42,8 @@ const PAGE_TIMEOUT: Duration = Duration::from_secs(60);
 const WATCH_SECONDS: u32 = 290;
 /// How much room for a line of a watch is kept from line to line; few are longer.
 const LINE: usize = 64 << 10;
+/// At most so many warnings about single objects are logged a second.
+const WARNINGS_PER_SECOND: u32 = 10;
 /// The most that a line of a watch may have: an object, and what is said of it.
 const LONGEST_LINE: u64 = MAX_OBJECT as u64 + 1_024;
 
@@ -506,10 +510,22 @@ fn is_cut(error: &io::Error) -> bool {
     causes.any(|error| error.kind() == io::ErrorKind::UnexpectedEof)
 }
 
+/// Logs warnings. All are counted, and a part of them is logged if there are very many: objects can be made faster than
+/// anybody reads.
 fn warn_of(warnings: &[String], metrics: &Metrics) {
+    static LOGGED: Mutex<(Rate, u64)> = Mutex::new((Rate::per_second(WARNINGS_PER_SECOND), 0));
     for warning in warnings {
         metrics.warned();
-        warn!("{warning}");
+        let mut logged = LOGGED.lock();
+        let (rate, left_out) = &mut *logged;
+        if !rate.take(Instant::now().into_std()) {
+            *left_out += 1;
+            continue;
+        }
+        match mem::take(left_out) {
+            0 => warn!("{warning}"),
+            left_out => warn!(left_out, "{warning}"),
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 //! Writes status back to provenance, approval and allow-list objects.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::Arc,
     time::Duration,
@@ -117,10 +117,11 @@ enum Write {
 impl<S: SharedEvidence> EvidenceStatusWriter<S> {
     /// Writes for ever.
     pub async fn run(self) {
-        // In the order of their times.
-        let mut aside: VecDeque<(Instant, EvidenceKind, EvidenceKey)> = VecDeque::new();
+        // Those that are not to be written before a time.
+        let mut aside: BTreeMap<(EvidenceKind, EvidenceKey), Instant> = BTreeMap::new();
         loop {
-            while let Some((_, kind, key)) = aside.pop_front_if(|(at, ..)| *at <= Instant::now()) {
+            let now = Instant::now();
+            for ((kind, key), _) in aside.extract_if(.., |_, at| *at <= now) {
                 self.mark(kind, key);
             }
             let taken = self
@@ -128,13 +129,16 @@ impl<S: SharedEvidence> EvidenceStatusWriter<S> {
                 .with_evidence(|state, now| state.take_dirty_status(BATCH, now));
             if taken.is_empty() {
                 let until = Instant::now() + self.until_expiry();
-                let until = aside.front().map_or(until, |(at, ..)| until.min(*at));
+                let until = aside.values().copied().fold(until, Instant::min);
                 let _ = timeout_at(until, self.shared.status_changed()).await;
                 self.shared
                     .with_evidence(|state, _| state.expire_allowances(Timestamp::now()));
                 continue;
             }
             for (kind, key) in taken {
+                if aside.contains_key(&(kind, key.clone())) {
+                    continue; // it is written then
+                }
                 let written = match kind {
                     EvidenceKind::Records => self.update::<ArtifactProvenance>(&key).await,
                     EvidenceKind::Reviews => self.update::<ArtifactApproval>(&key).await,
@@ -146,13 +150,13 @@ impl<S: SharedEvidence> EvidenceStatusWriter<S> {
                     Ok(Write::Refused(why)) => {
                         let kind_name = kind.as_str();
                         warn!(kind = kind_name, object = %key, why, "the API server refuses a status; writing a shorter one");
-                        self.mark(kind, key);
+                        aside.insert((kind, key), Instant::now() + RETRY);
                         sleep(INTERVAL).await;
                     }
                     Ok(Write::Denied(why)) => {
                         let kind_name = kind.as_str();
                         warn!(kind = kind_name, object = %key, why, "the API server does not take a status; trying again later");
-                        aside.push_back((Instant::now() + SET_ASIDE, kind, key));
+                        aside.insert((kind, key), Instant::now() + SET_ASIDE);
                         sleep(INTERVAL).await;
                     }
                     Err(error) => {
@@ -190,13 +194,14 @@ impl<S: SharedEvidence> EvidenceStatusWriter<S> {
         let (Some((mut status, ready)), Some(known)) = (new, known) else {
             return Ok(Write::Unchanged); // the object is gone
         };
+        // Without times, which change with each attempt.
+        let news = hash(Some(&(&status, ready.status, ready.reason, &ready.message)));
         let (conditions, generation) = status.common();
         *generation = known.generation;
         conditions.extend(known.ready);
         condition::set(conditions, &ready, known.generation, now);
         let mut new_hash = hash(Some(&status));
-        let full = new_hash;
-        let refused = known.refused == Some(full);
+        let refused = known.refused == Some(news);
         if refused {
             status.cut_short();
             new_hash = hash(Some(&status));
@@ -216,7 +221,7 @@ impl<S: SharedEvidence> EvidenceStatusWriter<S> {
             }
             StatusWriteResult::Gone => Write::Sent,
             StatusWriteResult::Refused(why) if !refused => {
-                known.refused = Some(full);
+                known.refused = Some(news);
                 Write::Refused(why)
             }
             StatusWriteResult::Refused(why) | StatusWriteResult::Denied(why) => Write::Denied(why),

@@ -483,7 +483,10 @@ async fn write_status(
             status: Box::new(object.status.unwrap_or_default()),
         },
         Ok(Err(kube::Error::Api(status))) if status.code == 409 => WriteAnswer::Conflict,
-        Ok(Err(error)) if refuses_content(&error) => WriteAnswer::Refused(error.to_string()),
+        Ok(Err(kube::Error::Api(status))) if status.code == 422 => {
+            WriteAnswer::Refused(status.message.clone())
+        }
+        Ok(Err(error)) if refuses_content(&error) => WriteAnswer::TooLarge(error.to_string()),
         Ok(Err(error)) => WriteAnswer::Failed(error.to_string()),
     }
 }

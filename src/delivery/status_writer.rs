@@ -81,6 +81,8 @@ pub(crate) enum WriteAnswer {
     Conflict,
     /// The status does not fit the schema.
     Refused(String),
+    /// The API server does not take as much. A patch whose test failed is never answered so.
+    TooLarge(String),
     /// Anything else: no answer, no rights, no such object. The watch tells when the setting is gone.
     Failed(String),
 }

@@ -48,6 +48,8 @@ const HEAD_FRESH: Duration = Duration::from_secs(60);
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// At most how long to wait after one that failed.
 const LONGEST_STATUS_PAUSE: Duration = Duration::from_secs(30);
+/// How long a status counts as refused: what refused it may be gone.
+const REFUSED_FOR: Duration = Duration::from_secs(600);
 /// How many entries after the one known last are tried one by one to find the head, before all are listed.
 const STEPS: i64 = 32;
 /// How long the first append waits for the cursors of settings, at most.
@@ -68,14 +70,22 @@ pub(crate) struct EnvironmentRecorder {
     status: EnvironmentStatus,
     generation: Option<i64>,
     rollout: Duration,
-    /// The status that the API server refused for what it holds: while there is no other, a shorter one is written.
-    refused: Option<EnvironmentStatus>,
+    /// The status that the API server refused for what it holds.
+    refused: Option<RefusedStatus>,
     status_due: Instant,
     /// The pauses after writes of it that fail.
     status_pause: Backoff,
     frozen_since: Option<Instant>,
     /// How often in a row another entry had the name of ours.
     lost: u32,
+}
+
+/// A status that the API server refused for what it holds: while there is no other news, a shorter one is written.
+struct RefusedStatus {
+    news: EnvironmentStatus,
+    at: Instant,
+    /// No shorter one is written yet: the next one is, whatever it says.
+    unanswered: bool,
 }
 
 /// What a round of recording, or one of its appends, came to.
@@ -422,9 +432,15 @@ impl EnvironmentRecorder {
             now: Timestamp::now(),
         };
         let status = new_status(status, input);
-        let refused = self.refused.as_ref() == Some(&status);
-        let full = status.clone();
-        let status = if refused { status.cut_short() } else { status };
+        let news = status.news();
+        self.refused
+            .take_if(|refused| refused.at.elapsed() > REFUSED_FOR);
+        let refused = self.refused.as_ref();
+        let cut_short = refused.is_some_and(|it| it.unanswered || it.news == news);
+        let status = match cut_short {
+            true => status.cut_short(),
+            false => status,
+        };
         if status == self.status {
             return None;
         }
@@ -443,16 +459,23 @@ impl EnvironmentRecorder {
             Ok(StatusWriteResult::Written) => {
                 self.status = status;
                 self.status_pause.reset();
+                if let Some(refused) = &mut self.refused {
+                    refused.unanswered = false;
+                }
                 self.status_due = Instant::now() + STATUS_INTERVAL;
                 return None;
             }
-            Ok(StatusWriteResult::Refused(why)) if !refused => {
+            Ok(StatusWriteResult::Refused(why)) if !cut_short => {
                 let environment = &self.environment.name;
                 warn!(
                     environment,
                     why, "the API server refuses the environment's status; writing a shorter one"
                 );
-                self.refused = Some(full);
+                self.refused = Some(RefusedStatus {
+                    news,
+                    at: Instant::now(),
+                    unanswered: true,
+                });
                 STATUS_INTERVAL
             }
             Ok(StatusWriteResult::Gone) => STATUS_INTERVAL,

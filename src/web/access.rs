@@ -31,11 +31,12 @@ use tracing::warn;
 use crate::{
     api::GROUP,
     metrics::Metrics,
+    rate::Rate,
     web::{
         client_address::ClientAddress,
         error_response::Refusal,
         request_limits::busy,
-        token_cache::{Permission, Rate, Remembered, SharedRate, TokenCache, TokenHash},
+        token_cache::{Permission, Remembered, SharedRate, TokenCache, TokenHash},
     },
 };
 

@@ -36,7 +36,8 @@ const MAX_PER_PAGE: usize = 100;
 
 /// All paths. Every request is checked by `access`.
 pub(crate) fn router(lookup: Lookup, access: Access) -> Router {
-    let large = LargeAnswers::new();
+    let behind_proxy = !matches!(access, Access::ByToken(_));
+    let large = LargeAnswers::new(behind_proxy);
     let large = || from_fn_with_state(large.clone(), request_limits::limit_large);
     Router::new()
         .route("/api/v2/snapshots/{org}/{environment}", get(snapshots))
@@ -98,7 +99,7 @@ pub(crate) fn router(lookup: Lookup, access: Access) -> Router {
             )
         })
         .layer(from_fn_with_state(
-            RequestLimits::of_read_api(),
+            RequestLimits::of_read_api(behind_proxy),
             request_limits::limit,
         ))
         // Before the limit: who may not read takes no reader's place.

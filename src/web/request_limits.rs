@@ -31,10 +31,14 @@ const READ_API_QUEUE: Duration = Duration::from_secs(5);
 const READ_API_DEADLINE: Duration = Duration::from_secs(20);
 /// How many requests to `/metrics` are worked on at once.
 const METRICS: usize = 4;
+/// How many of them may be of one address.
+const METRICS_OF_ADDRESS: usize = 2;
 /// How long one waits, and how long it may take.
 const METRICS_DEADLINE: Duration = Duration::from_secs(5);
 /// At most how many bytes large answers take together that are made and not sent yet. A larger one is sent alone.
 const LARGE_ANSWERS: u32 = 16 << 20;
+/// How many of them may be of the address of a proxy, which is that of all readers.
+const LARGE_BEHIND_PROXY: usize = 4;
 
 /// Places for requests of one address. There are entries only for requests that wait or are served.
 #[derive(Debug)]
@@ -73,6 +77,7 @@ pub(crate) struct RequestLimits {
 }
 
 impl RequestLimits {
+    #[cfg(test)]
     pub(crate) fn new(at_once: usize, queue: Duration, deadline: Duration) -> Self {
         Self::shared((at_once, at_once), queue, deadline)
     }
@@ -87,15 +92,21 @@ impl RequestLimits {
         }
     }
 
-    /// For the read API: an answer may hold a large snapshot.
-    pub(crate) fn of_read_api() -> Self {
-        let at_once = (READ_API_OF_ADDRESS, READ_API);
+    /// For the read API: an answer may hold a large snapshot. `behind_proxy`: all readers have one address.
+    pub(crate) fn of_read_api(behind_proxy: bool) -> Self {
+        let of_address = if behind_proxy {
+            READ_API
+        } else {
+            READ_API_OF_ADDRESS
+        };
+        let at_once = (of_address, READ_API);
         Self::shared(at_once, READ_API_QUEUE, READ_API_DEADLINE)
     }
 
     /// For `/metrics`, whose text grows with the number of environments.
     pub(crate) fn of_metrics() -> Self {
-        Self::new(METRICS, METRICS_DEADLINE, METRICS_DEADLINE)
+        let at_once = (METRICS_OF_ADDRESS, METRICS);
+        Self::shared(at_once, METRICS_DEADLINE, METRICS_DEADLINE)
     }
 }
 
@@ -128,23 +139,28 @@ pub(crate) async fn limit(
 }
 
 /// Bounds the memory for answers that may be large. One at a time is made, and it is made only when there is room for the one
-/// before. An address has one at a time, until it is sent.
+/// before. An address has one at a time, until it is sent, and as many wait. Further ones are refused at once: while they
+/// waited they would take the places of others.
 #[derive(Clone, Debug)]
 pub(crate) struct LargeAnswers {
     of_addresses: Arc<PlacesOfAddresses>,
+    waiting: Arc<PlacesOfAddresses>,
     in_work: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     most: u32,
 }
 
 impl LargeAnswers {
-    pub(crate) fn new() -> Self {
-        Self::within(LARGE_ANSWERS)
+    /// `behind_proxy`: all readers have one address.
+    pub(crate) fn new(behind_proxy: bool) -> Self {
+        let of_address = if behind_proxy { LARGE_BEHIND_PROXY } else { 1 };
+        Self::within(of_address, LARGE_ANSWERS)
     }
 
-    fn within(most: u32) -> Self {
+    fn within(of_address: usize, most: u32) -> Self {
         Self {
-            of_addresses: Arc::new(PlacesOfAddresses::new(1)),
+            of_addresses: Arc::new(PlacesOfAddresses::new(of_address)),
+            waiting: Arc::new(PlacesOfAddresses::new(2 * of_address)),
             in_work: Arc::new(Semaphore::new(1)),
             bytes: Arc::new(Semaphore::new(most as usize)),
             most,
@@ -159,9 +175,11 @@ pub(crate) async fn limit_large(
     request: Request,
     next: Next,
 ) -> Response {
-    let own = limits
-        .of_addresses
-        .of(ClientAddress::of_request(request.extensions()));
+    let address = ClientAddress::of_request(request.extensions());
+    let Ok(waiting) = limits.waiting.of(address).try_acquire_owned() else {
+        return busy("this address waits for other large answers; try again when they have come");
+    };
+    let own = limits.of_addresses.of(address);
     let turn = async {
         let own = own.acquire_owned().await?;
         Ok::<_, AcquireError>((own, limits.in_work.acquire_owned().await?))
@@ -176,7 +194,7 @@ pub(crate) async fn limit_large(
         return busy("the server stops");
     };
     drop(in_work);
-    hold(response, (own, bytes))
+    hold(response, (waiting, own, bytes))
 }
 
 /// The answer to a request that is not worked on now.
@@ -232,7 +250,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_has_at_most_half_of_the_places_of_the_read_api() {
-        let service = service(RequestLimits::of_read_api());
+        let service = service(RequestLimits::of_read_api(false));
         let from = |last: u8, path| {
             let mut request = request(path);
             let address = ClientAddress::of([10, 0, 0, last].into());
@@ -273,8 +291,8 @@ mod tests {
         let router = Router::new()
             .route("/8", get(|| async { "12345678" }))
             .route("/20", get(|| async { "12345678901234567890" }))
-            .layer(from_fn_with_state(LargeAnswers::within(10), limit_large))
-            .layer(from_fn_with_state(RequestLimits::of_read_api(), limit));
+            .layer(from_fn_with_state(LargeAnswers::within(1, 10), limit_large))
+            .layer(from_fn_with_state(RequestLimits::of_read_api(false), limit));
         let service = TowerToHyperService::new(router);
         let from = |last: u8, path| {
             let mut request = request(path);
@@ -295,6 +313,40 @@ mod tests {
         drop(alone);
         let next = from(5, "/8").await.unwrap();
         assert_eq!(to_bytes(next.into_body(), 100).await.unwrap(), "12345678");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn addresses_that_wait_for_large_answers_take_few_places_and_leave_the_others_free() {
+        let router = Router::new()
+            .route("/large", get(|| async { "12345678" }))
+            .layer(from_fn_with_state(LargeAnswers::within(1, 10), limit_large))
+            .route("/small", get(|| async { "small" }))
+            .layer(from_fn_with_state(RequestLimits::of_read_api(false), limit));
+        let service = TowerToHyperService::new(router);
+        let from = |last: u8, path| {
+            let mut request = request(path);
+            let address = ClientAddress::of([10, 0, 0, last].into());
+            request.extensions_mut().insert(address);
+            service.call(request)
+        };
+        // Two addresses ask for as much as they may, and take nothing of it.
+        let unsent = from(1, "/large").await.unwrap();
+        let asked = join_all((0..15).map(|number| from(1 + number % 2, "/large")));
+        let small = async {
+            tokio::time::sleep(SECOND).await;
+            timeout(SECOND, from(3, "/small")).await
+        };
+        let (answers, small) = futures::join!(asked, small);
+        let small = small.expect("it is answered at once").unwrap();
+        assert_eq!(small.status(), StatusCode::OK);
+        let refused = answers.into_iter().flatten();
+        assert!(
+            refused
+                .into_iter()
+                .all(|answer| answer.status() == StatusCode::SERVICE_UNAVAILABLE)
+        );
+        drop(unsent);
+        assert_eq!(from(1, "/large").await.unwrap().status(), StatusCode::OK);
     }
 
     #[tokio::test(start_paused = true)]

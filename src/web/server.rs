@@ -65,7 +65,7 @@ const STALL: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(15);
 /// How many bytes the kernel keeps for a connection of what is sent, and of what is received. It is asked for half of that,
 /// because it doubles the number. By itself it would keep megabytes, which count as memory of the pod.
-const SEND_BUFFER: usize = 128 << 10;
+const SEND_BUFFER: usize = 32 << 10;
 const RECEIVE_BUFFER: usize = 32 << 10;
 
 /// The ports.
@@ -658,17 +658,17 @@ mod tests {
 
     #[tokio::test]
     async fn readers_that_take_nothing_keep_few_bytes_and_for_a_short_time() {
-        let large = from_fn_with_state(LargeAnswers::new(), request_limits::limit_large);
+        let large = from_fn_with_state(LargeAnswers::new(false), request_limits::limit_large);
         let router = Router::new()
             .route("/large", get(|| async { Bytes::from_owner(Large::new()) }))
             .layer(large)
             .route("/small", get(|| async { "small" }))
             .layer(from_fn_with_state(
-                RequestLimits::of_read_api(),
+                RequestLimits::of_read_api(false),
                 request_limits::limit,
             ));
         let times = ConnectionTimes {
-            stall: Duration::from_millis(500),
+            stall: Duration::from_secs(2),
             ..TIMES
         };
         let address = serve(router, ConnectionLimits::default(), times).await.0;

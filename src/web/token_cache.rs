@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::web::client_address::ClientAddress;
+use crate::{rate::Rate, web::client_address::ClientAddress};
 
 /// How long the answer about a token is used before it is asked again.
 pub(crate) const REMEMBERED: Duration = Duration::from_secs(60);
@@ -87,35 +87,6 @@ impl TokenCache {
             Permission::Granted => self.readers.put(token, permission, now),
             Permission::Denied | Permission::Invalid => self.others.put(token, permission, now),
         }
-    }
-}
-
-/// How often something may be done: so often a second, and as often at once.
-#[derive(Debug)]
-pub(crate) struct Rate {
-    interval: Duration,
-    burst: Duration,
-    /// When the next one would be due if all were spread evenly.
-    next: Option<Instant>,
-}
-
-impl Rate {
-    pub(crate) fn per_second(count: u32) -> Self {
-        Self {
-            interval: Duration::from_secs(1) / count,
-            burst: Duration::from_secs(1),
-            next: None,
-        }
-    }
-
-    /// Whether it may be done now. Then it counts as done.
-    pub(crate) fn take(&mut self, now: Instant) -> bool {
-        let next = self.next.map_or(now, |next| next.max(now));
-        let may = next.saturating_duration_since(now) < self.burst;
-        if may {
-            self.next = Some(next + self.interval);
-        }
-        may
     }
 }
 
@@ -212,18 +183,6 @@ mod tests {
         cache.put(hash(1), Permission::Denied, start + SECOND);
         let revoked = cache.get(&hash(1), start + 61 * SECOND);
         assert_eq!(revoked, Remembered::Nothing, "no reader any more");
-    }
-
-    #[test]
-    fn a_rate_lets_a_burst_pass_and_then_one_an_interval() {
-        let start = Instant::now();
-        let mut rate = Rate::per_second(10);
-        let at_once = (0..100).filter(|_| rate.take(start)).count();
-        assert_eq!(at_once, 10);
-        let spread = (1..=100_u32).filter(|step| rate.take(start + *step * SECOND / 100));
-        assert_eq!(spread.count(), 10);
-        let later = start + 60 * SECOND;
-        assert_eq!((0..100).filter(|_| rate.take(later)).count(), 10);
     }
 
     fn address(number: u32) -> ClientAddress {

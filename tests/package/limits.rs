@@ -29,6 +29,20 @@ type Statement = (&'static str, &'static str, &'static str, &'static str, As);
 const STATEMENTS: &[Statement] = &[
     (
         "docs/operations.md",
+        "may have all places, and {} large answers",
+        "src/web/request_limits.rs",
+        "LARGE_BEHIND_PROXY",
+        As::Number,
+    ),
+    (
+        "docs/operations.md",
+        "4 at once, and {} from one address; 5 s each",
+        "src/web/request_limits.rs",
+        "METRICS_OF_ADDRESS",
+        As::Number,
+    ),
+    (
+        "docs/operations.md",
         "the first {} bits",
         "src/web/client_address.rs",
         "IPV6_PREFIX",
@@ -36,7 +50,7 @@ const STATEMENTS: &[Statement] = &[
     ),
     (
         "docs/operations.md",
-        "wait to be sent take {} MiB",
+        "ones that wait to be sent take {} MiB",
         "src/web/request_limits.rs",
         "LARGE_ANSWERS",
         As::MiB,
@@ -778,7 +792,7 @@ const STATEMENTS: &[Statement] = &[
     ),
     (
         "docs/operations.md",
-        "at once, {} s each",
+        "from one address; {} s each",
         "src/web/request_limits.rs",
         "METRICS_DEADLINE",
         As::Seconds,

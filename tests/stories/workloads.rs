@@ -1087,7 +1087,7 @@ fn other_names_of_a_running_image_tell_nothing() {
         actor.settled(1, 1).await?;
         assert_eq!(actor.environment_status().await?.unidentified, Some(0));
 
-        // A new pod that is known by another of these names from the start is one more of the same.
+        // What a node said of one container is said of no other: a new pod is what its own node reports from the start.
         cluster.kubelet.image(
             image,
             Image {
@@ -1098,9 +1098,10 @@ fn other_names_of_a_running_image_tell_nothing() {
         cluster.scale(&actor.name, "web", 2).await?;
         hears(
             &receiver,
-            &["STARTED flips:v1 0 to 1", "SCALED flips:v1 1 to 2"],
+            &["STARTED flips:v1 0 to 1", "STARTED flips:v1 0 to 1"],
         )
         .await?;
+        actor.settled(2, 2).await?;
         Ok(())
     });
 }

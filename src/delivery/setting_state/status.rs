@@ -216,7 +216,7 @@ impl SettingState {
             WriteAnswer::Conflict => self.conflicted(now),
             // The answer to a patch whose test failed, too.
             WriteAnswer::Refused(_) if self.writer.is_crowded() => self.conflicted(now),
-            WriteAnswer::Refused(why) => {
+            WriteAnswer::Refused(why) | WriteAnswer::TooLarge(why) => {
                 warn!(setting = %self.title, why, "the API server refuses the status; writing a shorter one");
                 self.publish(
                     EventReason::StatusRefused,
