@@ -139,12 +139,10 @@ pub(crate) async fn limit(
 }
 
 /// Bounds the memory for answers that may be large. One at a time is made, and it is made only when there is room for the one
-/// before. An address has one at a time, until it is sent, and as many wait. Further ones are refused at once: while they
-/// waited they would take the places of others.
+/// before. An address has one at a time, until it is sent.
 #[derive(Clone, Debug)]
 pub(crate) struct LargeAnswers {
     of_addresses: Arc<PlacesOfAddresses>,
-    waiting: Arc<PlacesOfAddresses>,
     in_work: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     most: u32,
@@ -160,7 +158,6 @@ impl LargeAnswers {
     fn within(of_address: usize, most: u32) -> Self {
         Self {
             of_addresses: Arc::new(PlacesOfAddresses::new(of_address)),
-            waiting: Arc::new(PlacesOfAddresses::new(2 * of_address)),
             in_work: Arc::new(Semaphore::new(1)),
             bytes: Arc::new(Semaphore::new(most as usize)),
             most,
@@ -176,9 +173,6 @@ pub(crate) async fn limit_large(
     next: Next,
 ) -> Response {
     let address = ClientAddress::of_request(request.extensions());
-    let Ok(waiting) = limits.waiting.of(address).try_acquire_owned() else {
-        return busy("this address waits for other large answers; try again when they have come");
-    };
     let own = limits.of_addresses.of(address);
     let turn = async {
         let own = own.acquire_owned().await?;
@@ -194,7 +188,7 @@ pub(crate) async fn limit_large(
         return busy("the server stops");
     };
     drop(in_work);
-    hold(response, (waiting, own, bytes))
+    hold(response, (own, bytes))
 }
 
 /// The answer to a request that is not worked on now.
@@ -313,40 +307,6 @@ mod tests {
         drop(alone);
         let next = from(5, "/8").await.unwrap();
         assert_eq!(to_bytes(next.into_body(), 100).await.unwrap(), "12345678");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn addresses_that_wait_for_large_answers_take_few_places_and_leave_the_others_free() {
-        let router = Router::new()
-            .route("/large", get(|| async { "12345678" }))
-            .layer(from_fn_with_state(LargeAnswers::within(1, 10), limit_large))
-            .route("/small", get(|| async { "small" }))
-            .layer(from_fn_with_state(RequestLimits::of_read_api(false), limit));
-        let service = TowerToHyperService::new(router);
-        let from = |last: u8, path| {
-            let mut request = request(path);
-            let address = ClientAddress::of([10, 0, 0, last].into());
-            request.extensions_mut().insert(address);
-            service.call(request)
-        };
-        // Two addresses ask for as much as they may, and take nothing of it.
-        let unsent = from(1, "/large").await.unwrap();
-        let asked = join_all((0..15).map(|number| from(1 + number % 2, "/large")));
-        let small = async {
-            tokio::time::sleep(SECOND).await;
-            timeout(SECOND, from(3, "/small")).await
-        };
-        let (answers, small) = futures::join!(asked, small);
-        let small = small.expect("it is answered at once").unwrap();
-        assert_eq!(small.status(), StatusCode::OK);
-        let refused = answers.into_iter().flatten();
-        assert!(
-            refused
-                .into_iter()
-                .all(|answer| answer.status() == StatusCode::SERVICE_UNAVAILABLE)
-        );
-        drop(unsent);
-        assert_eq!(from(1, "/large").await.unwrap().status(), StatusCode::OK);
     }
 
     #[tokio::test(start_paused = true)]

@@ -24,8 +24,8 @@ const HELD: &[Held] = &[
     ),
     (
         "docs/operations.md",
-        "made one at a time, and one for each address, for which another may wait",
-        "addresses_that_wait_for_large_answers_take_few_places_and_leave_the_others_free",
+        "made one at a time, and one for each address",
+        "large_answers_wait_until_there_is_room_and_a_larger_one_than_all_room_is_sent_alone",
     ),
     (
         "README.md",
