@@ -668,12 +668,12 @@ mod tests {
                 request_limits::limit,
             ));
         let times = ConnectionTimes {
-            stall: Duration::from_secs(2),
+            stall: Duration::from_secs(1),
             ..TIMES
         };
         let address = serve(router, ConnectionLimits::default(), times).await.0;
         let mut slow = vec![];
-        for number in 0..30 {
+        for number in 0..12 {
             let mut stream = connect_from(2 + number % 3, address).await;
             stream
                 .write_all(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
