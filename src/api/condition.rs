@@ -94,6 +94,8 @@ pub(crate) fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a C
     conditions.iter().find(|condition| condition.type_ == type_)
 }
 
+/// At most this many characters of a text in a status.
+pub(crate) const MESSAGE: usize = 1_000;
 /// At most this many characters of a text once the API server has refused a status.
 pub(crate) const MINIMAL_TEXT: usize = 200;
 

@@ -301,13 +301,11 @@ impl NotificationSettingStatus {
 impl Cursor {
     /// Puts the numbers between those that a log can have. Whoever may write the status may have written any.
     pub(crate) fn bound(&mut self) {
-        // The name of a snapshot has ten digits.
-        let numbers = 0..=9_999_999_999;
-        self.index = self.index.clamp(*numbers.start(), *numbers.end());
-        self.ordinal = self.ordinal.clamp(*numbers.start(), *numbers.end());
-        if let Some(gap) = &mut self.unreported_gap {
-            gap.from = gap.from.clamp(*numbers.start(), *numbers.end());
-            gap.to = gap.to.clamp(*numbers.start(), *numbers.end());
+        let gap = self.unreported_gap.iter_mut();
+        let gap = gap.flat_map(|gap| [&mut gap.from, &mut gap.to]);
+        for number in [&mut self.index, &mut self.ordinal].into_iter().chain(gap) {
+            // The name of a snapshot has ten digits.
+            *number = (*number).clamp(0, 9_999_999_999);
         }
     }
 

@@ -11,7 +11,7 @@ use crate::{
         AllowedArtifact, ArtifactApproval, ArtifactProvenance, Condition,
         allowed_artifact::{AllowedArtifactStatus, AllowedState},
         approval::ArtifactApprovalStatus,
-        condition::{READY, Statement, reasons, shorten, shorten_messages},
+        condition::{MESSAGE, READY, Statement, reasons, shorten, shorten_messages},
         cut_to_schema::cut_to_schema,
         provenance::{ArtifactProvenanceStatus, RunningIn},
     },
@@ -29,8 +29,6 @@ const ENVIRONMENTS: usize = 256;
 const LISTED: usize = 64;
 /// At most so many characters of the name of an attestation.
 const ATTESTATION: usize = 128;
-/// At most so many characters of a condition's message.
-const MESSAGE: usize = 1_000;
 
 reasons! {
     /// What the condition `Ready` of a piece of evidence says.

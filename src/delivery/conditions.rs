@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::{
     api::{
         NotificationSettingStatus,
-        condition::{self, DELIVERED, READY, RECONCILING, STALLED, Statement, shorten},
+        condition::{self, DELIVERED, MESSAGE, READY, RECONCILING, STALLED, Statement, shorten},
     },
     delivery::{
         reasons::{DeliveredReason, NotReadyReason, ReadyReason},
@@ -18,9 +18,6 @@ use crate::{
 
 /// How long something that is missing is expected to come by itself: a Secret is often applied a moment later.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
-
-/// At most this many characters of a condition's message.
-const MESSAGE: usize = 1_000;
 
 /// Why a setting is not ready.
 #[derive(Clone, Debug, PartialEq, Eq)]

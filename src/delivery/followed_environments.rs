@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    api::condition::shorten,
+    api::condition::{MESSAGE, shorten},
     delivery::{conditions::NotReady, reasons::NotReadyReason},
     snapshot::environments::EnvironmentInfo,
 };
@@ -66,7 +66,7 @@ pub(crate) fn followed<'a>(
     );
     let problem = NotReady::new(
         NotReadyReason::EnvironmentNotFound,
-        shorten(&message, 1_000),
+        shorten(&message, MESSAGE),
     );
     (seen, Some(problem))
 }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use crate::{
     api::{
         NotificationSettingStatus,
-        condition::shorten,
+        condition::{MESSAGE, shorten},
         notification_setting::{DeadLetter, Delivery, Failure, SkippedRange},
     },
     delivery::reasons::SkipReason,
@@ -18,8 +18,6 @@ use crate::{
 const DEAD_LETTERS: usize = 10;
 /// At most this many skipped ranges are kept.
 const SKIPPED_RANGES: usize = 20;
-/// At most this many characters of a message: below what the schema takes.
-const MESSAGE: usize = 1_000;
 
 /// An attempt to deliver a message.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -77,13 +77,8 @@ pub(crate) struct RequestLimits {
 }
 
 impl RequestLimits {
-    #[cfg(test)]
-    pub(crate) fn new(at_once: usize, queue: Duration, deadline: Duration) -> Self {
-        Self::shared((at_once, at_once), queue, deadline)
-    }
-
     /// `at_once`: of one address, and of all.
-    fn shared(at_once: (usize, usize), queue: Duration, deadline: Duration) -> Self {
+    fn new(at_once: (usize, usize), queue: Duration, deadline: Duration) -> Self {
         Self {
             of_addresses: Arc::new(PlacesOfAddresses::new(at_once.0)),
             permits: Arc::new(Semaphore::new(at_once.1)),
@@ -100,13 +95,13 @@ impl RequestLimits {
             READ_API_OF_ADDRESS
         };
         let at_once = (of_address, READ_API);
-        Self::shared(at_once, READ_API_QUEUE, READ_API_DEADLINE)
+        Self::new(at_once, READ_API_QUEUE, READ_API_DEADLINE)
     }
 
     /// For `/metrics`, whose text grows with the number of environments.
     pub(crate) fn of_metrics() -> Self {
         let at_once = (METRICS_OF_ADDRESS, METRICS);
-        Self::shared(at_once, METRICS_DEADLINE, METRICS_DEADLINE)
+        Self::new(at_once, METRICS_DEADLINE, METRICS_DEADLINE)
     }
 }
 
@@ -231,7 +226,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_request_counts_until_its_answer_is_sent_and_further_ones_are_told_when_to_come_back()
     {
-        let service = service(RequestLimits::new(1, 5 * SECOND, 20 * SECOND));
+        let service = service(RequestLimits::new((1, 1), 5 * SECOND, 20 * SECOND));
         let unsent = service.call(request("/quick")).await.unwrap();
         let refused = service.call(request("/quick")).await.unwrap();
         assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
@@ -311,7 +306,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_request_that_takes_too_long_is_given_up_and_frees_its_place() {
-        let service = service(RequestLimits::new(1, 5 * SECOND, 20 * SECOND));
+        let service = service(RequestLimits::new((1, 1), 5 * SECOND, 20 * SECOND));
         let answer = timeout(21 * SECOND, service.call(request("/endless")));
         let given_up = answer.await.expect("it is given up in time").unwrap();
         assert_eq!(given_up.status(), StatusCode::SERVICE_UNAVAILABLE);

@@ -16,7 +16,7 @@ pub(crate) async fn request(
     path: &str,
     body: &str,
 ) -> Result<(u16, String)> {
-    send(to, method, path, "", body).await
+    send(TcpStream::connect(to).await?, method, path, "", body).await
 }
 
 /// Gets a path, with a bearer token if there is one; returns the answer's status and body.
@@ -32,7 +32,7 @@ pub async fn get_from(
     token: Option<&str>,
 ) -> Result<(u16, String)> {
     let connection = connect_from(from, to).await?;
-    exchange(connection, to, "GET", path, &authorization(token), "").await
+    send(connection, "GET", path, &authorization(token), "").await
 }
 
 /// Connects from an address of this machine.
@@ -49,7 +49,8 @@ pub async fn with_token(
     path: &str,
     token: Option<&str>,
 ) -> Result<(u16, String)> {
-    send(to, method, path, &authorization(token), "").await
+    let connection = TcpStream::connect(to).await?;
+    send(connection, method, path, &authorization(token), "").await
 }
 
 /// The header of a token, if there is one.
@@ -60,24 +61,13 @@ fn authorization(token: Option<&str>) -> String {
 }
 
 async fn send(
-    to: SocketAddr,
-    method: &str,
-    path: &str,
-    headers: &str,
-    body: &str,
-) -> Result<(u16, String)> {
-    let connection = TcpStream::connect(to).await?;
-    exchange(connection, to, method, path, headers, body).await
-}
-
-async fn exchange(
     mut connection: TcpStream,
-    to: SocketAddr,
     method: &str,
     path: &str,
     headers: &str,
     body: &str,
 ) -> Result<(u16, String)> {
+    let to = connection.peer_addr()?;
     let request = format!(
         "{method} {path} HTTP/1.0\r\nHost: {to}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{headers}\r\n{body}",
         body.len()

@@ -191,16 +191,6 @@ impl Operator {
         Ok(kibibytes.context("no VmHWM")?.trim().parse::<u64>()? << 10)
     }
 
-    /// The memory that it has now and that the kernel can't take back: without the program's own text.
-    pub fn anonymous_memory(&self) -> Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.id()))?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("RssAnon:"));
-        let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
-        Ok(kibibytes.context("no RssAnon")?.trim().parse::<u64>()? << 10)
-    }
-
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.process.id()
