@@ -21,14 +21,22 @@ impl Rate {
         }
     }
 
+    /// Whether it may be done now.
+    pub(crate) fn may(&self, now: Instant) -> bool {
+        self.due(now).saturating_duration_since(now) < self.burst
+    }
+
     /// Whether it may be done now. Then it counts as done.
     pub(crate) fn take(&mut self, now: Instant) -> bool {
-        let next = self.next.map_or(now, |next| next.max(now));
-        let may = next.saturating_duration_since(now) < self.burst;
+        let may = self.may(now);
         if may {
-            self.next = Some(next + self.interval);
+            self.next = Some(self.due(now) + self.interval);
         }
         may
+    }
+
+    fn due(&self, now: Instant) -> Instant {
+        self.next.map_or(now, |next| next.max(now))
     }
 }
 

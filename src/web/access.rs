@@ -47,7 +47,7 @@ const AT_ONCE: usize = 4;
 /// How many tokens are asked about in a second: those of readers, and all others.
 const PER_SECOND: u32 = 20;
 /// How many of the others may be sent from one address.
-const OF_ADDRESS: u32 = 10;
+const OF_ADDRESS: u32 = 4;
 
 /// The header in which a proxy that authenticates sends its secret.
 const PROXY_SECRET: &str = "x-shipbell-proxy-secret";

@@ -20,7 +20,7 @@ use crate::{
         error_response::Refusal,
         html,
         lookup::Lookup,
-        request_limits::{self, LargeAnswers, RequestLimits},
+        request_limits,
         views::{
             artifact::{FlowAnswer, FlowQuery, Wanted},
             environment::{AllowedView, EnvironmentView},
@@ -37,36 +37,13 @@ const MAX_PER_PAGE: usize = 100;
 /// All paths. Every request is checked by `access`.
 pub(crate) fn router(lookup: Lookup, access: Access) -> Router {
     let behind_proxy = !matches!(access, Access::ByToken(_));
-    let large = LargeAnswers::new(behind_proxy);
-    let large = || from_fn_with_state(large.clone(), request_limits::limit_large);
-    Router::new()
+    let small = Router::new()
         .route("/api/v2/snapshots/{org}/{environment}", get(snapshots))
-        .route(
-            "/api/v2/snapshots/{org}/{environment}/{snapshot}",
-            get(snapshot).layer(large()),
-        )
         .route(
             "/api/v2/environments/{org}/{environment}/events",
             get(events),
         )
-        .route(
-            "/{org}/environments/{environment}/snapshots/{snapshot}",
-            get(snapshot_page).layer(large()),
-        )
-        .route(
-            "/api/v2/environments/{org}",
-            get(environments).layer(large()),
-        )
         .route("/api/v2/environments/{org}/{environment}", get(environment))
-        .route(
-            "/{org}/environments/{environment}",
-            get(environment_page).layer(large()),
-        )
-        .route("/api/v2/allowlists/{org}", get(allow_lists).layer(large()))
-        .route(
-            "/api/v2/allowlists/{org}/{environment}",
-            get(allow_list).layer(large()),
-        )
         .route(
             "/api/v2/artifacts/{org}/{flow}/fingerprint/{fingerprint}",
             get_of_flow(artifact, json),
@@ -91,17 +68,27 @@ pub(crate) fn router(lookup: Lookup, access: Access) -> Router {
             "/{org}/flows/{flow}/approvals/{number}",
             get_of_flow(approval, html::flow_answer),
         )
-        .fallback(async || Refusal::not_found("there is nothing at this path"))
+        .fallback(async || Refusal::not_found("there is nothing at this path"));
+    let large = Router::new()
+        .route(
+            "/api/v2/snapshots/{org}/{environment}/{snapshot}",
+            get(snapshot),
+        )
+        .route(
+            "/{org}/environments/{environment}/snapshots/{snapshot}",
+            get(snapshot_page),
+        )
+        .route("/api/v2/environments/{org}", get(environments))
+        .route("/{org}/environments/{environment}", get(environment_page))
+        .route("/api/v2/allowlists/{org}", get(allow_lists))
+        .route("/api/v2/allowlists/{org}/{environment}", get(allow_list));
+    request_limits::limit_read_api(small, large, behind_proxy)
         .method_not_allowed_fallback(async || {
             Refusal::new(
                 StatusCode::METHOD_NOT_ALLOWED,
                 "this API is only read: use GET",
             )
         })
-        .layer(from_fn_with_state(
-            RequestLimits::of_read_api(behind_proxy),
-            request_limits::limit,
-        ))
         // Before the limit: who may not read takes no reader's place.
         .layer(from_fn_with_state(access, access::check))
         .layer(map_response(never_store))

@@ -7,9 +7,10 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
+    Router,
     extract::{Request, State},
     http::{HeaderValue, StatusCode, header},
-    middleware::Next,
+    middleware::{Next, from_fn_with_state},
     response::{IntoResponse as _, Response},
 };
 use hyper::body::Body as _;
@@ -37,8 +38,14 @@ const METRICS_OF_ADDRESS: usize = 2;
 const METRICS_DEADLINE: Duration = Duration::from_secs(5);
 /// At most how many bytes large answers take together that are made and not sent yet. A larger one is sent alone.
 const LARGE_ANSWERS: u32 = 16 << 20;
+/// How many requests for large answers may have a place of the read API at once: the others are for what is small.
+const LARGE: usize = 8;
+/// How many of them may be of one address.
+const LARGE_OF_ADDRESS: usize = 1;
 /// How many of them may be of the address of a proxy, which is that of all readers.
 const LARGE_BEHIND_PROXY: usize = 4;
+/// How long one waits for that: as long as the one before may take to be sent.
+const LARGE_QUEUE: Duration = Duration::from_secs(15);
 
 /// Places for requests of one address. There are entries only for requests that wait or are served.
 #[derive(Debug)]
@@ -98,6 +105,18 @@ impl RequestLimits {
         Self::new(at_once, READ_API_QUEUE, READ_API_DEADLINE)
     }
 
+    /// For the read API's large answers, beside those of [`Self::of_read_api`]. Goes outside of them: who waits here has no
+    /// place there, so that an address that waits for its own large answers takes no place of others.
+    pub(crate) fn of_large_answers(behind_proxy: bool) -> Self {
+        let of_address = if behind_proxy {
+            LARGE_BEHIND_PROXY
+        } else {
+            LARGE_OF_ADDRESS
+        };
+        let inside = READ_API_QUEUE.saturating_add(READ_API_DEADLINE);
+        Self::new((of_address, LARGE), LARGE_QUEUE, inside)
+    }
+
     /// For `/metrics`, whose text grows with the number of environments.
     pub(crate) fn of_metrics() -> Self {
         let at_once = (METRICS_OF_ADDRESS, METRICS);
@@ -134,25 +153,21 @@ pub(crate) async fn limit(
 }
 
 /// Bounds the memory for answers that may be large. One at a time is made, and it is made only when there is room for the one
-/// before. An address has one at a time, until it is sent.
+/// before.
 #[derive(Clone, Debug)]
 pub(crate) struct LargeAnswers {
-    of_addresses: Arc<PlacesOfAddresses>,
     in_work: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     most: u32,
 }
 
 impl LargeAnswers {
-    /// `behind_proxy`: all readers have one address.
-    pub(crate) fn new(behind_proxy: bool) -> Self {
-        let of_address = if behind_proxy { LARGE_BEHIND_PROXY } else { 1 };
-        Self::within(of_address, LARGE_ANSWERS)
+    pub(crate) fn new() -> Self {
+        Self::within(LARGE_ANSWERS)
     }
 
-    fn within(of_address: usize, most: u32) -> Self {
+    fn within(most: u32) -> Self {
         Self {
-            of_addresses: Arc::new(PlacesOfAddresses::new(of_address)),
             in_work: Arc::new(Semaphore::new(1)),
             bytes: Arc::new(Semaphore::new(most as usize)),
             most,
@@ -162,18 +177,8 @@ impl LargeAnswers {
 
 /// Lets the requests for large answers pass one after the other. Goes inside of [`limit`], whose deadline is also for the
 /// time that they wait.
-pub(crate) async fn limit_large(
-    State(limits): State<LargeAnswers>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let address = ClientAddress::of_request(request.extensions());
-    let own = limits.of_addresses.of(address);
-    let turn = async {
-        let own = own.acquire_owned().await?;
-        Ok::<_, AcquireError>((own, limits.in_work.acquire_owned().await?))
-    };
-    let Ok((own, in_work)) = turn.await else {
+async fn limit_large(State(limits): State<LargeAnswers>, request: Request, next: Next) -> Response {
+    let Ok(in_work) = limits.in_work.acquire_owned().await else {
         return busy("the server stops");
     };
     let response = next.run(request).await;
@@ -183,7 +188,34 @@ pub(crate) async fn limit_large(
         return busy("the server stops");
     };
     drop(in_work);
-    hold(response, (own, bytes))
+    hold(response, bytes)
+}
+
+/// The paths of the read API under their limits. `large`: those whose answers may be large. `behind_proxy`: all readers have
+/// one address.
+pub(crate) fn limit_read_api<S>(small: Router<S>, large: Router<S>, behind_proxy: bool) -> Router<S>
+where
+    S: Clone + Send + Sync + 'static,
+{
+    limit_paths(small, large, behind_proxy, LargeAnswers::new())
+}
+
+fn limit_paths<S>(
+    small: Router<S>,
+    large: Router<S>,
+    behind_proxy: bool,
+    answers: LargeAnswers,
+) -> Router<S>
+where
+    S: Clone + Send + Sync + 'static,
+{
+    let places = from_fn_with_state(RequestLimits::of_read_api(behind_proxy), limit);
+    let large_places = from_fn_with_state(RequestLimits::of_large_answers(behind_proxy), limit);
+    let large = large
+        .layer(from_fn_with_state(answers, limit_large))
+        .layer(places.clone())
+        .layer(large_places);
+    small.layer(places).merge(large)
 }
 
 /// The answer to a request that is not worked on now.
@@ -198,9 +230,7 @@ pub(crate) fn busy(why: &str) -> Response {
 #[cfg(test)]
 mod tests {
     use axum::{
-        Router,
         body::{Body, to_bytes},
-        middleware::from_fn_with_state,
         routing::get,
     };
     use futures::future::join_all;
@@ -277,11 +307,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn large_answers_wait_until_there_is_room_and_a_larger_one_than_all_room_is_sent_alone() {
-        let router = Router::new()
+        let large = Router::new()
             .route("/8", get(|| async { "12345678" }))
-            .route("/20", get(|| async { "12345678901234567890" }))
-            .layer(from_fn_with_state(LargeAnswers::within(1, 10), limit_large))
-            .layer(from_fn_with_state(RequestLimits::of_read_api(false), limit));
+            .route("/20", get(|| async { "12345678901234567890" }));
+        let router = limit_paths(Router::new(), large, false, LargeAnswers::within(10));
         let service = TowerToHyperService::new(router);
         let from = |last: u8, path| {
             let mut request = request(path);
@@ -302,6 +331,52 @@ mod tests {
         drop(alone);
         let next = from(5, "/8").await.unwrap();
         assert_eq!(to_bytes(next.into_body(), 100).await.unwrap(), "12345678");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_for_large_answers_that_are_not_read_leave_places_to_all_others() {
+        let small = Router::new().route("/small", get(|| async { "small" }));
+        let large = Router::new().route("/large", get(|| async { "large" }));
+        for addresses in [2, 16, 64] {
+            let router = limit_paths(
+                small.clone(),
+                large.clone(),
+                false,
+                LargeAnswers::within(10),
+            );
+            let service = TowerToHyperService::new(router);
+            let from = |last: u8, path| {
+                let mut request = request(path);
+                let address = ClientAddress::of([10, 0, 0, last].into());
+                request.extensions_mut().insert(address);
+                service.call(request)
+            };
+            // Their answers are kept: nobody reads them.
+            let unread = join_all(
+                (1..=addresses)
+                    .flat_map(|last| (0..8).map(move |_| last))
+                    .map(|last| from(last, "/large")),
+            );
+            let readers = async {
+                // Behind the eight of each that asked before, whose first ones hold what they may.
+                for last in (1..=addresses).chain([200]) {
+                    let began = tokio::time::Instant::now();
+                    let answer = from(last, "/small").await.unwrap();
+                    assert_eq!(answer.status(), StatusCode::OK, "{last} of {addresses}");
+                    assert_eq!(began.elapsed(), Duration::ZERO, "{last} of {addresses}");
+                }
+            };
+            let (unread, ()) = tokio::join!(unread, readers);
+            let statuses = unread
+                .iter()
+                .map(|answer| answer.as_ref().unwrap().status());
+            assert!(statuses.clone().any(|status| status == StatusCode::OK));
+            assert!(
+                statuses
+                    .clone()
+                    .any(|status| status == StatusCode::SERVICE_UNAVAILABLE)
+            );
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -31,6 +31,7 @@ use hyper_util::{
 use parking_lot::Mutex;
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     select,
     sync::watch,
@@ -63,6 +64,8 @@ const BACKLOG: i32 = 1024;
 const STALL: Duration = Duration::from_secs(5);
 /// How long a client may take for an answer.
 const ANSWER: Duration = Duration::from_secs(15);
+/// How long a client has for the rest of the last answer, which the kernel has.
+const CLOSE: Duration = Duration::from_secs(2);
 /// How many bytes the kernel keeps for a connection of what is sent, and of what is received. It is asked for half of that,
 /// because it doubles the number. By itself it would keep megabytes, which count as memory of the pod.
 const SEND_BUFFER: usize = 32 << 10;
@@ -100,6 +103,8 @@ pub(crate) struct ConnectionTimes {
     pub(crate) stall: Duration,
     /// How long it may take for a whole answer, which is kept meanwhile.
     pub(crate) answer: Duration,
+    /// How long it may take what the kernel has of the last answer.
+    pub(crate) close: Duration,
 }
 
 impl Default for ConnectionTimes {
@@ -110,6 +115,7 @@ impl Default for ConnectionTimes {
             finish: Duration::from_secs(30),
             stall: STALL,
             answer: ANSWER,
+            close: CLOSE,
         }
     }
 }
@@ -223,6 +229,14 @@ fn bound_kernel_buffers(stream: &TcpStream) {
     }
 }
 
+/// Waits until the client has closed its side too, and so has taken what was sent.
+async fn wait_for_client(stream: &mut TcpStream) {
+    let mut rest = [0; 1 << 10];
+    if stream.shutdown().await.is_ok() {
+        while matches!(stream.read(&mut rest).await, Ok(1..)) {}
+    }
+}
+
 /// A connection in the list of those that are open.
 struct OpenConnection {
     number: u64,
@@ -259,29 +273,36 @@ impl OpenConnection {
         let work = async {
             select! {
                 // An error is the client's: it went away, was too slow, or sent no HTTP.
-                _ = &mut connection => return,
+                _ = &mut connection => return true,
                 () = sleep(times.keep_alive) => {}
             }
             Pin::new(&mut connection).graceful_shutdown();
             select! {
-                _ = &mut connection => {}
-                () = sleep(times.finish) => {}
+                _ = &mut connection => true,
+                () = sleep(times.finish) => false,
             }
         };
-        let slow = select! {
-            () = work => false,
+        let ended = select! {
+            ended = work => ended,
             () = close.cancelled() => false,
-            () = this.client_is_slow() => true,
+            () = this.client_is_slow() => {
+                debug!(
+                    port = this.server.port.as_str(),
+                    "a client did not take an answer in time"
+                );
+                false
+            }
         };
-        if slow {
-            debug!(
-                port = this.server.port.as_str(),
-                "a client did not take an answer in time"
-            );
-            // Or else the kernel would keep for minutes what it has not sent.
-            let stream = connection.into_parts().io.into_inner();
-            let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        let mut stream = connection.into_parts().io.into_inner();
+        if ended {
+            select! {
+                () = wait_for_client(&mut stream) => {}
+                () = sleep(times.close) => {}
+                () = close.cancelled() => {}
+            }
         }
+        // Or else the kernel would keep for minutes what it has not sent, of any number of connections that are closed.
+        let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
     }
 
     /// Returns when the client has taken too long for an answer.
@@ -371,17 +392,13 @@ impl Drop for Serving {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use axum::{middleware::from_fn_with_state, routing::get};
+    use axum::routing::get;
     use bytes::Bytes;
     use jiff::Timestamp;
-    use tokio::{
-        io::{AsyncReadExt as _, AsyncWriteExt as _},
-        net::TcpSocket,
-        time::timeout,
-    };
+    use tokio::{net::TcpSocket, time::timeout};
 
     use super::*;
-    use crate::web::request_limits::{self, LargeAnswers, RequestLimits};
+    use crate::web::request_limits::limit_read_api;
 
     /// Times short enough for a test that waits for them.
     const TIMES: ConnectionTimes = ConnectionTimes {
@@ -390,6 +407,7 @@ mod tests {
         finish: Duration::from_secs(30),
         stall: Duration::from_secs(30),
         answer: Duration::from_secs(30),
+        close: Duration::from_secs(1),
     };
     const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -434,9 +452,9 @@ mod tests {
         let mut answer = vec![];
         while !answer.windows(4).any(|end| end == b"\r\n\r\n") {
             let mut part = [0; 1024];
-            match stream.read(&mut part).await.unwrap() {
-                0 => break,
-                read => answer.extend_from_slice(&part[..read]),
+            match stream.read(&mut part).await {
+                Ok(0) | Err(_) => break,
+                Ok(read) => answer.extend_from_slice(&part[..read]),
             }
         }
         let answer = String::from_utf8(answer).unwrap();
@@ -658,15 +676,10 @@ mod tests {
 
     #[tokio::test]
     async fn readers_that_take_nothing_keep_few_bytes_and_for_a_short_time() {
-        let large = from_fn_with_state(LargeAnswers::new(false), request_limits::limit_large);
-        let router = Router::new()
-            .route("/large", get(|| async { Bytes::from_owner(Large::new()) }))
-            .layer(large)
-            .route("/small", get(|| async { "small" }))
-            .layer(from_fn_with_state(
-                RequestLimits::of_read_api(false),
-                request_limits::limit,
-            ));
+        let large =
+            Router::new().route("/large", get(|| async { Bytes::from_owner(Large::new()) }));
+        let small = Router::new().route("/small", get(|| async { "small" }));
+        let router = limit_read_api(small, large, false);
         let times = ConnectionTimes {
             stall: Duration::from_secs(1),
             ..TIMES
@@ -703,6 +716,73 @@ mod tests {
             }
         };
         timeout(PATIENCE, all_are_free).await.unwrap();
+    }
+
+    #[test]
+    fn the_connections_of_both_ports_take_at_most_32_mib_of_the_kernel() {
+        let of_port = ConnectionLimits::default().total * (SEND_BUFFER + RECEIVE_BUFFER);
+        assert_eq!(2 * of_port, 32 << 20);
+    }
+
+    /// How many connections of a port the kernel still keeps that are closed and have something to send.
+    fn kept_by_the_kernel(port: u16) -> usize {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let connections = table.lines().skip(1).map(|line| {
+            let mut columns = line.split_whitespace().skip(1);
+            let local = columns.next().unwrap();
+            let state = columns.nth(1).unwrap();
+            let unsent = columns.next().unwrap().split(':').next().unwrap();
+            let unsent = u32::from_str_radix(unsent, 16).unwrap();
+            // FIN_WAIT1, LAST_ACK, CLOSING
+            local.ends_with(&format!(":{port:04X}"))
+                && ["04", "09", "0B"].contains(&state)
+                && unsent > 0
+        });
+        connections.filter(|kept| *kept).count()
+    }
+
+    #[tokio::test]
+    async fn the_kernel_keeps_nothing_of_closed_connections_whose_clients_take_nothing() {
+        let router = Router::new()
+            .route("/livez", get(|| async { "ok" }))
+            .route("/large", get(|| async { vec![b'x'; 64 << 20] }))
+            .route("/medium", get(|| async { vec![b'x'; 24 << 10] }));
+        let limits = ConnectionLimits {
+            total: 8,
+            per_address: 8,
+        };
+        let times = ConnectionTimes {
+            keep_alive: Duration::from_secs(1),
+            stall: Duration::from_secs(1),
+            ..TIMES
+        };
+        let (address, metrics) = serve(router, limits, times).await;
+        let mut clients = vec![];
+        for number in 0..60 {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.set_recv_buffer_size(2 << 10).unwrap();
+            let mut client = socket.connect(address).await.unwrap();
+            // Closed for a slow client; after an answer; for another connection.
+            let request: &[u8] = match number % 3 {
+                0 => b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n",
+                1 => b"GET /medium HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+                _ => b"GET /medium HTTP/1.1\r\nHost: x\r\n\r\n",
+            };
+            let _ = client.write_all(request).await;
+            clients.push(client);
+        }
+        let all_are_closed = async {
+            // Whatever connected before it is accepted.
+            while !lives(address).await {
+                sleep(Duration::from_millis(10)).await;
+            }
+            let none = "shipbell_http_connections{port=\"health\"} 0\n";
+            while !metrics.text(Timestamp::UNIX_EPOCH).contains(none) {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, all_are_closed).await.unwrap();
+        assert_eq!(kept_by_the_kernel(address.port()), 0);
     }
 
     #[tokio::test]

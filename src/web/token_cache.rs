@@ -123,7 +123,8 @@ impl SharedRate {
         let new = || (Rate::per_second(self.per_address), now);
         let (own, asked) = self.of_addresses.entry(from).or_insert_with(new);
         *asked = now;
-        own.take(now) && self.of_all.take(now)
+        // What all have used up is not charged to the address.
+        own.may(now) && self.of_all.take(now) && own.take(now)
     }
 }
 
@@ -199,6 +200,16 @@ mod tests {
             let taken = [taken(1), taken(2), taken(3)];
             assert_eq!(taken, [10, 10, 0], "{second} s");
         }
+    }
+
+    #[test]
+    fn an_address_is_not_charged_for_what_others_have_used_up() {
+        let start = Instant::now();
+        let mut rate = SharedRate::per_second((10, 20));
+        let mut taken = |last, now| (0..100).filter(|_| rate.take(address(last), now)).count();
+        assert_eq!([1, 2, 3].map(|last| taken(last, start)), [10, 10, 0]);
+        // Half a second later there is something for all again, and the third one has used nothing of its part.
+        assert_eq!(taken(3, start + SECOND / 2), 10);
     }
 
     #[test]

@@ -24,7 +24,7 @@ const HELD: &[Held] = &[
     ),
     (
         "docs/operations.md",
-        "made one at a time, and one for each address",
+        "They are made one at a time",
         "large_answers_wait_until_there_is_room_and_a_larger_one_than_all_room_is_sent_alone",
     ),
     (
@@ -76,6 +76,11 @@ const HELD: &[Held] = &[
         "docs/operations.md",
         "then get 503 with `Retry-After`. A request that takes longer than 20 s gets 503",
         "a_request_counts_until_its_answer_is_sent_and_further_ones_are_told_when_to_come_back",
+    ),
+    (
+        "docs/operations.md",
+        "so 32 MiB for all connections of both ports",
+        "the_connections_of_both_ports_take_at_most_32_mib_of_the_kernel",
     ),
     (
         "docs/operations.md",
