@@ -228,7 +228,7 @@ fn in_force<'e>(
 pub struct Assessment {
     /// Artifacts whose facts differ from the log. Those that are recorded for another reason are in `facts` only.
     pub differs: BTreeSet<Fingerprint>,
-    /// The facts about all artifacts that were assessed.
+    /// The facts about all artifacts that were assessed, without those of which nothing is known now and was before.
     pub facts: BTreeMap<Fingerprint, ArtifactFacts>,
     /// The state of the environment.
     pub compliance: Compliance,
@@ -315,24 +315,38 @@ impl Assessor<'_> {
     ) -> Assessment {
         let mut found = Assessment::default();
         self.read_allow_list(&mut found, state, after, scope, now);
-        for (fingerprint, artifact) in &self.wanted(state, before, after, scope, now) {
-            let verdict = evaluate(self.rules, self.environment, artifact, &self.resolver, now);
-            let old = before.facts.get(fingerprint);
-            let facts = self.facts(*fingerprint, verdict, old, after, now);
-            if after.total(fingerprint) > 0
-                && before.total(fingerprint) > 0
+        let mut nothing = vec![];
+        for (fingerprint, namespaces) in self.wanted(state, before, after, scope, now) {
+            let artifact = self.input(fingerprint, namespaces, after);
+            let verdict = evaluate(self.rules, self.environment, &artifact, &self.resolver, now);
+            let old = before.facts.get(&fingerprint);
+            let facts = self.facts(fingerprint, verdict, old, after, now);
+            if after.total(&fingerprint) > 0
+                && before.total(&fingerprint) > 0
                 && let Some(cause) = state.cause_of_change(old, &facts, &found.allow_list, now)
             {
-                found.differs.insert(*fingerprint);
+                found.differs.insert(fingerprint);
                 found.causes.insert(cause);
             }
-            found.facts.insert(*fingerprint, facts);
+            // Most artifacts of environments without rules have no facts: they take no memory.
+            let had = old.is_some() || after.facts.contains_key(&fingerprint);
+            if facts.is_nothing() {
+                nothing.extend(
+                    state
+                        .facts
+                        .contains_key(&fingerprint)
+                        .then_some(fingerprint),
+                );
+            }
+            if had || !facts.is_nothing() {
+                found.facts.insert(fingerprint, facts);
+            }
+        }
+        for fingerprint in nothing {
+            state.facts.remove(&fingerprint);
         }
         for (fingerprint, facts) in &found.facts {
-            // Most artifacts of environments without rules have no facts: they take no memory.
-            if facts.is_nothing() {
-                state.facts.remove(fingerprint);
-            } else {
+            if !facts.is_nothing() {
                 state.facts.insert(*fingerprint, facts.clone());
             }
         }
@@ -359,7 +373,7 @@ impl Assessor<'_> {
         before.total(fingerprint) > 0 && self.census.total(fingerprint) == 0
     }
 
-    /// The artifacts to assess.
+    /// The artifacts to assess, and the namespaces in which they run. There may be all artifacts of a cluster.
     fn wanted<'l>(
         &self,
         state: &'l AssessmentState,
@@ -367,7 +381,7 @@ impl Assessor<'_> {
         after: &'l Ledger,
         scope: AssessmentScope,
         now: Timestamp,
-    ) -> BTreeMap<Fingerprint, ArtifactInput<'l>> {
+    ) -> BTreeMap<Fingerprint, Vec<&'l str>> {
         let due = |fingerprint: &Fingerprint| {
             let facts = state.facts.get(fingerprint);
             let verdict = facts.and_then(|facts| facts.verdict.as_ref());
@@ -389,33 +403,38 @@ impl Assessor<'_> {
                             || before.total(fingerprint) == 0))
         };
         let artifacts = after.artifacts().map(|(fingerprint, _)| *fingerprint);
-        let mut inputs: BTreeMap<Fingerprint, ArtifactInput> = artifacts
-            .filter(wanted)
-            .map(|fingerprint| {
-                let name = after.names.get(&fingerprint).map_or("", String::as_str);
-                let trusted = self.census.trusted(fingerprint);
-                let input = ArtifactInput {
-                    fingerprint,
-                    containers: trusted.take(CONTAINERS + 1).cloned().collect(),
-                    name,
-                    namespaces: BTreeSet::new(),
-                };
-                (fingerprint, input)
-            })
-            .collect();
-        if !inputs.is_empty() {
-            for cell in after.cells().keys() {
-                if let Some(input) = inputs.get_mut(&cell.fingerprint) {
-                    input.namespaces.insert(&*cell.workload.namespace);
-                }
-            }
-            for (fingerprint, namespace) in self.late(state) {
-                if let Some(input) = inputs.get_mut(fingerprint) {
-                    input.namespaces.insert(namespace);
+        let mut places: BTreeMap<Fingerprint, Vec<&str>> =
+            artifacts.filter(wanted).map(|it| (it, vec![])).collect();
+        if !places.is_empty() {
+            let recorded = after.cells().keys();
+            let recorded = recorded.map(|it| (it.fingerprint, &*it.workload.namespace));
+            let late = self.late(state);
+            let late = late.map(|(fingerprint, namespace)| (*fingerprint, &**namespace));
+            for (fingerprint, namespace) in recorded.chain(late) {
+                if let Some(namespaces) = places.get_mut(&fingerprint)
+                    && namespaces.last() != Some(&namespace)
+                {
+                    namespaces.push(namespace);
                 }
             }
         }
-        inputs
+        places
+    }
+
+    /// What an artifact is judged by.
+    fn input<'l>(
+        &self,
+        fingerprint: Fingerprint,
+        namespaces: Vec<&'l str>,
+        after: &'l Ledger,
+    ) -> ArtifactInput<'l> {
+        let trusted = self.census.trusted(fingerprint);
+        ArtifactInput {
+            fingerprint,
+            containers: trusted.take(CONTAINERS + 1).cloned().collect(),
+            name: after.names.get(&fingerprint).map_or("", String::as_str),
+            namespaces: namespaces.into_iter().collect(),
+        }
     }
 
     /// What runs and should have been recorded by now.

@@ -2,12 +2,13 @@
 //! checkpoint before it plus the entries since.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
-    io::Read as _,
+    io::{self, BufReader, BufWriter, Read as _},
     sync::Arc,
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::{engine::general_purpose::STANDARD, read::DecoderReader, write::EncoderStringWriter};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -180,13 +181,13 @@ pub enum UnreadableLog {
 /// The cells of a workload: kind, namespace, name, [digest, instances] each.
 type StateCells = (String, String, String, Vec<(Fingerprint, u32)>);
 
-/// The state as a checkpoint holds it.
+/// The state as a checkpoint holds it. That of a large cluster has megabytes: it is written and read without a copy.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct LedgerState {
+struct LedgerState<'a> {
     scope: Scope,
     cells: Vec<StateCells>,
-    names: BTreeMap<Fingerprint, String>,
+    names: Cow<'a, BTreeMap<Fingerprint, String>>,
     #[serde(default)]
     rollouts: Vec<(String, String, String, Timestamp)>,
     #[serde(default)]
@@ -195,24 +196,36 @@ struct LedgerState {
     /// container, which are not here: they tie nothing any more.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     sources: BTreeMap<Fingerprint, IdentitySource>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    containers: LearnedContainers,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    seen: BTreeMap<Fingerprint, Timestamp>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    facts: BTreeMap<Fingerprint, ArtifactFacts>,
+    #[serde(default, skip_serializing_if = "is_empty")]
+    containers: Cow<'a, LearnedContainers>,
+    #[serde(default, skip_serializing_if = "is_empty")]
+    seen: Cow<'a, BTreeMap<Fingerprint, Timestamp>>,
+    #[serde(default, skip_serializing_if = "is_empty")]
+    facts: Cow<'a, BTreeMap<Fingerprint, ArtifactFacts>>,
     /// UID of the entry, digest, what is known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     allowed: Vec<(Box<str>, Fingerprint, Listed)>,
 }
 
-impl LedgerState {
+fn is_empty<K: Clone, V: Clone>(map: &Cow<BTreeMap<K, V>>) -> bool {
+    map.is_empty()
+}
+
+impl LedgerState<'_> {
+    fn encode(&self) -> String {
+        let compressed = || {
+            let text = EncoderStringWriter::new(&STANDARD);
+            let mut encoder = BufWriter::new(zstd::Encoder::new(text, 3)?);
+            serde_json::to_writer(&mut encoder, self)?;
+            Ok::<_, io::Error>(encoder.into_inner()?.finish()?.into_inner())
+        };
+        compressed().expect("plain data, written to memory")
+    }
+
     fn decode(data: &str) -> Result<Self, Box<dyn std::error::Error>> {
-        let packed = STANDARD.decode(data)?;
-        let mut json = vec![];
-        let decoder = zstd::Decoder::new(packed.as_slice())?;
-        decoder.take(MAX_STATE).read_to_end(&mut json)?;
-        Ok(serde_json::from_slice(&json)?)
+        let packed = DecoderReader::new(data.as_bytes(), &STANDARD);
+        let json = zstd::Decoder::new(packed)?.take(MAX_STATE);
+        Ok(serde_json::from_reader(BufReader::new(json))?)
     }
 }
 
@@ -428,19 +441,18 @@ impl Ledger {
         let state = LedgerState {
             scope: self.scope.clone(),
             cells,
-            names: self.names.clone(),
+            names: Cow::Borrowed(&self.names),
             rollouts: rollouts.collect(),
             identities: self.identities.clone(),
             sources: sources.collect(),
-            containers: self.containers.clone(),
-            seen: self.seen.clone(),
-            facts: self.facts.clone(),
+            containers: Cow::Borrowed(&self.containers),
+            seen: Cow::Borrowed(&self.seen),
+            facts: Cow::Borrowed(&self.facts),
             allowed: allowed
                 .map(|((uid, digest), listed)| (uid.clone(), *digest, listed.clone()))
                 .collect(),
         };
-        let json = serde_json::to_vec(&state).expect("plain data");
-        STANDARD.encode(zstd::encode_all(json.as_slice(), 3).expect("writing to memory"))
+        state.encode()
     }
 
     /// The state after an entry that has a checkpoint. `data`: the checkpoint's text, joined from its chunks.
@@ -452,10 +464,10 @@ impl Ledger {
         let state = LedgerState::decode(data)
             .map_err(|error| UnreadableLog::Checkpoint(spec.index, error.to_string()))?;
         let mut ledger = Self {
-            names: state.names,
-            containers: state.containers,
-            seen: state.seen,
-            facts: state.facts,
+            names: state.names.into_owned(),
+            containers: state.containers.into_owned(),
+            seen: state.seen.into_owned(),
+            facts: state.facts.into_owned(),
             ..Self::empty(state.scope)
         };
         for (kind, namespace, name, counts) in state.cells {

@@ -85,8 +85,9 @@ pub struct Replay {
 
 impl Replay {
     /// Builds the state. `rollout`: how long to wait for a rollout that was recorded before it was over.
-    pub fn ledger(&self, rollout: Duration, fleet: &mut Fleet) -> Result<Ledger, UnreadableLog> {
+    pub fn ledger(self, rollout: Duration, fleet: &mut Fleet) -> Result<Ledger, UnreadableLog> {
         let mut ledger = Ledger::restore(&self.base, &self.data, fleet)?;
+        drop(self.data);
         for spec in &self.since {
             ledger.apply(spec, rollout, fleet)?;
         }

@@ -12,7 +12,7 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 /// A body is handed on in parts of this size at most. The connection takes the next part when it has sent most of those
 /// before. The parts of a larger body are copies: with a part of the body itself, the connection would keep all of it until
 /// that part is sent.
-const PART: usize = 16 << 10;
+pub(crate) const PART: usize = 16 << 10;
 
 /// A body, and what is dropped when its last part is taken.
 struct HeldBody<T> {

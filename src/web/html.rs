@@ -5,16 +5,19 @@ use std::fmt::Write as _;
 
 use axum::{
     http::{HeaderValue, header},
-    response::{Html, IntoResponse, Response},
+    response::{IntoResponse, Response},
 };
 
 use crate::{
     message::installation::Link,
-    web::views::{
-        Compliant, Seconds,
-        artifact::{AnnouncedDeploymentView, ApprovalView, ArtifactView, FlowAnswer, Source},
-        environment::{AllowedView, EnvironmentView},
-        snapshot::{EventView, SnapshotView},
+    web::{
+        parts::Parts,
+        views::{
+            Compliant, Seconds,
+            artifact::{AnnouncedDeploymentView, ApprovalView, ArtifactView, FlowAnswer, Source},
+            environment::{AllowedView, EnvironmentView},
+            snapshot::{EventView, SnapshotArtifactView, SnapshotView},
+        },
     },
 };
 
@@ -23,64 +26,72 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'n
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;margin:2rem;max-width:75rem}\
     td,th{text-align:left;vertical-align:top;padding:.2rem 1rem .2rem 0}code{font-size:.8em;overflow-wrap:anywhere}";
 
-struct HtmlPage {
-    title: String,
-    body: String,
-}
+/// A page as it is sent.
+struct HtmlPage(Parts);
 
 /// HTML in which everything from outside is escaped.
 struct Markup(String);
 
 impl HtmlPage {
     fn new(title: &str) -> Self {
-        let body = format!("<h1>{}</h1>\n", escape(title));
         let title = escape(title);
-        Self { title, body }
+        let mut page = Self(Parts::default());
+        page.push(format_args!(
+            "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\n\
+             <title>{title}</title>\n<style>{STYLE}</style>\n<h1>{title}</h1>\n"
+        ));
+        page
     }
 
     fn push(&mut self, markup: std::fmt::Arguments<'_>) {
-        // Writing to a string cannot fail.
-        let _ = self.body.write_fmt(markup);
+        // Writing to memory cannot fail.
+        let _ = self.0.write_fmt(markup);
     }
 
     /// A table of names and values. Empty values are left out.
     fn facts(&mut self, facts: impl IntoIterator<Item = (&'static str, Markup)>) {
-        self.body.push_str("<table>\n");
+        self.0.push(b"<table>\n");
         for (name, Markup(value)) in facts {
             if !value.is_empty() {
                 self.push(format_args!("<tr><th>{name}<td>{value}</tr>\n"));
             }
         }
-        self.body.push_str("</table>\n");
+        self.0.push(b"</table>\n");
     }
 
     /// A table under a heading, unless it is empty.
-    fn table<const N: usize>(&mut self, title: &str, columns: [&str; N], rows: Vec<[Markup; N]>) {
-        if rows.is_empty() {
+    fn table<const N: usize>(
+        &mut self,
+        title: &str,
+        columns: [&str; N],
+        rows: impl IntoIterator<Item = [Markup; N]>,
+    ) {
+        let mut rows = rows.into_iter().peekable();
+        if rows.peek().is_none() {
             return;
         }
         let head = columns.map(|column| format!("<th>{column}")).concat();
         self.push(format_args!("<h2>{title}</h2>\n<table><tr>{head}</tr>\n"));
         for row in rows {
-            let cells = row.map(|Markup(cell)| format!("<td>{cell}")).concat();
-            self.push(format_args!("<tr>{cells}</tr>\n"));
+            self.0.push(b"<tr>");
+            for Markup(cell) in row {
+                self.push(format_args!("<td>{cell}"));
+            }
+            self.0.push(b"</tr>\n");
         }
-        self.body.push_str("</table>\n");
+        self.0.push(b"</table>\n");
     }
 
-    fn show(self) -> Response {
-        let Self { title, body } = self;
-        let page = format!(
-            "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\n\
-             <title>{title}</title>\n<style>{STYLE}</style>\n{body}</html>\n"
-        );
+    fn show(mut self) -> Response {
+        self.0.push(b"</html>\n");
         let headers = [
+            (header::CONTENT_TYPE, "text/html; charset=utf-8"),
             (header::CONTENT_SECURITY_POLICY, POLICY),
             (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
             (header::REFERRER_POLICY, "no-referrer"),
         ];
         let headers = headers.map(|(name, value)| (name, HeaderValue::from_static(value)));
-        (headers, Html(page)).into_response()
+        (headers, self.0.into_body()).into_response()
     }
 }
 
@@ -129,6 +140,7 @@ fn list(items: &[String]) -> Markup {
 pub(crate) fn snapshot(
     environment: &str,
     snapshot: &SnapshotView,
+    artifacts: impl Iterator<Item = SnapshotArtifactView>,
     events: &[EventView],
 ) -> Response {
     let mut page = HtmlPage::new(&format!("{environment} snapshot #{}", snapshot.index));
@@ -143,8 +155,8 @@ pub(crate) fn snapshot(
             text(&event.description),
         ]
     });
-    page.table("Events", ["Event", "Artifact", "What"], events.collect());
-    let artifacts = snapshot.artifacts.iter().map(|artifact| {
+    page.table("Events", ["Event", "Artifact", "What"], events);
+    let artifacts = artifacts.map(|artifact| {
         let change = &artifact.annotation;
         [
             link(&artifact.html_url, &artifact.name),
@@ -163,7 +175,7 @@ pub(crate) fn snapshot(
         "Compliance",
         "Why",
     ];
-    page.table("Artifacts", columns, artifacts.collect());
+    page.table("Artifacts", columns, artifacts);
     page.show()
 }
 
@@ -201,7 +213,7 @@ pub(crate) fn environment(environment: &EnvironmentView, allowed: &[AllowedView]
         "Why",
         "Evidence may arrive until",
     ];
-    page.table("What breaks the rules now", columns, reasons.collect());
+    page.table("What breaks the rules now", columns, reasons);
     let allowed = allowed.iter().map(|image| {
         [
             text(&image.artifact_name),
@@ -213,7 +225,7 @@ pub(crate) fn environment(environment: &EnvironmentView, allowed: &[AllowedView]
         ]
     });
     let columns = ["Image", "Fingerprint", "Why", "Added", "Expires", "State"];
-    page.table("Allow-list", columns, allowed.collect());
+    page.table("Allow-list", columns, allowed);
     page.show()
 }
 
@@ -262,7 +274,7 @@ fn artifact(artifact: &ArtifactView) -> Response {
         ]
     });
     let columns = ["Environment", "Instances", "Compliance", "Reason", "Why"];
-    page.table("Runs in", columns, running.collect());
+    page.table("Runs in", columns, running);
     let attestations = artifact.attestations.iter().map(|attestation| {
         let word = if attestation.compliant {
             "compliant"
@@ -276,7 +288,7 @@ fn artifact(artifact: &ArtifactView) -> Response {
         ]
     });
     let columns = ["Name", "Type", "Compliance"];
-    page.table("Attestations", columns, attestations.collect());
+    page.table("Attestations", columns, attestations);
     let deployments = artifact.deployments.iter().map(|deployment| {
         [
             link(&deployment.html_url, &deployment.number.to_string()),
@@ -286,7 +298,7 @@ fn artifact(artifact: &ArtifactView) -> Response {
         ]
     });
     let columns = ["Number", "Environment", "Announced", "Build"];
-    page.table("Deployments", columns, deployments.collect());
+    page.table("Deployments", columns, deployments);
     let approvals = artifact.approvals.iter().map(|approval| {
         [
             link(&approval.html_url, &approval.number.to_string()),
@@ -297,7 +309,7 @@ fn artifact(artifact: &ArtifactView) -> Response {
         ]
     });
     let columns = ["Number", "State", "Reviewer", "Comment", "Reviewed"];
-    page.table("Reviews", columns, approvals.collect());
+    page.table("Reviews", columns, approvals);
     page.show()
 }
 
@@ -384,11 +396,14 @@ mod tests {
     use super::*;
     use crate::{
         api::compliance::ComplianceState,
-        web::views::{
-            EmptyObject,
-            artifact::{ArtifactLinks, AttestationView, RunningView},
-            environment::{EnvironmentLinks, ReasonView},
-            snapshot::{Annotation, ComplianceCount, EventLinks, SnapshotArtifactView},
+        web::{
+            testing::{installation, non_compliant},
+            views::{
+                EmptyObject,
+                artifact::{ArtifactLinks, AttestationView, RunningView},
+                environment::{EnvironmentLinks, ReasonView},
+                snapshot::{self as snapshot_view, Annotation, EventLinks},
+            },
         },
     };
 
@@ -482,8 +497,8 @@ mod tests {
         (environment, allowed)
     }
 
-    fn hostile_snapshot() -> (SnapshotView, EventView) {
-        let artifact = SnapshotArtifactView {
+    fn hostile_snapshot_artifact() -> SnapshotArtifactView {
+        SnapshotArtifactView {
             annotation: Annotation {
                 now: 1,
                 type_: HOSTILE,
@@ -505,20 +520,11 @@ mod tests {
             pods: EmptyObject {},
             policy_decisions: [],
             reasons_for_incompliance: vec![hostile()],
-        };
-        let snapshot = SnapshotView {
-            applied_policies: [],
-            artifact_compliance_count: ComplianceCount::default(),
-            artifacts: vec![artifact],
-            compliant: UNKNOWN,
-            html_url: hostile(),
-            index: 1,
-            is_latest: true,
-            next_snapshot_timestamp: None,
-            timestamp: TIME,
-            type_: HOSTILE,
-        };
-        let event = EventView {
+        }
+    }
+
+    fn hostile_event() -> EventView {
+        EventView {
             links: EventLinks {
                 artifact: hostile_link(),
                 snapshot: hostile_link(),
@@ -536,8 +542,7 @@ mod tests {
             snapshot_compliance: UNKNOWN,
             snapshot_index: 1,
             type_: HOSTILE,
-        };
-        (snapshot, event)
+        }
     }
 
     fn hostile_deployment() -> AnnouncedDeploymentView {
@@ -628,9 +633,13 @@ mod tests {
     #[tokio::test]
     async fn every_page_escapes_every_text_and_lets_nothing_run() {
         let (view, allowed) = hostile_environment();
-        let (snapshot_view, event) = hostile_snapshot();
+        let (installation, cluster) = (installation(), non_compliant());
+        let newest = &cluster.log("prod").last().unwrap().spec;
+        let recorded = cluster.recorded("prod");
+        let found = snapshot_view::snapshot(&installation, newest, recorded, None);
+        let artifacts = [hostile_snapshot_artifact()].into_iter();
         for response in [
-            snapshot(HOSTILE, &snapshot_view, &[event]),
+            snapshot(HOSTILE, &found, artifacts, &[hostile_event()]),
             environment(&view, &[allowed]),
             flow_answer(&FlowAnswer::Artifact(Box::new(hostile_artifact()))),
             flow_answer(&FlowAnswer::Deployment(hostile_deployment())),

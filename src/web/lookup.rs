@@ -12,6 +12,7 @@ use crate::{
     message::installation::Installation,
     snapshot::{
         environments::{EnvironmentInfo, Environments},
+        ledger::Ledger,
         log::{LogError, SnapshotLog},
         shared_state::SharedState,
         state::ClusterState,
@@ -61,6 +62,21 @@ impl ReadEntry for SnapshotLog {
 pub(crate) struct LogOf {
     environment: EnvironmentId,
     head: i64,
+}
+
+/// A snapshot that was looked up.
+pub(crate) struct FoundSnapshot {
+    spec: Arc<EnvironmentSnapshotSpec>,
+    /// The state after it.
+    after: Ledger,
+    /// When the snapshot after it was recorded.
+    next: Option<Timestamp>,
+}
+
+impl FoundSnapshot {
+    pub(crate) fn view<'a>(&'a self, installation: &'a Installation) -> SnapshotView<'a> {
+        snapshot::snapshot(installation, &self.spec, &self.after, self.next)
+    }
 }
 
 impl Lookup {
@@ -162,7 +178,7 @@ impl Lookup {
     }
 
     /// A snapshot with everything that runs after it.
-    pub(crate) async fn snapshot(&self, log: &LogOf, index: i64) -> Result<SnapshotView, Refusal> {
+    pub(crate) async fn snapshot(&self, log: &LogOf, index: i64) -> Result<FoundSnapshot, Refusal> {
         let spec = self.entry(log, index).await?;
         let next = self.next_time(log, index, log.head).await?;
         let replay = self.log.replay(&log.environment, index).await?;
@@ -175,7 +191,7 @@ impl Lookup {
             let message = format!("the state after snapshot {index} cannot be computed: {error}");
             Refusal::not_found(message)
         })?;
-        Ok(snapshot::snapshot(&self.installation, &spec, &after, next))
+        Ok(FoundSnapshot { spec, after, next })
     }
 
     /// The number of the newest snapshot that was recorded by then; 0 if there is none. Later snapshots are never earlier.

@@ -9,6 +9,7 @@ pub(crate) mod health;
 mod held_body;
 mod html;
 pub(crate) mod lookup;
+mod parts;
 #[cfg(test)]
 mod properties;
 pub(crate) mod read_api;

@@ -20,11 +20,10 @@ use crate::{
         error_response::Refusal,
         html,
         lookup::Lookup,
-        request_limits,
+        parts, request_limits,
         views::{
             artifact::{FlowAnswer, FlowQuery, Wanted},
-            environment::{AllowedView, EnvironmentView},
-            snapshot::SnapshotView,
+            environment::EnvironmentView,
         },
     },
 };
@@ -217,10 +216,11 @@ async fn snapshots(
 async fn snapshot(
     State(lookup): State<Lookup>,
     Path((org, environment, expression)): OfSnapshot,
-) -> Result<Json<SnapshotView>, Refusal> {
+) -> Result<Response, Refusal> {
     let log = lookup.log_of(&org, &environment)?;
     let index = lookup.index(&log, &expression).await?;
-    lookup.snapshot(&log, index).await.map(Json)
+    let found = lookup.snapshot(&log, index).await?;
+    Ok(parts::json(&found.view(&lookup.installation)))
 }
 
 async fn snapshot_page(
@@ -229,9 +229,11 @@ async fn snapshot_page(
 ) -> Result<Response, Refusal> {
     let log = lookup.log_of(&org, &environment)?;
     let index = lookup.index(&log, &expression).await?;
-    let snapshot = lookup.snapshot(&log, index).await?;
+    let found = lookup.snapshot(&log, index).await?;
     let events = lookup.events(&log, index).await?;
-    Ok(html::snapshot(&environment, &snapshot, &events))
+    let view = found.view(&lookup.installation);
+    let artifacts = view.artifacts.iter();
+    Ok(html::snapshot(&environment, &view, artifacts, &events))
 }
 
 async fn events(
@@ -250,9 +252,9 @@ async fn events(
 async fn environments(
     State(lookup): State<Lookup>,
     Path(org): Path<String>,
-) -> Result<Json<Vec<EnvironmentView>>, Refusal> {
+) -> Result<Response, Refusal> {
     lookup.check_org(&org)?;
-    Ok(Json(lookup.all_environments()))
+    Ok(parts::json(&lookup.all_environments()))
 }
 
 async fn environment(
@@ -282,17 +284,17 @@ async fn environment_page(
 async fn allow_lists(
     State(lookup): State<Lookup>,
     Path(org): Path<String>,
-) -> Result<Json<Vec<AllowedView>>, Refusal> {
+) -> Result<Response, Refusal> {
     lookup.check_org(&org)?;
-    Ok(Json(lookup.allow_list(None)))
+    Ok(parts::json(&lookup.allow_list(None)))
 }
 
 async fn allow_list(
     State(lookup): State<Lookup>,
     Path((org, environment)): EnvironmentLabel,
-) -> Result<Json<Vec<AllowedView>>, Refusal> {
+) -> Result<Response, Refusal> {
     lookup.known(&org, &environment)?;
-    Ok(Json(lookup.allow_list(Some(&environment))))
+    Ok(parts::json(&lookup.allow_list(Some(&environment))))
 }
 
 /// Looks up what `wanted` reads from the last part of the path.

@@ -78,10 +78,11 @@ fn cluster() -> Cluster {
 /// The newest entry with all that runs after it.
 async fn expect_snapshot(name: &str, cluster: &Cluster) {
     let spec = &cluster.log("prod").last().unwrap().spec;
-    let found = snapshot::snapshot(&installation(), spec, cluster.recorded("prod"), None);
-    let events = snapshot::events(&installation(), spec);
+    let installation = installation();
+    let found = snapshot::snapshot(&installation, spec, cluster.recorded("prod"), None);
+    let events = snapshot::events(&installation, spec);
     expect_json(&format!("snapshot-{name}"), &found);
-    let page = html::snapshot("prod", &found, &events);
+    let page = html::snapshot("prod", &found, found.artifacts.iter(), &events);
     expect_page(&format!("snapshot-{name}"), page).await;
 }
 
@@ -118,7 +119,8 @@ async fn environments_and_snapshots_keep_their_shape() {
     expect_snapshot("scaled", &cluster).await;
     let spec = &cluster.log("prod").last().unwrap().spec;
     let next = Some(spec.time + std::time::Duration::from_millis(1_250));
-    let found = snapshot::snapshot(&installation(), spec, cluster.recorded("prod"), next);
+    let installation = installation();
+    let found = snapshot::snapshot(&installation, spec, cluster.recorded("prod"), next);
     expect_json("snapshot-not-latest", &found);
     cluster.scale("other", 0);
     cluster.pass(600);
@@ -153,7 +155,7 @@ async fn environments_and_snapshots_keep_their_shape() {
     let events: Vec<_> = cluster
         .log("prod")
         .iter()
-        .flat_map(|entry| snapshot::events(&installation(), &entry.spec))
+        .flat_map(|entry| snapshot::events(&installation, &entry.spec))
         .collect();
     expect_json("events", &events);
     let at = |text: &str| text.parse().unwrap();

@@ -1,5 +1,5 @@
 //! A stub API server: as many pods as are asked for, and as many watch events as fast as they are taken. What is
-//! written to it is answered as if it had been stored, and forgotten.
+//! written to it is answered as if it had been stored, and forgotten; only snapshots can be read again, by their names.
 
 pub mod pods;
 
@@ -59,6 +59,8 @@ struct Shared {
     /// How many events are wanted in all.
     wanted: watch::Sender<usize>,
     written: Mutex<HashMap<String, Vec<Instant>>>,
+    /// The snapshots, by their paths.
+    snapshots: Mutex<HashMap<String, String>>,
     versions: Mutex<u64>,
 }
 
@@ -72,6 +74,7 @@ impl Stub {
             contents,
             wanted: watch::Sender::new(0),
             written: Mutex::default(),
+            snapshots: Mutex::default(),
             versions: Mutex::new(VERSION * 1_000),
         });
         let app = Router::new().fallback(answer).with_state(shared.clone());
@@ -147,7 +150,10 @@ async fn answer(extract::State(shared): extract::State<Arc<Shared>>, request: Re
         );
     }
     let Some(kind) = kind_of(resource) else {
-        return missing(&path);
+        let snapshots = shared.snapshots.lock();
+        let snapshots = snapshots.unwrap_or_else(PoisonError::into_inner);
+        let found = snapshots.get(&path).cloned();
+        return found.map_or_else(|| missing(&path), |text| json_text(StatusCode::OK, text));
     };
     if query
         .get("watch")
@@ -350,6 +356,12 @@ impl Shared {
         }
         if *method == Method::POST {
             let plural = path.rsplit('/').next().unwrap_or_default().to_owned();
+            if plural == "environmentsnapshots" {
+                let name = object["metadata"]["name"].as_str().unwrap_or_default();
+                let snapshots = self.snapshots.lock();
+                let mut snapshots = snapshots.unwrap_or_else(PoisonError::into_inner);
+                snapshots.insert(format!("{path}/{name}"), object.to_string());
+            }
             let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
             written.entry(plural).or_default().push(Instant::now());
             return json_text(StatusCode::CREATED, object.to_string());

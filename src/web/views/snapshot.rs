@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::{
     api::{
@@ -18,11 +18,11 @@ use crate::{
 };
 
 /// One snapshot with everything that runs after it. Artifacts that stopped with it are listed with `now` 0.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct SnapshotView {
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct SnapshotView<'a> {
     pub(crate) applied_policies: EmptyList,
     pub(crate) artifact_compliance_count: ComplianceCount,
-    pub(crate) artifacts: Vec<SnapshotArtifactView>,
+    pub(crate) artifacts: SnapshotArtifacts<'a>,
     pub(crate) compliant: Compliant,
     pub(crate) html_url: String,
     pub(crate) index: i64,
@@ -45,10 +45,10 @@ pub(crate) struct ComplianceCount {
 }
 
 impl ComplianceCount {
-    fn of(artifacts: &[SnapshotArtifactView]) -> Self {
+    fn of(states: impl Iterator<Item = ComplianceState>) -> Self {
         let mut count = Self::default();
-        for artifact in artifacts.iter().filter(|it| it.annotation.now != 0) {
-            *match artifact.compliant.0 {
+        for state in states {
+            *match state {
                 ComplianceState::Compliant => &mut count.compliant,
                 ComplianceState::NonCompliant => &mut count.non_compliant,
                 ComplianceState::Unknown => &mut count.unknown,
@@ -125,38 +125,145 @@ const fn started(state: ComplianceState) -> &'static str {
     }
 }
 
-/// Describes a snapshot. `after`: the state after it. `next`: when the snapshot after it was recorded.
-pub(crate) fn snapshot(
-    installation: &Installation,
-    spec: &EnvironmentSnapshotSpec,
-    after: &Ledger,
-    next: Option<Timestamp>,
-) -> SnapshotView {
-    let changes: BTreeMap<&str, &Change> = spec
-        .changes
-        .iter()
-        .map(|change| (change.fingerprint.as_str(), change))
-        .collect();
-    let running = after
-        .artifacts()
-        .map(|(fingerprint, total)| (fingerprint.to_string(), i64::from(total)));
-    // An image that was only added to the allow-list never ran here.
-    let stopped = spec
-        .changes
-        .iter()
-        .filter(|change| change.now == 0 && change.was > 0)
-        .map(|change| (change.fingerprint.clone(), 0));
-    let mut artifacts: Vec<_> = running
-        .chain(stopped)
-        .map(|(fingerprint, now)| {
+/// The artifacts of a snapshot, by name. There may be tens of thousands: the view of each is made when its turn comes.
+#[derive(Clone, Debug)]
+pub(crate) struct SnapshotArtifacts<'a> {
+    installation: &'a Installation,
+    after: &'a Ledger,
+    rows: Vec<Row<'a>>,
+}
+
+/// An artifact of a snapshot.
+#[derive(Clone, Debug)]
+struct Row<'a> {
+    name: &'a str,
+    fingerprint: String,
+    change: Option<&'a Change>,
+    /// How many instances run.
+    now: i64,
+}
+
+impl<'a> SnapshotArtifacts<'a> {
+    fn new(
+        installation: &'a Installation,
+        spec: &'a EnvironmentSnapshotSpec,
+        after: &'a Ledger,
+    ) -> Self {
+        let changes: BTreeMap<&str, &Change> = spec
+            .changes
+            .iter()
+            .map(|change| (change.fingerprint.as_str(), change))
+            .collect();
+        let running = after.artifacts().map(|(digest, total)| {
+            let fingerprint = digest.to_string();
             let change = changes.get(fingerprint.as_str()).copied();
-            artifact(installation, after, fingerprint, change, now)
+            let recorded = || after.names.get(digest).map(String::as_str);
+            let name = change.map(|change| change.name.as_str()).or_else(recorded);
+            Row {
+                name: name.unwrap_or_default(),
+                fingerprint,
+                change,
+                now: i64::from(total),
+            }
+        });
+        // An image that was only added to the allow-list never ran here.
+        let stopped = spec.changes.iter();
+        let stopped = stopped.filter(|change| change.now == 0 && change.was > 0);
+        let stopped = stopped.map(|change| Row {
+            name: &change.name,
+            fingerprint: change.fingerprint.clone(),
+            change: Some(change),
+            now: 0,
+        });
+        let mut rows: Vec<_> = running.chain(stopped).collect();
+        rows.sort_by(|a, b| (a.name, &a.fingerprint).cmp(&(b.name, &b.fingerprint)));
+        Self {
+            installation,
+            after,
+            rows,
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = SnapshotArtifactView> {
+        self.rows.iter().map(|row| self.view(row))
+    }
+
+    /// What is known of the artifact.
+    fn facts(&self, row: &Row<'a>) -> (Option<&'a Verdict>, Option<&'a Provenance>) {
+        if let Some(change) = row.change {
+            return (change.verdict.as_ref(), change.provenance.as_ref());
+        }
+        let digest = Fingerprint::from_hex(&row.fingerprint);
+        let facts = digest.and_then(|digest| self.after.facts.get(&digest));
+        facts.map_or((None, None), |facts| {
+            (facts.verdict.as_ref(), facts.provenance.as_ref())
         })
-        .collect();
-    artifacts.sort_by(|a, b| (&a.name, &a.fingerprint).cmp(&(&b.name, &b.fingerprint)));
+    }
+
+    fn count(&self) -> ComplianceCount {
+        let rows = self.rows.iter();
+        let running = rows.filter(|row| row.change.map_or(row.now, |change| change.now) != 0);
+        ComplianceCount::of(running.map(|row| Compliant::of(self.facts(row).0).0))
+    }
+
+    fn view(&self, row: &Row<'a>) -> SnapshotArtifactView {
+        let (verdict, known) = self.facts(row);
+        let field =
+            |of: fn(&Provenance) -> &String| known.map_or(String::new(), |it| of(it).clone());
+        let flow_name = field(|known| &known.flow);
+        let git_commit = field(|known| &known.commit);
+        let commit_url = field(|known| &known.commit_url);
+        let html_url = self
+            .installation
+            .artifact(&flow_name, &row.fingerprint)
+            .html;
+        let flow = (!flow_name.is_empty()).then(|| FlowView {
+            commit_url: commit_url.clone(),
+            flow_name: flow_name.clone(),
+            git_commit: git_commit.clone(),
+            html_url: html_url.clone(),
+        });
+        let broken = |verdict: &&Verdict| verdict.state == ComplianceState::NonCompliant;
+        let broken = verdict.filter(broken).map(|it| it.message.clone());
+        SnapshotArtifactView {
+            annotation: Annotation::of(row.change, row.now),
+            commit_lead_time: (),
+            commit_url,
+            compliant: Compliant::of(verdict),
+            creation_timestamp: [],
+            deployment_diff: (),
+            deployments: deployment_numbers(known),
+            fingerprint: row.fingerprint.clone(),
+            flow_html_url: "",
+            flow_name,
+            flows: flow.into_iter().collect(),
+            git_commit,
+            html_url,
+            name: row.name.to_owned(),
+            pods: EmptyObject {},
+            policy_decisions: [],
+            reasons_for_incompliance: broken.into_iter().collect(),
+        }
+    }
+}
+
+impl Serialize for SnapshotArtifacts<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(self.iter())
+    }
+}
+
+/// Describes a snapshot. `after`: the state after it. `next`: when the snapshot after it was recorded.
+pub(crate) fn snapshot<'a>(
+    installation: &'a Installation,
+    spec: &'a EnvironmentSnapshotSpec,
+    after: &'a Ledger,
+    next: Option<Timestamp>,
+) -> SnapshotView<'a> {
+    let artifacts = SnapshotArtifacts::new(installation, spec, after);
     SnapshotView {
         applied_policies: [],
-        artifact_compliance_count: ComplianceCount::of(&artifacts),
+        artifact_compliance_count: artifacts.count(),
         artifacts,
         compliant: Compliant(spec.compliance.state),
         html_url: installation.snapshot(&spec.environment, spec.index).html,
@@ -165,60 +272,6 @@ pub(crate) fn snapshot(
         next_snapshot_timestamp: next.map(Seconds),
         timestamp: Seconds(spec.time),
         type_: "K8S",
-    }
-}
-
-fn artifact(
-    installation: &Installation,
-    after: &Ledger,
-    fingerprint: String,
-    change: Option<&Change>,
-    now: i64,
-) -> SnapshotArtifactView {
-    let digest = Fingerprint::from_hex(&fingerprint);
-    let (name, verdict, known) = match change {
-        Some(change) => (Some(&change.name), &change.verdict, &change.provenance),
-        None => {
-            let facts = digest.and_then(|digest| after.facts.get(&digest));
-            (
-                digest.and_then(|digest| after.names.get(&digest)),
-                facts.map_or(&None, |facts| &facts.verdict),
-                facts.map_or(&None, |facts| &facts.provenance),
-            )
-        }
-    };
-    let (verdict, known) = (verdict.as_ref(), known.as_ref());
-    let field = |of: fn(&Provenance) -> &String| known.map_or(String::new(), |it| of(it).clone());
-    let flow_name = field(|known| &known.flow);
-    let git_commit = field(|known| &known.commit);
-    let commit_url = field(|known| &known.commit_url);
-    let html_url = installation.artifact(&flow_name, &fingerprint).html;
-    let flow = (!flow_name.is_empty()).then(|| FlowView {
-        commit_url: commit_url.clone(),
-        flow_name: flow_name.clone(),
-        git_commit: git_commit.clone(),
-        html_url: html_url.clone(),
-    });
-    let broken = |verdict: &&Verdict| verdict.state == ComplianceState::NonCompliant;
-    let broken = verdict.filter(broken).map(|it| it.message.clone());
-    SnapshotArtifactView {
-        annotation: Annotation::of(change, now),
-        commit_lead_time: (),
-        commit_url,
-        compliant: Compliant::of(verdict),
-        creation_timestamp: [],
-        deployment_diff: (),
-        deployments: deployment_numbers(known),
-        fingerprint,
-        flow_html_url: "",
-        flow_name,
-        flows: flow.into_iter().collect(),
-        git_commit,
-        html_url,
-        name: name.cloned().unwrap_or_default(),
-        pods: EmptyObject {},
-        policy_decisions: [],
-        reasons_for_incompliance: broken.into_iter().collect(),
     }
 }
 
@@ -369,7 +422,8 @@ mod tests {
             assert!(page.starts_with("https://s.example/acme/environments/prod/snapshots/"));
         }
         let last = &log.last().unwrap().spec;
-        let found = snapshot(&installation(), last, cluster.recorded("prod"), None);
+        let installation = installation();
+        let found = snapshot(&installation, last, cluster.recorded("prod"), None);
         let found = serde_json::to_value(found).unwrap();
         let names: Vec<_> = found["artifacts"]
             .as_array()
