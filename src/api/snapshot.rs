@@ -230,9 +230,10 @@ pub struct UncountedArtifact {
     /// The digest of the image.
     #[schemars(length(max = 64))]
     pub fingerprint: String,
-    /// When it first ran without meeting the rules. Its grace period begins here, and only once.
+    /// When it first ran without meeting the rules, or a grace period before that if it has none because too many others of
+    /// its namespace are remembered. Its grace period begins here, and only once.
     pub since: Timestamp,
-    /// A namespace in which it ran: the images of one namespace take no room from those of another.
+    /// The namespace in which it ran first: the images of one namespace take no room from those of another.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 63))]
     pub namespace: String,

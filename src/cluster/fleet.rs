@@ -378,8 +378,9 @@ pub struct Fleet {
     /// By namespace and UID: what concerns one namespace is done without looking at the others.
     pods: BTreeMap<Arc<str>, BTreeMap<u128, Pod>>,
     pod_count: usize,
-    /// The pods that are being deleted, by when their nodes have to have ended them; and since when that is known.
-    ending: BTreeMap<(u32, Arc<str>, u128), Moment>,
+    /// The pods that are being deleted, by when their nodes have to have ended them; and the resource version of each when that
+    /// was first seen.
+    ending: BTreeMap<(u32, Arc<str>, u128), u64>,
     workloads: BTreeMap<Arc<Workload>, WorkloadState>,
     deployments: Deployments,
     namespaces: BTreeMap<Arc<str>, (u32, Arc<Labels>)>,
@@ -416,14 +417,14 @@ impl Fleet {
             .flat_map(BTreeMap::values)
     }
 
-    /// The pods whose nodes have to have ended them in this span, in seconds since the epoch, the first to end first; and since
-    /// when it is known of each that it is being deleted.
-    pub fn pods_ending(&self, span: Range<u32>) -> impl Iterator<Item = (&Pod, Moment)> {
+    /// The pods whose nodes have to have ended them in this span, in seconds since the epoch, the first to end first; and the
+    /// resource version of each when it was first seen that it is being deleted.
+    pub fn pods_ending(&self, span: Range<u32>) -> impl Iterator<Item = (&Pod, u64)> {
         let first = |ends| (ends, Arc::from(""), 0);
         let ending = self.ending.range(first(span.start)..first(span.end));
-        ending.filter_map(|((_, namespace, uid), since)| {
+        ending.filter_map(|((_, namespace, uid), version)| {
             let pod = self.pods.get(namespace)?.get(uid)?;
-            Some((pod, *since))
+            Some((pod, *version))
         })
     }
 
@@ -533,7 +534,7 @@ impl Fleet {
         }
         let pods = self.pods.entry(pod.workload.namespace.clone()).or_default();
         self.pod_count += usize::from(pods.insert(uid, pod.clone()).is_none());
-        self.note_end(uid, before.as_ref(), Some(&pod), now);
+        self.note_end(uid, before.as_ref(), Some((&pod, view.meta.version)));
         let known = before.iter().flat_map(Pod::without_digest);
         let known: BTreeSet<&Arc<str>> = known.collect();
         let names = pod.without_digest().filter(|name| !known.contains(name));
@@ -564,7 +565,7 @@ impl Fleet {
             self.pods.remove(&namespace);
         }
         self.pod_count -= 1;
-        self.note_end(uid, Some(&before), None, now);
+        self.note_end(uid, Some(&before), None);
         self.recount(Some(&before), None, now);
         Some(PodChange {
             before: Some(before),
@@ -572,13 +573,16 @@ impl Fleet {
         })
     }
 
-    fn note_end(&mut self, uid: u128, before: Option<&Pod>, now_: Option<&Pod>, now: Moment) {
-        let ends = |pod: Option<&Pod>| {
-            let pod = pod.filter(|pod| pod.is_terminating())?;
-            Some((pod.ends, pod.workload.namespace.clone(), uid))
+    /// Notes when a pod has to end. `now`: the pod as it is, and its resource version.
+    fn note_end(&mut self, uid: u128, before: Option<&Pod>, now: Option<(&Pod, u64)>) {
+        let ends = |pod: &Pod| {
+            let namespace = &pod.workload.namespace;
+            pod.ends().map(|ends| (ends, namespace.clone(), uid))
         };
-        let since = ends(before).and_then(|before| self.ending.remove(&before));
-        let is = ends(now_).map(|ends| (ends, since.unwrap_or(now)));
+        let first = before
+            .and_then(ends)
+            .and_then(|before| self.ending.remove(&before));
+        let is = now.and_then(|(pod, version)| Some((ends(pod)?, first.unwrap_or(version))));
         self.ending.extend(is);
     }
 

@@ -1304,6 +1304,51 @@ fn a_pod_that_is_deleted_right_after_a_clock_was_corrected_counts_until_it_ends(
 }
 
 #[test]
+fn a_pod_that_is_deleted_while_the_leader_of_a_clock_that_was_ahead_is_replaced_counts_until_it_ends()
+ {
+    for in_time in [true, false] {
+        let mut cluster = Cluster::new();
+        let pod = cluster.running("Pod one", "", &["tool"]);
+        let hung = cluster.running("Pod two", "", &["old"]);
+        cluster.pass(60);
+        cluster.new_events();
+        // By the clock of the first leader, which is two hours ahead, this one hangs at once.
+        let ends = cluster.wall() - SignedDuration::from_hours(2) + SignedDuration::from_mins(9);
+        cluster.change(&hung, |pod| pod.ends = Some(ends));
+        cluster.pass(120);
+        assert_eq!(cluster.new_events(), ["stopped old 1>0"]);
+        cluster.stop();
+        cluster.set_back = seconds(7_200);
+        cluster.pass(20);
+        let ends = cluster.wall() + SignedDuration::from_mins(5);
+        cluster.change(&pod, |pod| pod.ends = Some(ends));
+        cluster.pass(20);
+        cluster.begin();
+        cluster.pass(240);
+        assert_eq!(
+            cluster.new_events(),
+            [""; 0],
+            "it counts, and the other does not"
+        );
+        if in_time {
+            cluster.remove(&pod);
+        }
+        // Otherwise it hangs as any other, by a clock that is right.
+        cluster.pass(if in_time { 60 } else { 1_200 });
+        assert_eq!(cluster.new_events(), ["stopped tool 1>0"], "{in_time}");
+        cluster.restart();
+        cluster.pass(60);
+        if !in_time {
+            cluster.remove(&pod);
+        }
+        cluster.remove(&hung);
+        cluster.pass(60);
+        assert_eq!(cluster.new_events(), [""; 0]);
+        cluster.assert_at_rest();
+    }
+}
+
+#[test]
 fn of_the_pods_that_hung_by_a_clock_that_was_ahead_as_many_stay_left_out_as_the_log_can_name() {
     let mut cluster = Cluster::new();
     let pods: Vec<_> = (0..150)

@@ -519,6 +519,52 @@ fn a_crowd_of_images_in_one_namespace_takes_no_grace_of_another() {
 }
 
 #[test]
+fn an_image_that_moves_between_namespaces_gets_no_other_grace() {
+    for (places, restart, graces) in [
+        (vec!["shop", "blog"], false, 1),
+        (vec!["shop", "blog"], true, 1),
+        (vec!["blog", "shop"], false, 0),
+        (vec!["blog"], false, 0),
+        (vec!["shop"], false, 1),
+    ] {
+        let mut cluster = vetted("");
+        let crowd = |cluster: &mut Cluster, round: usize| {
+            for part in 0..10 {
+                let images = (0..12).map(|number| format!("other-{round}-{part}-{number}"));
+                let images: Vec<String> = images.collect();
+                let images: Vec<&str> = images.iter().map(String::as_str).collect();
+                let pod = cluster.running("Job blog/run", "", &images);
+                cluster.pass(30);
+                cluster.remove(&pod);
+                cluster.pass(5);
+            }
+        };
+        crowd(&mut cluster, 0);
+        let mut with_grace = 0;
+        for round in 1..4 {
+            let mut has_grace = false;
+            for place in &places {
+                let pod = cluster.running(&format!("Job {place}/run"), "", &["bad"]);
+                for _ in 0..3 {
+                    cluster.pass(20);
+                    let (problems, _) = cluster.state.summary("prod").unwrap().problems;
+                    let found = problems.iter().find(|it| it.fingerprint == digest("bad"));
+                    has_grace |= found.unwrap().verdict.grace_until.is_some();
+                }
+                cluster.remove(&pod);
+                cluster.pass(1);
+            }
+            with_grace += usize::from(has_grace);
+            if restart {
+                cluster.restart();
+            }
+            crowd(&mut cluster, round); // more than are remembered, and longer than a grace
+        }
+        assert_eq!(with_grace, graces, "{places:?}, restart: {restart}");
+    }
+}
+
+#[test]
 fn an_exception_for_a_namespace_ends_when_the_image_runs_elsewhere_too_and_holds_again_afterwards()
 {
     let mut cluster = vetted(", exceptions: [{namespaces: [blog], reason: ours}]");

@@ -629,14 +629,21 @@ impl Assessor<'_> {
             let remembered = before.uncounted(fingerprint);
             let known = remembered.map(|it| it.since);
             let known = known.or_else(|| first_late(fingerprint));
-            let is_here = |namespace: &&str| input.namespaces.contains(namespace);
-            let namespace = remembered.map(|it| it.namespace.as_str()).filter(is_here);
+            // It stays with the namespace where its grace began: in another the crowd there would make it forgotten.
+            let namespace = remembered.map(|it| it.namespace.as_str());
+            let namespace = namespace.filter(|it| !it.is_empty());
             let mut namespaces = input.namespaces.iter().copied();
             let roomy = namespaces.clone().find(|it| !crowds.fill(it));
             let namespace = namespace.or(roomy).or_else(|| namespaces.next());
             // Or when it counted: to be counted no longer gives no other grace.
             let counted = after.seen.get(&fingerprint).copied();
-            let first_seen = counted.into_iter().chain(known);
+            // Nor has what is not remembered among too many others: it would begin anew each time. That is remembered as a grace
+            // that ends now.
+            let crowded = remembered.is_none() && counted.is_none() && roomy.is_none();
+            let ends_now = crowded
+                .then(|| now.checked_sub(rules.grace()).ok())
+                .flatten();
+            let first_seen = counted.into_iter().chain(known).chain(ends_now);
             let first_seen = first_seen.chain([now]).min().unwrap_or(now);
             let listed = |digest: &Fingerprint| {
                 *digest == fingerprint
@@ -646,9 +653,7 @@ impl Assessor<'_> {
                         .any(|it| it.digests.first == *digest)
             };
             // What was on the allow-list has no grace when that ends.
-            // Nor has what is not remembered among too many others: it would begin anew each time.
-            let grace_over = after.allowed.keys().any(|(_, digest)| listed(digest))
-                || remembered.is_none() && counted.is_none() && roomy.is_none();
+            let grace_over = crowded || after.allowed.keys().any(|(_, digest)| listed(digest));
             found.push(UncountedFinding {
                 fingerprint,
                 namespace: namespace.unwrap_or_default().to_owned(),

@@ -25,6 +25,7 @@ impl SettingState {
     /// Opens a queue for every environment that is asked for and may be seen, and ends those of others.
     pub(super) fn follow_environments(&mut self, now: Now) {
         let environments = self.environments.clone();
+        self.correct_names(&environments);
         let names = self.subscription.environments.clone();
         let namespace = self.setting.metadata.namespace.clone().unwrap_or_default();
         let (wanted, problem) = followed(names.as_deref(), &environments, &namespace);
@@ -44,6 +45,28 @@ impl SettingState {
             }
         }
         self.note_starts_decided(now);
+    }
+
+    /// Corrects the names of environments: the UID says which one it is, and somebody else may have written the status.
+    fn correct_names(&mut self, environments: &BTreeMap<String, EnvironmentInfo>) {
+        let names = environments.iter().map(|(name, info)| (&*info.uid, name));
+        let names: BTreeMap<&str, &String> = names.collect();
+        let cursors = self.queues.iter_mut().map(|(uid, queue)| {
+            let name = &mut queue.cursor.environment;
+            (uid.as_str(), name)
+        });
+        let starts = self.status.starts.iter_mut();
+        let starts = starts.map(|start| (start.environment_uid.as_str(), &mut start.environment));
+        let mut corrected = false;
+        for (uid, name) in cursors.chain(starts) {
+            if let Some(right) = names.get(uid).filter(|right| **right != name) {
+                name.clone_from(right);
+                corrected = true;
+            }
+        }
+        if corrected {
+            self.writer.ask(WriteDue::Soon);
+        }
     }
 
     /// Ends the queues of environments that are not asked for any more or may not be seen; those of deleted ones are

@@ -616,6 +616,60 @@ fn a_log_that_can_t_be_read_is_reported_and_heals() {
 }
 
 #[test]
+fn the_uid_says_of_which_environment_a_cursor_is_whatever_name_stands_there() {
+    for other in ["staging", "test", ""] {
+        let mut it = with_one_environment(webhook());
+        it.environment("test", "u2");
+        let operator = it.start();
+        it.run(seconds(5));
+        change(&mut it, "u1", "a");
+        it.run(seconds(60));
+        it.kill(operator);
+        let status = it.setting.status.as_mut().unwrap();
+        for cursor in &mut status.cursors {
+            if cursor.environment_uid == "u1" {
+                other.clone_into(&mut cursor.environment);
+            }
+        }
+        for start in &mut status.starts {
+            other.clone_into(&mut start.environment);
+        }
+        it.begin(operator);
+        change(&mut it, "u1", "b");
+        it.run(seconds(600));
+        assert_eq!(it.taken(), it.ids_after("u1", 1), "{other}");
+        assert_eq!(it.delivered(), "True UpToDate", "{other}");
+        let status = it.status();
+        assert_eq!(reasons(&it), [""; 0], "{other}");
+        let names = status.cursors.iter().map(|it| &it.environment);
+        assert!(names.eq(["prod", "test"]), "{other}: {status:?}");
+    }
+}
+
+#[test]
+fn a_start_is_found_whatever_name_of_its_environment_stands_there() {
+    let mut it = Simulation::new(7, webhook());
+    it.environment("prod", "u1");
+    it.logs.get_mut("u1").unwrap().head_known = false;
+    it.at += seconds(10);
+    it.setting_created = it.at;
+    let operator = it.start();
+    it.run(seconds(30));
+    it.kill(operator);
+    let starts = &mut it.setting.status.as_mut().unwrap().starts;
+    assert_eq!(starts.len(), 1, "it is not known where the log ends");
+    "test".clone_into(&mut starts[0].environment);
+    it.logs.get_mut("u1").unwrap().head_known = true;
+    it.begin(operator);
+    it.run(seconds(60));
+    change(&mut it, "u1", "a");
+    it.run(seconds(600));
+    assert_eq!(it.taken().len(), 1);
+    assert_eq!(it.delivered(), "True UpToDate");
+    assert_eq!(it.status().cursors[0].environment, "prod");
+}
+
+#[test]
 fn removed_history_is_reported_once_before_any_later_event() {
     let mut it = with_one_environment(webhook());
     it.receiver = Box::new(|_, _, _| fails(Reason::ServerError));

@@ -9,6 +9,7 @@ use crate::{
     cluster::{
         fleet::{Fleet, Pod, Workload},
         hanging::Hanging,
+        pod_view,
     },
     compliance::{artifact_identity::IdentityResolver, evidence::Evidence},
     snapshot::{
@@ -117,11 +118,13 @@ impl EnvironmentState {
     }
 
     /// Leaves out the pods that hang. What was left out stays left out, also after a restart, whatever becomes of the clock and
-    /// of the settle times; but nothing that is deleted from now on, though the clock may have been ahead by days.
+    /// of the settle times; but nothing that is deleted from now on, though the clock may have been ahead by days. `version`: that
+    /// of the pods.
     pub(super) fn leave_out_hanging(
         &mut self,
         fleet: &Fleet,
         evidence: &Evidence,
+        version: u64,
         now: Moment,
         wall: Timestamp,
     ) {
@@ -129,7 +132,11 @@ impl EnvironmentState {
             let span = u32::try_from(span.as_secs()).unwrap_or(u32::MAX);
             seconds(wall).saturating_sub(span)
         };
-        let planned = self.planned.replace(now);
+        let planned = std::mem::replace(&mut self.planned, version);
+        // Another instance may have planned since, or before this one started: up to the end of its log.
+        let planned = self.ledger().map_or(planned, |ledger| {
+            planned.max(pod_view::version(&ledger.read_at.pods))
+        });
         let before = self.census.hanging();
         let by = before
             .by
@@ -146,8 +153,7 @@ impl EnvironmentState {
             .filter(|(pod, _)| admits(&self.scope, fleet, pod))
             .collect();
         // What was deleted since the last plan may have been deleted after the clock was corrected.
-        let hung = |since: Moment| planned.is_none_or(|planned| since <= planned);
-        let later = pods.iter().filter(|(_, since)| hung(*since));
+        let later = pods.iter().filter(|(_, deleted)| *deleted <= planned);
         let later = later.filter_map(|(pod, _)| pod.ends());
         let later = later.filter(|ends| *ends > by && before.has(*ends));
         let later: BTreeSet<u32> = later.collect();

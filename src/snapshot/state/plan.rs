@@ -89,10 +89,11 @@ impl ClusterState {
             return Plan::Frozen(frozen);
         }
         let read_at = self.read_at(now);
+        let pods = self.stream(WatchKind::Pods).version;
         let Some(env) = self.environments.get_mut(name) else {
             return Plan::Wait(None);
         };
-        env.leave_out_hanging(&self.fleet, &self.evidence, now, wall);
+        env.leave_out_hanging(&self.fleet, &self.evidence, pods, now, wall);
         if let Some(next_cut) = env.next_cut().filter(|next_cut| *next_cut > now) {
             let has_work = env.has_work(name, &self.evidence);
             let hanging =
