@@ -103,7 +103,7 @@ pub trait StreamSink: Send + Sync {
     fn list_ends(&self, kind: WatchKind, version: u64, begun: Moment) -> ListEnd;
     /// A bookmark: nothing happened up to this version.
     fn bookmark(&self, kind: WatchKind, version: u64);
-    /// An object was read, or could not be: why. What to warn of.
+    /// An object was read, or could not be: why, and what counts of it. What to warn of.
     fn read(
         &self,
         kind: WatchKind,
