@@ -24,7 +24,11 @@ use crate::{
         CHUNK_LABEL, ENVIRONMENT_LABEL, EnvironmentSnapshot, EnvironmentSnapshotSpec,
         environment::EnvironmentId, snapshot::Checkpoint,
     },
-    cluster::{custom_resource_status::refuses_content, fleet::Fleet, pod_view::version},
+    cluster::{
+        custom_resource_status::{has_code, refuses_content},
+        fleet::Fleet,
+        pod_view::version,
+    },
     snapshot::{
         cut::Entry,
         ledger::{Ledger, UnreadableLog},
@@ -123,7 +127,7 @@ pub enum LogError {
 impl LogError {
     /// Whether the operator lacks the right.
     pub fn is_forbidden(&self) -> bool {
-        matches!(self, Self::Api(kube::Error::Api(status)) if status.code == 403)
+        matches!(self, Self::Api(error) if has_code(error, 403))
     }
 
     /// Whether the API server refused an object for what it holds: another one may be accepted.
