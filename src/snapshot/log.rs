@@ -22,7 +22,8 @@ use tracing::warn;
 use crate::{
     api::{
         CHUNK_LABEL, ENVIRONMENT_LABEL, EnvironmentSnapshot, EnvironmentSnapshotSpec,
-        environment::EnvironmentId, snapshot::Checkpoint,
+        environment::EnvironmentId,
+        snapshot::{Checkpoint, MAX_EVENTS},
     },
     cluster::{
         custom_resource_status::{has_code, refuses_content},
@@ -376,7 +377,8 @@ impl SnapshotLog {
         self.each(params, |object| {
             if let Some(entry) = entry_meta(&environment.name, object) {
                 let events = object.annotations().get(EVENTS_ANNOTATION);
-                counts.insert(entry.index, events.and_then(|events| events.parse().ok()));
+                let events = events.and_then(|events| events.parse::<usize>().ok());
+                counts.insert(entry.index, events.map(|events| events.min(MAX_EVENTS)));
             }
         })
         .await?;
