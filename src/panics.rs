@@ -165,7 +165,8 @@ mod tests {
         sync::atomic::{AtomicUsize, Ordering},
     };
 
-    use tokio::sync::Notify;
+    use parking_lot::Mutex;
+    use tokio::{sync::Notify, time::Instant};
 
     use super::*;
 
@@ -174,7 +175,11 @@ mod tests {
         let (stop, metrics) = (CancellationToken::new(), Arc::new(Metrics::new()));
         let (working, told) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
         let (works, counts, begins) = (working.clone(), told.clone(), AtomicUsize::new(0));
+        let start = Instant::now();
+        let began = Arc::new(Mutex::new(vec![]));
+        let notes = began.clone();
         let work = move || {
+            notes.lock().push(start.elapsed());
             let begun = begins.fetch_add(1, Ordering::Relaxed);
             let bad = begun < times;
             assert!(!(bad && at_once), "at once");
@@ -191,6 +196,9 @@ mod tests {
         });
         working.notified().await;
         assert_eq!(told.load(Ordering::Relaxed), times);
+        let began = began.lock().clone();
+        let pauses = began.windows(2).map(|pair| pair[1] - pair[0]);
+        assert!(pauses.max() <= Some(Duration::from_mins(1)), "{began:?}");
         let text = metrics.text(jiff::Timestamp::UNIX_EPOCH);
         for line in [
             format!("shipbell_panics_total{{scope=\"environment\"}} {times}\n"),
@@ -204,7 +212,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_task_that_panics_is_counted_and_told_of_and_starts_again_until_it_is_stopped() {
-        panicking(3, false).await;
+        panicking(8, false).await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -32,6 +32,12 @@ pub(crate) enum StatusWriteResult {
     Denied(String),
 }
 
+/// Whether the API server answered with this code. What kube's own names stand for depends on the reason beside it, which
+/// may be missing.
+pub(crate) fn has_code(error: &kube::Error, code: u16) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == code)
+}
+
 /// Whether the API server refused an object for what it holds: another one may be accepted.
 pub(crate) fn refuses_content(error: &kube::Error) -> bool {
     let kube::Error::Api(status) = error else {
@@ -62,15 +68,13 @@ pub(crate) async fn apply_status<K: Resource<DynamicType = ()>>(
     let params = PatchParams::apply("shipbell").force();
     match timeout(TIMEOUT, api.patch_status(name, &params, &patch)).await {
         Ok(Ok(_)) => Ok(StatusWriteResult::Written),
-        Ok(Err(kube::Error::Api(gone))) if gone.code == 404 || gone.code == 409 => {
+        Ok(Err(error)) if has_code(&error, 404) || has_code(&error, 409) => {
             Ok(StatusWriteResult::Gone)
         }
         Ok(Err(error)) if refuses_content(&error) => {
             Ok(StatusWriteResult::Refused(error.to_string()))
         }
-        Ok(Err(kube::Error::Api(denied))) if denied.code == 403 => {
-            Ok(StatusWriteResult::Denied(denied.to_string()))
-        }
+        Ok(Err(error)) if has_code(&error, 403) => Ok(StatusWriteResult::Denied(error.to_string())),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("no answer from the API server".to_owned()),
     }

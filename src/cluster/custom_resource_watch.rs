@@ -25,7 +25,7 @@ use crate::{
         kubernetes_events::{EventPublisher, reference},
         pod_view::{Decoded, Meta, SlimView, uid_text},
         watch::{self, ObjectSink, StreamSink, WatchTimings, WatchedKind},
-        watch_progress::{ListEnd, WatchKind},
+        watch_progress::{ListEnd, WatchKind, keeps_last_state},
     },
     metrics::Metrics,
     time::Moment,
@@ -138,7 +138,8 @@ impl<K: CustomResource> WatchedKind for Slim<K> {
     const PATH: &'static str = K::PATH;
 }
 
-/// Is called for each change of a kind. An object that can't be read is not passed on: its last good state is kept.
+/// Is called for each change of a kind. An object of which nothing can be read is not passed on: its last good state is
+/// kept.
 pub trait Follower<K>: Send {
     /// Tells objects apart.
     type Key: Ord + Send;
@@ -287,19 +288,27 @@ impl<K: CustomResource, F: Follower<K>, S: StreamSink> FollowerSink<'_, K, F, S>
     ) -> Vec<String> {
         let Slim { meta, object } = slim;
         let applied = follower.apply(object, listed);
-        match why.or(applied.err()) {
-            None => self.streams.read(K::WATCH, Ok(&meta), listed),
-            Some(why) => self.unreadable(&meta, &why, listed),
+        match (why, applied) {
+            (None, Ok(())) => self.streams.read(K::WATCH, Ok(&meta), listed),
+            (Some(why), Ok(())) => {
+                let why = format!("{why}; what could be read of it counts");
+                self.unreadable(&meta, &why, listed)
+            }
+            (Some(why), Err(_)) | (None, Err(why)) => self.keeps_last(&meta, &why, listed),
         }
     }
 
-    /// Says of an object that it can't be read, on itself too if that is new. Returns warnings.
+    /// Says of an object that it can't be read, and that it goes on as it was. Returns warnings.
+    fn keeps_last(&self, meta: &Meta, why: &str, listed: bool) -> Vec<String> {
+        self.unreadable(meta, &keeps_last_state(why), listed)
+    }
+
+    /// Says of an object that it can't be read, on itself too if that is new: why, and what counts. Returns warnings.
     fn unreadable(&self, meta: &Meta, why: &str, listed: bool) -> Vec<String> {
         let news = self.streams.read(K::WATCH, Err((meta, why)), listed);
         if !news.is_empty() {
-            let note = format!("{why}; its last good state is kept");
             let about = reference::<K>(&meta.namespace, &meta.name, uid_text(meta.uid));
-            self.events.unreadable(about, note);
+            self.events.unreadable(about, why.to_owned());
         }
         news
     }
@@ -323,12 +332,9 @@ impl<K: CustomResource, F: Follower<K>, S: StreamSink> ObjectSink<Slim<K>>
             }
             let (slim, why) = match object {
                 Decoded::Good(slim) => (slim, None),
-                Decoded::Part(slim, why) => {
-                    let why = format!("{why} (what could be read of it counts)");
-                    (slim, Some(why))
-                }
+                Decoded::Part(slim, why) => (slim, Some(why)),
                 Decoded::Bad(meta, why) => {
-                    warnings.extend(self.unreadable(&meta, &why, listed));
+                    warnings.extend(self.keeps_last(&meta, &why, listed));
                     continue;
                 }
             };
@@ -350,10 +356,21 @@ impl<K: CustomResource, F: Follower<K>, S: StreamSink> ObjectSink<Slim<K>>
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeMap, future::pending, sync::Arc, time::Duration};
+
+    use axum::{
+        Router,
+        http::{Method, Uri},
+    };
     use serde_json::{Value, json};
+    use tokio::sync::mpsc;
 
     use super::*;
-    use crate::api::TEST_ANNOTATION;
+    use crate::{
+        api::TEST_ANNOTATION,
+        compliance::{evidence_status::EvidenceStatuses, evidence_watch},
+        snapshot::{shared_state::SharedState, state::ClusterState},
+    };
 
     /// An object with everything in its metadata that clients and the API server may put there.
     fn object(spec: &Value, status: &Value) -> Value {
@@ -442,6 +459,80 @@ mod tests {
             why.starts_with("spec.environments[1]: invalid type: map"),
             "{why}"
         );
+    }
+
+    /// What is said on each review of a list, by its name.
+    async fn told_of_reviews(specs: &[(&str, Value)]) -> BTreeMap<String, String> {
+        let review = |(name, spec): &(&str, Value)| json!({"metadata": {"name": name, "namespace": "team", "uid": name, "resourceVersion": "1"}, "spec": spec});
+        let reviews: Vec<_> = specs.iter().map(review).collect();
+        let list = json!({"metadata": {"resourceVersion": "7"}, "items": reviews}).to_string();
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let answers =
+            Router::new().fallback(async move |method: Method, uri: Uri, event: String| {
+                if method == Method::POST {
+                    tell.send(event.clone()).unwrap();
+                    event
+                } else if uri.query().unwrap_or_default().contains("watch=") {
+                    pending().await
+                } else {
+                    list
+                }
+            });
+        let client = Client::new(answers, "default");
+        let state = SharedState::new(ClusterState::new(true, "shipbell"));
+        let follow = Follow {
+            client: &client,
+            streams: &*state,
+            metrics: &Metrics::new(),
+            events: &EventPublisher::new(client.clone(), None),
+            timings: WatchTimings {
+                relist: Duration::from_hours(1),
+                idle: Duration::from_hours(1),
+            },
+        };
+        let statuses = Arc::<Mutex<EvidenceStatuses>>::default();
+        let mut notes = BTreeMap::new();
+        let hear = async {
+            while notes.len() < specs.len() {
+                let event: Value = serde_json::from_str(&told.recv().await.unwrap()).unwrap();
+                let text = |value: &Value| value.as_str().unwrap().to_owned();
+                notes.insert(text(&event["regarding"]["name"]), text(&event["note"]));
+            }
+        };
+        tokio::select! {
+            () = evidence_watch::follow::<ArtifactApproval, _>(follow, state.clone(), statuses) => {}
+            () = hear => {}
+        }
+        notes
+    }
+
+    #[tokio::test]
+    async fn of_a_review_that_cannot_be_read_as_a_whole_it_is_said_what_counts() {
+        let review = |fingerprint: &str, state: &str, reviewer: Value| json!({"fingerprint": fingerprint, "state": state, "reviewer": reviewer});
+        let (digest, misread) = ("0".repeat(64), json!({"team": "a"}));
+        let notes = told_of_reviews(&[
+            ("approved", review(&digest, "approved", misread.clone())),
+            ("rejected", review(&digest, "rejected", misread.clone())),
+            ("of-nothing", review("?", "rejected", misread)),
+            ("undigested", review("?", "rejected", json!("ann"))),
+        ])
+        .await;
+        let (field, digest) = ("spec.reviewer: invalid type", "\"?\" is no digest");
+        let (part, kept) = (
+            "what could be read of it counts",
+            "its last good state is kept",
+        );
+        for (name, why, counts) in [
+            ("approved", field, kept),
+            ("rejected", field, part),
+            ("of-nothing", field, kept),
+            ("undigested", digest, kept),
+        ] {
+            let note = &notes[name];
+            assert!(note.starts_with(why), "{note}");
+            let says = [part, kept].map(|claim| note.contains(claim));
+            assert_eq!(says, [part == counts, kept == counts], "{note}");
+        }
     }
 
     #[test]

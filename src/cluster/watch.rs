@@ -24,6 +24,7 @@ use tracing::{debug, info, warn};
 use crate::{
     backoff,
     cluster::{
+        custom_resource_status::has_code,
         decode::event,
         list_page::{AnyObject, ListMeta, MAX_OBJECT, PageReader, PageSize},
         pod_view::{Decoded, DeploymentView, Meta, NamespaceView, PodView, SlimView, version},
@@ -103,7 +104,7 @@ pub trait StreamSink: Send + Sync {
     fn list_ends(&self, kind: WatchKind, version: u64, begun: Moment) -> ListEnd;
     /// A bookmark: nothing happened up to this version.
     fn bookmark(&self, kind: WatchKind, version: u64);
-    /// An object was read, or could not be: why. What to warn of.
+    /// An object was read, or could not be: why, and what counts of it. What to warn of.
     fn read(
         &self,
         kind: WatchKind,
@@ -500,10 +501,6 @@ fn apply<T: WatchedKind>(
     Ok(())
 }
 
-fn has_code(error: &kube::Error, code: u16) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == code)
-}
-
 /// Whether the connection ended in the midst of an answer: so a watch ends when the server stops.
 fn is_cut(error: &io::Error) -> bool {
     let mut causes = causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>());
@@ -547,6 +544,16 @@ mod tests {
         };
         assert!(wrapped(io::ErrorKind::UnexpectedEof).iter().all(is_cut));
         assert!(!wrapped(io::ErrorKind::ConnectionReset).iter().any(is_cut));
+    }
+
+    #[test]
+    fn what_may_not_be_read_is_known_by_the_code_whatever_reason_is_given() {
+        for reason in ["Forbidden", "", "Policy", "Unknown", "BadRequest"] {
+            let status = kube::core::Status::failure("no", reason).with_code(403);
+            let refused = Interruption::from(kube::Error::Api(status.boxed()));
+            let forbidden = matches!(refused, Interruption::Failed { forbidden, .. } if forbidden);
+            assert!(forbidden, "{reason}");
+        }
     }
 
     /// A pod, as JSON.

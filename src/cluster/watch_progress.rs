@@ -125,6 +125,11 @@ pub struct StreamState {
     pub(crate) awaited: bool,
 }
 
+/// Why an object can't be read, and that nothing of it counts as it is now.
+pub(crate) fn keeps_last_state(why: &str) -> String {
+    format!("{why}; its last good state is kept")
+}
+
 impl StreamState {
     /// Whether it can be relied on.
     pub fn is_good(&self, now: Moment) -> bool {
@@ -197,7 +202,7 @@ impl StreamState {
         self.unreadable.remove(&uid);
     }
 
-    /// Notes an object that can't be read. The warning, unless the same was warned of before.
+    /// Notes an object that can't be read: why, and what counts of it. The warning, unless the same was warned of before.
     pub fn unreadable(&mut self, kind: &str, meta: &Meta, why: &str) -> Vec<String> {
         self.unlisted.remove(&meta.uid);
         self.holds_unknown |= meta.name.is_empty();
@@ -208,6 +213,6 @@ impl StreamState {
         if before.as_ref() == Some(&warning) {
             return vec![];
         }
-        vec![format!("can't read {warning}; its last good state is kept")]
+        vec![format!("can't read {warning}")]
     }
 }

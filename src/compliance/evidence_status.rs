@@ -108,10 +108,8 @@ pub struct EvidenceStatusWriter<S> {
 enum Write {
     Unchanged,
     Sent,
-    /// The API server refused it for what it holds: a shorter one is to follow.
-    Refused(String),
-    /// It does not take any.
-    Denied(String),
+    /// The API server did not take it: it is tried again after this time.
+    SetAside(Duration),
 }
 
 impl<S: SharedEvidence> EvidenceStatusWriter<S> {
@@ -147,21 +145,12 @@ impl<S: SharedEvidence> EvidenceStatusWriter<S> {
                 match written {
                     Ok(Write::Unchanged) => {}
                     Ok(Write::Sent) => sleep(INTERVAL).await,
-                    Ok(Write::Refused(why)) => {
-                        let kind_name = kind.as_str();
-                        warn!(kind = kind_name, object = %key, why, "the API server refuses a status; writing a shorter one");
-                        aside.insert((kind, key), Instant::now() + RETRY);
-                        sleep(INTERVAL).await;
-                    }
-                    Ok(Write::Denied(why)) => {
-                        let kind_name = kind.as_str();
-                        warn!(kind = kind_name, object = %key, why, "the API server does not take a status; trying again later");
-                        aside.insert((kind, key), Instant::now() + SET_ASIDE);
+                    Ok(Write::SetAside(time)) => {
+                        aside.insert((kind, key), Instant::now() + time);
                         sleep(INTERVAL).await;
                     }
                     Err(error) => {
-                        let kind_name = kind.as_str();
-                        warn!(kind = kind_name, object = %key, error, "can't write a status; trying again");
+                        warn!(kind = kind.as_str(), object = %key, error, "can't write a status; trying again");
                         sleep(RETRY).await;
                         self.mark(kind, key);
                     }
@@ -222,9 +211,13 @@ impl<S: SharedEvidence> EvidenceStatusWriter<S> {
             StatusWriteResult::Gone => Write::Sent,
             StatusWriteResult::Refused(why) if !refused => {
                 known.refused = Some(news);
-                Write::Refused(why)
+                warn!(kind = K::KIND.as_str(), object = %key, why, "the API server refuses a status; writing a shorter one");
+                Write::SetAside(RETRY)
             }
-            StatusWriteResult::Refused(why) | StatusWriteResult::Denied(why) => Write::Denied(why),
+            StatusWriteResult::Refused(why) | StatusWriteResult::Denied(why) => {
+                warn!(kind = K::KIND.as_str(), object = %key, why, "the API server does not take a status; trying again later");
+                Write::SetAside(SET_ASIDE)
+            }
         })
     }
 }

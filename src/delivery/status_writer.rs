@@ -79,7 +79,7 @@ pub(crate) enum WriteAnswer {
     },
     /// The object is another than it was.
     Conflict,
-    /// The status does not fit the schema.
+    /// The status does not fit the schema, or the test of a patch failed.
     Refused(String),
     /// The API server does not take as much. A patch whose test failed is never answered so.
     TooLarge(String),
@@ -92,6 +92,8 @@ pub(crate) enum WriteAnswer {
 pub(crate) enum ConflictOutcome {
     /// The status that we wrote last: only the spec or the metadata changed.
     Same,
+    /// That status too, and the test of the patch succeeds on it: so the patch was refused for what it holds, and why.
+    Refused(String),
     /// One of ours whose answer was lost, with how far each queue was ahead then.
     Ours(AheadCounts),
     /// Someone else's.
@@ -123,6 +125,8 @@ pub(crate) struct StatusWriter {
     standing_back: Option<Moment>,
     writing: bool,
     conflicts: u32,
+    /// Why the last patch was refused, if it was: what is read next tells whether its test failed.
+    refusal: Option<String>,
     /// The API server refused the last status: texts are cut short until one is accepted.
     minimal: bool,
     /// Writes that may have been carried out though no answer came: their cursors and what they count.
@@ -146,6 +150,7 @@ impl StatusWriter {
             standing_back: None,
             writing: false,
             conflicts: 0,
+            refusal: None,
             minimal: false,
             unanswered: vec![],
         }
@@ -298,18 +303,9 @@ impl StatusWriter {
     /// The write that succeeds whatever else of the object changes meanwhile, as long as it is the same object and its
     /// cursors are those that were written last. A JSON patch.
     fn patch(&self, uid: &str, status: &NotificationSettingStatus) -> Value {
-        let cursors = &self.written.cursors;
-        // For `test`, null means that there is nothing at that path; an empty list is not written at all.
-        let same = if self.written == NotificationSettingStatus::default() {
-            json!({"op": "test", "path": "/status", "value": null})
-        } else if cursors.is_empty() {
-            json!({"op": "test", "path": "/status/cursors", "value": null})
-        } else {
-            json!({"op": "test", "path": "/status/cursors", "value": cursors})
-        };
         json!([
             {"op": "test", "path": "/metadata/uid", "value": uid},
-            same,
+            test_of(&self.written),
             {"op": "add", "path": "/status", "value": status},
         ])
     }
@@ -338,8 +334,10 @@ impl StatusWriter {
         self.failed(now);
     }
 
-    /// The object was changed since it was read: it is read again, and written again at once.
-    pub fn conflicted(&mut self, now: Moment) {
+    /// The object was changed since it was read: it is read again, and written again at once. `refusal`: that it was
+    /// changed is no more than likely, because a patch was refused, and why.
+    pub fn conflicted(&mut self, refusal: Option<String>, now: Moment) {
+        self.refusal = refusal;
         self.due = WriteDue::Soon;
         self.wrote_at = None;
         self.conflicts += 1;
@@ -362,8 +360,12 @@ impl StatusWriter {
         self.version = version;
         let cursors = sorted(&status.cursors);
         if cursors == sorted(&self.written.cursors) {
+            // The order of the cursors may have changed, or a status without any was written. Had somebody changed the
+            // cursors and changed them back, it would cost one short status.
+            let succeeds = test_of(status) == test_of(&self.written);
             self.written = status.clone();
-            return ConflictOutcome::Same;
+            let refusal = self.refusal.take().filter(|_| succeeds);
+            return refusal.map_or(ConflictOutcome::Same, ConflictOutcome::Refused);
         }
         let ours = |(written, _): &&(Vec<Cursor>, AheadCounts)| sorted(written) == cursors;
         match self.unanswered.iter().find(ours) {
@@ -406,6 +408,19 @@ impl StatusWriter {
         self.unanswered.clear();
         self.due = WriteDue::Soon;
     }
+}
+
+/// The operation of a JSON patch that succeeds as long as the cursors are those of this status.
+fn test_of(status: &NotificationSettingStatus) -> Value {
+    // For `test`, null means that there is nothing at that path; an empty list is not written at all.
+    let (path, value) = if *status == NotificationSettingStatus::default() {
+        ("/status", Value::Null)
+    } else if status.cursors.is_empty() {
+        ("/status/cursors", Value::Null)
+    } else {
+        ("/status/cursors", json!(status.cursors))
+    };
+    json!({"op": "test", "path": path, "value": value})
 }
 
 /// Keeps of a status what delivery needs, with short texts.
@@ -559,7 +574,7 @@ mod tests {
         let mut writer = writer();
         let mut pauses = vec![];
         for _ in 0..30 {
-            writer.conflicted(at(100));
+            writer.conflicted(None, at(100));
             pauses.push((writer.next_write(true).unwrap() - at(100)).as_millis());
         }
         assert_eq!(pauses[..6], [0, 0, 0, 0, 50, 100]);
@@ -572,7 +587,7 @@ mod tests {
         let mut writer = writer();
         for crowded in [false, false, false, false, true, true] {
             assert_eq!(writer.is_crowded(), crowded);
-            writer.conflicted(at(1));
+            writer.conflicted(None, at(1));
         }
         let next = status(&[2, 1]);
         assert_eq!(
@@ -618,6 +633,34 @@ mod tests {
                 "{there:?}"
             );
             assert_eq!(writer.version.as_deref(), Some("12"));
+        }
+    }
+
+    #[test]
+    fn a_patch_that_is_refused_though_its_test_succeeds_is_refused_for_what_it_holds() {
+        let refused = ConflictOutcome::Refused("too long".to_owned());
+        let said = |mut status: NotificationSettingStatus| {
+            status.message = Some("of another writer".to_owned());
+            status
+        };
+        let mut swapped = status(&[1, 2]);
+        swapped.cursors.reverse();
+        let none = NotificationSettingStatus::default;
+        for (written, there, want) in [
+            (status(&[1, 2]), status(&[1, 2]), &refused),
+            (status(&[1, 2]), said(status(&[1, 2])), &refused),
+            (status(&[1, 2]), swapped, &ConflictOutcome::Same),
+            (status(&[1, 2]), status(&[1, 3]), &ConflictOutcome::Others),
+            (status(&[]), said(status(&[])), &refused),
+            (none(), none(), &refused),
+            (none(), said(none()), &ConflictOutcome::Same),
+        ] {
+            let mut writer = StatusWriter::new(written, None, at(0));
+            writer.conflicted(Some("too long".to_owned()), at(1));
+            assert_eq!(writer.found(&there, None), *want, "{there:?}");
+            assert_ne!(writer.found(&there, None), refused, "it is said once");
+            writer.conflicted(None, at(2));
+            assert_ne!(writer.found(&there, None), refused, "{there:?}");
         }
     }
 

@@ -826,8 +826,9 @@ mod tests {
 
     #[test]
     fn ports_of_the_kubelet_and_etcd_are_denied() {
-        assert_eq!(Guard::permits_port(10250), Err(Denied::Port(10250)));
-        assert_eq!(Guard::permits_port(2379), Err(Denied::Port(2379)));
+        for port in [10250, 10255, 2379, 2380] {
+            assert_eq!(Guard::permits_port(port), Err(Denied::Port(port)));
+        }
         assert_eq!(Guard::permits_port(443), Ok(()));
     }
 

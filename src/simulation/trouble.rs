@@ -585,6 +585,7 @@ fn a_pod_that_cannot_be_read_keeps_its_last_state_and_is_warned_of_once() {
     assert_eq!(cluster.new_events(), [""; 0]);
     assert_eq!(cluster.warnings.len(), 1, "{:?}", cluster.warnings);
     assert!(cluster.warnings[0].starts_with(&format!("can't read pod shop/{pod}: ")));
+    assert!(cluster.warnings[0].ends_with("; its last good state is kept"));
     assert_eq!(cluster.state.stream(WatchKind::Pods).unreadable.len(), 1);
     cluster.remove(&pod);
     cluster.pass(60);

@@ -22,9 +22,14 @@ use tracing::warn;
 use crate::{
     api::{
         CHUNK_LABEL, ENVIRONMENT_LABEL, EnvironmentSnapshot, EnvironmentSnapshotSpec,
-        environment::EnvironmentId, snapshot::Checkpoint,
+        environment::EnvironmentId,
+        snapshot::{Checkpoint, MAX_EVENTS},
     },
-    cluster::{custom_resource_status::refuses_content, fleet::Fleet, pod_view::version},
+    cluster::{
+        custom_resource_status::{has_code, refuses_content},
+        fleet::Fleet,
+        pod_view::version,
+    },
     snapshot::{
         cut::Entry,
         ledger::{Ledger, UnreadableLog},
@@ -124,7 +129,7 @@ pub enum LogError {
 impl LogError {
     /// Whether the operator lacks the right.
     pub fn is_forbidden(&self) -> bool {
-        matches!(self, Self::Api(kube::Error::Api(status)) if status.code == 403)
+        matches!(self, Self::Api(error) if has_code(error, 403))
     }
 
     /// Whether the API server refused an object for what it holds: another one may be accepted.
@@ -373,7 +378,8 @@ impl SnapshotLog {
         self.each(params, |object| {
             if let Some(entry) = entry_meta(&environment.name, object) {
                 let events = object.annotations().get(EVENTS_ANNOTATION);
-                counts.insert(entry.index, events.and_then(|events| events.parse().ok()));
+                let events = events.and_then(|events| events.parse::<usize>().ok());
+                counts.insert(entry.index, events.map(|events| events.min(MAX_EVENTS)));
             }
         })
         .await?;

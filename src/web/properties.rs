@@ -376,6 +376,27 @@ fn a_log_that_cannot_be_read_is_no_log_that_is_not_there() {
     }
 }
 
+#[test]
+fn a_snapshot_that_says_to_have_very_many_events_stops_no_answer() {
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let item = |number: i64| {
+        let mut metadata = metadata(number);
+        metadata["annotations"]["shipbell.dev/events"] = usize::MAX.to_string().into();
+        json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": metadata})
+    };
+    let list = json!({
+        "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList",
+        "metadata": {"resourceVersion": "9"}, "items": [item(1), item(2)],
+    });
+    let lists = Router::new().fallback(async move || list.to_string());
+    let answer = runtime.block_on(async {
+        let request = Request::get("/api/v2/environments/acme/prod/events?page=9");
+        let request = request.body(Body::empty()).unwrap();
+        api(lists, Some(2)).call(request).await.unwrap()
+    });
+    assert_eq!(answer.status(), StatusCode::OK);
+}
+
 proptest! {
     #![proptest_config(reader_tries())]
 

@@ -229,6 +229,11 @@ pub(crate) fn busy(why: &str) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        pin::pin,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
     use axum::{
         body::{Body, to_bytes},
         routing::get,
@@ -236,6 +241,7 @@ mod tests {
     use futures::future::join_all;
     use hyper::service::Service as _;
     use hyper_util::service::TowerToHyperService;
+    use tokio::sync::Notify;
 
     use super::*;
 
@@ -377,6 +383,38 @@ mod tests {
                     .any(|status| status == StatusCode::SERVICE_UNAVAILABLE)
             );
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_answers_are_made_one_at_a_time_and_one_for_each_address() {
+        let (made, go) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+        let (counts, waits) = (made.clone(), go.clone());
+        let large = Router::new().route(
+            "/large",
+            get(async move || {
+                counts.fetch_add(1, Ordering::Relaxed);
+                waits.notified().await;
+                "1234"
+            }),
+        );
+        let router = limit_paths(Router::new(), large, false, LargeAnswers::within(10));
+        let service = TowerToHyperService::new(router);
+        let from = async |last: u8| {
+            let mut request = request("/large");
+            let address = ClientAddress::of([10, 0, 0, last].into());
+            request.extensions_mut().insert(address);
+            service.call(request).await.unwrap()
+        };
+        let mut all = pin!(join_all([from(1), from(1), from(2)]));
+        for number in [1, 2, 2] {
+            assert!(timeout(SECOND, all.as_mut()).await.is_err());
+            assert_eq!(made.load(Ordering::Relaxed), number);
+            go.notify_one();
+        }
+        // What was made for the first address is not sent yet.
+        let answers = all.await;
+        let statuses: Vec<_> = answers.iter().map(|it| it.status().as_u16()).collect();
+        assert_eq!(statuses, [200, 503, 200]);
     }
 
     #[tokio::test(start_paused = true)]

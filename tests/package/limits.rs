@@ -687,6 +687,13 @@ const STATEMENTS: &[Statement] = &[
     ),
     (
         "docs/environments.md",
+        "One environment gets at most {} snapshot per second",
+        "src/snapshot/state/plan.rs",
+        "from_millis(100)..=",
+        As::Seconds,
+    ),
+    (
+        "docs/environments.md",
         "at most one each {} ms,",
         "src/snapshot/state/plan.rs",
         "RangeInclusive<Duration> = ",
@@ -1166,12 +1173,15 @@ fn the_memory_limit_in_the_pages_is_that_of_the_chart() {
     let limit = resources["limits"]["memory"].as_str().unwrap();
     let mib = limit.strip_suffix("Mi").unwrap();
     let cpu = resources["requests"]["cpu"].as_str().unwrap();
-    let page = file("docs/operations.md");
-    for sentence in [
-        format!("The chart's limit is {mib} MiB."),
-        format!("the chart requests {cpu} |"),
+    for (page, sentence) in [
+        (
+            "docs/operations.md",
+            format!("The chart's limit is {mib} MiB."),
+        ),
+        ("docs/operations.md", format!("the chart requests {cpu} |")),
+        ("SECURITY.md", format!("of the chart's {mib} MiB.")),
     ] {
-        assert!(page.contains(&sentence), "{sentence}");
+        assert!(file(page).contains(&sentence), "{page}: {sentence}");
     }
 }
 

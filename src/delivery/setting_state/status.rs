@@ -213,17 +213,12 @@ impl SettingState {
             WriteAnswer::Written { status, version } => {
                 self.accepted(*status, version, counted, now);
             }
-            WriteAnswer::Conflict => self.conflicted(now),
+            WriteAnswer::Conflict => self.conflicted(None, now),
             // The answer to a patch whose test failed, too.
-            WriteAnswer::Refused(_) if self.writer.is_crowded() => self.conflicted(now),
-            WriteAnswer::Refused(why) | WriteAnswer::TooLarge(why) => {
-                warn!(setting = %self.title, why, "the API server refuses the status; writing a shorter one");
-                self.publish(
-                    EventReason::StatusRefused,
-                    format!("the API server refuses the status, a shorter one is written: {why}"),
-                );
-                self.writer.refused(now.moment);
+            WriteAnswer::Refused(why) if self.writer.is_crowded() => {
+                self.conflicted(Some(why), now);
             }
+            WriteAnswer::Refused(why) | WriteAnswer::TooLarge(why) => self.refused(&why, now),
             WriteAnswer::Failed(why) => {
                 warn!(setting = %self.title, why, "can't write the status; sending stops when the window is full");
                 self.writer.failed(now.moment);
@@ -247,10 +242,20 @@ impl SettingState {
         }
     }
 
-    /// The object changed since it was read: it is read to tell who changed it.
-    fn conflicted(&mut self, now: Now) {
-        debug!(setting = %self.title, "the status was written on an older object than there is");
-        self.writer.conflicted(now.moment);
+    /// The API server takes no such status: a shorter one is written.
+    fn refused(&mut self, why: &str, now: Now) {
+        warn!(setting = %self.title, why, "the API server refuses the status; writing a shorter one");
+        self.publish(
+            EventReason::StatusRefused,
+            format!("the API server refuses the status, a shorter one is written: {why}"),
+        );
+        self.writer.refused(now.moment);
+    }
+
+    /// The object changed since it was read, or a patch was refused, maybe for that: it is read to tell who changed it.
+    fn conflicted(&mut self, refusal: Option<String>, now: Now) {
+        debug!(setting = %self.title, refusal, "the status was written on an older object than there is");
+        self.writer.conflicted(refusal, now.moment);
         self.actions.push(Action::ReadSetting);
         self.writer.hold();
     }
@@ -280,6 +285,7 @@ impl SettingState {
         }
         match self.writer.found(&status, version.clone()) {
             ConflictOutcome::Same => {}
+            ConflictOutcome::Refused(why) => self.refused(&why, now),
             ConflictOutcome::Ours(counted) => {
                 self.accepted(status, version, &counted, now); // only the answer was lost
                 self.writer.ask(WriteDue::Soon);

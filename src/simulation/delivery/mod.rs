@@ -52,6 +52,8 @@ use crate::{
     time::Moment,
 };
 
+/// Why the API server refuses a status that is too long.
+const TOO_LONG: &str = "status.message: Too long";
 /// When the clock starts.
 const EPOCH: i64 = 1_700_000_000;
 
@@ -846,10 +848,6 @@ impl Simulation {
         if self.chance(self.faults.write_fails) {
             return WriteAnswer::Failed("the API server is in trouble".to_owned());
         }
-        let size = serde_json::to_string(&write.status).unwrap().len();
-        if size > self.longest_status {
-            return WriteAnswer::Refused("status.message: Too long".to_owned());
-        }
         match &write.form {
             WriteForm::Replace { version } => {
                 if version.as_deref() != Some(&*self.setting_version.to_string()) {
@@ -868,6 +866,11 @@ impl Simulation {
                     return WriteAnswer::Refused("the test failed".to_owned());
                 }
             }
+        }
+        // Only the object that is to be written is held against the schema.
+        let size = serde_json::to_string(&write.status).unwrap().len();
+        if size > self.longest_status {
+            return WriteAnswer::Refused(TOO_LONG.to_owned());
         }
         if !self.foreign_status {
             let refusal = schema::refusal("notificationsettings", "status", &write.status);

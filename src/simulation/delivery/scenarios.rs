@@ -771,28 +771,34 @@ fn a_log_that_was_set_back_starts_at_its_head_and_says_so() {
 
 #[test]
 fn a_status_that_the_api_server_refuses_is_reported_and_written_with_short_texts() {
-    let mut it = with_one_environment(webhook());
-    it.start();
-    it.run(seconds(5));
-    it.longest_status = 2_000;
-    let long = "x".repeat(3_000);
-    it.receiver = Box::new(move |_, _, _| Answer {
-        outcome: Outcome::Retry {
-            after: None,
-            reason: Reason::ServerError,
-            message: long.clone(),
-        },
-        after: millis(3),
-        taken: false,
-    });
-    change(&mut it, "u1", "a");
-    it.run(seconds(60));
-    assert_eq!(it.delivered(), "False ServerError");
-    let refused = |(reason, _): &(EventReason, String)| *reason == EventReason::StatusRefused;
-    assert!(it.events.iter().any(refused));
-    it.receiver = Box::new(|_, _, _| takes());
-    it.run(seconds(600));
-    assert_eq!(it.taken(), it.ids_after("u1", 1));
+    // Where someone edits the setting all the time, every write on a version conflicts.
+    for edit in [0, 1_000] {
+        let mut it = with_one_environment(webhook());
+        it.start();
+        it.run(seconds(5));
+        it.longest_status = 2_000;
+        it.faults.edit = edit;
+        let long = "x".repeat(3_000);
+        it.receiver = Box::new(move |_, _, _| Answer {
+            outcome: Outcome::Retry {
+                after: None,
+                reason: Reason::ServerError,
+                message: long.clone(),
+            },
+            after: millis(3),
+            taken: false,
+        });
+        change(&mut it, "u1", "a");
+        it.run(seconds(60));
+        assert_eq!(it.delivered(), "False ServerError", "{edit}");
+        let refused = |(reason, note): &(EventReason, String)| {
+            *reason == EventReason::StatusRefused && note.ends_with(TOO_LONG)
+        };
+        assert!(it.events.iter().any(refused));
+        it.receiver = Box::new(|_, _, _| takes());
+        it.run(seconds(600));
+        assert_eq!(it.taken(), it.ids_after("u1", 1));
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::{
         pod_view::{Decoded, DeploymentView, Meta, NamespaceView, PodView, SlimView as _},
         scope::Labels,
         watch::WatchedKind,
-        watch_progress::WatchKind,
+        watch_progress::{WatchKind, keeps_last_state},
     },
     snapshot::state::{ClusterState, KnownLog},
     time::Moment,
@@ -115,13 +115,14 @@ impl ClusterState {
         listed: bool,
         now: Moment,
     ) -> Vec<String> {
-        let warnings = self.read(T::KIND, Err((meta, why)), listed, now);
+        let why = keeps_last_state(why);
+        let warnings = self.read(T::KIND, Err((meta, &why)), listed, now);
         let mark = self.stream(T::KIND).list_number;
         T::keep(&mut self.fleet, meta, mark);
         warnings
     }
 
-    /// An object of a kind was read, or could not be: why. Returns warnings.
+    /// An object of a kind was read, or could not be: why, and what counts of it. Returns warnings.
     pub(in crate::snapshot) fn read(
         &mut self,
         kind: WatchKind,

@@ -43,6 +43,21 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn other_changes_may_be_4_mib_ahead_of_those_that_take_the_whole_state() {
+        let written_at_once = |next: fn(WriteRate) -> Moment| {
+            let (mut rate, now) = (WriteRate::default(), Moment::from_secs(1_000));
+            let mut written = 0;
+            while next(rate) <= now {
+                rate.note(1 << 10, now);
+                written += 1 << 10;
+            }
+            written
+        };
+        let whole = written_at_once(WriteRate::next_whole);
+        assert_eq!(written_at_once(WriteRate::next) - whole, 4 << 20);
+    }
+
     proptest! {
         #[test]
         fn a_log_grows_by_at_most_the_rate_and_what_was_saved_up_and_borrowed(
