@@ -196,19 +196,15 @@ struct LedgerState<'a> {
     /// container, which are not here: they tie nothing any more.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     sources: BTreeMap<Fingerprint, IdentitySource>,
-    #[serde(default, skip_serializing_if = "is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     containers: Cow<'a, LearnedContainers>,
-    #[serde(default, skip_serializing_if = "is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     seen: Cow<'a, BTreeMap<Fingerprint, Timestamp>>,
-    #[serde(default, skip_serializing_if = "is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     facts: Cow<'a, BTreeMap<Fingerprint, ArtifactFacts>>,
     /// UID of the entry, digest, what is known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     allowed: Vec<(Box<str>, Fingerprint, Listed)>,
-}
-
-fn is_empty<K: Clone, V: Clone>(map: &Cow<BTreeMap<K, V>>) -> bool {
-    map.is_empty()
 }
 
 impl LedgerState<'_> {
