@@ -230,8 +230,7 @@ pub struct UncountedArtifact {
     /// The digest of the image.
     #[schemars(length(max = 64))]
     pub fingerprint: String,
-    /// When it first ran without meeting the rules, or a grace period before that if it has none because too many others of
-    /// its namespace are remembered. Its grace period begins here, and only once.
+    /// When it first ran without meeting the rules. Its grace period begins here, and only once.
     pub since: Timestamp,
     /// The namespace in which it ran first: the images of one namespace take no room from those of another.
     #[serde(default, skip_serializing_if = "String::is_empty")]

@@ -499,10 +499,14 @@ mod tests {
                 notes.insert(text(&event["regarding"]["name"]), text(&event["note"]));
             }
         };
-        tokio::select! {
-            () = evidence_watch::follow::<ArtifactApproval, _>(follow, state.clone(), statuses) => {}
-            () = hear => {}
-        }
+        let told = async {
+            tokio::select! {
+                () = evidence_watch::follow::<ArtifactApproval, _>(follow, state.clone(), statuses) => {}
+                () = hear => {}
+            }
+        };
+        let in_time = tokio::time::timeout(Duration::from_secs(20), told).await;
+        in_time.expect("all are told of");
         notes
     }
 

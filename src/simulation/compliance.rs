@@ -523,7 +523,7 @@ fn an_image_that_moves_between_namespaces_gets_no_other_grace() {
     for (places, restart, graces) in [
         (vec!["shop", "blog"], false, 1),
         (vec!["shop", "blog"], true, 1),
-        (vec!["blog", "shop"], false, 0),
+        (vec!["blog", "shop"], false, 1),
         (vec!["blog"], false, 0),
         (vec!["shop"], false, 1),
     ] {
@@ -562,6 +562,38 @@ fn an_image_that_moves_between_namespaces_gets_no_other_grace() {
         }
         assert_eq!(with_grace, graces, "{places:?}, restart: {restart}");
     }
+}
+
+#[test]
+fn what_comes_when_a_namespace_has_its_share_takes_the_grace_of_no_other() {
+    let mut cluster = vetted("");
+    let names: Vec<String> = (0..100).map(|number| format!("early-{number}")).collect();
+    for part in names.chunks(10) {
+        let images: Vec<&str> = part.iter().map(String::as_str).collect();
+        cluster.running("Job blog/run", "", &images);
+    }
+    cluster.pass(10);
+    let remembered = |cluster: &Cluster| {
+        let uncounted = cluster.recorded("prod").compliance.uncounted.clone();
+        let mut remembered: Vec<_> = uncounted
+            .into_iter()
+            .map(|it| (it.fingerprint, it.since))
+            .collect();
+        remembered.sort();
+        remembered
+    };
+    let early = remembered(&cluster);
+    assert_eq!(early.len(), 100);
+    cluster.running("Job blog/run", "", &["late"]);
+    cluster.pass(5);
+    let entries = cluster.log("prod").len();
+    for _ in 0..5 {
+        assert_eq!(remembered(&cluster), early);
+        cluster.pass(5);
+    }
+    assert_eq!(cluster.log("prod").len(), entries, "nothing else is said");
+    let reasons = cluster.recorded("prod").compliance.reasons.clone();
+    assert_eq!(reasons.len(), 1, "only the late one has no grace");
 }
 
 #[test]

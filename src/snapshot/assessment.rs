@@ -85,6 +85,8 @@ pub struct UncountedFinding {
     pub name: String,
     /// That of its namespaces among whose images it is remembered.
     namespace: String,
+    /// There is no room for it.
+    crowded: bool,
     pub verdict: Verdict,
 }
 
@@ -501,8 +503,8 @@ impl Assessor<'_> {
         for UncountedFinding {
             fingerprint,
             name,
-            namespace: _,
             verdict,
+            ..
         } in &state.uncounted
         {
             match verdict.grace_until {
@@ -637,13 +639,10 @@ impl Assessor<'_> {
             let namespace = namespace.or(roomy).or_else(|| namespaces.next());
             // Or when it counted: to be counted no longer gives no other grace.
             let counted = after.seen.get(&fingerprint).copied();
-            // Nor has what is not remembered among too many others: it would begin anew each time. That is remembered as a grace
-            // that ends now.
+            // Nor has what is not remembered among too many others: it would begin anew each time. Nor is it remembered then: it
+            // would take the place of another whose grace runs.
             let crowded = remembered.is_none() && counted.is_none() && roomy.is_none();
-            let ends_now = crowded
-                .then(|| now.checked_sub(rules.grace()).ok())
-                .flatten();
-            let first_seen = counted.into_iter().chain(known).chain(ends_now);
+            let first_seen = counted.into_iter().chain(known);
             let first_seen = first_seen.chain([now]).min().unwrap_or(now);
             let listed = |digest: &Fingerprint| {
                 *digest == fingerprint
@@ -657,6 +656,7 @@ impl Assessor<'_> {
             found.push(UncountedFinding {
                 fingerprint,
                 namespace: namespace.unwrap_or_default().to_owned(),
+                crowded,
                 verdict: with_grace(verdict, rules, first_seen, grace_over, now),
                 name,
             });
@@ -684,7 +684,8 @@ impl Assessor<'_> {
         if self.rules.is_none() {
             return vec![];
         }
-        let lacking = lacking.iter().map(|it| UncountedArtifact {
+        let lacking = lacking.iter().filter(|it| !it.crowded);
+        let lacking = lacking.map(|it| UncountedArtifact {
             fingerprint: it.fingerprint.to_string(),
             since: it.verdict.first_seen,
             namespace: it.namespace.clone(),

@@ -44,8 +44,8 @@ const LARGE: usize = 8;
 const LARGE_OF_ADDRESS: usize = 1;
 /// How many of them may be of the address of a proxy, which is that of all readers.
 const LARGE_BEHIND_PROXY: usize = 4;
-/// How long one waits for that: as long as the one before may take to be sent.
-const LARGE_QUEUE: Duration = Duration::from_secs(15);
+/// How long one waits for that.
+const LARGE_QUEUE: Duration = Duration::from_secs(5);
 
 /// Places for requests of one address. There are entries only for requests that wait or are served.
 #[derive(Debug)]

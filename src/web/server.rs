@@ -66,6 +66,8 @@ const STALL: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(15);
 /// How long a client has for the rest of the last answer, which the kernel has.
 const CLOSE: Duration = Duration::from_secs(2);
+/// How long one has that has closed its side before.
+const HALF_CLOSED: Duration = Duration::from_millis(300);
 /// How many bytes the kernel keeps for a connection of what is sent, and of what is received. It is asked for half of that,
 /// because it doubles the number. By itself it would keep megabytes, which count as memory of the pod.
 const SEND_BUFFER: usize = 32 << 10;
@@ -229,11 +231,19 @@ fn bound_kernel_buffers(stream: &TcpStream) {
     }
 }
 
-/// Waits until the client has closed its side too, and so has taken what was sent.
+/// Waits until the client has closed its side too, and so has taken what was sent. One that closed it before may still be
+/// taking it: that does not show, so it gets a moment.
 async fn wait_for_client(stream: &mut TcpStream) {
     let mut rest = [0; 1 << 10];
-    if stream.shutdown().await.is_ok() {
-        while matches!(stream.read(&mut rest).await, Ok(1..)) {}
+    if stream.shutdown().await.is_err() {
+        return;
+    }
+    loop {
+        match stream.read(&mut rest).await {
+            Ok(0) => return sleep(HALF_CLOSED).await,
+            Ok(_) => {}
+            Err(_) => return,
+        }
     }
 }
 
