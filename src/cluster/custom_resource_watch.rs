@@ -462,6 +462,7 @@ mod tests {
     }
 
     /// What is said on each review of a list, by its name.
+    #[expect(clippy::disallowed_methods, reason = "waits for a limited time")]
     async fn told_of_reviews(specs: &[(&str, Value)]) -> BTreeMap<String, String> {
         let review = |(name, spec): &(&str, Value)| json!({"metadata": {"name": name, "namespace": "team", "uid": name, "resourceVersion": "1"}, "spec": spec});
         let reviews: Vec<_> = specs.iter().map(review).collect();
