@@ -232,7 +232,7 @@ pub struct UncountedArtifact {
     pub fingerprint: String,
     /// When it first ran without meeting the rules. Its grace period begins here, and only once.
     pub since: Timestamp,
-    /// The namespace in which it ran first: the images of one namespace take no room from those of another.
+    /// The namespace where its grace began: the images of one namespace take no room from those of another.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 63))]
     pub namespace: String,
