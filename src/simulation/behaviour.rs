@@ -1274,19 +1274,24 @@ fn beside_a_pod_that_hung_by_a_clock_that_was_ahead_all_others_count_until_they_
     }
 }
 
+/// A cluster with two pods, the second of which is being deleted and hangs at once: the operator's clock is two hours ahead.
+fn with_a_pod_that_hangs_by_a_clock_that_is_ahead() -> (Cluster, String, String) {
+    let mut cluster = Cluster::new();
+    let pod = cluster.running("Pod one", "", &["tool"]);
+    let hung = cluster.running("Pod two", "", &["old"]);
+    cluster.pass(60);
+    cluster.new_events();
+    let ends = cluster.wall() - SignedDuration::from_hours(2) + SignedDuration::from_mins(9);
+    cluster.change(&hung, |pod| pod.ends = Some(ends));
+    cluster.pass(120);
+    assert_eq!(cluster.new_events(), ["stopped old 1>0"]);
+    (cluster, pod, hung)
+}
+
 #[test]
 fn a_pod_that_is_deleted_right_after_a_clock_was_corrected_counts_until_it_ends() {
     for passes in [1, 1_000, 60_000] {
-        let mut cluster = Cluster::new();
-        let pod = cluster.running("Pod one", "", &["tool"]);
-        let hung = cluster.running("Pod two", "", &["old"]);
-        cluster.pass(60);
-        cluster.new_events();
-        // By the operator's clock, which is two hours ahead, this one hangs at once.
-        let ends = cluster.wall() - SignedDuration::from_hours(2) + SignedDuration::from_mins(9);
-        cluster.change(&hung, |pod| pod.ends = Some(ends));
-        cluster.pass(120);
-        assert_eq!(cluster.new_events(), ["stopped old 1>0"]);
+        let (mut cluster, pod, hung) = with_a_pod_that_hangs_by_a_clock_that_is_ahead();
         cluster.set_back = seconds(7_200);
         cluster.pass_span(Duration::from_millis(passes));
         let ends = cluster.wall() + SignedDuration::from_mins(5);
@@ -1307,16 +1312,7 @@ fn a_pod_that_is_deleted_right_after_a_clock_was_corrected_counts_until_it_ends(
 fn a_pod_that_is_deleted_while_the_leader_of_a_clock_that_was_ahead_is_replaced_counts_until_it_ends()
  {
     for in_time in [true, false] {
-        let mut cluster = Cluster::new();
-        let pod = cluster.running("Pod one", "", &["tool"]);
-        let hung = cluster.running("Pod two", "", &["old"]);
-        cluster.pass(60);
-        cluster.new_events();
-        // By the clock of the first leader, which is two hours ahead, this one hangs at once.
-        let ends = cluster.wall() - SignedDuration::from_hours(2) + SignedDuration::from_mins(9);
-        cluster.change(&hung, |pod| pod.ends = Some(ends));
-        cluster.pass(120);
-        assert_eq!(cluster.new_events(), ["stopped old 1>0"]);
+        let (mut cluster, pod, hung) = with_a_pod_that_hangs_by_a_clock_that_is_ahead();
         cluster.stop();
         cluster.set_back = seconds(7_200);
         cluster.pass(20);

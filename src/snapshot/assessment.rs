@@ -333,12 +333,7 @@ impl Assessor<'_> {
             // Most artifacts of environments without rules have no facts: they take no memory.
             let had = old.is_some() || after.facts.contains_key(&fingerprint);
             if facts.is_nothing() {
-                nothing.extend(
-                    state
-                        .facts
-                        .contains_key(&fingerprint)
-                        .then_some(fingerprint),
-                );
+                nothing.push(fingerprint);
             }
             if had || !facts.is_nothing() {
                 found.facts.insert(fingerprint, facts);

@@ -259,6 +259,13 @@ mod tests {
         hyper::Request::get(path).body(Body::empty()).unwrap()
     }
 
+    fn request_from(last: u8, path: &str) -> hyper::Request<Body> {
+        let mut request = request(path);
+        let address = ClientAddress::of([10, 0, 0, last].into());
+        request.extensions_mut().insert(address);
+        request
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_request_counts_until_its_answer_is_sent_and_further_ones_are_told_when_to_come_back()
     {
@@ -276,12 +283,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_has_at_most_half_of_the_places_of_the_read_api() {
         let service = service(RequestLimits::of_read_api(false));
-        let from = |last: u8, path| {
-            let mut request = request(path);
-            let address = ClientAddress::of([10, 0, 0, last].into());
-            request.extensions_mut().insert(address);
-            service.call(request)
-        };
+        let from = |last: u8, path| service.call(request_from(last, path));
         let many = join_all((0..50).map(|_| from(1, "/endless")));
         let other = async {
             let answers = join_all((0..8).map(|_| from(2, "/quick"))).await;
@@ -318,12 +320,7 @@ mod tests {
             .route("/20", get(|| async { "12345678901234567890" }));
         let router = limit_paths(Router::new(), large, false, LargeAnswers::within(10));
         let service = TowerToHyperService::new(router);
-        let from = |last: u8, path| {
-            let mut request = request(path);
-            let address = ClientAddress::of([10, 0, 0, last].into());
-            request.extensions_mut().insert(address);
-            service.call(request)
-        };
+        let from = |last: u8, path| service.call(request_from(last, path));
         let first = from(1, "/8").await.unwrap();
         let refused = from(2, "/8").await.unwrap();
         assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
@@ -351,12 +348,7 @@ mod tests {
                 LargeAnswers::within(10),
             );
             let service = TowerToHyperService::new(router);
-            let from = |last: u8, path| {
-                let mut request = request(path);
-                let address = ClientAddress::of([10, 0, 0, last].into());
-                request.extensions_mut().insert(address);
-                service.call(request)
-            };
+            let from = |last: u8, path| service.call(request_from(last, path));
             // Their answers are kept: nobody reads them.
             let unread = join_all(
                 (1..=addresses)
@@ -400,9 +392,7 @@ mod tests {
         let router = limit_paths(Router::new(), large, false, LargeAnswers::within(10));
         let service = TowerToHyperService::new(router);
         let from = async |last: u8| {
-            let mut request = request("/large");
-            let address = ClientAddress::of([10, 0, 0, last].into());
-            request.extensions_mut().insert(address);
+            let request = request_from(last, "/large");
             service.call(request).await.unwrap()
         };
         let mut all = pin!(join_all([from(1), from(1), from(2)]));
