@@ -242,6 +242,43 @@ fn the_tail_of_a_rollout_whose_old_pods_went_early_is_not_scaling() {
 }
 
 #[test]
+fn a_step_after_a_long_pause_is_no_scaling_whenever_the_second_half_of_it_follows() {
+    for kind in ["Rollout web", "CloneSet web"] {
+        for (from, told) in [(4, "started v2 0>1"), (1, "stopped v1 1>0")] {
+            // Both run together for less time than a scaling takes to be told. A new pod that starts is waited for.
+            for (old_first, longest) in [(false, 29), (true, 45)] {
+                for apart in 0..=longest {
+                    let mut cluster = Cluster::new();
+                    cluster.start(kind, &["v1", "mesh"], from);
+                    for _ in from..4 {
+                        cluster.running(kind, "v2", &["v2", "mesh"]);
+                    }
+                    // The pause: longer than a rollout may take.
+                    cluster.pass(1_200);
+                    cluster.new_events();
+                    let new = cluster.create(kind, "v2", &["v2", "mesh"]);
+                    let old = &cluster.pods_of(kind, "v1")[0];
+                    for goes in [old_first, !old_first] {
+                        if goes {
+                            cluster.terminate(old);
+                            cluster.remove(old);
+                        } else {
+                            cluster.run(&new);
+                        }
+                        cluster.pass(apart);
+                    }
+                    cluster.pass(1_200);
+                    let mut heard = cluster.new_events();
+                    heard.retain(|it| !it.starts_with("silence")); // recorded, and nothing to tell
+                    assert_eq!(heard, [told], "{from} {old_first} {apart}");
+                    cluster.assert_at_rest();
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_rollout_that_is_taken_back_in_the_middle_tells_nothing() {
     let mut cluster = with_web();
     let old = cluster.pods_of("web", "");

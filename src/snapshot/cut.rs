@@ -429,7 +429,7 @@ impl CutInput<'_> {
                 _ => self.is_rolling(&cell.workload),
             };
             last = Some((&cell.workload, rolling));
-            if rolling || self.is_unfinished(cell, ledger, unsettled) {
+            if rolling || self.is_unfinished(cell, ledger, unsettled, settled) {
                 unfinished.insert(&cell.workload);
             }
             let state = self.fleet.workload(&cell.workload);
@@ -490,8 +490,14 @@ impl CutInput<'_> {
     }
 
     /// Whether later changes of a cell's workload belong to the change of the cell that is recorded now, even if the workload is
-    /// not rolling: the cell starts or stops before its counterpart has moved.
-    fn is_unfinished(&self, cell: &Cell, ledger: &Ledger, unsettled: &Unsettled) -> bool {
+    /// not rolling: the cell starts or stops before its counterpart has moved and come to rest. `settled`: what is recorded now.
+    fn is_unfinished(
+        &self,
+        cell: &Cell,
+        ledger: &Ledger,
+        unsettled: &Unsettled,
+        settled: &BTreeSet<Cell>,
+    ) -> bool {
         let workload = &cell.workload;
         let Some(state) = self.fleet.workload(workload) else {
             return false; // nothing is left of it
@@ -501,7 +507,14 @@ impl CutInput<'_> {
         let restless = patience.restless_until(state) > Some(self.now);
         let starts = ledger.count(cell) == 0;
         let stops = self.census.get(cell) == 0;
+        let mut later =
+            cells_of(unsettled.dirty(), workload).filter(|(cell, _)| !settled.contains(cell));
+        let counterpart_is_later = later.any(|(other, _)| {
+            let (was, now) = (ledger.count(other), self.census.get(other));
+            starts && now < was || stops && now > was
+        });
         rolled
+            || counterpart_is_later
             || starts && restless
             || self.begins_replacement(cell, state, ledger)
             || stops && restless && state.is_starting()
