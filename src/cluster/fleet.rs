@@ -335,11 +335,11 @@ impl Pod {
 /// What is known of a workload as a whole.
 #[derive(Clone, Debug, Default)]
 pub struct WorkloadState {
-    /// How many pods there are of each revision, terminating ones included, finished ones not.
-    revisions: BTreeMap<Arc<str>, u32>,
-    /// Those of them that are not being deleted.
+    /// How many pods there are of each revision that are not being deleted, finished ones not included.
     staying: BTreeMap<Arc<str>, u32>,
-    /// Those that are: by when their nodes have to have ended them, and of which revision they are. Whoever may create pods
+    /// How many of each are being deleted: nearly always none, and that takes no memory.
+    leaving: BTreeMap<Arc<str>, u32>,
+    /// The same, by when their nodes have to have ended them, and of which revision they are. Whoever may create pods
     /// chooses how many there are of both: nothing here may look at all of them.
     ending: BTreeMap<u32, BTreeMap<Arc<str>, u32>>,
     starting: u32,
@@ -799,7 +799,7 @@ impl Fleet {
                 state.changed = now;
             }
             state.signal(now);
-            if state.revisions.is_empty() && state.rolling_since.is_none() && now_.is_none() {
+            if !state.has_pods() && state.rolling_since.is_none() && now_.is_none() {
                 // Its last pod is gone. The time of its last change still matters for what is not yet recorded.
                 state.changed = now;
             }
@@ -944,7 +944,7 @@ impl Fleet {
     /// Forgets workloads that have no pods and no rollout and are not `used`.
     pub fn tidy_workloads(&mut self, used: impl Fn(&Workload) -> bool) {
         self.workloads.retain(|workload, state| {
-            !state.revisions.is_empty()
+            state.has_pods()
                 || state.rolling_since.is_some()
                 || state.starting_since.is_some()
                 || state.terminating_since.is_some()
@@ -965,8 +965,8 @@ impl WorkloadState {
 
     fn count(&mut self, pod: &Pod, add: bool, now: Moment) {
         let revision = &pod.revision;
-        step(&mut self.revisions, revision, add);
         if pod.is_terminating() {
+            step(&mut self.leaving, revision, add);
             let ending = self.ending.entry(pod.ends).or_default();
             step(ending, revision, add);
             if ending.is_empty() {
@@ -990,13 +990,14 @@ impl WorkloadState {
         let later = self.ending.range(hanging.by.saturating_add(1)..);
         let later = later.filter(|(ends, _)| !hanging.has(**ends));
         let later = later.flat_map(|(_, revisions)| revisions.keys());
-        let mut revisions = self.staying.keys().chain(later);
-        let first = revisions.next();
-        self.rolls(revisions.any(|revision| Some(revision) != first))
+        self.rolls(self.staying.keys().chain(later))
     }
 
-    fn rolls(&self, several_revisions: bool) -> bool {
-        (self.deployment.progressing || several_revisions) && !self.deployment.halted
+    /// Whether it is rolling if it has pods of these revisions.
+    fn rolls<'a>(&self, mut revisions: impl Iterator<Item = &'a Arc<str>>) -> bool {
+        let first = revisions.next();
+        let several = revisions.any(|revision| Some(revision) != first);
+        (self.deployment.progressing || several) && !self.deployment.halted
     }
 
     /// Whether it has pods that hang.
@@ -1020,6 +1021,11 @@ impl WorkloadState {
         ends.rfind(|ends| !hanging.has(*ends))
     }
 
+    /// Whether it has pods that have not finished.
+    fn has_pods(&self) -> bool {
+        !self.staying.is_empty() || !self.leaving.is_empty()
+    }
+
     /// Whether some of its pods have not run yet.
     pub fn is_starting(&self) -> bool {
         self.starting > 0
@@ -1027,8 +1033,8 @@ impl WorkloadState {
 
     /// Whether its controller tells its pods apart by revisions.
     pub fn has_revisions(&self) -> bool {
-        let last = self.revisions.keys().next_back();
-        last.is_some_and(|revision| !revision.is_empty())
+        let last = [&self.staying, &self.leaving].map(|pods| pods.keys().next_back());
+        last.into_iter().flatten().any(|last| !last.is_empty())
     }
 
     fn apply_report(&mut self, report: RolloutReport, now: Moment) {
@@ -1040,7 +1046,7 @@ impl WorkloadState {
     }
 
     fn signal(&mut self, now: Moment) {
-        let rolling = self.rolls(self.revisions.len() > 1);
+        let rolling = self.rolls(self.staying.keys().chain(self.leaving.keys()));
         if rolling != self.rolling_since.is_some() {
             self.signalled = now;
         }

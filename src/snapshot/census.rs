@@ -53,10 +53,10 @@ pub struct Uncounted {
 #[derive(Clone, Debug, Default)]
 pub struct Counted {
     pub cells: Vec<Cell>,
-    /// Artifacts of whose containers other digests or names count for the rules than before.
-    pub known_otherwise: Vec<Fingerprint>,
-    /// Those that are not counted and came or went.
-    pub uncounted: Vec<Fingerprint>,
+    /// Artifacts, and what counts of their containers for the rules since now, or no more.
+    pub known_otherwise: Vec<(Fingerprint, TrustedContainer)>,
+    /// What is not counted, and came or went.
+    pub uncounted: Vec<Uncounted>,
 }
 
 impl Census {
@@ -131,10 +131,8 @@ impl Census {
                 continue; // it is counted as unidentified
             };
             let pair = (fingerprint, trusted);
-            let was = self.trusted.contains_key(&pair);
-            step(&mut self.trusted, pair.clone(), add);
-            if was != self.trusted.contains_key(&pair) {
-                known_otherwise.push(fingerprint);
+            if step(&mut self.trusted, pair.clone(), add) {
+                known_otherwise.push(pair);
             }
         }
         // Whatever else runs there must not pass for compliant.
@@ -164,10 +162,8 @@ impl Census {
         let cells = cells.collect();
         let mut moved = vec![];
         for it in uncounted {
-            let was = self.uncounted.contains_key(&it);
-            step(&mut self.uncounted, it.clone(), add);
-            if was != self.uncounted.contains_key(&it) {
-                moved.push(it.fingerprint);
+            if step(&mut self.uncounted, it.clone(), add) {
+                moved.push(it);
             }
         }
         Counted {
@@ -298,21 +294,25 @@ pub fn admits_pod(scope: &Scope, pod: &Pod) -> bool {
     scope.admits_pod(&labels)
 }
 
-fn step<K: Ord>(counts: &mut BTreeMap<K, u32>, key: K, add: bool) {
+/// Counts one more or one less. Whether it is the first, or was the last.
+fn step<K: Ord>(counts: &mut BTreeMap<K, u32>, key: K, add: bool) -> bool {
     use std::collections::btree_map::Entry;
     match counts.entry(key) {
         Entry::Occupied(mut entry) if add => *entry.get_mut() += 1,
         Entry::Occupied(mut entry) if *entry.get() > 1 => *entry.get_mut() -= 1,
         Entry::Occupied(entry) => {
             entry.remove();
+            return true;
         }
         Entry::Vacant(entry) => {
             debug_assert!(add, "more taken out than put in");
             if add {
                 entry.insert(1);
             }
+            return add;
         }
     }
+    false
 }
 
 /// The cells of one workload.

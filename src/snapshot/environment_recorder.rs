@@ -41,6 +41,11 @@ use crate::{
     },
 };
 
+/// How many times the time that a plan took passes before news may lead to another one: a busy cluster has thousands of news a
+/// second. So plans take no more than a twentieth of a core, and what changes is recorded no later than that.
+const BETWEEN_PLANS: u32 = 20;
+/// At most how long that is, however busy the machine was.
+const LONGEST_BETWEEN_PLANS: Duration = Duration::from_secs(1);
 /// How long a head that was read counts as the head. Without a limit a writer that stood still could fill a name that was
 /// pruned meanwhile.
 const HEAD_FRESH: Duration = Duration::from_secs(60);
@@ -154,8 +159,11 @@ impl EnvironmentRecorder {
     /// Asks for a plan once, and carries it out.
     async fn round(&mut self) -> Result<Round, LogError> {
         let shared = self.context.shared.clone();
-        let plan =
-            shared.with(|state, now| state.plan(&self.environment.name, now, Timestamp::now()));
+        let (plan, took) = shared.with(|state, now| {
+            let begun = Instant::now();
+            let plan = state.plan(&self.environment.name, now, Timestamp::now());
+            (plan, begun.elapsed())
+        });
         let (round, wait, status_due) = match plan {
             Plan::Append(entries) => return self.append_all(entries).await,
             Plan::Frozen(frozen) if frozen.reason == FrozenReason::ReadingLog => {
@@ -177,7 +185,11 @@ impl EnvironmentRecorder {
         // Not longer: the clock by which that was found may be corrected meanwhile.
         let idle = Instant::now() + IDLE;
         let until = until.map_or(idle, |until| until.min(idle));
-        let _ = timeout_at(until, self.changed.notified()).await;
+        let news = async {
+            sleep((took * BETWEEN_PLANS).min(LONGEST_BETWEEN_PLANS)).await;
+            self.changed.notified().await;
+        };
+        let _ = timeout_at(until, news).await;
         Ok(round)
     }
 

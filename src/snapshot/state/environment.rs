@@ -9,6 +9,7 @@ use crate::{
     cluster::{
         fleet::{Fleet, Pod, Workload},
         hanging::Hanging,
+        image::Fingerprint,
         pod_view,
     },
     compliance::{artifact_identity::IdentityResolver, evidence::Evidence},
@@ -89,17 +90,24 @@ impl EnvironmentState {
             trust: &self.trust,
             recorded: &self.recorded,
         };
-        let (mut cells, mut known_otherwise) = (BTreeSet::new(), vec![]);
+        // A pod that changes is taken out and added: most of it is the same again.
+        let (mut cells, mut known_otherwise) = (BTreeSet::new(), BTreeSet::new());
+        let mut uncounted = BTreeSet::new();
         for (pod, add) in pods.filter(|(pod, _)| admits_pod(&self.scope, pod)) {
             let counted = self.census.count(pod, &self.scope, &resolver, add);
             cells.extend(counted.cells);
-            known_otherwise.extend(counted.known_otherwise);
-            self.assessment.touch(counted.uncounted);
+            toggle(&mut known_otherwise, counted.known_otherwise);
+            toggle(&mut uncounted, counted.uncounted);
         }
+        self.assessment
+            .touch(uncounted.into_iter().map(|it| it.fingerprint));
         if let KnownLog::Read(ledger, _) = &self.log {
-            // A pod that changes is taken out and added. What is not recorded yet is assessed when that is, or late.
-            known_otherwise.retain(|it| self.census.total(it) > 0 && ledger.total(it) > 0);
-            self.assessment.touch(known_otherwise);
+            // What is not recorded yet is assessed when that is, or late.
+            let known_otherwise = known_otherwise
+                .into_iter()
+                .map(|(fingerprint, _)| fingerprint);
+            let counts = |it: &Fingerprint| self.census.total(it) > 0 && ledger.total(it) > 0;
+            self.assessment.touch(known_otherwise.filter(counts));
             let comparison = Comparison {
                 census: &self.census,
                 ledger,
@@ -233,5 +241,14 @@ impl EnvironmentState {
         let more = problems.len().saturating_sub(LISTED);
         problems.truncate(LISTED);
         (problems, more)
+    }
+}
+
+/// Notes what came or went, or forgets that of what did the opposite before.
+fn toggle<T: Ord>(changed: &mut BTreeSet<T>, changes: Vec<T>) {
+    for it in changes {
+        if !changed.remove(&it) {
+            changed.insert(it);
+        }
     }
 }

@@ -546,21 +546,20 @@ pub(super) fn identities(
     cells: &BTreeSet<Cell>,
 ) -> (Identities, bool) {
     let pair = |digest| (digest, resolver.canonical(digest));
-    let recorded = || ledger.artifacts().map(|(digest, _)| pair(*digest));
-    let mut renamed = recorded().filter(|(digest, known)| digest != known);
+    let recorded = ledger.artifacts().map(|(digest, _)| pair(*digest));
+    let mut renamed = recorded.filter(|(digest, known)| digest != known);
     let mut found: BTreeMap<_, _> = renamed.by_ref().take(MAX_IDENTITIES).collect();
     if renamed.next().is_some() {
         return (found, true);
     }
-    let next = cells.iter().map(|cell| cell.fingerprint);
-    let recorded_then: BTreeSet<_> = recorded().map(|(_, known)| known).chain(next).collect();
+    let mut next: BTreeSet<_> = found.values().copied().collect();
+    next.extend(cells.iter().map(|cell| cell.fingerprint));
+    let is_recorded = |it: &Fingerprint| ledger.total(it) > 0 || next.contains(it);
     let unknown = census
         .aliases()
         .filter(|alias| !ledger.identities.contains_key(alias))
         .map(pair)
-        .filter(|(alias, known)| {
-            alias != known && recorded_then.contains(known) && census.total(known) > 0
-        });
+        .filter(|(alias, known)| alias != known && is_recorded(known) && census.total(known) > 0);
     let room = MAX_IDENTITIES - found.len();
     found.extend(unknown.take(room));
     (found, false)
