@@ -45,7 +45,7 @@ bench: ## Measures speed and memory beside a stock watcher, in one run
 	scripts/bench.sh
 
 properties: ## Tries all that reads texts from outside with 100,000 random texts each; PROPTEST_CASES=N with others
-	PROPTEST_CASES=$(or $(PROPTEST_CASES),100000) cargo test --locked --lib -- $(READERS)
+	PROPTEST_CASES=$(or $(PROPTEST_CASES),100000) cargo test --locked --profile properties --lib -- $(READERS)
 
 generate: ## Generates what is generated: CRDs, the chart's copy of them, golden files, the chart's defaults and the install file (by helm)
 	UPDATE_EXPECT=1 cargo test --locked --quiet --lib

@@ -995,9 +995,11 @@ impl WorkloadState {
 
     /// Whether it is rolling if it has pods of these revisions.
     fn rolls<'a>(&self, mut revisions: impl Iterator<Item = &'a Arc<str>>) -> bool {
-        let first = revisions.next();
-        let several = revisions.any(|revision| Some(revision) != first);
-        (self.deployment.progressing || several) && !self.deployment.halted
+        let mut several = || {
+            let first = revisions.next();
+            revisions.any(|revision| Some(revision) != first)
+        };
+        !self.deployment.halted && (self.deployment.progressing || several())
     }
 
     /// Whether it has pods that hang.

@@ -419,22 +419,16 @@ impl CutInput<'_> {
     ) -> Vec<RecordedChange> {
         let mut by_artifact: BTreeMap<Fingerprint, Vec<&Cell>> = BTreeMap::new();
         let differs = |cell: &&Cell| self.census.get(cell) != ledger.count(cell);
-        let mut unfinished: BTreeSet<&Arc<Workload>> = BTreeSet::new();
-        let mut last: Option<(&Arc<Workload>, bool)> = None; // whether it is rolling; its cells follow each other
-        let mut replacing: BTreeSet<&Arc<Workload>> = BTreeSet::new();
+        let mut moves: BTreeMap<&Arc<Workload>, WorkloadMoves> = BTreeMap::new();
         for cell in settled.iter().filter(differs) {
             by_artifact.entry(cell.fingerprint).or_default().push(cell);
-            let rolling = match last {
-                Some((workload, rolling)) if *workload == cell.workload => rolling,
-                _ => self.is_rolling(&cell.workload),
-            };
-            last = Some((&cell.workload, rolling));
-            if rolling || self.is_unfinished(cell, ledger, unsettled, settled) {
-                unfinished.insert(&cell.workload);
-            }
-            let state = self.fleet.workload(&cell.workload);
-            if state.is_some_and(|state| self.begins_replacement(cell, state, ledger)) {
-                replacing.insert(&cell.workload);
+            let moves = moves
+                .entry(&cell.workload)
+                .or_insert_with(|| self.moves(&cell.workload, ledger, unsettled, settled));
+            if let Some(state) = self.fleet.workload(&cell.workload) {
+                let starts = ledger.count(cell) == 0;
+                moves.begins_replacement |= starts && moves.keeps_all;
+                moves.unfinished |= self.is_unfinished(cell, state, ledger, unsettled, *moves);
             }
         }
         let changes = by_artifact.into_iter().map(|(fingerprint, cells)| {
@@ -451,9 +445,10 @@ impl CutInput<'_> {
             for cell in cells {
                 let (before, count) = (ledger.count(cell), self.census.get(cell));
                 // The same in all cells of a workload: the last one that is recorded decides.
-                let rolling = unfinished.contains(&cell.workload);
-                let replacing = replacing.contains(&cell.workload);
-                change.rollout &= rolling || self.belongs_to_rollout(cell, ledger, unsettled);
+                let moves = &moves[&cell.workload];
+                let rolling = moves.rolling || moves.unfinished;
+                let rolled = unsettled.dirty().get(cell).is_some_and(|it| it.rolled);
+                change.rollout &= rolling || rolled || moves.completes;
                 change.now += i64::from(count) - i64::from(before);
                 if change.workloads.len() < MAX_WORKLOADS {
                     change.workloads.push(WorkloadChange {
@@ -472,7 +467,7 @@ impl CutInput<'_> {
                     cell,
                     count,
                     rolling,
-                    replacing,
+                    replacing: moves.begins_replacement,
                 });
             }
             RecordedChange {
@@ -489,65 +484,61 @@ impl CutInput<'_> {
         is_rolling(workload, self.fleet, self.settle, hanging, self.now)
     }
 
-    /// Whether later changes of a cell's workload belong to the change of the cell that is recorded now, even if the workload is
-    /// not rolling: the cell starts or stops before its counterpart has moved and come to rest. `settled`: what is recorded now.
-    fn is_unfinished(
+    /// How a workload moves, and how beside what is recorded now: `settled`. Whoever may create pods chooses how many cells a
+    /// workload has: all that looks at all of them is done once.
+    fn moves(
         &self,
-        cell: &Cell,
+        workload: &Arc<Workload>,
         ledger: &Ledger,
         unsettled: &Unsettled,
         settled: &BTreeSet<Cell>,
-    ) -> bool {
-        let workload = &cell.workload;
-        let Some(state) = self.fleet.workload(workload) else {
-            return false; // nothing is left of it
-        };
-        let rolled = unsettled.rolled(workload) && rests_at(state, self.settle) > self.now;
-        let patience = self.patience(unsettled.differs_since(cell).unwrap_or(self.now));
-        let restless = patience.restless_until(state) > Some(self.now);
-        let starts = ledger.count(cell) == 0;
-        let stops = self.census.get(cell) == 0;
-        let mut later =
-            cells_of(unsettled.dirty(), workload).filter(|(cell, _)| !settled.contains(cell));
-        let counterpart_is_later = later.any(|(other, _)| {
-            let (was, now) = (ledger.count(other), self.census.get(other));
-            starts && now < was || stops && now > was
-        });
-        rolled
-            || counterpart_is_later
-            || starts && restless
-            || self.begins_replacement(cell, state, ledger)
-            || stops && restless && state.is_starting()
-    }
-
-    /// Whether a workload starts a further digest beside all that it ran, and has no revisions by which its pods would show a
-    /// rollout. The pods that are replaced may go much later than the new ones start.
-    fn begins_replacement(&self, cell: &Cell, state: &WorkloadState, ledger: &Ledger) -> bool {
-        let mut recorded = cells_of(ledger.cells(), &cell.workload).peekable();
-        ledger.count(cell) == 0
-            && !state.has_revisions()
-            && recorded.peek().is_some()
-            && recorded.all(|(cell, _)| self.census.get(cell) > 0)
-    }
-
-    /// Whether the change of a cell is part of a rollout: its workload has been rolling since, or replaces one digest by
-    /// another, or completes a rollout that was recorded before it was over.
-    fn belongs_to_rollout(&self, cell: &Cell, ledger: &Ledger, unsettled: &Unsettled) -> bool {
-        let rolled = unsettled
-            .dirty()
-            .get(cell)
-            .is_some_and(|dirty| dirty.rolled);
-        let open = ledger
-            .rollouts
-            .get(&cell.workload)
-            .is_some_and(|until| *until > self.wall);
+    ) -> WorkloadMoves {
+        let state = self.fleet.workload(workload);
+        let mut recorded = cells_of(ledger.cells(), workload).peekable();
+        let is_open = |until: &Timestamp| *until > self.wall;
         let counts = |cells| {
-            let cells = cells_of(cells, &cell.workload);
+            let cells = cells_of(cells, workload);
             cells
                 .map(|(cell, count)| (cell.fingerprint, count))
                 .collect()
         };
-        rolled || open || replaces(&counts(ledger.cells()), &counts(self.census.cells()))
+        let mut moves = WorkloadMoves {
+            rolling: self.is_rolling(workload),
+            rolled: unsettled.rolled(workload),
+            completes: ledger.rollouts.get(workload).is_some_and(is_open)
+                || replaces(&counts(ledger.cells()), &counts(self.census.cells())),
+            keeps_all: state.is_some_and(|state| !state.has_revisions())
+                && recorded.peek().is_some()
+                && recorded.all(|(cell, _)| self.census.get(cell) > 0),
+            ..WorkloadMoves::default()
+        };
+        let unsettled = cells_of(unsettled.dirty(), workload).map(|(cell, _)| cell);
+        for later in unsettled.filter(|cell| !settled.contains(*cell)) {
+            let (was, now) = (ledger.count(later), self.census.get(later));
+            moves.grows_later |= now > was;
+            moves.shrinks_later |= now < was;
+        }
+        moves
+    }
+
+    /// Whether later changes of a cell's workload belong to the change of the cell that is recorded now, even if the workload is
+    /// not rolling: the cell starts or stops before its counterpart has moved and come to rest.
+    fn is_unfinished(
+        &self,
+        cell: &Cell,
+        state: &WorkloadState,
+        ledger: &Ledger,
+        unsettled: &Unsettled,
+        moves: WorkloadMoves,
+    ) -> bool {
+        let rolled = moves.rolled && rests_at(state, self.settle) > self.now;
+        let patience = self.patience(unsettled.differs_since(cell).unwrap_or(self.now));
+        let restless = patience.restless_until(state) > Some(self.now);
+        let starts = ledger.count(cell) == 0;
+        let stops = self.census.get(cell) == 0;
+        rolled
+            || starts && (restless || moves.shrinks_later || moves.keeps_all)
+            || stops && (restless && state.is_starting() || moves.grows_later)
     }
 
     /// The name of an artifact: the recorded one while it is recorded, so that it stays the same.
@@ -624,6 +615,28 @@ fn carried(before: &Compliance) -> Compliance {
         was_since: None,
         ..before.clone()
     }
+}
+
+/// How a workload moves.
+#[derive(Clone, Copy, Debug, Default)]
+struct WorkloadMoves {
+    /// It is rolling.
+    rolling: bool,
+    /// It was rolling since something of it differs from what is recorded.
+    rolled: bool,
+    /// It replaces one digest by another, or a rollout of it was recorded before it was over.
+    completes: bool,
+    /// All that is recorded of it still runs, and it has no revisions by which its pods would show a rollout. When it starts a
+    /// further digest, the pods that are replaced may go much later.
+    keeps_all: bool,
+    /// It has more instances of something, which is not recorded now.
+    grows_later: bool,
+    /// It has fewer.
+    shrinks_later: bool,
+    /// It starts a further digest beside all that is recorded of it.
+    begins_replacement: bool,
+    /// Its later changes belong to what is recorded now.
+    unfinished: bool,
 }
 
 /// A change of an artifact, and the cells that it sets.

@@ -42,10 +42,10 @@ use crate::{
 };
 
 /// How many times the time that a plan took passes before news may lead to another one: a busy cluster has thousands of news a
-/// second. So plans take no more than a twentieth of a core, and what changes is recorded no later than that.
+/// second, and plans are to take no more than a twentieth of a core.
 const BETWEEN_PLANS: u32 = 20;
-/// At most how long that is, however busy the machine was.
-const LONGEST_BETWEEN_PLANS: Duration = Duration::from_secs(1);
+/// At most how long that is: no longer than the shortest time between two snapshots.
+const LONGEST_BETWEEN_PLANS: Duration = Duration::from_millis(100);
 /// How long a head that was read counts as the head. Without a limit a writer that stood still could fill a name that was
 /// pruned meanwhile.
 const HEAD_FRESH: Duration = Duration::from_secs(60);

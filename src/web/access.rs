@@ -25,7 +25,10 @@ use kube::{Api, Client, api::PostParams};
 use parking_lot::Mutex;
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::{AcquireError, Semaphore},
+    time::timeout,
+};
 use tracing::warn;
 
 use crate::{
@@ -35,7 +38,7 @@ use crate::{
     web::{
         client_address::ClientAddress,
         error_response::Refusal,
-        request_limits::busy,
+        request_limits::{PlacesOfAddresses, busy},
         token_cache::{Permission, Remembered, SharedRate, TokenCache, TokenHash},
     },
 };
@@ -44,6 +47,8 @@ use crate::{
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How many tokens are asked about at once.
 const AT_ONCE: usize = 4;
+/// How many of them may be sent from one address: the API server may take its time.
+const AT_ONCE_OF_ADDRESS: usize = 2;
 /// How many tokens are asked about in a second: those of readers, and all others.
 const PER_SECOND: u32 = 20;
 /// How many of the others may be sent from one address.
@@ -75,6 +80,7 @@ struct Checker {
     accept_cluster_tokens: bool,
     remembered: Mutex<TokenCache>,
     at_once: Semaphore,
+    of_addresses: PlacesOfAddresses,
     of_readers: Mutex<Rate>,
     of_others: Mutex<SharedRate>,
     metrics: Arc<Metrics>,
@@ -179,6 +185,7 @@ impl TokenChecker {
             accept_cluster_tokens,
             remembered: Mutex::default(),
             at_once: Semaphore::new(AT_ONCE),
+            of_addresses: PlacesOfAddresses::new(AT_ONCE_OF_ADDRESS),
             of_readers: Mutex::new(Rate::per_second(PER_SECOND)),
             of_others: Mutex::new(SharedRate::per_second((OF_ADDRESS, PER_SECOND))),
             metrics,
@@ -192,7 +199,11 @@ impl TokenChecker {
         if let Remembered::Answer(permission) = remembered() {
             return Ok(permission);
         }
-        let Ok(Ok(_turn)) = timeout(TIMEOUT, checker.at_once.acquire()).await else {
+        let turn = async {
+            let own = checker.of_addresses.of(from).acquire_owned().await?;
+            Ok::<_, AcquireError>((own, checker.at_once.acquire().await?))
+        };
+        let Ok(Ok(_turn)) = timeout(TIMEOUT, turn).await else {
             checker.metrics.token_reviewed("limited");
             return Err(NotChecked::Busy);
         };
@@ -284,7 +295,38 @@ impl Checker {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        future::pending,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use axum::Router;
+    use tokio::time::sleep;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_has_at_most_half_of_the_turns_to_ask_about_tokens_when_answers_are_slow() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counts = asked.clone();
+        let hangs = Router::new().fallback(move || {
+            counts.fetch_add(1, Ordering::Relaxed);
+            pending::<()>()
+        });
+        let client = Client::new(hangs, "default");
+        let checker = TokenChecker::new(client, "shipbell", false, Arc::new(Metrics::new()));
+        let ask = async |address: &str, number: usize| {
+            let from = ClientAddress::of(address.parse().unwrap());
+            for token in 0..number {
+                let (checker, token) = (checker.clone(), format!("{address} {token}"));
+                tokio::spawn(async move { checker.permission(&token, from).await.is_ok() });
+            }
+            sleep(TIMEOUT / 10).await;
+            asked.load(Ordering::Relaxed)
+        };
+        assert_eq!(ask("10.0.0.1", 3 * AT_ONCE).await, AT_ONCE_OF_ADDRESS);
+        assert_eq!(ask("10.0.0.2", 1).await, AT_ONCE_OF_ADDRESS + 1);
+    }
 
     #[test]
     fn a_bearer_token_is_read_from_its_header_and_from_nothing_else() {

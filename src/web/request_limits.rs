@@ -49,20 +49,22 @@ const LARGE_QUEUE: Duration = Duration::from_secs(5);
 
 /// Places for requests of one address. There are entries only for requests that wait or are served.
 #[derive(Debug)]
-struct PlacesOfAddresses {
+pub(crate) struct PlacesOfAddresses {
     each: usize,
     taken: Mutex<BTreeMap<ClientAddress, Arc<Semaphore>>>,
 }
 
 impl PlacesOfAddresses {
-    fn new(each: usize) -> Self {
+    /// `each`: how many an address has.
+    pub(crate) fn new(each: usize) -> Self {
         Self {
             each,
             taken: Mutex::default(),
         }
     }
 
-    fn of(&self, address: ClientAddress) -> Arc<Semaphore> {
+    /// Those of an address.
+    pub(crate) fn of(&self, address: ClientAddress) -> Arc<Semaphore> {
         let mut taken = self.taken.lock();
         // Whoever waits for a place or has one keeps its semaphore.
         taken.retain(|_, places| Arc::strong_count(places) > 1);

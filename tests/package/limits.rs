@@ -848,6 +848,13 @@ const STATEMENTS: &[Statement] = &[
     ),
     (
         "docs/operations.md",
+        "for others; 4 at once, and {} from one address",
+        "src/web/access.rs",
+        "AT_ONCE_OF_ADDRESS",
+        As::Number,
+    ),
+    (
+        "docs/operations.md",
         "at most {} KiB of labels",
         "src/cluster/pod_view.rs",
         "MAX_LABELS",

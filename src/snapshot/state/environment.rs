@@ -102,12 +102,12 @@ impl EnvironmentState {
         self.assessment
             .touch(uncounted.into_iter().map(|it| it.fingerprint));
         if let KnownLog::Read(ledger, _) = &self.log {
-            // What is not recorded yet is assessed when that is, or late.
+            // Also of what is not recorded yet: that may be on its way into the log, assessed as it was known before.
             let known_otherwise = known_otherwise
                 .into_iter()
                 .map(|(fingerprint, _)| fingerprint);
-            let counts = |it: &Fingerprint| self.census.total(it) > 0 && ledger.total(it) > 0;
-            self.assessment.touch(known_otherwise.filter(counts));
+            let runs = |it: &Fingerprint| self.census.total(it) > 0;
+            self.assessment.touch(known_otherwise.filter(runs));
             let comparison = Comparison {
                 census: &self.census,
                 ledger,
