@@ -61,14 +61,9 @@ pub struct Counted {
 
 impl Census {
     /// Counts all pods of a scope, but those that hang.
-    pub fn of(
-        scope: &Scope,
-        fleet: &Fleet,
-        resolver: &IdentityResolver,
-        hanging: &Hanging,
-    ) -> Self {
+    pub fn of(scope: &Scope, fleet: &Fleet, resolver: &IdentityResolver, hanging: Hanging) -> Self {
         let mut census = Self {
-            hanging: hanging.clone(),
+            hanging,
             ..Self::default()
         };
         for namespace in fleet.pod_namespaces() {
@@ -176,6 +171,11 @@ impl Census {
     /// The pods that are not counted because they hang.
     pub fn hanging(&self) -> &Hanging {
         &self.hanging
+    }
+
+    /// Those, when nothing else of it is needed any more.
+    pub fn into_hanging(self) -> Hanging {
+        self.hanging
     }
 
     /// Sets which those are. The pods for which that matters have to be taken out before, and added afterwards.

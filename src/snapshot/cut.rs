@@ -1,6 +1,7 @@
 //! Makes the next entries of a log from what has settled. Everything that is delivered later follows from these entries.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
@@ -237,14 +238,19 @@ impl CutInput<'_> {
         assessment: &mut AssessmentState,
     ) -> Option<Vec<Entry>> {
         let time = self.wall.max(before.time);
-        let mut ledger = before.clone();
-        ledger.identify(&learned.identities);
-        let changes = self.changes(&ledger, unsettled, settled);
-        let mut after = ledger.clone();
-        for recorded in &changes {
-            self.take_in(&mut after, recorded, time);
+        // A ledger may be large, and nearly always there is nothing to record: it is copied only for what there is.
+        let mut ledger = Cow::Borrowed(before);
+        if !learned.identities.is_empty() {
+            ledger.to_mut().identify(&learned.identities);
         }
-        after.unidentified = self.unidentified;
+        let changes = self.changes(&ledger, unsettled, settled);
+        let mut after = Cow::Borrowed(&*ledger);
+        for recorded in &changes {
+            self.take_in(after.to_mut(), recorded, time);
+        }
+        if after.unidentified != self.unidentified {
+            after.to_mut().unidentified = self.unidentified;
+        }
         // Where an artifact runs matters for exceptions.
         assessment.touch(changes.iter().map(|it| it.fingerprint));
         let mut found = self

@@ -46,6 +46,8 @@ use crate::{
 const BETWEEN_PLANS: u32 = 20;
 /// At most how long that is: no longer than the shortest time between two snapshots.
 const LONGEST_BETWEEN_PLANS: Duration = Duration::from_millis(100);
+/// Less can't be waited for exactly.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
 /// How long a head that was read counts as the head. Without a limit a writer that stood still could fill a name that was
 /// pruned meanwhile.
 const HEAD_FRESH: Duration = Duration::from_secs(60);
@@ -185,8 +187,11 @@ impl EnvironmentRecorder {
         // Not longer: the clock by which that was found may be corrected meanwhile.
         let idle = Instant::now() + IDLE;
         let until = until.map_or(idle, |until| until.min(idle));
+        let pause = (took * BETWEEN_PLANS).min(LONGEST_BETWEEN_PLANS);
         let news = async {
-            sleep((took * BETWEEN_PLANS).min(LONGEST_BETWEEN_PLANS)).await;
+            if pause >= SHORTEST_SLEEP {
+                sleep(pause).await;
+            }
             self.changed.notified().await;
         };
         let _ = timeout_at(until, news).await;

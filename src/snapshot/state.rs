@@ -764,7 +764,12 @@ impl ClusterState {
             return true;
         };
         let resolver = env.resolver(&self.evidence);
-        let right = Census::of(&env.scope, &self.fleet, &resolver, env.census.hanging());
+        let right = Census::of(
+            &env.scope,
+            &self.fleet,
+            &resolver,
+            env.census.hanging().clone(),
+        );
         let right = right == env.census;
         if !right {
             env.recount(&self.fleet, &self.evidence, now);

@@ -54,12 +54,9 @@ impl EnvironmentState {
     }
 
     pub(super) fn recount(&mut self, fleet: &Fleet, evidence: &Evidence, now: Moment) {
-        self.census = Census::of(
-            &self.scope,
-            fleet,
-            &self.resolver(evidence),
-            self.census.hanging(),
-        );
+        // The old counts go first: there is not always memory for both.
+        let hanging = std::mem::take(&mut self.census).into_hanging();
+        self.census = Census::of(&self.scope, fleet, &self.resolver(evidence), hanging);
         // Artifacts may have other canonical digests than before.
         self.assessment.touch_all();
         match &self.log {

@@ -491,7 +491,7 @@ impl Planner<'_> {
             self.wanted,
             input.fleet,
             &input.assessor.resolver,
-            input.census.hanging(),
+            input.census.hanging().clone(),
         );
         let scoped = CutInput {
             census,
