@@ -13,8 +13,8 @@ BUILT = $(or $(CARGO_TARGET_DIR),target)/debug
 # The tests of properties of all that reads texts from outside: of requests, answers, Secrets and the cluster's objects. How
 # often they try is 1,000 in `make test`, else what PROPTEST_CASES says.
 READERS = web::properties http::response::tests::no_answer http::response::tests::retry_after_is \
-	http::address_guard::tests::no_entry http::destination::tests::any_value api::user_time api::duration \
-	api::cut_to_schema cluster::workload::tests::every_pod cluster::list_page::tests::a_page_is_read_alike cluster::decode \
+	http::address_guard::tests http::destination::tests::any_value api::user_time api::duration \
+	api::cut_to_schema cluster::workload::tests::every_pod cluster::list_page::tests cluster::decode \
 	cluster::image::tests::any_image simulation::hostile::each_object simulation::hostile::nothing_that_a_cluster_holds \
 	simulation::hostile_texts::whatever_texts simulation::hostile_log::whatever_a_log \
 	simulation::delivery::properties::whatever_a_setting http::certificates::tests::whatever_a_bundle

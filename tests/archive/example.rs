@@ -2,10 +2,10 @@
 
 use anyhow::{Context as _, Result, ensure};
 use kit::{
-    Cluster, Image, PlaneOptions, Receiver, apply,
-    cluster::{PATIENCE, runtime},
+    Cluster, Image, Receiver, apply,
+    cluster::PATIENCE,
     deployment, eventually,
-    stage::{Cast, install, log, operator},
+    stage::{Cast, alone, log, operator},
 };
 use serde_json::json;
 use shipbell::message::kosli::Payload;
@@ -15,13 +15,10 @@ const IMAGE: &str = "ghcr.io/cyber-dojo/runner:1ac1570";
 
 #[test]
 fn the_published_example_is_made_from_the_examples_byte_for_byte() {
-    runtime().block_on(story()).unwrap();
+    alone(story);
 }
 
-async fn story() -> Result<()> {
-    let cluster: &'static Cluster =
-        Box::leak(Box::new(Cluster::start(PlaneOptions::default()).await?));
-    install(cluster).await?;
+async fn story(cluster: &'static Cluster) -> Result<()> {
     let mut wanted: Payload = serde_json::from_str(EXAMPLE)?;
     let artifact = wanted.artifact.as_ref().context("no artifact")?;
     let image = Image {

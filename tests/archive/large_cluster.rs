@@ -5,6 +5,7 @@ use anyhow::{Context as _, Result, ensure};
 use kit::{
     Operator, OperatorOptions, eventually,
     http1::get,
+    kept_logs::kept,
     operator::binary,
     ports::Port,
     stub::{Contents, Stub},
@@ -20,14 +21,15 @@ const PODS: usize = 150_000;
 #[test]
 fn a_cluster_of_150_000_pods_of_which_some_are_huge_fits_into_the_chart_s_memory_and_its_snapshot_is_read()
 -> Result<()> {
-    tokio::runtime::Runtime::new()?.block_on(async {
-        let directory = tempfile::tempdir()?;
+    let directory = tempfile::tempdir()?;
+    let directory = directory.path();
+    tokio::runtime::Runtime::new()?.block_on(kept(directory, async {
         let contents = Contents {
             pods: PODS,
             large: 200,
             environments: 1,
         };
-        let stub = Stub::start(contents, directory.path())?;
+        let stub = Stub::start(contents, directory)?;
         let port = Port::reserve()?;
         let api = port.address();
         let args = [
@@ -47,7 +49,7 @@ fn a_cluster_of_150_000_pods_of_which_some_are_huge_fits_into_the_chart_s_memory
             kubeconfig: stub.kubeconfig.clone(),
             args: args.map(str::to_owned).into_iter().chain(own).collect(),
             env: vec![],
-            log: directory.path().join("operator.log"),
+            log: directory.join("operator.log"),
         };
         let mut operator = Operator::spawn_within(&options, LIMIT)?;
         operator.wait_ready(PATIENCE).await?;
@@ -77,7 +79,8 @@ fn a_cluster_of_150_000_pods_of_which_some_are_huge_fits_into_the_chart_s_memory
                 );
             }
         }
-        println!("peak: {} MiB", operator.peak_memory()? >> 20);
+        let peak = operator.peak_memory()?;
+        ensure!(peak < LIMIT, "{} MiB", peak >> 20);
         operator.still_runs()
-    })
+    }))
 }

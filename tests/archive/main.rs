@@ -7,12 +7,12 @@ mod large_cluster;
 
 use anyhow::{Context as _, Result, ensure};
 use kit::{
-    Actor, Cluster, Heard, PlaneOptions, Receiver, apply,
-    cluster::{PATIENCE, runtime},
+    Actor, Cluster, Heard, Receiver, apply,
+    cluster::PATIENCE,
     deployment, eventually, hears,
     http1::{get, with_token},
     ports::Port,
-    stage::{Cast, SETTLE, install, operator},
+    stage::{Cast, SETTLE, alone, operator},
 };
 use serde_json::{Value, json};
 use std::{
@@ -23,13 +23,10 @@ use std::{
 
 #[test]
 fn every_link_of_a_payload_resolves_for_those_who_may_read_snapshots() {
-    runtime().block_on(story()).unwrap();
+    alone(story);
 }
 
-async fn story() -> Result<()> {
-    let cluster: &'static Cluster =
-        Box::leak(Box::new(Cluster::start(PlaneOptions::default()).await?));
-    install(cluster).await?;
+async fn story(cluster: &'static Cluster) -> Result<()> {
     let port = Port::reserve()?;
     let address = port.address();
     let cast = Cast {

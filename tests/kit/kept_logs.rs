@@ -1,5 +1,6 @@
 //! Keeps the logs of a failing test whole, when the directory that they are in goes.
 
+use anyhow::{Context as _, Result};
 use std::{
     env, fs, io,
     path::{Path, PathBuf},
@@ -48,6 +49,16 @@ impl<'a> KeptLogs<'a> {
         }
         Ok(())
     }
+}
+
+/// Runs a test, and keeps the logs in this directory if it panics or fails; the error says where they are then.
+///
+/// # Errors
+/// What the test fails with.
+pub async fn kept<T>(directory: &Path, test: impl Future<Output = Result<T>>) -> Result<T> {
+    let logs = KeptLogs::of(directory);
+    let outcome = test.await;
+    outcome.with_context(|| logs.keep())
 }
 
 impl Drop for KeptLogs<'_> {

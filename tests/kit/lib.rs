@@ -32,7 +32,7 @@ pub mod apply;
 pub mod cluster;
 pub mod drip;
 pub mod http1;
-mod kept_logs;
+pub mod kept_logs;
 pub mod kubelet;
 pub mod operator;
 pub mod pki;

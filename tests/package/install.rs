@@ -1,15 +1,12 @@
 //! The life of an installation: install, use, upgrade, uninstall, with Helm and as the administrator of a real control plane.
 
 use crate::{
+    alone,
     helm::{REQUIRED, chart, helm_at, template},
-    image, root, start, story,
+    image, root, story,
 };
 use anyhow::{Context, Result, ensure};
-use kit::{
-    Cluster, Operator, OperatorOptions,
-    cluster::{PATIENCE, runtime},
-    eventually,
-};
+use kit::{Cluster, Operator, OperatorOptions, cluster::PATIENCE, eventually};
 use serde_json::Value;
 use std::{fs, path::Path};
 
@@ -75,12 +72,12 @@ fn what_the_chart_renders_is_taken_in_strict_mode_and_its_pods_run_under_the_res
 }
 
 /// A cluster, and a release in a namespace of it.
-struct Site {
-    cluster: Cluster,
+struct Site<'a> {
+    cluster: &'a Cluster,
     namespace: String,
 }
 
-impl Site {
+impl Site<'_> {
     fn helm(&self, args: &[&str]) -> Result<String> {
         let all = [args, &["-n", &self.namespace]].concat();
         helm_at(&self.cluster.plane.admin_kubeconfig(), &all)
@@ -143,8 +140,7 @@ fn here_document(notes: &str, from: &str) -> String {
 
 #[test]
 fn an_installation_can_be_used_upgraded_and_removed_without_losing_what_users_made() {
-    let life = async {
-        let cluster = start().await?;
+    alone(async |cluster| {
         let namespace = cluster
             .labelled_namespace("shipbell", &[RESTRICTED])
             .await?;
@@ -238,11 +234,8 @@ fn an_installation_can_be_used_upgraded_and_removed_without_losing_what_users_ma
         .await?;
         let leavings = site.leavings().await?;
         ensure!(leavings.is_empty(), "{leavings}");
-        anyhow::Ok(())
-    };
-    if let Err(error) = runtime().block_on(life) {
-        panic!("{error:#}");
-    }
+        Ok(())
+    });
 }
 
 /// A copy of the chart that is a release ahead and has a further column.
@@ -280,8 +273,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 
 #[test]
 fn the_static_operator_works_with_the_rights_and_variables_of_its_chart() {
-    let life = async {
-        let cluster = start().await?;
+    alone(async |cluster| {
         let namespace = cluster.namespace("shipbell").await?;
         let site = Site { cluster, namespace };
         let notes = site.put("install", "shipbell", &chart(), &[])?;
@@ -351,13 +343,10 @@ fn the_static_operator_works_with_the_rights_and_variables_of_its_chart() {
         ensure!(!log.contains("ERROR"), "{log}");
         operator.terminate(PATIENCE).await?;
         let account = format!("system:serviceaccount:{}:shipbell", site.namespace);
-        let (asked, refused) = asked(&site.cluster, &account)?;
+        let (asked, refused) = asked(site.cluster, &account)?;
         ensure!(asked > 10 && refused.is_empty(), "{asked}: {refused:?}");
-        anyhow::Ok(())
-    };
-    if let Err(error) = runtime().block_on(life) {
-        panic!("{error:#}");
-    }
+        Ok(())
+    });
 }
 
 /// How much somebody has asked of the API server, and what it refused.

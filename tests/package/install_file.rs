@@ -1,9 +1,8 @@
 //! examples/install/shipbell.yaml: the chart, rendered, for those who don't use helm.
 
-use crate::{file, helm::template, root, start};
-use anyhow::{Context as _, Result, ensure};
+use crate::{alone, file, helm::template, root};
+use anyhow::{Context as _, ensure};
 use expect_test::expect_file;
-use kit::cluster::runtime;
 use serde_json::Value;
 use std::{fmt::Write as _, process::Command};
 
@@ -54,7 +53,7 @@ fn the_install_file_is_what_the_chart_makes() {
 
 #[test]
 fn the_command_in_the_install_file_installs_it() {
-    let life = async {
+    alone(async |cluster| {
         let header = file("examples/install/shipbell.yaml");
         let lines = header
             .lines()
@@ -71,7 +70,6 @@ fn the_command_in_the_install_file_installs_it() {
         let edited = String::from_utf8(edited.stdout)?;
         ensure!(!edited.contains("my-cluster") && !edited.contains("registry.example.com"));
 
-        let cluster = start().await?;
         let apply: Vec<_> = apply.split(' ').chain(["--validate=strict"]).collect();
         cluster.plane.kubectl_with_input(&apply, &edited).await?;
         cluster.rolled_out("shipbell", "shipbell").await?;
@@ -88,10 +86,6 @@ fn the_command_in_the_install_file_installs_it() {
             .find(|variable| variable["name"] == "SHIPBELL_CLUSTER_NAME")
             .context("no cluster name")?;
         ensure!(name["value"] == "aws-prod", "{name}");
-        anyhow::Ok(())
-    };
-    let result: Result<()> = runtime().block_on(life);
-    if let Err(error) = result {
-        panic!("{error:#}");
-    }
+        Ok(())
+    });
 }

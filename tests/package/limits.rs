@@ -28,6 +28,13 @@ type Statement = (&'static str, &'static str, &'static str, &'static str, As);
 
 const STATEMENTS: &[Statement] = &[
     (
+        "charts/shipbell/values.yaml",
+        "limits: memory: {}Mi",
+        "tests/archive/attack.rs",
+        "LIMIT",
+        As::MiB,
+    ),
+    (
         "docs/operations.md",
         "may have all places, and {} large answers",
         "src/web/request_limits.rs",

@@ -14,11 +14,12 @@ mod judges;
 mod limits;
 mod needs;
 mod numbers;
+mod properties;
 mod release_test;
 mod rights;
 
 use anyhow::Result;
-use kit::{Cluster, PlaneOptions, cluster::runtime};
+use kit::{Cluster, PlaneOptions, cluster::runtime, kept_logs::kept};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -66,7 +67,19 @@ fn story(test: impl AsyncFnOnce(&'static Cluster) -> Result<()>) {
             .map_err(|error| format!("{error:#}"))
     });
     let cluster = started.as_ref().unwrap_or_else(|error| panic!("{error}"));
-    if let Err(error) = runtime().block_on(test(cluster)) {
+    let test = kept(cluster.plane.directory(), test(cluster));
+    if let Err(error) = runtime().block_on(test) {
+        panic!("{error:#}");
+    }
+}
+
+/// Runs a test on a cluster of its own, without anything of ours.
+fn alone(test: impl AsyncFnOnce(&Cluster) -> Result<()>) {
+    let run = async {
+        let cluster = start().await?;
+        kept(cluster.plane.directory(), test(&cluster)).await
+    };
+    if let Err(error) = runtime().block_on(run) {
         panic!("{error:#}");
     }
 }
