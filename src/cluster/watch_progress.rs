@@ -111,8 +111,8 @@ pub struct StreamState {
     pub trouble: Option<String>,
     /// A new list is requested.
     pub relist: bool,
-    /// Objects that can't be read: UID -> name and why.
-    pub unreadable: BTreeMap<u128, String>,
+    /// Objects that can't be read, by UID.
+    pub unreadable: BTreeMap<u128, UnreadableObject>,
     /// The number of the list that is being read, or was read last.
     pub(crate) list_number: u32,
     /// Unreadable objects that the list in progress has not held so far.
@@ -123,6 +123,15 @@ pub struct StreamState {
     outdated: bool,
     /// It has not been listed since the store was set back.
     pub(crate) awaited: bool,
+}
+
+/// An object that can't be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnreadableObject {
+    /// Its namespace; empty for one without.
+    pub namespace: String,
+    /// Its name, and why it can't be read.
+    pub warning: String,
 }
 
 /// Why an object can't be read, and that nothing of it counts as it is now.
@@ -197,22 +206,25 @@ impl StreamState {
         }
     }
 
-    /// An object could be read, or is gone.
-    pub fn readable(&mut self, uid: u128) {
-        self.unreadable.remove(&uid);
+    /// An object could be read, or is gone. Whether it was unreadable before.
+    pub fn readable(&mut self, uid: u128) -> bool {
+        self.unreadable.remove(&uid).is_some()
     }
 
     /// Notes an object that can't be read: why, and what counts of it. The warning, unless the same was warned of before.
-    pub fn unreadable(&mut self, kind: &str, meta: &Meta, why: &str) -> Vec<String> {
+    pub fn unreadable(&mut self, kind: &str, meta: &Meta, why: &str) -> Option<String> {
         self.unlisted.remove(&meta.uid);
         self.holds_unknown |= meta.name.is_empty();
         let slash = if meta.namespace.is_empty() { "" } else { "/" };
         let name = format!("{}{slash}{}", meta.namespace, meta.name);
         let warning = format!("{kind} {name}: {why}");
-        let before = self.unreadable.insert(meta.uid, warning.clone());
-        if before.as_ref() == Some(&warning) {
-            return vec![];
-        }
-        vec![format!("can't read {warning}")]
+        let message = format!("can't read {warning}");
+        let object = UnreadableObject {
+            namespace: meta.namespace.clone(),
+            warning,
+        };
+        let before = self.unreadable.insert(meta.uid, object);
+        let same = before.is_some_and(|before| before == self.unreadable[&meta.uid]);
+        (!same).then_some(message)
     }
 }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use crate::{
     api::environment::EnvironmentId,
     api::{EnvironmentSnapshotSpec, EventType, compliance::ComplianceState, snapshot::Cause},
-    cluster::scope::Scope,
+    cluster::{scope::Scope, watch_progress::WatchKind},
     compliance::evidence_state::EvidenceState as _,
     simulation::{Cluster, testing::digest},
     snapshot::ledger::Ledger,
@@ -314,6 +314,22 @@ fn an_image_that_is_away_for_a_moment_is_judged_when_it_is_back() {
     cluster.running("web", "v1", &["v1"]);
     cluster.pass(600);
     assert_eq!(cluster.new_events(), [red("v1", NO_PROVENANCE)]);
+}
+
+#[test]
+fn a_pod_that_could_never_be_read_does_not_pass_for_compliant() {
+    let mut cluster = vetted("");
+    cluster.stop_watch(WatchKind::Pods);
+    let pod = cluster.running("odd", "r", &["odd"]);
+    cluster.change(&pod, |pod| pod.garbled = true);
+    cluster.resume_watch(WatchKind::Pods);
+    cluster.list(WatchKind::Pods);
+    cluster.pass(600);
+    assert_eq!(state(&cluster), ComplianceState::NonCompliant);
+    assert_eq!(cluster.recorded("prod").unidentified, 1);
+    cluster.remove(&pod);
+    cluster.pass(600);
+    assert_eq!(state(&cluster), ComplianceState::Compliant);
 }
 
 #[test]

@@ -459,8 +459,14 @@ impl ClusterState {
 
     /// The number of known pods, including those that could never be read.
     pub fn known_pods(&self) -> usize {
-        let unknown = self.stream(WatchKind::Pods).unreadable.keys();
-        self.fleet.pod_count() + unknown.filter(|uid| !self.fleet.has_pod(**uid)).count()
+        self.fleet.pod_count() + self.unread_pods().count()
+    }
+
+    /// The namespaces of the pods that could never be read.
+    fn unread_pods(&self) -> impl Iterator<Item = &str> {
+        let unreadable = self.stream(WatchKind::Pods).unreadable.iter();
+        let unread = unreadable.filter(|(uid, _)| !self.fleet.has_pod(**uid));
+        unread.map(|(_, pod)| pod.namespace.as_str())
     }
 
     /// A bookmark: nothing happened up to this version.

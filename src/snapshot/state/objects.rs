@@ -134,12 +134,18 @@ impl ClusterState {
         match object {
             Ok(meta) => {
                 stream.advance(meta.version, listed, now);
-                stream.readable(meta.uid);
+                if stream.readable(meta.uid) {
+                    self.touch_all();
+                }
                 vec![]
             }
             Err((meta, why)) => {
                 stream.advance(meta.version, listed, now);
-                stream.unreadable(kind.singular(), meta, why)
+                let news = stream.unreadable(kind.singular(), meta, why);
+                if news.is_some() {
+                    self.touch_all(); // what was never read may count as unidentified
+                }
+                news.into_iter().collect()
             }
         }
     }

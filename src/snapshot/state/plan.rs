@@ -84,6 +84,11 @@ impl ClusterState {
         let Some(env) = self.environments.get(name) else {
             return Plan::Wait(None);
         };
+        let in_scope = |namespace: &&str| {
+            let labels = self.fleet.namespace_labels(namespace);
+            env.scope.admits_namespace(namespace, labels)
+        };
+        let unread = self.unread_pods().filter(in_scope).count();
         let frozen = self.unknown_cluster(env, now);
         if let Some(frozen) = frozen.or_else(|| self.unknown_log(name, now)) {
             return Plan::Frozen(frozen);
@@ -106,7 +111,9 @@ impl ClusterState {
             trust: &env.trust,
             recorded: &env.recorded,
         };
+        let unidentified = count(&env.census, unread, env.rules.is_some());
         let planner = Planner {
+            unread,
             input: CutInput {
                 environment: name,
                 uid: &env.uid,
@@ -117,8 +124,9 @@ impl ClusterState {
                     rules: env.rules.as_ref(),
                     resolver,
                     census: &env.census,
+                    unidentified,
                 },
-                unidentified: count(&env.census, env.rules.is_some()),
+                unidentified,
                 settle: &env.settle,
                 read_at: &read_at,
                 causes: if env.restored {
@@ -262,6 +270,8 @@ impl ClusterState {
 
 /// Plans the next entries of a log that can be written.
 struct Planner<'a> {
+    /// How many pods of the scope could never be read.
+    unread: usize,
     input: CutInput<'a>,
     /// The scope that is counted.
     scope: &'a Scope,
@@ -493,13 +503,15 @@ impl Planner<'_> {
             &input.assessor.resolver,
             input.census.hanging().clone(),
         );
+        let unidentified = count(census, self.unread, input.assessor.rules.is_some());
         let scoped = CutInput {
             census,
             assessor: Assessor {
                 census,
+                unidentified,
                 ..input.assessor
             },
-            unidentified: count(census, input.assessor.rules.is_some()),
+            unidentified,
             ..input
         };
         let mut entries = entries.unwrap_or_default();
@@ -521,10 +533,11 @@ impl Planner<'_> {
     }
 }
 
-/// The containers that can't be identified; with rules also those that are not counted.
-fn count(census: &Census, ruled: bool) -> i64 {
+/// The containers that can't be identified; with rules also those that are not counted, and the pods that could never be read:
+/// nobody knows what runs in them.
+fn count(census: &Census, unread: usize, ruled: bool) -> i64 {
     let counted = if ruled {
-        census.unidentified_in_all()
+        census.unidentified_in_all() + unread
     } else {
         census.unidentified()
     };
