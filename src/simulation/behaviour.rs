@@ -928,6 +928,33 @@ fn with_no_settle_times_everything_is_told_at_once_but_at_most_each_100_ms() {
 }
 
 #[test]
+fn after_an_append_that_took_longer_than_100_ms_the_next_snapshot_is_a_second_later() {
+    for (took, told) in [
+        (100, ["0s started v1 0>1", "0.1s scaled v1 1>3"]),
+        (101, ["0s started v1 0>1", "1s scaled v1 1>3"]),
+    ] {
+        let mut cluster = Cluster::settling("{quiet: 0s, max: 0s, rollout: 0s, scaling: 0s}");
+        cluster.mark();
+        cluster.append_takes = Duration::from_millis(took);
+        cluster.start("web", &["v1"], 3);
+        cluster.pass(10);
+        assert_eq!(cluster.timed(), told, "{took} ms");
+        // The API server is quick again: the last one was slow, this one is not.
+        cluster.append_takes = Duration::ZERO;
+        cluster.scale("web", 4);
+        cluster.pass(10);
+        cluster.mark();
+        cluster.scale("web", 6);
+        cluster.pass(10);
+        assert_eq!(
+            cluster.timed()[1..],
+            ["0s scaled v1 4>5", "0.1s scaled v1 5>6"]
+        );
+        cluster.assert_at_rest();
+    }
+}
+
+#[test]
 fn while_the_logs_are_too_big_the_changes_of_a_minute_are_one_snapshot_and_none_is_lost() {
     let mut cluster = Cluster::settling("{quiet: 0s, max: 0s, rollout: 0s, scaling: 0s}");
     let id = EnvironmentId::new("prod", cluster.state.uid("prod").unwrap());
