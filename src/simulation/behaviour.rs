@@ -1,11 +1,11 @@
 //! What people do to workloads, and what is told of it.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::SignedDuration;
 
 use crate::{
-    api::snapshot::MAX_ENDED_AT,
+    api::{environment::EnvironmentId, snapshot::MAX_ENDED_AT},
     cluster::watch_progress::WatchKind,
     simulation::{Cluster, State, seconds},
     snapshot::state::Plan,
@@ -924,6 +924,80 @@ fn with_no_settle_times_everything_is_told_at_once_but_at_most_each_100_ms() {
             "0.25s scaled v1 5>6",
         ]
     );
+    cluster.assert_at_rest();
+}
+
+#[test]
+fn after_an_append_that_took_longer_than_100_ms_the_next_snapshot_is_a_second_later() {
+    for (took, told) in [
+        (100, ["0s started v1 0>1", "0.1s scaled v1 1>3"]),
+        (101, ["0s started v1 0>1", "1s scaled v1 1>3"]),
+    ] {
+        let mut cluster = Cluster::settling("{quiet: 0s, max: 0s, rollout: 0s, scaling: 0s}");
+        cluster.mark();
+        cluster.append_takes = Duration::from_millis(took);
+        cluster.start("web", &["v1"], 3);
+        cluster.pass(10);
+        assert_eq!(cluster.timed(), told, "{took} ms");
+        // The API server is quick again: the last one was slow, this one is not.
+        cluster.append_takes = Duration::ZERO;
+        cluster.scale("web", 4);
+        cluster.pass(10);
+        cluster.mark();
+        cluster.scale("web", 6);
+        cluster.pass(10);
+        assert_eq!(
+            cluster.timed()[1..],
+            ["0s scaled v1 4>5", "0.1s scaled v1 5>6"]
+        );
+        cluster.assert_at_rest();
+    }
+}
+
+#[test]
+fn while_the_logs_are_too_big_the_changes_of_a_minute_are_one_snapshot_and_none_is_lost() {
+    let mut cluster = Cluster::settling("{quiet: 0s, max: 0s, rollout: 0s, scaling: 0s}");
+    let id = EnvironmentId::new("prod", cluster.state.uid("prod").unwrap());
+    cluster.state.set_cut_interval(&id, seconds(60));
+    cluster.start("web", &["v1"], 1);
+    cluster.start("api", &["a1"], 3);
+    cluster.pass(120);
+    assert_eq!(
+        cluster.new_events(),
+        ["started v1 0>1", "started a1 0>3"],
+        "the second had to wait for a minute"
+    );
+    cluster.mark();
+    // One every ten seconds; what comes and goes within the minute is no change.
+    cluster.scale("web", 2);
+    cluster.pass(10);
+    cluster.scale("web", 4);
+    cluster.pass(10);
+    cluster.scale("api", 1);
+    cluster.pass(10);
+    let brief = cluster.running("brief", "b1", &["b1"]);
+    cluster.pass(10);
+    cluster.terminate(&brief);
+    cluster.remove(&brief);
+    cluster.start("db", &["d1"], 2);
+    cluster.pass(300);
+    assert_eq!(
+        cluster.timed(),
+        [
+            "0s scaled v1 1>2",
+            "60s started d1 0>2, scaled a1 3>1, scaled v1 2>4"
+        ]
+    );
+    let recorded = cluster.recorded("prod").artifacts();
+    let recorded: BTreeMap<_, _> = recorded.map(|(digest, of)| (*digest, of)).collect();
+    assert_eq!(recorded, cluster.actual(|_| true));
+    cluster.state.set_cut_interval(&id, Duration::ZERO);
+    cluster.mark();
+    cluster.scale("web", 5);
+    cluster.pass(1);
+    cluster.scale("web", 6);
+    cluster.pass(1);
+    assert_eq!(cluster.timed(), ["0s scaled v1 4>5", "1s scaled v1 5>6"]);
     cluster.assert_at_rest();
 }
 

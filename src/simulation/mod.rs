@@ -277,6 +277,8 @@ pub struct Cluster {
     pub warnings: Vec<String>,
     /// The API server refuses entries that hold names.
     pub refusing: bool,
+    /// How long an append takes, as the recorder says.
+    pub append_takes: Duration,
     /// How far the wall clock was set back.
     pub set_back: Duration,
     said: evidence::EvidenceObjects,
@@ -328,6 +330,7 @@ impl Cluster {
             reader: Fleet::default(),
             warnings: vec![],
             refusing: false,
+            append_takes: Duration::ZERO,
             set_back: Duration::ZERO,
             said: evidence::EvidenceObjects::default(),
             meanwhile: None,
@@ -657,7 +660,7 @@ impl Cluster {
         self.state.appended(
             &EnvironmentId::new(name, &uid),
             entry,
-            Duration::ZERO,
+            self.append_takes,
             self.now,
         );
     }

@@ -507,3 +507,144 @@ impl EnvironmentRecorder {
         Some(self.status_due)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use axum::{
+        Router,
+        http::{Method, StatusCode, Uri},
+    };
+    use kube::Client;
+    use parking_lot::Mutex;
+    use serde_json::json;
+    use tokio::sync::watch;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{
+        api::EnvironmentSpec,
+        cluster::{kubernetes_events::EventPublisher, watch::WatchTimings},
+        metrics::Metrics,
+        simulation::{empty_state, testing::snapshot},
+        snapshot::{
+            environments::Environments, log::SnapshotLog, recorder_context::WriteBudget,
+            shared_state::SharedState, state::ClusterState,
+        },
+        time::Moment,
+    };
+
+    /// A snapshot of `prod` with this hash.
+    fn spec(index: i64, hash: &str) -> EnvironmentSnapshotSpec {
+        EnvironmentSnapshotSpec {
+            environment: "prod".to_owned(),
+            environment_uid: "u".to_owned(),
+            content_hash: hash.to_owned(),
+            ..snapshot(index, &[])
+        }
+    }
+
+    /// The state after it.
+    fn after(index: i64, hash: &str) -> Arc<Ledger> {
+        let mut ledger = Ledger::empty(Scope::default());
+        (ledger.index, ledger.content_hash) = (index, hash.to_owned());
+        Arc::new(ledger)
+    }
+
+    /// An API server with these snapshots, and what it is asked.
+    fn api_server(stored: &[(i64, &str)]) -> (Client, Arc<Mutex<Vec<String>>>) {
+        let stored: BTreeMap<String, String> = stored
+            .iter()
+            .map(|(index, hash)| {
+                let name = log::name("prod", *index);
+                let object = json!({"apiVersion": "shipbell.dev/v1alpha1", "kind": "EnvironmentSnapshot", "metadata": {"name": name}, "spec": spec(*index, hash)});
+                (name, object.to_string())
+            })
+            .collect();
+        let requests = Arc::<Mutex<Vec<String>>>::default();
+        let asked = requests.clone();
+        let answers = async move |method: Method, uri: Uri, body: String| {
+            let named = uri.path().rsplit('/').next().unwrap_or_default();
+            asked.lock().push(format!("{method} {named}"));
+            if method == Method::POST {
+                return (StatusCode::CREATED, body);
+            }
+            let failure = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404, "reason": "NotFound", "message": "none"});
+            match stored.get(named) {
+                Some(object) => (StatusCode::OK, object.clone()),
+                None => (StatusCode::NOT_FOUND, failure.to_string()),
+            }
+        };
+        let client = Client::new(Router::new().fallback(answers), "default");
+        (client, requests)
+    }
+
+    /// The recorder of `prod`, which knows that the log ends with this snapshot.
+    fn recorder(client: &Client, (index, hash): (i64, &str)) -> EnvironmentRecorder {
+        let shared = SharedState::new(empty_state(true, Moment::ZERO));
+        let (id, spec) = (EnvironmentId::new("prod", "u"), EnvironmentSpec::default());
+        shared.with(|state, now| {
+            state.environment_seen(&id, &spec, now);
+            state.log_is_read(&id, after(index, hash), now);
+        });
+        let hour = Duration::from_hours(1);
+        let context = RecorderContext {
+            client: client.clone(),
+            shared,
+            log: SnapshotLog::new(client.clone()),
+            environments: Arc::new(Environments::default()),
+            metrics: Arc::new(Metrics::new()),
+            namespace: "shipbell".to_owned(),
+            cursors_ready: watch::channel(true).1,
+            write_budget: Arc::new(WriteBudget::default()),
+            events: EventPublisher::new(client.clone(), None),
+            watch_timings: WatchTimings {
+                relist: hour,
+                idle: hour,
+            },
+            stop: CancellationToken::new(),
+        };
+        EnvironmentRecorder::new(&context, id, &Environment::new("prod", spec))
+    }
+
+    #[tokio::test]
+    async fn a_log_that_is_in_doubt_is_continued_only_where_it_surely_ends() {
+        let (ours, next) = ((7, "ours"), (8, "next"));
+        let (seventh, eighth) = ("GET prod-0000000007", "GET prod-0000000008");
+        let write = "POST environmentsnapshots";
+        for (in_doubt, stored, requests) in [
+            (false, vec![], vec![write]),
+            (true, vec![ours], vec![seventh, eighth, write]),
+            (true, vec![ours, (8, "other")], vec![seventh, eighth]),
+            (true, vec![(7, "other")], vec![seventh, eighth]),
+            (true, vec![], vec![seventh, eighth]),
+        ] {
+            let (client, asked) = api_server(&stored);
+            let mut recorder = recorder(&client, ours);
+            let shared = recorder.context.shared.clone();
+            if in_doubt {
+                shared.with(ClusterState::interrupted);
+            }
+            let entry = |(index, hash)| Entry {
+                spec: spec(index, hash),
+                chunks: vec![],
+                after: after(index, hash),
+            };
+            let round = recorder.append_all(vec![entry(next)]).await.unwrap();
+            assert_eq!(*asked.lock(), requests, "{in_doubt} {stored:?}");
+            let head = shared.with(|state, _| state.head_read("prod"));
+            let head = head.map(|(ledger, _)| ledger.index);
+            if !requests.contains(&write) {
+                assert!(matches!(round, Round::Incomplete), "{stored:?}");
+                assert_eq!(head, None, "the log is read again: {stored:?}");
+                continue;
+            }
+            assert!(matches!(round, Round::Complete), "{stored:?}");
+            assert_eq!(head, Some(8));
+            // That it was the end is known now.
+            recorder.append_all(vec![entry((9, "last"))]).await.unwrap();
+            assert_eq!(asked.lock()[requests.len()..], [write], "{stored:?}");
+        }
+    }
+}

@@ -584,3 +584,52 @@ fn entry_meta(
         name,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// How many bytes an entry counts whose metadata also has this.
+    fn bytes(more: &Value) -> u64 {
+        let mut metadata = json!({
+            "name": "prod-0000000007", "uid": "u", "resourceVersion": "9",
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+        });
+        let own = metadata.as_object_mut().unwrap();
+        own.extend(more.as_object().unwrap().clone());
+        let object = json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": metadata});
+        let object = serde_json::from_value(object).unwrap();
+        entry_meta("prod", &object).unwrap().bytes
+    }
+
+    #[test]
+    fn whatever_somebody_adds_to_the_metadata_of_an_entry_counts_as_part_of_its_size() {
+        const ADDED: usize = 100_000;
+        let (text, plain) = ("x".repeat(ADDED), bytes(&json!({})));
+        let names: Vec<String> = (0..ADDED / 10).map(|name| format!("{name:010}")).collect();
+        for more in [
+            json!({"annotations": {"note": text}}),
+            json!({"labels": {"note": text}}),
+            json!({"finalizers": names}),
+            json!({"managedFields": [{"manager": "m", "fieldsV1": {"f:spec": {text: {}}}}]}),
+        ] {
+            let added = bytes(&more) - plain;
+            let is_right = (ADDED..2 * ADDED).contains(&usize::try_from(added).unwrap());
+            assert!(is_right, "{added} bytes of {:.40}", more.to_string());
+        }
+    }
+
+    #[test]
+    fn what_an_entry_says_of_its_size_counts_as_far_as_an_object_can_be_that_big() {
+        let says = |size: &str| bytes(&json!({"annotations": {SIZE_ANNOTATION: size}}));
+        assert_eq!(says("5000") - says("4000"), 1_000);
+        let longer = "18446744073709551615".len() - "1572864".len();
+        assert_eq!(
+            says("18446744073709551615") - says("1572864"),
+            u64::try_from(longer).unwrap(),
+            "no object is bigger than 1.5 MiB"
+        );
+    }
+}

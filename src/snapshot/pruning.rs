@@ -195,3 +195,245 @@ fn gone(
     let entries = log.entries.iter();
     entries.filter(move |entry| entry.index < decision.below)
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::{
+        Router,
+        http::{Method, StatusCode, Uri},
+    };
+    use parking_lot::Mutex;
+    use serde_json::{Value, json};
+    use tokio::{
+        spawn,
+        sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+        time::Instant,
+    };
+
+    use super::*;
+    use crate::{
+        api::{ENVIRONMENT_LABEL, EnvironmentSnapshotSpec},
+        simulation::{Cluster, empty_state, seconds, testing::snapshot},
+        snapshot::{
+            log::{CHECKPOINT_LABEL, SIZE_ANNOTATION, UID_LABEL, name},
+            state::Plan,
+        },
+        time::Moment,
+    };
+
+    const LONG_AGO: &str = "2020-01-01T00:00:00Z";
+
+    /// An API server that has snapshots and environments.
+    struct ApiServer {
+        snapshots: Mutex<BTreeMap<String, Value>>,
+        /// What was to be deleted.
+        deleted: Mutex<Vec<String>>,
+        /// When the snapshots were listed.
+        listed: UnboundedSender<Instant>,
+    }
+
+    /// An environment that exists, with a UID as in a simulated cluster.
+    fn id(name: &str) -> EnvironmentId {
+        EnvironmentId::new(name, format!("{name}-0"))
+    }
+
+    /// A snapshot that says that it is of this environment.
+    fn entry(id: &EnvironmentId, index: i64, created: &str, checkpoint: bool) -> (String, Value) {
+        let EnvironmentId { name: of, uid } = id;
+        let name = name(of, index);
+        let mut labels = BTreeMap::from([(ENVIRONMENT_LABEL, of.as_str()), (UID_LABEL, uid)]);
+        if checkpoint {
+            labels.insert(CHECKPOINT_LABEL, "true");
+        }
+        let spec = EnvironmentSnapshotSpec {
+            environment: of.clone(),
+            environment_uid: uid.clone(),
+            ..snapshot(index, &[])
+        };
+        let object = json!({
+            "apiVersion": "shipbell.dev/v1alpha1", "kind": "EnvironmentSnapshot", "spec": spec,
+            "metadata": {
+                "name": name, "uid": format!("uid of {name}"), "resourceVersion": "7",
+                "creationTimestamp": created, "labels": labels,
+                "annotations": {SIZE_ANNOTATION: "1500000"},
+            },
+        });
+        (name, object)
+    }
+
+    impl ApiServer {
+        /// The one with these snapshots, and when they are listed.
+        fn with(
+            snapshots: impl IntoIterator<Item = (String, Value)>,
+        ) -> (Arc<Self>, UnboundedReceiver<Instant>) {
+            let (listed, lists) = unbounded_channel();
+            let server = Self {
+                snapshots: Mutex::new(snapshots.into_iter().collect()),
+                deleted: Mutex::default(),
+                listed,
+            };
+            (Arc::new(server), lists)
+        }
+
+        fn answer(&self, method: &Method, uri: &Uri) -> (StatusCode, String) {
+            let path = uri.path().rsplit('/');
+            let path: Vec<&str> = path.collect();
+            let (fails, none) = (StatusCode::INTERNAL_SERVER_ERROR, StatusCode::NOT_FOUND);
+            let found = match path[..] {
+                ["environmentsnapshots", ..] => Ok(self.list()),
+                [name, "environmentsnapshots", ..] if *method == Method::DELETE => {
+                    self.deleted.lock().push(name.to_owned());
+                    match name.starts_with("stuck-") {
+                        true => Err(fails),
+                        false => self.snapshots.lock().remove(name).ok_or(none),
+                    }
+                }
+                [name, "environmentsnapshots", ..] if name.starts_with("blurred-") => Err(fails),
+                [name, "environmentsnapshots", ..] => {
+                    self.snapshots.lock().get(name).cloned().ok_or(none)
+                }
+                ["unread", "environments", ..] => Err(fails),
+                ["gone", "environments", ..] => Err(none),
+                [name, "environments", ..] => Ok(json!({
+                    "apiVersion": "shipbell.dev/v1alpha1", "kind": "Environment",
+                    "metadata": {"name": name, "uid": id(name).uid},
+                    "spec": match name {
+                        "garbled" => json!("what can't be read"),
+                        "short" => json!({"history": {"maxAge": "1h"}}),
+                        _ => json!({}),
+                    },
+                })),
+                _ => Err(none),
+            };
+            let failure = |code: StatusCode| json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code.as_u16(), "reason": if code == none { "NotFound" } else { "InternalError" }, "message": "none"});
+            match found {
+                Ok(found) => (StatusCode::OK, found.to_string()),
+                Err(code) => (code, failure(code).to_string()),
+            }
+        }
+
+        fn list(&self) -> Value {
+            let snapshots = self.snapshots.lock();
+            let metadata = snapshots.values().map(|object| &object["metadata"]);
+            let items: Vec<Value> = metadata
+                .map(|metadata| json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": metadata}))
+                .collect();
+            let _ = self.listed.send(Instant::now());
+            json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList", "metadata": {"resourceVersion": "9"}, "items": items})
+        }
+
+        fn pruner(self: &Arc<Self>, state: Arc<SharedState>) -> Pruner {
+            let server = self.clone();
+            let answers = async move |method: Method, uri: Uri| server.answer(&method, &uri);
+            let client = Client::new(Router::new().fallback(answers), "default");
+            let progress = DeliveryProgress::default();
+            progress.set_complete(true);
+            Pruner {
+                log: SnapshotLog::new(client.clone()),
+                client,
+                state,
+                progress: Arc::new(progress),
+                metrics: Arc::new(Metrics::new()),
+                interval: seconds(600),
+            }
+        }
+    }
+
+    fn nobody() -> Arc<SharedState> {
+        SharedState::new(empty_state(true, Moment::ZERO))
+    }
+
+    /// Snapshots of 300 MB that are too young to be removed.
+    fn too_much(id: &EnvironmentId) -> impl Iterator<Item = (String, Value)> {
+        let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap();
+        (1..=200).map(move |index| entry(id, index, &now.to_string(), true))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_log_that_cannot_be_pruned_keeps_no_other_from_being_pruned() {
+        let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap();
+        let recent = now.checked_sub(seconds(100 * 3_600)).unwrap().to_string();
+        let names = [
+            "blurred", "foreign", "garbled", "gone", "short", "stuck", "unread", "well",
+        ];
+        let mut snapshots = BTreeMap::new();
+        for name in names {
+            let id = id(name);
+            // With checkpoints in 1, 5 and 6.
+            let old = (1..=4).map(|index| entry(&id, index, LONG_AGO, index == 1));
+            let new = (5..=6).map(|index| entry(&id, index, &recent, true));
+            snapshots.extend(old.chain(new));
+        }
+        // It has the labels of a log of which it is not.
+        let (name, mut foreign) = entry(&id("foreign"), 99, LONG_AGO, true);
+        foreign["spec"]["environment"] = "other".into();
+        snapshots.insert(name, foreign);
+        let (server, _lists) = ApiServer::with(snapshots);
+        let pruner = server.pruner(nobody());
+        pruner.progress.set_complete(false);
+        let mut intervals = BTreeMap::new();
+        assert_eq!(pruner.round(&mut intervals).await.unwrap(), 0);
+        assert_eq!(
+            *server.deleted.lock(),
+            [""; 0],
+            "a setting that is not known yet may need them"
+        );
+        pruner.progress.set_complete(true);
+        pruner.round(&mut intervals).await.unwrap();
+        let deleted: Vec<String> = [
+            ("gone", 1..=6),
+            ("foreign", 1..=4),
+            ("garbled", 1..=4),
+            ("short", 1..=5),
+            ("stuck", 1..=3),
+            ("unread", 1..=4),
+            ("well", 1..=4),
+        ]
+        .into_iter()
+        .flat_map(|(environment, indices)| indices.map(|index| self::name(environment, index)))
+        .collect();
+        assert_eq!(*server.deleted.lock(), deleted);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_pause_between_rounds_is_a_tenth_while_all_logs_together_are_too_big() {
+        let (server, mut lists) = ApiServer::with(too_much(&id("busy")));
+        let mut before = Instant::now();
+        let mut pause = async || {
+            let listed = lists.recv().await.unwrap();
+            listed - std::mem::replace(&mut before, listed)
+        };
+        let running = spawn(server.pruner(nobody()).run());
+        let (long, short) = (seconds(600)..=seconds(720), seconds(60)..=seconds(72));
+        assert!(long.contains(&pause().await));
+        assert!(short.contains(&pause().await));
+        // Only the newest are left: the next round finds it small.
+        let newest = name("busy", 191);
+        let is_new = |name: &String, _: &mut Value| *name >= newest;
+        server.snapshots.lock().retain(is_new);
+        assert!(
+            short.contains(&pause().await),
+            "this one follows a round that found it too big"
+        );
+        assert!(long.contains(&pause().await));
+        running.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_environment_that_makes_the_logs_too_big_is_recorded_less_often() {
+        let mut cluster = Cluster::new();
+        cluster.start("web", &["v1"], 1);
+        let (now, wall) = (cluster.now, cluster.wall());
+        let id = id("prod");
+        assert_eq!(cluster.state.uid("prod"), Some(id.uid.as_str()));
+        let (server, _lists) = ApiServer::with(too_much(&id));
+        let pruner = server.pruner(SharedState::new(cluster.state));
+        let mut intervals = BTreeMap::from([(id.clone(), seconds(60))]);
+        assert!(pruner.round(&mut intervals).await.unwrap() > TOTAL_CAP);
+        assert_eq!(intervals[&id], seconds(120));
+        let plan = pruner.state.with(|state, _| state.plan("prod", now, wall));
+        // Its first snapshot was recorded a minute ago.
+        let is_later = matches!(plan, Plan::Wait(Some(until)) if until == now + seconds(60));
+        assert!(is_later, "{plan:?}");
+    }
+}

@@ -96,3 +96,32 @@ impl WriteBudget {
         sleep_until(at).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn at_most_20_objects_a_second_are_written_and_a_pause_saves_up_no_more_than_one_second()
+    {
+        let budget = WriteBudget::default();
+        let time_of = async |passes: usize, objects: usize| {
+            let begun = Instant::now();
+            for _ in 0..passes {
+                budget.pass(objects).await;
+            }
+            begun.elapsed()
+        };
+        let seconds = Duration::from_secs;
+        assert_eq!(time_of(1, 1).await, Duration::ZERO);
+        assert_eq!(time_of(100, 1).await, seconds(5));
+        advance(seconds(60)).await;
+        assert_eq!(time_of(21, 1).await, Duration::ZERO);
+        assert_eq!(time_of(100, 1).await, seconds(5));
+        // A snapshot with a state in 39 parts delays those after it.
+        assert_eq!(time_of(1, 40).await, seconds(1) / 20);
+        assert_eq!(time_of(1, 1).await, seconds(2));
+    }
+}

@@ -397,6 +397,24 @@ mod tests {
     }
 
     #[test]
+    fn a_log_that_is_too_big_is_cut_even_if_all_logs_together_are_not() {
+        let now = log(100, 1).1;
+        for delivered in [None, Some(100), Some(3)] {
+            let all = logs(&[
+                ("big", 1 << 20, Some(30), delivered),
+                ("small", 1, Some(30), delivered),
+            ]);
+            let plan = plan(&all, u64::MAX, now);
+            let lost = delivered == Some(3);
+            assert_eq!(below(&plan), [("big", 71, lost), ("small", 1, false)]);
+            let entries = all[&id("big")].entries.iter();
+            let stays: Vec<_> = entries.filter(|entry| entry.index >= 71).collect();
+            assert_eq!(stays.len(), 30, "40 would be more than 32 MiB");
+            assert!(stays[0].checkpoint, "the log can be read from there");
+        }
+    }
+
+    #[test]
     fn a_log_of_a_deleted_environment_is_not_kept_for_ever_for_a_setting_that_is_suspended() {
         let all = logs(&[("dead", 1, None, Some(3))]);
         let newest = log(100, 1).1;
