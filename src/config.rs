@@ -1,11 +1,15 @@
 //! The command line and the environment: the checked configuration of the operator.
 
 use std::{
+    ffi::OsStr,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
 };
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    Arg, ArgAction, Args, Parser, Subcommand, ValueEnum, builder::TypedValueParser,
+    error::ErrorKind,
+};
 use secrecy::SecretString;
 use tracing_subscriber::EnvFilter;
 
@@ -132,7 +136,7 @@ pub struct ReadApiConfig {
     pub api_behind_authenticating_proxy: bool,
 
     /// A secret that the proxy sends with each request in the header X-Shipbell-Proxy-Secret; requests without it are refused
-    #[arg(long, env = "SHIPBELL_API_PROXY_SECRET", hide_env_values = true, value_parser = proxy_secret)]
+    #[arg(long, env = "SHIPBELL_API_PROXY_SECRET", hide_env_values = true, value_parser = ProxySecretParser)]
     pub api_proxy_secret: Option<SecretString>,
 
     /// The audience that tokens for the read API are issued for: kubectl create token NAME --audience=shipbell
@@ -276,12 +280,26 @@ fn allowed_destination(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn proxy_secret(text: &str) -> Result<SecretString, &'static str> {
-    let text = text.trim();
-    if text.len() >= 16 && text.chars().all(|c| c.is_ascii_graphic()) {
-        return Ok(text.into());
+/// Reads the secret of a proxy. It is no function, because clap's error shows what a function refuses.
+#[derive(Clone)]
+struct ProxySecretParser;
+
+impl TypedValueParser for ProxySecretParser {
+    type Value = SecretString;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        _: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<SecretString, clap::Error> {
+        let text = value.to_str().unwrap_or_default().trim();
+        if text.len() >= 16 && text.chars().all(|c| c.is_ascii_graphic()) {
+            return Ok(text.into());
+        }
+        let why = "--api-proxy-secret: use at least 16 printable characters without white space, as in openssl rand -hex 32";
+        Err(clap::Error::raw(ErrorKind::ValueValidation, why).with_cmd(command))
     }
-    Err("use at least 16 printable characters without white space, as in openssl rand -hex 32")
 }
 
 fn log_filter(text: &str) -> Result<String, String> {
@@ -370,10 +388,29 @@ mod tests {
                 vec!["--cluster-name", "a", "--api-token-audience", "a b"],
                 "without spaces",
             ),
+            (
+                vec![
+                    "--cluster-name",
+                    "a",
+                    "--api-proxy-secret",
+                    "0123456789abcde",
+                ],
+                "at least 16 printable characters",
+            ),
+            (
+                vec![
+                    "--cluster-name",
+                    "a",
+                    "--api-proxy-secret",
+                    "0123456789 abcdef",
+                ],
+                "without white space",
+            ),
             (vec![], "--cluster-name"),
         ] {
             let error = run(&arguments).unwrap_err();
             assert!(error.contains(cure), "{error}");
+            assert!(!error.contains("0123456789"), "a secret: {error}");
         }
     }
 
