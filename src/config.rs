@@ -118,6 +118,11 @@ impl Configuration {
     pub fn org(&self) -> &str {
         self.org.as_ref().unwrap_or(&self.cluster_name)
     }
+
+    /// What is accepted and should not be left so, for the log.
+    pub fn warnings(&self) -> Vec<String> {
+        [self.read_api.warnings(), self.outbound.warnings()].concat()
+    }
 }
 
 /// How the read API is served.
@@ -149,20 +154,19 @@ pub struct ReadApiConfig {
 }
 
 impl ReadApiConfig {
-    /// What is accepted and should not be left so, for the log.
-    pub fn warnings(&self) -> Vec<&'static str> {
+    fn warnings(&self) -> Vec<String> {
         let Some(url) = &self.external_url else {
             return vec![];
         };
         let mut warnings = vec![];
         if is_readable_on_the_way(url) {
             warnings.push(
-                "the external URL is http: whoever is on the way can read and use the readers' tokens; use https",
+                "the external URL is http: whoever is on the way can read and use the readers' tokens; use https".to_owned(),
             );
         }
         if self.api_behind_authenticating_proxy && self.api_proxy_secret.is_none() {
             warnings.push(
-                "--api-behind-authenticating-proxy without --api-proxy-secret: whoever can connect to the read API, past the proxy too, reads everything; set the secret (chart value api.proxySecret), or let only the proxy connect (networkPolicy.apiFrom)",
+                "--api-behind-authenticating-proxy without --api-proxy-secret: whoever can connect to the read API, past the proxy too, reads everything; set the secret (chart value api.proxySecret), or let only the proxy connect (networkPolicy.apiFrom)".to_owned(),
             );
         }
         warnings
@@ -210,6 +214,20 @@ pub struct OutboundConfig {
     /// The addresses of the operator's own pod, which are never a destination, separated by commas
     #[arg(long, env = "SHIPBELL_POD_IP", value_delimiter = ',')]
     pub pod_ip: Vec<IpAddr>,
+}
+
+impl OutboundConfig {
+    fn warnings(&self) -> Vec<String> {
+        let entries = self.allow_destination.iter();
+        let for_all = entries.filter(|entry| !entry.contains('@'));
+        for_all
+            .map(|entry| {
+                format!(
+                    "--allow-destination {entry} opens this for the settings of every namespace; name the namespaces: {entry}@team-a+team-b (chart value outbound.allow)"
+                )
+            })
+            .collect()
+    }
 }
 
 /// Which log lines are written, and how.
@@ -431,12 +449,28 @@ mod tests {
             let all = ["--cluster-name=a", proxy_flag.as_str()];
             let mut all: Vec<&str> = all.into_iter().chain(url.as_deref()).collect();
             let config = run(&all).unwrap();
-            assert_eq!(config.read_api.warnings().len(), warnings, "{all:?}");
+            assert_eq!(config.warnings().len(), warnings, "{all:?}");
             // The proxy's secret keeps everybody else out.
             all.push("--api-proxy-secret=0123456789abcdef");
             let config = run(&all).unwrap();
             let without = warnings - usize::from(url.is_some() && proxy);
-            assert_eq!(config.read_api.warnings().len(), without, "{all:?}");
+            assert_eq!(config.warnings().len(), without, "{all:?}");
+        }
+        for (allowed, for_all) in [
+            ("10.0.0.0/8@team-a+team-b,*.example.com@team-a", vec![]),
+            ("10.0.0.0/8", vec!["10.0.0.0/8"]),
+            (
+                "hooks.example.com,10.0.0.1@team-a,10.0.0.2",
+                vec!["hooks.example.com", "10.0.0.2"],
+            ),
+        ] {
+            let config = run(&["--cluster-name=a", "--allow-destination", allowed]).unwrap();
+            let want = for_all.iter().map(|entry| {
+                format!(
+                    "--allow-destination {entry} opens this for the settings of every namespace; name the namespaces: {entry}@team-a+team-b (chart value outbound.allow)"
+                )
+            });
+            assert_eq!(config.warnings(), want.collect::<Vec<_>>());
         }
     }
 }
