@@ -1,11 +1,15 @@
 //! The command line and the environment: the checked configuration of the operator.
 
 use std::{
+    ffi::OsStr,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
 };
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    Arg, ArgAction, Args, Parser, Subcommand, ValueEnum, builder::TypedValueParser,
+    error::ErrorKind,
+};
 use secrecy::SecretString;
 use tracing_subscriber::EnvFilter;
 
@@ -114,6 +118,11 @@ impl Configuration {
     pub fn org(&self) -> &str {
         self.org.as_ref().unwrap_or(&self.cluster_name)
     }
+
+    /// What is accepted and should not be left so, for the log.
+    pub fn warnings(&self) -> Vec<String> {
+        [self.read_api.warnings(), self.outbound.warnings()].concat()
+    }
 }
 
 /// How the read API is served.
@@ -132,7 +141,7 @@ pub struct ReadApiConfig {
     pub api_behind_authenticating_proxy: bool,
 
     /// A secret that the proxy sends with each request in the header X-Shipbell-Proxy-Secret; requests without it are refused
-    #[arg(long, env = "SHIPBELL_API_PROXY_SECRET", hide_env_values = true, value_parser = proxy_secret)]
+    #[arg(long, env = "SHIPBELL_API_PROXY_SECRET", hide_env_values = true, value_parser = ProxySecretParser)]
     pub api_proxy_secret: Option<SecretString>,
 
     /// The audience that tokens for the read API are issued for: kubectl create token NAME --audience=shipbell
@@ -145,20 +154,19 @@ pub struct ReadApiConfig {
 }
 
 impl ReadApiConfig {
-    /// What is accepted and should not be left so, for the log.
-    pub fn warnings(&self) -> Vec<&'static str> {
+    fn warnings(&self) -> Vec<String> {
         let Some(url) = &self.external_url else {
             return vec![];
         };
         let mut warnings = vec![];
         if is_readable_on_the_way(url) {
             warnings.push(
-                "the external URL is http: whoever is on the way can read and use the readers' tokens; use https",
+                "the external URL is http: whoever is on the way can read and use the readers' tokens; use https".to_owned(),
             );
         }
         if self.api_behind_authenticating_proxy && self.api_proxy_secret.is_none() {
             warnings.push(
-                "--api-behind-authenticating-proxy without --api-proxy-secret: whoever can connect to the read API, past the proxy too, reads everything; set the secret (chart value api.proxySecret), or let only the proxy connect (networkPolicy.apiFrom)",
+                "--api-behind-authenticating-proxy without --api-proxy-secret: whoever can connect to the read API, past the proxy too, reads everything; set the secret (chart value api.proxySecret), or let only the proxy connect (networkPolicy.apiFrom)".to_owned(),
             );
         }
         warnings
@@ -206,6 +214,20 @@ pub struct OutboundConfig {
     /// The addresses of the operator's own pod, which are never a destination, separated by commas
     #[arg(long, env = "SHIPBELL_POD_IP", value_delimiter = ',')]
     pub pod_ip: Vec<IpAddr>,
+}
+
+impl OutboundConfig {
+    fn warnings(&self) -> Vec<String> {
+        let entries = self.allow_destination.iter();
+        let for_all = entries.filter(|entry| !entry.contains('@'));
+        for_all
+            .map(|entry| {
+                format!(
+                    "--allow-destination {entry} opens this for the settings of every namespace; name the namespaces: {entry}@team-a+team-b (chart value outbound.allow)"
+                )
+            })
+            .collect()
+    }
 }
 
 /// Which log lines are written, and how.
@@ -276,12 +298,26 @@ fn allowed_destination(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn proxy_secret(text: &str) -> Result<SecretString, &'static str> {
-    let text = text.trim();
-    if text.len() >= 16 && text.chars().all(|c| c.is_ascii_graphic()) {
-        return Ok(text.into());
+/// Reads the secret of a proxy. It is no function, because clap's error shows what a function refuses.
+#[derive(Clone)]
+struct ProxySecretParser;
+
+impl TypedValueParser for ProxySecretParser {
+    type Value = SecretString;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        _: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<SecretString, clap::Error> {
+        let text = value.to_str().unwrap_or_default().trim();
+        if text.len() >= 16 && text.chars().all(|c| c.is_ascii_graphic()) {
+            return Ok(text.into());
+        }
+        let why = "--api-proxy-secret: use at least 16 printable characters without white space, as in openssl rand -hex 32";
+        Err(clap::Error::raw(ErrorKind::ValueValidation, why).with_cmd(command))
     }
-    Err("use at least 16 printable characters without white space, as in openssl rand -hex 32")
 }
 
 fn log_filter(text: &str) -> Result<String, String> {
@@ -370,10 +406,29 @@ mod tests {
                 vec!["--cluster-name", "a", "--api-token-audience", "a b"],
                 "without spaces",
             ),
+            (
+                vec![
+                    "--cluster-name",
+                    "a",
+                    "--api-proxy-secret",
+                    "0123456789abcde",
+                ],
+                "at least 16 printable characters",
+            ),
+            (
+                vec![
+                    "--cluster-name",
+                    "a",
+                    "--api-proxy-secret",
+                    "0123456789 abcdef",
+                ],
+                "without white space",
+            ),
             (vec![], "--cluster-name"),
         ] {
             let error = run(&arguments).unwrap_err();
             assert!(error.contains(cure), "{error}");
+            assert!(!error.contains("0123456789"), "a secret: {error}");
         }
     }
 
@@ -394,12 +449,28 @@ mod tests {
             let all = ["--cluster-name=a", proxy_flag.as_str()];
             let mut all: Vec<&str> = all.into_iter().chain(url.as_deref()).collect();
             let config = run(&all).unwrap();
-            assert_eq!(config.read_api.warnings().len(), warnings, "{all:?}");
+            assert_eq!(config.warnings().len(), warnings, "{all:?}");
             // The proxy's secret keeps everybody else out.
             all.push("--api-proxy-secret=0123456789abcdef");
             let config = run(&all).unwrap();
             let without = warnings - usize::from(url.is_some() && proxy);
-            assert_eq!(config.read_api.warnings().len(), without, "{all:?}");
+            assert_eq!(config.warnings().len(), without, "{all:?}");
+        }
+        for (allowed, for_all) in [
+            ("10.0.0.0/8@team-a+team-b,*.example.com@team-a", vec![]),
+            ("10.0.0.0/8", vec!["10.0.0.0/8"]),
+            (
+                "hooks.example.com,10.0.0.1@team-a,10.0.0.2",
+                vec!["hooks.example.com", "10.0.0.2"],
+            ),
+        ] {
+            let config = run(&["--cluster-name=a", "--allow-destination", allowed]).unwrap();
+            let want = for_all.iter().map(|entry| {
+                format!(
+                    "--allow-destination {entry} opens this for the settings of every namespace; name the namespaces: {entry}@team-a+team-b (chart value outbound.allow)"
+                )
+            });
+            assert_eq!(config.warnings(), want.collect::<Vec<_>>());
         }
     }
 }

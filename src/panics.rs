@@ -62,7 +62,7 @@ pub(crate) fn log_all() {
         let location = info.location().map(ToString::to_string);
         error!(
             at = location.unwrap_or_default(),
-            message = message(info),
+            panic = message(info),
             "a defect of Shipbell: please report it"
         );
     }));
@@ -169,9 +169,35 @@ mod tests {
     use tokio::{sync::Notify, time::Instant};
 
     use super::*;
+    use crate::{config::LogFormat, simulation::testing::Logged};
+
+    #[test]
+    fn a_panic_is_logged_in_one_line_that_says_where_and_asks_for_a_report() {
+        let long = "x".repeat(2 * MESSAGE);
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let logged = Logged::begin(format);
+            let before = panic::take_hook();
+            log_all();
+            let caught = panic::catch_unwind(|| panic!("one line\nand another {long}"));
+            panic::set_hook(before);
+            assert!(caught.is_err());
+            let text = logged.text();
+            assert_eq!(text.lines().count(), 1, "{text}");
+            for part in [
+                "ERROR",
+                "a defect of Shipbell: please report it",
+                "src/panics.rs:",
+                "one line\\nand another xxx",
+            ] {
+                assert!(text.contains(part), "{part}: {text}");
+            }
+            assert!(text.matches('x').count() <= MESSAGE, "{text}");
+        }
+    }
 
     /// A task that panics `times` times, before or after it first waits, and works then until it is stopped.
     async fn panicking(times: usize, at_once: bool) {
+        let logged = Logged::begin(LogFormat::Text);
         let (stop, metrics) = (CancellationToken::new(), Arc::new(Metrics::new()));
         let (working, told) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
         let (works, counts, begins) = (working.clone(), told.clone(), AtomicUsize::new(0));
@@ -196,6 +222,9 @@ mod tests {
         });
         working.notified().await;
         assert_eq!(told.load(Ordering::Relaxed), times);
+        let log = logged.text();
+        let again = "it starts again after a panic scope=\"environment\" name=\"prod\"";
+        assert_eq!(log.matches(again).count(), times, "{log}");
         let began = began.lock().clone();
         let pauses = began.windows(2).map(|pair| pair[1] - pair[0]);
         assert!(pauses.max() <= Some(Duration::from_mins(1)), "{began:?}");

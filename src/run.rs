@@ -99,6 +99,9 @@ pub async fn run(config: Configuration) -> anyhow::Result<()> {
     // Before anything else: the first process of a container gets no signal for which it has no handler.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    for warning in config.warnings() {
+        warn!("{warning}");
+    }
     let cluster = connect::find().await?;
     let namespace = config
         .namespace
@@ -292,9 +295,6 @@ async fn serve_read_api(
 ) -> anyhow::Result<()> {
     if config.external_url.is_none() {
         return Ok(());
-    }
-    for warning in config.warnings() {
-        warn!("{warning}");
     }
     let lookup = Lookup {
         state: shared.state.clone(),

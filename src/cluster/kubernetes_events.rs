@@ -155,8 +155,16 @@ mod tests {
     use axum::Router;
     use http::Method;
     use parking_lot::Mutex;
+    use serde_json::Value;
+    use tokio::sync::mpsc;
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use crate::{
+        api::Environment,
+        metrics::Metrics,
+        panics::{ContainedTasks, PanicScope},
+    };
 
     /// A publisher to an API server that never answers, and how many requests that got.
     fn unanswered() -> (EventPublisher, Arc<AtomicUsize>) {
@@ -228,5 +236,52 @@ mod tests {
         let heard = heard.lock();
         assert_eq!(heard[..3], notes);
         assert_eq!((heard.len(), &heard[3].0), (4, &Method::PATCH));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_panics_is_told_of_in_an_event_about_its_object_that_counts_the_next_ones()
+    {
+        let (hears, mut heard) = mpsc::unbounded_channel();
+        let answers = Router::new().fallback(async move |method: Method, event: String| {
+            let value: Value = serde_json::from_str(&event).unwrap();
+            hears.send((method, value)).unwrap();
+            event
+        });
+        let events = EventPublisher::new(Client::new(answers, "default"), None);
+        let about = reference::<Environment>("", "prod", "uid-of-prod".to_owned());
+        let panicked = move || events.panicked(about.clone());
+        let tasks = ContainedTasks::new(PanicScope::Environment, Arc::new(Metrics::new()));
+        let stop = CancellationToken::new();
+        let work = || async { panic!("a task that panics") };
+        tasks.spawn("prod".to_owned(), stop.clone(), work, panicked);
+
+        let (method, event) = heard.recv().await.unwrap();
+        assert_eq!(method, Method::POST);
+        for (field, want) in [
+            ("type", "Warning"),
+            ("reason", "Panicked"),
+            ("action", "Restart"),
+            ("reportingController", "shipbell"),
+        ] {
+            assert_eq!(event[field], want, "{event}");
+        }
+        let regarding = &event["regarding"];
+        for (field, want) in [
+            ("apiVersion", "shipbell.dev/v1alpha1"),
+            ("kind", "Environment"),
+            ("name", "prod"),
+            ("uid", "uid-of-prod"),
+        ] {
+            assert_eq!(regarding[field], want, "{event}");
+        }
+        let note = event["note"].as_str().unwrap();
+        assert!(note.contains("what the log says"), "{note}");
+        let (method, event) = heard.recv().await.unwrap();
+        assert_eq!(
+            (method, &event["series"]["count"]),
+            (Method::PATCH, &2.into())
+        );
+        stop.cancel();
+        tasks.ended().await;
     }
 }

@@ -27,13 +27,6 @@ pub(crate) fn sender(
     config: &OutboundConfig,
     api_server: Option<IpAddr>,
 ) -> anyhow::Result<HttpSender> {
-    for entry in &config.allow_destination {
-        if !entry.contains('@') {
-            warn!(
-                "--allow-destination {entry} opens this for the settings of every namespace; name the namespaces: {entry}@team-a+team-b (chart value outbound.allow)"
-            );
-        }
-    }
     let guard = Guard::new(&config.allow_destination, closed(config, api_server))?;
     let mut sender = SenderConfig::new(guard);
     if let Some(file) = &config.extra_ca_file {

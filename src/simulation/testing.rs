@@ -1,8 +1,15 @@
 //! Helpers for the tests of several modules.
 
+use std::{io, sync::Arc};
+
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use proptest::test_runner::Config as ProptestConfig;
 use sha2::{Digest as _, Sha256};
+use tracing::{Dispatch, subscriber::DefaultGuard};
+use tracing_subscriber::{
+    Layer as _, layer::SubscriberExt as _, registry, util::SubscriberInitExt as _,
+};
 
 use crate::{
     api::{
@@ -10,6 +17,7 @@ use crate::{
         snapshot::{Cause, Change, Compliance, ReadAt, Totals, WorkloadChange},
     },
     cluster::image::Fingerprint,
+    config::LogFormat,
     snapshot::{cut, ledger::content_hash},
 };
 
@@ -29,6 +37,59 @@ pub fn tries(all: u32) -> ProptestConfig {
 /// How often a property of what reads texts from outside is tried.
 pub fn reader_tries() -> ProptestConfig {
     tries(1_000)
+}
+
+/// Where log lines are written in a test.
+#[derive(Clone, Default)]
+pub struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Lines {
+    pub fn text(&self) -> String {
+        String::from_utf8(self.0.lock().clone()).unwrap()
+    }
+}
+
+impl io::Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        io::Write::write(&mut *self.0.lock(), line)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Keeps what this thread logs, until it is dropped.
+pub struct Logged {
+    lines: Lines,
+    _guard: DefaultGuard,
+    _second: Dispatch,
+}
+
+impl Logged {
+    pub fn begin(format: LogFormat) -> Self {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let layer = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());
+        let layer = match format {
+            LogFormat::Json => layer.json().boxed(),
+            LogFormat::Text => layer.with_ansi(false).boxed(),
+        };
+        Self {
+            lines,
+            _second: another_subscriber(),
+            _guard: registry().with(layer).set_default(),
+        }
+    }
+
+    pub fn text(&self) -> String {
+        self.lines.text()
+    }
+}
+
+/// With a single subscriber tracing asks only that of the thread which comes to a line first: another test's, with none.
+pub fn another_subscriber() -> Dispatch {
+    Dispatch::new(registry())
 }
 
 /// A digest for a name.

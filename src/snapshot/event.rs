@@ -41,7 +41,7 @@ const REASONS: usize = 3;
 /// Describes an event. The texts for starts and stops are prescribed by the payload format; those for the others are ours.
 pub fn description(snapshot: &EnvironmentSnapshotSpec, event: &Event) -> String {
     let counts = |change: &Change| {
-        let number = (change.now - change.was).abs();
+        let number = change.now.abs_diff(change.was);
         let instances = if number == 1 { "instance" } else { "instances" };
         let verb = if change.now > change.was {
             "started"
@@ -102,6 +102,20 @@ mod tests {
             ("foobar", "mzxw6ytboi"),
         ] {
             assert_eq!(base32(plain.as_bytes()), coded, "{plain}");
+        }
+    }
+
+    #[test]
+    fn counts_that_no_log_can_have_are_described_too() {
+        for (was, now, number) in [
+            (i64::MIN, 1, "9223372036854775809"),
+            (1, i64::MIN, "9223372036854775809"),
+            (i64::MIN, i64::MAX, "18446744073709551615"),
+        ] {
+            let mut snapshot = testing::snapshot(1, &[("web", 0, 1)]);
+            (snapshot.changes[0].was, snapshot.changes[0].now) = (was, now);
+            let said = description(&snapshot, &snapshot.events[0]);
+            assert!(said.starts_with(&format!("{number} instances ")), "{said}");
         }
     }
 

@@ -54,8 +54,9 @@ const PER_SECOND: u32 = 20;
 /// How many of the others may be sent from one address.
 const OF_ADDRESS: u32 = 4;
 
-/// The header in which a proxy that authenticates sends its secret.
-const PROXY_SECRET: &str = "x-shipbell-proxy-secret";
+/// The header in which a proxy that authenticates sends its secret, and the scheme that an answer without it names: every
+/// answer 401 has to name one, and no client asks its user for something because of this.
+const PROXY_SECRET: &str = "X-Shipbell-Proxy-Secret";
 
 /// Decides who may read.
 #[derive(Clone)]
@@ -112,11 +113,12 @@ pub(crate) async fn check(State(access): State<Access>, request: Request, next: 
             let given = request.headers().get(PROXY_SECRET).map(Sha256::digest);
             return match given {
                 Some(given) if <[u8; 32]>::from(given) == secret => next.run(request).await,
-                _ => Refusal::new(
-                    StatusCode::UNAUTHORIZED,
-                    "this address is only for the proxy before it: the header X-Shipbell-Proxy-Secret is missing or wrong",
-                )
-                .into_response(),
+                _ => unauthorized(
+                    format!(
+                        "this address is only for the proxy before it: the header {PROXY_SECRET} is missing or wrong"
+                    ),
+                    PROXY_SECRET,
+                ),
             };
         }
         Access::ByToken(checker) => checker,
@@ -300,10 +302,220 @@ mod tests {
         sync::atomic::{AtomicUsize, Ordering},
     };
 
-    use axum::Router;
+    use axum::{
+        Json, Router,
+        body::{Body, to_bytes},
+        routing::post,
+    };
+    use hyper::service::Service as _;
+    use hyper_util::service::TowerToHyperService;
+    use k8s_openapi::api::{
+        authentication::v1::TokenReviewStatus, authorization::v1::SubjectAccessReviewStatus,
+    };
     use tokio::time::sleep;
 
     use super::*;
+    use crate::web::{read_api, testing::lookup};
+
+    /// The read API of an installation that has recorded nothing.
+    fn api(access: Access) -> TowerToHyperService<Router> {
+        let client = Client::new(Router::new(), "default");
+        TowerToHyperService::new(read_api::router(lookup(client, None), access))
+    }
+
+    /// The answer to a request with these headers from an address of its own. Whatever it is, it may not be stored.
+    async fn ask(
+        api: &TowerToHyperService<Router>,
+        from: u8,
+        headers: &[(&'static str, &str)],
+    ) -> (u16, HeaderMap, String) {
+        let mut request = Request::get("/api/v2/environments/acme");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut request = request.body(Body::empty()).unwrap();
+        let from = ClientAddress::of([10, 0, 0, from].into());
+        request.extensions_mut().insert(from);
+        let (parts, body) = api.call(request).await.unwrap().into_parts();
+        assert_eq!(parts.headers[header::CACHE_CONTROL], "no-store");
+        let body = to_bytes(body, 1 << 20).await.unwrap();
+        let body = String::from_utf8(body.to_vec()).unwrap();
+        (parts.status.as_u16(), parts.headers, body)
+    }
+
+    /// How an answer says that one has to authenticate.
+    fn challenge(headers: &HeaderMap) -> Option<&str> {
+        let challenge = headers.get(header::WWW_AUTHENTICATE)?;
+        Some(challenge.to_str().unwrap())
+    }
+
+    #[tokio::test]
+    async fn behind_a_proxy_with_a_secret_only_requests_with_it_pass() {
+        let secret = SecretString::from("0123456789abcdef");
+        let guarded = api(Access::behind_proxy(Some(&secret)));
+        let proxy = "X-Shipbell-Proxy-Secret";
+        for (header, passes) in [
+            (None, false),
+            (Some((proxy, "")), false),
+            (Some((proxy, "0123456789abcdeF")), false),
+            (Some((proxy, "0123456789abcde")), false),
+            (Some((proxy, "0123456789abcdef0")), false),
+            (Some(("Authorization", "Bearer 0123456789abcdef")), false),
+            (Some((proxy, "0123456789abcdef")), true),
+        ] {
+            let headers: Vec<_> = header.into_iter().collect();
+            let (status, answer, body) = ask(&guarded, 1, &headers).await;
+            if passes {
+                assert_eq!((status, challenge(&answer)), (200, None), "{header:?}");
+                continue;
+            }
+            assert_eq!((status, challenge(&answer)), (401, Some(proxy)));
+            assert!(body.contains("is missing or wrong"), "{header:?}: {body}");
+            assert!(!body.contains("0123456789abcdef"), "{body}");
+        }
+        let open = api(Access::behind_proxy(None));
+        assert_eq!(ask(&open, 1, &[]).await.0, 200);
+    }
+
+    /// Who a token identifies.
+    fn user(name: &str) -> UserInfo {
+        let extra = [("from".to_owned(), vec![name.to_owned()])];
+        UserInfo {
+            username: Some(name.to_owned()),
+            groups: Some(vec![format!("{name}s")]),
+            uid: Some(format!("uid-of-{name}")),
+            extra: Some(extra.into()),
+        }
+    }
+
+    /// An API server that counts the TokenReviews. A token is `AUDIENCE/USER`; `reader` may read, and `cluster` is its own
+    /// audience. It says nothing of the audience `silent`, as one does that knows none, and fails for `broken`.
+    fn reviews(asked: Arc<AtomicUsize>) -> Router {
+        let token = async move |Json(mut review): Json<TokenReview>| {
+            asked.fetch_add(1, Ordering::Relaxed);
+            let token = review.spec.token.split_once('/');
+            let wanted = review.spec.audiences.as_deref();
+            let status = match token {
+                Some(("broken", _)) => return Err(StatusCode::INTERNAL_SERVER_ERROR),
+                Some(("silent", name)) if wanted.is_some() => TokenReviewStatus {
+                    authenticated: Some(true),
+                    user: Some(user(name)),
+                    ..TokenReviewStatus::default()
+                },
+                Some((audience, name))
+                    if wanted.map_or(audience == "cluster", |all| all == [audience]) =>
+                {
+                    TokenReviewStatus {
+                        authenticated: Some(true),
+                        audiences: Some(vec![audience.to_owned()]),
+                        user: Some(user(name)),
+                        ..TokenReviewStatus::default()
+                    }
+                }
+                _ => TokenReviewStatus {
+                    authenticated: Some(false),
+                    user: Some(UserInfo::default()),
+                    ..TokenReviewStatus::default()
+                },
+            };
+            review.status = Some(status);
+            Ok((StatusCode::CREATED, Json(review)))
+        };
+        let access = async |Json(mut review): Json<SubjectAccessReview>| {
+            let spec = review.spec.clone();
+            let who = UserInfo {
+                username: spec.user,
+                groups: spec.groups,
+                uid: spec.uid,
+                extra: spec.extra,
+            };
+            let right = ResourceAttributes {
+                group: Some("shipbell.dev".to_owned()),
+                resource: Some("environmentsnapshots".to_owned()),
+                verb: Some("get".to_owned()),
+                ..ResourceAttributes::default()
+            };
+            review.status = Some(SubjectAccessReviewStatus {
+                allowed: who == user("reader") && spec.resource_attributes == Some(right),
+                ..SubjectAccessReviewStatus::default()
+            });
+            (StatusCode::CREATED, Json(review))
+        };
+        Router::new()
+            .route("/apis/authentication.k8s.io/v1/tokenreviews", post(token))
+            .route(
+                "/apis/authorization.k8s.io/v1/subjectaccessreviews",
+                post(access),
+            )
+    }
+
+    #[tokio::test]
+    async fn a_token_has_to_be_for_the_audience_and_of_a_user_with_the_right() {
+        for accept_cluster_tokens in [false, true] {
+            let asked = Arc::new(AtomicUsize::new(0));
+            let client = Client::new(reviews(asked.clone()), "default");
+            let metrics = Arc::new(Metrics::new());
+            let checker = TokenChecker::new(client, "links", accept_cluster_tokens, metrics);
+            let api = api(Access::ByToken(checker));
+
+            let (status, headers, body) = ask(&api, 1, &[]).await;
+            assert_eq!((status, challenge(&headers)), (401, Some("Bearer")));
+            assert!(body.contains("--audience=links"), "{body}");
+
+            let of_cluster = |then| if accept_cluster_tokens { then } else { 401 };
+            for (number, (token, want)) in (2..).zip([
+                ("nonsense", 401),
+                ("other/reader", 401),
+                ("silent/reader", 401),
+                ("cluster/reader", of_cluster(200)),
+                ("cluster/stranger", of_cluster(403)),
+                ("links/stranger", 403),
+                ("links/reader", 200),
+                ("broken/reader", 502),
+            ]) {
+                let bearer = format!("Bearer {token}");
+                let bearer = [("Authorization", bearer.as_str())];
+                let (status, headers, body) = ask(&api, number, &bearer).await;
+                let given = format!("{token}, {accept_cluster_tokens}: {body}");
+                assert_eq!(status, want, "{given}");
+                let invalid = (want == 401).then_some("Bearer error=\"invalid_token\"");
+                assert_eq!(challenge(&headers), invalid, "{given}");
+                let says = match want {
+                    401 => "not for the audience links",
+                    403 => "may not get environmentsnapshots.shipbell.dev",
+                    502 => "the API server did not check the token; try again",
+                    _ => "",
+                };
+                assert!(body.contains(says), "{given}");
+                // An answer is remembered, and a failure is not.
+                let before = asked.load(Ordering::Relaxed);
+                assert_eq!(ask(&api, number, &bearer).await.0, want, "{given}");
+                let again = asked.load(Ordering::Relaxed) > before;
+                assert_eq!(again, want == 502, "{given}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_that_sends_too_many_new_tokens_is_told_when_to_try_again() {
+        let client = Client::new(reviews(Arc::default()), "default");
+        let checker = TokenChecker::new(client, "links", false, Arc::new(Metrics::new()));
+        let api = api(Access::ByToken(checker));
+        let mut statuses = vec![];
+        for number in 0..100 {
+            let bearer = format!("Bearer other/{number}");
+            let answer = ask(&api, 1, &[("Authorization", &bearer)]).await;
+            statuses.push(answer.0);
+            if answer.0 == 503 {
+                assert_eq!(answer.1[header::RETRY_AFTER], "2");
+                break;
+            }
+        }
+        let (refused, asked) = statuses.split_last().unwrap();
+        assert_eq!(*refused, 503);
+        assert!(asked.len() >= OF_ADDRESS as usize);
+        assert!(asked.iter().all(|status| *status == 401), "{asked:?}");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn an_address_has_at_most_half_of_the_turns_to_ask_about_tokens_when_answers_are_slow() {

@@ -5,7 +5,7 @@
 
 //! Whatever a client sends, the read API answers, and nothing panics.
 
-use std::{cell::RefCell, collections::BTreeSet, sync::Arc};
+use std::{cell::RefCell, collections::BTreeSet};
 
 use axum::{
     Router,
@@ -32,18 +32,11 @@ use crate::{
         hostile_log,
         testing::reader_tries,
     },
-    snapshot::{
-        environments::{EnvironmentInfo, Environments, Head},
-        log::SnapshotLog,
-        shared_state::SharedState,
-        state::ClusterState,
-    },
     web::{
         access::{Access, bearer_token},
-        lookup::Lookup,
         read_api,
         snapshot_expression::SnapshotExpression,
-        testing::installation,
+        testing::lookup,
     },
 };
 
@@ -169,26 +162,7 @@ fn empty() -> Router {
 /// The read API of an installation.
 fn api(api_server: Router, head: Option<i64>) -> TowerToHyperService<Router> {
     let client = Client::new(api_server, "shipbell");
-    let environments = Arc::new(Environments::default());
-    for (name, head) in [("prod", head), ("empty", None)] {
-        let info = EnvironmentInfo {
-            uid: format!("uid-of-{name}"),
-            generation: 1,
-            created: None,
-            visible_to: vec![],
-            head: Head::default(),
-        };
-        info.head
-            .set(head.map(|head| (head, Timestamp::UNIX_EPOCH)));
-        environments.put(name, info);
-    }
-    let lookup = Lookup {
-        state: SharedState::new(ClusterState::new(true, "shipbell")),
-        log: SnapshotLog::new(client),
-        environments,
-        installation: Arc::new(installation()),
-        flows: Arc::default(),
-    };
+    let lookup = lookup(client, head);
     TowerToHyperService::new(read_api::router(lookup, Access::Everybody))
 }
 

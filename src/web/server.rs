@@ -405,10 +405,10 @@ mod tests {
     use axum::routing::get;
     use bytes::Bytes;
     use jiff::Timestamp;
-    use tokio::{net::TcpSocket, time::timeout};
+    use tokio::{net::TcpSocket, sync::Notify, time::timeout};
 
     use super::*;
-    use crate::web::request_limits::limit_read_api;
+    use crate::web::{access::Access, read_api, request_limits::limit_read_api, testing::lookup};
 
     /// Times short enough for a test that waits for them.
     const TIMES: ConnectionTimes = ConnectionTimes {
@@ -576,6 +576,103 @@ mod tests {
             let mut answer = [0; 12];
             stream.read_exact(&mut answer).await.unwrap();
             assert_eq!(String::from_utf8_lossy(&answer[9..]), want);
+        }
+    }
+
+    /// A part of a body without end: of one in chunks, and of one whose length was said.
+    fn part_of_a_body(chunked: bool) -> Vec<u8> {
+        let part = [b'x'; 4 << 10];
+        match chunked {
+            true => [b"1000\r\n", &part[..], b"\r\n"].concat(),
+            false => part.to_vec(),
+        }
+    }
+
+    /// The status of the answer to a request on a connection that ends, though its client never stops to send.
+    async fn answered_and_closed(stream: TcpStream, part: &[u8]) -> String {
+        let (mut reader, mut writer) = stream.into_split();
+        let sends = async { while writer.write_all(part).await.is_ok() {} };
+        let reads = async {
+            let mut answer = [0; 12];
+            reader.read_exact(&mut answer).await.unwrap();
+            let _ = reader.read_to_end(&mut vec![]).await;
+            String::from_utf8_lossy(&answer[9..]).into_owned()
+        };
+        let both = async { tokio::join!(reads, sends).0 };
+        timeout(PATIENCE, both).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_request_with_a_body_without_end_is_answered_and_its_connection_ends() {
+        let client = kube::Client::new(Router::new(), "default");
+        let api = |access| read_api::router(lookup(client.clone(), None), access);
+        let secret = "0123456789abcdef".into();
+        let health = Router::new().route("/livez", get(|| async { "ok" }));
+        let times = ConnectionTimes {
+            close: Duration::from_millis(200),
+            ..TIMES
+        };
+        for (router, request, status) in [
+            (health.clone(), "POST /livez", "405"),
+            (health, "GET /livez", "200"),
+            (
+                api(Access::Everybody),
+                "POST /api/v2/environments/acme",
+                "405",
+            ),
+            (
+                api(Access::behind_proxy(Some(&secret))),
+                "PUT /api/v2/environments/acme",
+                "401",
+            ),
+        ] {
+            for framing in [
+                "Transfer-Encoding: chunked",
+                "Content-Length: 1000000000000",
+            ] {
+                let (address, _) = serve(router.clone(), ConnectionLimits::default(), times).await;
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                let head = format!("{request} HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n");
+                stream.write_all(head.as_bytes()).await.unwrap();
+                let part = part_of_a_body(framing.contains("chunked"));
+                assert_eq!(answered_and_closed(stream, &part).await, status, "{head}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_nobody_reads_is_not_taken_while_its_request_waits() {
+        let answer = Arc::new(Notify::new());
+        let waits = answer.clone();
+        let router = Router::new().route(
+            "/waits",
+            get(async move || {
+                waits.notified().await;
+                "ok"
+            }),
+        );
+        for chunked in [true, false] {
+            let limits = ConnectionLimits::default();
+            let (address, _) = serve(router.clone(), limits, TIMES).await;
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.set_send_buffer_size(16 << 10).unwrap();
+            let mut stream = socket.connect(address).await.unwrap();
+            let framing = match chunked {
+                true => "Transfer-Encoding: chunked",
+                false => "Content-Length: 1000000000000",
+            };
+            let head = format!("GET /waits HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.unwrap();
+            let part = part_of_a_body(chunked);
+            let mut sent: usize = 0;
+            let moment = Duration::from_millis(300);
+            while let Ok(wrote) = timeout(moment, stream.write(&part[sent % part.len()..])).await {
+                sent += wrote.unwrap();
+                // The buffers of both kernels and of the connection take some.
+                assert!(sent < 1 << 20, "chunked: {chunked}");
+            }
+            answer.notify_one();
+            assert_eq!(answered_and_closed(stream, &part).await, "200");
         }
     }
 

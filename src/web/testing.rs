@@ -1,8 +1,25 @@
+#![expect(
+    clippy::disallowed_types,
+    reason = "the API server is played by a router"
+)]
+
 //! What several tests of this module need.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use kube::Client;
 
 use crate::{
     message::installation::Installation,
     simulation::{Cluster, testing::digest},
+    snapshot::{
+        environments::{EnvironmentInfo, Environments, Head},
+        log::SnapshotLog,
+        shared_state::SharedState,
+        state::ClusterState,
+    },
+    web::lookup::Lookup,
 };
 
 pub(crate) fn installation() -> Installation {
@@ -10,6 +27,30 @@ pub(crate) fn installation() -> Installation {
         org: "acme".to_owned(),
         cluster: "c".to_owned(),
         external_url: Some("https://s.example".to_owned()),
+    }
+}
+
+/// Where the read API looks everything up. `head`: the number of the newest snapshot of `prod`; `empty` has none.
+pub(crate) fn lookup(client: Client, head: Option<i64>) -> Lookup {
+    let environments = Arc::new(Environments::default());
+    for (name, head) in [("prod", head), ("empty", None)] {
+        let info = EnvironmentInfo {
+            uid: format!("uid-of-{name}"),
+            generation: 1,
+            created: None,
+            visible_to: vec![],
+            head: Head::default(),
+        };
+        info.head
+            .set(head.map(|head| (head, Timestamp::UNIX_EPOCH)));
+        environments.put(name, info);
+    }
+    Lookup {
+        state: SharedState::new(ClusterState::new(true, "shipbell")),
+        log: SnapshotLog::new(client),
+        environments,
+        installation: Arc::new(installation()),
+        flows: Arc::default(),
     }
 }
 

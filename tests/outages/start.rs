@@ -57,6 +57,8 @@ fn a_start_that_cannot_succeed_says_why() {
             cluster,
             &Cast {
                 kubeconfig: Some(nowhere),
+                args: vec!["--external-url=http://shipbell.example.com".to_owned()],
+                open: "10.0.0.0/8",
                 ..cast("operator-nowhere")
             },
         )
@@ -65,6 +67,13 @@ fn a_start_that_cannot_succeed_says_why() {
             told.contains("can't reach the API server at https://127.0.0.1:1"),
             "{told}"
         );
+        // What should not be left so is said before anything else may fail.
+        for warning in [
+            "the external URL is http",
+            "--allow-destination 10.0.0.0/8 opens this for the settings of every namespace",
+        ] {
+            ensure!(told.contains(warning), "{told}");
+        }
 
         // One that takes connections and says nothing.
         cluster.plane.pause_apiserver()?;

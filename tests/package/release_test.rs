@@ -67,7 +67,7 @@ fn the_test_of_a_release_passes_with_the_operator_and_says_why_without() {
             .labelled_namespace("shipbell", &[RESTRICTED])
             .await?;
         let admin = cluster.plane.admin_kubeconfig();
-        let put = |verb: &str| {
+        let put = |verb: &str, more: &[&str]| {
             let chart = chart();
             let args = [
                 verb,
@@ -81,21 +81,26 @@ fn the_test_of_a_release_passes_with_the_operator_and_says_why_without() {
                 REQUIRED[1],
                 "--set=settingsNamespaces={later}",
             ];
-            helm_at(&admin, &args)
+            helm_at(&admin, &[&args[..], more].concat())
         };
         // A namespace that does not exist yet breaks nothing, and is named; later the right is given there.
-        let notes = put("install")?;
+        let opens = "--set-json=outbound.allow=[\"10.1.0.0/16\", {\"to\": \"10.2.0.0/16\", \"namespaces\": [\"later\"]}]";
+        let notes = put("install", &[opens])?;
         ensure!(
             notes.contains("do not exist") && notes.contains(": later."),
             "{notes}"
         );
         ensure!(notes.contains("helm test shipbell -n shipbell"), "{notes}");
+        // Only what is open for every namespace is warned of.
+        let warning = "WARNING: outbound.allow opens 10.1.0.0/16 for every namespace:";
+        ensure!(notes.contains(warning), "{notes}");
         cluster
             .plane
             .kubectl(&["create", "namespace", "later"])
             .await?;
-        let notes = put("upgrade")?;
+        let notes = put("upgrade", &[])?;
         ensure!(!notes.contains("do not exist"), "{notes}");
+        ensure!(!notes.contains("for every namespace"), "{notes}");
         let bound = ["get", "rolebinding", "shipbell-settings", "-n", "later"];
         cluster.plane.kubectl(&bound).await?;
 

@@ -363,7 +363,7 @@ impl SettingState {
                 );
             }
             Disposition::SetAside => {
-                warn!(setting = %self.title, id = message.id, snapshot = message.snapshot, message = outcome.message(), "refused for good; going on with the next");
+                warn!(setting = %self.title, id = message.id, snapshot = message.snapshot, why = outcome.message(), "refused for good; going on with the next");
                 message_history::dead_lettered(
                     &mut self.status,
                     &attempt,
@@ -373,7 +373,7 @@ impl SettingState {
                 message_history::failed(&mut self.status, attempt, reason, outcome.message());
             }
             Disposition::Keep => {
-                info!(setting = %self.title, id = message.id, reason, message = outcome.message(), "not delivered; trying again later");
+                info!(setting = %self.title, id = message.id, reason, why = outcome.message(), "not delivered; trying again later");
                 message_history::failed(&mut self.status, attempt, reason, outcome.message());
                 self.probe = Some(uid.to_owned());
             }

@@ -33,7 +33,10 @@ use tokio::{
 use secrecy::SecretString;
 
 use super::*;
-use crate::http::{certificates::P521, logging::may_be_logged};
+use crate::{
+    http::{certificates::P521, logging::may_be_logged},
+    simulation::testing::{Lines, another_subscriber},
+};
 
 /// In the path of every URL here: no receipt may show it.
 const CANARY: &str = "c4n4ry";
@@ -993,20 +996,6 @@ async fn authorities_are_replaced_while_it_runs() {
     assert_eq!(outcome(&receipt), "Delivered");
 }
 
-/// Where a subscriber writes in a test.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Lines {
-    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        std::io::Write::write(&mut *self.0.lock().unwrap(), line)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn no_log_line_names_a_destination_at_any_level() {
     use tracing_subscriber::{
@@ -1032,8 +1021,7 @@ async fn no_log_line_names_a_destination_at_any_level() {
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let refused = closed.local_addr().unwrap();
     drop(closed);
-    // With a single subscriber tracing asks only that of the thread which comes to a line first: another test's, with none.
-    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
+    let _second = another_subscriber();
     let mut texts = Vec::new();
     for filter in [false, true] {
         let lines = Lines::default();
@@ -1060,8 +1048,7 @@ async fn no_log_line_names_a_destination_at_any_level() {
             }
             sender.reload_extra_ca(P521.as_bytes()).unwrap();
         }
-        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-        texts.push(text);
+        texts.push(lines.text());
     }
     // They do name it, so this test would see it.
     for library in ["hyper_util", "reqwest", "rustls"] {

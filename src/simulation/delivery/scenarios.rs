@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::{
-    api::notification_setting::StartReason, delivery::reasons::SkipReason,
-    http::response::HoldRetry,
+    api::notification_setting::StartReason, config::LogFormat, delivery::reasons::SkipReason,
+    http::response::HoldRetry, simulation::testing::Logged,
 };
 
 // ---- where a cursor starts ----
@@ -411,6 +411,33 @@ fn one_event_that_is_refused_is_set_aside_and_the_next_go_on() {
     assert_eq!(it.taken(), [&ids[0], &ids[2], &ids[3]].map(String::clone));
     assert_eq!(it.status().dead_letters[0].event_id, ids[1]);
     assert_eq!(it.delivered(), "True UpToDate");
+}
+
+#[test]
+fn what_a_destination_says_is_logged_in_one_line_beside_what_becomes_of_the_message() {
+    let said = "it said\nmore";
+    let mut retried = fails(Reason::ServerError);
+    if let Outcome::Retry { message, .. } = &mut retried.outcome {
+        said.clone_into(message);
+    }
+    for (answer, becomes) in [
+        (refuses(said), "refused for good; going on with the next"),
+        (retried, "not delivered; trying again later"),
+    ] {
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let mut it = with_one_environment(webhook());
+            let answer = answer.clone();
+            it.receiver = Box::new(move |_, _, _| answer.clone());
+            it.start();
+            it.run(seconds(5));
+            change(&mut it, "u1", "a");
+            let logged = Logged::begin(format);
+            it.run(seconds(1));
+            let text = logged.text();
+            let tells = |line: &str| line.contains(becomes) && line.contains("it said\\nmore");
+            assert!(text.lines().any(tells), "{text}");
+        }
+    }
 }
 
 #[test]
