@@ -31,7 +31,8 @@ impl RecordedIdentities {
         recorded
     }
 
-    fn knows(&self, digest: &Fingerprint) -> bool {
+    /// Whether it ties this digest to another one.
+    pub(crate) fn knows(&self, digest: &Fingerprint) -> bool {
         self.to.contains_key(digest) || self.from.contains_key(digest)
     }
 }

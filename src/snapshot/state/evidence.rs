@@ -202,19 +202,21 @@ impl ClusterState {
         images
     }
 
-    /// Marks these images in the environments in which they run: they have to be assessed again. A digest may be tied to an
-    /// artifact by the log alone, if the record that tied them was deleted.
+    /// Marks these images in the environments in which they run: they have to be assessed again. They are all that records tie to
+    /// each other. A digest may be tied to an artifact by the log alone, if the record that tied them was deleted.
     fn reassess(&mut self, images: &BTreeSet<Fingerprint>) {
         for (name, env) in &mut self.environments {
             let KnownLog::Read(ledger, _) = &env.log else {
                 continue;
             };
             let resolver = env.resolver(&self.evidence);
-            let known = images.iter().map(|digest| resolver.canonical(*digest));
-            let all: BTreeSet<_> = images.iter().copied().chain(known).collect();
+            let by_the_log = images.iter().any(|it| env.recorded.knows(it));
+            let tied = images.iter().filter(|_| by_the_log);
+            let tied = tied.map(|digest| resolver.canonical(*digest));
             let runs = |digest: &Fingerprint| ledger.total(digest) > 0 || env.census.runs(digest);
             let shown = images.iter().flat_map(|it| env.census.shown_as(*it));
-            let concerned: Vec<_> = all.into_iter().filter(runs).chain(shown).collect();
+            let all = images.iter().copied().chain(tied);
+            let concerned: Vec<_> = all.filter(runs).chain(shown).collect();
             if !concerned.is_empty() {
                 env.assessment.touch(concerned);
                 self.touched.insert(name.clone());
