@@ -141,7 +141,7 @@ pub struct ReadApiConfig {
     pub api_behind_authenticating_proxy: bool,
 
     /// A secret that the proxy sends with each request in the header X-Shipbell-Proxy-Secret; requests without it are refused
-    #[arg(long, env = "SHIPBELL_API_PROXY_SECRET", hide_env_values = true, value_parser = ProxySecretParser)]
+    #[arg(long, env = "SHIPBELL_API_PROXY_SECRET", hide_env_values = true, value_parser = ProxySecretParser, allow_hyphen_values = true)]
     pub api_proxy_secret: Option<SecretString>,
 
     /// The audience that tokens for the read API are issued for: kubectl create token NAME --audience=shipbell

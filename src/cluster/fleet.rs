@@ -453,8 +453,9 @@ impl Fleet {
     }
 
     /// Whether a pod of this UID is known.
-    pub fn has_pod(&self, uid: u128) -> bool {
-        self.pods.values().any(|pods| pods.contains_key(&uid))
+    pub fn has_pod(&self, namespace: &str, uid: u128) -> bool {
+        let pods = self.pods.get(namespace);
+        pods.is_some_and(|pods| pods.contains_key(&uid))
     }
 
     /// The labels of a namespace.

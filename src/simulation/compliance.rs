@@ -317,6 +317,23 @@ fn an_image_that_is_away_for_a_moment_is_judged_when_it_is_back() {
 }
 
 #[test]
+fn what_cannot_be_identified_is_noted_though_a_grace_ends_at_the_same_time() {
+    for early in 20..=40 {
+        let mut cluster = vetted(", grace: 300s");
+        cluster.running("bad", "r", &["bad"]);
+        cluster.pass(300 - early);
+        let pod = cluster.running("odd", "r", &["odd"]);
+        cluster.container(&pod, |c| {
+            (c.image_id, c.id) = (String::new(), "containerd://new".to_owned());
+        });
+        cluster.pass(100);
+        assert_eq!(state(&cluster), ComplianceState::NonCompliant);
+        let noted = last(&cluster).compliance.unidentified_since;
+        assert!(noted.is_some(), "{early} s before");
+    }
+}
+
+#[test]
 fn a_pod_that_could_never_be_read_does_not_pass_for_compliant() {
     let mut cluster = vetted("");
     cluster.stop_watch(WatchKind::Pods);
@@ -327,6 +344,12 @@ fn a_pod_that_could_never_be_read_does_not_pass_for_compliant() {
     cluster.pass(600);
     assert_eq!(state(&cluster), ComplianceState::NonCompliant);
     assert_eq!(cluster.recorded("prod").unidentified, 1);
+    let elsewhere = "namespaces: {include: [blog]}\n".to_owned() + &ruled("");
+    for (spec, unidentified) in [(elsewhere, 0), (ruled(""), 1)] {
+        cluster.environment("prod", &spec);
+        cluster.pass(1);
+        assert_eq!(cluster.recorded("prod").unidentified, unidentified);
+    }
     cluster.remove(&pod);
     cluster.pass(600);
     assert_eq!(state(&cluster), ComplianceState::Compliant);

@@ -218,7 +218,12 @@ impl CutInput<'_> {
                 .assessor
                 .assess(assessment, before, before, Asked::Timers, now);
             if !found.is_nothing() {
-                return Some(self.write(before, vec![], &Learned::default(), &found, at));
+                // Only the timers were assessed: what else there is waits for its own entry.
+                let timers = CutInput {
+                    unidentified: before.unidentified,
+                    ..*self
+                };
+                return Some(timers.write(before, vec![], &Learned::default(), &found, at));
             }
             if next(assessment).is_some_and(|next| next <= due) {
                 return None; // no progress: the next assessment of everything decides

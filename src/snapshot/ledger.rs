@@ -137,7 +137,7 @@ pub struct Ledger {
     /// Recorded instances.
     cells: Cells,
     /// Recorded instances by artifact.
-    totals: BTreeMap<Fingerprint, u32>,
+    totals: BTreeMap<Fingerprint, u64>,
     /// In how many workloads of a namespace an artifact is recorded.
     places: BTreeMap<Place, u32>,
     /// The names of the recorded artifacts.
@@ -260,7 +260,9 @@ impl Ledger {
 
     /// Recorded instances of an artifact.
     pub fn total(&self, fingerprint: &Fingerprint) -> u32 {
-        self.totals.get(fingerprint).copied().unwrap_or(0)
+        self.totals
+            .get(fingerprint)
+            .map_or(0, |total| saturated(*total))
     }
 
     /// Whether an artifact is recorded in a namespace.
@@ -288,14 +290,14 @@ impl Ledger {
     pub fn artifacts(&self) -> impl Iterator<Item = (&Fingerprint, u32)> {
         self.totals
             .iter()
-            .map(|(fingerprint, total)| (fingerprint, *total))
+            .map(|(fingerprint, total)| (fingerprint, saturated(*total)))
     }
 
     /// The totals for an entry.
     pub fn totals(&self) -> Totals {
         Totals {
             artifacts: i64::try_from(self.totals.len()).unwrap_or(i64::MAX),
-            instances: self.totals.values().map(|count| i64::from(*count)).sum(),
+            instances: i64::try_from(self.totals.values().sum::<u64>()).unwrap_or(i64::MAX),
             unidentified: self.unidentified,
         }
     }
@@ -393,9 +395,9 @@ impl Ledger {
     /// Sets the count of a cell.
     pub fn set(&mut self, cell: Cell, count: u32) {
         let before = self.count(&cell);
-        // No cluster has so many, but whoever can write snapshots may have written so.
-        let others = self.total(&cell.fingerprint).saturating_sub(before);
-        let total = others.saturating_add(count);
+        // No cluster has more than a u32 holds, but whoever can write snapshots may have written so.
+        let total = self.totals.get(&cell.fingerprint).copied().unwrap_or(0);
+        let total = total - u64::from(before) + u64::from(count);
         put_count(&mut self.totals, cell.fingerprint, total);
         let place = cell.place();
         let workloads = self.places.get(&place).copied().unwrap_or(0);
@@ -644,9 +646,13 @@ impl Ledger {
     }
 }
 
+fn saturated(total: u64) -> u32 {
+    u32::try_from(total).unwrap_or(u32::MAX)
+}
+
 /// Keeps a count, unless it is zero.
-fn put_count<K: Ord>(counts: &mut BTreeMap<K, u32>, key: K, count: u32) {
-    if count == 0 {
+fn put_count<K: Ord, N: Default + PartialEq>(counts: &mut BTreeMap<K, N>, key: K, count: N) {
+    if count == N::default() {
         counts.remove(&key);
     } else {
         counts.insert(key, count);

@@ -465,7 +465,7 @@ impl ClusterState {
     /// The namespaces of the pods that could never be read.
     fn unread_pods(&self) -> impl Iterator<Item = &str> {
         let unreadable = self.stream(WatchKind::Pods).unreadable.iter();
-        let unread = unreadable.filter(|(uid, _)| !self.fleet.has_pod(**uid));
+        let unread = unreadable.filter(|(uid, pod)| !self.fleet.has_pod(&pod.namespace, **uid));
         unread.map(|(_, pod)| pod.namespace.as_str())
     }
 

@@ -134,7 +134,7 @@ impl ClusterState {
         match object {
             Ok(meta) => {
                 stream.advance(meta.version, listed, now);
-                if stream.readable(meta.uid) {
+                if stream.readable(meta.uid) && kind == WatchKind::Pods {
                     self.touch_all();
                 }
                 vec![]
@@ -142,7 +142,7 @@ impl ClusterState {
             Err((meta, why)) => {
                 stream.advance(meta.version, listed, now);
                 let news = stream.unreadable(kind.singular(), meta, why);
-                if news.is_some() {
+                if news.is_some() && kind == WatchKind::Pods {
                     self.touch_all(); // what was never read may count as unidentified
                 }
                 news.into_iter().collect()

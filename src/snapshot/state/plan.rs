@@ -84,11 +84,16 @@ impl ClusterState {
         let Some(env) = self.environments.get(name) else {
             return Plan::Wait(None);
         };
-        let in_scope = |namespace: &&str| {
-            let labels = self.fleet.namespace_labels(namespace);
-            env.scope.admits_namespace(namespace, labels)
+        let unread_in = |scope: &Scope| {
+            let in_scope = |namespace: &&str| {
+                scope.admits_namespace(namespace, self.fleet.namespace_labels(namespace))
+            };
+            self.unread_pods().filter(in_scope).count()
         };
-        let unread = self.unread_pods().filter(in_scope).count();
+        let (unread, wanted_unread) = match env.rules {
+            Some(_) => (unread_in(&env.scope), unread_in(&env.wanted)),
+            None => (0, 0),
+        };
         let frozen = self.unknown_cluster(env, now);
         if let Some(frozen) = frozen.or_else(|| self.unknown_log(name, now)) {
             return Plan::Frozen(frozen);
@@ -113,7 +118,7 @@ impl ClusterState {
         };
         let unidentified = count(&env.census, unread, env.rules.is_some());
         let planner = Planner {
-            unread,
+            wanted_unread,
             input: CutInput {
                 environment: name,
                 uid: &env.uid,
@@ -270,8 +275,8 @@ impl ClusterState {
 
 /// Plans the next entries of a log that can be written.
 struct Planner<'a> {
-    /// How many pods of the scope could never be read.
-    unread: usize,
+    /// How many pods of the scope that the spec asks for could never be read.
+    wanted_unread: usize,
     input: CutInput<'a>,
     /// The scope that is counted.
     scope: &'a Scope,
@@ -503,7 +508,7 @@ impl Planner<'_> {
             &input.assessor.resolver,
             input.census.hanging().clone(),
         );
-        let unidentified = count(census, self.unread, input.assessor.rules.is_some());
+        let unidentified = count(census, self.wanted_unread, input.assessor.rules.is_some());
         let scoped = CutInput {
             census,
             assessor: Assessor {
