@@ -147,10 +147,7 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        future::pending,
-        sync::atomic::{AtomicUsize, Ordering},
-    };
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use axum::Router;
     use http::Method;
@@ -164,16 +161,12 @@ mod tests {
         api::Environment,
         metrics::Metrics,
         panics::{ContainedTasks, PanicScope},
+        simulation::testing::silent_api_server,
     };
 
     /// A publisher to an API server that never answers, and how many requests that got.
     fn unanswered() -> (EventPublisher, Arc<AtomicUsize>) {
-        let asked = Arc::new(AtomicUsize::new(0));
-        let counts = asked.clone();
-        let hangs = Router::new().fallback(move || {
-            counts.fetch_add(1, Ordering::Relaxed);
-            pending::<()>()
-        });
+        let (hangs, asked) = silent_api_server();
         (
             EventPublisher::new(Client::new(hangs, "default"), None),
             asked,

@@ -1,7 +1,15 @@
 //! Helpers for the tests of several modules.
 
-use std::{io, sync::Arc};
+use std::{
+    future::pending,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
+use axum::Router;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use proptest::test_runner::Config as ProptestConfig;
@@ -37,6 +45,17 @@ pub fn tries(all: u32) -> ProptestConfig {
 /// How often a property of what reads texts from outside is tried.
 pub fn reader_tries() -> ProptestConfig {
     tries(1_000)
+}
+
+/// An API server that never answers, and how many requests it got.
+pub fn silent_api_server() -> (Router, Arc<AtomicUsize>) {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counts = asked.clone();
+    let hangs = Router::new().fallback(move || {
+        counts.fetch_add(1, Ordering::Relaxed);
+        pending::<()>()
+    });
+    (hangs, asked)
 }
 
 /// Where log lines are written in a test.

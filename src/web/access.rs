@@ -25,10 +25,7 @@ use kube::{Api, Client, api::PostParams};
 use parking_lot::Mutex;
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
-use tokio::{
-    sync::{AcquireError, Semaphore},
-    time::timeout,
-};
+use tokio::time::timeout;
 use tracing::warn;
 
 use crate::{
@@ -38,7 +35,7 @@ use crate::{
     web::{
         client_address::ClientAddress,
         error_response::Refusal,
-        request_limits::{PlacesOfAddresses, busy},
+        request_limits::{Places, busy},
         token_cache::{Permission, Remembered, SharedRate, TokenCache, TokenHash},
     },
 };
@@ -80,8 +77,7 @@ struct Checker {
     /// Whether tokens for the API server are accepted, too.
     accept_cluster_tokens: bool,
     remembered: Mutex<TokenCache>,
-    at_once: Semaphore,
-    of_addresses: PlacesOfAddresses,
+    places: Places,
     of_readers: Mutex<Rate>,
     of_others: Mutex<SharedRate>,
     metrics: Arc<Metrics>,
@@ -186,8 +182,7 @@ impl TokenChecker {
             audience: audience.to_owned(),
             accept_cluster_tokens,
             remembered: Mutex::default(),
-            at_once: Semaphore::new(AT_ONCE),
-            of_addresses: PlacesOfAddresses::new(AT_ONCE_OF_ADDRESS),
+            places: Places::new((AT_ONCE_OF_ADDRESS, AT_ONCE)),
             of_readers: Mutex::new(Rate::per_second(PER_SECOND)),
             of_others: Mutex::new(SharedRate::per_second((OF_ADDRESS, PER_SECOND))),
             metrics,
@@ -201,11 +196,7 @@ impl TokenChecker {
         if let Remembered::Answer(permission) = remembered() {
             return Ok(permission);
         }
-        let turn = async {
-            let own = checker.of_addresses.of(from).acquire_owned().await?;
-            Ok::<_, AcquireError>((own, checker.at_once.acquire().await?))
-        };
-        let Ok(Ok(_turn)) = timeout(TIMEOUT, turn).await else {
+        let Ok(Ok(_place)) = timeout(TIMEOUT, checker.places.take(from)).await else {
             checker.metrics.token_reviewed("limited");
             return Err(NotChecked::Busy);
         };
@@ -297,10 +288,7 @@ impl Checker {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        future::pending,
-        sync::atomic::{AtomicUsize, Ordering},
-    };
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use axum::{
         Json, Router,
@@ -315,7 +303,10 @@ mod tests {
     use tokio::time::sleep;
 
     use super::*;
-    use crate::web::{read_api, testing::lookup};
+    use crate::{
+        simulation::testing::silent_api_server,
+        web::{read_api, testing::lookup},
+    };
 
     /// The read API of an installation that has recorded nothing.
     fn api(access: Access) -> TowerToHyperService<Router> {
@@ -519,12 +510,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_address_has_at_most_half_of_the_turns_to_ask_about_tokens_when_answers_are_slow() {
-        let asked = Arc::new(AtomicUsize::new(0));
-        let counts = asked.clone();
-        let hangs = Router::new().fallback(move || {
-            counts.fetch_add(1, Ordering::Relaxed);
-            pending::<()>()
-        });
+        let (hangs, asked) = silent_api_server();
         let client = Client::new(hangs, "default");
         let checker = TokenChecker::new(client, "shipbell", false, Arc::new(Metrics::new()));
         let ask = async |address: &str, number: usize| {

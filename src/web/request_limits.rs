@@ -16,7 +16,7 @@ use axum::{
 use hyper::body::Body as _;
 use parking_lot::Mutex;
 use tokio::{
-    sync::{AcquireError, Semaphore},
+    sync::{AcquireError, OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 
@@ -49,22 +49,20 @@ const LARGE_QUEUE: Duration = Duration::from_secs(5);
 
 /// Places for requests of one address. There are entries only for requests that wait or are served.
 #[derive(Debug)]
-pub(crate) struct PlacesOfAddresses {
+struct PlacesOfAddresses {
     each: usize,
     taken: Mutex<BTreeMap<ClientAddress, Arc<Semaphore>>>,
 }
 
 impl PlacesOfAddresses {
-    /// `each`: how many an address has.
-    pub(crate) fn new(each: usize) -> Self {
+    fn new(each: usize) -> Self {
         Self {
             each,
             taken: Mutex::default(),
         }
     }
 
-    /// Those of an address.
-    pub(crate) fn of(&self, address: ClientAddress) -> Arc<Semaphore> {
+    fn of(&self, address: ClientAddress) -> Arc<Semaphore> {
         let mut taken = self.taken.lock();
         // Whoever waits for a place or has one keeps its semaphore.
         taken.retain(|_, places| Arc::strong_count(places) > 1);
@@ -74,11 +72,36 @@ impl PlacesOfAddresses {
     }
 }
 
+/// Places of all together, of which an address has a part.
+#[derive(Clone, Debug)]
+pub(crate) struct Places {
+    of_addresses: Arc<PlacesOfAddresses>,
+    all: Arc<Semaphore>,
+}
+
+/// A place of an address, and one of all, until it is dropped.
+pub(crate) type Place = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+
+impl Places {
+    /// `of_address`, `all`: how many there are.
+    pub(crate) fn new((of_address, all): (usize, usize)) -> Self {
+        Self {
+            of_addresses: Arc::new(PlacesOfAddresses::new(of_address)),
+            all: Arc::new(Semaphore::new(all)),
+        }
+    }
+
+    /// Waits for a place. The address waits for its own first, so that it takes none from others meanwhile.
+    pub(crate) async fn take(&self, from: ClientAddress) -> Result<Place, AcquireError> {
+        let own = self.of_addresses.of(from).acquire_owned().await?;
+        Ok((own, self.all.clone().acquire_owned().await?))
+    }
+}
+
 /// How many requests are worked on at once, and how long they may take.
 #[derive(Clone, Debug)]
 pub(crate) struct RequestLimits {
-    of_addresses: Arc<PlacesOfAddresses>,
-    permits: Arc<Semaphore>,
+    places: Places,
     /// How long a request waits until it is worked on.
     queue: Duration,
     /// How long it may be worked on.
@@ -89,8 +112,7 @@ impl RequestLimits {
     /// `at_once`: of one address, and of all.
     fn new(at_once: (usize, usize), queue: Duration, deadline: Duration) -> Self {
         Self {
-            of_addresses: Arc::new(PlacesOfAddresses::new(at_once.0)),
-            permits: Arc::new(Semaphore::new(at_once.1)),
+            places: Places::new(at_once),
             queue,
             deadline,
         }
@@ -132,18 +154,13 @@ pub(crate) async fn limit(
     request: Request,
     next: Next,
 ) -> Response {
-    let own = limits
-        .of_addresses
-        .of(ClientAddress::of_request(request.extensions()));
-    let permits = async {
-        let own = own.acquire_owned().await?;
-        Ok::<_, AcquireError>((own, limits.permits.acquire_owned().await?))
-    };
-    let Ok(Ok(permits)) = timeout(limits.queue, permits).await else {
+    let from = ClientAddress::of_request(request.extensions());
+    let place = limits.places.take(from);
+    let Ok(Ok(place)) = timeout(limits.queue, place).await else {
         return busy("too many requests at once; try again");
     };
     match timeout(limits.deadline, next.run(request)).await {
-        Ok(response) => hold(response, permits),
+        Ok(response) => hold(response, place),
         Err(_) => {
             let seconds = limits.deadline.as_secs();
             busy(&format!(
