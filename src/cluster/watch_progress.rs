@@ -223,8 +223,7 @@ impl StreamState {
             namespace: meta.namespace.clone(),
             warning,
         };
-        let before = self.unreadable.insert(meta.uid, object);
-        let same = before.is_some_and(|before| before == self.unreadable[&meta.uid]);
-        (!same).then_some(message)
+        let before = self.unreadable.insert(meta.uid, object.clone());
+        (before != Some(object)).then_some(message)
     }
 }

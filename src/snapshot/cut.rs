@@ -457,9 +457,8 @@ impl CutInput<'_> {
                 let (before, count) = (ledger.count(cell), self.census.get(cell));
                 // The same in all cells of a workload: the last one that is recorded decides.
                 let moves = &moves[&cell.workload];
-                let rolling = moves.rolling || moves.unfinished;
                 let rolled = unsettled.dirty().get(cell).is_some_and(|it| it.rolled);
-                change.rollout &= rolling || rolled || moves.completes;
+                change.rollout &= moves.unfinished || rolled || moves.completes;
                 change.now += i64::from(count) - i64::from(before);
                 if change.workloads.len() < MAX_WORKLOADS {
                     change.workloads.push(WorkloadChange {
@@ -468,7 +467,7 @@ impl CutInput<'_> {
                         name: cell.workload.name.to_string(),
                         was: i64::from(before),
                         now: i64::from(count),
-                        rolling,
+                        rolling: moves.unfinished,
                     });
                 } else {
                     change.more_workloads += 1;
@@ -477,7 +476,7 @@ impl CutInput<'_> {
                 recorded.push(CellCount {
                     cell,
                     count,
-                    rolling,
+                    rolling: moves.unfinished,
                     replacing: moves.begins_replacement,
                 });
             }
@@ -514,7 +513,7 @@ impl CutInput<'_> {
                 .collect()
         };
         let mut moves = WorkloadMoves {
-            rolling: self.is_rolling(workload),
+            unfinished: self.is_rolling(workload),
             rolled: unsettled.rolled(workload),
             completes: ledger.rollouts.get(workload).is_some_and(is_open)
                 || replaces(&counts(ledger.cells()), &counts(self.census.cells())),
@@ -631,8 +630,6 @@ fn carried(before: &Compliance) -> Compliance {
 /// How a workload moves.
 #[derive(Clone, Copy, Debug, Default)]
 struct WorkloadMoves {
-    /// It is rolling.
-    rolling: bool,
     /// It was rolling since something of it differs from what is recorded.
     rolled: bool,
     /// It replaces one digest by another, or a rollout of it was recorded before it was over.
@@ -646,7 +643,7 @@ struct WorkloadMoves {
     shrinks_later: bool,
     /// It starts a further digest beside all that is recorded of it.
     begins_replacement: bool,
-    /// Its later changes belong to what is recorded now.
+    /// It is rolling, or its later changes belong to what is recorded now all the same.
     unfinished: bool,
 }
 

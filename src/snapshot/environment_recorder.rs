@@ -46,7 +46,7 @@ use crate::{
 const BETWEEN_PLANS: u32 = 20;
 /// At most how long that is: no longer than the shortest time between two snapshots.
 const LONGEST_BETWEEN_PLANS: Duration = Duration::from_millis(100);
-/// Less can't be waited for exactly.
+/// Less can't be waited for exactly: plans that take less than a twentieth of it follow each other as news come.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
 /// How long a head that was read counts as the head. Without a limit a writer that stood still could fill a name that was
 /// pruned meanwhile.

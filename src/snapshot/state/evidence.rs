@@ -210,8 +210,7 @@ impl ClusterState {
                 continue;
             };
             let resolver = env.resolver(&self.evidence);
-            let by_the_log = images.iter().any(|it| env.recorded.knows(it));
-            let tied = images.iter().filter(|_| by_the_log);
+            let tied = images.iter().filter(|it| env.recorded.knows(it));
             let tied = tied.map(|digest| resolver.canonical(*digest));
             let runs = |digest: &Fingerprint| ledger.total(digest) > 0 || env.census.runs(digest);
             let shown = images.iter().flat_map(|it| env.census.shown_as(*it));
