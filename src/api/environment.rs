@@ -157,7 +157,8 @@ pub struct EnvironmentStatus {
     /// The number of instances, as in the newest snapshot. One pod that runs an image is one instance of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instances: Option<i64>,
-    /// The number of running containers whose image could not be identified by a digest. They are not in `artifacts`.
+    /// The number of running containers whose image could not be identified by a digest, and of pods that could never be read.
+    /// They are not in `artifacts`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unidentified: Option<i64>,
     /// The compliance of the environment: `Compliant`, `Non-Compliant` or `Unknown`.

@@ -170,7 +170,8 @@ pub struct Totals {
     pub artifacts: i64,
     /// The number of instances. One pod that runs an artifact is one instance of it.
     pub instances: i64,
-    /// The number of running containers whose image could not be identified by a digest. They belong to no artifact.
+    /// The number of running containers whose image could not be identified by a digest, and of pods that could never be read.
+    /// They belong to no artifact.
     pub unidentified: i64,
 }
 

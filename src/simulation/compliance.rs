@@ -356,6 +356,36 @@ fn a_pod_that_could_never_be_read_does_not_pass_for_compliant() {
 }
 
 #[test]
+fn what_could_not_be_identified_before_there_were_rules_is_judged_with_their_first_entry() {
+    for garbled in [true, false] {
+        let mut cluster = vetted("");
+        cluster.environment("prod", "{}");
+        cluster.pass(100);
+        cluster.stop_watch(WatchKind::Pods);
+        let pod = cluster.running("odd", "r", &["odd"]);
+        cluster.change(&pod, |pod| pod.garbled = garbled);
+        cluster.container(&pod, |c| {
+            (c.image_id, c.id) = (String::new(), "containerd://new".to_owned());
+        });
+        cluster.resume_watch(WatchKind::Pods);
+        cluster.list(WatchKind::Pods);
+        cluster.pass(600);
+        cluster.environment("prod", &ruled(", grace: 0s"));
+        cluster.pass(600);
+        let log = cluster.log("prod");
+        let ruled = log.iter().rev().map(|it| it.spec.compliance.state);
+        let since: Vec<_> = ruled
+            .take_while(|it| *it != ComplianceState::Unknown)
+            .collect();
+        assert!(!since.is_empty());
+        assert!(
+            since.iter().all(|it| *it == ComplianceState::NonCompliant),
+            "{garbled}: {since:?}"
+        );
+    }
+}
+
+#[test]
 fn containers_without_a_digest_that_are_gone_in_time_turn_nothing() {
     let mut cluster = vetted("");
     let pod = cluster.running("odd", "r", &["odd"]);
@@ -1090,7 +1120,7 @@ fn containers_that_cannot_be_identified_are_waited_for_and_then_make_it_red() {
     let told = cluster.new_events();
     assert_eq!(
         told.last().unwrap(),
-        "red: 1 container whose image can't be identified"
+        "red: 1 container or pod that can't be identified"
     );
     cluster.remove(&pod);
     cluster.pass(1_000);

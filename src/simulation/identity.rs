@@ -1280,6 +1280,7 @@ fn of_containers_that_have_never_run_nothing_is_kept() {
     cluster.pass(60);
     let kept = cluster.state.fleet().kept_containers() - kept;
     let unidentified = cluster.state.summary("prod").unwrap().unidentified;
+    let unidentified = usize::try_from(unidentified).unwrap();
     assert!(
         (50..250).contains(&kept) && unidentified >= 1_000 - kept,
         "{kept}"

@@ -12,7 +12,7 @@ use crate::{
     },
     snapshot::{
         log,
-        reasons::{EnvironmentReason, first_few},
+        reasons::{EnvironmentReason, first_few, unidentified_in_words},
         state::{EnvironmentProblem, EnvironmentSummary, Frozen},
     },
 };
@@ -51,7 +51,7 @@ pub(crate) fn new_status(
         });
         status.artifacts = Some(summary.totals.artifacts);
         status.instances = Some(summary.totals.instances);
-        status.unidentified = Some(i64::try_from(summary.unidentified).unwrap_or(i64::MAX));
+        status.unidentified = Some(summary.unidentified);
         status.compliance = Some(summary.compliance.state.as_str().to_owned());
         status.pending_until = summary.compliance.pending_until;
         status.reasons = findings(summary);
@@ -96,7 +96,8 @@ fn ready(summary: &EnvironmentSummary, frozen: Option<&Frozen>) -> Statement {
     let message = match summary.unidentified {
         0 => "What runs is known and recorded.".to_owned(),
         count => format!(
-            "What runs is known and recorded, but for {count} containers whose image has no digest yet."
+            "What runs is known and recorded, but for {}.",
+            unidentified_in_words(count)
         ),
     };
     statement(

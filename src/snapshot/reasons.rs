@@ -59,11 +59,16 @@ pub fn reasons(
         .collect();
     lines.extend(uncounted);
     lines.sort_unstable();
-    lines.extend(unidentified.map(|count| match count {
-        1 => "1 container whose image can't be identified".to_owned(),
-        count => format!("{count} containers whose image can't be identified"),
-    }));
+    lines.extend(unidentified.map(unidentified_in_words));
     capped(lines)
+}
+
+/// What could not be identified, in words.
+pub fn unidentified_in_words(count: i64) -> String {
+    match count {
+        1 => "1 container or pod that can't be identified".to_owned(),
+        count => format!("{count} containers or pods that can't be identified"),
+    }
 }
 
 /// Why an environment complies again: artifacts that violated the rules in `before` and no longer do.

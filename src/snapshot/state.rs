@@ -170,7 +170,7 @@ pub struct EnvironmentSummary {
     pub head: Option<(i64, Timestamp)>,
     pub(crate) totals: Totals,
     /// Containers that run now and can't be identified.
-    pub unidentified: usize,
+    pub unidentified: i64,
     /// Whether it complies, according to the log.
     pub compliance: Compliance,
     /// Artifacts that violate the rules or lack evidence now: at most 20, and how many more.
@@ -467,6 +467,14 @@ impl ClusterState {
         let unreadable = self.stream(WatchKind::Pods).unreadable.iter();
         let unread = unreadable.filter(|(uid, pod)| !self.fleet.has_pod(&pod.namespace, **uid));
         unread.map(|(_, pod)| pod.namespace.as_str())
+    }
+
+    /// How many pods of a scope could never be read.
+    fn unread_pods_in(&self, scope: &Scope) -> usize {
+        let admits = |namespace: &&str| {
+            scope.admits_namespace(namespace, self.fleet.namespace_labels(namespace))
+        };
+        self.unread_pods().filter(admits).count()
     }
 
     /// A bookmark: nothing happened up to this version.

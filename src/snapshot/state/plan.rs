@@ -84,16 +84,8 @@ impl ClusterState {
         let Some(env) = self.environments.get(name) else {
             return Plan::Wait(None);
         };
-        let unread_in = |scope: &Scope| {
-            let in_scope = |namespace: &&str| {
-                scope.admits_namespace(namespace, self.fleet.namespace_labels(namespace))
-            };
-            self.unread_pods().filter(in_scope).count()
-        };
-        let (unread, wanted_unread) = match env.rules {
-            Some(_) => (unread_in(&env.scope), unread_in(&env.wanted)),
-            None => (0, 0),
-        };
+        let unread = self.unread_pods_in(&env.scope);
+        let wanted_unread = self.unread_pods_in(&env.wanted);
         let frozen = self.unknown_cluster(env, now);
         if let Some(frozen) = frozen.or_else(|| self.unknown_log(name, now)) {
             return Plan::Frozen(frozen);
@@ -116,7 +108,8 @@ impl ClusterState {
             trust: &env.trust,
             recorded: &env.recorded,
         };
-        let unidentified = count(&env.census, unread, env.rules.is_some());
+        let counted = unidentified(&env.census, unread, env.rules.is_some());
+        let judged_unidentified = unidentified(&env.census, unread, true);
         let planner = Planner {
             wanted_unread,
             input: CutInput {
@@ -129,9 +122,9 @@ impl ClusterState {
                     rules: env.rules.as_ref(),
                     resolver,
                     census: &env.census,
-                    unidentified,
+                    unidentified: counted,
                 },
-                unidentified,
+                unidentified: counted,
                 settle: &env.settle,
                 read_at: &read_at,
                 causes: if env.restored {
@@ -149,6 +142,7 @@ impl ClusterState {
             unrecorded: &mut env.unrecorded,
             open_since: &mut env.open_since,
             unidentified_since: &mut env.unidentified_since,
+            judged_unidentified,
             assessment: &mut env.assessment,
         };
         match &mut env.log {
@@ -287,7 +281,11 @@ struct Planner<'a> {
     unsettled: &'a Unsettled,
     unrecorded: &'a mut Unrecorded,
     open_since: &'a mut BTreeMap<Arc<Workload>, (Timestamp, Moment)>,
+    /// Since when there is something that rules judge as unidentified, though the log has none; or none any more. Also known
+    /// without rules, which may be added.
     unidentified_since: &'a mut Option<Moment>,
+    /// How much that is, with rules or not.
+    judged_unidentified: i64,
     assessment: &'a mut AssessmentState,
 }
 
@@ -465,14 +463,13 @@ impl Planner<'_> {
     /// temporary: a container that has just started is often identified a moment later.
     fn wait_for_identities(&mut self, ledger: &Ledger) -> Option<Moment> {
         let input = &mut self.input;
-        let differs = (input.unidentified > 0) != (ledger.unidentified > 0);
-        if input.assessor.rules.is_none() || !differs {
+        if (self.judged_unidentified > 0) == (ledger.unidentified > 0) {
             *self.unidentified_since = None;
             return None;
         }
         let since = *self.unidentified_since.get_or_insert(input.now);
         let until = since + input.settle.max;
-        if input.now >= until {
+        if input.assessor.rules.is_none() || input.now >= until {
             return None;
         }
         input.unidentified = ledger.unidentified;
@@ -508,7 +505,8 @@ impl Planner<'_> {
             &input.assessor.resolver,
             input.census.hanging().clone(),
         );
-        let unidentified = count(census, self.wanted_unread, input.assessor.rules.is_some());
+        let ruled = input.assessor.rules.is_some();
+        let unidentified = unidentified(census, self.wanted_unread, ruled);
         let scoped = CutInput {
             census,
             assessor: Assessor {
@@ -538,15 +536,15 @@ impl Planner<'_> {
     }
 }
 
-/// The containers that can't be identified; with rules also those that are not counted, and the pods that could never be read:
-/// nobody knows what runs in them.
-fn count(census: &Census, unread: usize, ruled: bool) -> i64 {
-    let counted = if ruled {
-        census.unidentified_in_all() + unread
+/// The containers that can't be identified, with rules also those that are not counted, and the pods that could never be
+/// read: nobody knows what runs in them.
+pub(super) fn unidentified(census: &Census, unread: usize, ruled: bool) -> i64 {
+    let containers = if ruled {
+        census.unidentified_in_all()
     } else {
         census.unidentified()
     };
-    i64::try_from(counted).unwrap_or(i64::MAX)
+    i64::try_from(containers + unread).unwrap_or(i64::MAX)
 }
 
 /// Joins the names of kinds.

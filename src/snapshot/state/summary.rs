@@ -8,6 +8,7 @@ use crate::{
     compliance::artifact_identity::IdentityResolver,
     snapshot::state::{
         ClusterState, EnvironmentState, EnvironmentSummary, KnownLog, RunningArtifact,
+        plan::unidentified,
     },
 };
 
@@ -23,13 +24,15 @@ impl ClusterState {
             ),
             _ => (None, Totals::default(), Compliance::default()),
         };
+        let unread = self.unread_pods_in(&env.scope);
+        let ruled = env.rules.is_some();
         Some(EnvironmentSummary {
             head,
             totals,
-            unidentified: env.census.unidentified(),
+            unidentified: unidentified(&env.census, unread, ruled),
             compliance,
             problems: env.problems(),
-            ruled: env.rules.is_some(),
+            ruled,
         })
     }
 

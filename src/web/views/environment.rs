@@ -31,7 +31,7 @@ pub(crate) struct EnvironmentView {
     pub(crate) state_since: Option<Seconds>,
     #[serde(rename = "type")]
     pub(crate) type_: &'static str,
-    pub(crate) unidentified: Option<usize>,
+    pub(crate) unidentified: Option<i64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
