@@ -84,6 +84,7 @@ struct Shared {
     installation: Arc<Installation>,
     progress: Arc<DeliveryProgress>,
     events: EventPublisher,
+    leadership: Leadership,
     watch_timings: WatchTimings,
     /// Cancelled when the program stops.
     stop: CancellationToken,
@@ -158,7 +159,8 @@ impl Shared {
                 external_url: config.read_api.external_url.clone(),
             }),
             progress: Arc::default(),
-            events: EventPublisher::new(client.clone(), config.pod_name.clone()),
+            events: EventPublisher::new(client.clone(), config.pod_name.clone(), leadership.clone()),
+            leadership,
             watch_timings: WatchTimings {
                 relist: config.tuning.relist_interval.0,
                 idle: config.tuning.watch_idle.0,
@@ -225,6 +227,7 @@ fn start_recorder(shared: &Shared, cursors: channel::Receiver<bool>, tasks: &mut
         write_budget: Arc::default(),
         events: shared.events.clone(),
         watch_timings: shared.watch_timings,
+        leadership: shared.leadership.clone(),
         stop: shared.stop.clone(),
     };
     tasks.spawn(recorder::run(context));
@@ -241,7 +244,8 @@ fn start_evidence(shared: &Shared, tasks: &mut Tasks) {
         shared: shared.state.clone(),
         statuses,
     };
-    tasks.spawn(writer.run());
+    let leadership = shared.leadership.clone();
+    tasks.spawn(async move { leadership.during_each_term(|| writer.clone().run()).await });
 }
 
 fn start_evidence_watch<K: EvidenceResource>(
@@ -285,7 +289,8 @@ fn start_pruning(shared: &Shared, tuning: &Tuning, tasks: &mut Tasks) {
         metrics: shared.metrics.clone(),
         interval: tuning.prune_interval.0,
     };
-    tasks.spawn(pruner.run());
+    let leadership = shared.leadership.clone();
+    tasks.spawn(async move { leadership.during_each_term(|| pruner.clone().run()).await });
 }
 
 async fn serve_read_api(
@@ -341,6 +346,7 @@ fn start_delivery(
             service_account: (config.service_account.clone(), shared.namespace.clone()),
         },
         progress: shared.progress.clone(),
+        leadership: shared.leadership.clone(),
         stop: shared.stop.clone(),
         requests: RequestSlots::default(),
     };

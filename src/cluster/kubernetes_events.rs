@@ -16,7 +16,7 @@ use kube::{
 use tokio::{sync::Semaphore, time::timeout};
 use tracing::warn;
 
-use crate::api::condition::reasons as closed_list;
+use crate::{api::condition::reasons as closed_list, leader::Leadership};
 
 /// How long to wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -41,20 +41,22 @@ pub enum Repeated {
     Told,
 }
 
-/// Records Kubernetes Events, without anybody waiting for it. One that finds too many waiting is only logged.
+/// Records Kubernetes Events while this process leads, without anybody waiting for it. One that finds too many waiting is only
+/// logged.
 #[derive(Clone)]
 pub struct EventPublisher {
     client: Client,
     reporter: Reporter,
     /// Knows the Events of the last minutes.
     recorder: Recorder,
+    leadership: Leadership,
     under_way: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
 }
 
 impl EventPublisher {
     /// Records Events that come from this instance of the operator.
-    pub fn new(client: Client, instance: Option<String>) -> Self {
+    pub fn new(client: Client, instance: Option<String>, leadership: Leadership) -> Self {
         let reporter = Reporter {
             controller: "shipbell".to_owned(),
             instance,
@@ -63,6 +65,7 @@ impl EventPublisher {
             recorder: Recorder::new(client.clone(), reporter.clone()),
             client,
             reporter,
+            leadership,
             under_way: Arc::new(Semaphore::new(UNDER_WAY)),
             waiting: Arc::new(Semaphore::new(WAITING)),
         }
@@ -93,6 +96,9 @@ impl EventPublisher {
         mut note: String,
         repeated: Repeated,
     ) {
+        if !self.leadership.leads() {
+            return; // the leader sees the same
+        }
         let (namespace, name) = (about.namespace.clone(), about.name.clone());
         let Ok(place) = self.waiting.clone().try_acquire_owned() else {
             warn!(

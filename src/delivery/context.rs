@@ -18,6 +18,7 @@ use crate::{
     delivery::{request_slots::RequestSlots, secret::RbacHints},
     http::sender::HttpSender,
     message::installation::Installation,
+    leader::Leadership,
     metrics::Metrics,
     snapshot::{
         delivery_progress::DeliveryProgress, environments::Environments, log::SnapshotLog,
@@ -42,6 +43,8 @@ pub(crate) struct Context {
     pub rbac_hints: RbacHints,
     /// How far every setting has got, for pruning.
     pub progress: Arc<DeliveryProgress>,
+    /// Whether this process may send and write.
+    pub leadership: Leadership,
     /// Ends sending: what is on its way is finished first.
     pub stop: CancellationToken,
     pub requests: RequestSlots,
