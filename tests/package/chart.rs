@@ -232,7 +232,8 @@ fn values_that_make_no_sense_are_refused_by_name() {
             "/service/ipFamilyPolicy",
         ),
         ("--set=fullnameOverride=1bell", "/fullnameOverride"),
-        ("--set=replicas=2", "'replicas' not allowed"),
+        ("--set=replicas=-1", "/replicas"),
+        ("--set-string=replicas=2", "/replicas"),
         (
             "--set-string=approvals.tieReviewerToUser=yes",
             "/approvals/tieReviewerToUser",
@@ -500,8 +501,12 @@ fn what_is_asked_for_is_in_the_deployment() {
         assert_eq!(variable(&objects, name), value, "{name}");
     }
     let deployment = find(&objects, "Deployment", "shipbell");
-    assert_eq!(deployment["spec"]["replicas"], 1);
-    assert_eq!(deployment["spec"]["strategy"], json!({"type": "Recreate"}));
+    assert_eq!(deployment["spec"]["replicas"], 2);
+    let rolling = json!({"maxSurge": 1, "maxUnavailable": 0});
+    assert_eq!(
+        deployment["spec"]["strategy"],
+        json!({"type": "RollingUpdate", "rollingUpdate": rolling})
+    );
     let template = &deployment["spec"]["template"];
     assert_eq!(template["metadata"]["labels"]["team"], "platform");
     assert_eq!(template["metadata"]["annotations"]["note"], "x");
