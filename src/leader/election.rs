@@ -1,0 +1,377 @@
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "talks to the API server"
+)]
+
+//! Takes part in the election: reads the Lease again and again, writes it while this instance leads, and tells who does.
+//!
+//! The Lease is asked for by name, once a second: a watch would hear of a release a second earlier at most, and would need
+//! the same requests beside it to notice that it is deaf.
+
+use std::{fmt, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::{ApiResource, DynamicObject, PostParams},
+};
+use serde_json::json;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::{
+    backoff,
+    leader::lease::{Candidate, LeaseSpec, Step},
+    time::Moment,
+};
+
+/// How many seconds to wait for an answer: two tries must fit in before a leader has to stop.
+const ANSWER: u32 = 3;
+/// How many seconds a leader waits before it renews.
+const RENEW: u32 = 2;
+/// How many seconds others wait before they look again, and a leader after a try that failed.
+const RETRY: u32 = 1;
+/// How many seconds news of the Lease count.
+const NEWS: u32 = 10;
+/// How many seconds the release may take when the program stops.
+const RELEASE: u32 = 2;
+/// At most so many bytes of another's name, or of an error, are told.
+const TOLD: usize = 300;
+
+/// Who leads, as far as this instance knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It does not lead, and does not know who does.
+    Unknown {
+        /// Why it does not know.
+        why: String,
+    },
+    /// It waits.
+    Follower {
+        /// Who leads. None: nobody yet.
+        leader: Option<String>,
+    },
+    /// It leads.
+    Leader {
+        /// Until then, if it does not renew.
+        until: Instant,
+    },
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown { .. } => {
+                f.write_str("this instance does not lead, nor does it know who does")
+            }
+            Self::Follower { leader: None } => f.write_str("nobody leads yet"),
+            Self::Follower { .. } => f.write_str("another instance leads"),
+            Self::Leader { .. } => f.write_str("this instance leads"),
+        }
+    }
+}
+
+/// Who leads, since when, and how often that changed.
+#[derive(Clone, Debug)]
+pub struct ElectionState {
+    /// Who leads.
+    pub role: Role,
+    /// Since when that is so.
+    pub since: Instant,
+    /// Counts what this instance saw, not what the Lease counts. To lead again after a pause is a change.
+    pub changes: u64,
+}
+
+/// Tells who leads.
+#[derive(Clone, Debug)]
+pub struct ElectionWatch(watch::Receiver<ElectionState>);
+
+impl ElectionWatch {
+    /// What is known now. A leader whose time is over does not lead, even if that was not told yet.
+    pub fn state(&self) -> ElectionState {
+        self.0.borrow().clone()
+    }
+
+    /// Waits until this instance leads; for ever if the election ends.
+    pub async fn started(&mut self) -> Leadership {
+        loop {
+            let change = self.0.borrow_and_update().changes;
+            let leadership = Leadership {
+                states: self.0.clone(),
+                change,
+            };
+            if leadership.holds() {
+                return leadership;
+            }
+            if self.0.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+/// One time of leading, from its begin to its end. It ends by itself when the Lease was not renewed in time, whatever hangs.
+#[derive(Clone, Debug)]
+pub struct Leadership {
+    states: watch::Receiver<ElectionState>,
+    change: u64,
+}
+
+impl Leadership {
+    /// Whether it lasts. To be asked before everything that only a leader does.
+    pub fn holds(&self) -> bool {
+        self.until().is_some()
+    }
+
+    /// Waits until it has ended, to stop what is under way.
+    pub async fn ended(&self) {
+        let mut states = self.states.clone();
+        while let Some(until) = self.until() {
+            tokio::select! {
+                () = sleep_until(until) => {}
+                changed = states.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    fn until(&self) -> Option<Instant> {
+        let state = self.states.borrow();
+        match state.role {
+            Role::Leader { until } if state.changes == self.change => {
+                Some(until).filter(|until| Instant::now() < *until)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The name of an instance: that of its pod, and what tells it from one that ran in that pod before.
+pub fn instance_name(pod: &str) -> String {
+    format!("{pod}_{:016x}", backoff::random())
+}
+
+/// This instance's part in the election.
+pub struct Election {
+    leases: Api<DynamicObject>,
+    /// Of the Lease: its namespace and its name.
+    namespace: String,
+    name: String,
+    pub(super) candidate: Candidate,
+    start: Instant,
+    /// Until when what was heard of the Lease counts.
+    news_until: Instant,
+    states: watch::Sender<ElectionState>,
+}
+
+impl Election {
+    /// An instance with this name (`instance_name`), and the Lease. The client need not repeat requests by itself.
+    pub fn new(
+        client: Client,
+        namespace: &str,
+        name: &str,
+        instance: String,
+    ) -> (Self, ElectionWatch) {
+        let start = Instant::now();
+        let (states, watch) = watch::channel(ElectionState {
+            role: Role::Unknown {
+                why: "the Lease was not read yet".to_owned(),
+            },
+            since: start,
+            changes: 0,
+        });
+        let election = Self {
+            leases: Api::namespaced_with(client, namespace, &ApiResource::erase::<Lease>(&())),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            candidate: Candidate::new(instance),
+            start,
+            news_until: start,
+            states,
+        };
+        (election, ElectionWatch(watch))
+    }
+
+    /// Takes part until it is stopped; then stops to lead, and releases the Lease. To be stopped when the leader's work has
+    /// ended: another instance begins with it at once.
+    pub async fn run(mut self, stop: CancellationToken) {
+        loop {
+            let turn = async {
+                let pause = self.turn().await;
+                sleep(pause).await;
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                () = turn => {}
+            }
+        }
+        let may_hold = self.candidate.stop(self.now());
+        let why = "this instance stops".to_owned();
+        self.tell(Role::Unknown { why: why.clone() }, &why);
+        let release = timeout(self.seconds(RELEASE), async {
+            while let Err(error) = self.release().await {
+                debug!(error, "can't release the Lease yet");
+                sleep(self.seconds(RETRY) / 10).await;
+            }
+        });
+        if may_hold && release.await.is_err() {
+            warn!("can't release the Lease: another instance leads when it has expired");
+        }
+    }
+
+    /// Reads the Lease, and writes it if this instance may hold it. Says how long to wait then.
+    async fn turn(&mut self) -> Duration {
+        let result = self.ask().await;
+        let now = Instant::now();
+        let pause = match result {
+            Ok((role, why)) => {
+                self.news_until = now + self.seconds(NEWS);
+                let leads = matches!(role, Role::Leader { .. });
+                self.tell(role, &why);
+                if leads { RENEW } else { RETRY }
+            }
+            Err(why) => {
+                debug!(why, "can't read or write the Lease");
+                let leads = self.candidate.leads_until(self.now()).is_some();
+                if !leads && self.news_until <= now {
+                    self.tell(Role::Unknown { why: why.clone() }, &why);
+                }
+                RETRY
+            }
+        };
+        self.seconds(pause)
+    }
+
+    /// Reads the Lease, and writes it if this instance may hold it. Says who leads, and why.
+    async fn ask(&mut self) -> Result<(Role, String), String> {
+        let found = self.answer("get", self.leases.get_opt(&self.name)).await?;
+        let found = found.unwrap_or_else(|| self.lease());
+        let spec = LeaseSpec::read(&found.data["spec"]);
+        let version = found.resource_version();
+        let step = self.candidate.next(version.as_deref(), &spec, self.now());
+        let holder = Some(told(spec.holder())).filter(|holder| !holder.is_empty());
+        if step == Step::Follow {
+            let leader = holder.filter(|_| spec.holder() != self.candidate.name);
+            return Ok((Role::Follower { leader }, "the Lease says so".to_owned()));
+        }
+        let record = self.candidate.record(step, &spec, Timestamp::now());
+        self.candidate.asks(self.now());
+        let written = self.write(found, &record).await?;
+        self.candidate
+            .wrote(written.resource_version(), &record, self.now());
+        let until = self.candidate.leads_until(self.now());
+        let until = until.ok_or("the answer came too late")?;
+        let why = match (step, holder) {
+            (Step::Renew, _) => "the Lease is its own".to_owned(),
+            (_, Some(holder)) => format!("{holder} did not renew the Lease in time"),
+            (_, None) if spec.is_released() => "the Lease was released".to_owned(),
+            (_, None) => "nobody held the Lease".to_owned(),
+        };
+        let until = self.start + until.since_start();
+        Ok((Role::Leader { until }, why))
+    }
+
+    /// Releases the Lease if this instance holds it.
+    async fn release(&self) -> Result<(), String> {
+        let Some(found) = self.answer("get", self.leases.get_opt(&self.name)).await? else {
+            return Ok(());
+        };
+        let spec = LeaseSpec::read(&found.data["spec"]);
+        match self.candidate.released(&spec, Timestamp::now()) {
+            Some(record) => self.write(found, &record).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes the Lease, unless it changed since it was found.
+    async fn write(
+        &self,
+        mut lease: DynamicObject,
+        record: &LeaseSpec,
+    ) -> Result<DynamicObject, String> {
+        lease.data = json!({"spec": record});
+        let params = PostParams::default();
+        if lease.metadata.resource_version.is_some() {
+            let write = self.leases.replace(&self.name, &params, &lease);
+            self.answer("update", write).await
+        } else {
+            let write = self.leases.create(&params, &lease);
+            self.answer("create", write).await
+        }
+    }
+
+    /// The Lease before there is one.
+    fn lease(&self) -> DynamicObject {
+        DynamicObject::new(&self.name, &ApiResource::erase::<Lease>(&())).within(&self.namespace)
+    }
+
+    /// The answer to a request, or what is wrong.
+    async fn answer<T>(
+        &self,
+        verb: &str,
+        request: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, String> {
+        let seconds = self.seconds(ANSWER);
+        match timeout(seconds, request).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(kube::Error::Api(status))) if status.code == 403 => Err(format!(
+                "the operator may not {verb} the Lease {}/{}: its Role there must allow get, create and update of leases.coordination.k8s.io, and be bound to its service account; install the chart again to repair it",
+                self.namespace, self.name
+            )),
+            Ok(Err(kube::Error::Api(status))) if status.code == 409 => {
+                Err("somebody else wrote the Lease first".to_owned())
+            }
+            Ok(Err(error)) => Err(format!(
+                "can't {verb} the Lease: {}",
+                told(&error.to_string())
+            )),
+            Err(_) => Err(format!(
+                "no answer within {} s to {verb} the Lease",
+                seconds.as_secs()
+            )),
+        }
+    }
+
+    /// Tells who leads now, and logs that if it is new.
+    fn tell(&self, role: Role, why: &str) {
+        let now = Instant::now();
+        self.states.send_modify(|state| {
+            let is_same = match (&state.role, &role) {
+                // One whose time was over begins anew.
+                (Role::Leader { until }, Role::Leader { .. }) => now < *until,
+                (Role::Unknown { .. }, Role::Unknown { .. }) => state.changes > 0,
+                (old, new) => old == new,
+            };
+            state.role = role;
+            if !is_same {
+                state.since = now;
+                state.changes += 1;
+                let leader = match &state.role {
+                    Role::Unknown { .. } => None,
+                    Role::Follower { leader } => leader.as_deref(),
+                    Role::Leader { .. } => Some(&*self.candidate.name),
+                };
+                info!(lease = self.name, leader, why, "{}", state.role);
+            }
+        });
+    }
+
+    fn seconds(&self, seconds: u32) -> Duration {
+        self.candidate.second * seconds
+    }
+
+    fn now(&self) -> Moment {
+        Moment::after_start(self.start.elapsed())
+    }
+}
+
+/// What may be told of a text from outside.
+fn told(text: &str) -> String {
+    text[..text.floor_char_boundary(TOLD)].to_owned()
+}
