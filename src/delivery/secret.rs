@@ -164,6 +164,8 @@ fn is_name(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -184,6 +186,17 @@ mod tests {
             "a?b",
         ] {
             assert!(!is_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_key_of_a_secret_is_url_unless_another_is_named() {
+        for (reference, key) in [
+            (json!({"name": "hook"}), "url"),
+            (json!({"name": "hook", "key": "chat"}), "chat"),
+        ] {
+            let reference: SecretKeyRef = serde_json::from_value(reference).unwrap();
+            assert_eq!(reference.key(), key);
         }
     }
 }

@@ -196,11 +196,11 @@ fn enlarge(
 }
 
 /// Connections that send a head without an end.
-struct Attackers(JoinSet<()>);
+pub struct Attackers(JoinSet<()>);
 
 impl Attackers {
     /// How many were disconnected in time.
-    async fn closed(mut self) -> usize {
+    pub async fn closed(mut self) -> usize {
         let mut closed = 0;
         let all = async {
             while self.0.join_next().await.is_some() {
@@ -217,7 +217,7 @@ const fn attackers_count() -> usize {
 }
 
 /// Opens connections from several addresses. Two of three send 400 KB of a head, the others one byte after the other.
-async fn heads_without_end(to: SocketAddr) -> Result<Attackers> {
+pub async fn heads_without_end(to: SocketAddr) -> Result<Attackers> {
     let mut tasks = JoinSet::new();
     for number in 0..attackers_count() {
         let address = Ipv4Addr::new(127, 0, 0, 2 + u8::try_from(number % 10)?);

@@ -1,6 +1,6 @@
 //! A cluster that is as large as Shipbell promises to hold, with no more memory than the chart gives.
 
-use crate::attack::LIMIT;
+use crate::attack::{Honest, LIMIT, answers_that_nobody_reads, heads_without_end};
 use anyhow::{Context as _, Result, ensure};
 use kit::{
     Operator, OperatorOptions, eventually,
@@ -12,9 +12,12 @@ use kit::{
 };
 use serde_json::Value;
 use std::time::Duration;
+use tokio::time::timeout;
 
 /// A debug build beside other work takes about a minute.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// How long clients ask for answers that they do not read.
+const ATTACK: Duration = Duration::from_secs(20);
 /// How many pods there are, each of which has at least one container.
 const PODS: usize = 150_000;
 
@@ -27,6 +30,7 @@ fn a_cluster_of_150_000_pods_of_which_some_are_huge_fits_into_the_chart_s_memory
         let contents = Contents {
             pods: PODS,
             large: 200,
+            settings: 300,
             environments: 1,
         };
         let stub = Stub::start(contents, directory)?;
@@ -79,6 +83,25 @@ fn a_cluster_of_150_000_pods_of_which_some_are_huge_fits_into_the_chart_s_memory
                 );
             }
         }
+        // Then it is attacked by readers who take nothing of large answers, and by heads that never end.
+        let everything = "/api/v2/snapshots/acme/bench-0/-1";
+        let honest = Honest {
+            api,
+            health: operator.address(),
+            path: "/api/v2/environments/acme/bench-0/events?per_page=1",
+            token: "",
+        };
+        let unread = async {
+            let unread = answers_that_nobody_reads(api, everything, "");
+            timeout(ATTACK, unread).await.unwrap_or(Ok(()))
+        };
+        honest.reads_during("unread answers", unread).await?;
+        let heads = async {
+            let attackers = heads_without_end(api).await?;
+            Ok(attackers.closed().await)
+        };
+        let (closed, _) = honest.reads_during("heads without end", heads).await?;
+        ensure!(closed > 0, "no attacker was disconnected");
         // The pages of a debug build's program come on top of the limit, which is for data.
         println!("peak: {} MiB", operator.peak_memory()? >> 20);
         operator.still_runs()

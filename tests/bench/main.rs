@@ -152,6 +152,8 @@ fn run(plan: &Plan, directory: &Path) -> Result<String> {
         ] {
             table.row(what, micros(one), all.clone(), ratio(one), limit);
         }
+        let peak = mebibytes(namespaces.peak);
+        table.row("most RSS ever in these two", peak, String::new(), None, "");
         table.note("Namespaces: 200 environments that choose them by label, 1,000 namespaces, 150,000 pods; there, “stock” is Shipbell itself counting all environments.".to_owned());
     }
     let binary = std::fs::metadata(subject::binary()?)?.len();

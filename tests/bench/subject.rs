@@ -112,13 +112,7 @@ impl Subject {
 
     /// Resident memory now and at most, in bytes.
     pub fn memory(&self) -> Result<(u64, u64)> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.operator.id()))?;
-        let field = |name: &str| -> Result<u64> {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            let number = line.and_then(|line| line.split_whitespace().nth(1));
-            Ok(number.context("no such field")?.parse::<u64>()? << 10)
-        };
-        Ok((field("VmRSS")?, field("VmHWM")?))
+        memory(&self.operator.id().to_string())
     }
 
     /// The end of its log.
@@ -128,4 +122,15 @@ impl Subject {
             .skip(log.chars().count().saturating_sub(4_000))
             .collect()
     }
+}
+
+/// Resident memory of a process now and at most, in bytes.
+pub fn memory(process: &str) -> Result<(u64, u64)> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let field = |name: &str| -> Result<u64> {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let number = line.and_then(|line| line.split_whitespace().nth(1));
+        Ok(number.context("no such field")?.parse::<u64>()? << 10)
+    };
+    Ok((field("VmRSS")?, field("VmHWM")?))
 }

@@ -32,16 +32,20 @@ const WINDOW: usize = 50;
 pub const LIFE: usize = 9;
 const BOOKMARK: Duration = Duration::from_secs(30);
 
-/// Much text in a pod: as much as etcd stores with everything else in it.
+/// Much text in a pod or in the template of a Deployment: as much as etcd stores with everything else in it.
 const LARGE: usize = 700_000;
+/// The most text that the API server takes as annotations.
+const ANNOTATIONS: usize = 256 << 10;
 
 /// What the cluster holds.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Contents {
     /// How many pods, in namespaces of ten workloads of ten each.
     pub pods: usize,
-    /// How many of the pods have 700 KB in their spec.
+    /// How many of the pods have 700 KB in their spec, and how many of the Deployments have them in their template.
     pub large: usize,
+    /// How many NotificationSettings, each with 256 KiB of annotations and a destination that is not open.
+    pub settings: usize,
     /// The Environments. Up to a hundred name their namespaces, more choose them by label.
     pub environments: usize,
 }
@@ -188,6 +192,28 @@ fn kind_of(resource: &str) -> Option<&'static str> {
     })
 }
 
+/// Adds to an object what makes it large, wherever it has a place for it.
+fn enlarge(object: &mut String, number: usize) {
+    for (place, text) in pods::large_parts(number, LARGE) {
+        if let Some(at) = object.find(place) {
+            object.insert_str(at + place.len(), &text);
+        }
+    }
+}
+
+/// The JSON of a NotificationSetting.
+fn setting(number: usize) -> String {
+    json!({
+        "metadata": {
+            "name": format!("setting-{number}"), "namespace": namespace_name(number), "uid": uuid(mix(number as u64 ^ 0x55)),
+            "resourceVersion": "900000", "generation": 1, "creationTimestamp": "2026-01-05T10:00:00Z",
+            "annotations": {"note": "x".repeat(ANNOTATIONS - 4)},
+        },
+        "spec": {"webhook": {"url": "http://127.0.0.1:9/"}},
+    })
+    .to_string()
+}
+
 /// Writes the item of a number.
 type Write<'a> = Box<dyn Fn(&mut String, usize) + 'a>;
 
@@ -206,14 +232,24 @@ impl Shared {
                 let deployed: Vec<_> = (0..self.pods.workloads())
                     .filter(|workload| Population::kind(*workload) == Kind::Deployment)
                     .collect();
-                (
-                    deployed.len(),
-                    Box::new(move |to, number| to.push_str(&deployment(deployed[number]))),
-                )
+                let count = deployed.len();
+                let each = count.checked_div(self.contents.large);
+                let write = move |to: &mut String, number: usize| {
+                    let mut text = deployment(deployed[number]);
+                    if each.is_some_and(|each| number.is_multiple_of(each.max(1))) {
+                        enlarge(&mut text, number);
+                    }
+                    to.push_str(&text);
+                };
+                (count, Box::new(write))
             }
             "namespaces" => (
                 self.pods.namespaces(),
                 Box::new(|to, number| to.push_str(&self.namespace(number))),
+            ),
+            "notificationsettings" => (
+                self.contents.settings,
+                Box::new(|to, number| to.push_str(&setting(number))),
             ),
             "environments" => (
                 self.contents.environments,
@@ -245,11 +281,9 @@ impl Shared {
         self.pods.write(to, number, 0, State::Ready, VERSION - 1);
         let each = self.pods.count.checked_div(self.contents.large);
         if each.is_some_and(|each| number.is_multiple_of(each)) {
-            for (place, text) in pods::large_parts(number, LARGE) {
-                if let Some(at) = to[begin..].find(place) {
-                    to.insert_str(begin + at + place.len(), &text);
-                }
-            }
+            let mut text = to.split_off(begin);
+            enlarge(&mut text, number);
+            to.push_str(&text);
         }
     }
 

@@ -342,6 +342,19 @@ fn the_static_operator_works_with_the_rights_and_variables_of_its_chart() {
         let log = operator.log_text();
         ensure!(!log.contains("ERROR"), "{log}");
         operator.terminate(PATIENCE).await?;
+
+        // It was created once: a deleted one stays deleted.
+        site.kubectl(&["delete", "shipenv", "aws-prod"]).await?;
+        let mut again = Operator::spawn(&options)?;
+        eventually(PATIENCE, "the operator to look for one", async || {
+            again.still_runs()?;
+            ensure!(again.log_text().contains("is not created again"));
+            Ok(())
+        })
+        .await?;
+        let left = site.kubectl(&["get", "shipenv", "-o=name"]).await?;
+        ensure!(left.is_empty(), "{left}");
+        again.terminate(PATIENCE).await?;
         let account = format!("system:serviceaccount:{}:shipbell", site.namespace);
         let (asked, refused) = asked(site.cluster, &account)?;
         ensure!(asked > 10 && refused.is_empty(), "{asked}: {refused:?}");

@@ -36,6 +36,13 @@ const STATEMENTS: &[Statement] = &[
     ),
     (
         "docs/operations.md",
+        "log lines name them, at most {} a second",
+        "src/cluster/watch.rs",
+        "WARNINGS_PER_SECOND",
+        As::Number,
+    ),
+    (
+        "docs/operations.md",
         "may have all places, and {} large answers",
         "src/web/request_limits.rs",
         "LARGE_BEHIND_PROXY",

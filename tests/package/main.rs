@@ -4,6 +4,7 @@
 
 mod argocd;
 mod chart;
+mod defaults;
 mod docs;
 mod examples;
 mod helm;

@@ -371,7 +371,7 @@ const BEFORE: [&str; 11] = [
 const RATES: [&str; 4] = ["per", "a", "each", "at"];
 
 /// The pages in which every number is looked for.
-fn pages() -> Vec<String> {
+pub(crate) fn pages() -> Vec<String> {
     let documents = docs::files("docs", "md");
     let documents = documents.iter().map(|path| path.to_str().unwrap());
     let pages = ["README.md", "SECURITY.md"].into_iter().chain(documents);
@@ -497,7 +497,7 @@ fn marked(sentence: &str) -> (String, Vec<usize>) {
 }
 
 /// The names of all tests of the repository.
-fn tests() -> BTreeSet<String> {
+pub(crate) fn tests() -> BTreeSet<String> {
     fn read(directory: &Path, names: &mut BTreeSet<String>) {
         for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
