@@ -252,11 +252,7 @@ impl Metrics {
                 "panics",
                 "Panics that were contained; anything but 0 is a defect",
             ),
-            leader: metric(
-                all,
-                "leader",
-                "1 while this replica leads: one of all does",
-            ),
+            leader: metric(all, "leader", "1 while this replica leads: one of all does"),
             leader_changes: metric(
                 all,
                 "leader_changes",
@@ -308,10 +304,11 @@ impl Metrics {
         text
     }
 
-    /// This replica began to lead, or ceased to.
+    /// Whether this replica leads now.
     pub(crate) fn leads(&self, leads: bool) {
-        self.leader.set(leads.into());
-        self.leader_changes.inc();
+        if self.leader.set(leads.into()) != i64::from(leads) {
+            self.leader_changes.inc();
+        }
     }
 
     pub(crate) fn watched(&self, kind: &'static str) {

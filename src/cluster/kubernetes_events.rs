@@ -16,7 +16,7 @@ use kube::{
 use tokio::{sync::Semaphore, time::timeout};
 use tracing::warn;
 
-use crate::{api::condition::reasons as closed_list, leader::Leadership};
+use crate::{api::condition::reasons as closed_list, leader::election::ElectionWatch};
 
 /// How long to wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -49,14 +49,14 @@ pub struct EventPublisher {
     reporter: Reporter,
     /// Knows the Events of the last minutes.
     recorder: Recorder,
-    leadership: Leadership,
+    leadership: ElectionWatch,
     under_way: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
 }
 
 impl EventPublisher {
     /// Records Events that come from this instance of the operator.
-    pub fn new(client: Client, instance: Option<String>, leadership: Leadership) -> Self {
+    pub fn new(client: Client, instance: Option<String>, leadership: ElectionWatch) -> Self {
         let reporter = Reporter {
             controller: "shipbell".to_owned(),
             instance,
@@ -174,7 +174,11 @@ mod tests {
     fn unanswered() -> (EventPublisher, Arc<AtomicUsize>) {
         let (hangs, asked) = silent_api_server();
         (
-            EventPublisher::new(Client::new(hangs, "default"), None),
+            EventPublisher::new(
+                Client::new(hangs, "default"),
+                None,
+                ElectionWatch::of_leader(),
+            ),
             asked,
         )
     }
@@ -218,7 +222,11 @@ mod tests {
                 .push((method, value["note"].as_str().map(str::len)));
             event
         });
-        let events = EventPublisher::new(Client::new(answers, "default"), None);
+        let events = EventPublisher::new(
+            Client::new(answers, "default"),
+            None,
+            ElectionWatch::of_leader(),
+        );
         for (letters, repeated) in [
             (2, Repeated::Told),
             (600, Repeated::Told),
@@ -246,7 +254,11 @@ mod tests {
             hears.send((method, value)).unwrap();
             event
         });
-        let events = EventPublisher::new(Client::new(answers, "default"), None);
+        let events = EventPublisher::new(
+            Client::new(answers, "default"),
+            None,
+            ElectionWatch::of_leader(),
+        );
         let about = reference::<Environment>("", "prod", "uid-of-prod".to_owned());
         let panicked = move || events.panicked(about.clone());
         let tasks = ContainedTasks::new(PanicScope::Environment, Arc::new(Metrics::new()));

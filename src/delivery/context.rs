@@ -17,8 +17,8 @@ use crate::{
     },
     delivery::{request_slots::RequestSlots, secret::RbacHints},
     http::sender::HttpSender,
+    leader::election::ElectionWatch,
     message::installation::Installation,
-    leader::Leadership,
     metrics::Metrics,
     snapshot::{
         delivery_progress::DeliveryProgress, environments::Environments, log::SnapshotLog,
@@ -44,7 +44,7 @@ pub(crate) struct Context {
     /// How far every setting has got, for pruning.
     pub progress: Arc<DeliveryProgress>,
     /// Whether this process may send and write.
-    pub leadership: Leadership,
+    pub leadership: ElectionWatch,
     /// Ends sending: what is on its way is finished first.
     pub stop: CancellationToken,
     pub requests: RequestSlots,

@@ -98,6 +98,54 @@ impl ElectionWatch {
         self.0.borrow().clone()
     }
 
+    /// One that leads without an election.
+    #[cfg(test)]
+    pub(crate) fn of_leader() -> Self {
+        let now = Instant::now();
+        let until = now + Duration::from_hours(24);
+        let state = ElectionState {
+            role: Role::Leader { until },
+            since: now,
+            changes: 0,
+        };
+        Self(watch::channel(state).1)
+    }
+
+    /// Whether this instance leads. To be asked before everything that only a leader does: a leader whose time is over does not
+    /// lead, whatever hangs.
+    pub fn leads(&self) -> bool {
+        matches!(self.0.borrow().role, Role::Leader { until } if Instant::now() < until)
+    }
+
+    /// Waits until it no longer leads, or begins to: until [`Self::leads`] says otherwise than `leads`.
+    pub async fn changed(&self, leads: bool) {
+        let mut states = self.0.clone();
+        while self.leads() == leads {
+            let until = match states.borrow_and_update().role {
+                Role::Leader { until } => until,
+                // It leads only when that is told.
+                _ => Instant::now() + Duration::from_hours(1),
+            };
+            tokio::select! {
+                () = sleep_until(until) => {}
+                changed = states.changed() => if changed.is_err() {
+                    std::future::pending::<()>().await;
+                },
+            }
+        }
+    }
+
+    /// Does some work while this instance leads: it begins anew each time, and is dropped when the time is over.
+    pub async fn during_each_term<F: Future<Output = ()>>(&self, mut work: impl FnMut() -> F) {
+        loop {
+            self.changed(false).await;
+            tokio::select! {
+                () = work() => return,
+                () = self.changed(true) => {}
+            }
+        }
+    }
+
     /// Waits until this instance leads; for ever if the election ends.
     pub async fn started(&mut self) -> Leadership {
         loop {
@@ -151,9 +199,27 @@ impl Leadership {
     }
 }
 
-/// The name of an instance: that of its pod, and what tells it from one that ran in that pod before.
-pub fn instance_name(pod: &str) -> String {
-    format!("{pod}_{:016x}", backoff::random())
+/// An instance of the program among those that would lead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    name: String,
+    /// Whether another one of this name has surely ended when this one starts.
+    is_only_one: bool,
+}
+
+impl Instance {
+    /// In this pod. If its UID is known, an instance of the same name is a container that ran in it before. Otherwise a number
+    /// tells them apart.
+    pub fn of_pod(name: Option<&str>, uid: Option<&str>) -> Self {
+        let pod = name.unwrap_or("shipbell");
+        Self {
+            name: match uid {
+                Some(uid) => format!("{pod}_{uid}"),
+                None => format!("{pod}_{:016x}", backoff::random()),
+            },
+            is_only_one: uid.is_some(),
+        }
+    }
 }
 
 /// This instance's part in the election.
@@ -175,7 +241,7 @@ impl Election {
         client: Client,
         namespace: &str,
         name: &str,
-        instance: String,
+        instance: Instance,
     ) -> (Self, ElectionWatch) {
         let start = Instant::now();
         let (states, watch) = watch::channel(ElectionState {
@@ -189,7 +255,7 @@ impl Election {
             leases: Api::namespaced_with(client, namespace, &ApiResource::erase::<Lease>(&())),
             namespace: namespace.to_owned(),
             name: name.to_owned(),
-            candidate: Candidate::new(instance),
+            candidate: Candidate::new(instance.name).going_on(instance.is_only_one),
             start,
             news_until: start,
             states,

@@ -98,6 +98,8 @@ struct Seen {
 #[derive(Clone, Debug)]
 pub(super) struct Candidate {
     pub name: String,
+    /// Whether a record with its name in the first answer is that of its forerunner, which has ended.
+    goes_on: bool,
     /// How long a second is. Tests let a clock run fast or slow with it.
     pub second: Duration,
     seen: Option<Seen>,
@@ -111,11 +113,17 @@ impl Candidate {
     pub fn new(name: String) -> Self {
         Self {
             name,
+            goes_on: false,
             second: Duration::from_secs(1),
             seen: None,
             asked: None,
             until: None,
         }
+    }
+
+    /// Whether it goes on where another of the same name has ended.
+    pub fn going_on(self, goes_on: bool) -> Self {
+        Self { goes_on, ..self }
     }
 
     /// Until when it leads, if it does.
@@ -126,9 +134,10 @@ impl Candidate {
     /// Takes note of the Lease with this version, or that there is none, and says what may be done. `now` is after the
     /// answer.
     pub fn next(&mut self, version: Option<&str>, spec: &LeaseSpec, now: Moment) -> Step {
+        let goes_on = self.goes_on && self.seen.is_none();
         let free = self.see(version, spec, now);
         let holder = spec.holder();
-        if holder == self.name && self.may_hold(now) {
+        if holder == self.name && (goes_on || self.may_hold(now)) {
             Step::Renew
         } else if free <= now || holder.is_empty() && self.leads_until(now).is_some() {
             Step::Take

@@ -553,6 +553,7 @@ mod tests {
     use crate::{
         api::EnvironmentSpec,
         cluster::{kubernetes_events::EventPublisher, watch::WatchTimings},
+        leader::election::ElectionWatch,
         metrics::Metrics,
         simulation::{empty_state, testing::snapshot},
         snapshot::{
@@ -625,11 +626,12 @@ mod tests {
             namespace: "shipbell".to_owned(),
             cursors_ready: watch::channel(true).1,
             write_budget: Arc::new(WriteBudget::default()),
-            events: EventPublisher::new(client.clone(), None),
+            events: EventPublisher::new(client.clone(), None, ElectionWatch::of_leader()),
             watch_timings: WatchTimings {
                 relist: hour,
                 idle: hour,
             },
+            leadership: ElectionWatch::of_leader(),
             stop: CancellationToken::new(),
         };
         EnvironmentRecorder::new(&context, id, &Environment::new("prod", spec))

@@ -112,7 +112,10 @@ impl Follower<Environment> for Recorder<'_> {
         context
             .shared
             .with(|state, now| state.environment_seen(&id, &environment.spec, now));
-        let reported = environment.status.as_ref().and_then(|status| status.head.as_ref());
+        let reported = environment
+            .status
+            .as_ref()
+            .and_then(|status| status.head.as_ref());
         let reported = reported.map(|head| head.index);
         let known = self.running.get(&id.name);
         if let Some(task) = known.filter(|task| task.uid == id.uid) {

@@ -19,7 +19,7 @@ use crate::{
     cluster::{
         custom_resource_watch::Follow, kubernetes_events::EventPublisher, watch::WatchTimings,
     },
-    leader::Leadership,
+    leader::election::ElectionWatch,
     metrics::Metrics,
     snapshot::{environments::Environments, log::SnapshotLog, shared_state::SharedState},
 };
@@ -52,7 +52,7 @@ pub struct RecorderContext {
     /// How patiently the environments are followed.
     pub watch_timings: WatchTimings,
     /// Whether this process may write.
-    pub leadership: Leadership,
+    pub leadership: ElectionWatch,
     /// Ends recording.
     pub stop: CancellationToken,
 }

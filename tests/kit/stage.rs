@@ -117,7 +117,11 @@ pub fn spawn(cluster: &Cluster, cast: &Cast) -> Result<Operator> {
         binary: binary()?,
         kubeconfig: kubeconfig.unwrap_or_else(|| cluster.plane.admin_kubeconfig()),
         args,
-        env: cast.pod.iter().map(|uid| ("SHIPBELL_POD_UID".to_owned(), (*uid).to_owned())).collect(),
+        env: cast
+            .pod
+            .iter()
+            .map(|uid| ("SHIPBELL_POD_UID".to_owned(), (*uid).to_owned()))
+            .collect(),
         log: cluster.plane.directory().join(format!("{}.log", cast.name)),
     };
     match cast.memory {

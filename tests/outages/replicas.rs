@@ -47,7 +47,14 @@ fn two_operators_that_both_believe_they_lead_keep_one_log_and_lose_nothing() {
 
 /// Operators in two pods, of which the first leads.
 async fn leader_and_standby(cluster: &Cluster, leader: Cast) -> Result<[Operator; 2]> {
-    let one = operator(cluster, &Cast { pod: Some("one"), ..leader }).await?;
+    let one = operator(
+        cluster,
+        &Cast {
+            pod: Some("one"),
+            ..leader
+        },
+    )
+    .await?;
     leads(&one, true).await?;
     let standby = Cast {
         name: "operator-2".to_owned(),
@@ -64,7 +71,10 @@ async fn leads(operator: &Operator, leads: bool) -> Result<()> {
     let want = format!("shipbell_leader {}\n", i32::from(leads));
     eventually(PATIENCE, &want, async || {
         let (status, metrics) = operator.get("/metrics").await?;
-        ensure!(status == 200 && metrics.contains(&want), "{status} {metrics}");
+        ensure!(
+            status == 200 && metrics.contains(&want),
+            "{status} {metrics}"
+        );
         Ok(())
     })
     .await
@@ -85,8 +95,7 @@ fn a_leader_that_is_told_to_stop_hands_over_and_nothing_is_told_twice() {
         let (actor, receiver) = told_all(cluster, "rolling").await?;
         // Answers take time: some are under way when it stops.
         receiver.answer_with(|_| Answer::default().after(Duration::from_millis(200)));
-        let churning =
-            keep_churning(&actor, Duration::from_secs(8), Duration::from_millis(500));
+        let churning = keep_churning(&actor, Duration::from_secs(8), Duration::from_millis(500));
         let handing_over = async {
             receiver.wait_for_count(PATIENCE, 4).await?;
             ensure!(one.terminate(PATIENCE).await?.success());
@@ -160,13 +169,17 @@ fn a_leader_without_the_api_server_stops_sending_before_another_leads() {
         proxy.answer_with(|_| Action::Hang);
         proxy.cut();
         leads(&one, false).await?;
-        ensure!(holder(cluster).await?.ends_with("_one"), "it stopped too late");
+        ensure!(
+            holder(cluster).await?.ends_with("_one"),
+            "it stopped too late"
+        );
         leads(&two, true).await?;
         receiver.set_standing(200);
         all_is_told(&actor, &receiver).await?;
         // It follows when it reaches the API server again.
         proxy.pass();
-        let number = keep_churning(&actor, Duration::from_secs(3), Duration::from_millis(500)).await?;
+        let number =
+            keep_churning(&actor, Duration::from_secs(3), Duration::from_millis(500)).await?;
         two.kill_9();
         leads(&one, true).await?;
         churn(&actor, number).await?;

@@ -245,7 +245,10 @@ fn the_operator_may_do_what_it_does_and_nothing_else() {
             ("get", leases, lease, &team, false),
         ] {
             let may = operator.may(verb, resource, namespace, name).await?;
-            ensure!(may == wanted, "{verb} {resource} {name} in {namespace}: {may}");
+            ensure!(
+                may == wanted,
+                "{verb} {resource} {name} in {namespace}: {may}"
+            );
         }
         // As a user would ask.
         let account = format!("--as={}", operator.user);
