@@ -849,3 +849,22 @@ fn an_instance_has_another_name_than_the_one_before_it_in_its_pod() {
         "{names:?}"
     );
 }
+
+#[test]
+fn an_answer_that_is_read_too_late_makes_no_leader() {
+    in_virtual_time(async {
+        let simulation = two().await;
+        simulation.links(&[0], |link| link.longest = seconds(2.0));
+        let version = simulation.store.lock().version;
+        while simulation.store.lock().version == version {
+            sleep(seconds(0.001)).await;
+        }
+        // The answer is on its way.
+        simulation.processes[0].stands.send_replace(true);
+        simulation.until(20.0, |leaders| leaders == [1]).await;
+        simulation.processes[0].stands.send_replace(false);
+        sleep(seconds(10.0)).await;
+        assert_eq!(simulation.leaders(), [1]);
+        simulation.assert_sound();
+    });
+}
