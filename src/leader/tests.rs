@@ -525,7 +525,7 @@ fn simulations() -> Config {
     let max_shrink_iters = 0;
     Config {
         max_shrink_iters,
-        ..tries(100)
+        ..tries(40)
     }
 }
 
@@ -619,11 +619,17 @@ fn a_leader_that_loses_one_try_goes_on() {
     in_virtual_time(async {
         let simulation = two().await;
         let leadership = simulation.leads.lock()[0].clone().unwrap();
-        simulation.links(&[0], |link| link.is_silent = true);
+        simulation.links(&[0, 1], |link| link.is_silent = true);
         sleep(seconds(4.5)).await;
-        simulation.links(&[0], |link| link.is_silent = false);
+        simulation.links(&[0, 1], |link| link.is_silent = false);
         sleep(seconds(60.0)).await;
         assert!(leadership.holds());
+        let changes = |number: usize| simulation.processes[number].watch.state().changes;
+        assert_eq!(
+            [changes(0), changes(1)],
+            [1, 1],
+            "the other knows who leads"
+        );
         assert_eq!(simulation.store.lock().transitions(), 0);
     });
 }
@@ -866,5 +872,20 @@ fn an_answer_that_is_read_too_late_makes_no_leader() {
         sleep(seconds(10.0)).await;
         assert_eq!(simulation.leaders(), [1]);
         simulation.assert_sound();
+    });
+}
+
+#[test]
+fn a_leader_that_was_stopped_for_longer_than_it_may_lead_begins_anew() {
+    in_virtual_time(async {
+        let simulation = two().await;
+        let leadership = simulation.leads.lock()[0].clone().unwrap();
+        simulation.processes[0].stands.send_replace(true);
+        sleep(seconds(12.0)).await;
+        assert!(!leadership.holds());
+        simulation.processes[0].stands.send_replace(false);
+        simulation.until(1.0, |leaders| leaders == [0]).await;
+        assert!(!leadership.holds(), "what was begun before must not go on");
+        assert_eq!(simulation.store.lock().transitions(), 0);
     });
 }
