@@ -188,7 +188,9 @@ impl Leadership {
         }
     }
 
+    /// Until when it lasts. An election that has ended renews nothing: then it is over.
     fn until(&self) -> Option<Instant> {
+        self.states.has_changed().ok()?;
         let state = self.states.borrow();
         match state.role {
             Role::Leader { until } if state.changes == self.change => {
@@ -329,8 +331,9 @@ impl Election {
         let record = self.candidate.record(step, &spec, Timestamp::now());
         self.candidate.asks(self.now());
         let written = self.write(found, &record).await?;
+        let version = written.resource_version();
         self.candidate
-            .wrote(written.resource_version(), &record, self.now());
+            .wrote(version.as_deref(), &record, self.now());
         let until = self.candidate.leads_until(self.now());
         let until = until.ok_or("the answer came too late")?;
         let why = match (step, holder) {

@@ -11,8 +11,8 @@
 //!
 //! Three things can be done to a Lease that no instance does: a person deletes it, or writes another holder, or the store is
 //! set back. What such a record says about its holder is not believed: who leads writes it anew unless another is named,
-//! and everybody else waits a term. Only an instance that has just started can't tell such a record from an honest one; if
-//! it leads too early, then only until the other one reads the Lease, at most seconds later.
+//! and everybody else waits a term. Only an instance that has just started, or could not read the Lease meanwhile, can't
+//! tell one that was deleted or set back from an honest one; if it leads too early, the other stops when it reads next.
 //!
 //! A clock that stands still while the machine sleeps (a suspended or moved virtual machine) is beyond this, and so is a
 //! request on its way: what leaders write must be harmless when two of them do.
@@ -87,8 +87,10 @@ pub(super) enum Step {
 /// The record as it was last seen.
 #[derive(Clone, Debug)]
 struct Seen {
-    /// The Lease's version; none if there was no Lease.
+    /// The Lease's version; none if there was no Lease. A store that was set back uses a version again, but not with the
+    /// same time.
     version: Option<String>,
+    renew_time: Option<String>,
     transitions: i64,
     /// When it is free if it does not change.
     free: Moment,
@@ -180,9 +182,9 @@ impl Candidate {
     }
 
     /// The write that was asked for went through, and left the Lease at this version.
-    pub fn wrote(&mut self, version: Option<String>, written: &LeaseSpec, now: Moment) {
+    pub fn wrote(&mut self, version: Option<&str>, written: &LeaseSpec, now: Moment) {
         self.until = self.asked.map(|asked| asked + self.second * DEADLINE);
-        self.see(version.as_deref(), written, now);
+        self.see(version, written, now);
     }
 
     /// Stops to lead, and says whether the Lease may have to be released.
@@ -212,7 +214,9 @@ impl Candidate {
     /// Takes note of the Lease, and says when it is free.
     fn see(&mut self, version: Option<&str>, spec: &LeaseSpec, now: Moment) -> Moment {
         let before = self.seen.as_ref();
-        if let Some(seen) = before.filter(|seen| seen.version.as_deref() == version) {
+        let is_same =
+            |seen: &&Seen| seen.version.as_deref() == version && seen.renew_time == spec.renew_time;
+        if let Some(seen) = before.filter(is_same) {
             return seen.free;
         }
         let known = before.map_or(0, |seen| seen.transitions);
@@ -229,6 +233,7 @@ impl Candidate {
         };
         let seen = self.seen.insert(Seen {
             version: version.map(str::to_owned),
+            renew_time: spec.renew_time.clone(),
             transitions,
             free: now + wait,
         });
@@ -292,7 +297,7 @@ mod tests {
         let mut me = me();
         assert_eq!(me.next(None, &nothing(), at(0)), Step::Take);
         me.asks(at(0));
-        me.wrote(Some("1".to_owned()), &spec("me", 15, 0), at(1));
+        me.wrote(Some("1"), &spec("me", 15, 0), at(1));
         me
     }
 
@@ -407,6 +412,25 @@ mod tests {
     }
 
     #[test]
+    fn a_version_that_a_store_uses_again_after_it_was_set_back_is_another_record() {
+        let new = LeaseSpec {
+            renew_time: Some("2026-01-01T00:01:00.000000Z".to_owned()),
+            ..spec("new", 15, 7)
+        };
+        let new = |second, step| (second, Some("9"), new.clone(), step);
+        let held = (0, Some("9"), spec("other", 15, 7), Step::Follow);
+        reads(
+            &mut me(),
+            &[
+                held,
+                new(14, Step::Follow),
+                new(28, Step::Follow),
+                new(29, Step::Take),
+            ],
+        );
+    }
+
+    #[test]
     fn a_record_with_its_name_is_its_own_only_if_it_asked_for_it() {
         let mine = |second, step| (second, Some("3"), spec("me", 15, 1), step);
         // Somebody else wrote it.
@@ -448,7 +472,7 @@ mod tests {
         assert_eq!(me.leads_until(at(10)), None);
         me.asks(at(9));
         assert_eq!(me.leads_until(at(10)), None, "to ask is not enough");
-        me.wrote(Some("2".to_owned()), &spec("me", 15, 0), at(11));
+        me.wrote(Some("2"), &spec("me", 15, 0), at(11));
         assert_eq!(me.leads_until(at(11)), Some(at(19)));
         reads(
             &mut me,

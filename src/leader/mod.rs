@@ -2,3 +2,5 @@
 
 pub mod election;
 mod lease;
+#[cfg(test)]
+mod tests;
