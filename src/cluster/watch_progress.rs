@@ -227,3 +227,19 @@ impl StreamState {
         (before != Some(object)).then_some(message)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_about_operations_names_exactly_the_kinds_without_which_readyz_fails() {
+        let page = include_str!("../../docs/operations.md");
+        let (_, row) = page.split_once("\n| `/readyz` | ").unwrap();
+        let (_, kinds) = row.split_once(" is stale: ").unwrap();
+        let (kinds, _) = kinds.split_once("; otherwise 503").unwrap();
+        let kinds = kinds.split(", ").flat_map(|it| it.split(" and "));
+        let kinds: Vec<_> = kinds.map(str::to_lowercase).collect();
+        assert_eq!(kinds, WatchKind::ALL.map(WatchKind::as_str));
+    }
+}
