@@ -243,6 +243,7 @@ impl ProvenanceRecord {
     }
 
     /// Only what speaks against its image.
+    #[must_use]
     pub fn against(&self) -> Self {
         let failed = self.attestations.iter().filter(|it| !it.compliant);
         Self {
@@ -381,6 +382,7 @@ impl Allowance {
     }
 
     /// Allows nothing any more.
+    #[must_use]
     pub fn nothing(&self) -> Self {
         Self {
             environments: BTreeSet::new(),

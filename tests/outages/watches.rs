@@ -296,9 +296,8 @@ fn evidence_that_cannot_be_read_as_a_whole_speaks_for_no_image() {
                 let told = actor.kubectl(&described).await?;
                 let event = |line: &str| line.contains(field) && line.contains(counts);
                 let is_told = told.lines().any(event);
-                let reason = told
-                    .lines()
-                    .any(|line| line.trim() == "Reason:                Unreadable");
+                let mut words = told.lines().map(|line| line.split_whitespace());
+                let reason = words.any(|line| line.eq(["Reason:", "Unreadable"]));
                 ensure!(is_told && reason, "{told}");
                 Ok(Some(()))
             })
@@ -338,6 +337,8 @@ fn evidence_that_cannot_be_read_as_a_whole_speaks_for_no_image() {
         verdict("Satisfied").await?;
         spoils(ALLOWANCES, "artifacts");
         let object = ["allowedartifact", &actor.name];
+        let edit = [&["annotate", "--overwrite"], &object[..], &["note=changed"]].concat();
+        actor.kubectl(&edit).await?;
         tells(
             &object,
             "spec.artifacts: invalid type",
@@ -348,6 +349,8 @@ fn evidence_that_cannot_be_read_as_a_whole_speaks_for_no_image() {
 
         proxy.pass();
         proxy.cut();
+        let edit = [&["annotate", "--overwrite"], &object[..], &["note=again"]].concat();
+        actor.kubectl(&edit).await?;
         verdict("Satisfied").await?;
         alive.still_runs()
     });
