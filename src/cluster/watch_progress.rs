@@ -134,10 +134,8 @@ pub struct UnreadableObject {
     pub warning: String,
 }
 
-/// Why an object can't be read, and that nothing of it counts as it is now.
-pub(crate) fn keeps_last_state(why: &str) -> String {
-    format!("{why}; its last good state is kept")
-}
+/// What counts of most objects that can't be read.
+pub(crate) const LAST_STATE: &str = "its last good state is kept";
 
 impl StreamState {
     /// Whether it can be relied on.
