@@ -1,8 +1,4 @@
-#![expect(
-    clippy::disallowed_methods,
-    clippy::disallowed_types,
-    reason = "makes requests"
-)]
+#![expect(clippy::disallowed_methods, reason = "waits, and makes requests")]
 
 //! Makes requests over HTTP/1.1, and as little else as possible: no redirect is followed, nothing is sent twice, and only
 //! what the guard has seen is dialled.

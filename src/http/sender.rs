@@ -1,8 +1,4 @@
-#![expect(
-    clippy::disallowed_methods,
-    clippy::disallowed_types,
-    reason = "makes requests"
-)]
+#![expect(clippy::disallowed_methods, reason = "makes requests")]
 
 //! The one outbound client. What leaves this process for a webhook or for Slack leaves here: guarded (addresses are judged
 //! when they are dialled), bounded (time, size, number), and quiet (no URL and no body in any message).
@@ -122,8 +118,8 @@ impl HttpSender {
         }
     }
 
-    /// Judges the addresses of a destination before it is asked for anything: a connection that another namespace has
-    /// opened, or a proxy, would be used without a look at them.
+    /// Judges the addresses of a destination before it is asked for anything: an idle connection, or a proxy, would be used
+    /// without a look at them.
     async fn judge(
         &self,
         namespace: &Arc<str>,
