@@ -74,6 +74,11 @@ const HELD: &[Held] = &[
         "a_request_that_takes_too_long_is_given_up_and_frees_its_place",
     ),
     (
+        "docs/webhooks.md",
+        "head of the answer | 16 KiB and {100} headers",
+        "of_a_head_no_more_than_its_limit_is_read",
+    ),
+    (
         "docs/operations.md",
         "so {32} MiB for all connections of both ports",
         "the_connections_of_both_ports_take_at_most_32_mib_of_the_kernel",
