@@ -198,9 +198,11 @@ impl TrustedDigests {
         Self { first, also }
     }
 
-    /// Those of a container that was learned to be `self` and is `reported` as that now.
-    fn reported_as(self, reported: Option<Fingerprint>) -> Self {
-        let news = reported.filter(|reported| *reported != self.first);
+    /// Those of a container that was learned to be `self` and is `known` as that now. Logs may differ in the other digest: what
+    /// is known of the running container goes before them.
+    fn with_other_of(self, known: Option<Self>) -> Self {
+        let known = known.into_iter().flat_map(Self::iter);
+        let news = known.into_iter().find(|digest| *digest != self.first);
         Self {
             also: news.or(self.also),
             ..self
@@ -543,7 +545,7 @@ impl Fleet {
             let Some(learned) = learned else { continue };
             let trusted = packed.identity().and_then(ContainerIdentity::trusted);
             let digests = learned.digests;
-            let now = digests.reported_as(trusted.map(|trusted| trusted.first));
+            let now = digests.with_other_of(trusted);
             if trusted != Some(now) {
                 corrected = true;
                 packed.digest = Some(self.digests.intern(now.first));
