@@ -16,12 +16,19 @@ use http::{
 };
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
-use rustls::{ClientConfig, client::Resumption, pki_types::CertificateDer};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, SignatureScheme,
+    client::{
+        Resumption,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    pki_types::{CertificateDer, ServerName, UnixTime},
+};
 use rustls_platform_verifier::Verifier;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::{
     task::JoinHandle,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
@@ -34,7 +41,7 @@ use crate::http::{
     config::{SendError, SenderConfig},
     connection::{Body, Connection, NAME, Stream, dial, tls, tunnel},
     destination::Destination,
-    error::fault,
+    error::{LONG_CHAIN, fault},
     proxy::NoProxy,
     resolver::Lookups,
     response::Fault,
@@ -121,7 +128,7 @@ impl Client {
                 Some(connection) => connection,
                 None => timeout(CONNECT, self.connect(namespace, to))
                     .await
-                    .unwrap_or(Err(Fault::Timeout))?,
+                    .unwrap_or_else(|_| Err(self.not_connected(to)))?,
             };
             match connection.requests.try_send_request(request).await {
                 Ok(response) => {
@@ -134,21 +141,31 @@ impl Client {
                 Err(mut error) => match error.take_message() {
                     // The other side had closed it: nothing was sent.
                     Some(unsent) if !is_new => request = unsent,
-                    _ => return Err(fault(error.error())),
+                    Some(_) => return Err(self.not_connected(to)),
+                    None => return Err(fault(error.error())),
                 },
             }
         }
     }
 
-    /// Keeps the connection for the next request if the answer was read to its end.
-    pub(super) async fn keep(&self, answer: Answer) {
+    /// Nobody took the connection.
+    fn not_connected(&self, to: &Destination) -> Fault {
+        match self.is_proxied(to) {
+            true => Fault::Proxy,
+            false => Fault::Connect,
+        }
+    }
+
+    /// Keeps the connection for the next request if the answer was read to its end. Ends at the `deadline`.
+    pub(super) async fn keep(&self, answer: Answer, deadline: Instant) {
         let Answer {
             response,
             mut connection,
             key,
         } = answer;
         drop(response);
-        if let Ok(Ok(())) = timeout(READY, connection.requests.ready()).await {
+        let deadline = deadline.min(Instant::now() + READY);
+        if let Ok(Ok(())) = timeout_at(deadline, connection.requests.ready()).await {
             self.idle.put(key, connection);
         }
     }
@@ -242,6 +259,55 @@ fn extra_cas(pem: Option<&[u8]>) -> Result<Vec<CertificateDer<'static>>, SendErr
     Ok(bundle.certificates)
 }
 
+/// At most so many certificates besides the server's own. To find a way among many takes long, and they stay as long as the
+/// connection.
+const INTERMEDIATES: usize = 8;
+
+/// Refuses long chains before anybody looks for a way through them.
+#[derive(Debug)]
+struct ShortChains(Verifier);
+
+impl ServerCertVerifier for ShortChains {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if intermediates.len() > INTERMEDIATES {
+            return Err(rustls::Error::General(LONG_CHAIN.to_owned()));
+        }
+        self.0
+            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0
+            .verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0
+            .verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
 /// TLS that trusts the system's authorities and these.
 fn connector(extra_cas: Vec<CertificateDer<'static>>) -> Result<TlsConnector, SendError> {
     let builder = ClientConfig::builder();
@@ -255,7 +321,7 @@ fn connector(extra_cas: Vec<CertificateDer<'static>>) -> Result<TlsConnector, Se
         })?;
     let mut config = builder
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_custom_certificate_verifier(Arc::new(ShortChains(verifier)))
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     // A server may give many tickets, of up to 64 KiB each.

@@ -23,6 +23,7 @@ use http_body_util::Full;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, join, split},
     net::{TcpSocket, TcpStream},
@@ -40,9 +41,15 @@ use crate::http::{
 /// The longest head of an answer that is read.
 const HEAD: usize = 16 << 10;
 /// How much of a TLS handshake is read, which is mostly certificates: they stay as long as the connection.
-const HANDSHAKE: u64 = 32 << 10;
+const HANDSHAKE: u64 = 16 << 10;
 /// What the kernel may keep of what was received. It takes twice what it is told.
 const RECEIVE_BUFFER: u32 = 32 << 10;
+/// What the kernel may keep of what is to be sent. It takes twice what it is told.
+const SEND_BUFFER: u32 = 32 << 10;
+/// How long the kernel keeps what the other side does not acknowledge.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
+/// At most so many addresses of a name are tried at once.
+const AT_ONCE: usize = 3;
 /// How long one address of a name may take before the next is tried beside it.
 const NEXT_ADDRESS: Duration = Duration::from_millis(300);
 /// What this program calls itself.
@@ -83,10 +90,12 @@ pub(super) async fn dial(addresses: &[SocketAddr], port: u16) -> io::Result<Stre
     let mut under_way = FuturesUnordered::new();
     let mut problem = io::ErrorKind::AddrNotAvailable.into();
     loop {
-        match rest.next() {
-            Some(address) => under_way.push(tcp(*address, port)),
-            None if under_way.is_empty() => return Err(problem),
-            None => {}
+        if under_way.len() < AT_ONCE
+            && let Some(address) = rest.next()
+        {
+            under_way.push(tcp(*address, port));
+        } else if under_way.is_empty() {
+            return Err(problem);
         }
         match timeout(NEXT_ADDRESS, under_way.next()).await {
             Ok(Some(Ok(stream))) => return Ok(Box::new(stream)),
@@ -103,6 +112,8 @@ async fn tcp(mut address: SocketAddr, port: u16) -> io::Result<TcpStream> {
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
     socket.set_recv_buffer_size(RECEIVE_BUFFER / 2)?;
+    socket.set_send_buffer_size(SEND_BUFFER / 2)?;
+    SockRef::from(&socket).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
     socket.set_nodelay(true)?;
     socket.connect(address).await
 }

@@ -7,6 +7,9 @@ use crate::http::{
     response::{Fault, TlsProblem},
 };
 
+/// What the TLS library says when there are too many certificates.
+pub(super) const LONG_CHAIN: &str = "too many certificates";
+
 /// What went wrong with a request or its answer.
 pub(super) fn fault(error: &hyper::Error) -> Fault {
     if error.is_parse_too_large() {
@@ -14,7 +17,7 @@ pub(super) fn fault(error: &hyper::Error) -> Fault {
     }
     tls_fault(error).unwrap_or_else(|| {
         let broke = causes(error).any(<dyn StdError>::is::<std::io::Error>);
-        if broke || error.is_canceled() {
+        if broke || error.is_canceled() || error.is_incomplete_message() {
             Fault::Lost
         } else {
             Fault::Protocol
@@ -66,6 +69,7 @@ fn tls_problem(error: &rustls::Error) -> TlsProblem {
         },
         rustls::Error::AlertReceived(rustls::AlertDescription::HandshakeFailure)
         | rustls::Error::PeerIncompatible(_) => TlsProblem::NothingInCommon,
+        rustls::Error::General(text) if text == LONG_CHAIN => TlsProblem::TooLong,
         _ => TlsProblem::Other,
     }
 }

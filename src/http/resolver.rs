@@ -43,6 +43,8 @@ const KEEP_UNKNOWN: Duration = Duration::from_secs(60);
 const QUICK: Duration = Duration::from_secs(1);
 /// How long a name counts as one that is found quickly.
 const REMEMBER: Duration = Duration::from_hours(1);
+/// At most so many addresses of a name are used: whoever owns it may give any number.
+const ADDRESSES: usize = 16;
 /// At most so many names are remembered.
 const MAX_NAMES: usize = 4096;
 
@@ -72,7 +74,10 @@ pub(super) type ResolveFn = Arc<dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Se
 
 /// The system's resolver. Port 0 means that the URL's counts.
 pub(super) fn system_lookup() -> ResolveFn {
-    Arc::new(|host| (host, 0).to_socket_addrs().map(Iterator::collect))
+    Arc::new(|host| {
+        let found = (host, 0).to_socket_addrs()?;
+        Ok(found.take(ADDRESSES).collect())
+    })
 }
 
 /// All look-ups of the process. Clones share everything.

@@ -136,7 +136,9 @@ pub(crate) enum TlsProblem {
         "TLS handshake failed, because it shares no version, cipher or kind of key with the operator; it must take TLS 1.2 or 1.3 and have a key of RSA, P-256, P-384 or Ed25519 (P-521 is not supported)"
     )]
     NothingInCommon,
-    #[error("TLS handshake is longer than 32 KiB; let it send fewer or smaller certificates")]
+    #[error(
+        "TLS handshake is longer than 16 KiB, or has more than 8 certificates beside the server's own; let it send fewer or smaller ones"
+    )]
     TooLong,
     /// Not TLS at all, …
     #[error(

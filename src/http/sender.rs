@@ -16,7 +16,7 @@ use http::{
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use jiff::Timestamp;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tracing::info;
 use url::Host;
 
@@ -294,14 +294,15 @@ async fn read(
     let body = match kind {
         // The status has decided: nothing that happens to the body changes that.
         DestinationKind::Webhook => {
-            let _ = timeout(DRAIN, beginning).await;
+            let deadline = deadline.min(Instant::now() + DRAIN);
+            let _ = timeout_at(deadline, beginning).await;
             Ok(Vec::new())
         }
         DestinationKind::Slack => timeout_at(deadline, beginning)
             .await
             .unwrap_or(Err(Fault::Timeout)),
     };
-    client.keep(answer).await;
+    client.keep(answer, deadline).await;
     match body {
         // Without its body a success of Slack's is none, and may yet be one.
         Err(fault) if status.is_success() => of_fault(&fault),

@@ -147,6 +147,27 @@ const STATEMENTS: &[Statement] = &[
         As::Seconds,
     ),
     (
+        "docs/webhooks.md",
+        "certificates, and at most {} of these beside",
+        "src/http/client.rs",
+        "INTERMEDIATES",
+        As::Number,
+    ),
+    (
+        "docs/operations.md",
+        "16 KiB, and {} certificates beside",
+        "src/http/client.rs",
+        "INTERMEDIATES",
+        As::Number,
+    ),
+    (
+        "docs/operations.md",
+        "handshake is under way, at most {} s",
+        "src/http/client.rs",
+        "CONNECT",
+        As::Seconds,
+    ),
+    (
         "docs/operations.md",
         "a TLS handshake | {} KiB",
         "src/http/connection.rs",

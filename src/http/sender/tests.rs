@@ -65,10 +65,21 @@ impl Authority {
         name: &str,
         change: impl FnOnce(&mut CertificateParams),
     ) -> tokio_rustls::TlsAcceptor {
+        self.acceptor_with(name, 0, change)
+    }
+
+    /// One that sends its certificate so many times more.
+    fn acceptor_with(
+        &self,
+        name: &str,
+        more: usize,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> tokio_rustls::TlsAcceptor {
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
         change(&mut params);
         let key = KeyPair::generate().unwrap();
-        let chain = vec![params.signed_by(&key, &self.0).unwrap().der().clone()];
+        let certificate = params.signed_by(&key, &self.0).unwrap().der().clone();
+        let chain = vec![certificate; 1 + more];
         let key = key.serialize_der().try_into().unwrap();
         let config = rustls::ServerConfig::builder()
             .with_no_client_auth()
@@ -312,7 +323,7 @@ async fn a_connection_that_is_refused_or_broken_is_tried_again() {
     .await;
     assert_eq!(
         outcome_at(&sender(), DestinationKind::Webhook, shut).await,
-        "Retry UnexpectedAnswer"
+        "Retry ConnectionLost"
     );
 }
 
@@ -464,7 +475,30 @@ async fn certificates_without_end_are_not_read() {
     let receipt = send(&allows, DestinationKind::Webhook, &to).await;
     assert_eq!(outcome(&receipt), "Hold TlsFailed");
     let told = receipt.outcome.message();
-    assert!(told.contains("longer than 32 KiB"), "{told}");
+    assert!(told.contains("longer than 16 KiB"), "{told}");
+}
+
+#[tokio::test]
+async fn a_long_chain_of_certificates_is_refused_before_it_is_looked_at() {
+    let allows = HttpSender::new(&config(&["localhost"])).unwrap();
+    for (more, expected) in [(8, "Delivered"), (9, "Hold TlsFailed")] {
+        let acceptor = OURS.acceptor_with("localhost", more, |_| {});
+        let at = raw(move |stream| {
+            let acceptor = acceptor.clone();
+            async move {
+                if let Ok(mut stream) = acceptor.accept(stream).await {
+                    read_request(&mut stream).await;
+                    let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await;
+                }
+            }
+        })
+        .await;
+        let to = url("https", "localhost", at);
+        let receipt = send(&allows, DestinationKind::Webhook, &to).await;
+        let told = receipt.outcome.message();
+        assert_eq!(outcome(&receipt), expected, "{told}");
+        assert!(expected == "Delivered" || told.contains("more than 8 certificates"));
+    }
 }
 
 /// A receiver that closes a connection after this many answers. How many were opened, and how many are open.
