@@ -9,6 +9,8 @@ use crate::api::snapshot::{Allowed, Provenance};
 
 /// At most how many characters the image of a container has, here and in snapshots.
 pub const IMAGE: usize = 1_024;
+/// At most how many characters a repository has, as in a record.
+pub const REPOSITORY: usize = 512;
 /// At most how many characters the kind of a workload has, with its group.
 pub const WORKLOAD_KIND: usize = 317;
 /// At most how many characters the name of any object has.

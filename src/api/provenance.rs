@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::api::{Condition, user_time};
 
@@ -81,6 +82,30 @@ pub struct ArtifactProvenanceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["number"]))]
     pub deployments: Option<Vec<AnnouncedDeployment>>,
+}
+
+impl ArtifactProvenanceSpec {
+    /// What counts of a record that can't be read as a whole: the image, what failed, and what is required, as far as each
+    /// can be read. What can't be read of a failed attestation is empty.
+    pub fn against(spec: &Value) -> Option<Self> {
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let all = |key: &str| spec[key].as_array().into_iter().flatten();
+        let failed = all("attestations").filter(|it| it["compliant"] == false);
+        let failed = failed.map(|it| Attestation {
+            name: text(&it["name"]).unwrap_or_default(),
+            type_: (!it["type"].is_null()).then(|| text(&it["type"]).unwrap_or_default()),
+            compliant: false,
+            ..Attestation::default()
+        });
+        Some(Self {
+            fingerprint: text(&spec["fingerprint"]).unwrap_or_default(),
+            aliases: Some(all("aliases").filter_map(text).collect()),
+            flow: text(&spec["flow"]).unwrap_or_default(),
+            required_attestations: Some(all("requiredAttestations").filter_map(text).collect()),
+            attestations: Some(failed.collect()),
+            ..Self::default()
+        })
+    }
 }
 
 /// A commit.

@@ -526,6 +526,10 @@ pub struct Identity {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     pub container: Option<String>,
+    /// The repository from which the container's image was pulled, if neither its status nor its spec will tell that again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub repository: Option<String>,
 }
 
 /// How two digests are known to belong together.

@@ -18,14 +18,15 @@ use tracing::warn;
 use crate::{
     api::{
         AllowedArtifact, ArtifactApproval, ArtifactProvenance, Environment, NotificationSetting,
-        approval::ArtifactApprovalSpec,
+        allowed_artifact::AllowedArtifactSpec, approval::ArtifactApprovalSpec,
+        provenance::ArtifactProvenanceSpec,
     },
     cluster::{
         custom_resource_metadata::SlimMetadata,
         kubernetes_events::{EventPublisher, reference},
         pod_view::{Decoded, Meta, SlimView, uid_text},
         watch::{self, ObjectSink, StreamSink, WatchTimings, WatchedKind},
-        watch_progress::{ListEnd, WatchKind, keeps_last_state},
+        watch_progress::{LAST_STATE, ListEnd, WatchKind},
     },
     metrics::Metrics,
     time::Moment,
@@ -80,14 +81,24 @@ macro_rules! custom_resource {
 
 custom_resource!(Environment, Environments, "environments");
 custom_resource!(NotificationSetting, Settings, "notificationsettings");
-custom_resource!(ArtifactProvenance, Provenances, "artifactprovenances");
+custom_resource!(
+    ArtifactProvenance,
+    Provenances,
+    "artifactprovenances",
+    ArtifactProvenanceSpec::against
+);
 custom_resource!(
     ArtifactApproval,
     Approvals,
     "artifactapprovals",
     ArtifactApprovalSpec::against
 );
-custom_resource!(AllowedArtifact, Allowances, "allowedartifacts");
+custom_resource!(
+    AllowedArtifact,
+    Allowances,
+    "allowedartifacts",
+    AllowedArtifactSpec::nothing
+);
 
 /// An object of ours, and its metadata as the loop needs it.
 #[derive(Debug)]
@@ -108,6 +119,14 @@ impl<'de, K: CustomResource> Deserialize<'de> for Slim<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = Raw::<K::Spec, K::Status>::deserialize(deserializer)?;
         Ok(Self::of(raw.metadata, raw.spec, raw.status))
+    }
+}
+
+impl<K> Slim<K> {
+    /// The object.
+    #[cfg(test)]
+    pub fn object(&self) -> &K {
+        &self.object
     }
 }
 
@@ -138,8 +157,7 @@ impl<K: CustomResource> WatchedKind for Slim<K> {
     const PATH: &'static str = K::PATH;
 }
 
-/// Is called for each change of a kind. An object of which nothing can be read is not passed on: its last good state is
-/// kept.
+/// Is called for each change of a kind.
 pub trait Follower<K>: Send {
     /// Tells objects apart.
     type Key: Ord + Send;
@@ -150,8 +168,15 @@ pub trait Follower<K>: Send {
     /// The key of an object.
     fn key(meta: &Meta) -> Self::Key;
 
-    /// An object was created or changed, or is part of a list. An error says what can't be read in it.
+    /// An object was created or changed, or is part of a list. An error says what can't be read in it, and what counts of
+    /// it then.
     fn apply(&mut self, object: K, listing: bool) -> Result<(), String>;
+
+    /// The newest state of an object can't be read as a whole; `part`: what may count of it even so. Returns what counts
+    /// then, in words. Of most kinds what they said before.
+    fn misread(&mut self, _meta: &Meta, _part: Option<K>) -> &'static str {
+        LAST_STATE
+    }
 
     /// An object was deleted.
     fn delete(&mut self, key: &Self::Key);
@@ -287,20 +312,14 @@ impl<K: CustomResource, F: Follower<K>, S: StreamSink> FollowerSink<'_, K, F, S>
         listed: bool,
     ) -> Vec<String> {
         let Slim { meta, object } = slim;
-        let applied = follower.apply(object, listed);
-        match (why, applied) {
-            (None, Ok(())) => self.streams.read(K::WATCH, Ok(&meta), listed),
-            (Some(why), Ok(())) => {
-                let why = format!("{why}; what could be read of it counts");
-                self.unreadable(&meta, &why, listed)
-            }
-            (Some(why), Err(_)) | (None, Err(why)) => self.keeps_last(&meta, &why, listed),
+        if let Some(why) = why {
+            let counts = follower.misread(&meta, Some(object));
+            return self.unreadable(&meta, &format!("{why}; {counts}"), listed);
         }
-    }
-
-    /// Says of an object that it can't be read, and that it goes on as it was. Returns warnings.
-    fn keeps_last(&self, meta: &Meta, why: &str, listed: bool) -> Vec<String> {
-        self.unreadable(meta, &keeps_last_state(why), listed)
+        match follower.apply(object, listed) {
+            Ok(()) => self.streams.read(K::WATCH, Ok(&meta), listed),
+            Err(why) => self.unreadable(&meta, &why, listed),
+        }
     }
 
     /// Says of an object that it can't be read, on itself too if that is new: why, and what counts. Returns warnings.
@@ -334,7 +353,9 @@ impl<K: CustomResource, F: Follower<K>, S: StreamSink> ObjectSink<Slim<K>>
                 Decoded::Good(slim) => (slim, None),
                 Decoded::Part(slim, why) => (slim, Some(why)),
                 Decoded::Bad(meta, why) => {
-                    warnings.extend(self.keeps_last(&meta, &why, listed));
+                    let counts = list.follower.misread(&meta, None);
+                    let why = format!("{why}; {counts}");
+                    warnings.extend(self.unreadable(&meta, &why, listed));
                     continue;
                 }
             };
@@ -525,8 +546,8 @@ mod tests {
         .await;
         let (field, digest) = ("spec.reviewer: invalid type", "\"?\" is no digest");
         let (part, kept) = (
-            "what could be read of it counts",
-            "its last good state is kept",
+            "what could be read of it against one counts",
+            "what it said against one before counts",
         );
         for (name, why, counts) in [
             ("approved", field, kept),

@@ -194,9 +194,12 @@ mod tests {
             Some(json!(null)),
             Some(json!(7)),
             Some(json!(1.5e300)),
+            Some(json!(i64::MIN)),
+            Some(json!(u64::MAX)),
             Some(json!(true)),
             Some(json!("")),
             Some(json!("a\"b\\\n\u{1f514}")),
+            Some(json!("\u{202e}".repeat(1_000))),
             Some(json!([])),
             Some(json!([null, {}])),
             Some(json!({})),
@@ -213,11 +216,20 @@ mod tests {
 
     /// A line of a watch or a page of which a part is overwritten or cut off.
     fn any_line() -> impl Strategy<Value = Vec<u8>> {
-        let line = json!({"type": "ADDED", "object": pod("1")}).to_string();
-        let page =
-            json!({"metadata": {"resourceVersion": "9"}, "items": [pod("1"), null]}).to_string();
+        let objects = [
+            pod("1"),
+            deployment("web"),
+            environment(),
+            setting(),
+            evidence(),
+        ];
+        let texts = objects.iter().flat_map(|object| {
+            let line = json!({"type": "ADDED", "object": object});
+            let page = json!({"metadata": {"resourceVersion": "9"}, "items": [object, null]});
+            [line.to_string(), page.to_string()]
+        });
         let broken = (
-            select(vec![line, page]),
+            select(texts.collect::<Vec<_>>()),
             any::<usize>(),
             vec(any::<u8>(), 0..8),
             any::<usize>(),
@@ -257,6 +269,13 @@ mod tests {
         Ok(())
     }
 
+    fn is_read_or_refused<T: SlimView>(line: &[u8]) {
+        let _ = event::<T>(line);
+        let mut reader = PageReader::default();
+        reader.receive(line);
+        let _ = reader.take::<T>().map(|_| reader.finish());
+    }
+
     proptest! {
         #![proptest_config(crate::simulation::testing::reader_tries())]
 
@@ -277,10 +296,14 @@ mod tests {
 
         #[test]
         fn whatever_comes_in_a_watch_or_a_page_is_read_or_refused(line in any_line()) {
-            let _ = event::<PodView>(&line);
-            let mut reader = PageReader::default();
-            reader.receive(&line);
-            let _ = reader.take::<PodView>().map(|_| reader.finish());
+            is_read_or_refused::<PodView>(&line);
+            is_read_or_refused::<DeploymentView>(&line);
+            is_read_or_refused::<NamespaceView>(&line);
+            is_read_or_refused::<Slim<Environment>>(&line);
+            is_read_or_refused::<Slim<NotificationSetting>>(&line);
+            is_read_or_refused::<Slim<ArtifactProvenance>>(&line);
+            is_read_or_refused::<Slim<ArtifactApproval>>(&line);
+            is_read_or_refused::<Slim<AllowedArtifact>>(&line);
         }
 
         #[test]

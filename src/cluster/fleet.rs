@@ -11,6 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    api::cut_to_schema::{self, cut_to_schema},
     cluster::{
         hanging::Hanging,
         image::{Fingerprint, ImageId, Reference, display_name, names_registry},
@@ -118,8 +119,11 @@ struct PackedContainer {
     also: Option<Arc<Fingerprint>>,
     /// Its digest counts for the rules: see [`ContainerIdentity::vouched`].
     vouched: bool,
-    /// What its status and spec say now would not tell what counts for the rules: it was learned while the container ran.
+    /// What its status and spec say now would not tell the digests that count for the rules: they were learned while the
+    /// container ran.
     learned: bool,
+    /// The same of the name of its image.
+    named: bool,
     active: bool,
     /// An init container that runs once.
     once: bool,
@@ -130,6 +134,13 @@ impl PackedContainer {
     /// same.
     fn outlasts(&self, view: &ContainerView) -> bool {
         view.silent && self.digest.is_some() && *self.spec.image == *view.image
+    }
+
+    /// The repository from which its image was pulled, if its status and its spec do not tell that any more.
+    fn learned_repository(&self) -> Option<Box<str>> {
+        let image = self.spec.trusted_image.as_ref().filter(|_| self.named)?;
+        let repository = image.parse::<Reference>().ok()?.repository;
+        Some(cut_to_schema(&repository, cut_to_schema::REPOSITORY).into())
     }
 
     fn identity(&self) -> Option<ContainerIdentity> {
@@ -187,9 +198,11 @@ impl TrustedDigests {
         Self { first, also }
     }
 
-    /// Those of a container that was learned to be `self` and is `reported` as that now.
-    fn reported_as(self, reported: Option<Fingerprint>) -> Self {
-        let news = reported.filter(|reported| *reported != self.first);
+    /// Those of a container that was learned to be `self` and is `known` as that now. Logs may differ in the other digest: what
+    /// is known of the running container goes before them.
+    fn with_other_of(self, known: Option<Self>) -> Self {
+        let known = known.into_iter().flat_map(Self::iter);
+        let news = known.into_iter().find(|digest| *digest != self.first);
         Self {
             also: news.or(self.also),
             ..self
@@ -225,6 +238,27 @@ impl TrustedContainer {
     pub fn repository(&self) -> Option<String> {
         let reference = self.image.as_ref()?.parse::<Reference>();
         reference.ok().map(|reference| reference.repository)
+    }
+}
+
+/// What a log holds of a container: what counts of it for the rules, as far as its status and its spec would not tell that
+/// again.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LearnedContainer {
+    /// Its digests.
+    #[serde(flatten)]
+    pub digests: TrustedDigests,
+    /// The repository from which its image was pulled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) repository: Option<Box<str>>,
+}
+
+impl LearnedContainer {
+    /// Whether this tells all that `other` does. A repository that is told again may be lost again, so it is no news that
+    /// `other` lacks it.
+    pub fn tells(&self, other: &Self) -> bool {
+        self.digests == other.digests
+            && (other.repository.is_none() || other.repository == self.repository)
     }
 }
 
@@ -284,9 +318,18 @@ impl Pod {
     }
 
     /// What was learned of running containers, by a hash of their ids: the log keeps it.
-    pub fn learned(&self) -> impl Iterator<Item = (u64, TrustedDigests)> {
-        let learned = self.containers.iter().filter(|it| it.active && it.learned);
-        learned.filter_map(|it| Some((it.container?.get(), it.identity()?.trusted()?)))
+    pub fn learned(&self) -> impl Iterator<Item = (u64, LearnedContainer)> {
+        let active = self.containers.iter().filter(|it| it.active);
+        active.filter_map(|it| {
+            let repository = it.learned_repository();
+            let is_news = it.learned || repository.is_some();
+            let (id, digests) = (it.container?, it.identity()?.trusted()?);
+            let learned = LearnedContainer {
+                digests,
+                repository,
+            };
+            is_news.then_some((id.get(), learned))
+        })
     }
 
     /// The names of running containers that can't be identified: nobody who knows reports a digest of their image.
@@ -385,7 +428,7 @@ pub struct Fleet {
     deployments: Deployments,
     namespaces: BTreeMap<Arc<str>, (u32, Arc<Labels>)>,
     /// What logs hold of containers, by a hash of their ids.
-    learned: BTreeMap<u64, TrustedDigests>,
+    learned: BTreeMap<u64, LearnedContainer>,
     /// How many entries were left when those were last forgotten that nothing refers to.
     left: usize,
     /// The server maintains the generation of pods, so a pod of generation 1 was never edited.
@@ -486,11 +529,12 @@ impl Fleet {
     }
 
     /// Takes in what a log holds of containers. True if that says anything new of a container that is known already.
-    pub fn recall(&mut self, learned: &BTreeMap<u64, TrustedDigests>) -> bool {
+    pub fn recall(&mut self, learned: &BTreeMap<u64, LearnedContainer>) -> bool {
         let known = &mut self.learned;
         let news = learned.iter().filter(|(id, it)| known.get(id) != Some(it));
-        let news: BTreeMap<u64, TrustedDigests> = news.map(|(id, it)| (*id, *it)).collect();
-        known.extend(&news);
+        let news: BTreeMap<u64, LearnedContainer> =
+            news.map(|(id, it)| (*id, it.clone())).collect();
+        known.extend(news.iter().map(|(id, it)| (*id, it.clone())));
         if news.is_empty() {
             return false;
         }
@@ -500,12 +544,24 @@ impl Fleet {
             let learned = packed.container.and_then(|id| news.get(&id.get()));
             let Some(learned) = learned else { continue };
             let trusted = packed.identity().and_then(ContainerIdentity::trusted);
-            let now = learned.reported_as(trusted.map(|trusted| trusted.first));
+            let digests = learned.digests;
+            let now = digests.with_other_of(trusted);
             if trusted != Some(now) {
                 corrected = true;
                 packed.digest = Some(self.digests.intern(now.first));
                 packed.also = now.also.map(|also| self.digests.intern(also));
                 (packed.vouched, packed.learned) = (true, true);
+            }
+            if let Some(repository) = &learned.repository
+                && packed.spec.trusted_image.is_none()
+            {
+                corrected = true;
+                let spec = ContainerSpec {
+                    trusted_image: Some(self.texts.intern(&**repository)),
+                    ..(*packed.spec).clone()
+                };
+                packed.spec = self.container_specs.intern(spec);
+                packed.named = true;
             }
         }
         corrected
@@ -702,12 +758,13 @@ impl Fleet {
         let silent = before.filter(|packed| packed.outlasts(view));
         let same = before.filter(|packed| container.is_some() && packed.container == container);
         let same = same.or(silent);
+        let logged = container.and_then(|id| self.learned.get(&id.get()));
         let known = same.and_then(PackedContainer::identity).or_else(|| {
-            let logged = self.learned.get(&container?.get())?;
+            let digests = logged?.digests;
             Some(ContainerIdentity {
-                shown: logged.first,
+                shown: digests.first,
                 vouched: true,
-                also: logged.also,
+                also: digests.also,
             })
         });
         let pin = || view.pin().map(|digest| Pin { digest, unedited });
@@ -723,12 +780,16 @@ impl Fleet {
             None => trusted(identity) != trusted(told),
         };
         let asked = Some(view.image.as_str()).filter(|image| unedited && names_registry(image));
-        let trusted_image = match silent {
-            Some(before) => before.spec.trusted_image.as_deref(),
-            // While nobody who knows says another, the same container has the same one.
-            None => asked
-                .or_else(|| ImageId::name(&view.image_id))
-                .or_else(|| same?.spec.trusted_image.as_deref()),
+        let told = asked.or_else(|| ImageId::name(&view.image_id));
+        // While nobody who knows says another, the same container has the same one.
+        let before_that = || same?.spec.trusted_image.as_deref();
+        let logged_one = || logged?.repository.as_deref();
+        let (trusted_image, named) = match silent {
+            Some(before) => (before.spec.trusted_image.as_deref(), before.named),
+            None => (
+                told.or_else(before_that).or_else(logged_one),
+                told.is_none(),
+            ),
         };
         let spec = before.map(|packed| &packed.spec);
         let same_spec = spec.filter(|spec| {
@@ -756,6 +817,7 @@ impl Fleet {
             also: identity.and_then(|identity| Some(interned(identity.also?, also))),
             vouched: identity.is_some_and(|identity| identity.vouched),
             learned: learned_now,
+            named,
             once: view.once,
             active: view.active || silent.is_some_and(|packed| packed.active),
         }

@@ -948,6 +948,94 @@ mod tests {
     }
 
     #[test]
+    fn the_page_about_environments_says_of_each_state_whether_a_container_counts() {
+        let page = include_str!("../../docs/environments.md");
+        let (_, table) = page
+            .split_once("\n| state | counts |\n|---|---|\n")
+            .unwrap();
+        let rows = table.lines().take_while(|line| line.starts_with('|'));
+        let rows = rows.map(|row| row.trim_matches(['|', ' ']).rsplit_once(" | ").unwrap());
+        let state = |state: Value| json!({"status": {"containerStatuses": [{"state": state}]}});
+        let again = |reason: &str| json!({"status": {"containerStatuses": [{"state": {"waiting": {"reason": reason}}, "restartCount": 3}]}});
+        let deleted = |mut pod: Value| {
+            pod["metadata"] = json!({"deletionTimestamp": "2026-01-01T00:00:00Z"});
+            pod
+        };
+        let ended = |policy: &str| {
+            let mut pod = state(json!({"terminated": {"exitCode": 1}}));
+            pod["spec"] = json!({"restartPolicy": policy});
+            pod
+        };
+        let running = || state(json!({"running": {}}));
+        let phase = |phase: &str| json!({"status": {"phase": phase}});
+        let mut seen = 0;
+        for (row, counts) in rows {
+            let examples = match row.split([',', ' ']).take(4).collect::<Vec<_>>()[..] {
+                ["running", "", "also", _] => vec![running()],
+                ["running", "in", "a", "pod"] => vec![deleted(running())],
+                ["between", ..] => vec![again("CrashLoopBackOff")],
+                ["ended", "", "and", "started"] => vec![ended("Always"), ended("OnFailure")],
+                ["ended", "", "and", "not"] => {
+                    vec![ended("Never"), deleted(again("CrashLoopBackOff"))]
+                }
+                ["waiting", "for", "its", _] => {
+                    vec![state(json!({"waiting": {"reason": "ContainerCreating"}}))]
+                }
+                ["waiting", "for", "an", _] => {
+                    let (_, reasons) = row.split_once('(').unwrap();
+                    let mut reasons: Vec<_> = reasons.split('`').skip(1).step_by(2).collect();
+                    reasons.sort_unstable();
+                    let mut known = NO_IMAGE;
+                    known.sort_unstable();
+                    assert_eq!(reasons, known);
+                    reasons.into_iter().map(again).collect()
+                }
+                ["counted", "before", ..] => {
+                    let silent =
+                        json!({"containerID": "", "imageID": "", "state": {"waiting": {}}});
+                    vec![json!({"status": {"containerStatuses": [silent]}})]
+                }
+                ["in", "a", "pod", _] => vec![phase("Succeeded"), phase("Failed")],
+                _ => panic!("no example of this row: {row}"),
+            };
+            for example in examples {
+                let view = pod(|pod| merge(pod, &example));
+                let container = &view.containers[0];
+                // What its node says nothing of stays as it was.
+                let stays = row.starts_with("counted before") && container.silent;
+                let answer = if container.active || stays {
+                    "yes"
+                } else {
+                    "no"
+                };
+                assert_eq!(counts.split(',').next(), Some(answer), "{row}: {example}");
+            }
+            seen += 1;
+        }
+        assert_eq!(seen, 9);
+    }
+
+    /// Puts what is in `by` over what is there.
+    fn merge(value: &mut Value, by: &Value) {
+        match by {
+            Value::Object(fields) => {
+                for (key, part) in fields {
+                    match key.as_str() {
+                        "state" => value[key] = part.clone(), // one of three
+                        _ => merge(&mut value[key], part),
+                    }
+                }
+            }
+            Value::Array(items) => {
+                for (at, part) in items.iter().enumerate() {
+                    merge(&mut value[at], part);
+                }
+            }
+            other => *value = other.clone(),
+        }
+    }
+
+    #[test]
     fn an_init_container_is_judged_while_it_runs_or_runs_again() {
         for (state, restarts, runs) in [
             (json!({"waiting": {"reason": "PodInitializing"}}), 0, false),

@@ -134,10 +134,8 @@ pub struct UnreadableObject {
     pub warning: String,
 }
 
-/// Why an object can't be read, and that nothing of it counts as it is now.
-pub(crate) fn keeps_last_state(why: &str) -> String {
-    format!("{why}; its last good state is kept")
-}
+/// What counts of most objects that can't be read.
+pub(crate) const LAST_STATE: &str = "its last good state is kept";
 
 impl StreamState {
     /// Whether it can be relied on.
@@ -225,5 +223,21 @@ impl StreamState {
         };
         let before = self.unreadable.insert(meta.uid, object.clone());
         (before != Some(object)).then_some(message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_about_operations_names_exactly_the_kinds_without_which_readyz_fails() {
+        let page = include_str!("../../docs/operations.md");
+        let (_, row) = page.split_once("\n| `/readyz` | ").unwrap();
+        let (_, kinds) = row.split_once(" is stale: ").unwrap();
+        let (kinds, _) = kinds.split_once("; otherwise 503").unwrap();
+        let kinds = kinds.split(", ").flat_map(|it| it.split(" and "));
+        let kinds: Vec<_> = kinds.map(str::to_lowercase).collect();
+        assert_eq!(kinds, WatchKind::ALL.map(WatchKind::as_str));
     }
 }

@@ -251,7 +251,7 @@ impl RuleContext<'_> {
         let from = |repository: Option<&str>| -> Vec<&Arc<ProvenanceRecord>> {
             let fits = |record: &&Arc<ProvenanceRecord>| {
                 let pinned = record.repository.as_deref();
-                pinned.is_none_or(|pinned| Some(pinned) == repository)
+                record.whole && pinned.is_none_or(|pinned| Some(pinned) == repository)
             };
             trusted.iter().copied().filter(fits).collect()
         };
@@ -271,8 +271,9 @@ impl RuleContext<'_> {
         }
     }
 
-    /// The first rule that decides, why, and until when. `records`: those that the image fits. What the others say well of
-    /// it counts for nothing, but whoever can make up a name must not thereby get rid of what they find bad.
+    /// The first rule that decides, why, and until when. `records`: those that the image fits, and that can be read as a
+    /// whole. What the others say well of it counts for nothing, but whoever can make up a name must not thereby get rid of
+    /// what they find bad.
     fn outcome(
         &self,
         records: &[&Arc<ProvenanceRecord>],
@@ -345,7 +346,10 @@ impl RuleContext<'_> {
                     .as_deref()
                     .is_none_or(|name| name == self.environment)
                 && (records.is_empty()
-                    || flow.is_none_or(|flow| records.iter().any(|record| *record.flow == *flow)))
+                    || flow.is_none_or(|flow| {
+                        let mut flows = records.iter().map(|record| record.known_flow());
+                        flows.any(|known| known.is_none_or(|known| known == flow))
+                    }))
                 && self
                     .rules
                     .is_none_or(|rules| rules.counts_reviews_of(&review.reviewer))
@@ -368,7 +372,10 @@ impl RuleContext<'_> {
             .class
             .iter()
             .flat_map(|digest| self.resolver.evidence.records_of(digest));
-        let (reason, words) = if let Some(record) = trusted.first() {
+        let (reason, words) = if let Some(record) = trusted.iter().find(|it| !it.whole) {
+            let words = format!("not all of its record {} can be read", record.key);
+            (VerdictReason::UntrustedProvenance, words)
+        } else if let Some(record) = trusted.first() {
             let pinned = record.repository.as_deref().unwrap_or_default();
             let unknown = match self.repository {
                 Some(_) => "",
@@ -525,9 +532,13 @@ fn status(records: &[&Arc<ProvenanceRecord>]) -> Option<RecordState> {
     states().min() // Compliant comes before Incomplete
 }
 
+/// Whether a rule asks for an attestation. A failed one whose name or type can't be read may be the one that is asked for.
 fn asks(rule: &AttestationRule, found: &AttestationRecord) -> bool {
-    rule.name.as_deref().is_none_or(|name| name == &*found.name)
-        && (rule.type_.is_none() || rule.type_.as_deref() == found.type_.as_deref())
+    let fits =
+        |asked: &Option<String>, found: Option<&str>| asked.is_none() || asked.as_deref() == found;
+    let unread = |text: Option<&str>| !found.compliant && text == Some("");
+    let (name, type_) = (Some(&*found.name), found.type_.as_deref());
+    (fits(&rule.name, name) || unread(name)) && (fits(&rule.type_, type_) || unread(type_))
 }
 
 /// The attestations of all records.

@@ -115,6 +115,9 @@ pub struct ProvenanceRecord {
     pub(crate) attestations: Box<[AttestationRecord]>,
     /// Announced deployments, the newest first.
     pub deployments: Box<[DeploymentRecord]>,
+    /// All of it could be read. Of any other one only what speaks against its image is here, as far as that can be read;
+    /// its flow, and the name and the type of a failed attestation, are empty if they can't be.
+    pub whole: bool,
 }
 
 /// An attestation.
@@ -219,7 +222,42 @@ impl ProvenanceRecord {
             missing,
             attestations,
             deployments: deployments.into(),
+            whole: true,
         })
+    }
+
+    /// What counts of an object that can't be read as a whole. `None`: not even a digest of its image can be read.
+    pub fn part_of(object: &ArtifactProvenance) -> Option<Self> {
+        let mut readable = object.clone();
+        let spec = &mut readable.spec;
+        let aliases = spec.aliases.take().unwrap_or_default();
+        let fingerprint = [std::mem::take(&mut spec.fingerprint)];
+        let digests = fingerprint.into_iter().chain(aliases);
+        let mut digests = digests.filter(|text| digest(text).is_ok());
+        spec.fingerprint = digests.next()?;
+        spec.aliases = Some(digests.collect());
+        // What passed is not there: so it is missing, if it is required.
+        let attestations = spec.attestations.iter_mut();
+        attestations.for_each(|all| all.retain(|it| !it.compliant));
+        Some(Self::of(&readable).ok()?.against())
+    }
+
+    /// Only what speaks against its image.
+    #[must_use]
+    pub fn against(&self) -> Self {
+        let failed = self.attestations.iter().filter(|it| !it.compliant);
+        Self {
+            state: self.state.max(RecordState::Incomplete),
+            attestations: failed.cloned().collect(),
+            deployments: [].into(),
+            whole: false,
+            ..self.clone()
+        }
+    }
+
+    /// Its flow; `None`: it can't be read, and may be any.
+    pub fn known_flow(&self) -> Option<&str> {
+        (self.whole || !self.flow.is_empty()).then_some(&*self.flow)
     }
 
     /// All its digests, which identify one image.
@@ -300,6 +338,8 @@ pub struct Allowance {
     pub artifacts: BTreeMap<Fingerprint, Box<str>>,
     pub(crate) reason: Box<str>,
     pub(crate) expires: Option<Timestamp>,
+    /// All of it could be read. Any other one allows nothing.
+    pub(crate) whole: bool,
 }
 
 impl Allowance {
@@ -323,7 +363,34 @@ impl Allowance {
             artifacts: artifacts.collect::<Result<_, String>>()?,
             reason: object.spec.reason.as_str().into(),
             expires: user_time::end(object.spec.expires_at),
+            whole: true,
         })
+    }
+
+    /// What counts of an object that can't be read as a whole: that it is there.
+    pub fn nothing_of(object: &AllowedArtifact) -> Self {
+        Self {
+            name: object.name_any().into(),
+            uid: object.uid().unwrap_or_default().into(),
+            created: created(object),
+            environments: BTreeSet::new(),
+            artifacts: BTreeMap::new(),
+            reason: "".into(),
+            expires: None,
+            whole: false,
+        }
+    }
+
+    /// Allows nothing any more.
+    #[must_use]
+    pub fn nothing(&self) -> Self {
+        Self {
+            environments: BTreeSet::new(),
+            artifacts: BTreeMap::new(),
+            expires: None,
+            whole: false,
+            ..self.clone()
+        }
     }
 
     /// Whether it is in force.
@@ -548,13 +615,15 @@ impl Evidence {
         digests: impl IntoIterator<Item = Fingerprint>,
         trusts: impl Fn(&str) -> bool,
     ) -> Vec<&Arc<ProvenanceRecord>> {
-        let mut flows: BTreeMap<&str, &Arc<ProvenanceRecord>> = BTreeMap::new();
+        // A record whose flow can't be read takes the place of no other, and no other takes its place.
+        let mut flows: BTreeMap<_, &Arc<ProvenanceRecord>> = BTreeMap::new();
         for digest in digests {
             for record in self.records_of(digest) {
                 if !trusts(&record.key.namespace) {
                     continue;
                 }
-                let oldest = flows.entry(&record.flow).or_insert(record);
+                let flow = record.known_flow().ok_or(&record.key);
+                let oldest = flows.entry(flow).or_insert(record);
                 if record.age() < oldest.age() {
                     *oldest = record;
                 }
@@ -571,7 +640,8 @@ impl Evidence {
     ) -> Option<&EvidenceKey> {
         let namesakes = record.digests().flat_map(|digest| self.records_of(digest));
         let older = namesakes.filter(|other| {
-            other.flow == record.flow
+            record.known_flow().is_some()
+                && other.known_flow() == record.known_flow()
                 && other.age() < record.age()
                 && (other.key.namespace == record.key.namespace || trusts(&other.key.namespace))
         });

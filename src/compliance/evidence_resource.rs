@@ -10,7 +10,7 @@ use crate::{
     api::{
         AllowedArtifact, ArtifactApproval, ArtifactProvenance, Condition,
         allowed_artifact::{AllowedArtifactStatus, AllowedState},
-        approval::ArtifactApprovalStatus,
+        approval::{ArtifactApprovalStatus, ReviewState},
         condition::{MESSAGE, READY, Statement, reasons, shorten, shorten_messages},
         cut_to_schema::cut_to_schema,
         provenance::{ArtifactProvenanceStatus, RunningIn},
@@ -30,10 +30,17 @@ const LISTED: usize = 64;
 /// At most so many characters of the name of an attestation.
 const ATTESTATION: usize = 128;
 
+/// What counts of evidence that can't be read as a whole.
+const PART: &str = "it speaks for no image; what could be read of it against one counts";
+/// The same, if not even the image can be read.
+const BEFORE: &str = "it speaks for no image; what it said against one before counts";
+/// The same of an entry of the allow-list.
+const NOTHING: &str = "it allows no image";
+
 reasons! {
     /// What the condition `Ready` of a piece of evidence says.
     enum EvidenceReason {
-        Recorded, Conflict, Numbered, NamespaceNotTrusted, Active, Expired, EnvironmentNotFound,
+        Recorded, Conflict, Numbered, NamespaceNotTrusted, Active, Expired, EnvironmentNotFound, Unreadable,
     }
 }
 
@@ -49,6 +56,16 @@ pub trait EvidenceResource: CustomResource + HasStatus<Status: EvidenceStatus> {
         state: &mut dyn EvidenceState,
         now: Moment,
     ) -> Result<(), String>;
+
+    /// Takes in that the newest state of an object can't be read as a whole. It speaks for no image any more, as it would not
+    /// after a restart. What speaks against one counts: as far as `part` of the object can be read, or as it was said before
+    /// if not even the image can be. Returns what counts, in words.
+    fn misread(
+        key: &EvidenceKey,
+        part: Option<&Self>,
+        state: &mut dyn EvidenceState,
+        now: Moment,
+    ) -> &'static str;
 
     /// What its status should say, and its condition Ready. `None`: the object is not known any more.
     fn new_status(
@@ -105,6 +122,20 @@ impl EvidenceResource for ArtifactProvenance {
         Ok(())
     }
 
+    fn misread(
+        key: &EvidenceKey,
+        part: Option<&Self>,
+        state: &mut dyn EvidenceState,
+        now: Moment,
+    ) -> &'static str {
+        let part = part.and_then(ProvenanceRecord::part_of);
+        let counts = if part.is_some() { PART } else { BEFORE };
+        let before = state.evidence().records().get(key);
+        let record = part.or_else(|| Some(before?.against()));
+        state.record_seen(key, record, now);
+        counts
+    }
+
     fn new_status(
         key: &EvidenceKey,
         state: &dyn EvidenceState,
@@ -131,6 +162,9 @@ impl EvidenceResource for ArtifactProvenance {
         let flow = &record.flow;
         let ready = match &conflict {
             _ if !state.trusts(namespace) => not_trusted(namespace),
+            _ if !record.whole => unreadable(
+                "not all of the record can be read, see its Kubernetes Events: it speaks for no image, only against one",
+            ),
             Some(older) => ready(
                 false,
                 EvidenceReason::Conflict,
@@ -169,6 +203,24 @@ impl EvidenceResource for ArtifactApproval {
         state.review_seen(key, object)
     }
 
+    fn misread(
+        key: &EvidenceKey,
+        part: Option<&Self>,
+        state: &mut dyn EvidenceState,
+        _: Moment,
+    ) -> &'static str {
+        let against = part.filter(|review| review.spec.state != ReviewState::Approved);
+        if against.is_some_and(|review| state.review_seen(key, Some(review)).is_ok()) {
+            return PART;
+        }
+        let before = state.evidence().reviews().get(key);
+        if before.is_some_and(|review| review.state == ReviewState::Approved) {
+            // Without an object there is nothing that can't be read.
+            let _ = state.review_seen(key, None);
+        }
+        BEFORE
+    }
+
     fn new_status(
         key: &EvidenceKey,
         state: &dyn EvidenceState,
@@ -205,12 +257,31 @@ impl EvidenceResource for AllowedArtifact {
         Ok(())
     }
 
+    fn misread(
+        key: &EvidenceKey,
+        part: Option<&Self>,
+        state: &mut dyn EvidenceState,
+        _: Moment,
+    ) -> &'static str {
+        let before = state.evidence().allowances().get(key);
+        let nothing = part.map(Allowance::nothing_of);
+        let nothing = nothing.or_else(|| Some(before?.nothing()));
+        state.allowance_seen(&key.name, nothing);
+        NOTHING
+    }
+
     fn new_status(
         key: &EvidenceKey,
         state: &dyn EvidenceState,
         now: Timestamp,
     ) -> Option<(Self::Status, Statement)> {
         let entry = state.evidence().allowances().get(key)?;
+        if !entry.whole {
+            let ready = unreadable(
+                "not all of the entry can be read, see its Kubernetes Events: it allows no image",
+            );
+            return Some((AllowedArtifactStatus::default(), ready));
+        }
         let environments = entry.environments.iter().map(|name| &**name);
         let missing = environments.filter(|name| !state.environment_exists(name));
         let missing: Vec<&str> = missing.collect();
@@ -264,6 +335,10 @@ fn ready(status: bool, reason: EvidenceReason, message: &str) -> Statement {
         reason: reason.as_str(),
         message: shorten(message, MESSAGE),
     }
+}
+
+fn unreadable(message: &str) -> Statement {
+    ready(false, EvidenceReason::Unreadable, message)
 }
 
 fn not_trusted(namespace: &str) -> Statement {

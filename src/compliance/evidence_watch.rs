@@ -34,6 +34,17 @@ struct EvidenceWatch<S> {
     statuses: Arc<Mutex<EvidenceStatuses>>,
 }
 
+/// Takes in the newest state of an object. An error says what can't be read in it, and what counts of it.
+pub(crate) fn take_in<K: EvidenceResource>(
+    key: &EvidenceKey,
+    object: &K,
+    state: &mut dyn EvidenceState,
+    now: Moment,
+) -> Result<(), String> {
+    let taken = K::put(key, Some(object), state, now);
+    taken.map_err(|why| format!("{why}; {}", K::misread(key, Some(object), state, now)))
+}
+
 fn remove<K: EvidenceResource>(key: &EvidenceKey, state: &mut dyn EvidenceState, now: Moment) {
     // Without an object there is nothing that can't be read.
     let _ = K::put(key, None, state, now);
@@ -60,7 +71,19 @@ impl<K: EvidenceResource, S: SharedEvidence> Follower<K> for EvidenceWatch<S> {
             .seen(K::KIND, &key, metadata, object.status());
         self.shared.with_evidence(|state, now| {
             state.mark_status_dirty(K::KIND, key.clone());
-            K::put(&key, Some(&object), state, now)
+            take_in(&key, &object, state, now)
+        })
+    }
+
+    fn misread(&mut self, meta: &Meta, part: Option<K>) -> &'static str {
+        let key = <Self as Follower<K>>::key(meta);
+        if let Some(object) = &part {
+            let mut statuses = self.statuses.lock();
+            statuses.seen(K::KIND, &key, object.meta(), object.status());
+        }
+        self.shared.with_evidence(|state, now| {
+            state.mark_status_dirty(K::KIND, key.clone());
+            K::misread(&key, part.as_ref(), state, now)
         })
     }
 

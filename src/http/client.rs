@@ -1,85 +1,248 @@
-#![expect(clippy::disallowed_types, reason = "makes requests")]
+#![expect(clippy::disallowed_methods, reason = "waits, and makes requests")]
 
-//! Makes the HTTP library's clients: they do as little as possible by themselves, and dial only what the guard has seen.
+//! Makes requests over HTTP/1.1, and as little else as possible: no redirect is followed, nothing is sent twice, and only
+//! what the guard has seen is dialled.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use reqwest::{Certificate, Client, Proxy};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use http::{
+    HeaderValue, Request, Response, Uri,
+    header::{HOST, PROXY_AUTHORIZATION, USER_AGENT},
+};
+use hyper::body::Incoming;
+use percent_encoding::percent_decode_str;
+use rustls::{
+    ClientConfig, DigitallySignedStruct, SignatureScheme,
+    client::{
+        Resumption,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    pki_types::{CertificateDer, ServerName, UnixTime},
+};
+use rustls_platform_verifier::Verifier;
 use secrecy::{ExposeSecret as _, SecretString};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep, timeout, timeout_at},
+};
+use tokio_rustls::TlsConnector;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
+use url::{Host, Position, Url};
 
 use crate::http::{
+    address_guard::Guard,
     certificates::CaBundle,
     config::{SendError, SenderConfig},
+    connection::{Body, Connection, NAME, Stream, dial, tls, tunnel},
     destination::Destination,
-    error::causes,
+    error::{LONG_CHAIN, fault},
     proxy::NoProxy,
-    resolver::{Lookups, Resolver},
+    resolver::Lookups,
+    response::Fault,
 };
 
 /// How long a connection may take: DNS, TCP and TLS.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long an idle connection is kept. A policy of the guard holds from the next connection on.
-const IDLE: Duration = Duration::from_secs(90);
-/// At most so many idle connections to one host are kept.
-const IDLE_PER_HOST: usize = 32;
+const IDLE: Duration = Duration::from_secs(30);
+/// At most so many idle connections are kept, whomever they lead to.
+const IDLE_TOTAL: usize = 64;
+/// How long a connection may take to be ready for another request once its answer was read.
+const READY: Duration = Duration::from_secs(1);
 
-const USER_AGENT: &str = concat!("shipbell/", env!("CARGO_PKG_VERSION"));
 /// At most so many certificates that have a problem are named in the log.
 const PROBLEMS: usize = 20;
 
-/// One client for each way to a destination.
-pub(super) struct Clients {
-    direct: Client,
-    https_proxy: Option<Client>,
-    http_proxy: Option<Client>,
+/// Makes requests, directly or through proxies.
+pub(super) struct Client {
+    guard: Arc<Guard>,
+    lookups: Lookups,
+    tls: TlsConnector,
+    https_proxy: Option<Proxy>,
+    http_proxy: Option<Proxy>,
     bypass: NoProxy,
+    idle: Idle,
 }
 
-impl Clients {
+/// The head of an answer, and what to do with the connection when the rest was read.
+pub(super) struct Answer {
+    pub(super) response: Response<Incoming>,
+    connection: Connection,
+    key: Key,
+}
+
+impl Client {
     /// Reads the system's CA certificates; those of `extra_ca_pem` are trusted besides.
     pub(super) fn new(
         config: &SenderConfig,
         extra_ca_pem: Option<&[u8]>,
         lookups: &Lookups,
     ) -> Result<Self, SendError> {
-        let extra_cas = extra_cas(extra_ca_pem)?;
-        let client = |guard, proxy| {
-            let lookups = lookups.clone();
-            client(config, &extra_cas, Resolver { guard, lookups }, proxy)
-        };
-        // All that is given to this client goes through its proxy, so the proxy's is the only name that it resolves.
-        let through = |url: &Option<SecretString>, name| {
-            let url = url.as_ref().map(|url| url.expose_secret().trim());
-            let Some(url) = url.filter(|url| !url.is_empty()) else {
-                return Ok(None);
-            };
-            let proxy = parse_proxy(url).ok_or(SendError::BadProxy(name))?;
-            client(None, Some(proxy)).map(Some)
-        };
         Ok(Self {
-            direct: client(Some(Arc::clone(&config.guard)), None)?,
-            https_proxy: through(&config.proxy.https, "HTTPS_PROXY")?,
-            http_proxy: through(&config.proxy.http, "HTTP_PROXY")?,
+            guard: Arc::clone(&config.guard),
+            lookups: lookups.clone(),
+            tls: connector(extra_cas(extra_ca_pem)?)?,
+            https_proxy: Proxy::of(config.proxy.https.as_ref(), "HTTPS_PROXY")?,
+            http_proxy: Proxy::of(config.proxy.http.as_ref(), "HTTP_PROXY")?,
             bypass: NoProxy::parse(&config.proxy.no_proxy),
+            idle: Idle::default(),
         })
     }
 
-    /// The client for a destination, and whether it leads through a proxy.
-    pub(super) fn way_to(&self, to: &Destination) -> (&Client, bool) {
-        let proxy = match to.expose_url().scheme() {
-            "https" => &self.https_proxy,
-            _ => &self.http_proxy,
+    /// The proxy that a destination is reached through.
+    fn proxy(&self, to: &Destination) -> Option<&Proxy> {
+        let proxy = if is_https(to) {
+            &self.https_proxy
+        } else {
+            &self.http_proxy
         };
-        match proxy {
-            Some(client) if !self.bypass.covers(&to.host(), to.port()) => (client, true),
-            _ => (&self.direct, false),
+        proxy
+            .as_ref()
+            .filter(|_| !self.bypass.covers(&to.host(), to.port()))
+    }
+
+    /// Whether the way to a destination leads through a proxy.
+    pub(super) fn is_proxied(&self, to: &Destination) -> bool {
+        self.proxy(to).is_some()
+    }
+
+    /// Sends a request for a setting of this namespace, and waits for the head of the answer.
+    pub(super) async fn send(
+        &self,
+        namespace: &Arc<str>,
+        to: &Destination,
+        mut request: Request<Body>,
+    ) -> Result<Answer, Fault> {
+        self.address(to, &mut request).ok_or(Fault::Protocol)?;
+        let key = Key::new(namespace, to);
+        loop {
+            let idle = self.idle.take(&key);
+            let is_new = idle.is_none();
+            let mut connection = match idle {
+                Some(connection) => connection,
+                None => timeout(CONNECT, self.connect(namespace, to))
+                    .await
+                    .unwrap_or_else(|_| Err(self.not_connected(to)))?,
+            };
+            match connection.requests.try_send_request(request).await {
+                Ok(response) => {
+                    return Ok(Answer {
+                        response,
+                        connection,
+                        key,
+                    });
+                }
+                Err(mut error) => match error.take_message() {
+                    // The other side had closed it: nothing was sent.
+                    Some(unsent) if !is_new => request = unsent,
+                    Some(_) => return Err(self.not_connected(to)),
+                    None => return Err(fault(error.error())),
+                },
+            }
         }
+    }
+
+    /// Nobody took the connection.
+    fn not_connected(&self, to: &Destination) -> Fault {
+        match self.is_proxied(to) {
+            true => Fault::Proxy,
+            false => Fault::Connect,
+        }
+    }
+
+    /// Keeps the connection for the next request if the answer was read to its end. Ends at the `deadline`.
+    pub(super) async fn keep(&self, answer: Answer, deadline: Instant) {
+        let Answer {
+            response,
+            mut connection,
+            key,
+        } = answer;
+        drop(response);
+        let deadline = deadline.min(Instant::now() + READY);
+        if let Ok(Ok(())) = timeout_at(deadline, connection.requests.ready()).await {
+            self.idle.put(key, connection);
+        }
+    }
+
+    /// Says whom a request is for. `None`: it can't be written.
+    fn address(&self, to: &Destination, request: &mut Request<Body>) -> Option<()> {
+        let url = to.expose_url();
+        let through = self.proxy(to).filter(|_| !is_https(to));
+        let from = match through {
+            Some(_) => Position::BeforeScheme,
+            None => Position::BeforePath,
+        };
+        *request.uri_mut() = Uri::try_from(&url[from..Position::AfterQuery]).ok()?;
+        let headers = request.headers_mut();
+        let host = &url[Position::BeforeHost..Position::AfterPort];
+        headers.insert(HOST, HeaderValue::try_from(host).ok()?);
+        headers.insert(USER_AGENT, NAME);
+        if let Some(authorization) = through.and_then(|proxy| proxy.authorization.clone()) {
+            headers.insert(PROXY_AUTHORIZATION, authorization);
+        }
+        Some(())
+    }
+
+    async fn connect(&self, namespace: &Arc<str>, to: &Destination) -> Result<Connection, Fault> {
+        let host = to.host();
+        let stream = match self.proxy(to) {
+            None => self.dial(namespace, &host, to.port()).await,
+            Some(proxy) => self.reach(proxy, to).await.map_err(|_| Fault::Proxy),
+        }?;
+        let stream = match is_https(to) {
+            true => tls(&self.tls, &host, stream).await?,
+            false => stream,
+        };
+        Connection::new(stream).await.map_err(|error| fault(&error))
+    }
+
+    /// Connects to one of the very addresses that the guard has seen: a second query could give others.
+    async fn dial(
+        &self,
+        namespace: &Arc<str>,
+        host: &Host<&str>,
+        port: u16,
+    ) -> Result<Stream, Fault> {
+        let guard = self.guard.for_namespace(namespace);
+        let found = self.lookups.addresses(host, namespace).await?;
+        // One bad address fails the name.
+        let name = host.to_string();
+        let mut addresses = found.iter().map(std::net::SocketAddr::ip);
+        let judged = addresses.try_for_each(|ip| guard.permits_ip(&name, ip));
+        judged.map_err(Fault::Denied)?;
+        dial(&found, port).await.map_err(|_| Fault::Connect)
+    }
+
+    /// Connects to a proxy, and through it to a destination that is reached by a tunnel. The operator's own flags give
+    /// the proxy, so it may be anywhere, and its name has a share of the look-ups of its own.
+    async fn reach(&self, proxy: &Proxy, to: &Destination) -> Result<Stream, Fault> {
+        let host = proxy.url.host().ok_or(Fault::Proxy)?;
+        let port = proxy.url.port_or_known_default().ok_or(Fault::Proxy)?;
+        let found = self.lookups.addresses(&host, &Arc::default()).await?;
+        let mut stream = dial(&found, port).await.map_err(|_| Fault::Proxy)?;
+        if proxy.url.scheme() == "https" {
+            stream = tls(&self.tls, &host, stream).await?;
+        }
+        if is_https(to) {
+            let to = format!("{}:{}", to.host(), to.port());
+            stream = tunnel(stream, &to, proxy.authorization.as_ref()).await?;
+        }
+        Ok(stream)
     }
 }
 
+fn is_https(to: &Destination) -> bool {
+    to.expose_url().scheme() == "https"
+}
+
 /// The certificates of a bundle that can be used; the log names the others.
-fn extra_cas(pem: Option<&[u8]>) -> Result<Vec<Certificate>, SendError> {
+fn extra_cas(pem: Option<&[u8]>) -> Result<Vec<CertificateDer<'static>>, SendError> {
     let Some(pem) = pem else {
         return Ok(Vec::new());
     };
@@ -93,57 +256,154 @@ fn extra_cas(pem: Option<&[u8]>) -> Result<Vec<Certificate>, SendError> {
     if bundle.certificates.is_empty() {
         return Err(SendError::BadCa);
     }
-    let certificates = bundle.certificates.iter();
-    certificates
-        .map(|der| Certificate::from_der(der).map_err(|_| SendError::BadCa))
-        .collect()
+    Ok(bundle.certificates)
 }
 
-/// A client that dials directly, or through `proxy` alone.
-fn client(
-    config: &SenderConfig,
-    extra_cas: &[Certificate],
-    resolver: Resolver,
-    proxy: Option<Proxy>,
-) -> Result<Client, SendError> {
-    let mut builder = Client::builder()
-        // Else the environment decides; and a redirect may lead anywhere, with the body and its signature.
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        .referer(false)
-        .dns_resolver(Arc::new(resolver))
-        .connect_timeout(CONNECT.min(config.timeout))
-        .timeout(config.timeout)
-        .pool_idle_timeout(IDLE)
-        .pool_max_idle_per_host(IDLE_PER_HOST)
-        .user_agent(USER_AGENT)
-        .tls_certs_merge(extra_cas.iter().cloned());
-    if let Some(proxy) = proxy {
-        builder = builder.proxy(proxy);
+/// At most so many certificates besides the server's own. To find a way among many takes long, and they stay as long as the
+/// connection.
+const INTERMEDIATES: usize = 8;
+
+/// Refuses long chains before anybody looks for a way through them.
+#[derive(Debug)]
+struct ShortChains(Verifier);
+
+impl ServerCertVerifier for ShortChains {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if intermediates.len() > INTERMEDIATES {
+            return Err(rustls::Error::General(LONG_CHAIN.to_owned()));
+        }
+        self.0
+            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
     }
-    builder.build().map_err(|error| {
-        let tls = causes(&error).find_map(|cause| cause.downcast_ref::<rustls::Error>());
-        match tls {
-            Some(rustls::Error::General(text)) if text.starts_with("No CA certificates") => {
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0
+            .verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0
+            .verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
+/// TLS that trusts the system's authorities and these.
+fn connector(extra_cas: Vec<CertificateDer<'static>>) -> Result<TlsConnector, SendError> {
+    let builder = ClientConfig::builder();
+    let verifier = Verifier::new_with_extra_roots(extra_cas, Arc::clone(builder.crypto_provider()))
+        .map_err(|error| match error {
+            rustls::Error::General(text) if text.starts_with("No CA certificates") => {
                 SendError::NoRoots
             }
             // The system's malformed certificates are passed over.
-            Some(_) => SendError::BadCa,
-            None => SendError::Client(error.without_url().to_string()),
-        }
-    })
+            _ => SendError::BadCa,
+        })?;
+    let mut config = builder
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(ShortChains(verifier)))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    // A server may give many tickets, of up to 64 KiB each.
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config).into())
 }
 
-/// A proxy's URL as people write it: `proxy:3128` is `http://proxy:3128`.
-fn parse_proxy(text: &str) -> Option<Proxy> {
-    let url = if text.contains("://") {
-        text.parse::<url::Url>()
-    } else {
-        format!("http://{text}").parse()
-    };
-    let url = url
-        .ok()
-        .filter(|url| matches!(url.scheme(), "http" | "https"))?;
-    Proxy::all(url).ok()
+/// A proxy, and what it is told to let us through.
+struct Proxy {
+    url: Url,
+    authorization: Option<HeaderValue>,
+}
+
+impl Proxy {
+    /// The proxy of a flag, if it has any.
+    fn of(url: Option<&SecretString>, flag: &'static str) -> Result<Option<Self>, SendError> {
+        let text = url.map_or("", |url| url.expose_secret().trim());
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let proxy = Self::parse(text).ok_or(SendError::BadProxy(flag))?;
+        Ok(Some(proxy))
+    }
+
+    /// A proxy's URL as people write it: `proxy:3128` is `http://proxy:3128`.
+    fn parse(text: &str) -> Option<Self> {
+        let url = if text.contains("://") {
+            text.parse::<Url>()
+        } else {
+            format!("http://{text}").parse()
+        };
+        let url = url
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https"))?;
+        let (user, password) = (url.username(), url.password());
+        let authorization = (!user.is_empty() || password.is_some()).then(|| {
+            let mut pair: Vec<u8> = percent_decode_str(user).collect();
+            pair.push(b':');
+            pair.extend(percent_decode_str(password.unwrap_or_default()));
+            format!("Basic {}", STANDARD.encode(pair))
+        });
+        let mut authorization = authorization.and_then(|text| HeaderValue::try_from(text).ok());
+        if let Some(authorization) = &mut authorization {
+            authorization.set_sensitive(true);
+        }
+        Some(Self { url, authorization })
+    }
+}
+
+/// Who may use an idle connection for what: the namespace for which its address was judged, for the same host and port.
+#[derive(PartialEq, Eq)]
+struct Key(Arc<str>, String);
+
+impl Key {
+    fn new(namespace: &Arc<str>, to: &Destination) -> Self {
+        let origin = &to.expose_url()[..Position::BeforePath];
+        Self(Arc::clone(namespace), origin.to_owned())
+    }
+}
+
+/// The idle connections, those that are idle for longest first.
+#[derive(Default)]
+struct Idle(Mutex<VecDeque<(Key, Connection, AbortOnDropHandle<()>)>>);
+
+impl Idle {
+    fn take(&self, key: &Key) -> Option<Connection> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = all.iter().rposition(|(of, ..)| of == key)?;
+        all.remove(at).map(|(_, connection, _)| connection)
+    }
+
+    fn put(&self, key: Key, connection: Connection) {
+        let driver = connection.driver.abort_handle();
+        let closing: JoinHandle<()> = tokio::spawn(async move {
+            sleep(IDLE).await;
+            driver.abort();
+        });
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|(_, connection, _)| !connection.requests.is_closed());
+        if all.len() == IDLE_TOTAL {
+            all.pop_front();
+        }
+        all.push_back((key, connection, AbortOnDropHandle::new(closing)));
+    }
 }

@@ -75,6 +75,4 @@ pub enum SendError {
     BadCa,
     #[error("{0} is not the URL of a proxy; give one such as http://proxy.example:3128")]
     BadProxy(&'static str),
-    #[error("the HTTP client could not be made: {0}")]
-    Client(String),
 }

@@ -3,41 +3,32 @@
 use std::error::Error as StdError;
 
 use crate::http::{
-    address_guard::Denied,
     certificates::algorithm_name,
-    resolver::LookupError,
     response::{Fault, TlsProblem},
 };
 
-/// What went wrong, read from the chain of causes.
-pub(super) fn fault(error: &reqwest::Error, proxied: bool) -> Fault {
-    for cause in causes(error) {
-        if let Some(denied) = cause.downcast_ref::<Denied>() {
-            return Fault::Denied(denied.clone());
-        }
-        if let Some(error) = cause.downcast_ref::<rustls::Error>() {
-            return Fault::Tls(tls_problem(error));
-        }
-        match cause.downcast_ref() {
-            Some(_) if proxied => return Fault::Proxy,
-            Some(LookupError::NotFound) => return Fault::NameNotFound,
-            Some(LookupError::Unavailable) => return Fault::Dns,
-            None => {}
-        }
+/// What the TLS library says when there are too many certificates.
+pub(super) const LONG_CHAIN: &str = "too many certificates";
+
+/// What went wrong with a request or its answer.
+pub(super) fn fault(error: &hyper::Error) -> Fault {
+    if error.is_parse_too_large() {
+        return Fault::LongHead;
     }
-    if error.is_timeout() {
-        Fault::Timeout
-    } else if error.is_connect() {
-        if proxied {
-            Fault::Proxy
+    tls_fault(error).unwrap_or_else(|| {
+        let broke = causes(error).any(<dyn StdError>::is::<std::io::Error>);
+        if broke || error.is_canceled() || error.is_incomplete_message() {
+            Fault::Lost
         } else {
-            Fault::Connect
+            Fault::Protocol
         }
-    } else if causes(error).any(<dyn StdError>::is::<std::io::Error>) {
-        Fault::Lost
-    } else {
-        Fault::Protocol
-    }
+    })
+}
+
+/// What went wrong with TLS, if it did.
+pub(super) fn tls_fault(error: &(dyn StdError + 'static)) -> Option<Fault> {
+    let error = causes(error).find_map(|cause| cause.downcast_ref::<rustls::Error>());
+    error.map(|error| Fault::Tls(tls_problem(error)))
 }
 
 /// An error and its causes. An I/O error that wraps another shows that one's cause only, so its inside is taken.
@@ -78,6 +69,7 @@ fn tls_problem(error: &rustls::Error) -> TlsProblem {
         },
         rustls::Error::AlertReceived(rustls::AlertDescription::HandshakeFailure)
         | rustls::Error::PeerIncompatible(_) => TlsProblem::NothingInCommon,
+        rustls::Error::General(text) if text == LONG_CHAIN => TlsProblem::TooLong,
         _ => TlsProblem::Other,
     }
 }

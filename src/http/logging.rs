@@ -34,7 +34,7 @@ mod tests {
         }
         for target in [
             "hyper_util::client::legacy::connect::http",
-            "reqwest::connect",
+            "hyper::proto::h1::conn",
             "rustls::client::hs",
             "rustls_platform_verifier::verification",
             "h2",

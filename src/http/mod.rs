@@ -4,6 +4,7 @@ pub mod address_guard;
 mod certificates;
 mod client;
 mod config;
+mod connection;
 pub mod destination;
 pub(crate) mod error;
 pub(crate) mod logging;

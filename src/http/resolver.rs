@@ -4,7 +4,7 @@
     reason = "asks the DNS"
 )]
 
-//! Resolves host names, and vets the very addresses that are dialled next: a second query could give others.
+//! Resolves host names.
 //!
 //! A look-up takes a thread until the system's resolver gives up, even when nobody waits any more. So a name is asked
 //! for once at a time, a namespace has few look-ups at once, and names that were never resolved quickly take at most
@@ -18,14 +18,14 @@ use std::{
     time::Duration,
 };
 
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use thiserror::Error;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::{Instant, timeout},
 };
+use url::Host;
 
-use crate::http::address_guard::Guard;
+use crate::http::response::Fault;
 
 /// At most so many threads for names that the last look-up found quickly, and as many again for all others.
 const THREADS: usize = 32;
@@ -43,13 +43,10 @@ const KEEP_UNKNOWN: Duration = Duration::from_secs(60);
 const QUICK: Duration = Duration::from_secs(1);
 /// How long a name counts as one that is found quickly.
 const REMEMBER: Duration = Duration::from_hours(1);
+/// At most so many addresses of a name are used: whoever owns it may give any number.
+const ADDRESSES: usize = 16;
 /// At most so many names are remembered.
 const MAX_NAMES: usize = 4096;
-
-tokio::task_local! {
-    /// The namespace of the setting whose message is sent: the HTTP library tells only the name when it asks.
-    pub(super) static NAMESPACE: Arc<str>;
-}
 
 /// Why a name has no address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -62,13 +59,25 @@ pub(super) enum LookupError {
     Unavailable,
 }
 
+impl From<LookupError> for Fault {
+    fn from(error: LookupError) -> Self {
+        match error {
+            LookupError::NotFound => Self::NameNotFound,
+            LookupError::Unavailable => Self::Dns,
+        }
+    }
+}
+
 pub(super) type Answer = Result<Arc<[SocketAddr]>, LookupError>;
 /// Asks the system's resolver; blocks.
 pub(super) type ResolveFn = Arc<dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
 
 /// The system's resolver. Port 0 means that the URL's counts.
 pub(super) fn system_lookup() -> ResolveFn {
-    Arc::new(|host| (host, 0).to_socket_addrs().map(Iterator::collect))
+    Arc::new(|host| {
+        let found = (host, 0).to_socket_addrs()?;
+        Ok(found.take(ADDRESSES).collect())
+    })
 }
 
 /// All look-ups of the process. Clones share everything.
@@ -128,6 +137,19 @@ impl Lookups {
             quick: Arc::new(Semaphore::new(THREADS)),
             others: Arc::new(Semaphore::new(THREADS)),
         }))
+    }
+
+    /// The addresses of a host, at least one, with any port.
+    pub(super) async fn addresses(
+        &self,
+        host: &Host<&str>,
+        namespace: &Arc<str>,
+    ) -> Result<Arc<[SocketAddr]>, Fault> {
+        match host {
+            Host::Domain(name) => Ok(self.resolve(name, namespace).await?),
+            Host::Ipv4(ip) => Ok([SocketAddr::new((*ip).into(), 0)].into()),
+            Host::Ipv6(ip) => Ok([SocketAddr::new((*ip).into(), 0)].into()),
+        }
     }
 
     pub(super) async fn resolve(&self, host: &str, namespace: &Arc<str>) -> Answer {
@@ -259,34 +281,6 @@ fn classify(error: &io::Error) -> LookupError {
         LookupError::NotFound
     } else {
         LookupError::Unavailable
-    }
-}
-
-/// The HTTP library's way to the look-ups.
-pub(super) struct Resolver {
-    /// `None`: for a proxy's name, which the operator's own flags give.
-    pub(super) guard: Option<Arc<Guard>>,
-    pub(super) lookups: Lookups,
-}
-
-impl Resolve for Resolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let (guard, lookups) = (self.guard.clone(), self.lookups.clone());
-        // Names that no setting gave (a proxy's) have a share of their own.
-        let setting = guard.as_ref().and_then(|_| NAMESPACE.try_get().ok());
-        let namespace = setting.unwrap_or_default();
-        Box::pin(async move {
-            let found = lookups.resolve(name.as_str(), &namespace).await?;
-            // One bad address fails the name: which of them is dialled is not ours to choose.
-            if let Some(guard) = guard {
-                let guard = guard.for_namespace(&namespace);
-                found
-                    .iter()
-                    .try_for_each(|found| guard.permits_ip(name.as_str(), found.ip()))?;
-            }
-            let found: Vec<_> = found.iter().copied().collect();
-            Ok(Box::new(found.into_iter()) as Addrs)
-        })
     }
 }
 

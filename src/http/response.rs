@@ -100,7 +100,10 @@ pub(crate) enum Fault {
     /// The operator's own policy.
     #[error(transparent)]
     Denied(Denied),
-    /// No HTTP answer, or more of one than is taken.
+    #[error(
+        "the head of the destination's answer is longer than 16 KiB or has more than 100 headers, so the rest of it was not read; let it answer with fewer and shorter headers; it may have taken the event"
+    )]
+    LongHead,
     #[error(
         "what the destination answered is not a valid HTTP answer; it may have taken the event"
     )]
@@ -133,6 +136,10 @@ pub(crate) enum TlsProblem {
         "TLS handshake failed, because it shares no version, cipher or kind of key with the operator; it must take TLS 1.2 or 1.3 and have a key of RSA, P-256, P-384 or Ed25519 (P-521 is not supported)"
     )]
     NothingInCommon,
+    #[error(
+        "TLS handshake is longer than 16 KiB, or has more than 8 certificates beside the server's own; let it send fewer or smaller ones"
+    )]
+    TooLong,
     /// Not TLS at all, …
     #[error(
         "TLS handshake failed; check that the port speaks TLS 1.2 or 1.3 and that its certificate is valid"
@@ -478,7 +485,7 @@ pub(crate) fn of_fault(fault: &Fault) -> Outcome {
         Fault::Tls(_) => Outcome::hold(Reason::TlsFailed, message),
         Fault::Proxy => retry(Reason::ProxyFailed, message),
         Fault::Denied(_) => Outcome::hold(Reason::DestinationDenied, message),
-        Fault::Protocol => retry(Reason::UnexpectedAnswer, message),
+        Fault::LongHead | Fault::Protocol => retry(Reason::UnexpectedAnswer, message),
     }
 }
 
@@ -726,9 +733,11 @@ mod tests {
                 "Hold TlsFailed",
             ),
             (Fault::Tls(TlsProblem::NothingInCommon), "Hold TlsFailed"),
+            (Fault::Tls(TlsProblem::TooLong), "Hold TlsFailed"),
             (Fault::Tls(TlsProblem::Other), "Hold TlsFailed"),
             (Fault::Proxy, "Retry ProxyFailed"),
             (Fault::Denied(denied), "Hold DestinationDenied"),
+            (Fault::LongHead, "Retry UnexpectedAnswer"),
             (Fault::Protocol, "Retry UnexpectedAnswer"),
         ] {
             let outcome = of_fault(&fault);

@@ -1,8 +1,4 @@
-#![expect(
-    clippy::disallowed_methods,
-    clippy::disallowed_types,
-    reason = "makes requests"
-)]
+#![expect(clippy::disallowed_methods, reason = "makes requests")]
 
 //! The one outbound client. What leaves this process for a webhook or for Slack leaves here: guarded (addresses are judged
 //! when they are dialled), bounded (time, size, number), and quiet (no URL and no body in any message).
@@ -13,21 +9,24 @@ use std::{
 };
 
 use bytes::Bytes;
-use jiff::Timestamp;
-use reqwest::{
-    Client, Response,
-    header::{ACCEPT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
+use http::{
+    HeaderValue, Method, Request,
+    header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, RETRY_AFTER},
 };
-use tokio::time::{Instant, timeout};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use jiff::Timestamp;
+use tokio::time::{Instant, timeout_at};
 use tracing::info;
 use url::Host;
 
 use crate::http::{
     address_guard::{Denied, Guard},
-    client::Clients,
+    client::{Answer, Client},
+    connection::Body,
     destination::{Destination, DestinationKind, address},
     error::fault,
-    resolver::{LookupError, Lookups, NAMESPACE, ResolveFn, system_lookup},
+    resolver::{Lookups, ResolveFn, system_lookup},
     response::{ANSWER_READ, Fault, Outcome, Reason, of_answer, of_fault},
     slots::Slots,
 };
@@ -70,7 +69,7 @@ pub struct HttpSender(Arc<Inner>);
 struct Inner {
     config: SenderConfig,
     lookups: Lookups,
-    clients: RwLock<Arc<Clients>>,
+    client: RwLock<Arc<Client>>,
     slots: Slots,
 }
 
@@ -85,11 +84,11 @@ impl HttpSender {
             return Err(SendError::NoTlsProvider);
         }
         let lookups = Lookups::new(lookup);
-        let clients = Clients::new(config, config.extra_ca_pem.as_deref(), &lookups)?;
+        let client = Client::new(config, config.extra_ca_pem.as_deref(), &lookups)?;
         Ok(Self(Arc::new(Inner {
             config: config.clone(),
             lookups,
-            clients: RwLock::new(Arc::new(clients)),
+            client: RwLock::new(Arc::new(client)),
             slots: Slots::new(config.limits),
         })))
     }
@@ -97,35 +96,30 @@ impl HttpSender {
     /// Trusts these certificates (PEM) instead of [`SenderConfig::extra_ca_pem`] from the next connection on, and reads
     /// the system's again. `Err`: nothing has changed.
     pub fn reload_extra_ca(&self, pem: &[u8]) -> Result<(), SendError> {
-        let clients = Clients::new(&self.0.config, Some(pem), &self.0.lookups)?;
-        let mut current = self
-            .0
-            .clients
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        *current = Arc::new(clients);
+        let client = Client::new(&self.0.config, Some(pem), &self.0.lookups)?;
+        let current = self.0.client.write();
+        *current.unwrap_or_else(PoisonError::into_inner) = Arc::new(client);
         Ok(())
     }
 
-    fn clients(&self) -> Arc<Clients> {
-        let clients = self.0.clients.read();
-        Arc::clone(&clients.unwrap_or_else(PoisonError::into_inner))
+    fn client(&self) -> Arc<Client> {
+        let client = self.0.client.read();
+        Arc::clone(&client.unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether a destination may be dialled for a setting of this namespace, as far as that can be told without asking the
-    /// DNS. Addresses in particular: the connector never shows them to the resolver.
+    /// DNS.
     pub fn permits(&self, namespace: &str, to: &Destination) -> Result<(), Denied> {
         Guard::permits_port(to.port())?;
-        let (_, proxied) = self.clients().way_to(to);
         let guard = self.0.config.guard.for_namespace(namespace);
-        match proxied {
+        match self.client().is_proxied(to) {
             true => guard.permits_name(&to.host()),
             false => guard.permits_literal(&to.host()),
         }
     }
 
-    /// Judges the addresses of a destination before it is asked for anything: a connection that another namespace has
-    /// opened, or a proxy, would be used without a look at them.
+    /// Judges the addresses of a destination before it is asked for anything: an idle connection, or a proxy, would be used
+    /// without a look at them.
     async fn judge(
         &self,
         namespace: &Arc<str>,
@@ -159,8 +153,7 @@ impl HttpSender {
             }
             // A proxy may know the name.
             Err(_) if proxied => Ok(Reach::of(guard.opens_host(name))),
-            Err(LookupError::NotFound) => Err(Fault::NameNotFound),
-            Err(LookupError::Unavailable) => Err(Fault::Dns),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -182,8 +175,8 @@ impl HttpSender {
         outgoing: &Outgoing,
     ) -> Receipt {
         slot.sent();
-        let clients = self.clients();
-        let (client, proxied) = clients.way_to(destination);
+        let client = self.client();
+        let proxied = client.is_proxied(destination);
         let started = Instant::now();
         let failed = |fault: &Fault| Receipt {
             outcome: of_fault(fault),
@@ -192,22 +185,26 @@ impl HttpSender {
         };
         let namespace = Arc::clone(&slot.who().namespace);
         let judged = self.judge(&namespace, destination, proxied);
-        let limit = self.0.config.timeout;
-        let reach = match timeout(limit, judged).await {
+        let deadline = started + self.0.config.timeout;
+        let reach = match timeout_at(deadline, judged).await {
             Ok(Ok(reach)) => reach,
             Ok(Err(fault)) => return failed(&fault),
             Err(_) => return failed(&Fault::Dns),
         };
-        let request = request(client, destination, outgoing)
-            .timeout(limit.saturating_sub(started.elapsed()))
-            .send();
-        let answer = match NAMESPACE.scope(namespace, request).await {
+        let answer = match request(destination, outgoing) {
+            Some(request) => {
+                let answer = client.send(&namespace, destination, request);
+                timeout_at(deadline, answer).await
+            }
+            None => Ok(Err(Fault::Protocol)),
+        };
+        let answer = match answer.unwrap_or(Err(Fault::Timeout)) {
             Ok(answer) => answer,
-            Err(error) => return reach.shown(slot.who(), failed(&fault(&error, proxied))),
+            Err(fault) => return reach.shown(slot.who(), failed(&fault)),
         };
         let latency = started.elapsed();
-        let status = answer.status().as_u16();
-        let outcome = read(answer, destination.kind).await;
+        let status = answer.response.status().as_u16();
+        let outcome = read(answer, destination.kind, deadline, &client).await;
         if let Outcome::Retry {
             after: Some(after),
             reason: Reason::RateLimited,
@@ -267,36 +264,50 @@ impl Reach {
     }
 }
 
-fn request(client: &Client, to: &Destination, outgoing: &Outgoing) -> reqwest::RequestBuilder {
-    let request = client
-        .post(to.expose_url().clone())
+/// What is sent, but for whom it is for. `None`: it can't be written.
+fn request(to: &Destination, outgoing: &Outgoing) -> Option<Request<Body>> {
+    let request = Request::builder()
+        .method(Method::POST)
         .header(CONTENT_TYPE, "application/json")
-        .header(ACCEPT_ENCODING, "identity")
-        .body(outgoing.body.clone());
-    match to.kind {
+        .header(ACCEPT, "*/*")
+        .header(ACCEPT_ENCODING, "identity");
+    let request = match to.kind {
         DestinationKind::Webhook => request
             .header("webhook-id", &outgoing.id)
             .header("webhook-timestamp", outgoing.timestamp.as_second()),
         DestinationKind::Slack => request,
-    }
+    };
+    request.body(Body::new(outgoing.body.clone())).ok()
 }
 
 /// Reads what is needed of an answer, and says what it means.
-async fn read(mut answer: Response, kind: DestinationKind) -> Outcome {
-    let status = answer.status();
+async fn read(
+    mut answer: Answer,
+    kind: DestinationKind,
+    deadline: Instant,
+    client: &Client,
+) -> Outcome {
+    let head = &answer.response;
+    let status = head.status();
+    let retry_after = head.headers().get(RETRY_AFTER).cloned();
+    let beginning = beginning(answer.response.body_mut());
     let body = match kind {
         // The status has decided: nothing that happens to the body changes that.
         DestinationKind::Webhook => {
-            let _ = tokio::time::timeout(DRAIN, beginning(&mut answer)).await;
+            let deadline = deadline.min(Instant::now() + DRAIN);
+            let _ = timeout_at(deadline, beginning).await;
             Ok(Vec::new())
         }
-        DestinationKind::Slack => beginning(&mut answer).await,
+        DestinationKind::Slack => timeout_at(deadline, beginning)
+            .await
+            .unwrap_or(Err(Fault::Timeout)),
     };
+    client.keep(answer, deadline).await;
     match body {
         // Without its body a success of Slack's is none, and may yet be one.
-        Err(error) if status.is_success() => of_fault(&fault(&error, false)),
+        Err(fault) if status.is_success() => of_fault(&fault),
         body => {
-            let retry_after = answer.headers().get(RETRY_AFTER).map(HeaderValue::as_bytes);
+            let retry_after = retry_after.as_ref().map(HeaderValue::as_bytes);
             let body = body.unwrap_or_default();
             of_answer(kind, status.as_u16(), retry_after, &body, Timestamp::now())
         }
@@ -304,14 +315,17 @@ async fn read(mut answer: Response, kind: DestinationKind) -> Outcome {
 }
 
 /// The first [`ANSWER_READ`] bytes of an answer; more is never read, whatever its length.
-async fn beginning(answer: &mut Response) -> Result<Vec<u8>, reqwest::Error> {
-    let mut body = Vec::new();
-    while body.len() < ANSWER_READ
-        && let Some(chunk) = answer.chunk().await?
+async fn beginning(body: &mut Incoming) -> Result<Vec<u8>, Fault> {
+    let mut bytes = Vec::new();
+    while bytes.len() < ANSWER_READ
+        && let Some(frame) = body.frame().await
     {
-        body.extend_from_slice(&chunk[..chunk.len().min(ANSWER_READ - body.len())]);
+        let frame = frame.map_err(|error| fault(&error))?;
+        if let Some(chunk) = frame.data_ref() {
+            bytes.extend_from_slice(&chunk[..chunk.len().min(ANSWER_READ - bytes.len())]);
+        }
     }
-    Ok(body)
+    Ok(bytes)
 }
 
 #[cfg(test)]

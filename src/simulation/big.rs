@@ -423,6 +423,7 @@ fn a_log_that_ties_digests_because_of_one_container_is_read_and_ties_none() {
                 fingerprint: v1.to_string(),
                 source,
                 container: None,
+                repository: None,
             }],
             ..EnvironmentSnapshotSpec::default()
         };

@@ -1,6 +1,7 @@
 //! Rules, and what becomes of environments that have some.
 
 use proptest::prelude::*;
+use serde_json::{Value, json};
 
 use crate::{
     api::environment::EnvironmentId,
@@ -221,6 +222,192 @@ fn evidence_that_turns_bad_and_a_rejection_are_not_waited_for() {
     cluster.review("no", &spec);
     cluster.pass(5);
     assert_eq!(cluster.new_events(), [red("v2", "rejected by eve")]);
+}
+
+#[test]
+fn what_cannot_be_read_of_a_record_speaks_for_no_image_and_what_can_speaks_against_one() {
+    let record = format!(
+        "{{fingerprint: {}, aliases: [{}], flow: web, requiredAttestations: [scan], \
+          attestations: [{{name: scan, type: snyk, compliant: true}}], \
+          deployments: [{{number: 1, environment: prod, time: 2026-01-01T00:00:00Z}}]}}",
+        digest("index"),
+        digest("v1")
+    );
+    let (evidence, provenance) = ("evidence: {required: true}", "provenance: {required: true}");
+    let (by_name, by_type) = (
+        "attestations: [{name: scan}]",
+        "attestations: [{type: snyk}]",
+    );
+    let (failed, missing) = ("failed evidence: scan", "missing evidence: scan");
+    let unread = "not all of its record shipbell/web-1 can be read";
+    let unannounced = "its deployment to prod was not announced";
+    let attestation = "/spec/attestations/0";
+    for (rules, passes, field, want) in [
+        // Whatever can't be read, what failed counts.
+        (evidence, false, "/spec/build", failed),
+        (evidence, false, "/spec/flow", failed),
+        (evidence, false, "/spec/aliases/1", failed),
+        (evidence, false, "/spec/fingerprint", failed),
+        (evidence, false, "/spec/requiredAttestations", failed),
+        (evidence, false, "/spec/attestations/1", failed),
+        (evidence, false, "/spec/attestations/0/type", failed),
+        (
+            evidence,
+            false,
+            "/spec/attestations/0/name",
+            "failed evidence: ",
+        ),
+        (by_name, false, "/spec/build", failed),
+        (by_type, false, "/spec/build", failed),
+        // What can't be read of it may be what the rule asks for.
+        (
+            by_name,
+            false,
+            "/spec/attestations/0/name",
+            "failed evidence: ",
+        ),
+        (by_type, false, "/spec/attestations/0/type", failed),
+        // What passed does not count, nor the record, nor a deployment.
+        (evidence, true, "/spec/build", missing),
+        (evidence, true, "/spec/attestations/0/compliant", missing),
+        (evidence, true, "/spec/attestations", missing),
+        (by_name, true, "/spec/build", missing),
+        (provenance, true, "/spec/build", unread),
+        (provenance, true, "/spec/aliases/1", unread),
+        (
+            "deployment: {expected: true}",
+            true,
+            "/spec/build",
+            unannounced,
+        ),
+    ] {
+        let mut cluster = Cluster::bare(true);
+        cluster.record("shipbell/web-1", &record);
+        cluster.start("web", &["v1"], 1);
+        cluster.environment("prod", &format!("compliance: {{{rules}}}"));
+        cluster.begin();
+        cluster.pass(1_200);
+        let what = format!("{rules}, {passes}, {field}");
+        assert_eq!(state(&cluster), ComplianceState::Compliant, "{what}");
+        let counts = cluster.misread_record("shipbell/web-1", |record| {
+            record.pointer_mut(attestation).unwrap()["compliant"] = passes.into();
+            spoil(record, field);
+        });
+        let part = "it speaks for no image; what could be read of it against one counts";
+        assert_eq!(counts, part, "{what}");
+        assert_eq!(
+            cluster.reason_of_record("shipbell/web-1"),
+            "Unreadable",
+            "{what}"
+        );
+        cluster.pass(5);
+        assert_eq!(state(&cluster), ComplianceState::NonCompliant, "{what}");
+        let facts = cluster.recorded("prod").facts.values().next().cloned();
+        let verdict = facts.unwrap().verdict.unwrap();
+        assert_eq!(verdict.message, want, "{what}");
+        // As it could be read before.
+        cluster.record("shipbell/web-1", &record);
+        cluster.pass(120);
+        assert_eq!(state(&cluster), ComplianceState::Compliant, "{what}");
+        assert_eq!(
+            cluster.reason_of_record("shipbell/web-1"),
+            "Recorded",
+            "{what}"
+        );
+    }
+}
+
+/// Writes into a field, or as another element of a list, what can't be read there.
+fn spoil(object: &mut Value, field: &str) {
+    let (parent, key) = field.rsplit_once('/').unwrap();
+    let parent = object.pointer_mut(parent).unwrap();
+    match parent.as_array_mut() {
+        Some(list) => list.push(7.into()),
+        None => parent[key] = json!({"no": ["such", "thing"]}),
+    }
+}
+
+#[test]
+fn evidence_of_which_not_even_the_image_can_be_read_says_against_images_what_it_said_before() {
+    let before = "it speaks for no image; what it said against one before counts";
+    let gone = |object: &mut Value| object["spec"] = json!("gone");
+    let mut cluster = vetted("");
+    cluster.environment(
+        "prod",
+        "compliance: {provenance: {trustedNamespaces: [ci]}, evidence: {required: true}}",
+    );
+    cluster.pass(600);
+    cluster.new_events();
+    let failed = "attestations: [{name: scan, compliant: false}]";
+    let bad = format!("{{fingerprint: {}, flow: web, {failed}}}", digest("v1"));
+    cluster.record("web-1", &bad);
+    cluster.pass(120);
+    assert_eq!(cluster.new_events(), [red("v1", "failed evidence: scan")]);
+    assert_eq!(cluster.misread_record("web-1", gone), before);
+    cluster.pass(600);
+    let verdict = |cluster: &Cluster| {
+        let facts = cluster.recorded("prod").facts[&digest("v1")].clone();
+        facts.verdict.unwrap().message
+    };
+    assert_eq!(verdict(&cluster), "failed evidence: scan");
+    assert_eq!(cluster.new_events(), ["silence: EvidenceChanged"]);
+
+    // An approval ends, a rejection does not.
+    let mut cluster = vetted("");
+    cluster.environment("prod", &ruled(", approval: {required: true}"));
+    let review = |state: &str| {
+        let image = digest("v1");
+        format!("{{fingerprint: {image}, state: {state}, reviewer: ann}}")
+    };
+    for (name, then) in [("approved", "no approval"), ("rejected", "rejected by ann")] {
+        cluster.review(name, &review(name));
+        cluster.pass(120);
+        assert_ne!(verdict(&cluster), "no approval");
+        assert_eq!(cluster.misread_review(name, gone), before);
+        cluster.pass(120);
+        assert_eq!(verdict(&cluster), then);
+    }
+}
+
+#[test]
+fn an_entry_of_the_allow_list_allows_nothing_while_not_all_of_it_can_be_read() {
+    for field in [
+        "/spec/environments/1",
+        "/spec/artifacts/1",
+        "/spec/artifacts/0/fingerprint",
+        "/spec/expiresAt",
+        "/spec/reason",
+        "/spec",
+        "/metadata/generation",
+    ] {
+        let mut cluster = vetted("");
+        cluster.unrecord("web-1");
+        let entry = entry_for("v1");
+        cluster.allow("hotfix", &entry);
+        cluster.pass(120);
+        assert_eq!(state(&cluster), ComplianceState::Compliant, "{field}");
+        assert_eq!(cluster.reason_of_allowance("hotfix"), "Active");
+        let spoilt = |entry: &mut Value| spoil(entry, field);
+        let counts = cluster.misread_allowance("hotfix", spoilt);
+        assert_eq!(counts, "it allows no image", "{field}");
+        assert_eq!(cluster.reason_of_allowance("hotfix"), "Unreadable");
+        cluster.pass(5);
+        assert_eq!(state(&cluster), ComplianceState::NonCompliant, "{field}");
+        cluster.allow("hotfix", &entry);
+        cluster.pass(120);
+        assert_eq!(state(&cluster), ComplianceState::Compliant, "{field}");
+    }
+    // A digest that is none.
+    let mut cluster = vetted("");
+    cluster.unrecord("web-1");
+    cluster.allow("hotfix", &entry_for("v1"));
+    cluster.pass(120);
+    let counts = cluster.misread_allowance("hotfix", |entry| {
+        entry["spec"]["artifacts"][0]["fingerprint"] = "?".into();
+    });
+    assert_eq!(counts, "it allows no image");
+    cluster.pass(5);
+    assert_eq!(state(&cluster), ComplianceState::NonCompliant);
 }
 
 #[test]

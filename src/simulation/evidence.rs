@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::ObjectMeta;
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
     api::{AllowedArtifact, ArtifactApproval, ArtifactProvenance, condition},
-    cluster::watch_progress::WatchKind,
+    cluster::{custom_resource_watch::Slim, pod_view::Decoded, watch_progress::WatchKind},
     compliance::{
         evidence::{Allowance, EvidenceKey, EvidenceKind, ProvenanceRecord},
         evidence_resource::{EvidenceResource, EvidenceStatus as _},
         evidence_state::EvidenceState as _,
+        evidence_watch,
     },
     simulation::{Cluster, testing::digest},
 };
@@ -91,6 +93,59 @@ impl Cluster {
         let reviews = reviews.map(|status| ("artifactapprovals", status));
         let entries = entries.map(|status| ("allowedartifacts", status));
         records.chain(reviews).chain(entries).collect()
+    }
+
+    /// The newest state of a record is told in a form that can't be read as a whole.
+    pub fn misread_record(&mut self, name: &str, spoil: impl FnOnce(&mut Value)) -> String {
+        let object = self.said.records[&key(name)].clone();
+        self.misread(&object, spoil)
+    }
+
+    /// The same of a review.
+    pub fn misread_review(&mut self, name: &str, spoil: impl FnOnce(&mut Value)) -> String {
+        let object = self.said.reviews[&key(name)].clone();
+        self.misread(&object, spoil)
+    }
+
+    /// The same of an entry of the allow-list.
+    pub fn misread_allowance(&mut self, name: &str, spoil: impl FnOnce(&mut Value)) -> String {
+        let object = self.said.allowances[name].clone();
+        self.misread(&object, spoil)
+    }
+
+    fn misread<K: EvidenceResource + Serialize>(
+        &mut self,
+        object: &K,
+        spoil: impl FnOnce(&mut Value),
+    ) -> String {
+        let key = EvidenceKey::of_metadata(object.meta());
+        let mut json = serde_json::to_value(object).unwrap();
+        json["metadata"]["resourceVersion"] = "7".into();
+        spoil(&mut json);
+        let (state, now) = (&mut self.state, self.now);
+        let counts = match serde_json::from_str::<Decoded<Slim<K>>>(&json.to_string()).unwrap() {
+            Decoded::Good(slim) => {
+                let why = evidence_watch::take_in(&key, slim.object(), state, now).unwrap_err();
+                why.split_once("; ").unwrap().1.to_owned()
+            }
+            Decoded::Part(slim, _) => K::misread(&key, Some(slim.object()), state, now).to_owned(),
+            Decoded::Bad(..) => K::misread(&key, None, state, now).to_owned(),
+        };
+        self.turn();
+        counts
+    }
+
+    /// The condition Ready of an entry of the allow-list: its reason.
+    pub fn reason_of_allowance(&self, name: &str) -> &'static str {
+        let key = EvidenceKey::of_cluster(name);
+        let new = AllowedArtifact::new_status(&key, &self.state, self.wall());
+        new.unwrap().1.reason
+    }
+
+    /// The same of a record.
+    pub fn reason_of_record(&self, name: &str) -> &'static str {
+        let new = ArtifactProvenance::new_status(&key(name), &self.state, self.wall());
+        new.unwrap().1.reason
     }
 
     /// Deletes a record.

@@ -44,6 +44,14 @@ fn log() -> &'static (Vec<Value>, Value) {
         cluster.roll("web", &["v4"], "2", 3, 40);
         cluster.scale("web", 5);
         cluster.pass(2_000);
+        // The names of its images are told by the log alone.
+        let pod = cluster.running("StatefulSet db", "2", &["v5"]);
+        cluster.pass(100);
+        cluster.change(&pod, |pod| {
+            pod.generation += 1;
+            pod.containers[0].image_id = format!("sha256:{}", digest("v5"));
+        });
+        cluster.pass(100);
         let log = cluster.log("prod");
         let first = log
             .iter()
@@ -93,6 +101,10 @@ fn the_log_that_is_edited_can_be_read() {
     is_used(&mut ledger, specs.last().unwrap());
     let has = |field: fn(&EnvironmentSnapshotSpec) -> bool| specs.iter().any(field);
     assert!(has(|it| !it.identities.is_empty()) && has(|it| !it.allow_list.is_empty()));
+    assert!(has(|it| it
+        .identities
+        .iter()
+        .any(|it| it.repository.is_some())));
     assert!(has(|it| !it.events.is_empty()) && has(|it| !it.changes.is_empty()));
 }
 

@@ -25,9 +25,9 @@ fn hostile() -> impl Strategy<Value = String> {
     ];
     (
         characters,
-        prop_oneof![0..40_usize, 200..330_usize, 900..2_100_usize],
+        prop_oneof![6 => 0..40_usize, 3 => 200..330_usize, 1 => 900..2_100_usize],
     )
-        .prop_map(|(text, times)| text.repeat(times))
+        .prop_map(|(text, times)| text.repeat(times).chars().take(2_100).collect())
 }
 
 /// The same, but not empty, as the API server asks of names.
@@ -167,12 +167,13 @@ fn entries_that_are_refused_for_their_content_are_written_without_texts_and_say_
 }
 
 proptest! {
-    #![proptest_config(crate::simulation::testing::tries(60))]
+    // Each try holds twenty texts, and takes 20 ms: the real schemas judge all that a cluster writes of them.
+    #![proptest_config(crate::simulation::testing::tries(240))]
 
     #[test]
     fn whatever_texts_the_objects_hold_every_entry_and_status_is_accepted(
-        owners in prop::collection::vec((hostile_name(), hostile_name(), hostile_name()), 1..6),
-        images in prop::collection::vec(hostile_image(), 1..6),
+        owners in prop::collection::vec((hostile_name(), hostile_name(), hostile_name()), 1..3),
+        images in prop::collection::vec(hostile_image(), 1..3),
         texts in prop::collection::vec(hostile(), 8),
     ) {
         let mut cluster = ruled();
@@ -197,7 +198,18 @@ proptest! {
         cluster.record("web", &record);
         cluster.review("first", &format!("{{fingerprint: {}, state: rejected, reviewer: {reviewer}, comment: {comment}}}", digest("v0")));
         cluster.allow("entry", &format!("{{environments: [prod], artifacts: [{{fingerprint: {}, name: {listed}}}], reason: {reason}}}", digest("v1")));
-        cluster.pass(600);
+        cluster.pass(60);
+        // From now on only the log tells the names of their images.
+        let pods: Vec<String> = cluster.pods.keys().cloned().collect();
+        for pod in pods {
+            cluster.change(&pod, |pod| {
+                pod.generation += 1;
+                for container in &mut pod.containers {
+                    container.image_id.clear();
+                }
+            });
+        }
+        cluster.pass(60);
         let recorded = cluster.recorded("prod").totals().artifacts;
         prop_assert_eq!(recorded, i64::try_from(owners.len()).unwrap());
         prop_assert_eq!(schema::refusal("environments", "status", &status(&cluster)), None);
@@ -205,7 +217,7 @@ proptest! {
             prop_assert_eq!(schema::refusal(kind, "status", &status), None, "{}", status);
         }
         cluster.restart();
-        cluster.pass(600);
+        cluster.pass(60);
         cluster.assert_at_rest();
     }
 }

@@ -1159,6 +1159,78 @@ fn a_container_keeps_the_name_that_counts_while_nobody_who_knows_says_another() 
 }
 
 #[test]
+fn the_name_that_counts_of_a_container_outlives_the_operator() {
+    let (good, bare) = (image_id("good"), local("good"));
+    for (case, counted, first, edited) in [
+        ("that of its node, which says the id", false, &good, false),
+        ("the same, when the spec is edited", true, &good, true),
+        ("that of a never edited spec", true, &bare, true),
+        ("that of a node that says nothing", false, &good, false),
+    ] {
+        for owner in ["web", "Job web"] {
+            for (by_record, before_the_log) in
+                [(true, true), (true, false), (false, true), (false, false)]
+            {
+                let case = format!("{case}, {owner}, {by_record}, {before_the_log}");
+                let mut cluster = match by_record {
+                    true => ruled(counted),
+                    false => excepting(counted),
+                };
+                if by_record {
+                    let spec = format!(
+                        "{{fingerprint: {}, flow: web, repository: registry.example/good}}",
+                        digest("good")
+                    );
+                    cluster.record("good", &spec);
+                }
+                let pod = cluster.create(owner, "r", &["good"]);
+                cluster.change(&pod, |pod| {
+                    pod.containers[0].image = "registry.example/good:1".to_owned();
+                });
+                runs_called(&mut cluster, &pod, "one", first);
+                assert!(complies(&mut cluster), "{case}");
+                assert!(!has_names(&cluster), "{case}: its status tells it");
+                cluster.change(&pod, |pod| {
+                    pod.generation += i64::from(edited);
+                    if edited {
+                        pod.containers[0].image = "registry.example/x:1".to_owned();
+                    }
+                    let silent = case.contains("nothing");
+                    pod.containers[0].image_id = if silent { String::new() } else { bare.clone() };
+                });
+                assert!(complies(&mut cluster), "{case}");
+                assert!(has_names(&cluster), "{case}: only the log does");
+                cluster.new_events();
+                let entries = cluster.log("prod").len();
+                for _ in 0..2 {
+                    if before_the_log {
+                        cluster.stop();
+                        cluster.begin_before_reading_the_log();
+                    } else {
+                        cluster.restart();
+                    }
+                    assert!(complies(&mut cluster), "{case}");
+                    assert_eq!(cluster.new_events(), [""; 0], "{case}");
+                    assert_eq!(cluster.log("prod").len(), entries, "{case}");
+                }
+                cluster.container(&pod, |c| c.image_id = called("x", "good"));
+                assert!(!complies(&mut cluster), "{case}: its node says another");
+                cluster.container(&pod, |c| c.image_id = good.clone());
+                assert!(complies(&mut cluster), "{case}");
+                runs_called(&mut cluster, &pod, "next", &bare);
+                assert!(!complies(&mut cluster), "{case}: of another container");
+            }
+        }
+    }
+}
+
+/// Whether the log holds the name of any container.
+fn has_names(cluster: &Cluster) -> bool {
+    let mut containers = cluster.recorded("prod").containers.values();
+    containers.any(|it| it.repository.is_some())
+}
+
+#[test]
 fn an_image_that_runs_under_two_names_is_excepted_only_if_both_are() {
     let mut cluster = excepting(true);
     cluster.running("web", "r", &["good"]);

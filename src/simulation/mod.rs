@@ -358,7 +358,11 @@ impl Cluster {
 
     /// The same without running the recorder.
     pub fn environment_quietly(&mut self, name: &str, spec: &str) {
-        let spec: EnvironmentSpec = serde_saphyr::from_str(spec).unwrap();
+        self.environment_as(name, serde_saphyr::from_str(spec).unwrap());
+    }
+
+    /// The same with a spec that was read already.
+    fn environment_as(&mut self, name: &str, spec: EnvironmentSpec) {
         let uid = format!("{name}-{}", self.serial);
         let now = self.now;
         let env = self

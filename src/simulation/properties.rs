@@ -603,3 +603,21 @@ proptest! {
         prop_assert!(told[0].starts_with("scaled mesh"), "{:?}", told);
     }
 }
+
+#[test]
+fn logs_that_differ_in_what_a_node_called_a_container_make_no_restart_write_anything() {
+    let mut cluster = with_scopes();
+    for happening in [
+        Happening::Namespace(true),
+        Happening::Pinned(0, 0),
+        Happening::Pass(310),
+        // From here on one of the logs hears no more of it.
+        Happening::Namespace(false),
+        Happening::Pass(310),
+        Happening::Called(0, 2),
+    ] {
+        happen(&mut cluster, &happening);
+    }
+    calm_down(&mut cluster);
+    a_restart_changes_nothing(&mut cluster).unwrap();
+}

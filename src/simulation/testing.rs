@@ -30,7 +30,8 @@ use crate::{
 };
 
 /// How often a property is tried: as often as `PROPTEST_CASES` says, else so often where `ALL_TRIES` is set, as `make test`
-/// does, and a quarter of that elsewhere: `cargo test --lib` has to take less than a minute.
+/// does, and a quarter of that elsewhere: `cargo test --lib` has to take less than a minute. This is for the properties of
+/// what reads nothing from outside: simulations of hours, and messages, whose cases take too long for a thousand of them.
 pub fn tries(all: u32) -> ProptestConfig {
     let default = ProptestConfig::default();
     let is_set = |name| std::env::var_os(name).is_some();

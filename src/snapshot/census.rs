@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc};
 
 use crate::{
     cluster::{
-        fleet::{Fleet, Pod, TrustedContainer, TrustedDigests, Workload},
+        fleet::{Fleet, LearnedContainer, Pod, TrustedContainer, Workload},
         hanging::Hanging,
         image::Fingerprint,
         scope::Scope,
@@ -27,7 +27,7 @@ pub struct Census {
     /// What counts for the rules of containers, by the artifact as which they are shown.
     trusted: BTreeMap<(Fingerprint, TrustedContainer), u32>,
     /// What was learned of running containers, by a hash of their ids.
-    learned: BTreeMap<(u64, TrustedDigests), u32>,
+    learned: BTreeMap<(u64, LearnedContainer), u32>,
     unidentified: usize,
     /// What runs and is not counted: pods with excluded owners, pods that their nodes should have ended long ago, and init
     /// containers that run once. Rules apply to it.
@@ -237,8 +237,8 @@ impl Census {
     }
 
     /// What was learned of running containers, by a hash of their ids.
-    pub fn learned(&self) -> impl Iterator<Item = (u64, TrustedDigests)> {
-        self.learned.keys().copied()
+    pub fn learned(&self) -> impl Iterator<Item = &(u64, LearnedContainer)> {
+        self.learned.keys()
     }
 
     /// Whether this digest was reported for any container.

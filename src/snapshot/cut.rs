@@ -13,11 +13,12 @@ use crate::{
         EnvironmentSnapshotSpec, EventType,
         snapshot::{
             Cause, Change, Checkpoint, CompletedRollout, Compliance, Cut, Event, Identity,
-            IdentitySource, MAX_CHANGES, MAX_EVENTS, MAX_WORKLOADS, ReadAt, WorkloadChange,
+            IdentitySource, MAX_CHANGES, MAX_EVENTS, MAX_IDENTITIES, MAX_WORKLOADS, ReadAt,
+            WorkloadChange,
         },
     },
     cluster::{
-        fleet::{Fleet, TrustedDigests, Workload, WorkloadState},
+        fleet::{Fleet, LearnedContainer, Workload, WorkloadState},
         image::Fingerprint,
         scope::Scope,
     },
@@ -62,7 +63,8 @@ impl Entry {
     /// About how many bytes are written for it: its changes, what was learned, and its checkpoint with its parts.
     pub fn size(&self) -> usize {
         let changes = self.spec.changes.iter().map(size_of_change);
-        let identities = self.spec.identities.iter().map(|_| SIZE_OF_IDENTITY);
+        let identities = self.spec.identities.iter();
+        let identities = identities.map(|it| size_of_identity(it.repository.as_deref()));
         let checkpoint = self.spec.checkpoint.as_ref();
         let checkpoint = checkpoint.and_then(|it| it.data.as_ref());
         let parts = checkpoint.into_iter().chain(&self.chunks).map(String::len);
@@ -306,8 +308,9 @@ impl CutInput<'_> {
         for known in identities.values() {
             *with.entry(*known).or_default() += SIZE_OF_IDENTITY;
         }
-        for trusted in learned.containers.values() {
-            *with.entry(trusted.first).or_default() += SIZE_OF_IDENTITY;
+        for container in learned.containers.values() {
+            let size = size_of_identity(container.repository.as_deref());
+            *with.entry(container.digests.first).or_default() += size;
         }
         let parts = split(changes, &with);
         let of = i64::try_from(parts.len()).unwrap_or(i64::MAX);
@@ -330,7 +333,7 @@ impl CutInput<'_> {
             ledger.identities.extend(&recorded);
             let mut known = identities_of(&recorded);
             if part == 1 {
-                ledger.containers.extend(&learned.containers);
+                ledger.containers.extend(learned.containers.clone());
                 known.extend(containers_of(&learned.containers));
             }
             let completed = learned.completed.iter().filter(|_| part == 1);
@@ -573,8 +576,8 @@ impl CutInput<'_> {
         let mut chunks = vec![];
         if whole {
             after.forget_gone(spec.time);
-            let running: LearnedContainers = self.census.learned().collect();
-            after.containers.retain(|id, _| running.contains_key(id));
+            let running: BTreeSet<u64> = self.census.learned().map(|(id, _)| *id).collect();
+            after.containers.retain(|id, _| running.contains(id));
             let checkpoint;
             (checkpoint, chunks) = make_checkpoint(&after);
             spec.checkpoint = Some(checkpoint);
@@ -740,31 +743,68 @@ fn identities_of(identities: &Identities) -> Vec<Identity> {
         fingerprint: known.to_string(),
         source: IdentitySource::Record,
         container: None,
+        repository: None,
     };
     identities.iter().map(identity).collect()
 }
 
+/// About how many bytes a digest takes that belongs to the artifact of another one. A name is counted as if each of its bytes
+/// had to be escaped.
+fn size_of_identity(repository: Option<&str>) -> usize {
+    SIZE_OF_IDENTITY + repository.map_or(0, |repository| 17 + 2 * repository.len())
+}
+
+/// As many of these as one entry has room for, beside `identities` others: names may be long.
+pub(crate) fn that_fit(
+    containers: impl Iterator<Item = (u64, LearnedContainer)>,
+    identities: usize,
+) -> LearnedContainers {
+    let mut room = (MAX_IDENTITIES - identities) * SIZE_OF_IDENTITY;
+    let fitting = containers.map_while(|learned| {
+        room = room.checked_sub(size_of_identity(learned.1.repository.as_deref()))?;
+        Some(learned)
+    });
+    fitting.collect()
+}
+
 /// What was learned of running containers, as far as a log has to hold it. Without rules it matters only if the container
-/// would be shown as another artifact without it, and only of artifacts that are recorded.
+/// would be shown as another artifact without it, and only of artifacts that are recorded; names do not matter.
 pub(crate) fn learned_containers<'a>(
     census: &'a Census,
     resolver: &'a IdentityResolver,
     ruled: bool,
     is_recorded: impl Fn(&Fingerprint) -> bool + 'a,
-) -> impl Iterator<Item = (u64, TrustedDigests)> + 'a {
-    census.learned().filter(move |(_, it)| {
-        let known = resolver.canonical(it.first);
-        let also = it.also.map(|also| resolver.canonical(also));
+) -> impl Iterator<Item = (u64, LearnedContainer)> + 'a {
+    let matters = move |it: &LearnedContainer| {
+        let known = resolver.canonical(it.digests.first);
+        let also = it.digests.also.map(|also| resolver.canonical(also));
         ruled || also.is_some_and(|also| also != known) && is_recorded(&known)
-    })
+    };
+    census
+        .learned()
+        .filter(move |(_, it)| matters(it))
+        .map(move |(id, it)| {
+            let repository = it.repository.clone().filter(|_| ruled);
+            (
+                *id,
+                LearnedContainer {
+                    repository,
+                    ..it.clone()
+                },
+            )
+        })
 }
 
 fn containers_of(containers: &LearnedContainers) -> impl Iterator<Item = Identity> {
-    containers.iter().map(|(id, trusted)| Identity {
-        alias: trusted.also.map_or(String::new(), |also| also.to_string()),
-        fingerprint: trusted.first.to_string(),
+    containers.iter().map(|(id, learned)| Identity {
+        alias: learned
+            .digests
+            .also
+            .map_or(String::new(), |also| also.to_string()),
+        fingerprint: learned.digests.first.to_string(),
         source: IdentitySource::Runtime,
         container: Some(format!("{id:016x}")),
+        repository: learned.repository.as_deref().map(str::to_owned),
     })
 }
 

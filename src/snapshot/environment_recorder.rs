@@ -563,6 +563,8 @@ mod tests {
         time::Moment,
     };
 
+    const MILLISECOND: Duration = Duration::from_millis(1);
+
     /// A snapshot of `prod` with this hash.
     fn spec(index: i64, hash: &str) -> EnvironmentSnapshotSpec {
         EnvironmentSnapshotSpec {
@@ -635,6 +637,45 @@ mod tests {
             stop: CancellationToken::new(),
         };
         EnvironmentRecorder::new(&context, id, &Environment::new("prod", spec))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_was_read_long_ago_is_read_again_before_the_log_is_continued() {
+        let (ours, reads) = ((7, "ours"), ["GET prod-0000000007", "GET prod-0000000008"]);
+        let write = "POST environmentsnapshots";
+        for (age, stored, requests) in [
+            (HEAD_FRESH, vec![], vec![write]),
+            (
+                HEAD_FRESH + MILLISECOND,
+                vec![ours],
+                [&reads[..], &[write]].concat(),
+            ),
+            // The name may be free because its snapshot was removed, and the log goes on elsewhere.
+            (HEAD_FRESH + MILLISECOND, vec![], reads.to_vec()),
+        ] {
+            let (client, asked) = api_server(&stored);
+            let mut recorder = recorder(&client, ours);
+            let shared = recorder.context.shared.clone();
+            let begun = shared.with(|state, now| {
+                state.head_confirmed("prod", now);
+                now
+            });
+            tokio::time::advance(age).await;
+            assert_eq!(shared.now().saturating_sub(begun), age);
+            let next = Entry {
+                spec: spec(8, "next"),
+                chunks: vec![],
+                after: after(8, "next"),
+            };
+            recorder.append_all(vec![next]).await.unwrap();
+            assert_eq!(*asked.lock(), requests, "{age:?} {stored:?}");
+            let known = shared.with(|state, _| state.head_read("prod"));
+            assert_eq!(
+                known.is_some(),
+                requests.contains(&write),
+                "else it is read again"
+            );
+        }
     }
 
     #[tokio::test]

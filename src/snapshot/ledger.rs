@@ -23,7 +23,7 @@ use crate::{
         },
     },
     cluster::{
-        fleet::{Fleet, TrustedDigests, Workload},
+        fleet::{Fleet, LearnedContainer, TrustedDigests, Workload},
         hanging::Hanging,
         image::Fingerprint,
         scope::Scope,
@@ -103,7 +103,7 @@ pub struct Listed {
 pub type Identities = BTreeMap<Fingerprint, Fingerprint>;
 
 /// What was learned of containers while they ran, by a hash of their ids.
-pub type LearnedContainers = BTreeMap<u64, TrustedDigests>;
+pub type LearnedContainers = BTreeMap<u64, LearnedContainer>;
 
 /// The count of a cell that a change sets.
 #[derive(Clone, Debug)]
@@ -526,7 +526,11 @@ impl Ledger {
                 let also = (!identity.alias.is_empty()).then_some(&identity.alias);
                 let also = also.map(|also| digest(also)).transpose()?;
                 let first = digest(&identity.fingerprint)?;
-                self.containers.insert(id, TrustedDigests { first, also });
+                let learned = LearnedContainer {
+                    digests: TrustedDigests { first, also },
+                    repository: identity.repository.as_deref().map(Into::into),
+                };
+                self.containers.insert(id, learned);
                 continue;
             }
             let alias = digest(&identity.alias)?;

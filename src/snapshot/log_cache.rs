@@ -97,6 +97,10 @@ pub(crate) fn decoded_size(snapshot: &EnvironmentSnapshotSpec) -> usize {
     };
     let uncounted =
         |it: &UncountedArtifact| size_of::<UncountedArtifact>() + DIGEST + it.namespace.len();
+    let identity = |it: &Identity| {
+        let repository = it.repository.as_ref().map_or(0, String::len);
+        size_of::<Identity>() + 2 * DIGEST + repository
+    };
     let data = snapshot.checkpoint.as_ref().and_then(|it| it.data.as_ref());
     size_of::<EnvironmentSnapshotSpec>()
         + snapshot.environment.len()
@@ -105,7 +109,7 @@ pub(crate) fn decoded_size(snapshot: &EnvironmentSnapshotSpec) -> usize {
             .sum::<usize>()
         + snapshot.changes.iter().map(change).sum::<usize>()
         + snapshot.allow_list.iter().map(listed).sum::<usize>()
-        + snapshot.identities.len() * (size_of::<Identity>() + 2 * DIGEST)
+        + snapshot.identities.iter().map(identity).sum::<usize>()
         + compliance.uncounted.iter().map(uncounted).sum::<usize>()
         + snapshot
             .completed_rollouts

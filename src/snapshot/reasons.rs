@@ -136,7 +136,11 @@ fn capped(mut lines: Vec<String>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{api::condition::documented, snapshot::state::FrozenReason};
+    use crate::{
+        api::{condition::documented, snapshot::Cause},
+        snapshot::state::FrozenReason,
+    };
+    use std::collections::BTreeSet;
 
     #[test]
     fn the_documents_explain_exactly_the_reasons_that_are_written() {
@@ -150,5 +154,21 @@ mod tests {
         let events = EnvironmentEventReason::ALL.iter().map(|it| it.as_str());
         let explained = documented("Environment: Kubernetes Events");
         assert_eq!(explained, events.collect());
+    }
+
+    #[test]
+    fn the_page_about_environments_explains_exactly_the_causes_of_snapshots() {
+        let page = include_str!("../../docs/environments.md");
+        let (_, table) = page
+            .split_once("\n| cause | meaning |\n|---|---|\n")
+            .unwrap();
+        let row = |line: &'static str| line.strip_prefix("| `")?.split_once("` |");
+        let explained: BTreeSet<&str> = table.lines().map_while(row).map(|(it, _)| it).collect();
+        // What is none of them is told all that there are.
+        let error = serde_json::from_str::<Cause>("\"\"").unwrap_err();
+        let error = error.to_string();
+        let (_, causes) = error.split_once("expected one of ").unwrap();
+        let causes: BTreeSet<&str> = causes.split('`').skip(1).step_by(2).collect();
+        assert_eq!(explained, causes);
     }
 }

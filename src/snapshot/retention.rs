@@ -530,6 +530,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::simulation::testing::reader_tries())]
+
         #[test]
         fn every_length_of_time_that_the_api_server_admits_is_kept(
             text in "([0-9]{1,9}(ms|s|m|h)){1,3}|(9{9}h){1,3}"

@@ -2,10 +2,13 @@
 
 //! Shares the state between tasks, behind a lock that is never held across a wait, and wakes tasks when it changes.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tracing::warn;
 
 use crate::{
@@ -49,8 +52,8 @@ impl SharedState {
     }
 
     /// Converts a moment, to wait until then.
-    pub fn instant(&self, moment: Moment) -> tokio::time::Instant {
-        tokio::time::Instant::from_std(self.start + moment.since_start())
+    pub fn instant(&self, moment: Moment) -> Instant {
+        self.start + moment.since_start()
     }
 
     /// Reads or changes the state. The tasks of environments that have something new to do are woken.

@@ -8,22 +8,27 @@ use futures::{
     stream,
 };
 use kit::{
-    Actor, Cluster,
+    Actor, Cluster, Receiver,
     cluster::PATIENCE,
-    deployment, eventually,
+    deployment, eventually, hears,
     http1::{connect_from, get, get_from},
     ports::Port,
-    stage::{Cast, alone, operator},
+    stage::{ALL, Cast, alone, operator},
 };
 use kube::{Api, api::PostParams};
 use shipbell::api::{EnvironmentSnapshot, EnvironmentSnapshotSpec};
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
     time::Duration,
 };
 use tokio::{
-    io::AsyncWriteExt as _,
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
     task::JoinSet,
     time::{Instant, timeout},
 };
@@ -32,6 +37,8 @@ use tokio::{
 pub const LIMIT: u64 = 128 << 20;
 /// How many snapshots the log has, and how many changes each of them.
 const LOG: (i64, usize) = (600, 40);
+/// How many settings with a hostile receiver each of four namespaces has: 480 requests of the 512 that are made at once.
+const OF_HOSTILE: usize = 120;
 /// For how long clients ask for answers that they do not read.
 const UNREAD: Duration = Duration::from_secs(10);
 /// How long an answer to the kubelet may take before it counts as none.
@@ -142,6 +149,101 @@ fn under_attack_the_operator_answers_the_kubelet_and_readers_within_the_chart_s_
         operator.terminate(PATIENCE).await?;
         Ok(())
     });
+}
+
+#[test]
+fn receivers_that_send_heads_without_end_cost_no_more_than_the_chart_s_memory_and_hold_up_nobody() {
+    alone(async |cluster| {
+        let cast = Cast {
+            name: "operator-of-hostile-receivers".to_owned(),
+            memory: Some(LIMIT),
+            ..Cast::default()
+        };
+        let mut operator = operator(cluster, &cast).await?;
+        // What is refused, three times, and what is just not.
+        let kinds = [400_000, 400_000, 400_000, 15_000].map(HostileReceiver::start);
+        let kinds = join_all(kinds)
+            .await
+            .into_iter()
+            .collect::<Result<Vec<_>>>()?;
+        let mut hostile = vec![];
+        for (number, receiver) in kinds.iter().enumerate() {
+            let actor = Actor::new(cluster, &format!("hostile-{number}")).await?;
+            let settings = stream::iter(0..OF_HOSTILE).map(Ok::<_, anyhow::Error>);
+            let create = async |setting: usize| {
+                let (name, at) = (format!("hostile-{setting}"), receiver.at);
+                let url = format!("webhook: {{url: 'http://{at}/{setting}'}}\n{ALL}");
+                actor.setting(&name, &url).await?;
+                actor.handled(&name).await
+            };
+            settings.try_for_each_concurrent(16, create).await?;
+            hostile.push(actor);
+        }
+        let victim = Actor::new(cluster, "victim").await?;
+        let good = Receiver::start();
+        victim.webhook("good", &good, ALL).await?;
+
+        for actor in &hostile {
+            actor
+                .apply(deployment(&actor.name, "web", "r.example/web:v1", 1))
+                .await?;
+        }
+        eventually(PATIENCE, "all hostile receivers to be asked", async || {
+            ensure!(lives(operator.address()).await?, "/livez");
+            let asked = kinds.iter().map(|kind| kind.asked.load(SeqCst));
+            ensure!(
+                asked.clone().all(|asked| asked >= OF_HOSTILE),
+                "{:?}",
+                asked.collect::<Vec<_>>()
+            );
+            Ok(())
+        })
+        .await?;
+        victim
+            .apply(deployment(&victim.name, "web", "r.example/victim:v1", 1))
+            .await?;
+        hears(&good, &["STARTED victim:v1 0 to 1"]).await?;
+        ensure!(lives(operator.address()).await?, "/livez");
+        hostile[0]
+            .condition("hostile-0", "Delivered", "False UnexpectedAnswer")
+            .await?;
+        operator.still_runs()?;
+        let peak = operator.peak_memory()?;
+        println!("peak with hostile receivers: {} MiB", peak >> 20);
+        ensure!(peak < LIMIT, "{} MiB", peak >> 20);
+        operator.terminate(PATIENCE).await?;
+        Ok(())
+    });
+}
+
+/// Answers each request with the beginning of a head and then stands still.
+struct HostileReceiver {
+    at: SocketAddr,
+    /// How many requests it has got and answered as far as was taken of it.
+    asked: Arc<AtomicUsize>,
+}
+
+impl HostileReceiver {
+    async fn start(length: usize) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let (at, asked) = (listener.local_addr()?, Arc::<AtomicUsize>::default());
+        let counted = Arc::clone(&asked);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let counted = Arc::clone(&counted);
+                tokio::spawn(async move {
+                    let _ = stream.read(&mut [0; 1024]).await;
+                    let mut head = b"HTTP/1.1 200 OK\r\nx: ".to_vec();
+                    head.resize(length, b'x');
+                    let _ = stream.write_all(&head).await;
+                    counted.fetch_add(1, SeqCst);
+                    // Until the other side has enough.
+                    let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+                });
+            }
+        });
+        Ok(Self { at, asked })
+    }
 }
 
 /// A log of many large snapshots, of which an operator recorded the first ones.

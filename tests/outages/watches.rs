@@ -24,6 +24,8 @@ const DEPLOYMENTS: &str = "/apis/apps/v1/deployments";
 const NAMESPACES: &str = "/api/v1/namespaces";
 const SETTINGS: &str = "/apis/shipbell.dev/v1alpha1/notificationsettings";
 const APPROVALS: &str = "/apis/shipbell.dev/v1alpha1/artifactapprovals";
+const PROVENANCES: &str = "/apis/shipbell.dev/v1alpha1/artifactprovenances";
+const ALLOWANCES: &str = "/apis/shipbell.dev/v1alpha1/allowedartifacts";
 pub const ENVIRONMENTS: &str = "/apis/shipbell.dev/v1alpha1/environments";
 
 /// An operator behind a proxy.
@@ -243,14 +245,113 @@ fn a_review_against_an_image_counts_even_if_not_all_of_it_can_be_read() {
                 let event = told.lines().find(|line| line.contains("Unreadable"));
                 let event = event.unwrap_or_default();
                 let named = event.contains("spec.reviewer: invalid type");
-                let says = event.contains("; what could be read of it counts");
-                let kept = event.contains("; its last good state is kept");
+                let says = event.contains("what could be read of it against one counts");
+                let kept = event.contains("what it said against one before counts");
                 ensure!(named && says == counts && kept != counts, "{told}");
                 Ok(Some(()))
             })
             .await?;
             verdict(reason).await?;
         }
+        alive.still_runs()
+    });
+}
+
+#[test]
+fn evidence_that_cannot_be_read_as_a_whole_speaks_for_no_image() {
+    outage(async |cluster| {
+        let (proxy, mut alive) = behind_proxy(cluster, &[]).await?;
+        let ci = cluster.namespace("ci").await?;
+        let rules = format!(
+            "settle: {AT_ONCE}\n\
+             compliance: {{provenance: {{trustedNamespaces: [{ci}]}}, evidence: {{required: true}}, recoveryWindow: 1s}}"
+        );
+        let actor = Actor::cast(cluster, "misvouched", &rules).await?;
+        let image = "r.example/vouched:v1";
+        let digest = cluster.kubelet.digest_of(image);
+        let record = |passed: bool| {
+            json!({
+                "apiVersion": "shipbell.dev/v1alpha1", "kind": "ArtifactProvenance",
+                "metadata": {"name": "web", "namespace": ci},
+                "spec": {"fingerprint": digest, "flow": "web", "attestations": [{"name": "scan", "compliant": passed}]},
+            })
+        };
+        actor.apply(record(true)).await?;
+        actor
+            .apply(deployment(&actor.name, "web", image, 1))
+            .await?;
+        let verdict = async |want: &str| {
+            kit::eventually(PATIENCE, want, async || {
+                let status = actor.environment_status().await?;
+                let compliant = status.conditions.iter().find(|it| it.type_ == "Compliant");
+                let is = compliant.map(|it| it.reason.as_str());
+                ensure!(is == Some(want), "{is:?}");
+                Ok(Some(()))
+            })
+            .await
+        };
+        let tells = async |object: &[&str], field: &str, counts: &str| {
+            let described = [&["-n", &ci, "describe"], object].concat();
+            kit::eventually(PATIENCE, counts, async || {
+                let told = actor.kubectl(&described).await?;
+                let event = |line: &str| line.contains(field) && line.contains(counts);
+                let is_told = told.lines().any(event);
+                let mut words = told.lines().map(|line| line.split_whitespace());
+                let reason = words.any(|line| line.eq(["Reason:", "Unreadable"]));
+                ensure!(is_told && reason, "{told}");
+                Ok(Some(()))
+            })
+            .await
+        };
+        verdict("Satisfied").await?;
+
+        // As if another version of Shipbell had written them.
+        let spoils = |path: &'static str, field: &'static str| {
+            proxy.answer_with(move |asked| {
+                if !asked.follows(path) {
+                    return Action::Pass;
+                }
+                Action::lines(move |line| {
+                    change_objects(line, |object| object["spec"][field] = json!(7))
+                })
+            });
+            proxy.cut();
+        };
+        spoils(PROVENANCES, "build");
+        actor.apply(record(false)).await?;
+        let counts = "what could be read of it against one counts";
+        tells(
+            &["artifactprovenance", "web"],
+            "spec.build: invalid type",
+            counts,
+        )
+        .await?;
+        verdict("EvidenceFailed").await?;
+
+        let entry = json!({
+            "apiVersion": "shipbell.dev/v1alpha1", "kind": "AllowedArtifact",
+            "metadata": {"name": actor.name},
+            "spec": {"environments": [actor.name], "artifacts": [{"fingerprint": digest, "name": "web"}], "reason": "test"},
+        });
+        actor.apply(entry).await?;
+        verdict("Satisfied").await?;
+        spoils(ALLOWANCES, "artifacts");
+        let object = ["allowedartifact", &actor.name];
+        let edit = [&["annotate", "--overwrite"], &object[..], &["note=changed"]].concat();
+        actor.kubectl(&edit).await?;
+        tells(
+            &object,
+            "spec.artifacts: invalid type",
+            "it allows no image",
+        )
+        .await?;
+        verdict("EvidenceFailed").await?;
+
+        proxy.pass();
+        proxy.cut();
+        let edit = [&["annotate", "--overwrite"], &object[..], &["note=again"]].concat();
+        actor.kubectl(&edit).await?;
+        verdict("Satisfied").await?;
         alive.still_runs()
     });
 }

@@ -74,6 +74,11 @@ const HELD: &[Held] = &[
         "a_request_that_takes_too_long_is_given_up_and_frees_its_place",
     ),
     (
+        "docs/webhooks.md",
+        "head of the answer | 16 KiB and {100} headers",
+        "of_a_head_no_more_than_its_limit_is_read",
+    ),
+    (
         "docs/operations.md",
         "so {32} MiB for all connections of both ports",
         "the_connections_of_both_ports_take_at_most_32_mib_of_the_kernel",
@@ -262,6 +267,11 @@ const HELD: &[Held] = &[
 
 /// A sentence of a page, in which braces are around each number that is no limit, time or default of Shipbell, and what it is.
 const OTHER: &[Held] = &[
+    (
+        "docs/operations.md",
+        "the certificates of one may take {200} KB",
+        "48 bytes for each of the certificates of 5 bytes that fit into 16 KiB",
+    ),
     (
         "docs/operations.md",
         "about {0.5} KB of JSON for an image without a provenance record, and {0.8} KB or more with one",

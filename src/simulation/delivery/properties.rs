@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::simulation::{
     hostile_json::{edited, edits},
-    testing::tries,
+    testing::reader_tries,
 };
 
 /// A story drawn from a seed: environments that change, a receiver that fails now and then, and faults of all kinds.
@@ -206,7 +206,7 @@ fn a_quiet_setting_does_next_to_nothing() {
 }
 
 proptest! {
-    #![proptest_config(tries(256))]
+    #![proptest_config(reader_tries())]
 
     #[test]
     fn whatever_a_setting_and_its_status_say_all_is_sent_or_the_status_says_why_not(
@@ -219,7 +219,7 @@ proptest! {
         it.setting_created = it.at;
         let operator = it.start();
         it.run(seconds(60));
-        for number in 0..4 {
+        for number in 0..2 {
             for uid in ["u1", "u2"] {
                 it.append(uid, &[(&format!("image-{number}"), 0, 1)]);
             }

@@ -8,7 +8,7 @@ use crate::{
         pod_view::{Decoded, DeploymentView, Meta, NamespaceView, PodView, SlimView as _},
         scope::Labels,
         watch::WatchedKind,
-        watch_progress::{WatchKind, keeps_last_state},
+        watch_progress::{LAST_STATE, WatchKind},
     },
     snapshot::state::{ClusterState, KnownLog},
     time::Moment,
@@ -115,7 +115,7 @@ impl ClusterState {
         listed: bool,
         now: Moment,
     ) -> Vec<String> {
-        let why = keeps_last_state(why);
+        let why = format!("{why}; {LAST_STATE}");
         let warnings = self.read(T::KIND, Err((meta, &why)), listed, now);
         let mark = self.stream(T::KIND).list_number;
         T::keep(&mut self.fleet, meta, mark);

@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     api::snapshot::{Cause, MAX_COMPLETED, MAX_IDENTITIES, MAX_WORKLOADS, ReadAt},
     cluster::{
-        fleet::{Fleet, TrustedDigests, Workload},
+        fleet::{Fleet, LearnedContainer, Workload},
         image::Fingerprint,
         pod_view::version,
         scope::Scope,
@@ -22,7 +22,7 @@ use crate::{
     snapshot::{
         assessment::{AssessmentState, Assessor},
         census::{Census, admits, cells_of},
-        cut::{CutInput, Entry, Learned, learned_containers},
+        cut::{CutInput, Entry, Learned, learned_containers, that_fit},
         ledger::{CENSUS_VERSION, Cell, Identities, Ledger, Place},
         settle::{Comparison, SettleTimes, Unsettled, rests_at, rolling_until},
         state::{ClusterState, EnvironmentState, Frozen, FrozenReason, KnownLog, Plan},
@@ -326,12 +326,11 @@ impl Planner<'_> {
             cells.clear(); // an artifact that is renamed later would look as if it had stopped
         }
         let late = (!more).then(|| self.find_late(ledger, &cells)).flatten();
-        let room = MAX_IDENTITIES - identities.len();
         let ruled = input.assessor.rules.is_some();
         let containers = unwritten_containers(ledger, input.census, resolver, ruled, &cells);
         let learned = Learned {
+            containers: that_fit(containers, identities.len()),
             identities,
-            containers: containers.take(room).collect(),
             completed,
         };
         let entries = self.record(ledger, &cells, &learned);
@@ -589,9 +588,13 @@ pub(super) fn unwritten_containers<'a>(
     resolver: &'a IdentityResolver,
     ruled: bool,
     cells: &BTreeSet<Cell>,
-) -> impl Iterator<Item = (u64, TrustedDigests)> + 'a {
+) -> impl Iterator<Item = (u64, LearnedContainer)> + 'a {
     let next: BTreeSet<Fingerprint> = cells.iter().map(|cell| cell.fingerprint).collect();
     let is_recorded = move |it: &Fingerprint| ledger.total(it) > 0 || next.contains(it);
     let learned = learned_containers(census, resolver, ruled, is_recorded);
-    learned.filter(|(id, it)| ledger.containers.get(id) != Some(it))
+    let is_known = |(id, it): &(u64, LearnedContainer)| {
+        let known = ledger.containers.get(id);
+        known.is_some_and(|known| known.tells(it))
+    };
+    learned.filter(move |it| !is_known(it))
 }
