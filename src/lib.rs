@@ -3,7 +3,7 @@
 //! One module for each capability, from the ground up. A module imports only those above it in this list, and no two
 //! files import each other; the tests in `module_order.rs` read the imports and check it:
 //!
-//! - [`time`], [`backoff`], [`rate`], [`metrics`], [`panics`]: moments of the clock, pauses between attempts, how often
+//! - [`time`], [`backoff`], [`rate`], [`metrics`], [`panics`], `places`: moments of the clock, pauses between attempts, how often
 //!   something may be done, what is counted, what contains a panic
 //! - [`api`]: the custom resources, data only
 //! - [`http`]: the outbound client: destination, guard, slots, proxy, what an answer means
@@ -34,6 +34,7 @@ mod metrics;
 #[cfg(test)]
 mod module_order;
 mod panics;
+mod places;
 mod rate;
 pub mod run;
 #[cfg(test)]

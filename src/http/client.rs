@@ -35,16 +35,19 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 use url::{Host, Position, Url};
 
-use crate::http::{
-    address_guard::Guard,
-    certificates::CaBundle,
-    config::{SendError, SenderConfig},
-    connection::{Body, Connection, NAME, Stream, dial, tls, tunnel},
-    destination::Destination,
-    error::{LONG_CHAIN, fault},
-    proxy::NoProxy,
-    resolver::Lookups,
-    response::Fault,
+use crate::{
+    http::{
+        address_guard::Guard,
+        certificates::CaBundle,
+        config::{SendError, SenderConfig},
+        connection::{Body, Connection, NAME, Stream, dial, tls, tunnel},
+        destination::Destination,
+        error::{LONG_CHAIN, fault},
+        proxy::NoProxy,
+        resolver::Lookups,
+        response::Fault,
+    },
+    places::Places,
 };
 
 /// How long a connection may take: DNS, TCP and TLS.
@@ -55,6 +58,10 @@ const IDLE: Duration = Duration::from_secs(30);
 const IDLE_TOTAL: usize = 64;
 /// How long a connection may take to be ready for another request once its answer was read.
 const READY: Duration = Duration::from_secs(1);
+/// How many TLS handshakes may be under way at once: the certificates of one may take ten times what is read of them.
+const HANDSHAKES: usize = 128;
+/// How many of them for the settings of one namespace.
+const HANDSHAKES_OF_NAMESPACE: usize = 16;
 
 /// At most so many certificates that have a problem are named in the log.
 const PROBLEMS: usize = 20;
@@ -64,6 +71,7 @@ pub(super) struct Client {
     guard: Arc<Guard>,
     lookups: Lookups,
     tls: TlsConnector,
+    handshakes: Places<Arc<str>>,
     https_proxy: Option<Proxy>,
     http_proxy: Option<Proxy>,
     bypass: NoProxy,
@@ -88,6 +96,7 @@ impl Client {
             guard: Arc::clone(&config.guard),
             lookups: lookups.clone(),
             tls: connector(extra_cas(extra_ca_pem)?)?,
+            handshakes: Places::new((HANDSHAKES_OF_NAMESPACE, HANDSHAKES)),
             https_proxy: Proxy::of(config.proxy.https.as_ref(), "HTTPS_PROXY")?,
             http_proxy: Proxy::of(config.proxy.http.as_ref(), "HTTP_PROXY")?,
             bypass: NoProxy::parse(&config.proxy.no_proxy),
@@ -196,10 +205,21 @@ impl Client {
             Some(proxy) => self.reach(proxy, to).await.map_err(|_| Fault::Proxy),
         }?;
         let stream = match is_https(to) {
-            true => tls(&self.tls, &host, stream).await?,
+            true => self.secure(namespace, &host, stream).await?,
             false => stream,
         };
         Connection::new(stream).await.map_err(|error| fault(&error))
+    }
+
+    /// TLS with who must be `host`, when there is room for what it may send.
+    async fn secure(
+        &self,
+        namespace: &Arc<str>,
+        host: &Host<&str>,
+        stream: Stream,
+    ) -> Result<Stream, Fault> {
+        let _place = self.handshakes.take(Arc::clone(namespace)).await;
+        tls(&self.tls, host, stream).await
     }
 
     /// Connects to one of the very addresses that the guard has seen: a second query could give others.

@@ -31,11 +31,12 @@ use tracing::warn;
 use crate::{
     api::GROUP,
     metrics::Metrics,
+    places::Places,
     rate::Rate,
     web::{
         client_address::ClientAddress,
         error_response::Refusal,
-        request_limits::{Places, busy},
+        request_limits::busy,
         token_cache::{Permission, Remembered, SharedRate, TokenCache, TokenHash},
     },
 };
@@ -77,7 +78,7 @@ struct Checker {
     /// Whether tokens for the API server are accepted, too.
     accept_cluster_tokens: bool,
     remembered: Mutex<TokenCache>,
-    places: Places,
+    places: Places<ClientAddress>,
     of_readers: Mutex<Rate>,
     of_others: Mutex<SharedRate>,
     metrics: Arc<Metrics>,

@@ -4,7 +4,7 @@
 //! are kept until they are sent. A client's address gets at most a part of it, so that clients at other addresses are served
 //! however slowly it reads.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -14,13 +14,12 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use hyper::body::Body as _;
-use parking_lot::Mutex;
-use tokio::{
-    sync::{AcquireError, OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
+use tokio::{sync::Semaphore, time::timeout};
 
-use crate::web::{client_address::ClientAddress, error_response::Refusal, held_body::hold};
+use crate::{
+    places::Places,
+    web::{client_address::ClientAddress, error_response::Refusal, held_body::hold},
+};
 
 /// How many requests to the read API are worked on at once.
 const READ_API: usize = 16;
@@ -47,61 +46,10 @@ const LARGE_BEHIND_PROXY: usize = 4;
 /// How long one waits for that.
 const LARGE_QUEUE: Duration = Duration::from_secs(5);
 
-/// Places for requests of one address. There are entries only for requests that wait or are served.
-#[derive(Debug)]
-struct PlacesOfAddresses {
-    each: usize,
-    taken: Mutex<BTreeMap<ClientAddress, Arc<Semaphore>>>,
-}
-
-impl PlacesOfAddresses {
-    fn new(each: usize) -> Self {
-        Self {
-            each,
-            taken: Mutex::default(),
-        }
-    }
-
-    fn of(&self, address: ClientAddress) -> Arc<Semaphore> {
-        let mut taken = self.taken.lock();
-        // Whoever waits for a place or has one keeps its semaphore.
-        taken.retain(|_, places| Arc::strong_count(places) > 1);
-        let places = taken.entry(address);
-        let new = || Arc::new(Semaphore::new(self.each));
-        places.or_insert_with(new).clone()
-    }
-}
-
-/// Places of all together, of which an address has a part.
-#[derive(Clone, Debug)]
-pub(crate) struct Places {
-    of_addresses: Arc<PlacesOfAddresses>,
-    all: Arc<Semaphore>,
-}
-
-/// A place of an address, and one of all, until it is dropped.
-pub(crate) type Place = (OwnedSemaphorePermit, OwnedSemaphorePermit);
-
-impl Places {
-    /// `of_address`, `all`: how many there are.
-    pub(crate) fn new((of_address, all): (usize, usize)) -> Self {
-        Self {
-            of_addresses: Arc::new(PlacesOfAddresses::new(of_address)),
-            all: Arc::new(Semaphore::new(all)),
-        }
-    }
-
-    /// Waits for a place. The address waits for its own first, so that it takes none from others meanwhile.
-    pub(crate) async fn take(&self, from: ClientAddress) -> Result<Place, AcquireError> {
-        let own = self.of_addresses.of(from).acquire_owned().await?;
-        Ok((own, self.all.clone().acquire_owned().await?))
-    }
-}
-
 /// How many requests are worked on at once, and how long they may take.
 #[derive(Clone, Debug)]
 pub(crate) struct RequestLimits {
-    places: Places,
+    places: Places<ClientAddress>,
     /// How long a request waits until it is worked on.
     queue: Duration,
     /// How long it may be worked on.
@@ -318,18 +266,6 @@ mod tests {
             many.into_iter()
                 .all(|status| status == StatusCode::SERVICE_UNAVAILABLE)
         );
-    }
-
-    #[tokio::test]
-    async fn nothing_is_kept_of_an_address_that_has_no_request() {
-        let places = PlacesOfAddresses::new(1);
-        for last in 0..=255 {
-            let address = ClientAddress::of([10, 0, 0, last].into());
-            let place = places.of(address).acquire_owned().await.unwrap();
-            assert!(places.of(address).try_acquire().is_err());
-            drop(place);
-        }
-        assert!(places.taken.lock().len() <= 2);
     }
 
     #[tokio::test(start_paused = true)]

@@ -160,8 +160,13 @@ fn receivers_that_send_heads_without_end_cost_no_more_than_the_chart_s_memory_an
             ..Cast::default()
         };
         let mut operator = operator(cluster, &cast).await?;
-        // What is refused, three times, and what is just not.
-        let kinds = [400_000, 400_000, 400_000, 15_000].map(HostileReceiver::start);
+        // Heads that are refused and that are just not; and certificates that take most memory.
+        let heads = [400_000, 15_000].map(|length| (false, head(length)));
+        let handshakes = [(); 2].map(|()| (true, handshake()));
+        let kinds = heads
+            .into_iter()
+            .chain(handshakes)
+            .map(HostileReceiver::start);
         let kinds = join_all(kinds)
             .await
             .into_iter()
@@ -172,7 +177,8 @@ fn receivers_that_send_heads_without_end_cost_no_more_than_the_chart_s_memory_an
             let settings = stream::iter(0..OF_HOSTILE).map(Ok::<_, anyhow::Error>);
             let create = async |setting: usize| {
                 let (name, at) = (format!("hostile-{setting}"), receiver.at);
-                let url = format!("webhook: {{url: 'http://{at}/{setting}'}}\n{ALL}");
+                let scheme = if receiver.is_tls { "https" } else { "http" };
+                let url = format!("webhook: {{url: '{scheme}://{at}/{setting}'}}\n{ALL}");
                 actor.setting(&name, &url).await?;
                 actor.handled(&name).await
             };
@@ -216,33 +222,57 @@ fn receivers_that_send_heads_without_end_cost_no_more_than_the_chart_s_memory_an
     });
 }
 
-/// Answers each request with the beginning of a head and then stands still.
+/// The beginning of an answer: a head of this length without an end.
+fn head(length: usize) -> Vec<u8> {
+    let mut head = b"HTTP/1.1 200 OK\r\nx: ".to_vec();
+    head.resize(length, b'x');
+    head
+}
+
+/// The beginning of a TLS 1.2 handshake (RFC 5246, 7.4): as many certificates of one byte as are read.
+fn handshake() -> Vec<u8> {
+    let message = |kind: u8, body: &[u8]| {
+        let length = u32::try_from(body.len()).unwrap().to_be_bytes();
+        [&[kind], &length[1..], body].concat()
+    };
+    let record = |message: &[u8]| {
+        let length = u16::try_from(message.len()).unwrap().to_be_bytes();
+        [&[22, 3, 3], &length[..], message].concat()
+    };
+    // TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, without a session and without compression.
+    let hello = [&[3, 3][..], &[7; 32], &[0, 0xC0, 0x2B, 0]].concat();
+    let certificates = [0, 0, 1, 0].repeat(4_000);
+    let length = u32::try_from(certificates.len()).unwrap().to_be_bytes();
+    let chain = [&length[1..], &certificates].concat();
+    [record(&message(2, &hello)), record(&message(11, &chain))].concat()
+}
+
+/// Answers each request with the beginning of something and then stands still.
 struct HostileReceiver {
     at: SocketAddr,
+    is_tls: bool,
     /// How many requests it has got and answered as far as was taken of it.
     asked: Arc<AtomicUsize>,
 }
 
 impl HostileReceiver {
-    async fn start(length: usize) -> Result<Self> {
+    async fn start((is_tls, beginning): (bool, Vec<u8>)) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let (at, asked) = (listener.local_addr()?, Arc::<AtomicUsize>::default());
         let counted = Arc::clone(&asked);
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                let counted = Arc::clone(&counted);
+                let (counted, beginning) = (Arc::clone(&counted), beginning.clone());
                 tokio::spawn(async move {
                     let _ = stream.read(&mut [0; 1024]).await;
-                    let mut head = b"HTTP/1.1 200 OK\r\nx: ".to_vec();
-                    head.resize(length, b'x');
-                    let _ = stream.write_all(&head).await;
+                    let _ = stream.write_all(&beginning).await;
                     counted.fetch_add(1, SeqCst);
                     // Until the other side has enough.
                     let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
                 });
             }
         });
-        Ok(Self { at, asked })
+        Ok(Self { at, is_tls, asked })
     }
 }
 

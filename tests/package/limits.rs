@@ -162,10 +162,24 @@ const STATEMENTS: &[Statement] = &[
     ),
     (
         "docs/operations.md",
-        "handshake is under way, at most {} s",
+        "what is read of them, for at most {} s",
         "src/http/client.rs",
         "CONNECT",
         As::Seconds,
+    ),
+    (
+        "docs/operations.md",
+        "so {} handshakes are under way at once",
+        "src/http/client.rs",
+        "HANDSHAKES",
+        As::Number,
+    ),
+    (
+        "docs/operations.md",
+        "at once, and {} for one namespace",
+        "src/http/client.rs",
+        "HANDSHAKES_OF_NAMESPACE",
+        As::Number,
     ),
     (
         "docs/operations.md",

@@ -269,8 +269,8 @@ const HELD: &[Held] = &[
 const OTHER: &[Held] = &[
     (
         "docs/operations.md",
-        "the certificates of one may take {200} KB",
-        "48 bytes for each of the certificates of 5 bytes that fit into 16 KiB",
+        "may take more than {ten} times what is read",
+        "48 bytes for each certificate of which 5 bytes are read, and what is allocated for it",
     ),
     (
         "docs/operations.md",

@@ -501,6 +501,51 @@ async fn a_long_chain_of_certificates_is_refused_before_it_is_looked_at() {
     }
 }
 
+#[tokio::test]
+async fn handshakes_that_hang_keep_out_no_other_namespace() {
+    let hangs = raw(async |mut stream| {
+        let _ = stream.read(&mut [0; 1024]).await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let acceptor = OURS.acceptor("localhost", |_| {});
+    let answers = raw(move |stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            if let Ok(stream) = acceptor.accept(stream).await {
+                answer_ok(stream).await;
+            }
+        }
+    })
+    .await;
+    let sender = HttpSender::new(&config(&["localhost"])).unwrap();
+    let send_from = async |sender: HttpSender, namespace: String, at, number: usize| {
+        let to = format!("{}{number}", url("https", "localhost", at));
+        let to = Destination::parse(DestinationKind::Webhook, &to).unwrap();
+        let who = SendKey {
+            namespace: namespace.into(),
+            setting: number.to_string().into(),
+        };
+        let slot = sender.slot(&who, &to).await.unwrap();
+        sender.send(&slot, &to, &outgoing()).await
+    };
+    let hanging = join_all((0..140).map(|number| {
+        let namespace = format!("hostile-{}", number % 3);
+        send_from(sender.clone(), namespace, hangs, number)
+    }));
+    let other = async {
+        // The others are there first.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let began = Instant::now();
+        let receipt = send_from(sender.clone(), "other".to_owned(), answers, 0).await;
+        assert_eq!(outcome(&receipt), "Delivered");
+        began.elapsed()
+    };
+    let (hung, took) = tokio::join!(hanging, other);
+    assert!(hung.iter().all(|it| outcome(it) == "Retry ConnectFailed"));
+    assert!(took < Duration::from_secs(3), "{took:?}");
+}
+
 /// A receiver that closes a connection after this many answers. How many were opened, and how many are open.
 async fn counts_connections(answers: usize) -> (SocketAddr, Arc<[AtomicUsize; 2]>) {
     let counts = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
