@@ -197,6 +197,19 @@ async fn receiver(script: Vec<Answer>) -> (SocketAddr, mpsc::UnboundedReceiver<H
     (at, heard)
 }
 
+/// A receiver that speaks TLS and answers each request well.
+async fn answers_over_tls(acceptor: tokio_rustls::TlsAcceptor) -> SocketAddr {
+    raw(move |stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            if let Ok(stream) = acceptor.accept(stream).await {
+                answer_ok(stream).await;
+            }
+        }
+    })
+    .await
+}
+
 /// A receiver that does with each connection as told.
 async fn raw<F: Future<Output = ()> + Send + 'static>(
     serve: impl Fn(TcpStream) -> F + Send + 'static,
@@ -482,17 +495,7 @@ async fn certificates_without_end_are_not_read() {
 async fn a_long_chain_of_certificates_is_refused_before_it_is_looked_at() {
     let allows = HttpSender::new(&config(&["localhost"])).unwrap();
     for (more, expected) in [(8, "Delivered"), (9, "Hold TlsFailed")] {
-        let acceptor = OURS.acceptor_with("localhost", more, |_| {});
-        let at = raw(move |stream| {
-            let acceptor = acceptor.clone();
-            async move {
-                if let Ok(mut stream) = acceptor.accept(stream).await {
-                    read_request(&mut stream).await;
-                    let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await;
-                }
-            }
-        })
-        .await;
+        let at = answers_over_tls(OURS.acceptor_with("localhost", more, |_| {})).await;
         let to = url("https", "localhost", at);
         let receipt = send(&allows, DestinationKind::Webhook, &to).await;
         let told = receipt.outcome.message();
@@ -509,15 +512,7 @@ async fn handshakes_that_hang_keep_out_no_other_namespace() {
     })
     .await;
     let acceptor = OURS.acceptor("localhost", |_| {});
-    let answers = raw(move |stream| {
-        let acceptor = acceptor.clone();
-        async move {
-            if let Ok(stream) = acceptor.accept(stream).await {
-                answer_ok(stream).await;
-            }
-        }
-    })
-    .await;
+    let answers = answers_over_tls(acceptor).await;
     let sender = HttpSender::new(&config(&["localhost"])).unwrap();
     let send_from = async |sender: HttpSender, namespace: String, at, number: usize| {
         let to = format!("{}{number}", url("https", "localhost", at));
@@ -727,15 +722,7 @@ async fn a_certificate_must_be_sound_and_its_authority_trusted() {
             "self-signed",
         ),
     ] {
-        let at = raw(move |stream| {
-            let acceptor = acceptor.clone();
-            async move {
-                if let Ok(stream) = acceptor.accept(stream).await {
-                    answer_ok(stream).await;
-                }
-            }
-        })
-        .await;
+        let at = answers_over_tls(acceptor).await;
         let receipt = send(
             &allows,
             DestinationKind::Webhook,
@@ -895,15 +882,7 @@ async fn a_proxy_gets_what_no_proxy_does_not_name() {
 #[tokio::test]
 async fn tls_goes_through_a_proxys_tunnel() {
     let acceptor = OURS.acceptor("hook.example", |_| {});
-    let target = raw(move |stream| {
-        let acceptor = acceptor.clone();
-        async move {
-            if let Ok(stream) = acceptor.accept(stream).await {
-                answer_ok(stream).await;
-            }
-        }
-    })
-    .await;
+    let target = answers_over_tls(acceptor).await;
     let (at, mut heard) = proxy(target).await;
     let sender = proxied(&[], at, "");
     let receipt = send(
@@ -933,16 +912,7 @@ async fn tls_goes_through_a_proxys_tunnel() {
 async fn a_proxy_may_speak_tls_and_is_blamed_for_its_certificate() {
     for (authority, expected) in [(&OURS, "Delivered"), (&OTHER, "Retry ProxyFailed")] {
         let (target, _heard) = receiver(vec![]).await;
-        let of_target = OURS.acceptor("hook.example", |_| {});
-        let tls_target = raw(move |stream| {
-            let acceptor = of_target.clone();
-            async move {
-                if let Ok(stream) = acceptor.accept(stream).await {
-                    answer_ok(stream).await;
-                }
-            }
-        })
-        .await;
+        let tls_target = answers_over_tls(OURS.acceptor("hook.example", |_| {})).await;
         let acceptor = authority.acceptor("localhost", |_| {});
         let at = raw(move |stream| {
             let acceptor = acceptor.clone();
@@ -1218,15 +1188,7 @@ async fn a_dns_in_trouble_is_asked_again_and_a_name_that_does_not_exist_is_held(
 #[tokio::test]
 async fn authorities_are_replaced_while_it_runs() {
     let acceptor = OTHER.acceptor("localhost", |_| {});
-    let at = raw(move |stream| {
-        let acceptor = acceptor.clone();
-        async move {
-            if let Ok(stream) = acceptor.accept(stream).await {
-                answer_ok(stream).await;
-            }
-        }
-    })
-    .await;
+    let at = answers_over_tls(acceptor).await;
     let sender = HttpSender::new(&config(&["localhost"])).unwrap();
     let to = url("https", "localhost", at);
     let receipt = send(&sender, DestinationKind::Webhook, &to).await;
@@ -1251,15 +1213,7 @@ async fn no_log_line_names_a_destination_at_any_level() {
     };
     let (at, _heard) = receiver(vec![]).await;
     let acceptor = OURS.acceptor(&format!("{CANARY}.example"), |_| {});
-    let tls = raw(move |stream| {
-        let acceptor = acceptor.clone();
-        async move {
-            if let Ok(stream) = acceptor.accept(stream).await {
-                answer_ok(stream).await;
-            }
-        }
-    })
-    .await;
+    let tls = answers_over_tls(acceptor).await;
     let (proxy, _heard_there) = proxy(at).await;
     let mut through = config(&["127.0.0.1"]);
     through.proxy = ProxyConfig {
