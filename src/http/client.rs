@@ -5,6 +5,7 @@
 
 use std::{
     collections::VecDeque,
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -78,6 +79,24 @@ pub(super) struct Client {
     idle: Idle,
 }
 
+/// The way to a destination for the settings of a namespace.
+#[derive(Clone, Copy)]
+pub(super) struct Way<'a> {
+    pub(super) namespace: &'a Arc<str>,
+    pub(super) to: &'a Destination,
+    pub(super) reach: Reach,
+    /// What was judged, and is dialled unless a proxy is; `None`: it is still to be looked up and judged.
+    pub(super) addresses: Option<&'a [SocketAddr]>,
+}
+
+/// Where a destination is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    Public,
+    /// At an address that is closed unless a flag opens it.
+    Internal,
+}
+
 /// The head of an answer, and what to do with the connection when the rest was read.
 pub(super) struct Answer {
     pub(super) response: Response<Incoming>,
@@ -121,21 +140,21 @@ impl Client {
         self.proxy(to).is_some()
     }
 
-    /// Sends a request for a setting of this namespace, and waits for the head of the answer.
+    /// Sends a request, and waits for the head of the answer.
     pub(super) async fn send(
         &self,
-        namespace: &Arc<str>,
-        to: &Destination,
+        way: Way<'_>,
         mut request: Request<Body>,
     ) -> Result<Answer, Fault> {
+        let to = way.to;
         self.address(to, &mut request).ok_or(Fault::Protocol)?;
-        let key = Key::new(namespace, to);
+        let key = Key::new(way);
         loop {
             let idle = self.idle.take(&key);
             let is_new = idle.is_none();
             let mut connection = match idle {
                 Some(connection) => connection,
-                None => timeout(CONNECT, self.connect(namespace, to))
+                None => timeout(CONNECT, self.connect(way))
                     .await
                     .unwrap_or_else(|_| Err(self.not_connected(to)))?,
             };
@@ -198,14 +217,17 @@ impl Client {
         Some(())
     }
 
-    async fn connect(&self, namespace: &Arc<str>, to: &Destination) -> Result<Connection, Fault> {
-        let host = to.host();
+    async fn connect(&self, way: Way<'_>) -> Result<Connection, Fault> {
+        let to = way.to;
         let stream = match self.proxy(to) {
-            None => self.dial(namespace, &host, to.port()).await,
-            Some(proxy) => self.reach(proxy, to).await.map_err(|_| Fault::Proxy),
+            None => self.dial(way).await,
+            Some(proxy) => self.reach(proxy, to).await.map_err(|fault| match fault {
+                Fault::ProxyCredentials => fault,
+                _ => Fault::Proxy,
+            }),
         }?;
         let stream = match is_https(to) {
-            true => self.secure(namespace, &host, stream).await?,
+            true => self.secure(way.namespace, &to.host(), stream).await?,
             false => stream,
         };
         Connection::new(stream).await.map_err(|error| fault(&error))
@@ -223,20 +245,18 @@ impl Client {
     }
 
     /// Connects to one of the very addresses that the guard has seen: a second query could give others.
-    async fn dial(
-        &self,
-        namespace: &Arc<str>,
-        host: &Host<&str>,
-        port: u16,
-    ) -> Result<Stream, Fault> {
-        let guard = self.guard.for_namespace(namespace);
-        let found = self.lookups.addresses(host, namespace).await?;
-        // One bad address fails the name.
-        let name = host.to_string();
-        let mut addresses = found.iter().map(std::net::SocketAddr::ip);
-        let judged = addresses.try_for_each(|ip| guard.permits_ip(&name, ip));
-        judged.map_err(Fault::Denied)?;
-        dial(&found, port).await.map_err(|_| Fault::Connect)
+    async fn dial(&self, way: Way<'_>) -> Result<Stream, Fault> {
+        let Way { namespace, to, .. } = way;
+        let host = to.host();
+        let found = match way.addresses {
+            Some(judged) => judged.into(),
+            None => self.lookups.addresses(&host, namespace).await?,
+        };
+        self.guard
+            .for_namespace(namespace)
+            .permits_all(&host.to_string(), &found)
+            .map_err(Fault::Denied)?;
+        dial(&found, to.port()).await.map_err(|_| Fault::Connect)
     }
 
     /// Connects to a proxy, and through it to a destination that is reached by a tunnel. The operator's own flags give
@@ -391,14 +411,15 @@ impl Proxy {
     }
 }
 
-/// Who may use an idle connection for what: the namespace for which its address was judged, for the same host and port.
+/// Who may use an idle connection for what: the namespace for which its address was judged, for the same host and port while
+/// that is where it was.
 #[derive(PartialEq, Eq)]
-struct Key(Arc<str>, String);
+struct Key(Arc<str>, String, Reach);
 
 impl Key {
-    fn new(namespace: &Arc<str>, to: &Destination) -> Self {
-        let origin = &to.expose_url()[..Position::BeforePath];
-        Self(Arc::clone(namespace), origin.to_owned())
+    fn new(way: Way<'_>) -> Self {
+        let origin = &way.to.expose_url()[..Position::BeforePath];
+        Self(Arc::clone(way.namespace), origin.to_owned(), way.reach)
     }
 }
 

@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use http::{
-    HeaderValue, Method, Request,
+    HeaderValue, Method, Request, StatusCode,
     header::{HOST, PROXY_AUTHORIZATION, USER_AGENT},
 };
 use http_body_util::Full;
@@ -162,8 +162,10 @@ pub(super) async fn tunnel(
     let mut connection = Connection::new(stream).await.map_err(|_| Fault::Proxy)?;
     let answer = connection.requests.send_request(request).await;
     let answer = answer.map_err(|_| Fault::Proxy)?;
-    if !answer.status().is_success() {
-        return Err(Fault::Proxy);
+    match answer.status() {
+        StatusCode::PROXY_AUTHENTICATION_REQUIRED => return Err(Fault::ProxyCredentials),
+        status if !status.is_success() => return Err(Fault::Proxy),
+        _ => {}
     }
     let tunnel = hyper::upgrade::on(answer).await;
     Ok(Box::new(TokioIo::new(tunnel.map_err(|_| Fault::Proxy)?)))

@@ -97,6 +97,8 @@ pub(crate) enum Fault {
     Tls(TlsProblem),
     #[error("the proxy made no connection to the destination; check the proxy and its rules")]
     Proxy,
+    #[error("the proxy answered 407: it wants credentials; give them in the proxy's URL")]
+    ProxyCredentials,
     /// The operator's own policy.
     #[error(transparent)]
     Denied(Denied),
@@ -306,10 +308,7 @@ fn of_status(status: u16, after: Option<Duration>) -> Outcome {
             Reason::NotFound,
             format!("{said}: nothing listens at the URL's path"),
         ),
-        407 => Outcome::hold(
-            Reason::ProxyFailed,
-            "the proxy answered 407: it wants credentials; give them in the proxy's URL",
-        ),
+        407 => of_fault(&Fault::ProxyCredentials),
         410 => Outcome::Gone {
             message: format!(
                 "{said}: it no longer exists; no event is sent until the Secret or the spec changes, or a test message is delivered"
@@ -484,6 +483,7 @@ pub(crate) fn of_fault(fault: &Fault) -> Outcome {
         Fault::Dns => retry(Reason::DnsFailed, message),
         Fault::Tls(_) => Outcome::hold(Reason::TlsFailed, message),
         Fault::Proxy => retry(Reason::ProxyFailed, message),
+        Fault::ProxyCredentials => Outcome::hold(Reason::ProxyFailed, message),
         Fault::Denied(_) => Outcome::hold(Reason::DestinationDenied, message),
         Fault::LongHead | Fault::Protocol => retry(Reason::UnexpectedAnswer, message),
     }
@@ -736,6 +736,7 @@ mod tests {
             (Fault::Tls(TlsProblem::TooLong), "Hold TlsFailed"),
             (Fault::Tls(TlsProblem::Other), "Hold TlsFailed"),
             (Fault::Proxy, "Retry ProxyFailed"),
+            (Fault::ProxyCredentials, "Hold ProxyFailed"),
             (Fault::Denied(denied), "Hold DestinationDenied"),
             (Fault::LongHead, "Retry UnexpectedAnswer"),
             (Fault::Protocol, "Retry UnexpectedAnswer"),

@@ -4,6 +4,7 @@
 //! when they are dialled), bounded (time, size, number), and quiet (no URL and no body in any message).
 
 use std::{
+    net::SocketAddr,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
@@ -22,7 +23,7 @@ use url::Host;
 
 use crate::http::{
     address_guard::{Denied, Guard},
-    client::{Answer, Client},
+    client::{Answer, Client, Reach, Way},
     connection::Body,
     destination::{Destination, DestinationKind, address},
     error::fault,
@@ -119,25 +120,25 @@ impl HttpSender {
     }
 
     /// Judges the addresses of a destination before it is asked for anything: an idle connection, or a proxy, would be used
-    /// without a look at them.
+    /// without a look at them. Returns those that were looked up.
     async fn judge(
         &self,
         namespace: &Arc<str>,
         to: &Destination,
         proxied: bool,
-    ) -> Result<Reach, Fault> {
+    ) -> Result<(Reach, Option<Arc<[SocketAddr]>>), Fault> {
         let all = &self.0.config.guard;
         let guard = all.for_namespace(namespace);
         let host = to.host();
         if let Some(ip) = address(&host) {
-            return Ok(Reach::of(guard.is_internal(ip)));
+            return Ok((Reach::of(guard.is_internal(ip)), None));
         }
         let Host::Domain(name) = host else {
-            return Ok(Reach::Public);
+            return Ok((Reach::Public, None));
         };
         // Where nothing is opened, whatever is dialled directly is public.
         if !proxied && !all.opens_anything() {
-            return Ok(Reach::Public);
+            return Ok((Reach::Public, None));
         }
         let found = match proxied {
             true => self.0.lookups.resolve_if_known(name, namespace).await,
@@ -145,14 +146,12 @@ impl HttpSender {
         };
         match found {
             Ok(found) => {
-                let mut addresses = found.iter().map(std::net::SocketAddr::ip);
-                let judged = addresses.try_for_each(|ip| guard.permits_ip(name, ip));
-                judged.map_err(Fault::Denied)?;
+                guard.permits_all(name, &found).map_err(Fault::Denied)?;
                 let internal = found.iter().any(|found| guard.is_internal(found.ip()));
-                Ok(Reach::of(internal))
+                Ok((Reach::of(internal), Some(found)))
             }
             // A proxy may know the name.
-            Err(_) if proxied => Ok(Reach::of(guard.opens_host(name))),
+            Err(_) if proxied => Ok((Reach::of(guard.opens_host(name)), None)),
             Err(error) => Err(error.into()),
         }
     }
@@ -186,14 +185,20 @@ impl HttpSender {
         let namespace = Arc::clone(&slot.who().namespace);
         let judged = self.judge(&namespace, destination, proxied);
         let deadline = started + self.0.config.timeout;
-        let reach = match timeout_at(deadline, judged).await {
-            Ok(Ok(reach)) => reach,
+        let (reach, addresses) = match timeout_at(deadline, judged).await {
+            Ok(Ok(judged)) => judged,
             Ok(Err(fault)) => return failed(&fault),
             Err(_) => return failed(&Fault::Dns),
         };
         let answer = match request(destination, outgoing) {
             Some(request) => {
-                let answer = client.send(&namespace, destination, request);
+                let way = Way {
+                    namespace: &namespace,
+                    to: destination,
+                    reach,
+                    addresses: addresses.as_deref(),
+                };
+                let answer = client.send(way, request);
                 timeout_at(deadline, answer).await
             }
             None => Ok(Err(Fault::Protocol)),
@@ -221,14 +226,6 @@ impl HttpSender {
         };
         reach.shown(slot.who(), receipt)
     }
-}
-
-/// Where a destination is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reach {
-    Public,
-    /// At an address that is closed unless a flag opens it.
-    Internal,
 }
 
 impl Reach {

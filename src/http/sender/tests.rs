@@ -662,6 +662,43 @@ async fn a_name_is_judged_by_the_addresses_that_it_has() {
 }
 
 #[tokio::test]
+async fn what_was_judged_is_dialled_and_no_idle_connection_to_elsewhere_is_used() {
+    let (at, mut heard) = receiver(vec![]).await;
+    let lookup = |_: &str| panic!("it was looked up already");
+    let lookups = Lookups::new(Arc::new(lookup));
+    let client = Client::new(
+        &config(&["hook.example"]),
+        Some(OURS.1.as_bytes()),
+        &lookups,
+    );
+    let client = client.unwrap();
+    let to = Destination::parse(DestinationKind::Webhook, &url("http", "hook.example", at));
+    let to = to.unwrap();
+    let closed: SocketAddr = "127.0.0.2:0".parse().unwrap();
+    for (reach, addresses, delivered) in [
+        (Reach::Public, at, true),
+        // The connection is idle now, and used again.
+        (Reach::Public, closed, true),
+        (Reach::Internal, closed, false),
+        (Reach::Internal, at, true),
+    ] {
+        let way = Way {
+            namespace: &"".into(),
+            to: &to,
+            reach,
+            addresses: Some(&[addresses]),
+        };
+        let answer = client.send(way, request(&to, &outgoing()).unwrap()).await;
+        assert_eq!(answer.is_ok(), delivered, "{reach:?} {addresses}");
+        if let Ok(answer) = answer {
+            heard.recv().await.unwrap();
+            let deadline = Instant::now() + DRAIN;
+            read(answer, to.kind, deadline, &client).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_literal_address_is_judged_in_every_spelling() {
     let (at, mut heard) = receiver(vec![]).await;
     let denies = HttpSender::new(&config(&["localhost"])).unwrap();
@@ -1065,10 +1102,18 @@ async fn of_an_internal_address_no_more_is_told_than_the_class_of_the_answer() {
 
 #[tokio::test]
 async fn a_proxy_that_fails_is_named_as_such() {
-    let refuses = says(b"HTTP/1.1 403 Forbidden\r\n\r\n").await;
     let (scheme, http) = ("https://hook.example/", "http://hook.example/");
-    let receipt = send(&proxied(&[], refuses, ""), DestinationKind::Webhook, scheme).await;
-    assert_eq!(outcome(&receipt), "Retry ProxyFailed");
+    for (answer, expected) in [
+        (&b"HTTP/1.1 403 Forbidden\r\n\r\n"[..], "Retry ProxyFailed"),
+        (
+            b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n",
+            "Hold ProxyFailed",
+        ),
+    ] {
+        let refuses = says(answer).await;
+        let receipt = send(&proxied(&[], refuses, ""), DestinationKind::Webhook, scheme).await;
+        assert_eq!(outcome(&receipt), expected);
+    }
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let closed = listener.local_addr().unwrap();
     drop(listener);
