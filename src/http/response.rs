@@ -142,6 +142,10 @@ pub(crate) enum TlsProblem {
         "TLS handshake is longer than 16 KiB, or has more than 8 certificates beside the server's own; let it send fewer or smaller ones"
     )]
     TooLong,
+    #[error(
+        "TLS asks for a certificate of the client, and Shipbell has none; let it take messages without"
+    )]
+    ClientCertificate,
     /// Not TLS at all, …
     #[error(
         "TLS handshake failed; check that the port speaks TLS 1.2 or 1.3 and that its certificate is valid"
@@ -308,7 +312,6 @@ fn of_status(status: u16, after: Option<Duration>) -> Outcome {
             Reason::NotFound,
             format!("{said}: nothing listens at the URL's path"),
         ),
-        407 => of_fault(&Fault::ProxyCredentials),
         410 => Outcome::Gone {
             message: format!(
                 "{said}: it no longer exists; no event is sent until the Secret or the spec changes, or a test message is delivered"
@@ -555,7 +558,6 @@ mod tests {
                 400 | 413 | 415 | 422 => "Refused PayloadRefused",
                 401 | 403 => "Hold AuthRefused",
                 404 => "Hold NotFound",
-                407 => "Hold ProxyFailed",
                 408 => "Retry Timeout",
                 409 | 425 | 500..=599 => "Retry ServerError",
                 410 => "Gone Gone",
@@ -734,6 +736,7 @@ mod tests {
             ),
             (Fault::Tls(TlsProblem::NothingInCommon), "Hold TlsFailed"),
             (Fault::Tls(TlsProblem::TooLong), "Hold TlsFailed"),
+            (Fault::Tls(TlsProblem::ClientCertificate), "Hold TlsFailed"),
             (Fault::Tls(TlsProblem::Other), "Hold TlsFailed"),
             (Fault::Proxy, "Retry ProxyFailed"),
             (Fault::ProxyCredentials, "Hold ProxyFailed"),

@@ -11,11 +11,11 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderValue, Method, Request,
+    HeaderValue, Method, Request, StatusCode,
     header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, RETRY_AFTER},
 };
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming};
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
 use tracing::info;
@@ -23,7 +23,7 @@ use url::Host;
 
 use crate::http::{
     address_guard::{Denied, Guard},
-    client::{Answer, Client, Reach, Way},
+    client::{Answer, Client, Reach, Way, is_https},
     connection::Body,
     destination::{Destination, DestinationKind, address},
     error::fault,
@@ -209,7 +209,13 @@ impl HttpSender {
         };
         let latency = started.elapsed();
         let status = answer.response.status().as_u16();
-        let outcome = read(answer, destination.kind, deadline, &client).await;
+        let outcome = match answer.response.status() {
+            // Not the destination's own: it is asked by way of the proxy, not through a tunnel.
+            StatusCode::PROXY_AUTHENTICATION_REQUIRED if proxied && !is_https(destination) => {
+                of_fault(&Fault::ProxyCredentials)
+            }
+            _ => read(answer, destination.kind, deadline, &client).await,
+        };
         if let Outcome::Retry {
             after: Some(after),
             reason: Reason::RateLimited,
@@ -288,41 +294,44 @@ async fn read(
     let status = head.status();
     let retry_after = head.headers().get(RETRY_AFTER).cloned();
     let beginning = beginning(answer.response.body_mut());
-    let body = match kind {
+    let (body, fault) = match kind {
         // The status has decided: nothing that happens to the body changes that.
         DestinationKind::Webhook => {
             let deadline = deadline.min(Instant::now() + DRAIN);
             let _ = timeout_at(deadline, beginning).await;
-            Ok(Vec::new())
+            (Vec::new(), None)
         }
         DestinationKind::Slack => timeout_at(deadline, beginning)
             .await
-            .unwrap_or(Err(Fault::Timeout)),
+            .unwrap_or((Vec::new(), Some(Fault::Timeout))),
     };
     client.keep(answer, deadline).await;
-    match body {
-        // Without its body a success of Slack's is none, and may yet be one.
-        Err(fault) if status.is_success() => of_fault(&fault),
-        body => {
-            let retry_after = retry_after.as_ref().map(HeaderValue::as_bytes);
-            let body = body.unwrap_or_default();
-            of_answer(kind, status.as_u16(), retry_after, &body, Timestamp::now())
-        }
+    let retry_after = retry_after.as_ref().map(HeaderValue::as_bytes);
+    let outcome = of_answer(kind, status.as_u16(), retry_after, &body, Timestamp::now());
+    match fault {
+        // Without its body a success of Slack's is none, and may yet be one; unless that begins as one: some servers end
+        // the connection instead of the body.
+        Some(fault) if status.is_success() && outcome != Outcome::DELIVERED => of_fault(&fault),
+        _ => outcome,
     }
 }
 
-/// The first [`ANSWER_READ`] bytes of an answer; more is never read, whatever its length.
-async fn beginning(body: &mut Incoming) -> Result<Vec<u8>, Fault> {
+/// The first [`ANSWER_READ`] bytes of an answer, or those that came before this fault; more is never read, whatever its
+/// length.
+async fn beginning(body: &mut Incoming) -> (Vec<u8>, Option<Fault>) {
     let mut bytes = Vec::new();
     while bytes.len() < ANSWER_READ
         && let Some(frame) = body.frame().await
     {
-        let frame = frame.map_err(|error| fault(&error))?;
-        if let Some(chunk) = frame.data_ref() {
-            bytes.extend_from_slice(&chunk[..chunk.len().min(ANSWER_READ - bytes.len())]);
+        match frame.as_ref().map(Frame::data_ref) {
+            Ok(Some(chunk)) => {
+                bytes.extend_from_slice(&chunk[..chunk.len().min(ANSWER_READ - bytes.len())]);
+            }
+            Ok(None) => {}
+            Err(error) => return (bytes, Some(fault(error))),
         }
     }
-    Ok(bytes)
+    (bytes, None)
 }
 
 #[cfg(test)]
