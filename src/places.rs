@@ -7,12 +7,22 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
 /// The places of each. There are entries only for those who wait for a place or have one.
 #[derive(Debug)]
-struct PlacesOfEach<K> {
+pub(crate) struct PlacesOfEach<K> {
     each: usize,
     taken: Mutex<BTreeMap<K, Arc<Semaphore>>>,
 }
 
 impl<K: Ord> PlacesOfEach<K> {
+    pub(crate) fn new(each: usize) -> Self {
+        let taken = Mutex::default();
+        Self { each, taken }
+    }
+
+    /// Waits for a place of one.
+    pub(crate) async fn take(&self, who: K) -> Result<OwnedSemaphorePermit, AcquireError> {
+        self.of(who).acquire_owned().await
+    }
+
     fn of(&self, who: K) -> Arc<Semaphore> {
         let mut taken = self.taken.lock();
         // Whoever waits for a place or has one keeps its semaphore.
@@ -44,19 +54,15 @@ pub(crate) type Place = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 impl<K: Ord> Places<K> {
     /// `of_each`, `all`: how many there are.
     pub(crate) fn new((of_each, all): (usize, usize)) -> Self {
-        let of_each = PlacesOfEach {
-            each: of_each,
-            taken: Mutex::default(),
-        };
         Self {
-            of_each: Arc::new(of_each),
+            of_each: Arc::new(PlacesOfEach::new(of_each)),
             all: Arc::new(Semaphore::new(all)),
         }
     }
 
     /// Waits for a place. Whoever asks waits for one of its own first, so that it takes none from others meanwhile.
     pub(crate) async fn take(&self, who: K) -> Result<Place, AcquireError> {
-        let own = self.of_each.of(who).acquire_owned().await?;
+        let own = self.of_each.take(who).await?;
         Ok((own, self.all.clone().acquire_owned().await?))
     }
 }
@@ -67,12 +73,9 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_kept_of_one_that_has_no_place() {
-        let places = PlacesOfEach {
-            each: 1,
-            taken: Mutex::default(),
-        };
+        let places = PlacesOfEach::new(1);
         for who in 0..=255 {
-            let place = places.of(who).acquire_owned().await.unwrap();
+            let place = places.take(who).await.unwrap();
             assert!(places.of(who).try_acquire().is_err());
             drop(place);
         }

@@ -201,8 +201,8 @@ impl TrustedDigests {
     /// Those of a container that was learned to be `self` and is `known` as that now. Logs may differ in the other digest: what
     /// is known of the running container goes before them.
     fn with_other_of(self, known: Option<Self>) -> Self {
-        let known = known.into_iter().flat_map(Self::iter);
-        let news = known.into_iter().find(|digest| *digest != self.first);
+        let mut known = known.into_iter().flat_map(Self::iter);
+        let news = known.find(|digest| *digest != self.first);
         Self {
             also: news.or(self.also),
             ..self
@@ -534,7 +534,7 @@ impl Fleet {
         let news = learned.iter().filter(|(id, it)| known.get(id) != Some(it));
         let news: BTreeMap<u64, LearnedContainer> =
             news.map(|(id, it)| (*id, it.clone())).collect();
-        known.extend(news.iter().map(|(id, it)| (*id, it.clone())));
+        known.extend(news.clone());
         if news.is_empty() {
             return false;
         }

@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::LazyLock,
 };
 
@@ -277,6 +277,12 @@ impl Guard {
         let ip = nat64(ip).map_or(ip, IpAddr::V4);
         self.range(ip)
             .is_some_and(|range| !matches!(range.kind, RangeKind::Loopback))
+    }
+
+    /// Whether `host` may be dialled at what it resolved to: one bad address fails the name.
+    pub(crate) fn permits_all(&self, host: &str, found: &[SocketAddr]) -> Result<(), Denied> {
+        let mut addresses = found.iter().map(SocketAddr::ip);
+        addresses.try_for_each(|ip| self.permits_ip(host, ip))
     }
 
     /// Whether an address may be dialled that `host` (a name, or the address itself as text) resolved to. To be asked

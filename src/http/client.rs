@@ -5,6 +5,7 @@
 
 use std::{
     collections::VecDeque,
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -26,6 +27,7 @@ use rustls::{
 };
 use rustls_platform_verifier::Verifier;
 use secrecy::{ExposeSecret as _, SecretString};
+use sha2::{Digest as _, Sha256};
 use tokio::{
     task::JoinHandle,
     time::{Instant, sleep, timeout, timeout_at},
@@ -33,7 +35,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
-use url::{Host, Position, Url};
+use url::{Position, Url};
 
 use crate::{
     http::{
@@ -47,10 +49,10 @@ use crate::{
         resolver::Lookups,
         response::Fault,
     },
-    places::Places,
+    places::{Places, PlacesOfEach},
 };
 
-/// How long a connection may take: DNS, TCP and TLS.
+/// How long a connection may take: DNS, TCP and what a proxy does.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long an idle connection is kept. A policy of the guard holds from the next connection on.
 const IDLE: Duration = Duration::from_secs(30);
@@ -58,10 +60,14 @@ const IDLE: Duration = Duration::from_secs(30);
 const IDLE_TOTAL: usize = 64;
 /// How long a connection may take to be ready for another request once its answer was read.
 const READY: Duration = Duration::from_secs(1);
+/// How long a TLS handshake may take once there is a place for it.
+const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How many TLS handshakes may be under way at once: the certificates of one may take ten times what is read of them.
 const HANDSHAKES: usize = 128;
 /// How many of them for the settings of one namespace.
 const HANDSHAKES_OF_NAMESPACE: usize = 16;
+/// How many of those with one host and port: what hangs there keeps out nothing else.
+const HANDSHAKES_WITH_ONE: usize = 4;
 
 /// At most so many certificates that have a problem are named in the log.
 const PROBLEMS: usize = 20;
@@ -72,10 +78,29 @@ pub(super) struct Client {
     lookups: Lookups,
     tls: TlsConnector,
     handshakes: Places<Arc<str>>,
+    handshakes_with: PlacesOfEach<Key>,
     https_proxy: Option<Proxy>,
     http_proxy: Option<Proxy>,
     bypass: NoProxy,
     idle: Idle,
+}
+
+/// The way to a destination for the settings of a namespace.
+#[derive(Clone, Copy)]
+pub(super) struct Way<'a> {
+    pub(super) namespace: &'a Arc<str>,
+    pub(super) to: &'a Destination,
+    pub(super) reach: Reach,
+    /// What was judged, and is dialled unless a proxy is; `None`: it is still to be looked up and judged.
+    pub(super) addresses: Option<&'a [SocketAddr]>,
+}
+
+/// Where a destination is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Reach {
+    Public,
+    /// At an address that is closed unless a flag opens it.
+    Internal,
 }
 
 /// The head of an answer, and what to do with the connection when the rest was read.
@@ -97,6 +122,7 @@ impl Client {
             lookups: lookups.clone(),
             tls: connector(extra_cas(extra_ca_pem)?)?,
             handshakes: Places::new((HANDSHAKES_OF_NAMESPACE, HANDSHAKES)),
+            handshakes_with: PlacesOfEach::new(HANDSHAKES_WITH_ONE),
             https_proxy: Proxy::of(config.proxy.https.as_ref(), "HTTPS_PROXY")?,
             http_proxy: Proxy::of(config.proxy.http.as_ref(), "HTTP_PROXY")?,
             bypass: NoProxy::parse(&config.proxy.no_proxy),
@@ -121,25 +147,23 @@ impl Client {
         self.proxy(to).is_some()
     }
 
-    /// Sends a request for a setting of this namespace, and waits for the head of the answer.
+    /// Sends a request, and waits for the head of the answer.
     pub(super) async fn send(
         &self,
-        namespace: &Arc<str>,
-        to: &Destination,
+        way: Way<'_>,
         mut request: Request<Body>,
     ) -> Result<Answer, Fault> {
+        let to = way.to;
         self.address(to, &mut request).ok_or(Fault::Protocol)?;
-        let key = Key::new(namespace, to);
+        let key = Key::new(way);
         loop {
             let idle = self.idle.take(&key);
             let is_new = idle.is_none();
             let mut connection = match idle {
                 Some(connection) => connection,
-                None => timeout(CONNECT, self.connect(namespace, to))
-                    .await
-                    .unwrap_or_else(|_| Err(self.not_connected(to)))?,
+                None => self.connect(way).await?,
             };
-            match connection.requests.try_send_request(request).await {
+            match connection.send(request).await {
                 Ok(response) => {
                     return Ok(Answer {
                         response,
@@ -150,8 +174,7 @@ impl Client {
                 Err(mut error) => match error.take_message() {
                     // The other side had closed it: nothing was sent.
                     Some(unsent) if !is_new => request = unsent,
-                    Some(_) => return Err(self.not_connected(to)),
-                    None => return Err(fault(error.error())),
+                    _ => return Err(fault(error.error())),
                 },
             }
         }
@@ -174,7 +197,7 @@ impl Client {
         } = answer;
         drop(response);
         let deadline = deadline.min(Instant::now() + READY);
-        if let Ok(Ok(())) = timeout_at(deadline, connection.requests.ready()).await {
+        if let Ok(Ok(())) = timeout_at(deadline, connection.rest()).await {
             self.idle.put(key, connection);
         }
     }
@@ -198,45 +221,54 @@ impl Client {
         Some(())
     }
 
-    async fn connect(&self, namespace: &Arc<str>, to: &Destination) -> Result<Connection, Fault> {
-        let host = to.host();
-        let stream = match self.proxy(to) {
-            None => self.dial(namespace, &host, to.port()).await,
-            Some(proxy) => self.reach(proxy, to).await.map_err(|_| Fault::Proxy),
-        }?;
-        let stream = match is_https(to) {
-            true => self.secure(namespace, &host, stream).await?,
+    async fn connect(&self, way: Way<'_>) -> Result<Connection, Fault> {
+        let stream = timeout(CONNECT, self.open(way));
+        let stream = stream
+            .await
+            .unwrap_or_else(|_| Err(self.not_connected(way.to)))?;
+        let stream = match is_https(way.to) {
+            true => self.secure(way, stream).await?,
             false => stream,
         };
         Connection::new(stream).await.map_err(|error| fault(&error))
     }
 
-    /// TLS with who must be `host`, when there is room for what it may send.
-    async fn secure(
-        &self,
-        namespace: &Arc<str>,
-        host: &Host<&str>,
-        stream: Stream,
-    ) -> Result<Stream, Fault> {
-        let _place = self.handshakes.take(Arc::clone(namespace)).await;
-        tls(&self.tls, host, stream).await
+    async fn open(&self, way: Way<'_>) -> Result<Stream, Fault> {
+        match self.proxy(way.to) {
+            None => self.dial(way).await,
+            Some(proxy) => {
+                let reached = self.reach(proxy, way.to).await;
+                reached.map_err(|fault| match fault {
+                    Fault::ProxyCredentials => fault,
+                    _ => Fault::Proxy,
+                })
+            }
+        }
+    }
+
+    /// TLS with who must be the destination's host, when there is room for what it may send. The wait for that is not its
+    /// fault.
+    async fn secure(&self, way: Way<'_>, stream: Stream) -> Result<Stream, Fault> {
+        let _one = self.handshakes_with.take(Key::new(way)).await;
+        let _place = self.handshakes.take(Arc::clone(way.namespace)).await;
+        let host = way.to.host();
+        let secured = timeout(HANDSHAKE, tls(&self.tls, &host, stream)).await;
+        secured.unwrap_or_else(|_| Err(self.not_connected(way.to)))
     }
 
     /// Connects to one of the very addresses that the guard has seen: a second query could give others.
-    async fn dial(
-        &self,
-        namespace: &Arc<str>,
-        host: &Host<&str>,
-        port: u16,
-    ) -> Result<Stream, Fault> {
-        let guard = self.guard.for_namespace(namespace);
-        let found = self.lookups.addresses(host, namespace).await?;
-        // One bad address fails the name.
-        let name = host.to_string();
-        let mut addresses = found.iter().map(std::net::SocketAddr::ip);
-        let judged = addresses.try_for_each(|ip| guard.permits_ip(&name, ip));
-        judged.map_err(Fault::Denied)?;
-        dial(&found, port).await.map_err(|_| Fault::Connect)
+    async fn dial(&self, way: Way<'_>) -> Result<Stream, Fault> {
+        let Way { namespace, to, .. } = way;
+        let host = to.host();
+        let found = match way.addresses {
+            Some(judged) => judged.into(),
+            None => self.lookups.addresses(&host, namespace).await?,
+        };
+        self.guard
+            .for_namespace(namespace)
+            .permits_all(&host.to_string(), &found)
+            .map_err(Fault::Denied)?;
+        dial(&found, to.port()).await.map_err(|_| Fault::Connect)
     }
 
     /// Connects to a proxy, and through it to a destination that is reached by a tunnel. The operator's own flags give
@@ -257,7 +289,7 @@ impl Client {
     }
 }
 
-fn is_https(to: &Destination) -> bool {
+pub(super) fn is_https(to: &Destination) -> bool {
     to.expose_url().scheme() == "https"
 }
 
@@ -391,14 +423,16 @@ impl Proxy {
     }
 }
 
-/// Who may use an idle connection for what: the namespace for which its address was judged, for the same host and port.
-#[derive(PartialEq, Eq)]
-struct Key(Arc<str>, String);
+/// Who may use an idle connection for what: the namespace for which its address was judged, for the same host and port while
+/// that is where it was. A host's name may be a secret, so a hash of it is kept.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Key(Arc<str>, [u8; 32], Reach);
 
 impl Key {
-    fn new(namespace: &Arc<str>, to: &Destination) -> Self {
-        let origin = &to.expose_url()[..Position::BeforePath];
-        Self(Arc::clone(namespace), origin.to_owned())
+    fn new(way: Way<'_>) -> Self {
+        let origin = &way.to.expose_url()[..Position::BeforePath];
+        let origin = Sha256::digest(origin).into();
+        Self(Arc::clone(way.namespace), origin, way.reach)
     }
 }
 
@@ -413,16 +447,19 @@ impl Idle {
         all.remove(at).map(|(_, connection, _)| connection)
     }
 
+    /// Keeps a connection, in the place of the oldest one of the namespace that has the most if need be.
     fn put(&self, key: Key, connection: Connection) {
-        let driver = connection.driver.abort_handle();
+        let closer = connection.closer();
         let closing: JoinHandle<()> = tokio::spawn(async move {
             sleep(IDLE).await;
-            driver.abort();
+            closer.abort();
         });
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|(_, connection, _)| !connection.requests.is_closed());
+        all.retain(|(_, connection, _)| !connection.is_closed());
         if all.len() == IDLE_TOTAL {
-            all.pop_front();
+            let of = |namespace: &str| all.iter().filter(|(key, ..)| *key.0 == *namespace).count();
+            let of_most = (0..all.len()).rev().max_by_key(|at| of(&all[*at].0.0));
+            all.remove(of_most.unwrap_or_default());
         }
         all.push_back((key, connection, AbortOnDropHandle::new(closing)));
     }

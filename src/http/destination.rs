@@ -89,6 +89,8 @@ pub enum BadUrl {
     UserInfo,
     #[error("the URL names port 0; name the receiver's port, or none")]
     Port,
+    #[error("the URL's host name is longer than 253 characters, so there is none of that name")]
+    LongHost,
     #[error(
         "a Slack URL must start with https://: whoever reads it on the way can post to the channel"
     )]
@@ -143,6 +145,11 @@ impl Destination {
         }
         if url.port() == Some(0) {
             return Err(BadUrl::Port);
+        }
+        // RFC 1035 §2.3.4; the dot at the end does not count.
+        let host = url.host_str().unwrap_or_default();
+        if host.strip_suffix('.').unwrap_or(host).len() > 253 {
+            return Err(BadUrl::LongHost);
         }
         // The HTTP library has a parser of its own: what it can't read could never be sent.
         if url.as_str().parse::<http::Uri>().is_err() {
@@ -348,6 +355,19 @@ mod tests {
 
     fn parse(kind: DestinationKind, text: &str) -> Result<String, BadUrl> {
         Destination::parse(kind, text).map(|destination| destination.expose_url().to_string())
+    }
+
+    #[test]
+    fn a_host_name_is_no_longer_than_names_are() {
+        let label = "a".repeat(62);
+        for (host, fits) in [
+            (format!("{label}.{label}.{label}.{label}.a"), true),
+            (format!("{label}.{label}.{label}.{label}.a."), true),
+            (format!("{label}.{label}.{label}.{label}.aa"), false),
+        ] {
+            let read = parse(DestinationKind::Webhook, &format!("https://{host}/"));
+            assert_eq!(read.is_ok(), fits, "{} bytes", host.len());
+        }
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! What went wrong, read from the HTTP library's errors. Nothing of their text is used: it may hold the URL.
 
-use std::error::Error as StdError;
+use std::{error::Error as StdError, io};
 
 use crate::http::{
     certificates::algorithm_name,
+    connection::SentTooMuch,
     response::{Fault, TlsProblem},
 };
 
@@ -12,11 +13,14 @@ pub(super) const LONG_CHAIN: &str = "too many certificates";
 
 /// What went wrong with a request or its answer.
 pub(super) fn fault(error: &hyper::Error) -> Fault {
-    if error.is_parse_too_large() {
+    if error.is_parse_too_large() || causes(error).any(<dyn StdError>::is::<SentTooMuch>) {
         return Fault::LongHead;
     }
     tls_fault(error).unwrap_or_else(|| {
-        let broke = causes(error).any(<dyn StdError>::is::<std::io::Error>);
+        let mut broken = causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>());
+        // A body that isn't well formed is such an error, too.
+        let malformed = [io::ErrorKind::InvalidInput, io::ErrorKind::InvalidData];
+        let broke = broken.any(|error| !malformed.contains(&error.kind()));
         if broke || error.is_canceled() || error.is_incomplete_message() {
             Fault::Lost
         } else {
@@ -37,8 +41,8 @@ pub(crate) fn causes<'a>(
 ) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     std::iter::successors(Some(error), |&cause| {
         let inner = cause
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref);
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
         inner
             .map(|inner| inner as &(dyn StdError + 'static))
             .or_else(|| cause.source())
@@ -67,6 +71,10 @@ fn tls_problem(error: &rustls::Error) -> TlsProblem {
             } => unsupported(&[public_key_algorithm_id, signature_algorithm_id]),
             _ => TlsProblem::Other,
         },
+        rustls::Error::AlertReceived(
+            rustls::AlertDescription::CertificateRequired
+            | rustls::AlertDescription::BadCertificate,
+        ) => TlsProblem::ClientCertificate,
         rustls::Error::AlertReceived(rustls::AlertDescription::HandshakeFailure)
         | rustls::Error::PeerIncompatible(_) => TlsProblem::NothingInCommon,
         rustls::Error::General(text) if text == LONG_CHAIN => TlsProblem::TooLong,

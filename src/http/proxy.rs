@@ -52,7 +52,10 @@ fn entry(text: &str) -> Option<(Pattern, Option<u16>)> {
     if let Ok(net) = text.parse() {
         return Some((Pattern::Net(net), None));
     }
-    if let Ok(ip) = text.parse::<IpAddr>() {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'));
+    if let Ok(ip) = bare.unwrap_or(&text).parse::<IpAddr>() {
         return Some((Pattern::Net(ip.into()), None));
     }
     let (host, port) = match text.rsplit_once(':') {
@@ -101,6 +104,8 @@ mod tests {
             ("10.0.0.5:80", "http://10.0.0.5:81/", false),
             ("::1", "http://[::1]/", true),
             ("[::1]:80", "http://[::1]/", true),
+            ("[fd00::5]", "http://[fd00::5]/", true),
+            ("[fd00::5]", "http://[fd00::6]/", false),
             ("fd00::/8", "http://[fd00::1]/", true),
             (",,a b,:,x:y,.", "http://a.example/", false),
         ] {

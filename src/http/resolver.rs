@@ -76,8 +76,25 @@ pub(super) type ResolveFn = Arc<dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Se
 pub(super) fn system_lookup() -> ResolveFn {
     Arc::new(|host| {
         let found = (host, 0).to_socket_addrs()?;
-        Ok(found.take(ADDRESSES).collect())
+        let mut found = alternating(found.collect());
+        found.truncate(ADDRESSES);
+        Ok(found)
     })
+}
+
+/// The addresses of both families in turn, each in their order: where the one leads nowhere, the other is tried soon.
+fn alternating(found: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first = found.first().is_some_and(SocketAddr::is_ipv6);
+    let (firsts, others): (Vec<_>, Vec<_>) =
+        found.into_iter().partition(|it| it.is_ipv6() == first);
+    let mut others = others.into_iter();
+    let mut mixed = Vec::new();
+    for address in firsts {
+        mixed.push(address);
+        mixed.extend(others.next());
+    }
+    mixed.extend(others);
+    mixed
 }
 
 /// All look-ups of the process. Clones share everything.
@@ -294,6 +311,23 @@ mod tests {
     use futures::future::join_all;
 
     use super::*;
+
+    #[test]
+    fn addresses_of_both_families_take_turns() {
+        let read = |all: &str| -> Vec<SocketAddr> {
+            let all = all.split(' ').filter(|it| !it.is_empty());
+            all.map(|ip| SocketAddr::new(ip.parse().unwrap(), 0))
+                .collect()
+        };
+        for (found, mixed) in [
+            ("", ""),
+            ("::1 ::2 ::3 10.0.0.1", "::1 10.0.0.1 ::2 ::3"),
+            ("10.0.0.1 10.0.0.2 ::1", "10.0.0.1 ::1 10.0.0.2"),
+            ("10.0.0.1 ::1 ::2 ::3", "10.0.0.1 ::1 ::2 ::3"),
+        ] {
+            assert_eq!(alternating(read(found)), read(mixed));
+        }
+    }
 
     fn address() -> SocketAddr {
         "192.0.2.1:0".parse().unwrap()

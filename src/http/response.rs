@@ -97,6 +97,8 @@ pub(crate) enum Fault {
     Tls(TlsProblem),
     #[error("the proxy made no connection to the destination; check the proxy and its rules")]
     Proxy,
+    #[error("the proxy answered 407: it wants credentials; give them in the proxy's URL")]
+    ProxyCredentials,
     /// The operator's own policy.
     #[error(transparent)]
     Denied(Denied),
@@ -140,6 +142,10 @@ pub(crate) enum TlsProblem {
         "TLS handshake is longer than 16 KiB, or has more than 8 certificates beside the server's own; let it send fewer or smaller ones"
     )]
     TooLong,
+    #[error(
+        "TLS asks for a certificate of the client, and Shipbell has none; let it take messages without"
+    )]
+    ClientCertificate,
     /// Not TLS at all, …
     #[error(
         "TLS handshake failed; check that the port speaks TLS 1.2 or 1.3 and that its certificate is valid"
@@ -305,10 +311,6 @@ fn of_status(status: u16, after: Option<Duration>) -> Outcome {
         404 => Outcome::hold(
             Reason::NotFound,
             format!("{said}: nothing listens at the URL's path"),
-        ),
-        407 => Outcome::hold(
-            Reason::ProxyFailed,
-            "the proxy answered 407: it wants credentials; give them in the proxy's URL",
         ),
         410 => Outcome::Gone {
             message: format!(
@@ -484,6 +486,7 @@ pub(crate) fn of_fault(fault: &Fault) -> Outcome {
         Fault::Dns => retry(Reason::DnsFailed, message),
         Fault::Tls(_) => Outcome::hold(Reason::TlsFailed, message),
         Fault::Proxy => retry(Reason::ProxyFailed, message),
+        Fault::ProxyCredentials => Outcome::hold(Reason::ProxyFailed, message),
         Fault::Denied(_) => Outcome::hold(Reason::DestinationDenied, message),
         Fault::LongHead | Fault::Protocol => retry(Reason::UnexpectedAnswer, message),
     }
@@ -555,7 +558,6 @@ mod tests {
                 400 | 413 | 415 | 422 => "Refused PayloadRefused",
                 401 | 403 => "Hold AuthRefused",
                 404 => "Hold NotFound",
-                407 => "Hold ProxyFailed",
                 408 => "Retry Timeout",
                 409 | 425 | 500..=599 => "Retry ServerError",
                 410 => "Gone Gone",
@@ -734,8 +736,10 @@ mod tests {
             ),
             (Fault::Tls(TlsProblem::NothingInCommon), "Hold TlsFailed"),
             (Fault::Tls(TlsProblem::TooLong), "Hold TlsFailed"),
+            (Fault::Tls(TlsProblem::ClientCertificate), "Hold TlsFailed"),
             (Fault::Tls(TlsProblem::Other), "Hold TlsFailed"),
             (Fault::Proxy, "Retry ProxyFailed"),
+            (Fault::ProxyCredentials, "Hold ProxyFailed"),
             (Fault::Denied(denied), "Hold DestinationDenied"),
             (Fault::LongHead, "Retry UnexpectedAnswer"),
             (Fault::Protocol, "Retry UnexpectedAnswer"),

@@ -4,17 +4,18 @@
 //! when they are dialled), bounded (time, size, number), and quiet (no URL and no body in any message).
 
 use std::{
+    net::SocketAddr,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
 use bytes::Bytes;
 use http::{
-    HeaderValue, Method, Request,
+    HeaderValue, Method, Request, StatusCode,
     header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, RETRY_AFTER},
 };
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming};
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
 use tracing::info;
@@ -22,7 +23,7 @@ use url::Host;
 
 use crate::http::{
     address_guard::{Denied, Guard},
-    client::{Answer, Client},
+    client::{Answer, Client, Reach, Way, is_https},
     connection::Body,
     destination::{Destination, DestinationKind, address},
     error::fault,
@@ -119,25 +120,25 @@ impl HttpSender {
     }
 
     /// Judges the addresses of a destination before it is asked for anything: an idle connection, or a proxy, would be used
-    /// without a look at them.
+    /// without a look at them. Returns those that were looked up.
     async fn judge(
         &self,
         namespace: &Arc<str>,
         to: &Destination,
         proxied: bool,
-    ) -> Result<Reach, Fault> {
+    ) -> Result<(Reach, Option<Arc<[SocketAddr]>>), Fault> {
         let all = &self.0.config.guard;
         let guard = all.for_namespace(namespace);
         let host = to.host();
         if let Some(ip) = address(&host) {
-            return Ok(Reach::of(guard.is_internal(ip)));
+            return Ok((Reach::of(guard.is_internal(ip)), None));
         }
         let Host::Domain(name) = host else {
-            return Ok(Reach::Public);
+            return Ok((Reach::Public, None));
         };
         // Where nothing is opened, whatever is dialled directly is public.
         if !proxied && !all.opens_anything() {
-            return Ok(Reach::Public);
+            return Ok((Reach::Public, None));
         }
         let found = match proxied {
             true => self.0.lookups.resolve_if_known(name, namespace).await,
@@ -145,14 +146,12 @@ impl HttpSender {
         };
         match found {
             Ok(found) => {
-                let mut addresses = found.iter().map(std::net::SocketAddr::ip);
-                let judged = addresses.try_for_each(|ip| guard.permits_ip(name, ip));
-                judged.map_err(Fault::Denied)?;
+                guard.permits_all(name, &found).map_err(Fault::Denied)?;
                 let internal = found.iter().any(|found| guard.is_internal(found.ip()));
-                Ok(Reach::of(internal))
+                Ok((Reach::of(internal), Some(found)))
             }
             // A proxy may know the name.
-            Err(_) if proxied => Ok(Reach::of(guard.opens_host(name))),
+            Err(_) if proxied => Ok((Reach::of(guard.opens_host(name)), None)),
             Err(error) => Err(error.into()),
         }
     }
@@ -186,14 +185,20 @@ impl HttpSender {
         let namespace = Arc::clone(&slot.who().namespace);
         let judged = self.judge(&namespace, destination, proxied);
         let deadline = started + self.0.config.timeout;
-        let reach = match timeout_at(deadline, judged).await {
-            Ok(Ok(reach)) => reach,
+        let (reach, addresses) = match timeout_at(deadline, judged).await {
+            Ok(Ok(judged)) => judged,
             Ok(Err(fault)) => return failed(&fault),
             Err(_) => return failed(&Fault::Dns),
         };
         let answer = match request(destination, outgoing) {
             Some(request) => {
-                let answer = client.send(&namespace, destination, request);
+                let way = Way {
+                    namespace: &namespace,
+                    to: destination,
+                    reach,
+                    addresses: addresses.as_deref(),
+                };
+                let answer = client.send(way, request);
                 timeout_at(deadline, answer).await
             }
             None => Ok(Err(Fault::Protocol)),
@@ -204,7 +209,13 @@ impl HttpSender {
         };
         let latency = started.elapsed();
         let status = answer.response.status().as_u16();
-        let outcome = read(answer, destination.kind, deadline, &client).await;
+        let outcome = match answer.response.status() {
+            // Not the destination's own: it is asked by way of the proxy, not through a tunnel.
+            StatusCode::PROXY_AUTHENTICATION_REQUIRED if proxied && !is_https(destination) => {
+                of_fault(&Fault::ProxyCredentials)
+            }
+            _ => read(answer, destination.kind, deadline, &client).await,
+        };
         if let Outcome::Retry {
             after: Some(after),
             reason: Reason::RateLimited,
@@ -221,14 +232,6 @@ impl HttpSender {
         };
         reach.shown(slot.who(), receipt)
     }
-}
-
-/// Where a destination is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reach {
-    Public,
-    /// At an address that is closed unless a flag opens it.
-    Internal,
 }
 
 impl Reach {
@@ -291,41 +294,44 @@ async fn read(
     let status = head.status();
     let retry_after = head.headers().get(RETRY_AFTER).cloned();
     let beginning = beginning(answer.response.body_mut());
-    let body = match kind {
+    let (body, fault) = match kind {
         // The status has decided: nothing that happens to the body changes that.
         DestinationKind::Webhook => {
             let deadline = deadline.min(Instant::now() + DRAIN);
             let _ = timeout_at(deadline, beginning).await;
-            Ok(Vec::new())
+            (Vec::new(), None)
         }
         DestinationKind::Slack => timeout_at(deadline, beginning)
             .await
-            .unwrap_or(Err(Fault::Timeout)),
+            .unwrap_or((Vec::new(), Some(Fault::Timeout))),
     };
     client.keep(answer, deadline).await;
-    match body {
-        // Without its body a success of Slack's is none, and may yet be one.
-        Err(fault) if status.is_success() => of_fault(&fault),
-        body => {
-            let retry_after = retry_after.as_ref().map(HeaderValue::as_bytes);
-            let body = body.unwrap_or_default();
-            of_answer(kind, status.as_u16(), retry_after, &body, Timestamp::now())
-        }
+    let retry_after = retry_after.as_ref().map(HeaderValue::as_bytes);
+    let outcome = of_answer(kind, status.as_u16(), retry_after, &body, Timestamp::now());
+    match fault {
+        // Without its body a success of Slack's is none, and may yet be one; unless that begins as one: some servers end
+        // the connection instead of the body.
+        Some(fault) if status.is_success() && outcome != Outcome::DELIVERED => of_fault(&fault),
+        _ => outcome,
     }
 }
 
-/// The first [`ANSWER_READ`] bytes of an answer; more is never read, whatever its length.
-async fn beginning(body: &mut Incoming) -> Result<Vec<u8>, Fault> {
+/// The first [`ANSWER_READ`] bytes of an answer, or those that came before this fault; more is never read, whatever its
+/// length.
+async fn beginning(body: &mut Incoming) -> (Vec<u8>, Option<Fault>) {
     let mut bytes = Vec::new();
     while bytes.len() < ANSWER_READ
         && let Some(frame) = body.frame().await
     {
-        let frame = frame.map_err(|error| fault(&error))?;
-        if let Some(chunk) = frame.data_ref() {
-            bytes.extend_from_slice(&chunk[..chunk.len().min(ANSWER_READ - bytes.len())]);
+        match frame.as_ref().map(Frame::data_ref) {
+            Ok(Some(chunk)) => {
+                bytes.extend_from_slice(&chunk[..chunk.len().min(ANSWER_READ - bytes.len())]);
+            }
+            Ok(None) => {}
+            Err(error) => return (bytes, Some(fault(error))),
         }
     }
-    Ok(bytes)
+    (bytes, None)
 }
 
 #[cfg(test)]

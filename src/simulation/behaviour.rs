@@ -1420,8 +1420,7 @@ fn a_pod_that_is_deleted_right_after_a_clock_was_corrected_counts_until_it_ends(
 }
 
 #[test]
-fn a_pod_that_is_deleted_while_the_leader_of_a_clock_that_was_ahead_is_replaced_counts_until_it_ends()
- {
+fn what_hung_by_a_clock_that_was_ahead_never_starts_again_though_it_changes_while_nobody_leads() {
     for in_time in [true, false] {
         let (mut cluster, pod, hung) = with_a_pod_that_hangs_by_a_clock_that_is_ahead();
         cluster.stop();
@@ -1429,20 +1428,16 @@ fn a_pod_that_is_deleted_while_the_leader_of_a_clock_that_was_ahead_is_replaced_
         cluster.pass(20);
         let ends = cluster.wall() + SignedDuration::from_mins(5);
         cluster.change(&pod, |pod| pod.ends = Some(ends));
+        cluster.change(&hung, |_| ());
         cluster.pass(20);
         cluster.begin();
         cluster.pass(240);
-        assert_eq!(
-            cluster.new_events(),
-            [""; 0],
-            "it counts, and the other does not"
-        );
+        // Nobody knows whose deletion began under which clock: what is being deleted stops early rather than starts again.
+        assert_eq!(cluster.new_events(), ["stopped tool 1>0"]);
         if in_time {
             cluster.remove(&pod);
         }
-        // Otherwise it hangs as any other, by a clock that is right.
         cluster.pass(if in_time { 60 } else { 1_200 });
-        assert_eq!(cluster.new_events(), ["stopped tool 1>0"], "{in_time}");
         cluster.restart();
         cluster.pass(60);
         if !in_time {
@@ -1450,7 +1445,7 @@ fn a_pod_that_is_deleted_while_the_leader_of_a_clock_that_was_ahead_is_replaced_
         }
         cluster.remove(&hung);
         cluster.pass(60);
-        assert_eq!(cluster.new_events(), [""; 0]);
+        assert_eq!(cluster.new_events(), [""; 0], "{in_time}");
         cluster.assert_at_rest();
     }
 }

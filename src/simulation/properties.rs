@@ -353,14 +353,18 @@ proptest! {
         let right = seconds(4 * 3_600);
         cluster.set_back = right;
         cluster.pass(60);
-        for happening in &happenings {
+        // What can be read for the first time when it hangs already is in no entry: it may start under a clock that is behind.
+        for happening in happenings.iter().filter(|it| !matches!(it, Happening::Garble(_))) {
             happen(&mut cluster, happening);
         }
+        // The entry of its start names what hangs by then; pods may change after it.
+        cluster.running("Pod last", "", &["last"]);
+        cluster.pass(60);
+        prop_assert!(cluster.new_events().iter().any(|told| told.contains("started last")));
         for pod in cluster.pods.keys().cloned().collect::<Vec<_>>() {
-            cluster.change(&pod, |pod| pod.garbled = false);
+            cluster.change(&pod, |_| ());
         }
         cluster.pass(60);
-        cluster.new_events();
         let deleted = cluster.pods.values().filter(|pod| pod.ends.is_some());
         let deleted = deleted.flat_map(|pod| pod.containers.iter().map(|c| c.image_id.clone()));
         let deleted: BTreeSet<String> = deleted.collect();

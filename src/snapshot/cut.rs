@@ -788,8 +788,8 @@ pub(crate) fn learned_containers<'a>(
             (
                 *id,
                 LearnedContainer {
+                    digests: it.digests,
                     repository,
-                    ..it.clone()
                 },
             )
         })

@@ -77,8 +77,9 @@ struct EnvironmentState {
     before: Option<Arc<Ledger>>,
     /// Where the log ended before the store was set back.
     ended: Option<LogEnd>,
-    /// The version of the pods when it was last planned what to record: which of them hang is known as of then.
-    planned: u64,
+    /// The version of the pods when it was last planned what to record: which of them hang is known as of then. `None` before
+    /// the first plan.
+    planned: Option<u64>,
     last_cut: Option<Moment>,
     /// How long the last append took, with its wait for the budget of writes.
     last_append: Duration,
@@ -424,7 +425,7 @@ impl ClusterState {
             stream.set_back();
         }
         for env in self.environments.values_mut() {
-            env.planned = 0; // of another count of versions
+            env.planned = None; // of another count of versions
             if let Some(ledger) = env.ledger() {
                 env.ended = Some(LogEnd::of(ledger));
             }

@@ -187,6 +187,18 @@ fn an_object_of_ours_that_cannot_be_read_says_so_on_itself_and_what_it_said_befo
     });
 }
 
+/// Waits until the condition `Compliant` of the environment has this reason.
+async fn is_judged(actor: &Actor, want: &str) -> Result<()> {
+    kit::eventually(PATIENCE, want, async || {
+        let status = actor.environment_status().await?;
+        let compliant = status.conditions.iter().find(|it| it.type_ == "Compliant");
+        let is = compliant.map(|it| it.reason.as_str());
+        ensure!(is == Some(want), "{is:?}");
+        Ok(Some(()))
+    })
+    .await
+}
+
 #[test]
 fn a_review_against_an_image_counts_even_if_not_all_of_it_can_be_read() {
     outage(async |cluster| {
@@ -201,16 +213,7 @@ fn a_review_against_an_image_counts_even_if_not_all_of_it_can_be_read() {
         actor
             .apply(deployment(&actor.name, "web", image, 1))
             .await?;
-        let verdict = async |want: &str| {
-            kit::eventually(PATIENCE, want, async || {
-                let status = actor.environment_status().await?;
-                let compliant = status.conditions.iter().find(|it| it.type_ == "Compliant");
-                let is = compliant.map(|it| it.reason.as_str());
-                ensure!(is == Some(want), "{is:?}");
-                Ok(Some(()))
-            })
-            .await
-        };
+        let verdict = async |want: &str| is_judged(&actor, want).await;
         verdict("WaitingForEvidence").await?;
 
         // As if another version of Shipbell had written the reviews.
@@ -280,16 +283,7 @@ fn evidence_that_cannot_be_read_as_a_whole_speaks_for_no_image() {
         actor
             .apply(deployment(&actor.name, "web", image, 1))
             .await?;
-        let verdict = async |want: &str| {
-            kit::eventually(PATIENCE, want, async || {
-                let status = actor.environment_status().await?;
-                let compliant = status.conditions.iter().find(|it| it.type_ == "Compliant");
-                let is = compliant.map(|it| it.reason.as_str());
-                ensure!(is == Some(want), "{is:?}");
-                Ok(Some(()))
-            })
-            .await
-        };
+        let verdict = async |want: &str| is_judged(&actor, want).await;
         let tells = async |object: &[&str], field: &str, counts: &str| {
             let described = [&["-n", &ci, "describe"], object].concat();
             kit::eventually(PATIENCE, counts, async || {

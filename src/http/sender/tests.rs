@@ -24,6 +24,7 @@ use axum::{
 };
 use futures::{FutureExt as _, future::join_all};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -34,7 +35,10 @@ use secrecy::SecretString;
 
 use super::*;
 use crate::{
-    http::{certificates::P521, logging::may_be_logged},
+    http::{
+        certificates::{CaBundle, P521},
+        logging::may_be_logged,
+    },
     simulation::testing::{Lines, another_subscriber},
 };
 
@@ -75,16 +79,41 @@ impl Authority {
         more: usize,
         change: impl FnOnce(&mut CertificateParams),
     ) -> tokio_rustls::TlsAcceptor {
-        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
-        change(&mut params);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.0).unwrap().der().clone();
-        let chain = vec![certificate; 1 + more];
-        let key = key.serialize_der().try_into().unwrap();
+        let (chain, key) = self.certificate(name, more, change);
         let config = rustls::ServerConfig::builder()
             .with_no_client_auth()
             .with_single_cert(chain, key);
         Arc::new(config.unwrap()).into()
+    }
+
+    /// One with other settings.
+    fn acceptor_of(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut rustls::ServerConfig),
+    ) -> tokio_rustls::TlsAcceptor {
+        let (chain, key) = self.certificate(name, 0, |_| {});
+        let config = rustls::ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(chain, key);
+        let mut config = config.unwrap();
+        change(&mut config);
+        Arc::new(config).into()
+    }
+
+    /// A certificate, so many times more, and its key.
+    fn certificate(
+        &self,
+        name: &str,
+        more: usize,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.0).unwrap().der().clone();
+        let key = key.serialize_der().try_into().unwrap();
+        (vec![certificate; 1 + more], key)
     }
 }
 
@@ -195,6 +224,19 @@ async fn receiver(script: Vec<Answer>) -> (SocketAddr, mpsc::UnboundedReceiver<H
     let at = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, app).await });
     (at, heard)
+}
+
+/// A receiver that speaks TLS and answers each request well.
+async fn answers_over_tls(acceptor: tokio_rustls::TlsAcceptor) -> SocketAddr {
+    raw(move |stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            if let Ok(stream) = acceptor.accept(stream).await {
+                answer_ok(stream).await;
+            }
+        }
+    })
+    .await
 }
 
 /// A receiver that does with each connection as told.
@@ -482,17 +524,7 @@ async fn certificates_without_end_are_not_read() {
 async fn a_long_chain_of_certificates_is_refused_before_it_is_looked_at() {
     let allows = HttpSender::new(&config(&["localhost"])).unwrap();
     for (more, expected) in [(8, "Delivered"), (9, "Hold TlsFailed")] {
-        let acceptor = OURS.acceptor_with("localhost", more, |_| {});
-        let at = raw(move |stream| {
-            let acceptor = acceptor.clone();
-            async move {
-                if let Ok(mut stream) = acceptor.accept(stream).await {
-                    read_request(&mut stream).await;
-                    let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await;
-                }
-            }
-        })
-        .await;
+        let at = answers_over_tls(OURS.acceptor_with("localhost", more, |_| {})).await;
         let to = url("https", "localhost", at);
         let receipt = send(&allows, DestinationKind::Webhook, &to).await;
         let told = receipt.outcome.message();
@@ -502,48 +534,209 @@ async fn a_long_chain_of_certificates_is_refused_before_it_is_looked_at() {
 }
 
 #[tokio::test]
-async fn handshakes_that_hang_keep_out_no_other_namespace() {
-    let hangs = raw(async |mut stream| {
-        let _ = stream.read(&mut [0; 1024]).await;
-        std::future::pending::<()>().await;
+async fn informational_answers_without_end_are_not_read() {
+    let at = raw(async |mut stream| {
+        read_request(&mut stream).await;
+        let answers = b"HTTP/1.1 102 Processing\r\n\r\n".repeat(1_000);
+        while stream.write_all(&answers).await.is_ok() {}
     })
     .await;
-    let acceptor = OURS.acceptor("localhost", |_| {});
-    let answers = raw(move |stream| {
-        let acceptor = acceptor.clone();
-        async move {
-            if let Ok(stream) = acceptor.accept(stream).await {
-                answer_ok(stream).await;
+    let to = url("http", "127.0.0.1", at);
+    let receipt = send(&sender(), DestinationKind::Webhook, &to).await;
+    assert_eq!(outcome(&receipt), "Retry UnexpectedAnswer");
+    assert!(receipt.latency < TIMEOUT / 2, "{:?}", receipt.latency);
+}
+
+#[tokio::test]
+async fn what_tls_says_by_itself_is_read_within_a_bound() {
+    let allows = HttpSender::new(&config(&["localhost"])).unwrap();
+    // A ticket takes some 100 bytes.
+    for (tickets, expected) in [(2, "Delivered"), (2_000, "Retry UnexpectedAnswer")] {
+        let acceptor = OURS.acceptor_of("localhost", |config| config.send_tls13_tickets = tickets);
+        let to = url("https", "localhost", answers_over_tls(acceptor).await);
+        let receipt = send(&allows, DestinationKind::Webhook, &to).await;
+        assert_eq!(outcome(&receipt), expected, "{tickets} tickets");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_asks_for_a_certificate_of_the_client_is_named_as_such() {
+    let allows = HttpSender::new(&config(&["localhost"])).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    let authorities = CaBundle::read(OURS.1.as_bytes()).certificates;
+    roots.add_parsable_certificates(authorities);
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let clients = rustls::server::WebPkiClientVerifier::builder(Arc::new(roots.clone()));
+        let builder = rustls::ServerConfig::builder_with_protocol_versions(&[version]);
+        let builder = builder.with_client_cert_verifier(clients.build().unwrap());
+        let (chain, key) = OURS.certificate("localhost", 0, |_| {});
+        let config = builder.with_single_cert(chain, key).unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let at = raw(move |stream| {
+            let acceptor = acceptor.clone();
+            async move {
+                // Its alert must not be lost because something of the client's was not read.
+                if let Err((_, mut stream)) = acceptor.accept(stream).into_fallible().await {
+                    let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+                }
             }
+        })
+        .await;
+        let to = url("https", "localhost", at);
+        let receipt = send(&allows, DestinationKind::Webhook, &to).await;
+        let told = receipt.outcome.message();
+        assert_eq!(outcome(&receipt), "Hold TlsFailed", "{told}");
+        assert!(told.contains("certificate of the client"), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_judged_by_what_came_of_it_if_that_is_enough() {
+    let allows = HttpSender::new(&config(&["localhost"])).unwrap();
+    for (answer, expected) in [
+        // Some servers end TLS without a word.
+        ("HTTP/1.1 200 OK\r\n\r\nok", "Delivered"),
+        ("HTTP/1.1 200 OK\r\n\r\n", "Retry ConnectionLost"),
+        ("HTTP/1.1 200 OK\r\n\r\n<html", "Retry ConnectionLost"),
+        (
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+            "Retry UnexpectedAnswer",
+        ),
+    ] {
+        let acceptor = OURS.acceptor("localhost", |_| {});
+        let at = raw(move |stream| {
+            let acceptor = acceptor.clone();
+            async move {
+                let mut stream = acceptor.accept(stream).await.unwrap();
+                read_request(&mut stream).await;
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                stream.flush().await.unwrap();
+            }
+        })
+        .await;
+        let receipt = send(
+            &allows,
+            DestinationKind::Slack,
+            &url("https", "localhost", at),
+        )
+        .await;
+        assert_eq!(outcome(&receipt), expected, "{answer}");
+    }
+}
+
+/// Sends a message of its own setting.
+async fn send_from(sender: &HttpSender, namespace: &str, at: SocketAddr, number: usize) -> Receipt {
+    let to = format!("{}{number}", url("https", "localhost", at));
+    let to = Destination::parse(DestinationKind::Webhook, &to).unwrap();
+    let who = SendKey {
+        namespace: namespace.into(),
+        setting: number.to_string().into(),
+    };
+    let slot = sender.slot(&who, &to).await.unwrap();
+    sender.send(&slot, &to, &outgoing()).await
+}
+
+/// A receiver that never answers the beginning of a handshake. How many have begun one.
+async fn hangs() -> (SocketAddr, Arc<AtomicUsize>) {
+    let begun = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&begun);
+    let at = raw(move |mut stream| {
+        let count = Arc::clone(&count);
+        async move {
+            let _ = stream.read(&mut [0; 1024]).await;
+            count.fetch_add(1, SeqCst);
+            std::future::pending::<()>().await;
         }
     })
     .await;
+    (at, begun)
+}
+
+#[tokio::test]
+async fn handshakes_that_hang_at_one_host_keep_out_nothing_else_of_the_namespace() {
+    let (hanging, begun) = hangs().await;
+    let answers = answers_over_tls(OURS.acceptor("localhost", |_| {})).await;
     let sender = HttpSender::new(&config(&["localhost"])).unwrap();
-    let send_from = async |sender: HttpSender, namespace: String, at, number: usize| {
-        let to = format!("{}{number}", url("https", "localhost", at));
-        let to = Destination::parse(DestinationKind::Webhook, &to).unwrap();
-        let who = SendKey {
-            namespace: namespace.into(),
-            setting: number.to_string().into(),
-        };
-        let slot = sender.slot(&who, &to).await.unwrap();
-        sender.send(&slot, &to, &outgoing()).await
-    };
-    let hanging = join_all((0..140).map(|number| {
-        let namespace = format!("hostile-{}", number % 3);
-        send_from(sender.clone(), namespace, hangs, number)
-    }));
+    let all = join_all((0..40).map(|number| send_from(&sender, "a", hanging, number)));
     let other = async {
-        // The others are there first.
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        let began = Instant::now();
-        let receipt = send_from(sender.clone(), "other".to_owned(), answers, 0).await;
+        while begun.load(SeqCst) < 4 {
+            tokio::task::yield_now().await;
+        }
+        let receipt = send_from(&sender, "a", answers, 0).await;
         assert_eq!(outcome(&receipt), "Delivered");
-        began.elapsed()
+        assert!(receipt.latency < Duration::from_secs(3), "{receipt:?}");
     };
-    let (hung, took) = tokio::join!(hanging, other);
-    assert!(hung.iter().all(|it| outcome(it) == "Retry ConnectFailed"));
-    assert!(took < Duration::from_secs(3), "{took:?}");
+    tokio::select! {
+        _ = all => panic!("they hang"),
+        () = other => {}
+    }
+    assert_eq!(begun.load(SeqCst), 4);
+}
+
+#[tokio::test]
+async fn handshakes_that_hang_in_many_namespaces_fail_nothing_of_another() {
+    let answers = answers_over_tls(OURS.acceptor("localhost", |_| {})).await;
+    let sender = HttpSender::new(&config(&["localhost"])).unwrap();
+    let hosts = join_all((0..4).map(|_| hangs())).await;
+    let all = hosts.iter().enumerate().flat_map(|(at, (host, _))| {
+        (0..40).map(move |number| (format!("hostile-{}", number % 10), *host, at * 40 + number))
+    });
+    let all = all
+        .map(async |(namespace, host, number)| send_from(&sender, &namespace, host, number).await);
+    let begun = || {
+        hosts
+            .iter()
+            .map(|(_, begun)| begun.load(SeqCst))
+            .sum::<usize>()
+    };
+    let other = async {
+        while begun() < 128 {
+            tokio::task::yield_now().await;
+        }
+        let receipt = send_from(&sender, "other", answers, 0).await;
+        assert_eq!(outcome(&receipt), "Delivered");
+    };
+    let all = async {
+        join_all(all).await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = all => {}
+        () = other => {}
+    }
+}
+
+/// An address at this port at which nobody takes connections.
+fn takes_no_connection(ip: &str, port: u16) -> (std::net::TcpListener, Vec<std::net::TcpStream>) {
+    let at = SocketAddr::new(ip.parse().unwrap(), port);
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&at.into()).unwrap();
+    socket.listen(0).unwrap();
+    let waits = Duration::from_millis(200);
+    let connect = || std::net::TcpStream::connect_timeout(&at, waits).ok();
+    let waiting = std::iter::from_fn(connect).collect();
+    (socket.into(), waiting)
+}
+
+#[tokio::test]
+async fn addresses_that_lead_nowhere_keep_out_none_of_the_others() {
+    let (at, _heard) = receiver(vec![]).await;
+    let nowhere = ["127.0.1.2", "127.0.1.3", "127.0.1.4", "127.0.1.5"];
+    let _full = nowhere.map(|ip| takes_no_connection(ip, at.port()));
+    let lookup = move |_: &str| {
+        let all = nowhere.iter().chain(&["127.0.0.1"]);
+        Ok(all
+            .map(|ip| SocketAddr::new(ip.parse().unwrap(), 0))
+            .collect())
+    };
+    let sender = HttpSender::with_lookup(&config(&["127.0.0.0/8"]), Arc::new(lookup)).unwrap();
+    let receipt = send(
+        &sender,
+        DestinationKind::Webhook,
+        &url("http", "hook.example", at),
+    )
+    .await;
+    assert_eq!(outcome(&receipt), "Delivered");
 }
 
 /// A receiver that closes a connection after this many answers. How many were opened, and how many are open.
@@ -612,6 +805,24 @@ async fn few_idle_connections_are_kept_of_however_many_hosts() {
 }
 
 #[tokio::test]
+async fn the_idle_connections_of_many_hosts_of_a_namespace_do_not_cost_another_its_own() {
+    let (at, counts) = counts_connections(usize::MAX).await;
+    let sender = with_names(config(&["127.0.0.1"]), TIMEOUT);
+    let to_host = async |namespace: &str, n: usize| {
+        let to = url("http", &format!("{n}.example"), at);
+        let to = Destination::parse(DestinationKind::Webhook, &to).unwrap();
+        let receipt = deliver_for(&sender, namespace, &to).await;
+        assert_eq!(receipt.outcome, Outcome::DELIVERED);
+    };
+    to_host("b", 0).await;
+    for n in 0..100 {
+        to_host("a", n).await;
+    }
+    to_host("b", 0).await;
+    assert_eq!(counts[0].load(SeqCst), 101);
+}
+
+#[tokio::test]
 async fn redirects_are_not_followed() {
     let (target, mut heard) = receiver(vec![]).await;
     for status in [301, 302, 303, 307, 308] {
@@ -663,6 +874,43 @@ async fn a_name_is_judged_by_the_addresses_that_it_has() {
         )
         .await;
         assert_eq!(receipt.outcome, Outcome::DELIVERED, "{allow}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_judged_is_dialled_and_no_idle_connection_to_elsewhere_is_used() {
+    let (at, mut heard) = receiver(vec![]).await;
+    let lookup = |_: &str| panic!("it was looked up already");
+    let lookups = Lookups::new(Arc::new(lookup));
+    let client = Client::new(
+        &config(&["hook.example"]),
+        Some(OURS.1.as_bytes()),
+        &lookups,
+    );
+    let client = client.unwrap();
+    let to = Destination::parse(DestinationKind::Webhook, &url("http", "hook.example", at));
+    let to = to.unwrap();
+    let closed: SocketAddr = "127.0.0.2:0".parse().unwrap();
+    for (reach, addresses, delivered) in [
+        (Reach::Public, at, true),
+        // The connection is idle now, and used again.
+        (Reach::Public, closed, true),
+        (Reach::Internal, closed, false),
+        (Reach::Internal, at, true),
+    ] {
+        let way = Way {
+            namespace: &"".into(),
+            to: &to,
+            reach,
+            addresses: Some(&[addresses]),
+        };
+        let answer = client.send(way, request(&to, &outgoing()).unwrap()).await;
+        assert_eq!(answer.is_ok(), delivered, "{reach:?} {addresses}");
+        if let Ok(answer) = answer {
+            heard.recv().await.unwrap();
+            let deadline = Instant::now() + DRAIN;
+            read(answer, to.kind, deadline, &client).await;
+        }
     }
 }
 
@@ -727,15 +975,7 @@ async fn a_certificate_must_be_sound_and_its_authority_trusted() {
             "self-signed",
         ),
     ] {
-        let at = raw(move |stream| {
-            let acceptor = acceptor.clone();
-            async move {
-                if let Ok(stream) = acceptor.accept(stream).await {
-                    answer_ok(stream).await;
-                }
-            }
-        })
-        .await;
+        let at = answers_over_tls(acceptor).await;
         let receipt = send(
             &allows,
             DestinationKind::Webhook,
@@ -895,15 +1135,7 @@ async fn a_proxy_gets_what_no_proxy_does_not_name() {
 #[tokio::test]
 async fn tls_goes_through_a_proxys_tunnel() {
     let acceptor = OURS.acceptor("hook.example", |_| {});
-    let target = raw(move |stream| {
-        let acceptor = acceptor.clone();
-        async move {
-            if let Ok(stream) = acceptor.accept(stream).await {
-                answer_ok(stream).await;
-            }
-        }
-    })
-    .await;
+    let target = answers_over_tls(acceptor).await;
     let (at, mut heard) = proxy(target).await;
     let sender = proxied(&[], at, "");
     let receipt = send(
@@ -933,16 +1165,7 @@ async fn tls_goes_through_a_proxys_tunnel() {
 async fn a_proxy_may_speak_tls_and_is_blamed_for_its_certificate() {
     for (authority, expected) in [(&OURS, "Delivered"), (&OTHER, "Retry ProxyFailed")] {
         let (target, _heard) = receiver(vec![]).await;
-        let of_target = OURS.acceptor("hook.example", |_| {});
-        let tls_target = raw(move |stream| {
-            let acceptor = of_target.clone();
-            async move {
-                if let Ok(stream) = acceptor.accept(stream).await {
-                    answer_ok(stream).await;
-                }
-            }
-        })
-        .await;
+        let tls_target = answers_over_tls(OURS.acceptor("hook.example", |_| {})).await;
         let acceptor = authority.acceptor("localhost", |_| {});
         let at = raw(move |stream| {
             let acceptor = acceptor.clone();
@@ -1093,12 +1316,25 @@ async fn of_an_internal_address_no_more_is_told_than_the_class_of_the_answer() {
     join_all(checks).await;
 }
 
+const WANTS_CREDENTIALS: &[u8] = b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n";
+
 #[tokio::test]
 async fn a_proxy_that_fails_is_named_as_such() {
-    let refuses = says(b"HTTP/1.1 403 Forbidden\r\n\r\n").await;
     let (scheme, http) = ("https://hook.example/", "http://hook.example/");
-    let receipt = send(&proxied(&[], refuses, ""), DestinationKind::Webhook, scheme).await;
-    assert_eq!(outcome(&receipt), "Retry ProxyFailed");
+    for (answer, expected) in [
+        (&b"HTTP/1.1 403 Forbidden\r\n\r\n"[..], "Retry ProxyFailed"),
+        (WANTS_CREDENTIALS, "Hold ProxyFailed"),
+    ] {
+        let refuses = says(answer).await;
+        let receipt = send(&proxied(&[], refuses, ""), DestinationKind::Webhook, scheme).await;
+        assert_eq!(outcome(&receipt), expected);
+    }
+    let at = says(WANTS_CREDENTIALS).await;
+    let receipt = send(&proxied(&[], at, ""), DestinationKind::Webhook, http).await;
+    assert_eq!(outcome(&receipt), "Hold ProxyFailed");
+    // Where there is no proxy it is none that says so.
+    let told = outcome_at(&sender(), DestinationKind::Webhook, at).await;
+    assert_eq!(told, "Hold UnexpectedAnswer");
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let closed = listener.local_addr().unwrap();
     drop(listener);
@@ -1218,15 +1454,7 @@ async fn a_dns_in_trouble_is_asked_again_and_a_name_that_does_not_exist_is_held(
 #[tokio::test]
 async fn authorities_are_replaced_while_it_runs() {
     let acceptor = OTHER.acceptor("localhost", |_| {});
-    let at = raw(move |stream| {
-        let acceptor = acceptor.clone();
-        async move {
-            if let Ok(stream) = acceptor.accept(stream).await {
-                answer_ok(stream).await;
-            }
-        }
-    })
-    .await;
+    let at = answers_over_tls(acceptor).await;
     let sender = HttpSender::new(&config(&["localhost"])).unwrap();
     let to = url("https", "localhost", at);
     let receipt = send(&sender, DestinationKind::Webhook, &to).await;
@@ -1251,15 +1479,7 @@ async fn no_log_line_names_a_destination_at_any_level() {
     };
     let (at, _heard) = receiver(vec![]).await;
     let acceptor = OURS.acceptor(&format!("{CANARY}.example"), |_| {});
-    let tls = raw(move |stream| {
-        let acceptor = acceptor.clone();
-        async move {
-            if let Ok(stream) = acceptor.accept(stream).await {
-                answer_ok(stream).await;
-            }
-        }
-    })
-    .await;
+    let tls = answers_over_tls(acceptor).await;
     let (proxy, _heard_there) = proxy(at).await;
     let mut through = config(&["127.0.0.1"]);
     through.proxy = ProxyConfig {

@@ -144,8 +144,9 @@ impl EnvironmentState {
             let span = u32::try_from(span.as_secs()).unwrap_or(u32::MAX);
             seconds(wall).saturating_sub(span)
         };
-        let planned = std::mem::replace(&mut self.planned, version);
-        // Another instance may have planned since, or before this one started: up to the end of its log.
+        // At the first plan nobody knows when a pod's deletion began: a pod may have changed since.
+        let planned = self.planned.replace(version).unwrap_or(version);
+        // Another instance may have planned since: up to the end of its log.
         let planned = self.ledger().map_or(planned, |ledger| {
             planned.max(pod_view::version(&ledger.read_at.pods))
         });
