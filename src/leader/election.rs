@@ -117,10 +117,11 @@ impl ElectionWatch {
         matches!(self.0.borrow().role, Role::Leader { until } if Instant::now() < until)
     }
 
-    /// Waits until it no longer leads, or begins to: until [`Self::leads`] says otherwise than `leads`.
+    /// Waits until it no longer leads, or begins to: until [`Self::leads`] says otherwise than `leads`, or has said so meanwhile.
     pub async fn changed(&self, leads: bool) {
         let mut states = self.0.clone();
-        while self.leads() == leads {
+        let changes = states.borrow().changes;
+        while self.leads() == leads && (!leads || states.borrow().changes == changes) {
             let until = match states.borrow_and_update().role {
                 Role::Leader { until } => until,
                 // It leads only when that is told.
@@ -138,26 +139,27 @@ impl ElectionWatch {
     /// Does some work while this instance leads: it begins anew each time, and is dropped when the time is over.
     pub async fn during_each_term<F: Future<Output = ()>>(&self, mut work: impl FnMut() -> F) {
         loop {
-            self.changed(false).await;
+            let term = self.started().await;
             tokio::select! {
                 () = work() => return,
-                () = self.changed(true) => {}
+                () = term.ended() => {}
             }
         }
     }
 
     /// Waits until this instance leads; for ever if the election ends.
-    pub async fn started(&mut self) -> Leadership {
+    pub(super) async fn started(&self) -> Term {
+        let mut states = self.0.clone();
         loop {
-            let change = self.0.borrow_and_update().changes;
-            let leadership = Leadership {
-                states: self.0.clone(),
+            let change = states.borrow_and_update().changes;
+            let term = Term {
+                states: states.clone(),
                 change,
             };
-            if leadership.holds() {
-                return leadership;
+            if term.lasts() {
+                return term;
             }
-            if self.0.changed().await.is_err() {
+            if states.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
         }
@@ -166,19 +168,19 @@ impl ElectionWatch {
 
 /// One time of leading, from its begin to its end. It ends by itself when the Lease was not renewed in time, whatever hangs.
 #[derive(Clone, Debug)]
-pub struct Leadership {
+pub(super) struct Term {
     states: watch::Receiver<ElectionState>,
     change: u64,
 }
 
-impl Leadership {
-    /// Whether it lasts. To be asked before everything that only a leader does.
-    pub fn holds(&self) -> bool {
+impl Term {
+    /// Whether it lasts.
+    pub(super) fn lasts(&self) -> bool {
         self.until().is_some()
     }
 
     /// Waits until it has ended, to stop what is under way.
-    pub async fn ended(&self) {
+    pub(super) async fn ended(&self) {
         let mut states = self.states.clone();
         while let Some(until) = self.until() {
             tokio::select! {
@@ -238,7 +240,7 @@ pub struct Election {
 }
 
 impl Election {
-    /// An instance with this name (`instance_name`), and the Lease. The client need not repeat requests by itself.
+    /// This instance, and the Lease that it would hold. The client need not repeat requests by itself.
     pub fn new(
         client: Client,
         namespace: &str,

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::LogFormat,
-    leader::election::{Election, ElectionWatch, Leadership, Role, instance_name},
+    leader::election::{Election, ElectionWatch, Instance, Role, Term},
     simulation::testing::{Logged, tries},
 };
 
@@ -246,7 +246,7 @@ struct Simulation {
     store: Shared<Store>,
     processes: Vec<Process>,
     /// The last time of leading of each.
-    leads: Shared<Vec<Option<Leadership>>>,
+    leads: Shared<Vec<Option<Term>>>,
     /// When more than one led.
     overlaps: Shared<Vec<String>>,
 }
@@ -273,8 +273,10 @@ impl Simulation {
             refuses: None,
         }));
         let client = Client::new(router(&self.store, &link), "default");
-        let name = format!("pod-{number}_1");
-        let (mut election, watch) = Election::new(client, "shipbell", "leader", name.clone());
+        let pod = format!("pod-{number}");
+        let instance = Instance::of_pod(Some(&pod), Some("1"));
+        let name = format!("{pod}_1");
+        let (mut election, watch) = Election::new(client, "shipbell", "leader", instance);
         election.candidate.second = seconds(1.0 / rate);
         let (stands, mut stood) = watch::channel(false);
         let terminate = CancellationToken::new();
@@ -304,16 +306,16 @@ impl Simulation {
     }
 
     /// Notes when it leads, and whether another one does then.
-    fn observe(&self, number: usize, mut watch: ElectionWatch) {
+    fn observe(&self, number: usize, watch: ElectionWatch) {
         let (leads, overlaps) = (self.leads.clone(), self.overlaps.clone());
         leads.lock().push(None);
         let begin = Instant::now();
         tokio::spawn(async move {
             loop {
-                let leadership = watch.started().await;
+                let term = watch.started().await;
                 {
                     let mut leads = leads.lock();
-                    leads[number] = Some(leadership.clone());
+                    leads[number] = Some(term.clone());
                     let now = leading(&leads);
                     if now.len() > 1 {
                         overlaps
@@ -321,7 +323,7 @@ impl Simulation {
                             .push(format!("{:?}: {now:?}", begin.elapsed()));
                     }
                 }
-                leadership.ended().await;
+                term.ended().await;
             }
         });
     }
@@ -506,9 +508,9 @@ impl Simulation {
     }
 }
 
-fn leading(leads: &[Option<Leadership>]) -> Vec<usize> {
+fn leading(leads: &[Option<Term>]) -> Vec<usize> {
     let all = leads.iter().enumerate();
-    let now = all.filter(|(_, leadership)| leadership.as_ref().is_some_and(Leadership::holds));
+    let now = all.filter(|(_, term)| term.as_ref().is_some_and(Term::lasts));
     now.map(|(number, _)| number).collect()
 }
 
@@ -595,9 +597,9 @@ fn nobody_leads_ten_seconds_after_the_api_server_fell_silent() {
             let simulation = two().await;
             sleep(seconds(after)).await;
             simulation.links(&[0, 1], |link| link.is_silent = true);
-            let leadership = simulation.leads.lock()[0].clone().unwrap();
+            let term = simulation.leads.lock()[0].clone().unwrap();
             let begin = Instant::now();
-            leadership.ended().await;
+            term.ended().await;
             let took = begin.elapsed();
             assert!(took <= seconds(10.0), "{took:?}");
             assert!(
@@ -608,7 +610,7 @@ fn nobody_leads_ten_seconds_after_the_api_server_fell_silent() {
             assert_eq!(simulation.leaders(), [0_usize; 0]);
             simulation.recover();
             simulation.until_led(6.0).await;
-            assert!(!leadership.holds(), "it is another time of leading");
+            assert!(!term.lasts(), "it is another time of leading");
             simulation.assert_sound();
         });
     }
@@ -618,12 +620,12 @@ fn nobody_leads_ten_seconds_after_the_api_server_fell_silent() {
 fn a_leader_that_loses_one_try_goes_on() {
     in_virtual_time(async {
         let simulation = two().await;
-        let leadership = simulation.leads.lock()[0].clone().unwrap();
+        let term = simulation.leads.lock()[0].clone().unwrap();
         simulation.links(&[0, 1], |link| link.is_silent = true);
         sleep(seconds(4.5)).await;
         simulation.links(&[0, 1], |link| link.is_silent = false);
         sleep(seconds(60.0)).await;
-        assert!(leadership.holds());
+        assert!(term.lasts());
         let changes = |number: usize| simulation.processes[number].watch.state().changes;
         assert_eq!(
             [changes(0), changes(1)],
@@ -703,7 +705,7 @@ fn a_release_that_fails_is_tried_again_and_given_up_after_two_seconds() {
 fn an_instance_that_does_not_hold_the_lease_ends_without_touching_it() {
     in_virtual_time(async {
         let mut simulation = two().await;
-        let leadership = simulation.leads.lock()[0].clone().unwrap();
+        let term = simulation.leads.lock()[0].clone().unwrap();
         let version = simulation.store.lock().version;
         simulation.kill(0);
         simulation.terminate(1);
@@ -711,7 +713,7 @@ fn an_instance_that_does_not_hold_the_lease_ends_without_touching_it() {
         sleep(seconds(5.0)).await;
         let store = simulation.store.lock();
         assert_eq!((store.version, store.requests), (version, requests));
-        assert!(!leadership.holds(), "an election that ended renews nothing");
+        assert!(!term.lasts(), "an election that ended renews nothing");
     });
 }
 
@@ -719,22 +721,22 @@ fn an_instance_that_does_not_hold_the_lease_ends_without_touching_it() {
 fn a_leader_stops_when_it_reads_that_another_is_named_and_makes_a_deleted_lease_anew() {
     in_virtual_time(async {
         let simulation = two().await;
-        let leadership = simulation.leads.lock()[0].clone().unwrap();
+        let term = simulation.leads.lock()[0].clone().unwrap();
         simulation.store.lock().set(None);
         sleep(seconds(30.0)).await;
-        assert!(leadership.holds());
+        assert!(term.lasts());
         simulation
             .store
             .lock()
             .edit(|spec| spec["holderIdentity"] = json!(""));
         sleep(seconds(30.0)).await;
-        assert!(leadership.holds());
+        assert!(term.lasts());
         simulation
             .store
             .lock()
             .edit(|spec| spec["holderIdentity"] = json!("pod-1_1"));
         sleep(seconds(2.1)).await;
-        assert!(!leadership.holds());
+        assert!(!term.lasts());
         simulation.until_led(20.0).await;
         simulation.assert_sound();
     });
@@ -847,13 +849,11 @@ fn a_right_that_is_missing_is_named_with_its_cure() {
 }
 
 #[test]
-fn an_instance_has_another_name_than_the_one_before_it_in_its_pod() {
-    let names = [instance_name("shipbell-0"), instance_name("shipbell-0")];
-    assert_ne!(names[0], names[1]);
-    assert!(
-        names.iter().all(|name| name.starts_with("shipbell-0_")),
-        "{names:?}"
-    );
+fn an_instance_has_another_name_than_the_one_before_it_unless_that_has_surely_ended() {
+    let of = |uid| Instance::of_pod(Some("shipbell-0"), uid);
+    assert_ne!(of(None), of(None));
+    assert_eq!(of(Some("u")), of(Some("u")));
+    assert_ne!(of(Some("u")), of(Some("v")));
 }
 
 #[test]
@@ -879,13 +879,13 @@ fn an_answer_that_is_read_too_late_makes_no_leader() {
 fn a_leader_that_was_stopped_for_longer_than_it_may_lead_begins_anew() {
     in_virtual_time(async {
         let simulation = two().await;
-        let leadership = simulation.leads.lock()[0].clone().unwrap();
+        let term = simulation.leads.lock()[0].clone().unwrap();
         simulation.processes[0].stands.send_replace(true);
         sleep(seconds(12.0)).await;
-        assert!(!leadership.holds());
+        assert!(!term.lasts());
         simulation.processes[0].stands.send_replace(false);
         simulation.until(1.0, |leaders| leaders == [0]).await;
-        assert!(!leadership.holds(), "what was begun before must not go on");
+        assert!(!term.lasts(), "what was begun before must not go on");
         assert_eq!(simulation.store.lock().transitions(), 0);
     });
 }
