@@ -162,6 +162,9 @@ impl EnvironmentRecorder {
     /// there. `reported`: where the log ends, as the status says.
     pub(crate) async fn stand_by(mut self, mut reported: watch::Receiver<Option<i64>>) {
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+        // The leader says whether it records.
+        let metrics = &self.context.metrics;
+        metrics.frozen(&self.environment.name, false);
         loop {
             let head = *reported.borrow_and_update();
             let shared = &self.context.shared;

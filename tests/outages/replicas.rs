@@ -8,15 +8,15 @@ use crate::{
 use anyhow::{Result, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
 use kit::{
-    Answer, Cluster, HOME,
+    Actor, Answer, Cluster, HOME,
     cluster::PATIENCE,
-    eventually,
+    deployment, eventually,
     operator::Operator,
     proxy::{Action, Proxy},
     stage::{Cast, operator},
 };
 use kube::Api;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How many events a setting may have sent that are not confirmed.
 const WINDOW: usize = 32;
@@ -56,14 +56,26 @@ async fn leader_and_standby(cluster: &Cluster, leader: Cast) -> Result<[Operator
     )
     .await?;
     leads(&one, true).await?;
-    let standby = Cast {
-        name: "operator-2".to_owned(),
-        pod: Some("two"),
-        ..Cast::default()
-    };
-    let two = operator(cluster, &standby).await?;
+    let two = another(cluster, "two").await?;
     leads(&two, false).await?;
     Ok([one, two])
+}
+
+/// One more operator, in a pod of this name, that is ready: it needs not lead for that.
+async fn another(cluster: &Cluster, pod: &'static str) -> Result<Operator> {
+    let cast = Cast {
+        name: format!("operator-{pod}"),
+        pod: Some(pod),
+        ..Cast::default()
+    };
+    let another = operator(cluster, &cast).await?;
+    eventually(PATIENCE, "a replica that is ready", async || {
+        let (status, text) = another.get("/readyz").await?;
+        ensure!(status == 200, "{status} {text}");
+        Ok(())
+    })
+    .await?;
+    Ok(another)
 }
 
 /// Waits until an operator leads, or does not.
@@ -106,6 +118,54 @@ fn a_leader_that_is_told_to_stop_hands_over_and_nothing_is_told_twice() {
         let twice = all_is_told(&actor, &receiver).await?;
         ensure!(twice == 0, "{twice} were told twice");
         ensure!(actor.log().await?.len() > 5, "too few snapshots: no test");
+        Ok(())
+    });
+}
+
+/// Replaces five pods four times a second, for so long.
+async fn replace_20_pods_a_second(actor: &Actor, time: Duration) -> Result<()> {
+    let began = Instant::now();
+    let mut every = tokio::time::interval(Duration::from_millis(250));
+    let mut number = 0;
+    while began.elapsed() < time {
+        every.tick().await;
+        let name = format!("app-{}", number % 4);
+        let image = format!("r.example/{name}:v{}", number / 4);
+        let app = deployment(&actor.name, &name, &image, 5);
+        actor.apply(app).await?;
+        number += 1;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_rolling_update_while_20_pods_a_second_are_replaced_loses_nothing_and_tells_nothing_twice() {
+    outage(async |cluster| {
+        let [one, two] = leader_and_standby(cluster, Cast::default()).await?;
+        let (actor, receiver) = told_all(cluster, "update").await?;
+        receiver.answer_with(|_| Answer::default().after(Duration::from_millis(200)));
+        let churning = replace_20_pods_a_second(&actor, Duration::from_secs(12));
+        // As with `maxUnavailable: 0`, a new one is ready before an old one is told to stop.
+        let updating = async {
+            receiver.wait_for_count(PATIENCE, 4).await?;
+            let three = another(cluster, "three").await?;
+            ensure!(one.terminate(PATIENCE).await?.success());
+            let four = another(cluster, "four").await?;
+            ensure!(two.terminate(PATIENCE).await?.success());
+            eventually(PATIENCE, "a new leader", async || {
+                let holder = holder(cluster).await?;
+                let is_new = holder.ends_with("_three") || holder.ends_with("_four");
+                ensure!(is_new, "{holder}");
+                Ok(())
+            })
+            .await?;
+            Ok([three, four])
+        };
+        let ((), new) = tokio::try_join!(churning, updating)?;
+        let twice = all_is_told(&actor, &receiver).await?;
+        ensure!(twice == 0, "{twice} were told twice");
+        ensure!(actor.log().await?.len() > 20, "too few snapshots: no test");
+        drop(new);
         Ok(())
     });
 }
