@@ -108,6 +108,10 @@ pub struct Configuration {
     #[arg(long, env = "HOSTNAME", hide = true)]
     pub pod_name: Option<String>,
 
+    /// The UID of the operator's pod, so that a container that is started again in it goes on at once. The chart sets it.
+    #[arg(long, env = "SHIPBELL_POD_UID", hide = true)]
+    pub pod_uid: Option<String>,
+
     /// Times that only tests change.
     #[command(flatten)]
     pub tuning: Tuning,

@@ -7,6 +7,7 @@
 //!   something may be done, what is counted, what contains a panic
 //! - [`api`]: the custom resources, data only
 //! - [`http`]: the outbound client: destination, guard, slots, proxy, what an answer means
+//! - [`leader`]: which of several instances leads
 //! - [`cluster`]: the list/watch loop, slim views, the packed fleet, image references, scope
 //! - [`compliance`]: evidence, identity, the rules for artifacts and environments
 //! - [`snapshot`]: census, settle, cut, the log in the API server, the recorder, pruning
@@ -27,6 +28,7 @@ pub mod compliance;
 pub mod config;
 pub mod delivery;
 pub mod http;
+pub mod leader;
 pub mod message;
 mod metrics;
 #[cfg(test)]

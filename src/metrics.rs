@@ -50,6 +50,8 @@ pub struct Metrics {
     http_responses: Family<OfResponse, Counter>,
     token_reviews: Family<OfResult, Counter>,
     panics: Family<OfScope, Counter>,
+    leader: Gauge,
+    leader_changes: Counter,
     build_info: Family<OfBuild, Gauge>,
     /// What each setting's status says, by the setting's UID.
     settings: Mutex<BTreeMap<String, SettingFacts>>,
@@ -250,6 +252,12 @@ impl Metrics {
                 "panics",
                 "Panics that were contained; anything but 0 is a defect",
             ),
+            leader: metric(all, "leader", "1 while this replica leads: one of all does"),
+            leader_changes: metric(
+                all,
+                "leader_changes",
+                "How often this replica began or ceased to lead",
+            ),
             build_info: metric(all, "build_info", "1, with the version of the program"),
             settings: Mutex::default(),
             registry,
@@ -294,6 +302,13 @@ impl Metrics {
         // Writing to a string does not fail.
         let _ = encode(&mut text, &self.registry);
         text
+    }
+
+    /// Whether this replica leads now.
+    pub(crate) fn leads(&self, leads: bool) {
+        if self.leader.set(leads.into()) != i64::from(leads) {
+            self.leader_changes.inc();
+        }
     }
 
     pub(crate) fn watched(&self, kind: &'static str) {

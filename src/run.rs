@@ -45,6 +45,7 @@ use crate::{
         secret::RbacHints,
     },
     http::sender::HttpSender,
+    leader::election::{Election, ElectionWatch, Instance},
     message::installation::Installation,
     metrics::Metrics,
     panics,
@@ -72,6 +73,8 @@ use crate::{
 const TICK: Duration = Duration::from_secs(10);
 /// How long requests that are under way may take when the program stops.
 const GRACE: Duration = Duration::from_secs(10);
+/// The Lease that says which replica leads. It is in the operator's namespace.
+const LEASE: &str = "shipbell";
 
 /// What several subsystems use.
 struct Shared {
@@ -84,6 +87,7 @@ struct Shared {
     installation: Arc<Installation>,
     progress: Arc<DeliveryProgress>,
     events: EventPublisher,
+    leadership: ElectionWatch,
     watch_timings: WatchTimings,
     /// Cancelled when the program stops.
     stop: CancellationToken,
@@ -117,7 +121,9 @@ pub async fn run(config: Configuration) -> anyhow::Result<()> {
         "Shipbell starts"
     );
     let state = ClusterState::new(connect::counts_pod_generations(&version), &namespace);
-    let shared = Shared::new(&config, client, namespace, state);
+    let instance = Instance::of_pod(config.pod_name.as_deref(), config.pod_uid.as_deref());
+    let (election, leadership) = Election::new(client.clone(), &namespace, LEASE, instance);
+    let shared = Shared::new(&config, client, namespace, state, leadership);
     let (cursors_ready, cursors) = channel::channel(false);
 
     let mut tasks = Tasks::new();
@@ -131,7 +137,13 @@ pub async fn run(config: Configuration) -> anyhow::Result<()> {
     if let Some(file) = config.outbound.extra_ca_file.clone() {
         tasks.spawn(outbound::reload_extra_ca(sender.clone(), file));
     }
+    tasks.spawn(count_leading(
+        shared.leadership.clone(),
+        shared.metrics.clone(),
+    ));
     let mut delivery = start_delivery(&shared, &config, sender, cursors_ready);
+    let resigns = CancellationToken::new();
+    let mut election = tokio::spawn(election.run(resigns.clone()));
 
     tokio::select! {
         _ = terminate.recv() => {}
@@ -139,13 +151,24 @@ pub async fn run(config: Configuration) -> anyhow::Result<()> {
         // They run until the program stops. Without one of them, changes would be missed without any sign of it.
         ended = tasks.join_next() => bail!("a part of the program ended: {ended:?}"),
         ended = &mut delivery => bail!("delivery ended: {ended:?}"),
+        ended = &mut election => bail!("the election ended: {ended:?}"),
     }
     shut_down(&shared, delivery).await;
+    // Not earlier: another replica begins to send at once.
+    resigns.cancel();
+    let _ = election.await;
+    info!("Shipbell stops");
     Ok(())
 }
 
 impl Shared {
-    fn new(config: &Configuration, client: Client, namespace: String, state: ClusterState) -> Self {
+    fn new(
+        config: &Configuration,
+        client: Client,
+        namespace: String,
+        state: ClusterState,
+        leadership: ElectionWatch,
+    ) -> Self {
         Self {
             namespace,
             state: SharedState::new(state),
@@ -158,7 +181,12 @@ impl Shared {
                 external_url: config.read_api.external_url.clone(),
             }),
             progress: Arc::default(),
-            events: EventPublisher::new(client.clone(), config.pod_name.clone()),
+            events: EventPublisher::new(
+                client.clone(),
+                config.pod_name.clone(),
+                leadership.clone(),
+            ),
+            leadership,
             watch_timings: WatchTimings {
                 relist: config.tuning.relist_interval.0,
                 idle: config.tuning.watch_idle.0,
@@ -203,6 +231,14 @@ fn start_watch<T: FleetObject>(shared: &Shared, tasks: &mut Tasks) {
     tasks.spawn(async move { watch::follow::<T, _>(&client, &*state, &metrics, timings).await });
 }
 
+async fn count_leading(leadership: ElectionWatch, metrics: Arc<Metrics>) {
+    loop {
+        let leads = leadership.leads();
+        metrics.leads(leads);
+        leadership.changed(leads).await;
+    }
+}
+
 async fn tick(state: Arc<SharedState>) {
     let mut every = interval(TICK);
     loop {
@@ -225,6 +261,7 @@ fn start_recorder(shared: &Shared, cursors: channel::Receiver<bool>, tasks: &mut
         write_budget: Arc::default(),
         events: shared.events.clone(),
         watch_timings: shared.watch_timings,
+        leadership: shared.leadership.clone(),
         stop: shared.stop.clone(),
     };
     tasks.spawn(recorder::run(context));
@@ -236,12 +273,17 @@ fn start_evidence(shared: &Shared, tasks: &mut Tasks) {
     start_evidence_watch::<ArtifactProvenance>(shared, &statuses, tasks);
     start_evidence_watch::<ArtifactApproval>(shared, &statuses, tasks);
     start_evidence_watch::<AllowedArtifact>(shared, &statuses, tasks);
-    let writer = EvidenceStatusWriter {
-        client: shared.client.clone(),
-        shared: shared.state.clone(),
-        statuses,
+    let (client, state) = (shared.client.clone(), shared.state.clone());
+    let write = move || {
+        let writer = EvidenceStatusWriter {
+            client: client.clone(),
+            shared: state.clone(),
+            statuses: statuses.clone(),
+        };
+        writer.run()
     };
-    tasks.spawn(writer.run());
+    let leadership = shared.leadership.clone();
+    tasks.spawn(async move { leadership.during_each_term(write).await });
 }
 
 fn start_evidence_watch<K: EvidenceResource>(
@@ -267,12 +309,19 @@ fn start_evidence_watch<K: EvidenceResource>(
 
 fn start_default_environment(shared: &Shared, config: &Configuration) {
     if config.default_environment {
-        tokio::spawn(default_environment::create_once(
-            shared.client.clone(),
-            shared.environments.clone(),
-            config.cluster_name.clone(),
-            shared.namespace.clone(),
-        ));
+        let (client, environments) = (shared.client.clone(), shared.environments.clone());
+        let (cluster, namespace) = (config.cluster_name.clone(), shared.namespace.clone());
+        let leadership = shared.leadership.clone();
+        let create = move || {
+            let (client, environments) = (client.clone(), environments.clone());
+            default_environment::create_once(
+                client,
+                environments,
+                cluster.clone(),
+                namespace.clone(),
+            )
+        };
+        tokio::spawn(async move { leadership.during_each_term(create).await });
     }
 }
 
@@ -285,7 +334,8 @@ fn start_pruning(shared: &Shared, tuning: &Tuning, tasks: &mut Tasks) {
         metrics: shared.metrics.clone(),
         interval: tuning.prune_interval.0,
     };
-    tasks.spawn(pruner.run());
+    let leadership = shared.leadership.clone();
+    tasks.spawn(async move { leadership.during_each_term(|| pruner.clone().run()).await });
 }
 
 async fn serve_read_api(
@@ -341,6 +391,7 @@ fn start_delivery(
             service_account: (config.service_account.clone(), shared.namespace.clone()),
         },
         progress: shared.progress.clone(),
+        leadership: shared.leadership.clone(),
         stop: shared.stop.clone(),
         requests: RequestSlots::default(),
     };
@@ -353,5 +404,4 @@ async fn shut_down(shared: &Shared, delivery: JoinHandle<()>) {
     if timeout(GRACE, delivery).await.is_err() {
         warn!("some requests were not finished; they are sent again after the next start");
     }
-    info!("Shipbell stops");
 }

@@ -390,6 +390,7 @@ mod tests {
     use crate::{
         api::TEST_ANNOTATION,
         compliance::{evidence_status::EvidenceStatuses, evidence_watch},
+        leader::election::ElectionWatch,
         snapshot::{shared_state::SharedState, state::ClusterState},
     };
 
@@ -506,7 +507,7 @@ mod tests {
             client: &client,
             streams: &*state,
             metrics: &Metrics::new(),
-            events: &EventPublisher::new(client.clone(), None),
+            events: &EventPublisher::new(client.clone(), None, ElectionWatch::of_leader()),
             timings: WatchTimings {
                 relist: Duration::from_hours(1),
                 idle: Duration::from_hours(1),

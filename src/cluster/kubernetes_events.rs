@@ -16,7 +16,7 @@ use kube::{
 use tokio::{sync::Semaphore, time::timeout};
 use tracing::warn;
 
-use crate::api::condition::reasons as closed_list;
+use crate::{api::condition::reasons as closed_list, leader::election::ElectionWatch};
 
 /// How long to wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -41,20 +41,22 @@ pub enum Repeated {
     Told,
 }
 
-/// Records Kubernetes Events, without anybody waiting for it. One that finds too many waiting is only logged.
+/// Records Kubernetes Events while this process leads, without anybody waiting for it. One that finds too many waiting is only
+/// logged.
 #[derive(Clone)]
 pub struct EventPublisher {
     client: Client,
     reporter: Reporter,
     /// Knows the Events of the last minutes.
     recorder: Recorder,
+    leadership: ElectionWatch,
     under_way: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
 }
 
 impl EventPublisher {
     /// Records Events that come from this instance of the operator.
-    pub fn new(client: Client, instance: Option<String>) -> Self {
+    pub fn new(client: Client, instance: Option<String>, leadership: ElectionWatch) -> Self {
         let reporter = Reporter {
             controller: "shipbell".to_owned(),
             instance,
@@ -63,6 +65,7 @@ impl EventPublisher {
             recorder: Recorder::new(client.clone(), reporter.clone()),
             client,
             reporter,
+            leadership,
             under_way: Arc::new(Semaphore::new(UNDER_WAY)),
             waiting: Arc::new(Semaphore::new(WAITING)),
         }
@@ -93,6 +96,9 @@ impl EventPublisher {
         mut note: String,
         repeated: Repeated,
     ) {
+        if !self.leadership.leads() {
+            return; // the leader sees the same
+        }
         let (namespace, name) = (about.namespace.clone(), about.name.clone());
         let Ok(place) = self.waiting.clone().try_acquire_owned() else {
             warn!(
@@ -168,7 +174,11 @@ mod tests {
     fn unanswered() -> (EventPublisher, Arc<AtomicUsize>) {
         let (hangs, asked) = silent_api_server();
         (
-            EventPublisher::new(Client::new(hangs, "default"), None),
+            EventPublisher::new(
+                Client::new(hangs, "default"),
+                None,
+                ElectionWatch::of_leader(),
+            ),
             asked,
         )
     }
@@ -212,7 +222,11 @@ mod tests {
                 .push((method, value["note"].as_str().map(str::len)));
             event
         });
-        let events = EventPublisher::new(Client::new(answers, "default"), None);
+        let events = EventPublisher::new(
+            Client::new(answers, "default"),
+            None,
+            ElectionWatch::of_leader(),
+        );
         for (letters, repeated) in [
             (2, Repeated::Told),
             (600, Repeated::Told),
@@ -240,7 +254,11 @@ mod tests {
             hears.send((method, value)).unwrap();
             event
         });
-        let events = EventPublisher::new(Client::new(answers, "default"), None);
+        let events = EventPublisher::new(
+            Client::new(answers, "default"),
+            None,
+            ElectionWatch::of_leader(),
+        );
         let about = reference::<Environment>("", "prod", "uid-of-prod".to_owned());
         let panicked = move || events.panicked(about.clone());
         let tasks = ContainedTasks::new(PanicScope::Environment, Arc::new(Metrics::new()));

@@ -95,7 +95,6 @@ impl EvidenceStatuses {
 }
 
 /// Writes the status of evidence whenever it changes.
-#[derive(Clone)]
 pub struct EvidenceStatusWriter<S> {
     pub client: Client,
     /// The evidence, and where its images run.

@@ -17,6 +17,7 @@ use crate::{
     },
     delivery::{request_slots::RequestSlots, secret::RbacHints},
     http::sender::HttpSender,
+    leader::election::ElectionWatch,
     message::installation::Installation,
     metrics::Metrics,
     snapshot::{
@@ -42,6 +43,8 @@ pub(crate) struct Context {
     pub rbac_hints: RbacHints,
     /// How far every setting has got, for pruning.
     pub progress: Arc<DeliveryProgress>,
+    /// Whether this process may send and write.
+    pub leadership: ElectionWatch,
     /// Ends sending: what is on its way is finished first.
     pub stop: CancellationToken,
     pub requests: RequestSlots,

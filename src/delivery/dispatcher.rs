@@ -54,8 +54,8 @@ struct Directory {
     heads: Vec<Option<(i64, Timestamp)>>,
 }
 
-/// Follows the settings until the program stops, and what is on its way then is done. `cursors_ready` is set when those
-/// that exist at start have their cursors.
+/// Follows the settings until the program stops, and what is on its way then is done. They have workers only while this process
+/// leads. `cursors_ready` is set when those that exist when it begins to lead have their cursors.
 pub(crate) async fn run(context: Context, cursors_ready: watch::Sender<bool>) {
     let context = Arc::new(context);
     let cursors_ready = Arc::new(cursors_ready);
@@ -75,21 +75,24 @@ pub(crate) async fn run(context: Context, cursors_ready: watch::Sender<bool>) {
     let tasks = ContainedTasks::new(PanicScope::Setting, metrics.clone());
     loop {
         environments.wait_listed().await;
+        let leads = context.leadership.leads();
         let directory = Arc::new(Mutex::new(Directory::of(environments.all())));
         let mut settings = Settings {
             context: context.clone(),
             directory: directory.clone(),
             tasks: tasks.clone(),
             cursors_ready: cursors_ready.clone(),
-            first: Some(mpsc::channel(1)),
+            leads,
+            first: leads.then(|| mpsc::channel(1)),
         };
         tokio::select! {
             () = context.follow().follow(&mut settings) => break,
             () = follow_environments(&environments, &directory) => break,
             () = context.stop.cancelled() => break,
             _ = set_backs.changed() => {}
+            () = context.leadership.changed(leads) => {}
         }
-        // The statuses were set back with the rest: they tell how far each setting has got.
+        // The statuses, which tell how far each setting has got, were set back with the rest, or another process writes them.
         for worker in directory.lock().workers.values() {
             worker.stop.cancel();
         }
@@ -116,6 +119,8 @@ struct Settings {
     directory: Arc<Mutex<Directory>>,
     tasks: ContainedTasks,
     cursors_ready: Arc<watch::Sender<bool>>,
+    /// Whether this process leads. If not, the settings are only read, to be ready for it.
+    leads: bool,
     /// Held by each setting of the first list until its cursors are written; and what then ends.
     first: Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>,
 }
@@ -128,7 +133,7 @@ impl Follower<NotificationSetting> for Settings {
     }
 
     fn apply(&mut self, setting: NotificationSetting, listing: bool) -> Result<(), String> {
-        let Some(uid) = setting.uid() else {
+        let Some(uid) = setting.uid().filter(|_| self.leads) else {
             return Ok(());
         };
         let setting = Arc::new(setting);

@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 use kube::{Api, ResourceExt as _, runtime::events::EventType};
 use tokio::{
-    sync::Notify,
+    sync::{Notify, watch},
     time::{Instant, sleep, timeout_at},
 };
 use tracing::{error, info, warn};
@@ -158,6 +158,33 @@ impl EnvironmentRecorder {
         }
     }
 
+    /// Reads what the leader appends, for ever: whoever asks this process what runs is told the same, and it can go on from
+    /// there. `reported`: where the log ends, as the status says.
+    pub(crate) async fn stand_by(mut self, mut reported: watch::Receiver<Option<i64>>) {
+        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+        // The leader says whether it records.
+        let metrics = &self.context.metrics;
+        metrics.frozen(&self.environment.name, false);
+        loop {
+            let head = *reported.borrow_and_update();
+            let shared = &self.context.shared;
+            let known = shared.with(|state, _| state.head_read(&self.environment.name));
+            if known.is_none_or(|(ledger, _)| head.is_some_and(|head| head > ledger.index)) {
+                self.head_hint = head;
+                if let Err(error) = self.read_log().await {
+                    let environment = &self.environment.name;
+                    warn!(environment, %error, "can't read the log; trying again");
+                    sleep(backoff.take(backoff::random())).await;
+                    continue;
+                }
+                backoff.reset();
+            }
+            if reported.changed().await.is_err() {
+                return; // nobody follows the environment any more
+            }
+        }
+    }
+
     /// Asks for a plan once, and carries it out.
     async fn round(&mut self) -> Result<Round, LogError> {
         let shared = self.context.shared.clone();
@@ -275,6 +302,9 @@ impl EnvironmentRecorder {
         let context = self.context.clone();
         let begun = Instant::now();
         context.write_budget.pass(1 + entry.chunks.len()).await;
+        if !context.leadership.leads() {
+            return Ok(Round::Incomplete); // this task is about to be stopped
+        }
         let spec = &entry.spec;
         match context.log.append(entry).await? {
             Appended::Done => {
@@ -526,6 +556,7 @@ mod tests {
     use crate::{
         api::EnvironmentSpec,
         cluster::{kubernetes_events::EventPublisher, watch::WatchTimings},
+        leader::election::ElectionWatch,
         metrics::Metrics,
         simulation::{empty_state, testing::snapshot},
         snapshot::{
@@ -600,11 +631,12 @@ mod tests {
             namespace: "shipbell".to_owned(),
             cursors_ready: watch::channel(true).1,
             write_budget: Arc::new(WriteBudget::default()),
-            events: EventPublisher::new(client.clone(), None),
+            events: EventPublisher::new(client.clone(), None, ElectionWatch::of_leader()),
             watch_timings: WatchTimings {
                 relist: hour,
                 idle: hour,
             },
+            leadership: ElectionWatch::of_leader(),
             stop: CancellationToken::new(),
         };
         EnvironmentRecorder::new(&context, id, &Environment::new("prod", spec))

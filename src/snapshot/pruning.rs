@@ -32,6 +32,7 @@ use crate::{
 const FAILURES: u32 = 3;
 
 /// What pruning needs.
+#[derive(Clone)]
 pub struct Pruner {
     pub client: Client,
     pub log: SnapshotLog,

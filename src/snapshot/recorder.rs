@@ -1,9 +1,10 @@
 //! Follows the environments in the API server (through `custom_resource_watch`), and runs one task for each that keeps its
-//! log.
+//! log. In a process that does not lead, the task reads the log that the leader writes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt as _;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -15,6 +16,7 @@ use crate::{
         environment_recorder::EnvironmentRecorder,
         environments::{EnvironmentInfo, Head},
         recorder_context::RecorderContext,
+        state::ClusterState,
     },
 };
 
@@ -22,40 +24,65 @@ use crate::{
 struct TaskHandle {
     stop: CancellationToken,
     uid: String,
+    /// Where the log ends, as the status says.
+    reported: watch::Sender<Option<i64>>,
 }
 
-/// Follows the environments, and keeps the log of each, until it is stopped.
+/// Why the environments are followed anew.
+enum Restart {
+    /// The cluster's store was set back.
+    SetBack,
+    /// This process leads now, or does not lead any more.
+    Leadership,
+}
+
+/// Follows the environments, and keeps the log of each while this process leads, until it is stopped.
 pub async fn run(context: RecorderContext) {
     let mut set_backs = context.shared.set_backs();
     let tasks = ContainedTasks::new(PanicScope::Environment, context.metrics.clone());
     loop {
+        let leads = context.leadership.leads();
+        if leads {
+            // Another process may have appended since the logs were read.
+            context.shared.with(ClusterState::interrupted);
+        }
         let mut recorder = Recorder {
             context: &context,
+            leads,
             running: BTreeMap::new(),
             tasks: &tasks,
         };
-        let stopped = tokio::select! {
-            () = context.follow().follow(&mut recorder) => true,
-            () = context.stop.cancelled() => true,
-            _ = set_backs.changed() => false,
+        let restart = tokio::select! {
+            () = context.follow().follow(&mut recorder) => None,
+            () = context.stop.cancelled() => None,
+            _ = set_backs.changed() => Some(Restart::SetBack),
+            () = context.leadership.changed(leads) => Some(Restart::Leadership),
         };
         for task in recorder.running.into_values() {
             task.stop.cancel();
         }
-        if stopped {
+        let Some(restart) = restart else {
             return;
-        }
-        // No result from before the store was set back may count afterwards.
+        };
+        // No result from before may count afterwards.
         tasks.ended().await;
-        context.shared.with(|state, _| state.forget_logs());
-        context.log.forget();
-        context.environments.set_back();
+        match restart {
+            Restart::SetBack => {
+                context.shared.with(|state, _| state.forget_logs());
+                context.log.forget();
+                context.environments.set_back();
+            }
+            // What was being appended may be in the log.
+            Restart::Leadership => context.shared.with(|state, _| state.logs_are_stale()),
+        }
     }
 }
 
 /// The tasks of all environments.
 struct Recorder<'a> {
     context: &'a RecorderContext,
+    /// Whether this process leads.
+    leads: bool,
     running: BTreeMap<String, TaskHandle>,
     tasks: &'a ContainedTasks,
 }
@@ -85,15 +112,24 @@ impl Follower<Environment> for Recorder<'_> {
         context
             .shared
             .with(|state, now| state.environment_seen(&id, &environment.spec, now));
+        let reported = environment
+            .status
+            .as_ref()
+            .and_then(|status| status.head.as_ref());
+        let reported = reported.map(|head| head.index);
         let known = self.running.get(&id.name);
-        if known.is_some_and(|task| task.uid == id.uid) {
+        if let Some(task) = known.filter(|task| task.uid == id.uid) {
+            task.reported.send_replace(reported);
             context.shared.changed(&id.name).notify_one();
             return Ok(());
         }
         let stop = context.stop.child_token();
+        let reported = watch::Sender::new(reported);
+        let reports = reported.subscribe();
         let handle = TaskHandle {
             stop: stop.clone(),
             uid: id.uid.clone(),
+            reported,
         };
         if let Some(old) = self.running.insert(id.name.clone(), handle) {
             old.stop.cancel();
@@ -102,7 +138,17 @@ impl Follower<Environment> for Recorder<'_> {
         let about = reference::<Environment>("", &id.name, id.uid.clone());
         let events = context.events.clone();
         let context = context.clone();
-        let record = move || EnvironmentRecorder::new(&context, id.clone(), &environment).run();
+        let leads = self.leads;
+        let record = move || {
+            let recorder = EnvironmentRecorder::new(&context, id.clone(), &environment);
+            let reports = reports.clone();
+            async move {
+                match leads {
+                    true => recorder.run().await,
+                    false => recorder.stand_by(reports).await,
+                }
+            }
+        };
         let panicked = move || events.panicked(about.clone());
         self.tasks.spawn(name, stop, record, panicked);
         Ok(())

@@ -19,6 +19,7 @@ use crate::{
     cluster::{
         custom_resource_watch::Follow, kubernetes_events::EventPublisher, watch::WatchTimings,
     },
+    leader::election::ElectionWatch,
     metrics::Metrics,
     snapshot::{environments::Environments, log::SnapshotLog, shared_state::SharedState},
 };
@@ -50,6 +51,8 @@ pub struct RecorderContext {
     pub events: EventPublisher,
     /// How patiently the environments are followed.
     pub watch_timings: WatchTimings,
+    /// Whether this process may write.
+    pub leadership: ElectionWatch,
     /// Ends recording.
     pub stop: CancellationToken,
 }

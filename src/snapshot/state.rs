@@ -662,10 +662,15 @@ impl ClusterState {
 
     /// The log has to be read again.
     pub fn log_is_stale(&mut self, environment: &EnvironmentId) {
-        if let Some(env) = with_id(&mut self.environments, environment)
-            && let KnownLog::Read(ledger, _) = std::mem::replace(&mut env.log, KnownLog::Unread)
-        {
-            env.before = Some(ledger);
+        if let Some(env) = with_id(&mut self.environments, environment) {
+            env.log_is_stale();
+        }
+    }
+
+    /// All logs have to be read again.
+    pub fn logs_are_stale(&mut self) {
+        for env in self.environments.values_mut() {
+            env.log_is_stale();
         }
     }
 

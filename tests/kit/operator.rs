@@ -100,6 +100,8 @@ impl Operator {
         }
         command
             .env("KUBECONFIG", &options.kubeconfig)
+            // The next one is like a container that is started again in the same pod: it waits for no Lease.
+            .env("SHIPBELL_POD_UID", "the-pod-of-all")
             .envs(options.env.iter().cloned());
         let process = Process::spawn("the operator", command, &options.log)?;
         Ok(Operator {

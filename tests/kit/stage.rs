@@ -58,6 +58,8 @@ pub async fn install(cluster: &Cluster) -> Result<()> {
 pub struct Cast {
     /// Its name, for its log file.
     pub name: String,
+    /// The UID of its pod, if it is not that of all others.
+    pub pod: Option<&'static str>,
     /// The organisation.
     pub org: &'static str,
     /// Further arguments.
@@ -76,6 +78,7 @@ impl Default for Cast {
     fn default() -> Self {
         Cast {
             name: "operator".to_owned(),
+            pod: None,
             org: "acme",
             args: vec![],
             kubeconfig: None,
@@ -114,7 +117,11 @@ pub fn spawn(cluster: &Cluster, cast: &Cast) -> Result<Operator> {
         binary: binary()?,
         kubeconfig: kubeconfig.unwrap_or_else(|| cluster.plane.admin_kubeconfig()),
         args,
-        env: vec![],
+        env: cast
+            .pod
+            .iter()
+            .map(|uid| ("SHIPBELL_POD_UID".to_owned(), (*uid).to_owned()))
+            .collect(),
         log: cluster.plane.directory().join(format!("{}.log", cast.name)),
     };
     match cast.memory {

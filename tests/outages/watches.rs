@@ -579,6 +579,7 @@ async fn grant(cluster: &Cluster, without: &str) -> Result<()> {
     let mut rules = vec![
         json!({"apiGroups": ["shipbell.dev"], "resources": ["*"], "verbs": ["*"]}),
         json!({"apiGroups": ["", "events.k8s.io"], "resources": ["secrets", "events", "configmaps"], "verbs": ["*"]}),
+        json!({"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["*"]}),
         json!({"apiGroups": [""], "resources": core, "verbs": ["list", "watch"]}),
     ];
     if !apps.is_empty() {

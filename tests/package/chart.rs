@@ -232,7 +232,8 @@ fn values_that_make_no_sense_are_refused_by_name() {
             "/service/ipFamilyPolicy",
         ),
         ("--set=fullnameOverride=1bell", "/fullnameOverride"),
-        ("--set=replicas=2", "'replicas' not allowed"),
+        ("--set=replicas=-1", "/replicas"),
+        ("--set-string=replicas=2", "/replicas"),
         (
             "--set-string=approvals.tieReviewerToUser=yes",
             "/approvals/tieReviewerToUser",
@@ -280,11 +281,16 @@ fn every_value_is_explained_and_the_schema_knows_it() {
     for (at, line) in lines.iter().enumerate() {
         let key = line.trim_start();
         let depth = line.len() - key.len();
-        // A group explains itself by what is in it; what belongs to the two security contexts is Kubernetes' own.
+        // A group explains itself by what is in it; what belongs to these four is Kubernetes' own.
         let is_group = lines.get(at + 1).is_some_and(|next| {
             next.starts_with(&" ".repeat(depth + 2)) && next.trim_start().starts_with('#')
         });
-        let foreign = ["resources", "podSecurityContext", "securityContext"];
+        let foreign = [
+            "resources",
+            "podSecurityContext",
+            "securityContext",
+            "topologySpreadConstraints",
+        ];
         let inside = lines[..at]
             .iter()
             .rev()
@@ -345,6 +351,7 @@ fn the_operator_understands_every_variable_that_the_chart_sets() {
             let flag = flag.unwrap_or_else(|| panic!("no flag is called {name}"));
             let value = match variable["valueFrom"]["fieldRef"]["fieldPath"].as_str() {
                 Some("metadata.namespace") => "shipbell",
+                Some("metadata.uid") => "6dd5f4a6-6a4c-4e5c-9f8c-3f6c1d0f4a11",
                 Some("status.podIPs") => "10.1.2.3,fd00::3",
                 Some(other) => panic!("{name} is {other}"),
                 None if variable["valueFrom"]["secretKeyRef"].is_object() => "0123456789abcdef",
@@ -500,8 +507,12 @@ fn what_is_asked_for_is_in_the_deployment() {
         assert_eq!(variable(&objects, name), value, "{name}");
     }
     let deployment = find(&objects, "Deployment", "shipbell");
-    assert_eq!(deployment["spec"]["replicas"], 1);
-    assert_eq!(deployment["spec"]["strategy"], json!({"type": "Recreate"}));
+    assert_eq!(deployment["spec"]["replicas"], 2);
+    let rolling = json!({"maxSurge": 1, "maxUnavailable": 0});
+    assert_eq!(
+        deployment["spec"]["strategy"],
+        json!({"type": "RollingUpdate", "rollingUpdate": rolling})
+    );
     let template = &deployment["spec"]["template"];
     assert_eq!(template["metadata"]["labels"]["team"], "platform");
     assert_eq!(template["metadata"]["annotations"]["note"], "x");

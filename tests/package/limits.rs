@@ -28,6 +28,20 @@ type Statement = (&'static str, &'static str, &'static str, &'static str, As);
 
 const STATEMENTS: &[Statement] = &[
     (
+        "docs/operations.md",
+        "its Lease runs out after {} seconds",
+        "src/leader/lease.rs",
+        "TERM",
+        As::Number,
+    ),
+    (
+        "docs/operations.md",
+        "stops recording and sending {} seconds after its last renewal",
+        "src/leader/lease.rs",
+        "DEADLINE",
+        As::Number,
+    ),
+    (
         "charts/shipbell/values.yaml",
         "limits: memory: {}Mi",
         "tests/archive/attack.rs",

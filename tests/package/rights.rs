@@ -206,7 +206,10 @@ fn the_operator_may_do_what_it_does_and_nothing_else() {
             let mut with_secrets = everywhere.clone();
             with_secrets.extend(rights(&[("/secrets", &["get"])]));
             let mut at_home = with_secrets.clone();
-            at_home.extend(rights(&[("/configmaps", &["create"])]));
+            at_home.extend(rights(&[
+                ("/configmaps", &["create"]),
+                ("coordination.k8s.io/leases", &["create"]),
+            ]));
             for (namespace, wanted) in [
                 ("", &everywhere),
                 (&*other, &everywhere),
@@ -226,16 +229,26 @@ fn the_operator_may_do_what_it_does_and_nothing_else() {
                     .map_err(|error| error.context(format!("in {namespace:?}")))?;
             }
         }
-        // The marker of the default Environment, by its name alone.
-        for (verb, name, namespace, wanted) in [
-            ("get", "shipbell-default-environment", &home, true),
-            ("get", "kube-root-ca.crt", &home, false),
-            ("update", "shipbell-default-environment", &home, false),
-            ("delete", "shipbell-default-environment", &home, false),
-            ("get", "shipbell-default-environment", &team, false),
+        // The marker of the default Environment and the Lease, by their names alone.
+        let (marker, lease) = ("shipbell-default-environment", "shipbell");
+        let (configmaps, leases) = ("/configmaps", "coordination.k8s.io/leases");
+        for (verb, resource, name, namespace, wanted) in [
+            ("get", configmaps, marker, &home, true),
+            ("get", configmaps, "kube-root-ca.crt", &home, false),
+            ("update", configmaps, marker, &home, false),
+            ("delete", configmaps, marker, &home, false),
+            ("get", configmaps, marker, &team, false),
+            ("get", leases, lease, &home, true),
+            ("update", leases, lease, &home, true),
+            ("update", leases, "other", &home, false),
+            ("delete", leases, lease, &home, false),
+            ("get", leases, lease, &team, false),
         ] {
-            let may = operator.may(verb, "/configmaps", namespace, name).await?;
-            ensure!(may == wanted, "{verb} {name} in {namespace}: {may}");
+            let may = operator.may(verb, resource, namespace, name).await?;
+            ensure!(
+                may == wanted,
+                "{verb} {resource} {name} in {namespace}: {may}"
+            );
         }
         // As a user would ask.
         let account = format!("--as={}", operator.user);

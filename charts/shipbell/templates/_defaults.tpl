@@ -79,7 +79,7 @@
   },
   "podAnnotations": {},
   "podDisruptionBudget": {
-    "enabled": false,
+    "enabled": true,
     "maxUnavailable": 1
   },
   "podLabels": {},
@@ -106,6 +106,7 @@
     "aggregate": true,
     "roles": true
   },
+  "replicas": 2,
   "resources": {
     "limits": {
       "memory": "128Mi"
@@ -146,6 +147,12 @@
     "enabled": true
   },
   "tolerations": [],
-  "topologySpreadConstraints": []
+  "topologySpreadConstraints": [
+    {
+      "maxSkew": 1,
+      "topologyKey": "kubernetes.io/hostname",
+      "whenUnsatisfiable": "ScheduleAnyway"
+    }
+  ]
 }
 {{- end }}

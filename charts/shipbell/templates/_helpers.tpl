@@ -122,6 +122,10 @@ app.kubernetes.io/instance: {{ toYaml .Release.Name }}
   valueFrom:
     fieldRef:
       fieldPath: metadata.namespace
+- name: SHIPBELL_POD_UID
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.uid
 - name: SHIPBELL_POD_IP
   valueFrom:
     fieldRef:

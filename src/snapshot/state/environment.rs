@@ -34,6 +34,13 @@ impl EnvironmentState {
         }
     }
 
+    /// Its log has to be read again.
+    pub(super) fn log_is_stale(&mut self) {
+        if let KnownLog::Read(ledger, _) = std::mem::replace(&mut self.log, KnownLog::Unread) {
+            self.before = Some(ledger);
+        }
+    }
+
     /// What is known of its log, whether it can be continued or not.
     pub(super) fn ledgers(&self) -> impl Iterator<Item = &Ledger> {
         let known = match &self.log {
