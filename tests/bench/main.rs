@@ -1,7 +1,9 @@
 //! `make bench`: the operator beside a naive one, in one run, against the budgets. Prints a table in Markdown; absolute
 //! figures are this machine's, ratios are what counts. A missed budget is no error.
 //!
-//! `bench [--pods 5000,50000] [--shipbell-pods 150000] [--events 45000] [--changes 40] [--only ingest,latency,settings,deliveries,vetting,namespaces]`
+//! `bench [--pods 5000,50000] [--shipbell-pods 150000] [--events 45000] [--changes 40] [--only ingest,latency,settings,deliveries,vetting,namespaces] [--runs 20]`
+//!
+//! `--only takeover` takes ten minutes, and is not among what is measured without it.
 
 mod deliveries;
 mod ingest;
@@ -10,13 +12,16 @@ mod plane;
 mod receiver;
 mod stock;
 mod subject;
+mod takeover;
 mod vetting;
 
 use anyhow::{Context as _, Result, bail};
+use futures::future::try_join_all;
 use ingest::Ingest;
 use kit::stub::{Contents, Stub};
 use std::{fmt::Write as _, path::Path, time::Duration};
 use subject::Who;
+use takeover::Way;
 
 fn main() -> Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -45,6 +50,7 @@ struct Plan {
     shipbell_pods: Vec<usize>,
     events: usize,
     changes: usize,
+    runs: usize,
     parts: Vec<String>,
 }
 
@@ -55,6 +61,7 @@ impl Plan {
             shipbell_pods: vec![150_000],
             events: 45_000,
             changes: 40,
+            runs: 20,
             parts: [
                 "ingest",
                 "latency",
@@ -79,6 +86,7 @@ impl Plan {
                 "--shipbell-pods" => plan.shipbell_pods = numbers()?,
                 "--events" => plan.events = value.parse()?,
                 "--changes" => plan.changes = value.parse()?,
+                "--runs" => plan.runs = value.parse()?,
                 "--only" => plan.parts = value.split(',').map(str::to_owned).collect(),
                 _ => bail!("unknown: {name}"),
             }
@@ -156,9 +164,39 @@ fn run(plan: &Plan, directory: &Path) -> Result<String> {
         table.row("most RSS ever in these two", peak, String::new(), None, "");
         table.note("Namespaces: 200 environments that choose them by label, 1,000 namespaces, 150,000 pods; there, “stock” is Shipbell itself counting all environments.".to_owned());
     }
+    if plan.does("takeover") {
+        runtime.block_on(take_overs(plan.runs, &mut table))?;
+    }
     let binary = std::fs::metadata(subject::binary()?)?.len();
     table.row("binary", megabytes(binary), String::new(), None, "20 MB");
     Ok(table.text())
+}
+
+async fn take_overs(runs: usize, table: &mut Table) -> Result<()> {
+    // They wait most of the time.
+    let all = Way::ALL.map(|way| takeover::measure(way, runs));
+    for (way, found) in Way::ALL.iter().zip(try_join_all(all).await?) {
+        eprintln!("{way:?}: {found:?}");
+        let (what, limit) = match way {
+            Way::Terminated => ("the leader is told to stop (SIGTERM)", "2 s"),
+            Way::Killed => ("it is killed (SIGKILL)", "20 s"),
+            Way::StoodStill => ("it stands still past its Lease (SIGSTOP)", "20 s"),
+            Way::CutOff => ("it loses the API server", "20 s"),
+        };
+        let longest = found.silences.last().context("no run")?;
+        let median = found.silences[found.silences.len() / 2];
+        let figures = format!(
+            "{:.1} / {:.1} s, {} events twice",
+            median.as_secs_f64(),
+            longest.as_secs_f64(),
+            found.twice
+        );
+        let what = format!(
+            "{what}: from its last delivery to the first of the next leader, p50 / longest of {runs}"
+        );
+        table.row(&what, figures, String::new(), None, limit);
+    }
+    Ok(())
 }
 
 async fn ingest(plan: &Plan, table: &mut Table, directory: &Path) -> Result<()> {
