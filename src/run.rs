@@ -71,8 +71,9 @@ use crate::{
 
 /// How often the state is checked for what changes with time alone.
 const TICK: Duration = Duration::from_secs(10);
-/// How long requests that are under way may take when the program stops.
-const GRACE: Duration = Duration::from_secs(10);
+/// How long requests that are under way may take when the program stops: longer than an attempt may take, and shorter than
+/// Kubernetes waits (30 s), with what is done afterwards.
+const GRACE: Duration = Duration::from_secs(20);
 /// The Lease that says which replica leads. It is in the operator's namespace.
 const LEASE: &str = "shipbell";
 
@@ -203,6 +204,7 @@ async fn serve_health(
     tasks: &mut Tasks,
 ) -> anyhow::Result<()> {
     let health = Health {
+        leadership: shared.leadership.clone(),
         state: shared.state.clone(),
         environments: shared.environments.clone(),
         metrics: shared.metrics.clone(),

@@ -30,6 +30,9 @@ pub trait EvidenceState {
     /// The status of this object may have changed.
     fn mark_status_dirty(&mut self, kind: EvidenceKind, key: EvidenceKey);
 
+    /// This object is gone, and its status with it.
+    fn status_gone(&mut self, kind: EvidenceKind, key: &EvidenceKey);
+
     /// Takes at most `max` objects whose status may have changed; none before every log has been read, or had its time.
     fn take_dirty_status(&mut self, max: usize, now: Moment) -> Vec<(EvidenceKind, EvidenceKey)>;
 

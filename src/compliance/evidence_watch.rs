@@ -48,6 +48,7 @@ pub(crate) fn take_in<K: EvidenceResource>(
 fn remove<K: EvidenceResource>(key: &EvidenceKey, state: &mut dyn EvidenceState, now: Moment) {
     // Without an object there is nothing that can't be read.
     let _ = K::put(key, None, state, now);
+    state.status_gone(K::KIND, key);
 }
 
 impl<K: EvidenceResource, S: SharedEvidence> Follower<K> for EvidenceWatch<S> {

@@ -16,7 +16,7 @@ use tokio::{
     sync::{mpsc, watch},
     time::timeout,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     api::NotificationSetting,
@@ -73,7 +73,7 @@ pub(crate) async fn run(context: Context, cursors_ready: watch::Sender<bool>) {
         || {},
     );
     let tasks = ContainedTasks::new(PanicScope::Setting, metrics.clone());
-    loop {
+    let directory = loop {
         environments.wait_listed().await;
         let leads = context.leadership.leads();
         let directory = Arc::new(Mutex::new(Directory::of(environments.all())));
@@ -84,14 +84,16 @@ pub(crate) async fn run(context: Context, cursors_ready: watch::Sender<bool>) {
             cursors_ready: cursors_ready.clone(),
             leads,
             first: leads.then(|| mpsc::channel(1)),
+            waits: None,
         };
         tokio::select! {
-            () = context.follow().follow(&mut settings) => break,
-            () = follow_environments(&environments, &directory) => break,
-            () = context.stop.cancelled() => break,
+            () = context.follow().follow(&mut settings) => break directory,
+            () = follow_environments(&environments, &directory) => break directory,
+            () = context.stop.cancelled() => break directory,
             _ = set_backs.changed() => {}
             () = context.leadership.changed(leads) => {}
         }
+        drop(settings);
         // The statuses, which tell how far each setting has got, were set back with the rest, or another process writes them.
         for worker in directory.lock().workers.values() {
             worker.stop.cancel();
@@ -99,8 +101,16 @@ pub(crate) async fn run(context: Context, cursors_ready: watch::Sender<bool>) {
         tasks.ended().await;
         context.progress.set_complete(false);
         cursors_ready.send_replace(false);
+    };
+    tokio::select! {
+        () = tasks.ended() => {}
+        // They have not ended in time, and another replica is about to send.
+        () = context.leadership.changed(true) => {
+            for worker in directory.lock().workers.values() {
+                worker.stop.cancel();
+            }
+        }
     }
-    tasks.ended().await;
     search.cancel();
 }
 
@@ -123,6 +133,8 @@ struct Settings {
     leads: bool,
     /// Held by each setting of the first list until its cursors are written; and what then ends.
     first: Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>,
+    /// Waits for that. What it waits for says nothing of a later term.
+    waits: Option<AbortOnDropHandle<()>>,
 }
 
 impl Follower<NotificationSetting> for Settings {
@@ -185,12 +197,13 @@ impl Follower<NotificationSetting> for Settings {
             drop(settled);
             let progress = self.context.progress.clone();
             let cursors_ready = self.cursors_ready.clone();
-            tokio::spawn(async move {
+            let waits = tokio::spawn(async move {
                 // Each setting drops its end when its cursors stand in its status.
                 let _ = timeout(CURSORS, all_settled.recv()).await;
                 cursors_ready.send_replace(true);
                 progress.set_complete(true);
             });
+            self.waits = Some(AbortOnDropHandle::new(waits));
         }
     }
 }

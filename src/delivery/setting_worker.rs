@@ -335,6 +335,9 @@ impl SettingWorker {
             return;
         };
         let context = self.context.clone();
+        if !context.leadership.leads() {
+            return; // this worker is about to be stopped, and another replica may send this
+        }
         self.tasks.spawn(async move {
             let began = context.now();
             let outgoing = Outgoing {

@@ -7,8 +7,8 @@ use thiserror::Error;
 
 use crate::http::{address_guard::Guard, turns::Limits};
 
-/// The default of [`SenderConfig::timeout`]. It must stay well below the time between the last renewal of a lease and its end:
-/// a leader that has lost its lease may still have a request under way.
+/// The default of [`SenderConfig::timeout`]. It must stay below the time that a program that is told to stop has for the
+/// requests under way. A leader that loses its Lease drops them.
 pub const TIMEOUT: Duration = Duration::from_secs(15);
 /// The default of [`SenderConfig::limits`]. A request takes some 40 KiB, a few times that with TLS.
 const LIMITS: Limits = Limits {

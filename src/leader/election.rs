@@ -86,6 +86,8 @@ pub struct ElectionState {
     pub since: Instant,
     /// Counts what this instance saw, not what the Lease counts. To lead again after a pause is a change.
     pub changes: u64,
+    /// Whether it was ever known who leads.
+    pub was_known: bool,
 }
 
 /// Tells who leads.
@@ -107,8 +109,18 @@ impl ElectionWatch {
             role: Role::Leader { until },
             since: now,
             changes: 0,
+            was_known: true,
         };
         Self(watch::channel(state).1)
+    }
+
+    /// Why it was never known who leads. Where it was once, this instance is as ready as it can be.
+    pub fn never_known(&self) -> Option<String> {
+        let state = self.0.borrow();
+        match &state.role {
+            Role::Unknown { why } if !state.was_known => Some(why.clone()),
+            _ => None,
+        }
     }
 
     /// Whether this instance leads. To be asked before everything that only a leader does: a leader whose time is over does not
@@ -254,6 +266,7 @@ impl Election {
             },
             since: start,
             changes: 0,
+            was_known: false,
         });
         let election = Self {
             leases: Api::namespaced_with(client, namespace, &ApiResource::erase::<Lease>(&())),
@@ -419,6 +432,7 @@ impl Election {
                 (Role::Unknown { .. }, Role::Unknown { .. }) => state.changes > 0,
                 (old, new) => old == new,
             };
+            state.was_known |= !matches!(role, Role::Unknown { .. });
             state.role = role;
             if !is_same {
                 state.since = now;

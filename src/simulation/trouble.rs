@@ -820,3 +820,23 @@ fn a_kind_that_is_silent_for_too_long_freezes_what_it_decides_and_is_not_ready()
         assert_eq!(cluster.state.is_ready(cluster.now), Ok(()));
     }
 }
+
+#[test]
+fn a_replica_that_begins_to_lead_records_nothing_before_it_has_listed_the_evidence_anew() {
+    for kind in WatchKind::EVIDENCE {
+        let mut cluster = with_web();
+        cluster.pass(60);
+        cluster.new_events();
+        // What this replica knows of the evidence may be older than what the log has seen.
+        cluster.stop_watch(kind);
+        cluster.running("Pod one", "", &["tool"]);
+        cluster.state.begins_to_lead(cluster.now);
+        cluster.pass(60);
+        assert_eq!(cluster.frozen("prod"), Some("CatchingUp"), "{kind:?}");
+        assert_eq!(cluster.new_events(), [""; 0]);
+        cluster.resume_watch(kind);
+        cluster.pass(60);
+        assert_eq!(cluster.frozen("prod"), None);
+        assert_eq!(cluster.new_events(), ["started tool 0>1"]);
+    }
+}

@@ -494,6 +494,9 @@ impl EnvironmentRecorder {
         if Instant::now() < self.status_due {
             return Some(self.status_due);
         }
+        if !context.leadership.leads() {
+            return None; // another one says more by now
+        }
         let written = apply_status::<Environment>(
             &context.client,
             "",

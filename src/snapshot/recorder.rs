@@ -40,12 +40,13 @@ enum Restart {
 pub async fn run(context: RecorderContext) {
     let mut set_backs = context.shared.set_backs();
     let tasks = ContainedTasks::new(PanicScope::Environment, context.metrics.clone());
+    let mut led = false;
     loop {
         let leads = context.leadership.leads();
-        if leads {
-            // Another process may have appended since the logs were read.
-            context.shared.with(ClusterState::interrupted);
+        if leads && !led {
+            context.shared.with(ClusterState::begins_to_lead);
         }
+        led = leads;
         let mut recorder = Recorder {
             context: &context,
             leads,
@@ -73,7 +74,11 @@ pub async fn run(context: RecorderContext) {
                 context.environments.set_back();
             }
             // What was being appended may be in the log.
-            Restart::Leadership => context.shared.with(|state, _| state.logs_are_stale()),
+            Restart::Leadership => {
+                led = false;
+                context.shared.with(|state, _| state.logs_are_stale());
+                context.log.forget();
+            }
         }
     }
 }

@@ -232,6 +232,8 @@ pub struct ClusterState {
     era: u64,
     /// When a watch was last interrupted: what was known of the ends of logs before that is in doubt.
     interrupted: Option<Moment>,
+    /// When this process began to lead.
+    leads_since: Moment,
     /// Namespaces of an incomplete list. They are applied together, or pods would be counted by labels of different times.
     listed: Vec<NamespaceView>,
     environments: BTreeMap<String, EnvironmentState>,
@@ -490,6 +492,17 @@ impl ClusterState {
     /// Nothing watches a kind just now. Whatever happens to the server meanwhile is not noticed.
     pub fn interrupted(&mut self, now: Moment) {
         self.interrupted = Some(now);
+    }
+
+    /// This process begins to lead: until now another one may have appended. What its log says of pods names the version at
+    /// which they were read; evidence has none there, so all of it is listed again.
+    pub fn begins_to_lead(&mut self, now: Moment) {
+        self.interrupted(now);
+        self.leads_since = now;
+        self.mark_all_status_dirty();
+        for kind in WatchKind::EVIDENCE {
+            self.want_relist(kind);
+        }
     }
 
     /// Whether an environment's log may have been set back since its end was last seen. A store that is set back interrupts

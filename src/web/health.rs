@@ -16,6 +16,7 @@ use jiff::Timestamp;
 
 use crate::{
     cluster::watch_progress::WatchKind,
+    leader::election::ElectionWatch,
     metrics::Metrics,
     snapshot::{environments::Environments, shared_state::SharedState},
     web::request_limits::{self, RequestLimits},
@@ -26,6 +27,7 @@ pub(crate) struct Health {
     pub(crate) state: Arc<SharedState>,
     pub(crate) environments: Arc<Environments>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) leadership: ElectionWatch,
 }
 
 pub(crate) fn router(health: Health) -> Router {
@@ -42,12 +44,16 @@ pub(crate) fn router(health: Health) -> Router {
 }
 
 impl Health {
-    /// Whether everything was read that the operator needs; an error says what was not.
+    /// Whether everything was read that the operator needs; an error says what was not. It need not lead, but be able to: or
+    /// an update without the right to the Lease would replace the last replica that can.
     fn readiness(&self) -> Result<(), String> {
         self.state.with(|state, now| state.is_ready(now))?;
-        match self.environments.is_listed() {
-            true => Ok(()),
-            false => Err("environments: not in sync".to_owned()),
+        if !self.environments.is_listed() {
+            return Err("environments: not in sync".to_owned());
+        }
+        match self.leadership.never_known() {
+            Some(why) => Err(format!("lease: {why}")),
+            None => Ok(()),
         }
     }
 }

@@ -45,6 +45,11 @@ impl EvidenceState for ClusterState {
         self.dirty_status.insert((kind, key));
     }
 
+    fn status_gone(&mut self, kind: EvidenceKind, key: &EvidenceKey) {
+        // Where nothing is written, because another replica leads, they would pile up.
+        self.dirty_status.remove(&(kind, key.clone()));
+    }
+
     fn next_expiry(&self, now: Timestamp) -> Option<Timestamp> {
         let entries = self.evidence.allowances().values();
         entries

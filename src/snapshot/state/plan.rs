@@ -206,7 +206,20 @@ impl ClusterState {
         ];
         // Without evidence every image would seem to lack provenance, and what is deleted would go on to count.
         let mut needed = needed.into_iter().flatten().chain(WatchKind::EVIDENCE);
-        needed.find_map(|kind| self.unknown_kind(kind, now))
+        needed
+            .find_map(|kind| self.unknown_kind(kind, now))
+            .or_else(|| self.evidence_of_before())
+    }
+
+    /// Whether evidence is not known as the replica that led before may have known it.
+    fn evidence_of_before(&self) -> Option<Frozen> {
+        let begun = |kind| self.stream(kind).list_begun.unwrap_or_default();
+        let mut kinds = WatchKind::EVIDENCE.into_iter();
+        let kind = kinds.find(|kind| begun(*kind) < self.leads_since)?;
+        let name = kind.as_str();
+        let message =
+            format!("the {name} are being listed again, as another replica led before this one");
+        Some(FrozenReason::CatchingUp.because(message))
     }
 
     fn unknown_kind(&self, kind: WatchKind, now: Moment) -> Option<Frozen> {
