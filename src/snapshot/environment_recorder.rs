@@ -59,6 +59,8 @@ const LONGEST_STATUS_PAUSE: Duration = Duration::from_secs(30);
 const REFUSED_FOR: Duration = Duration::from_secs(600);
 /// How many entries after the one known last are tried one by one to find the head, before all are listed.
 const STEPS: i64 = 32;
+/// How many entries that another replica has appended are applied one by one, before the whole log is read.
+const FOLLOWED: i64 = 32;
 /// How long the first append waits for the cursors of settings, at most.
 const CURSORS: Duration = Duration::from_secs(15);
 /// How long to wait for a change that nobody announces, at most.
@@ -169,9 +171,9 @@ impl EnvironmentRecorder {
             let head = *reported.borrow_and_update();
             let shared = &self.context.shared;
             let known = shared.with(|state, _| state.head_read(&self.environment.name));
-            if known.is_none_or(|(ledger, _)| head.is_some_and(|head| head > ledger.index)) {
-                self.head_hint = head;
-                if let Err(error) = self.read_log().await {
+            let known = known.map(|(ledger, _)| ledger.index);
+            if known.is_none_or(|known| head > Some(known)) {
+                if let Err(error) = self.read_on(known, head).await {
                     let environment = &self.environment.name;
                     warn!(environment, %error, "can't read the log; trying again");
                     sleep(backoff.take(backoff::random())).await;
@@ -183,6 +185,45 @@ impl EnvironmentRecorder {
                 return; // nobody follows the environment any more
             }
         }
+    }
+
+    /// Reads the log up to `head`; from `known` on, if the entries after it are few and none has the whole state.
+    async fn read_on(&mut self, known: Option<i64>, head: Option<i64>) -> Result<(), LogError> {
+        if let (Some(known), Some(head)) = (known, head)
+            && head - known <= FOLLOWED
+        {
+            let context = self.context.clone();
+            for index in known + 1..=head {
+                let entry = context.log.read(&self.environment, index).await?;
+                let Some(entry) = entry.filter(|entry| entry.checkpoint.is_none()) else {
+                    break;
+                };
+                let (environment, rollout) = (&self.environment, self.rollout);
+                let goes_on = context
+                    .shared
+                    .with(|state, now| state.log_goes_on(environment, &entry, rollout, now));
+                if !goes_on {
+                    // What is remembered of it may be of another history.
+                    context.log.forget();
+                    break;
+                }
+            }
+            let known = context.shared.with(|state, _| state.head_read(&self.environment.name));
+            if let Some((ledger, _)) = known.filter(|(ledger, _)| ledger.index == head) {
+                self.head_is(&ledger);
+                return Ok(());
+            }
+        }
+        self.head_hint = head;
+        self.read_log().await
+    }
+
+    /// Tells all who ask for it where the log ends.
+    fn head_is(&self, ledger: &Ledger) {
+        let (context, environment) = (&self.context, &self.environment);
+        let head = (ledger.index, ledger.time);
+        context.environments.set_head(environment, head);
+        context.metrics.head_is(&environment.name, head);
     }
 
     /// Asks for a plan once, and carries it out.
@@ -404,10 +445,7 @@ impl EnvironmentRecorder {
         });
         match ledger {
             Ok(ledger) => {
-                context
-                    .environments
-                    .set_head(&environment, (ledger.index, ledger.time));
-                context.metrics.head_is(name, (ledger.index, ledger.time));
+                self.head_is(&ledger);
                 info!(environment = name, head = ledger.index, "read the log");
                 shared.with(|state, _| state.log_is_read(&environment, Arc::new(ledger), begun));
             }

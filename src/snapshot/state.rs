@@ -22,7 +22,7 @@ use crate::{
         EnvironmentSpec,
         condition::reasons,
         environment::EnvironmentId,
-        snapshot::{Cause, Compliance, Totals, Verdict},
+        snapshot::{Cause, Compliance, EnvironmentSnapshotSpec, Totals, Verdict},
     },
     cluster::{
         fleet::{Fleet, Workload},
@@ -671,6 +671,29 @@ impl ClusterState {
             self.recount(now);
         }
         self.tidy_in_time();
+    }
+
+    /// Another replica has appended an entry without a checkpoint. Whether it follows what is known; if not, the log has to be
+    /// read anew. What is planned is not brought up to it: whoever begins to lead reads the log.
+    pub fn log_goes_on(
+        &mut self,
+        environment: &EnvironmentId,
+        entry: &EnvironmentSnapshotSpec,
+        rollout: Duration,
+        now: Moment,
+    ) -> bool {
+        let Some(env) = with_id(&mut self.environments, environment) else {
+            return false;
+        };
+        let KnownLog::Read(ledger, read) = &mut env.log else {
+            return false;
+        };
+        let after = Arc::make_mut(ledger);
+        let follows = after.apply(entry, rollout, &mut self.fleet).is_ok();
+        *read = now;
+        env.recorded = ledger.recorded_identities();
+        env.assessment = AssessmentState::of(ledger);
+        follows
     }
 
     /// The log has to be read again.
