@@ -36,7 +36,6 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use socket2::SockRef;
-use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf, join, split},
     net::{TcpSocket, TcpStream},
@@ -48,7 +47,7 @@ use tokio_util::task::AbortOnDropHandle;
 use url::Host;
 
 use crate::http::{
-    error::tls_fault,
+    error::{SentTooMuch, tls_fault},
     response::{Fault, TlsProblem},
 };
 
@@ -97,11 +96,6 @@ impl ReadBudget {
         self.0.store(bytes, Relaxed);
     }
 }
-
-/// The other side has sent more than is read.
-#[derive(Debug, Error)]
-#[error("more was sent than is read")]
-pub(super) struct SentTooMuch;
 
 /// Reads no more than the budget allows; to ask for more is an error.
 struct Bounded<R> {

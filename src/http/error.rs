@@ -2,11 +2,17 @@
 
 use std::{error::Error as StdError, io};
 
+use thiserror::Error;
+
 use crate::http::{
     certificates::algorithm_name,
-    connection::SentTooMuch,
     response::{Fault, TlsProblem},
 };
+
+/// The other side has sent more than is read.
+#[derive(Debug, Error)]
+#[error("more was sent than is read")]
+pub(super) struct SentTooMuch;
 
 /// What the TLS library says when there are too many certificates.
 pub(super) const LONG_CHAIN: &str = "too many certificates";
