@@ -108,7 +108,7 @@
   },
   "resources": {
     "limits": {
-      "memory": "128Mi"
+      "memory": "160Mi"
     },
     "requests": {
       "cpu": "10m",
