@@ -208,7 +208,9 @@ impl EnvironmentRecorder {
                     break;
                 }
             }
-            let known = context.shared.with(|state, _| state.head_read(&self.environment.name));
+            let known = context
+                .shared
+                .with(|state, _| state.head_read(&self.environment.name));
             if let Some((ledger, _)) = known.filter(|(ledger, _)| ledger.index == head) {
                 self.head_is(&ledger);
                 return Ok(());

@@ -34,7 +34,7 @@ use tokio::{
 };
 
 /// The memory limit of the chart.
-pub const LIMIT: u64 = 128 << 20;
+pub const LIMIT: u64 = 160 << 20;
 /// How many snapshots the log has, and how many changes each of them.
 const LOG: (i64, usize) = (600, 40);
 /// How many settings with a hostile receiver each of four namespaces has: 480 requests of the 512 that are made at once.

@@ -19,7 +19,7 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams},
 };
 use serde_json::json;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How the replica that leads goes.
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +58,7 @@ const NAMESPACE: &str = "takeover";
 /// So often something changes.
 const APART: Duration = Duration::from_millis(100);
 /// So many pods run at a time.
-const PODS: usize = 10;
+const PODS: u64 = 10;
 
 /// Lets the replica that leads go `runs` times.
 pub async fn measure(way: Way, runs: usize) -> Result<TakeOvers> {

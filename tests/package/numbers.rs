@@ -95,12 +95,12 @@ const HELD: &[Held] = &[
     ),
     (
         "SECURITY.md",
-        "of the chart's {128} MiB",
+        "of the chart's {160} MiB",
         "the_memory_limit_in_the_pages_is_that_of_the_chart",
     ),
     (
         "docs/operations.md",
-        "The chart's limit is {128} MiB",
+        "The chart's limit is {160} MiB",
         "the_memory_limit_in_the_pages_is_that_of_the_chart",
     ),
     (

@@ -109,7 +109,7 @@
   "replicas": 2,
   "resources": {
     "limits": {
-      "memory": "128Mi"
+      "memory": "160Mi"
     },
     "requests": {
       "cpu": "10m",
