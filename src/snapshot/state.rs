@@ -375,6 +375,9 @@ impl ClusterState {
         self.admitting.clear(); // namespaces without pods take no room
         let first = !self.stream(kind).synced;
         self.stream_mut(kind).list_ends(version, begun, now);
+        if WatchKind::EVIDENCE.contains(&kind) && begun < self.leads_since {
+            self.want_relist(kind); // it was under way when this process began to lead
+        }
         if kind == WatchKind::Pods && first {
             self.recount(now);
         }
