@@ -161,7 +161,7 @@ impl Client {
             let is_new = idle.is_none();
             let mut connection = match idle {
                 Some(connection) => connection,
-                None => self.connect(way).await?,
+                None => self.connect(way, &key).await?,
             };
             match connection.send(request).await {
                 Ok(response) => {
@@ -221,13 +221,13 @@ impl Client {
         Some(())
     }
 
-    async fn connect(&self, way: Way<'_>) -> Result<Connection, Fault> {
+    async fn connect(&self, way: Way<'_>, key: &Key) -> Result<Connection, Fault> {
         let stream = timeout(CONNECT, self.open(way));
         let stream = stream
             .await
             .unwrap_or_else(|_| Err(self.not_connected(way.to)))?;
         let stream = match is_https(way.to) {
-            true => self.secure(way, stream).await?,
+            true => self.secure(way, key, stream).await?,
             false => stream,
         };
         Connection::new(stream).await.map_err(|error| fault(&error))
@@ -248,8 +248,8 @@ impl Client {
 
     /// TLS with who must be the destination's host, when there is room for what it may send. The wait for that is not its
     /// fault.
-    async fn secure(&self, way: Way<'_>, stream: Stream) -> Result<Stream, Fault> {
-        let _one = self.handshakes_with.take(Key::new(way)).await;
+    async fn secure(&self, way: Way<'_>, key: &Key, stream: Stream) -> Result<Stream, Fault> {
+        let _one = self.handshakes_with.take(key.clone()).await;
         let _place = self.handshakes.take(Arc::clone(way.namespace)).await;
         let host = way.to.host();
         let secured = timeout(HANDSHAKE, tls(&self.tls, &host, stream)).await;
@@ -260,15 +260,20 @@ impl Client {
     async fn dial(&self, way: Way<'_>) -> Result<Stream, Fault> {
         let Way { namespace, to, .. } = way;
         let host = to.host();
-        let found = match way.addresses {
-            Some(judged) => judged.into(),
-            None => self.lookups.addresses(&host, namespace).await?,
+        let found;
+        let addresses = match way.addresses {
+            Some(judged) => judged,
+            None => {
+                found = self.lookups.addresses(&host, namespace).await?;
+                &found
+            }
         };
         self.guard
             .for_namespace(namespace)
-            .permits_all(&host.to_string(), &found)
+            .permits_all(&host.to_string(), addresses)
             .map_err(Fault::Denied)?;
-        dial(&found, to.port()).await.map_err(|_| Fault::Connect)
+        let stream = dial(addresses, to.port()).await;
+        stream.map_err(|_| Fault::Connect)
     }
 
     /// Connects to a proxy, and through it to a destination that is reached by a tunnel. The operator's own flags give

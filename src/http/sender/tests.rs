@@ -79,11 +79,7 @@ impl Authority {
         more: usize,
         change: impl FnOnce(&mut CertificateParams),
     ) -> tokio_rustls::TlsAcceptor {
-        let (chain, key) = self.certificate(name, more, change);
-        let config = rustls::ServerConfig::builder()
-            .with_no_client_auth()
-            .with_single_cert(chain, key);
-        Arc::new(config.unwrap()).into()
+        Arc::new(server_of(self.certificate(name, more, change))).into()
     }
 
     /// One with other settings.
@@ -92,11 +88,7 @@ impl Authority {
         name: &str,
         change: impl FnOnce(&mut rustls::ServerConfig),
     ) -> tokio_rustls::TlsAcceptor {
-        let (chain, key) = self.certificate(name, 0, |_| {});
-        let config = rustls::ServerConfig::builder()
-            .with_no_client_auth()
-            .with_single_cert(chain, key);
-        let mut config = config.unwrap();
+        let mut config = server_of(self.certificate(name, 0, |_| {}));
         change(&mut config);
         Arc::new(config).into()
     }
@@ -107,7 +99,7 @@ impl Authority {
         name: &str,
         more: usize,
         change: impl FnOnce(&mut CertificateParams),
-    ) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+    ) -> Certified {
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
         change(&mut params);
         let key = KeyPair::generate().unwrap();
@@ -115,6 +107,14 @@ impl Authority {
         let key = key.serialize_der().try_into().unwrap();
         (vec![certificate; 1 + more], key)
     }
+}
+
+/// A server's certificates and its key.
+type Certified = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn server_of((chain, key): Certified) -> rustls::ServerConfig {
+    let builder = rustls::ServerConfig::builder().with_no_client_auth();
+    builder.with_single_cert(chain, key).unwrap()
 }
 
 fn config(allow: &[&str]) -> SenderConfig {
