@@ -17,7 +17,7 @@ READERS = web::properties http::response::tests::no_answer http::response::tests
 	api::cut_to_schema cluster::workload::tests::every_pod cluster::list_page::tests cluster::decode \
 	cluster::image::tests::any_image simulation::hostile::each_object simulation::hostile::nothing_that_a_cluster_holds \
 	simulation::hostile_texts::whatever_texts simulation::hostile_log::whatever_a_log \
-	simulation::delivery::properties::whatever_a_setting snapshot::retention::tests::every_length leader::lease::tests::whatever_a_record http::certificates::tests::whatever_a_bundle
+	simulation::delivery::properties::whatever_a_setting snapshot::retention::tests::every_length leader::lease::tests::whatever_a_record http::certificates::tests::whatever_a_bundle delivery::replay::tests::any_value
 
 .PHONY: help test lint deny demo bench properties generate assets image
 

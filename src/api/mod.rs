@@ -39,6 +39,8 @@ pub(crate) const CHUNK_LABEL: &str = "shipbell.dev/chunk";
 
 /// The annotation of a setting that requests a test message. Each new value sends one.
 pub(crate) const TEST_ANNOTATION: &str = "shipbell.dev/test-requested-at";
+/// The annotation of a setting that requests that events are sent again. Its value says which.
+pub(crate) const REPLAY_ANNOTATION: &str = "shipbell.dev/replay";
 
 /// The custom resource definitions, each with the name of its file in `crds/`.
 pub fn definitions() -> Vec<(&'static str, CustomResourceDefinition)> {

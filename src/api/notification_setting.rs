@@ -243,12 +243,14 @@ pub struct NotificationSettingStatus {
     /// The last failed attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<Failure>,
-    /// The last 10 messages that will not be sent again, newest first: events that the destination refused, and
-    /// reports about removed snapshots that could not be delivered for `retry.maxAge`.
+    /// The last 10 messages that will not be sent again by themselves, newest first: events that the destination
+    /// refused, and reports about removed snapshots that could not be delivered for `retry.maxAge`. One that a replay
+    /// delivers is removed from this list.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "atomic"))]
     pub dead_letters: Vec<DeadLetter>,
-    /// How many messages in total will not be sent again. `deadLetters` lists the newest ones.
+    /// How many messages in total were given up, including those that a replay has delivered since. `deadLetters` lists
+    /// the newest ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_lettered: Option<i64>,
     /// The last 20 parts of a log that were not sent, and why, newest first.
@@ -259,6 +261,47 @@ pub struct NotificationSettingStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub last_handled_test: Option<String>,
+    /// The replay that the annotation `shipbell.dev/replay` asks for, while it runs and after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<Replay>,
+    /// The value of the annotation `shipbell.dev/replay` whose replay has ended last, or was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub last_handled_replay: Option<String>,
+}
+
+/// A replay: events are sent again because the annotation `shipbell.dev/replay` asks for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Replay {
+    /// The value of the annotation.
+    #[schemars(length(max = 256))]
+    pub request: String,
+    /// The position up to which the replay has been delivered. Absent if the replay was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<Cursor>,
+    /// The number of the last snapshot that is sent again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<i64>,
+    /// The id of the event, if the replay is that of one message.
+    #[serde(default, rename = "eventID", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub event_id: Option<String>,
+    /// How many events have been delivered again.
+    pub delivered: i64,
+    /// How many messages the destination refused again. They are in `deadLetters`.
+    pub refused: i64,
+    /// When the replay began.
+    pub start_time: Timestamp,
+    /// When the replay ended, or was refused. Absent while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_time: Option<Timestamp>,
+    /// What became of it, as one word of a closed list. See docs/troubleshooting.md.
+    #[schemars(length(max = 64))]
+    pub reason: String,
+    /// The same as a sentence.
+    #[schemars(length(max = 1024))]
+    pub message: String,
 }
 
 /// The position up to which the log of one environment has been delivered.
@@ -295,6 +338,10 @@ impl NotificationSettingStatus {
         unique(&mut self.starts, |it| &it.environment_uid);
         unique(&mut self.conditions, |it| &it.type_);
         self.cursors.iter_mut().for_each(Cursor::bound);
+        let replay = self.replay.iter_mut();
+        for cursor in replay.filter_map(|replay| replay.cursor.as_mut()) {
+            cursor.bound();
+        }
     }
 }
 
@@ -414,6 +461,9 @@ pub struct DeadLetter {
     /// The name of the snapshot that contains the event.
     #[schemars(length(max = 253))]
     pub snapshot: String,
+    /// The number of the last snapshot whose events the message held, if it held those of several snapshots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub through: Option<i64>,
     /// When the message was given up.
     pub time: Timestamp,
     /// The reason, as one word of a closed list. See docs/troubleshooting.md.

@@ -11,7 +11,7 @@ use serde::{
 };
 
 use crate::{
-    api::TEST_ANNOTATION,
+    api::{REPLAY_ANNOTATION, TEST_ANNOTATION},
     cluster::pod_view::{Meta, uid, version},
 };
 
@@ -28,7 +28,7 @@ pub(crate) struct SlimMetadata {
     resource_version: String,
     generation: Option<i64>,
     creation_timestamp: Option<Time>,
-    annotations: Option<TestAnnotation>,
+    annotations: Option<Requests>,
 }
 
 impl SlimMetadata {
@@ -45,7 +45,7 @@ impl SlimMetadata {
 
 impl From<SlimMetadata> for ObjectMeta {
     fn from(slim: SlimMetadata) -> Self {
-        let asked = slim.annotations.and_then(|annotations| annotations.0);
+        let asked = slim.annotations.map(|annotations| annotations.0);
         Self {
             name: Some(slim.name),
             namespace: slim.namespace,
@@ -53,38 +53,38 @@ impl From<SlimMetadata> for ObjectMeta {
             resource_version: Some(slim.resource_version),
             generation: slim.generation,
             creation_timestamp: slim.creation_timestamp,
-            annotations: asked.map(|asked| BTreeMap::from([(TEST_ANNOTATION.to_owned(), asked)])),
+            annotations: asked.filter(|asked| !asked.is_empty()),
             ..Self::default()
         }
     }
 }
 
-/// The only annotation that is read.
+/// The only annotations that are read: those that request something.
 #[derive(Debug)]
-struct TestAnnotation(Option<String>);
+struct Requests(BTreeMap<String, String>);
 
-impl<'de> Deserialize<'de> for TestAnnotation {
+impl<'de> Deserialize<'de> for Requests {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Annotations;
 
         impl<'de> Visitor<'de> for Annotations {
-            type Value = TestAnnotation;
+            type Value = Requests;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("annotations")
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut found = None;
+                let mut found = BTreeMap::new();
                 while let Some(key) = map.next_key::<String>()? {
-                    if key == TEST_ANNOTATION {
+                    if [TEST_ANNOTATION, REPLAY_ANNOTATION].contains(&&*key) {
                         let value = map.next_value::<String>()?;
-                        found = Some(value.chars().take(ANNOTATION).collect());
+                        found.insert(key, value.chars().take(ANNOTATION).collect());
                     } else {
                         map.next_value::<IgnoredAny>()?;
                     }
                 }
-                Ok(TestAnnotation(found))
+                Ok(Requests(found))
             }
         }
 

@@ -1,5 +1,5 @@
 //! The queues of a setting: how far the log of each of its environments has been delivered, and what is being done with the
-//! next message.
+//! next message. And how far a replay of a part of one of these logs has got.
 
 use std::collections::BTreeMap;
 
@@ -262,14 +262,31 @@ impl EnvironmentQueue {
     }
 }
 
-/// How far each queue was ahead of the status at some moment.
-pub(crate) type AheadCounts = Vec<(String, u64, AckWindow)>;
+/// How far each queue was ahead of the status at some moment, by when it was opened.
+pub(crate) type AheadCounts = Vec<(u64, AckWindow)>;
 
-/// All queues of a setting, by the UID of the environment.
+/// Tells the queues of a setting apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum QueueId {
+    /// That of the log of the environment with this UID.
+    Log(String),
+    /// That of what is sent once more.
+    Replay,
+}
+
+/// The cursors that stand in the status.
+pub(crate) struct WrittenCursors<'a> {
+    pub logs: &'a [Cursor],
+    pub replay: Option<&'a Cursor>,
+}
+
+/// All queues of a setting: those of its environments, by their UIDs, and that of a replay. What says "queues" means those
+/// of the environments, but for what is said of `all` and of a [`QueueId`].
 #[derive(Clone, Debug, Default)]
 pub(crate) struct EnvironmentQueues {
     /// Boxed: a node of the map has room for eleven, and most settings have one.
     queues: BTreeMap<String, Box<EnvironmentQueue>>,
+    replay: Option<Box<EnvironmentQueue>>,
     opened: u64,
 }
 
@@ -283,8 +300,39 @@ impl EnvironmentQueues {
             .or_insert_with(|| Box::new(EnvironmentQueue::at(opened, cursor)))
     }
 
+    /// Opens the queue of a replay, which ends with this snapshot.
+    pub fn open_replay(&mut self, cursor: Cursor, to: i64) {
+        self.opened += 1;
+        let mut queue = EnvironmentQueue::at(self.opened, cursor);
+        queue.head = to;
+        queue.head_known = true;
+        self.replay = Some(Box::new(queue));
+    }
+
+    pub fn replay(&self) -> Option<&EnvironmentQueue> {
+        self.replay.as_deref()
+    }
+
+    pub fn close_replay(&mut self) -> Option<EnvironmentQueue> {
+        self.replay.take().map(|queue| *queue)
+    }
+
     pub fn get(&self, uid: &str) -> Option<&EnvironmentQueue> {
         self.queues.get(uid).map(Box::as_ref)
+    }
+
+    pub fn queue(&self, id: &QueueId) -> Option<&EnvironmentQueue> {
+        match id {
+            QueueId::Log(uid) => self.get(uid),
+            QueueId::Replay => self.replay(),
+        }
+    }
+
+    pub fn queue_mut(&mut self, id: &QueueId) -> Option<&mut EnvironmentQueue> {
+        match id {
+            QueueId::Log(uid) => self.get_mut(uid),
+            QueueId::Replay => self.replay.as_deref_mut(),
+        }
     }
 
     pub fn get_mut(&mut self, uid: &str) -> Option<&mut EnvironmentQueue> {
@@ -304,10 +352,26 @@ impl EnvironmentQueues {
         queues.map(|(uid, queue)| (uid, &mut **queue))
     }
 
+    pub fn all(&self) -> impl Iterator<Item = &EnvironmentQueue> {
+        let all = self.queues.values().chain(&self.replay);
+        all.map(Box::as_ref)
+    }
+
+    pub fn all_mut(&mut self) -> impl Iterator<Item = &mut EnvironmentQueue> {
+        let all = self.queues.values_mut().chain(&mut self.replay);
+        all.map(Box::as_mut)
+    }
+
     /// The queue that waits for the answer to this work.
-    pub fn working(&mut self, token: Token) -> Option<(&String, &mut EnvironmentQueue)> {
-        self.iter_mut()
-            .find(|(_, queue)| queue.work.token() == Some(token))
+    pub fn working(&mut self, token: Token) -> Option<(QueueId, &mut EnvironmentQueue)> {
+        let logs = self.queues.iter_mut();
+        let logs = logs.map(|(uid, queue)| (Some(uid), queue));
+        let replay = self.replay.iter_mut().map(|queue| (None, queue));
+        let (uid, queue) = logs
+            .chain(replay)
+            .find(|(_, queue)| queue.work.token() == Some(token))?;
+        let id = uid.map_or(QueueId::Replay, |uid| QueueId::Log(uid.clone()));
+        Some((id, queue))
     }
 
     pub fn cursors(&self) -> Vec<Cursor> {
@@ -315,10 +379,16 @@ impl EnvironmentQueues {
         cursors.collect()
     }
 
-    /// Whether anything is on its way, or may be left to send.
+    /// Whether anything is on its way, or may be left to send, but for a replay.
     pub fn any_unfinished(&self) -> bool {
         let mut queues = self.queues.values();
         queues.any(|queue| queue.has_more() || queue.work.has_turn())
+    }
+
+    /// Whether the next message of a log is being looked for.
+    pub fn any_searching(&self) -> bool {
+        let mut queues = self.queues.values();
+        queues.any(|queue| matches!(queue.work, Work::Searching { .. }))
     }
 
     /// Whether it is known of every log where it ends, so that what is not known to wait does not wait.
@@ -327,14 +397,14 @@ impl EnvironmentQueues {
         queues.all(|queue| queue.head_known || queue.is_leaving())
     }
 
-    /// Whether a queue can't go on before its cursor is written.
+    /// Whether any of all can't go on before its cursor is written.
     pub fn any_full(&self, now: Moment) -> bool {
-        self.queues.values().any(|queue| queue.is_full(now))
+        self.all().any(|queue| queue.is_full(now))
     }
 
-    /// Whether anything was delivered that the status does not know of.
+    /// Whether anything at all was delivered that the status does not know of.
     pub fn any_ahead(&self) -> bool {
-        self.queues.values().any(|queue| queue.ahead.any())
+        self.all().any(|queue| queue.ahead.any())
     }
 
     /// Notes which messages wait for their turns, and not for a write of the status.
@@ -352,51 +422,52 @@ impl EnvironmentQueues {
     }
 
     pub fn counted(&self) -> AheadCounts {
-        let of =
-            |(uid, queue): (&String, &EnvironmentQueue)| (uid.clone(), queue.opened, queue.ahead);
-        self.iter().map(of).collect()
+        let of = |queue: &EnvironmentQueue| (queue.opened, queue.ahead);
+        self.all().map(of).collect()
     }
 
-    /// The status knows of what was counted.
+    /// The status knows of what was counted, of all.
     pub fn written(&mut self, counted: &AheadCounts, now: Moment) {
-        for (uid, opened, ahead) in counted {
-            let queue = self.queues.get_mut(uid);
-            if let Some(queue) = queue.filter(|queue| queue.opened == *opened) {
+        let counted: BTreeMap<_, _> = counted.iter().copied().collect();
+        for queue in self.all_mut() {
+            if let Some(ahead) = counted.get(&queue.opened) {
                 queue.ahead.written(*ahead, now);
             }
         }
     }
 
-    /// The queues whose next message may be looked for. `written`: the cursors that stand in the status.
-    pub fn searchable(&self, written: &[Cursor], now: Moment) -> Vec<String> {
+    /// Those of all whose next message may be looked for; a replay comes last.
+    pub fn searchable(&self, written: &WrittenCursors<'_>, now: Moment) -> Vec<QueueId> {
         self.those(written, |queue, written| queue.may_search(written, now))
     }
 
-    /// The queues whose next message may be sent.
-    pub fn sendable(&self, written: &[Cursor], now: Moment) -> Vec<String> {
+    /// Those of all whose next message may be sent; a replay comes last.
+    pub fn sendable(&self, written: &WrittenCursors<'_>, now: Moment) -> Vec<QueueId> {
         self.those(written, |queue, written| queue.may_take_turn(written, now))
     }
 
     fn those(
         &self,
-        written: &[Cursor],
+        written: &WrittenCursors<'_>,
         wanted: impl Fn(&EnvironmentQueue, Option<&Cursor>) -> bool,
-    ) -> Vec<String> {
-        let written: BTreeMap<_, _> = written
-            .iter()
+    ) -> Vec<QueueId> {
+        let logs = written.logs.iter();
+        let logs: BTreeMap<_, _> = logs
             .map(|cursor| (cursor.environment_uid.as_str(), cursor))
             .collect();
-        self.queues
-            .iter()
-            .filter(|(uid, queue)| wanted(queue, written.get(uid.as_str()).copied()))
-            .map(|(uid, _)| uid.clone())
+        let queues = self.queues.iter();
+        let queues = queues.filter(|(uid, queue)| wanted(queue, logs.get(uid.as_str()).copied()));
+        let replay = self.replay.iter();
+        let replay = replay.filter(|queue| wanted(queue, written.replay));
+        queues
+            .map(|(uid, _)| QueueId::Log(uid.clone()))
+            .chain(replay.map(|_| QueueId::Replay))
             .collect()
     }
 
     /// When, after this moment, the next log that could not be read is read again.
     pub fn next_read(&self, after: Moment) -> Option<Moment> {
-        let queues = self.queues.values();
-        let unreadable = queues.filter_map(|queue| queue.unreadable.as_ref());
+        let unreadable = self.all().filter_map(|queue| queue.unreadable.as_ref());
         let until = unreadable.map(|unreadable| unreadable.until);
         until.filter(|until| *until > after).min()
     }
@@ -470,8 +541,18 @@ mod tests {
         let written: Vec<_> = ["a", "b", "c", "d", "e", "f", "g"]
             .map(|uid| cursor(uid, 4))
             .into();
-        assert_eq!(queues.searchable(&written, at(10)), ["a", "e"]);
-        assert!(queues.searchable(&[], at(10)).is_empty(), "not written yet");
+        let searchable = |written: &[Cursor]| {
+            queues.searchable(
+                &WrittenCursors {
+                    logs: written,
+                    replay: None,
+                },
+                at(10),
+            )
+        };
+        let logs = ["a", "e"].map(|uid| QueueId::Log(uid.to_owned()));
+        assert_eq!(searchable(&written), logs);
+        assert!(searchable(&[]).is_empty(), "not written yet");
         assert_eq!(queues.next_read(at(9)), Some(at(10)));
         assert_eq!(queues.next_read(at(10)), Some(at(11)));
         assert!(queues.any_full(at(10)) && queues.any_unfinished());
@@ -498,7 +579,8 @@ mod tests {
             (vec![with("b", Some(gap(4)))], false),
             (vec![with("b", None), with("a", Some(gap(4)))], true),
         ] {
-            let searchable = queues.searchable(&written, at(2));
+            let logs = &written[..];
+            let searchable = queues.searchable(&WrittenCursors { logs, replay: None }, at(2));
             assert_eq!(!searchable.is_empty(), ready, "{written:?}");
         }
         queues.get_mut("a").unwrap().cursor.unreported_gap = None;

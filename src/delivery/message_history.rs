@@ -9,9 +9,10 @@ use crate::{
     api::{
         NotificationSettingStatus,
         condition::{MESSAGE, shorten},
-        notification_setting::{DeadLetter, Delivery, Failure, SkippedRange},
+        notification_setting::{Cursor, DeadLetter, Delivery, Failure, SkippedRange},
     },
     delivery::reasons::SkipReason,
+    snapshot::log,
 };
 
 /// At most this many dead letters are kept.
@@ -26,6 +27,8 @@ pub(crate) struct Attempt {
     pub id: String,
     /// The name of the snapshot that it comes from, if it comes from one.
     pub snapshot: Option<String>,
+    /// The number of the last snapshot that it holds, if it holds several.
+    pub through: Option<i64>,
     /// How many attempts were made by now.
     pub attempts: i64,
     /// When this one was answered, or failed.
@@ -77,23 +80,51 @@ pub(crate) fn failed(
     });
 }
 
-/// Notes a message that is never sent again.
+/// Notes a message that is not sent again by itself. One that a replay has sent in vain is told and counted once.
 pub(crate) fn dead_lettered(
     status: &mut NotificationSettingStatus,
     attempt: &Attempt,
     reason: &str,
     message: &str,
 ) {
+    let told = status.dead_letters.len();
+    status
+        .dead_letters
+        .retain(|letter| letter.event_id != attempt.id);
+    let is_new = status.dead_letters.len() == told;
     let letter = DeadLetter {
         event_id: attempt.id.clone(),
         snapshot: attempt.snapshot.clone().unwrap_or_default(),
+        through: attempt.through,
         time: attempt.time,
         reason: reason.to_owned(),
         message: shorten(message, MESSAGE),
     };
     status.dead_letters.insert(0, letter);
     status.dead_letters.truncate(DEAD_LETTERS);
-    status.dead_lettered = Some(status.dead_lettered.unwrap_or(0).saturating_add(1));
+    let count = status.dead_lettered.unwrap_or(0);
+    status.dead_lettered = Some(count.saturating_add(i64::from(is_new)));
+}
+
+/// A replay has delivered a message: a dead letter that it holds is none any more. `moved`: where the cursor stood before the
+/// message and stands after it, if the message held all that is asked for between these.
+pub(crate) fn redelivered(
+    status: &mut NotificationSettingStatus,
+    id: &str,
+    moved: Option<(&Cursor, &Cursor)>,
+) {
+    let is_held = |letter: &DeadLetter| {
+        moved.is_some_and(|(before, after)| {
+            let done = before.index + i64::from(before.ordinal > 0);
+            let first = log::index(&before.environment, &letter.snapshot);
+            first.is_some_and(|first| {
+                done < first && letter.through.unwrap_or(first).max(first) <= after.index
+            })
+        })
+    };
+    status
+        .dead_letters
+        .retain(|letter| letter.event_id != id && !is_held(letter));
 }
 
 /// The newest dead letter (id and message) if nothing was delivered since.
@@ -147,6 +178,7 @@ mod tests {
         Attempt {
             id: id.to_owned(),
             snapshot: Some("prod-0000000007".to_owned()),
+            through: None,
             attempts: 3,
             time: at(50),
         }

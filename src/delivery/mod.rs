@@ -12,6 +12,7 @@ mod message_history;
 pub(crate) mod next_message;
 pub(crate) mod pending;
 pub(crate) mod reasons;
+pub(crate) mod replay;
 pub(crate) mod request_slots;
 mod retry;
 pub(crate) mod secret;

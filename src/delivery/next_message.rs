@@ -60,6 +60,8 @@ pub(crate) struct Search {
     pub expired_before: Option<Timestamp>,
     /// The environment is gone: entries that are missing went with it.
     pub deleted: bool,
+    /// It is sent again because somebody asked for it.
+    pub replay: bool,
     pub now: Timestamp,
 }
 
@@ -109,6 +111,8 @@ pub(crate) struct NextMessage {
     pub events: usize,
     /// The name of the snapshot that it comes from.
     pub snapshot: String,
+    /// The number of the last snapshot that it holds, if it holds several.
+    pub through: Option<i64>,
     /// When that was recorded.
     pub recorded: Timestamp,
 }
@@ -230,8 +234,11 @@ impl Search {
                 (body, None, self.after(&snapshot, next.done), 1)
             }
             DestinationKind::Slack => {
-                let (message, after, events) =
+                let (mut message, after, events) =
                     self.slack_message(log, &snapshot, next, from).await?;
+                if self.replay {
+                    message.say_sent_again();
+                }
                 (
                     message.to_body(),
                     Some(slack::plain(&message)),
@@ -244,6 +251,7 @@ impl Search {
             id,
             body: body.into(),
             plain: plain.map(Bytes::from),
+            through: Some(after.index).filter(|last| *last > snapshot.index),
             after,
             events,
             snapshot: name,
@@ -275,6 +283,7 @@ impl Search {
             },
             events: 1,
             snapshot: log::name(&cursor.environment, gap.to),
+            through: None,
             recorded: gap.time,
         }
     }
@@ -466,6 +475,7 @@ mod tests {
                 head: i64::try_from(log.len()).unwrap(),
                 expired_before: None,
                 deleted: false,
+                replay: false,
                 now: Timestamp::UNIX_EPOCH,
             };
             let log = Log(log);

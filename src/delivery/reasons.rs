@@ -31,9 +31,18 @@ reasons! {
 }
 
 reasons! {
+    /// What became of a replay.
+    pub(crate) enum ReplayReason {
+        Running, Delivered, Refused, RequestInvalid, EnvironmentNotFollowed, EventNotFound, HistoryTruncated, NotSentYet,
+        TooManyEvents, RetryExpired, Canceled,
+    }
+}
+
+reasons! {
     /// Why a Kubernetes Event is recorded on a setting.
     pub(crate) enum EventReason {
-        DeliveryFailing, DeliveryRecovered, HistoryTruncated, StatusRefused, TestDelivered, TestFailed,
+        DeliveryFailing, DeliveryRecovered, HistoryTruncated, StatusRefused, TestDelivered, TestFailed, ReplayStarted,
+        ReplayDelivered, ReplayEnded,
     }
 }
 
@@ -49,6 +58,7 @@ mod tests {
         let reasons = reasons.chain(ReadyReason::ALL.iter().map(|it| it.as_str()));
         let reasons = reasons.chain(DeliveredReason::ALL.iter().map(|it| it.as_str()));
         let reasons = reasons.chain(SkipReason::ALL.iter().map(|it| it.as_str()));
+        let reasons = reasons.chain(ReplayReason::ALL.iter().map(|it| it.as_str()));
         let reasons = reasons.chain(EventReason::ALL.iter().map(|it| it.as_str()));
         let reasons = reasons.chain(Reason::ALL.iter().map(|it| it.as_str()));
         let missing: Vec<_> = reasons

@@ -8,6 +8,7 @@
 mod destination;
 mod environments;
 mod log_changes;
+mod replay;
 mod sending;
 mod starts;
 mod status;
@@ -31,12 +32,14 @@ use crate::{
     backoff,
     delivery::{
         conditions::{self, NotReady, PATIENCE, Problems},
-        environment_queue::{AheadCounts, EnvironmentQueues, Token, Work},
+        environment_queue::{AheadCounts, EnvironmentQueues, QueueId, Token, Work},
         message_history,
         next_message::{Found, MessageKey, NextMessage, Search},
         pending::{CountedRange, LogRange, PendingCount},
         reasons::EventReason,
+        replay::{Locate, Located, Refusal},
         retry::RetryState,
+        setting_state::replay::ReplayState,
         status_writer::{StatusWrite, StatusWriter, WriteAnswer, WriteDue},
         subscription::Subscription,
         test_message::TestMessage,
@@ -102,6 +105,8 @@ pub(crate) enum Input {
     Compared(EnvironmentId, Result<bool, String>),
     /// Whether an environment that seems to be deleted is, and where its log ends.
     Checked(EnvironmentId, Result<Deleted, String>),
+    /// Where a replay begins and ends, or why it is refused.
+    Located(Token, Result<Result<Located, Refusal>, String>),
     /// A write of the status was answered.
     Written(AheadCounts, WriteAnswer),
     /// The setting as the API server has it: status and version. `Err`: it could not be read, or is not there.
@@ -136,6 +141,8 @@ pub(crate) enum Action {
     /// Count what waits in these ranges.
     Count(Arc<Subscription>, Vec<LogRange>),
     ListEntries(EnvironmentId),
+    /// Find where a replay begins and ends.
+    Locate(Token, Box<Locate>),
     /// Ask whether the log has the entry with this number.
     Compare(EnvironmentId, i64),
     CheckDeleted(EnvironmentId),
@@ -188,12 +195,13 @@ pub(crate) struct SettingState {
     listing: BTreeMap<String, StartListing>,
     retry: RetryState,
     /// The queue that failed: it goes first.
-    probe: Option<String>,
+    probe: Option<QueueId>,
     destination: DestinationState,
     problems: Problems,
     not_ready_since: Option<Moment>,
     look_again: Option<Moment>,
     test: TestMessage,
+    replay: ReplayState,
     tokens: Token,
     /// The count for the next write: none yet, under way, done.
     counting: Counting,
@@ -243,6 +251,7 @@ impl SettingState {
             not_ready_since: not_ready_since(&status, now),
             look_again: None,
             test: TestMessage::default(),
+            replay: ReplayState::default(),
             tokens: 0,
             counting: Counting::Not,
             stopping: false,
@@ -288,6 +297,7 @@ impl SettingState {
             Input::Sent(token, began, receipt) => self.sent(token, began, &receipt, now),
             Input::Counted(generation, counted) => self.counted(generation, counted, now),
             Input::Entries(id, result) => self.entries_listed(&id.uid, result, now),
+            Input::Located(token, result) => self.replay_located(token, result, now),
             Input::Compared(id, result) => self.compared(&id.uid, result, now),
             Input::Checked(id, result) => self.checked(&id.uid, result, now),
             Input::Written(counted, answer) => self.written(&counted, answer, now),
@@ -340,6 +350,7 @@ impl SettingState {
             next_list,
             sending,
             self.look_again,
+            self.replay.again(),
         ]
         .into_iter()
         .flatten()
@@ -357,7 +368,13 @@ impl SettingState {
         self.test.is_sent_with(turn)
     }
 
-    /// When the snapshot was recorded whose message is sent with this turn.
+    /// Whether what is sent with this turn is sent again because somebody asked for it.
+    pub fn is_replay(&self, turn: Token) -> bool {
+        let replay = self.queues.replay();
+        replay.is_some_and(|queue| queue.work.token() == Some(turn))
+    }
+
+    /// When the snapshot was recorded whose message is sent with this turn, unless it is sent again.
     pub fn recorded_at(&self, turn: Token) -> Option<Timestamp> {
         self.queues.iter().find_map(|(_, queue)| match &queue.work {
             Work::Sending {
@@ -380,7 +397,7 @@ impl SettingState {
     }
 
     fn is_sending(&self) -> bool {
-        self.test.is_sending() || self.queues.iter().any(|(_, queue)| queue.work.is_sending())
+        self.test.is_sending() || self.queues.all().any(|queue| queue.work.is_sending())
     }
 
     /// When the first of what waits for its turn at the destination is overdue.
@@ -395,7 +412,7 @@ impl SettingState {
 
     /// Whether something waits for its turn at the destination.
     fn waits_for_turn(&self) -> bool {
-        self.test.is_waiting() || self.queues.iter().any(|(_, queue)| queue.work.is_waiting())
+        self.test.is_waiting() || self.queues.all().any(|queue| queue.work.is_waiting())
     }
 
     fn token(&mut self) -> Token {
@@ -437,7 +454,7 @@ impl SettingState {
         if self.counting == Counting::Done {
             self.counting = Counting::Not;
         }
-        for (_, queue) in self.queues.iter_mut() {
+        for queue in self.queues.all_mut() {
             // Other events may be asked for now.
             queue.searched = queue.cursor.index;
             queue.pending = PendingCount::default();
@@ -534,12 +551,14 @@ impl SettingState {
                 && self.starts_are_known()
                 && self.queues.heads_are_known()
                 && !self.queues.any_unfinished()
+                && self.queues.replay().is_none()
             {
                 // Given up, or not asked for any more: nothing is overdue.
                 self.retry.forget();
                 self.probe = None;
                 self.writer.ask(WriteDue::Soon);
             }
+            self.follow_replay_request(now);
             self.start_searches(now);
             self.take_turns(now);
             self.queues.note_waiting(now.moment);

@@ -275,6 +275,10 @@ impl SettingWorker {
                     Input::Entries(environment, entries)
                 },
             ),
+            Action::Locate(token, locate) => self.spawn_request(
+                |slots| &slots.log_lists,
+                async move |context| Input::Located(token, locate.find(&context.log).await),
+            ),
             Action::Compare(environment, index) => self.spawn_request(
                 |slots| &slots.reads,
                 async move |context| {
@@ -309,9 +313,10 @@ impl SettingWorker {
             }
             Action::Publish(reason, note) => {
                 let type_ = match reason {
-                    EventReason::DeliveryRecovered | EventReason::TestDelivered => {
-                        EventType::Normal
-                    }
+                    EventReason::DeliveryRecovered
+                    | EventReason::TestDelivered
+                    | EventReason::ReplayStarted
+                    | EventReason::ReplayDelivered => EventType::Normal,
                     _ => EventType::Warning,
                 };
                 let repeated = match reason {
@@ -338,12 +343,14 @@ impl SettingWorker {
         if !context.leadership.leads() {
             return; // this worker is about to be stopped, and another replica may send this
         }
+        let replay = self.state.is_replay(token);
         self.tasks.spawn(async move {
             let began = context.now();
             let outgoing = Outgoing {
                 id,
                 body,
                 timestamp: began.wall,
+                replay,
             };
             let receipt = context.sender.send(&slot, &destination, &outgoing).await;
             Done::Sent(token, began, receipt, slot)

@@ -433,6 +433,9 @@ fn shorten_texts(status: &mut NotificationSettingStatus) {
     if let Some(failure) = &mut status.last_failure {
         failure.message = shorten(&failure.message, MINIMAL_TEXT);
     }
+    if let Some(replay) = &mut status.replay {
+        replay.message = shorten(&replay.message, MINIMAL_TEXT);
+    }
     status.dead_letters.truncate(1);
     for letter in &mut status.dead_letters {
         letter.message = shorten(&letter.message, MINIMAL_TEXT);
@@ -471,7 +474,7 @@ mod tests {
     }
 
     fn counted(number: u64) -> AheadCounts {
-        vec![("0".to_owned(), number, AckWindow::default())]
+        vec![(number, AckWindow::default())]
     }
 
     fn writer() -> StatusWriter {

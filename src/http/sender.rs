@@ -50,6 +50,8 @@ pub struct Outgoing {
     pub body: Bytes,
     /// When this attempt is made: `webhook-timestamp`.
     pub timestamp: Timestamp,
+    /// Whether it is sent again because somebody asked for it: `shipbell-replay`.
+    pub replay: bool,
 }
 
 /// What became of an attempt.
@@ -274,12 +276,15 @@ fn request(to: &Destination, outgoing: &Outgoing) -> Option<Request<Body>> {
         .header(CONTENT_TYPE, "application/json")
         .header(ACCEPT, "*/*")
         .header(ACCEPT_ENCODING, "identity");
-    let request = match to.kind {
+    let mut request = match to.kind {
         DestinationKind::Webhook => request
             .header("webhook-id", &outgoing.id)
             .header("webhook-timestamp", outgoing.timestamp.as_second()),
         DestinationKind::Slack => request,
     };
+    if outgoing.replay {
+        request = request.header("shipbell-replay", "true");
+    }
     request.body(Body::new(outgoing.body.clone())).ok()
 }
 

@@ -158,6 +158,18 @@ pub fn name(environment: &str, index: i64) -> String {
     format!("{environment}-{index:010}")
 }
 
+/// The number in the name of an entry, if it is one of this environment.
+pub fn index(environment: &str, name: &str) -> Option<i64> {
+    let digits = name.strip_prefix(environment)?.strip_prefix('-')?;
+    let digits = (digits.len() == 10).then_some(digits)?;
+    digits
+        .bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then_some(digits)?
+        .parse()
+        .ok()
+}
+
 /// The name of a part of a checkpoint. The entry's hash separates it from the parts of another writer that lost the race for
 /// the same index.
 fn chunk_name(spec: &EnvironmentSnapshotSpec, number: usize) -> String {
@@ -602,6 +614,25 @@ mod tests {
         let object = json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": metadata});
         let object = serde_json::from_value(object).unwrap();
         entry_meta("prod", &object).unwrap().bytes
+    }
+
+    #[test]
+    fn the_name_of_an_entry_tells_its_number() {
+        for (environment, name, number) in [
+            ("prod", &*name("prod", 17), Some(17)),
+            (
+                "eu-1.prod",
+                &*name("eu-1.prod", 9_999_999_999),
+                Some(9_999_999_999),
+            ),
+            ("prod", "prod-0000000017-abc-c1", None),
+            ("prod", "prod-17", None),
+            ("prod", "prod-+000000017", None),
+            ("pro", "prod-0000000017", None),
+            ("prod", "", None),
+        ] {
+            assert_eq!(index(environment, name), number, "{name}");
+        }
     }
 
     #[test]

@@ -48,6 +48,7 @@ pub fn operator(receiver: &Receiver, count: usize, at_once: usize) -> Result<Sen
             id: format!("event-{number}"),
             body: body.clone(),
             timestamp: Timestamp::now(),
+            replay: false,
         };
         let sender = &sender;
         let who = SendKey {

@@ -39,7 +39,7 @@ fn an_operator_that_is_told_to_stop_finishes_what_is_under_way_and_sends_nothing
             "{twice} were told twice: it was not written down"
         );
 
-        // A receiver that never answers doesn't hold it up for ever.
+        // A receiver that never answers doesn't hold it up for longer than an attempt may take.
         receiver.answer_with(|_| Answer::hang());
         churn(&actor, 5).await?;
         churn(&actor, 6).await?;
@@ -49,7 +49,7 @@ fn an_operator_that_is_told_to_stop_finishes_what_is_under_way_and_sends_nothing
         let status = second.terminate(PATIENCE).await?;
         ensure!(status.success(), "{status}");
         ensure!(
-            began.elapsed() < Duration::from_secs(13),
+            began.elapsed() < Duration::from_secs(18),
             "{:?}",
             began.elapsed()
         );

@@ -5,8 +5,9 @@ use std::time::Duration;
 use tracing::{debug, info, warn};
 
 use crate::{
+    api::notification_setting::Cursor,
     delivery::{
-        environment_queue::{Phase, Token, Turn, Work},
+        environment_queue::{Phase, QueueId, Token, Turn, Work, WrittenCursors},
         message_history::{self, Attempt},
         next_message::{Found, Next, NextMessage, Search},
         reasons::{EventReason, SkipReason},
@@ -39,70 +40,103 @@ impl SettingState {
 
     /// Gives up whatever is not on its way yet; what still is to be sent is found again.
     pub(super) fn cancel_unsent(&mut self) {
-        let queues = self.queues.iter_mut();
-        let mut freed: Vec<_> = queues
-            .filter_map(|(_, queue)| queue.work.cancel())
-            .collect();
+        let queues = self.queues.all_mut();
+        let mut freed: Vec<_> = queues.filter_map(|queue| queue.work.cancel()).collect();
         freed.extend(self.test.cancel());
         self.actions
             .extend(freed.into_iter().map(Action::ReleaseTurn));
     }
 
-    /// The queues that may go on now: all, or, while attempts fail, one that shows whether the destination is well again.
-    fn admitted(&self, ready: Vec<String>) -> Vec<String> {
+    /// The queues that may go on now: all, or, while attempts fail, one that shows whether the destination is well again. A
+    /// replay shows it if nothing else is to be sent.
+    fn admitted(&self, ready: Vec<QueueId>) -> Vec<QueueId> {
         if self.retry.problem().is_none() {
             return ready;
         }
-        if self.queues.iter().any(|(_, queue)| queue.work.has_turn()) {
+        if self.queues.all().any(|queue| queue.work.has_turn()) {
             return vec![];
         }
-        let probe = self.probe.clone().filter(|probe| ready.contains(probe));
-        probe.into_iter().chain(ready).take(1).collect()
+        let (replay, logs): (Vec<_>, Vec<_>) =
+            ready.into_iter().partition(|id| *id == QueueId::Replay);
+        if self.queues.any_searching() && logs.is_empty() {
+            return vec![];
+        }
+        let probe = self.probe.clone().filter(|probe| logs.contains(probe));
+        probe
+            .into_iter()
+            .chain(logs)
+            .chain(replay)
+            .take(1)
+            .collect()
+    }
+
+    fn written_cursors(&self) -> WrittenCursors<'_> {
+        WrittenCursors {
+            logs: &self.writer.written().cursors,
+            replay: self.written_replay(),
+        }
+    }
+
+    fn written_cursor(&self, id: &QueueId) -> Option<&Cursor> {
+        match id {
+            QueueId::Log(uid) => self.writer.written_cursor(uid),
+            QueueId::Replay => self.written_replay(),
+        }
     }
 
     pub(super) fn start_searches(&mut self, now: Now) {
         if !self.may_send(now) {
             return;
         }
-        let ready = self
-            .queues
-            .searchable(&self.writer.written().cursors, now.moment);
-        for uid in ready {
-            self.search(&uid, None, now);
+        let ready = self.queues.searchable(&self.written_cursors(), now.moment);
+        for id in ready {
+            self.search(&id, None, now);
         }
     }
 
-    fn search(&mut self, uid: &str, turn: Option<Turn>, now: Now) {
+    fn search(&mut self, id: &QueueId, turn: Option<Turn>, now: Now) {
         let token = self.token();
-        if let Some(search) = self.search_of(uid, now)
-            && let Some(queue) = self.queues.get_mut(uid)
+        if let Some(search) = self.search_of(id, now)
+            && let Some(queue) = self.queues.queue_mut(id)
         {
             queue.work = Work::Searching { token, turn };
             self.actions.push(Action::Search(token, Box::new(search)));
         }
     }
 
-    fn search_of(&self, uid: &str, now: Now) -> Option<Search> {
-        let queue = self.queues.get(uid)?;
+    fn search_of(&self, id: &QueueId, now: Now) -> Option<Search> {
+        let queue = self.queues.queue(id)?;
+        let replay = *id == QueueId::Replay;
+        let max_age = self.subscription.max_age;
         Some(Search {
-            subscription: self.subscription.clone(),
+            subscription: match replay {
+                true => self.replayed(),
+                false => self.subscription.clone(),
+            },
             cursor: queue.cursor.clone(),
             head: queue.head,
-            expired_before: self.retry.expired_before(self.subscription.max_age),
+            // A replay as a whole is given up, not one event of it: they all are old.
+            expired_before: self.retry.expired_before(max_age).filter(|_| !replay),
             deleted: queue.deleted.is_some(),
+            replay,
             now: now.wall,
         })
     }
 
     pub(super) fn found(&mut self, token: Token, found: Found, now: Now) {
         let seed = self.seed;
-        let Some((uid, queue)) = self.queues.working(token) else {
+        let Some((queue_id, queue)) = self.queues.working(token) else {
             return; // cancelled
         };
-        let uid = uid.clone();
         let Work::Searching { turn, .. } = std::mem::take(&mut queue.work) else {
             return;
         };
+        if let (QueueId::Replay, Some(lost)) = (&queue_id, found.skipped.first()) {
+            self.actions
+                .extend(turn.map(|turn| Action::ReleaseTurn(turn.token)));
+            self.replay_lost(lost.from, now);
+            return;
+        }
         let environment = queue.cursor.environment.clone();
         let gap = found.cursor.unreported_gap.clone();
         let gap = gap.filter(|gap| queue.cursor.unreported_gap.as_ref() != Some(gap));
@@ -125,6 +159,11 @@ impl SettingState {
         if moved {
             self.writer.ask(WriteDue::Lazily);
         }
+        if queue_id == QueueId::Replay && is_read && self.end_replay_if_done(now) {
+            self.actions
+                .extend(turn.map(|turn| Action::ReleaseTurn(turn.token)));
+            return;
+        }
         self.skip(&environment, &found.skipped, now);
         if let Some(gap) = gap {
             let setting = self.title.split_once('/').unwrap_or_default();
@@ -139,6 +178,7 @@ impl SettingState {
             let attempt = Attempt {
                 id,
                 snapshot: Some(snapshot),
+                through: None,
                 attempts: i64::from(self.retry.attempts()),
                 time: now.wall,
             };
@@ -147,16 +187,16 @@ impl SettingState {
             message_history::dead_lettered(&mut self.status, &attempt, reason, message);
             self.writer.ask(WriteDue::Soon);
         }
-        self.use_turn(&uid, turn, now);
+        self.use_turn(&queue_id, turn, now);
     }
 
     /// A turn that is still held serves the next message, or is given back.
-    fn use_turn(&mut self, uid: &str, turn: Option<Turn>, now: Now) {
+    fn use_turn(&mut self, id: &QueueId, turn: Option<Turn>, now: Now) {
         let Some(turn) = turn else { return };
         let may_send = self.may_send(now);
-        let written = self.writer.written_cursor(uid).cloned();
-        let search = self.search_of(uid, now);
-        if let Some(queue) = self.queues.get_mut(uid)
+        let written = self.written_cursor(id).cloned();
+        let search = self.search_of(id, now);
+        if let Some(queue) = self.queues.queue_mut(id)
             && let Work::Found(key) = &queue.work
             && may_send
             && queue.may_go_on(written.as_ref(), now.moment)
@@ -176,9 +216,7 @@ impl SettingState {
         if !self.may_send(now) {
             return;
         }
-        let ready = self
-            .queues
-            .sendable(&self.writer.written().cursors, now.moment);
+        let ready = self.queues.sendable(&self.written_cursors(), now.moment);
         let ready = self.admitted(ready);
         if ready.is_empty() || !self.destination_is_fresh(now) {
             return;
@@ -186,9 +224,9 @@ impl SettingState {
         let Some(destination) = self.destination.value.clone() else {
             return;
         };
-        for uid in ready {
+        for id in ready {
             let token = self.token();
-            if let Some(queue) = self.queues.get_mut(&uid)
+            if let Some(queue) = self.queues.queue_mut(&id)
                 && let Work::Found(key) = &queue.work
             {
                 let key = key.clone();
@@ -204,11 +242,10 @@ impl SettingState {
             self.test_turn_came(token, result, now);
             return;
         }
-        let Some((uid, queue)) = self.queues.working(token) else {
+        let Some((id, queue)) = self.queues.working(token) else {
             self.actions.push(Action::ReleaseTurn(token)); // cancelled meanwhile
             return;
         };
-        let uid = uid.clone();
         let Work::Waiting { key, .. } = std::mem::take(&mut queue.work) else {
             return;
         };
@@ -223,7 +260,7 @@ impl SettingState {
             since: now.moment,
             messages: 0,
         };
-        self.use_turn(&uid, Some(turn), now);
+        self.use_turn(&id, Some(turn), now);
     }
 
     pub(super) fn composed(
@@ -272,11 +309,10 @@ impl SettingState {
             return;
         }
         let may_send = self.may_send(now);
-        let Some((uid, queue)) = self.queues.working(token) else {
+        let Some((id, queue)) = self.queues.working(token) else {
             self.actions.push(Action::ReleaseTurn(token)); // its queue has ended
             return;
         };
-        let uid = uid.clone();
         let Work::Sending {
             turn,
             mut message,
@@ -319,9 +355,9 @@ impl SettingState {
             self.actions.push(Action::ReleaseTurn(token));
             return;
         }
-        let turn = self.take_answer(&uid, *message, turn, began, receipt, now);
+        let turn = self.take_answer(&id, &message, turn, began, receipt, now);
         match turn {
-            Some(turn) => self.search(&uid, Some(turn), now),
+            Some(turn) => self.search(&id, Some(turn), now),
             None => self.actions.push(Action::ReleaseTurn(token)),
         }
     }
@@ -329,8 +365,8 @@ impl SettingState {
     /// What an answer means for the message, the queue and the setting. The turn, if the next message may use it.
     fn take_answer(
         &mut self,
-        uid: &str,
-        message: NextMessage,
+        queue_id: &QueueId,
+        message: &NextMessage,
         turn: Turn,
         began: Now,
         receipt: &Receipt,
@@ -342,6 +378,7 @@ impl SettingState {
         let attempt = Attempt {
             id: message.id.clone(),
             snapshot: Some(message.snapshot.clone()),
+            through: message.through,
             attempts: i64::from(failures) + 1,
             time: now.wall,
         };
@@ -375,7 +412,7 @@ impl SettingState {
             Disposition::Keep => {
                 info!(setting = %self.title, id = message.id, reason, why = outcome.message(), "not delivered; trying again later");
                 message_history::failed(&mut self.status, attempt, reason, outcome.message());
-                self.probe = Some(uid.to_owned());
+                self.probe = Some(queue_id.clone());
             }
         }
         if verdict == Disposition::Delivered && before.is_none() {
@@ -385,13 +422,18 @@ impl SettingState {
         }
         let moved = verdict != Disposition::Keep;
         let mut more = false;
-        if let Some(queue) = self.queues.get_mut(uid) {
+        if let Some(queue) = self.queues.queue_mut(queue_id) {
             queue.searched = queue.cursor.index;
             if moved {
-                queue.advance(message.after);
+                let before = queue.cursor.clone();
+                queue.advance(message.after.clone());
                 queue.ahead.sent(message.events, began.moment);
+                more = queue.has_more();
+                if *queue_id == QueueId::Replay {
+                    self.replay_moved(message, &before, verdict);
+                    more = !self.end_replay_if_done(now);
+                }
             }
-            more = moved && queue.has_more();
         }
         self.note_denied(now, outcome.reason(), outcome.message());
         self.report_change(before.is_some(), failures);
@@ -406,10 +448,10 @@ impl SettingState {
         let may_burst = self.subscription.kind == DestinationKind::Webhook
             && turn.messages < messages
             && now.moment < turn.since + time;
-        let written = self.writer.written_cursor(uid);
+        let written = self.written_cursor(queue_id);
         let may_go_on = self
             .queues
-            .get(uid)
+            .queue(queue_id)
             .is_some_and(|queue| queue.may_go_on(written, now.moment));
         (more && may_burst && may_go_on && self.may_send(now)).then_some(turn)
     }

@@ -13,7 +13,8 @@ use crate::{
         pending::{CountedRange, LogRange},
         reasons::EventReason,
         setting_state::{
-            Action, Counting, Now, SettingState, destination::destination_unknown, resumed,
+            Action, Counting, Now, ReplayState, SettingState, destination::destination_unknown,
+            resumed,
         },
         status_writer::{ConflictOutcome, WriteAnswer, WriteDue},
     },
@@ -303,6 +304,8 @@ impl SettingState {
         self.retry = resumed(&status);
         self.writer.resume(status.clone(), version);
         status.bound();
+        self.queues.close_replay();
+        self.replay = ReplayState::default();
         // A cursor that the other writer lost altogether is better kept than set anew.
         for cursor in status.cursors.iter().cloned() {
             self.queues.close(&cursor.environment_uid);

@@ -1,7 +1,7 @@
 //! The test message that an annotation asks for.
 
 use crate::{
-    api::TEST_ANNOTATION,
+    api::{NotificationSetting, TEST_ANNOTATION},
     delivery::{
         environment_queue::Token,
         message_history::{self, Attempt},
@@ -15,17 +15,21 @@ use crate::{
     },
 };
 
-/// At most this many characters of the annotation that asks for a test.
-const TEST_REQUEST: usize = 256;
+/// At most this many characters of an annotation that asks for something.
+const REQUEST: usize = 256;
+
+/// What an annotation of a setting asks for.
+pub(super) fn requested(setting: &NotificationSetting, annotation: &str) -> Option<String> {
+    let annotations = setting.metadata.annotations.as_ref()?;
+    let asked = annotations.get(annotation)?;
+    let asked: String = asked.chars().take(REQUEST).collect();
+    (!asked.is_empty()).then_some(asked)
+}
 
 impl SettingState {
     pub(super) fn start_test(&mut self, now: Now) {
-        let annotations = self.setting.metadata.annotations.as_ref();
-        let asked = annotations.and_then(|all| all.get(TEST_ANNOTATION));
-        let asked = asked.map(|asked| asked.chars().take(TEST_REQUEST).collect::<String>());
-        let asked = asked.filter(|asked| {
-            !asked.is_empty() && self.status.last_handled_test.as_ref() != Some(asked)
-        });
+        let asked = requested(&self.setting, TEST_ANNOTATION);
+        let asked = asked.filter(|asked| self.status.last_handled_test.as_ref() != Some(asked));
         let Some(request) = asked else { return };
         if self.stopping || self.writer.stands_back_until().is_some() {
             return;
@@ -89,6 +93,7 @@ impl SettingState {
         let attempt = Attempt {
             id,
             snapshot: None,
+            through: None,
             attempts: 1,
             time: now.wall,
         };

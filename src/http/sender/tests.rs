@@ -148,6 +148,7 @@ fn outgoing() -> Outgoing {
         id: "event-1".to_owned(),
         body: Bytes::from_static(BODY_TEXT.as_bytes()),
         timestamp: "2026-11-06T08:49:37.9Z".parse().unwrap(),
+        replay: false,
     }
 }
 

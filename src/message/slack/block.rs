@@ -39,6 +39,17 @@ impl Message {
         }
     }
 
+    /// Says that the message is sent again because somebody asked for it.
+    pub(crate) fn say_sent_again(&mut self) {
+        const AGAIN: &str = "Sent again on request";
+        self.text = format!("{AGAIN}: {}", self.text);
+        for attachment in &mut self.attachments {
+            attachment.fallback.clone_from(&self.text);
+            let note = Block::context(format!(":repeat: {AGAIN}"));
+            attachment.blocks.push(note);
+        }
+    }
+
     /// The body of the request: the same bytes each time.
     pub fn to_body(&self) -> Vec<u8> {
         json(self)

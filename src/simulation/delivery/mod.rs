@@ -4,6 +4,7 @@
 
 mod conditions;
 mod properties;
+mod replay;
 mod scenarios;
 
 use std::{
@@ -746,6 +747,10 @@ impl Simulation {
                 self.lists += 1;
                 let entries = block_on(Reader(&self.logs, fails).entries(&environment));
                 Input::Entries(environment, entries)
+            }
+            Action::Locate(token, locate) => {
+                let found = block_on(locate.find(&Reader(&self.logs, fails)));
+                Input::Located(token, found)
             }
             Action::Compare(environment, index) => {
                 let read = block_on(Reader(&self.logs, fails).read(&environment, index));

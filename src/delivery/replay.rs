@@ -1,0 +1,333 @@
+//! What a replay sends again, as the annotation of a setting asks for it: a part of the log of one of its environments, or one
+//! message by the id of its first event.
+
+use std::sync::Arc;
+
+use crate::{
+    api::{
+        EnvironmentSnapshotSpec, EventType,
+        notification_setting::{Cursor, DeadLetter},
+    },
+    delivery::{next_message::LogReader, reasons::ReplayReason},
+    snapshot::{event, log},
+};
+
+/// A replay is of at most this many snapshots.
+pub(crate) const SNAPSHOTS: i64 = 1_000;
+/// A replay ends when this many events were sent; the message that reaches the number is the last.
+pub(crate) const EVENTS: i64 = 10_000;
+/// An event is looked for in this many snapshots, the newest of all environments of the setting.
+const SEARCHED: usize = 1_000;
+/// In at most this many events of them: each has to be hashed.
+const EVENTS_SEARCHED: usize = 20_000;
+/// The length of an event's id.
+const ID: usize = 52;
+
+/// Why a replay is not begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub reason: ReplayReason,
+    /// A sentence that says what to do.
+    pub message: String,
+}
+
+impl Refusal {
+    fn new(reason: ReplayReason, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+        }
+    }
+}
+
+/// What is to be sent again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ReplayRequest {
+    /// The snapshots with these numbers.
+    Snapshots {
+        environment: String,
+        from: i64,
+        to: i64,
+    },
+    /// The message that begins with the event of this id.
+    Message(String),
+}
+
+impl ReplayRequest {
+    /// Reads the value of the annotation. What follows its first word makes it another request and is not read.
+    pub fn parse(value: &str) -> Result<Self, Refusal> {
+        let invalid = |message: String| Refusal::new(ReplayReason::RequestInvalid, message);
+        let Some(first) = value.split_whitespace().next() else {
+            return Err(invalid("The value is empty.".to_owned()));
+        };
+        let Some((environment, snapshots)) = first.split_once('/') else {
+            let is_id = first.len() == ID
+                && first
+                    .bytes()
+                    .all(|byte| matches!(byte, b'a'..=b'z' | b'2'..=b'7'));
+            return match is_id {
+                true => Ok(Self::Message(first.to_owned())),
+                false => Err(invalid(format!(
+                    "The value is neither <environment>/<from>-<to>, nor <environment>/<snapshot>, nor the id of an event ({ID} letters and digits)."
+                ))),
+            };
+        };
+        let (from, to) = snapshots.split_once('-').unwrap_or((snapshots, snapshots));
+        let number = |text: &str| {
+            let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+            let number = is_number.then(|| text.parse().ok()).flatten();
+            number.filter(|number: &i64| *number > 0)
+        };
+        let (Some(from), Some(to)) = (number(from), number(to)) else {
+            return Err(invalid(
+                "Give the number of a snapshot after the slash, or two numbers with a hyphen between.".to_owned(),
+            ));
+        };
+        if from > to {
+            return Err(invalid(format!("{from} is greater than {to}.")));
+        }
+        if to - from >= SNAPSHOTS {
+            return Err(invalid(format!(
+                "A replay is of at most {SNAPSHOTS} snapshots: ask for {from}-{} first.",
+                from + SNAPSHOTS - 1
+            )));
+        }
+        Ok(Self::Snapshots {
+            environment: environment.to_owned(),
+            from,
+            to,
+        })
+    }
+}
+
+/// Where a replay begins and ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Located {
+    pub cursor: Cursor,
+    /// The last snapshot.
+    pub to: i64,
+    /// The event with which the one message begins that is sent: its id and type.
+    pub event: Option<(String, EventType)>,
+}
+
+/// Finds what a request asks for.
+#[derive(Clone, Debug)]
+pub(crate) struct Locate {
+    pub request: ReplayRequest,
+    /// How far each log that the setting follows has been delivered: nothing that still waits is sent twice.
+    pub cursors: Vec<Cursor>,
+    pub letters: Vec<DeadLetter>,
+    /// The replay has been delivered up to here already.
+    pub reached: Option<Cursor>,
+}
+
+impl Locate {
+    /// `Err`: the log can't be read now, and why.
+    pub async fn find(&self, log: &impl LogReader) -> Result<Result<Located, Refusal>, String> {
+        match &self.request {
+            ReplayRequest::Snapshots {
+                environment,
+                from,
+                to,
+            } => self.snapshots(log, environment, *from, *to).await,
+            ReplayRequest::Message(id) => self.message(log, id).await,
+        }
+    }
+
+    async fn snapshots(
+        &self,
+        log: &impl LogReader,
+        environment: &str,
+        from: i64,
+        to: i64,
+    ) -> Result<Result<Located, Refusal>, String> {
+        let refused = |reason, message| Ok(Err(Refusal::new(reason, message)));
+        let mut cursors = self.cursors.iter();
+        let Some(cursor) = cursors.find(|cursor| cursor.environment == environment) else {
+            return refused(
+                ReplayReason::EnvironmentNotFollowed,
+                "The setting does not ask for an environment of this name, or may not see it."
+                    .to_owned(),
+            );
+        };
+        if to > cursor.index {
+            return refused(
+                ReplayReason::NotSentYet,
+                format!(
+                    "What comes after snapshot {} has not been sent for the first time yet. That needs no replay.",
+                    cursor.index
+                ),
+            );
+        }
+        let start = Cursor {
+            index: from - 1,
+            ordinal: 0,
+            unreported_gap: None,
+            ..cursor.clone()
+        };
+        let reached = self.reached.as_ref().filter(|reached| {
+            reached.environment_uid == cursor.environment_uid
+                && (from..to).contains(&(reached.index + 1))
+        });
+        let start = match reached {
+            Some(reached) => Cursor {
+                index: reached.index,
+                ordinal: reached.ordinal,
+                ..start
+            },
+            None => start,
+        };
+        let entries = log.entries(&cursor.environment_id()).await?;
+        let mut missing = start.index + 1;
+        for entry in &entries {
+            if entry.index == missing {
+                missing += 1;
+            }
+        }
+        if missing <= to {
+            let next = entries.iter().find(|entry| entry.index > missing);
+            let next = next.map_or(String::new(), |next| {
+                format!(" The next that is there is {}.", next.index)
+            });
+            return refused(
+                ReplayReason::HistoryTruncated,
+                format!("Snapshot {missing} is no longer in the log.{next}"),
+            );
+        }
+        Ok(Ok(Located {
+            cursor: start,
+            to,
+            event: None,
+        }))
+    }
+
+    async fn message(
+        &self,
+        log: &impl LogReader,
+        id: &str,
+    ) -> Result<Result<Located, Refusal>, String> {
+        if let Some(letter) = self.letters.iter().find(|letter| letter.event_id == id) {
+            let place = self.cursors.iter().find_map(|cursor| {
+                let index = log::index(&cursor.environment, &letter.snapshot)?;
+                Some((cursor, index))
+            });
+            let Some((cursor, index)) = place else {
+                return Ok(Err(Refusal::new(
+                    ReplayReason::EnvironmentNotFollowed,
+                    "The setting no longer asks for the environment of this event, or may not see it.",
+                )));
+            };
+            let snapshot = log.read(&cursor.environment_id(), index).await?;
+            return Ok(match snapshot {
+                None => Err(Refusal::new(
+                    ReplayReason::HistoryTruncated,
+                    format!("Snapshot {index} is no longer in the log."),
+                )),
+                Some(snapshot) => {
+                    let to = letter.through.unwrap_or(index).max(index);
+                    let to = to.min(cursor.index.max(index)).min(index + SNAPSHOTS - 1);
+                    located(cursor, &snapshot, id, to).ok_or_else(not_found)
+                }
+            });
+        }
+        let share = (SEARCHED / self.cursors.len().max(1)).max(1);
+        let mut hashed = 0;
+        for cursor in &self.cursors {
+            let newest = cursor.index + i64::from(cursor.ordinal > 0);
+            for index in (1..=newest).rev().take(share) {
+                let Some(snapshot) = log.read(&cursor.environment_id(), index).await? else {
+                    break;
+                };
+                if let Some(located) = located(cursor, &snapshot, id, index) {
+                    return Ok(Ok(located));
+                }
+                hashed += snapshot.events.len();
+                if hashed > EVENTS_SEARCHED {
+                    return Ok(Err(not_found()));
+                }
+            }
+        }
+        Ok(Err(not_found()))
+    }
+}
+
+fn not_found() -> Refusal {
+    let message =
+        "No event of this id was sent lately. Ask for its snapshot: <environment>/<snapshot>.";
+    Refusal::new(ReplayReason::EventNotFound, message)
+}
+
+/// The message that begins with this event of a snapshot, if that has been sent for the first time.
+fn located(
+    cursor: &Cursor,
+    snapshot: &Arc<EnvironmentSnapshotSpec>,
+    id: &str,
+    to: i64,
+) -> Option<Located> {
+    let at = (0..snapshot.events.len()).find(|at| event::id(snapshot, *at) == id)?;
+    let ordinal = i64::try_from(at).ok()?;
+    let before = snapshot.index - 1;
+    if (before, ordinal) >= (cursor.index, cursor.ordinal) {
+        return None;
+    }
+    Some(Located {
+        cursor: Cursor {
+            index: before,
+            ordinal,
+            unreported_gap: None,
+            ..cursor.clone()
+        },
+        to,
+        event: Some((id.to_owned(), snapshot.events[at].type_)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::simulation::testing::reader_tries;
+
+    fn snapshots(environment: &str, from: i64, to: i64) -> ReplayRequest {
+        ReplayRequest::Snapshots {
+            environment: environment.to_owned(),
+            from,
+            to,
+        }
+    }
+
+    #[test]
+    fn what_the_annotation_may_say() {
+        let id = "37vc3lnvpde4ih5kl756gkjbvvc3tbucyv6kiwhp22ooukjdmkxa";
+        for (value, want) in [
+            ("prod/17-42", snapshots("prod", 17, 42)),
+            (" prod/17\tonce more", snapshots("prod", 17, 17)),
+            ("eu-1.prod/1-1000", snapshots("eu-1.prod", 1, 1_000)),
+            (id, ReplayRequest::Message(id.to_owned())),
+            (&format!("{id} 2"), ReplayRequest::Message(id.to_owned())),
+        ] {
+            assert_eq!(ReplayRequest::parse(value), Ok(want), "{value}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(reader_tries())]
+
+        #[test]
+        fn any_value_is_a_bounded_request_or_is_refused_with_a_sentence(
+            value in "\\PC*|[a-z-]{0,4}/?[0-9]{0,20}-?[0-9]{0,4}( .*)?|[a-z2-7]{50,54}",
+        ) {
+            match ReplayRequest::parse(&value) {
+                Ok(ReplayRequest::Snapshots { from, to, .. }) => {
+                    prop_assert!(0 < from && from <= to && to - from < SNAPSHOTS);
+                }
+                Ok(ReplayRequest::Message(id)) => prop_assert_eq!(id.len(), ID),
+                Err(refusal) => {
+                    prop_assert_eq!(refusal.reason, ReplayReason::RequestInvalid);
+                    prop_assert!(refusal.message.ends_with('.'));
+                }
+            }
+        }
+    }
+}

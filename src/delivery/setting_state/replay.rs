@@ -1,0 +1,300 @@
+//! A replay, which an annotation asks for. It has a queue of its own beside those of the environments, so what happens
+//! meanwhile is not kept waiting; while attempts fail it comes last.
+
+use std::sync::Arc;
+
+use tracing::{debug, info};
+
+use crate::{
+    api::{
+        EventType, REPLAY_ANNOTATION,
+        condition::{MESSAGE, shorten},
+        notification_setting::{Cursor, Replay},
+    },
+    backoff,
+    delivery::{
+        environment_queue::{EnvironmentQueue, Token},
+        message_history,
+        next_message::NextMessage,
+        reasons::{EventReason, ReplayReason},
+        replay::{EVENTS, Locate, Located, Refusal, ReplayRequest},
+        retry::Disposition,
+        setting_state::{Action, Now, SettingState, test_request::requested},
+        status_writer::WriteDue,
+        subscription::Subscription,
+    },
+    http::destination::DestinationKind,
+    time::Moment,
+};
+
+/// What is known of a replay beside its queue and what the status says.
+#[derive(Debug, Default)]
+pub(super) struct ReplayState {
+    /// Where it begins is being found.
+    locating: Option<Token>,
+    /// It was looked for in vain this often, and is looked for again then.
+    failures: u32,
+    again: Option<Moment>,
+    /// The type of the event with which the one message begins that is sent.
+    one_message: Option<EventType>,
+}
+
+impl ReplayState {
+    /// When to look again for what it asks for.
+    pub fn again(&self) -> Option<Moment> {
+        self.again
+    }
+}
+
+impl SettingState {
+    /// The replay that is under way, as the status says.
+    fn running(&self) -> Option<&Replay> {
+        let replay = self.status.replay.as_ref();
+        replay.filter(|replay| replay.end_time.is_none())
+    }
+
+    /// The replay's cursor, if it stands in the status that what is sent is sent again.
+    pub(super) fn written_replay(&self) -> Option<&Cursor> {
+        let written = self.writer.written().replay.as_ref()?;
+        let running = self.running()?;
+        let same = (&written.request, written.start_time) == (&running.request, running.start_time);
+        written.cursor.as_ref().filter(|_| same)
+    }
+
+    /// Begins, ends or resumes what the annotation asks for. One at a time: another value waits until the replay has ended.
+    pub(super) fn follow_replay_request(&mut self, now: Now) {
+        if self.writer.stands_back_until().is_some() {
+            return;
+        }
+        let asked = requested(&self.setting, REPLAY_ANNOTATION);
+        let Some(running) = self.running() else {
+            let asked =
+                asked.filter(|asked| self.status.last_handled_replay.as_ref() != Some(asked));
+            if let Some(request) = asked {
+                self.begin_replay(&request, now);
+            }
+            return;
+        };
+        let request = running.request.clone();
+        let started = running.start_time;
+        let sending = self
+            .queues
+            .replay()
+            .is_some_and(|queue| queue.work.is_sending());
+        if sending {
+            return; // nothing can be decided
+        }
+        if asked.is_none() {
+            let why = "The annotation was removed.";
+            self.end_replay(ReplayReason::Canceled, why, now);
+            return;
+        }
+        let expired = self.retry.expired_before(self.subscription.max_age);
+        if expired.is_some_and(|limit| started < limit) {
+            let why = "It could not be delivered for as long as retry.maxAge says.";
+            self.end_replay(ReplayReason::RetryExpired, why, now);
+            return;
+        }
+        match self.queues.replay() {
+            Some(queue) => {
+                let log = self.queues.get(&queue.cursor.environment_uid);
+                if log.is_none_or(EnvironmentQueue::is_leaving) {
+                    let why = "The setting no longer asks for the environment, or may not see it.";
+                    self.end_replay(ReplayReason::EnvironmentNotFollowed, why, now);
+                }
+            }
+            None => self.locate_replay(&request, now),
+        }
+    }
+
+    fn begin_replay(&mut self, request: &str, now: Now) {
+        self.replay = ReplayState::default();
+        self.status.replay = Some(Replay {
+            request: request.to_owned(),
+            start_time: now.wall,
+            reason: ReplayReason::Running.as_str().to_owned(),
+            message: "The replay begins.".to_owned(),
+            ..Replay::default()
+        });
+        self.locate_replay(request, now);
+    }
+
+    /// Finds where the replay begins, or goes on after a restart.
+    fn locate_replay(&mut self, request: &str, now: Now) {
+        let waits = self.replay.again.is_some_and(|again| again > now.moment);
+        if waits || self.replay.locating.is_some() || !self.starts_are_known() {
+            return;
+        }
+        let request = match ReplayRequest::parse(request) {
+            Ok(request) => request,
+            Err(refusal) => return self.refuse_replay(&refusal, now),
+        };
+        let queues = self.queues.iter().map(|(_, queue)| queue);
+        let mut queues: Vec<_> = queues.filter(|queue| !queue.is_leaving()).collect();
+        // A name may be that of a deleted environment and of one that was created since.
+        queues.sort_by_key(|queue| queue.deleted.is_some());
+        let running = self.running();
+        let locate = Locate {
+            request,
+            cursors: queues.iter().map(|queue| queue.cursor.clone()).collect(),
+            letters: self.status.dead_letters.clone(),
+            reached: running.and_then(|replay| replay.cursor.clone()),
+        };
+        let token = self.token();
+        self.replay.locating = Some(token);
+        self.replay.again = None;
+        self.actions.push(Action::Locate(token, Box::new(locate)));
+    }
+
+    pub(super) fn replay_located(
+        &mut self,
+        token: Token,
+        result: Result<Result<Located, Refusal>, String>,
+        now: Now,
+    ) {
+        if self.replay.locating != Some(token) {
+            return; // of a replay that has ended
+        }
+        self.replay.locating = None;
+        let located = match result {
+            Err(why) => {
+                debug!(setting = %self.title, why, "can't find what is to be sent again; trying again");
+                self.replay.failures = self.replay.failures.saturating_add(1);
+                self.replay.again =
+                    Some(now.moment + backoff::delay(self.replay.failures, self.seed));
+                return;
+            }
+            Ok(Err(refusal)) => return self.refuse_replay(&refusal, now),
+            Ok(Ok(located)) => located,
+        };
+        let Some(replay) = self.status.replay.as_mut() else {
+            return;
+        };
+        let resumed = replay.cursor.is_some();
+        let (id, type_) = located.event.unzip();
+        replay.cursor = Some(located.cursor.clone());
+        replay.to = Some(located.to);
+        replay.event_id = id;
+        "It is being sent.".clone_into(&mut replay.message);
+        let request = replay.request.clone();
+        self.replay.one_message = type_;
+        self.queues.open_replay(located.cursor, located.to);
+        if !resumed {
+            info!(setting = %self.title, request, "a replay begins");
+            let note = format!("sending again what {REPLAY_ANNOTATION} asks for: {request}");
+            self.publish(EventReason::ReplayStarted, note);
+        }
+        self.writer.ask(WriteDue::Soon);
+    }
+
+    fn refuse_replay(&mut self, refusal: &Refusal, now: Now) {
+        self.end_replay(refusal.reason, &refusal.message, now);
+    }
+
+    /// Ends a replay, and says what came of it.
+    fn end_replay(&mut self, reason: ReplayReason, why: &str, now: Now) {
+        self.replay = ReplayState::default();
+        let queue = self.queues.close_replay();
+        let Some(replay) = self.status.replay.as_mut() else {
+            return;
+        };
+        if let Some(mut queue) = queue {
+            let turn = queue.work.cancel();
+            self.actions.extend(turn.map(Action::ReleaseTurn));
+            replay.cursor = Some(queue.cursor);
+        }
+        let sent = match (replay.delivered, replay.refused) {
+            (0, 0) => "Nothing was sent again.".to_owned(),
+            (events, 0) => format!("Events delivered again: {events}."),
+            (events, refused) => {
+                format!("Events delivered again: {events}. Messages refused again: {refused}.")
+            }
+        };
+        let message = match why {
+            "" => sent,
+            why => format!("{why} {sent}"),
+        };
+        info!(setting = %self.title, request = replay.request, reason = reason.as_str(), message, "a replay has ended");
+        replay.end_time = Some(now.wall);
+        reason.as_str().clone_into(&mut replay.reason);
+        replay.message = shorten(&message, MESSAGE);
+        self.status.last_handled_replay = Some(replay.request.clone());
+        let note = format!("{}: {message}", replay.request);
+        self.publish(
+            match reason {
+                ReplayReason::Delivered => EventReason::ReplayDelivered,
+                _ => EventReason::ReplayEnded,
+            },
+            note,
+        );
+        self.writer.ask(WriteDue::Soon);
+    }
+
+    /// What a replay asks for: what the setting asks for, and the event that is named.
+    pub(super) fn replayed(&self) -> Arc<Subscription> {
+        match self.replay.one_message {
+            Some(type_) if !self.subscription.types.contains(&type_) => {
+                let mut subscription = Subscription::clone(&self.subscription);
+                subscription.types.insert(type_);
+                Arc::new(subscription)
+            }
+            _ => self.subscription.clone(),
+        }
+    }
+
+    /// The search for the next message of the replay went over entries that are gone.
+    pub(super) fn replay_lost(&mut self, from: i64, now: Now) {
+        let why = format!("Snapshot {from} was removed from the log in the meantime.");
+        self.end_replay(ReplayReason::HistoryTruncated, &why, now);
+    }
+
+    /// A message of the replay was delivered or refused.
+    pub(super) fn replay_moved(
+        &mut self,
+        message: &NextMessage,
+        before: &Cursor,
+        verdict: Disposition,
+    ) {
+        let Some(replay) = self.status.replay.as_mut() else {
+            return;
+        };
+        replay.cursor = Some(message.after.clone());
+        if verdict == Disposition::Delivered {
+            let events = i64::try_from(message.events).unwrap_or(i64::MAX);
+            replay.delivered = replay.delivered.saturating_add(events);
+            let whole = self.subscription.kind == DestinationKind::Slack;
+            let moved = whole.then_some((before, &message.after));
+            message_history::redelivered(&mut self.status, &message.id, moved);
+        } else {
+            replay.refused = replay.refused.saturating_add(1);
+        }
+    }
+
+    /// Ends the replay if nothing of it is left. Whether it has ended.
+    pub(super) fn end_replay_if_done(&mut self, now: Now) -> bool {
+        let Some(queue) = self.queues.replay() else {
+            return true;
+        };
+        let (position, more) = (queue.cursor.index, queue.has_more());
+        let Some(replay) = self.running() else {
+            return true;
+        };
+        let tried = replay.delivered.saturating_add(replay.refused) > 0;
+        if !more || self.replay.one_message.is_some() && tried {
+            let reason = match replay.refused {
+                0 => ReplayReason::Delivered,
+                _ => ReplayReason::Refused,
+            };
+            self.end_replay(reason, "", now);
+            return true;
+        }
+        if replay.delivered >= EVENTS {
+            let rest = format!(
+                "A replay is of at most {EVENTS} events: ask for those after snapshot {position} next."
+            );
+            self.end_replay(ReplayReason::TooManyEvents, &rest, now);
+            return true;
+        }
+        false
+    }
+}
