@@ -12,6 +12,7 @@ pub mod notification_setting;
 pub mod provenance;
 pub mod selector;
 pub mod snapshot;
+pub(crate) mod start_from;
 pub(crate) mod user_time;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;

@@ -8,7 +8,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Condition, Span, environment::EnvironmentId};
+use crate::api::{Condition, Span, environment::EnvironmentId, start_from::StartFrom};
 
 /// The six types of events. Their names are the same in specs, messages and metrics.
 #[derive(
@@ -94,6 +94,8 @@ impl fmt::Display for EventType {
     printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = 1)
 )]
 #[x_kube(validation = Rule::new("has(self.webhook) != has(self.slack)").message("give exactly one of webhook and slack"))]
+#[x_kube(validation = Rule::new("!has(self.startFrom) || type(self.startFrom) == string && self.startFrom in ['Now', 'Oldest'] || has(self.environments) && self.environments.size() == 1")
+    .message("startFrom with the number of a snapshot needs exactly one name in environments"))]
 #[serde(rename_all = "camelCase")]
 pub struct NotificationSettingSpec {
     /// The names of the environments whose events are sent. Omitted: all environments that are visible to this
@@ -112,6 +114,13 @@ pub struct NotificationSettingSpec {
     /// Send the events of each snapshot to a Slack channel as one message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slack: Option<Slack>,
+    /// What a new setting is sent first: `Now`: what happens after its creation. `Oldest`: everything that the logs of its
+    /// environments still hold. A number: everything from the snapshot with this number on; name exactly one environment
+    /// then. Default `Now`. It is read once, when the setting is new. A change of it has no effect: to send events again
+    /// use the annotation `shipbell.dev/replay`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "StartFrom")]
+    pub start_from: Option<StartFrom>,
     /// If true, no events are sent and nothing expires. Events that happen in the meantime are sent afterwards.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,
@@ -325,6 +334,19 @@ pub struct Cursor {
     pub unreported_gap: Option<UnreportedGap>,
 }
 
+/// At most this many characters of an annotation that requests something.
+const REQUEST: usize = 256;
+
+impl NotificationSetting {
+    /// What an annotation requests.
+    pub(crate) fn requested(&self, annotation: &str) -> Option<String> {
+        let annotations = self.metadata.annotations.as_ref()?;
+        let asked = annotations.get(annotation)?;
+        let asked: String = asked.chars().take(REQUEST).collect();
+        (!asked.is_empty()).then_some(asked)
+    }
+}
+
 impl NotificationSettingStatus {
     /// Makes of it one that could be written again, whoever wrote it: with numbers that a log can have, and one element of
     /// each key.
@@ -378,6 +400,8 @@ pub struct UnreportedGap {
 pub enum StartReason {
     /// The setting is new. Its first events are those after it was created.
     NewSetting,
+    /// The setting is new, and `spec.startFrom` names its first events.
+    StartFrom,
     /// The environment was created after the setting. All its events are sent.
     NewEnvironment,
     /// The environment was added to the setting, or became visible to its namespace. Events from now on are sent.
@@ -402,7 +426,7 @@ pub struct StartDecision {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index: Option<i64>,
     /// Why the delivery starts there. `NewSetting`: the setting is new; its first events are those after it was
-    /// created. `NewEnvironment`: the environment was created after the setting; all its events are sent.
+    /// created. `StartFrom`: the setting is new, and `spec.startFrom` names its first events. `NewEnvironment`: the environment was created after the setting; all its events are sent.
     /// `EnvironmentAdded`: the environment was added to the setting, or became visible to it; events from then on are
     /// sent. `CursorReset`: the position was lost; events from then on are sent.
     pub reason: StartReason,

@@ -184,6 +184,9 @@ fn the_committed_list_of_fields_is_that_of_the_types() {
                     (Some("string"), _) if schema["pattern"] == crate::api::duration::PATTERN => {
                         "length of time".to_owned()
                     }
+                    (None, _) if schema["x-kubernetes-int-or-string"] == true => {
+                        "integer or string".to_owned()
+                    }
                     (kind, _) => kind.unwrap_or("object").to_owned(),
                 };
                 writeln!(page, "| `{path}` | {kind} | {}{values} |", text(schema)).unwrap();

@@ -8,8 +8,9 @@ use crate::{
         EnvironmentSnapshotSpec, EventType,
         notification_setting::{Cursor, DeadLetter},
     },
-    delivery::{next_message::LogReader, reasons::ReplayReason},
+    delivery::{environment_queue::Token, next_message::LogReader, reasons::ReplayReason},
     snapshot::{event, log},
+    time::Moment,
 };
 
 /// A replay is of at most this many snapshots.
@@ -22,6 +23,19 @@ const SEARCHED: usize = 1_000;
 const EVENTS_SEARCHED: usize = 20_000;
 /// The length of an event's id.
 const ID: usize = 52;
+
+/// What is known of a replay beside its queue and what the status says.
+#[derive(Debug, Default)]
+pub(crate) struct ReplayState {
+    /// Where it begins is being found.
+    pub locating: Option<Token>,
+    /// It was looked for in vain this often.
+    pub failures: u32,
+    /// When to look for it again.
+    pub again: Option<Moment>,
+    /// The type of the event with which the one message begins that is sent.
+    pub one_message: Option<EventType>,
+}
 
 /// Why a replay is not begun.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -37,9 +37,8 @@ use crate::{
         next_message::{Found, MessageKey, NextMessage, Search},
         pending::{CountedRange, LogRange, PendingCount},
         reasons::EventReason,
-        replay::{Locate, Located, Refusal},
+        replay::{Locate, Located, Refusal, ReplayState},
         retry::RetryState,
-        setting_state::replay::ReplayState,
         status_writer::{StatusWrite, StatusWriter, WriteAnswer, WriteDue},
         subscription::Subscription,
         test_message::TestMessage,
@@ -350,7 +349,7 @@ impl SettingState {
             next_list,
             sending,
             self.look_again,
-            self.replay.again(),
+            self.replay.again,
         ]
         .into_iter()
         .flatten()

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::{
-    api::notification_setting::StartReason,
+    api::{notification_setting::StartReason, start_from::StartFrom},
     snapshot::{environments::EnvironmentInfo, log::EntryMeta},
 };
 
@@ -26,9 +26,16 @@ pub(crate) enum Handled {
 }
 
 /// Why delivery starts where it does.
-pub(crate) fn reason(handled: Handled, environment: &EnvironmentInfo) -> StartReason {
+pub(crate) fn reason(
+    handled: Handled,
+    environment: &EnvironmentInfo,
+    asked: StartFrom,
+) -> StartReason {
     let Handled::Before { decided, same_spec } = handled else {
-        return StartReason::NewSetting;
+        return match asked {
+            StartFrom::Now => StartReason::NewSetting,
+            StartFrom::Oldest | StartFrom::Snapshot(_) => StartReason::StartFrom,
+        };
     };
     // Created after everything else had been decided, and never edited since, so never hidden: all of its log is news.
     let is_new = environment.generation == 1
@@ -59,8 +66,14 @@ impl Age {
 }
 
 /// The snapshot at which a cursor starts: everything after it is sent. `log`: the entries, oldest first.
-pub(crate) fn index(reason: StartReason, log: &[EntryMeta], setting: Age) -> Option<i64> {
+pub(crate) fn index(
+    reason: StartReason,
+    log: &[EntryMeta],
+    setting: Age,
+    asked: StartFrom,
+) -> Option<i64> {
     let baseline = log.first().map(|entry| entry.index);
+    let head = log.last().map(|entry| entry.index);
     let older = |entry: &&EntryMeta| {
         let entry = Age {
             second: entry.created.as_second(),
@@ -68,15 +81,18 @@ pub(crate) fn index(reason: StartReason, log: &[EntryMeta], setting: Age) -> Opt
         };
         entry.is_before(setting)
     };
-    match reason {
-        StartReason::NewSetting => {
-            let newest_older = log.iter().rfind(older).map(|entry| entry.index);
-            newest_older.or(baseline)
+    let newest_older = || log.iter().rfind(older).map(|entry| entry.index);
+    match (reason, asked) {
+        (StartReason::StartFrom, StartFrom::Oldest) => baseline.map(|first| first - 1),
+        // If that is gone, the destination is told so.
+        (StartReason::StartFrom, StartFrom::Snapshot(number)) => {
+            head.map(|head| head.min(number - 1))
         }
-        StartReason::NewEnvironment => baseline,
-        StartReason::EnvironmentAdded | StartReason::CursorReset => {
-            log.last().map(|entry| entry.index)
+        (StartReason::StartFrom, StartFrom::Now) | (StartReason::NewSetting, _) => {
+            newest_older().or(baseline)
         }
+        (StartReason::NewEnvironment, _) => baseline,
+        (StartReason::EnvironmentAdded | StartReason::CursorReset, _) => head,
     }
 }
 
@@ -143,14 +159,21 @@ mod tests {
                 decided: Some(at(decided)),
                 same_spec,
             });
-            assert_eq!(reason(handled, &of), want, "{case}");
+            assert_eq!(reason(handled, &of, StartFrom::Now), want, "{case}");
+            let asked = match want {
+                NewSetting => StartReason::StartFrom,
+                of_environment => of_environment,
+            };
+            for from in [StartFrom::Oldest, StartFrom::Snapshot(7)] {
+                assert_eq!(reason(handled, &of, from), asked, "{case}");
+            }
         }
         let before_any_calendar = Handled::Before {
             decided: Some(Timestamp::MIN),
             same_spec: true,
         };
         assert_eq!(
-            reason(before_any_calendar, &environment(5_000, 1)),
+            reason(before_any_calendar, &environment(5_000, 1), StartFrom::Now),
             NewEnvironment
         );
         let older_operator = Handled::Before {
@@ -158,7 +181,10 @@ mod tests {
             same_spec: true,
         };
         let of = environment(5_000, 1);
-        assert_eq!(reason(older_operator, &of), EnvironmentAdded);
+        assert_eq!(
+            reason(older_operator, &of, StartFrom::Now),
+            EnvironmentAdded
+        );
     }
 
     #[test]
@@ -183,8 +209,20 @@ mod tests {
             (NewEnvironment, age(10, 40), Some(3)),
             (EnvironmentAdded, age(10, 40), Some(6)),
         ] {
-            assert_eq!(index(why, &log, setting), want, "{why:?} {setting:?}");
+            let found = index(why, &log, setting, StartFrom::Oldest);
+            assert_eq!(found, want, "{why:?} {setting:?}");
         }
-        assert_eq!(index(NewSetting, &[], age(10, 40)), None);
+        for (from, want) in [
+            (StartFrom::Oldest, 2),
+            (StartFrom::Now, 4),
+            (StartFrom::Snapshot(1), 0),
+            (StartFrom::Snapshot(5), 4),
+            (StartFrom::Snapshot(6), 5),
+            (StartFrom::Snapshot(90), 6),
+        ] {
+            let found = index(StartReason::StartFrom, &log, age(10, 40), from);
+            assert_eq!(found, Some(want), "{from:?}");
+        }
+        assert_eq!(index(NewSetting, &[], age(10, 40), StartFrom::Now), None);
     }
 }

@@ -173,6 +173,26 @@ fn a_setting_that_makes_no_sense_is_refused_with_the_field_that_is_wrong() {
             (many, ["spec.environments", "at most 256"]),
             (long, ["spec.environments[0]", "63"]),
             (
+                format!("{{startFrom: 17, {good}}}"),
+                ["startFrom", "exactly one name in environments"],
+            ),
+            (
+                format!("{{startFrom: '17', environments: [a, b], {good}}}"),
+                ["startFrom", "exactly one name in environments"],
+            ),
+            (
+                format!("{{startFrom: 0, environments: [a], {good}}}"),
+                ["spec.startFrom", "greater than or equal to 1"],
+            ),
+            (
+                format!("{{startFrom: newest, {good}}}"),
+                ["spec.startFrom", "should match"],
+            ),
+            (
+                format!("{{startFrom: 1.5, environments: [a], {good}}}"),
+                ["spec.startFrom", "integer"],
+            ),
+            (
                 format!("{{suspend: 'yes', {good}}}"),
                 ["spec.suspend", "boolean"],
             ),

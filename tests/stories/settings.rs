@@ -23,6 +23,8 @@ use shipbell::api::Environment;
 
 /// Asks for a test message.
 pub const TEST: &str = "shipbell.dev/test-requested-at";
+/// Asks for events to be sent again.
+const REPLAY: &str = "shipbell.dev/replay";
 
 /// A setting that reads its URL from the key `url` of this Secret.
 pub fn from_secret(kind: &str, secret: &str) -> String {
@@ -1149,6 +1151,103 @@ fn a_test_message_is_sent_once_for_each_request() {
         assert_eq!(failure.reason, "ServerError");
         // It is not tried again.
         hears_no_more(&receiver, 3).await?;
+        Ok(())
+    });
+}
+
+// ---- what is sent again on request ----
+
+#[test]
+fn what_is_asked_for_is_sent_again_with_its_own_ids_and_says_so() {
+    play(async |cluster| {
+        let actor = Actor::new(cluster, "replay").await?;
+        let receiver = Receiver::start();
+        actor.webhook("hook", &receiver, "").await?;
+        for app in ["a", "b", "c"] {
+            actor.starts(app).await?;
+        }
+        let before = receiver.wait_for_count(PATIENCE, 3).await?;
+        assert_eq!(before[0].header("shipbell-replay"), None);
+        let handled = async |request: &str| {
+            actor.annotate("hook", REPLAY, request).await?;
+            let status = actor
+                .status_when("hook", "the replay has ended", |it| {
+                    it.last_handled_replay.as_deref() == Some(request)
+                })
+                .await?;
+            status.replay.context("no replay")
+        };
+
+        let replay = handled(&format!("{}/3-4", actor.name)).await?;
+        assert_eq!((replay.reason.as_str(), replay.delivered), ("Delivered", 2));
+        let heard = receiver.wait_for_count(PATIENCE, 5).await?;
+        for (again, before) in heard[3..].iter().zip(&before[1..]) {
+            assert_eq!(again.header("shipbell-replay"), Some("true"));
+            assert_eq!(id(again), id(before));
+            assert_eq!(again.text(), before.text());
+        }
+        actor.happened("hook", "ReplayStarted").await?;
+        actor.happened("hook", "ReplayDelivered").await?;
+
+        let replay = handled(id(&before[0])).await?;
+        assert_eq!(replay.reason, "Delivered");
+        let heard = receiver.wait_for_count(PATIENCE, 6).await?;
+        assert_eq!(id(&heard[5]), id(&before[0]));
+
+        // What isn't there, or isn't for this namespace, is refused.
+        let other = Actor::new(cluster, "replay-other").await?;
+        for (request, reason) in [
+            (format!("{}/1-9", actor.name), "NotSentYet"),
+            (format!("{}/1-1", other.name), "EnvironmentNotFollowed"),
+            ("all of it".to_owned(), "RequestInvalid"),
+        ] {
+            let replay = handled(&request).await?;
+            assert_eq!(replay.reason, reason, "{}", replay.message);
+            assert!(replay.cursor.is_none());
+        }
+        actor.happened("hook", "ReplayEnded").await?;
+
+        // A refused message is taken out of the list when it is delivered.
+        receiver.answer_next(400);
+        actor.starts("d").await?;
+        let status = actor
+            .status_when("hook", "a dead letter", |it| !it.dead_letters.is_empty())
+            .await?;
+        let letter = status.dead_letters[0].event_id.clone();
+        let replay = handled(&letter).await?;
+        assert_eq!(replay.reason, "Delivered", "{}", replay.message);
+        assert!(actor.status("hook").await?.dead_letters.is_empty());
+        let heard = receiver.wait_for_count(PATIENCE, 8).await?;
+        assert_eq!((id(&heard[6]), id(&heard[7])), (&*letter, &*letter));
+        hears_no_more(&receiver, 8).await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_new_setting_may_ask_for_what_happened_before_it() {
+    play(async |cluster| {
+        let actor = Actor::new(cluster, "start-from").await?;
+        let receiver = Receiver::start();
+        actor.webhook("first", &receiver, "").await?;
+        for app in ["a", "b", "c"] {
+            actor.starts(app).await?;
+        }
+        receiver.wait_for_count(PATIENCE, 3).await?;
+        let all = told(&receiver.heard());
+        for (setting, start_from, count) in [
+            ("oldest", "startFrom: Oldest", 3),
+            ("third", "startFrom: 3", 2),
+            ("text", "startFrom: '4'", 1),
+        ] {
+            let receiver = Receiver::start();
+            actor.webhook(setting, &receiver, start_from).await?;
+            receiver.wait_for_count(PATIENCE, count).await?;
+            hears_no_more(&receiver, count).await?;
+            assert_eq!(told(&receiver.heard()), all[3 - count..], "{setting}");
+            let start = &actor.status(setting).await?.starts[0];
+            assert_eq!(format!("{:?}", start.reason), "StartFrom");
+        }
         Ok(())
     });
 }

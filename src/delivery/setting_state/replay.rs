@@ -7,7 +7,7 @@ use tracing::{debug, info};
 
 use crate::{
     api::{
-        EventType, REPLAY_ANNOTATION,
+        REPLAY_ANNOTATION,
         condition::{MESSAGE, shorten},
         notification_setting::{Cursor, Replay},
     },
@@ -17,34 +17,14 @@ use crate::{
         message_history,
         next_message::NextMessage,
         reasons::{EventReason, ReplayReason},
-        replay::{EVENTS, Locate, Located, Refusal, ReplayRequest},
+        replay::{EVENTS, Locate, Located, Refusal, ReplayRequest, ReplayState},
         retry::Disposition,
-        setting_state::{Action, Now, SettingState, test_request::requested},
+        setting_state::{Action, Now, SettingState},
         status_writer::WriteDue,
         subscription::Subscription,
     },
     http::destination::DestinationKind,
-    time::Moment,
 };
-
-/// What is known of a replay beside its queue and what the status says.
-#[derive(Debug, Default)]
-pub(super) struct ReplayState {
-    /// Where it begins is being found.
-    locating: Option<Token>,
-    /// It was looked for in vain this often, and is looked for again then.
-    failures: u32,
-    again: Option<Moment>,
-    /// The type of the event with which the one message begins that is sent.
-    one_message: Option<EventType>,
-}
-
-impl ReplayState {
-    /// When to look again for what it asks for.
-    pub fn again(&self) -> Option<Moment> {
-        self.again
-    }
-}
 
 impl SettingState {
     /// The replay that is under way, as the status says.
@@ -66,7 +46,7 @@ impl SettingState {
         if self.writer.stands_back_until().is_some() {
             return;
         }
-        let asked = requested(&self.setting, REPLAY_ANNOTATION);
+        let asked = self.setting.requested(REPLAY_ANNOTATION);
         let Some(running) = self.running() else {
             let asked =
                 asked.filter(|asked| self.status.last_handled_replay.as_ref() != Some(asked));

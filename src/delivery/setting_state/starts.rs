@@ -9,6 +9,7 @@ use crate::{
         condition,
         environment::EnvironmentId,
         notification_setting::{Cursor, StartDecision, StartReason},
+        start_from::StartFrom,
     },
     backoff,
     cluster::pod_view::version,
@@ -38,7 +39,7 @@ impl SettingState {
                 same_spec: generation == self.subscription.generation,
             },
         };
-        let reason = start_position::reason(handled, info);
+        let reason = start_position::reason(handled, info, self.start_from());
         debug!(setting = %self.title, environment = name, ?reason, "decided where to start");
         self.status.starts.push(StartDecision {
             environment: name.to_owned(),
@@ -66,7 +67,7 @@ impl SettingState {
             StartReason::EnvironmentAdded | StartReason::CursorReset => {
                 self.start_at(uid, head, head);
             }
-            StartReason::NewSetting | StartReason::NewEnvironment => {
+            StartReason::NewSetting | StartReason::StartFrom | StartReason::NewEnvironment => {
                 let listing = self.listing.get(uid);
                 if listing.is_none_or(|listing| listing.is_due(now)) {
                     let listing = self.listing.entry(uid.to_owned()).or_default();
@@ -75,6 +76,11 @@ impl SettingState {
                 }
             }
         }
+    }
+
+    /// What the spec says of the start of a new setting.
+    fn start_from(&self) -> StartFrom {
+        self.setting.spec.start_from.unwrap_or(StartFrom::Now)
     }
 
     fn open_start(&self, uid: &str) -> Option<&StartDecision> {
@@ -104,7 +110,8 @@ impl SettingState {
             warn!(setting = %self.title, environment = decision.environment, why, "can't find where to start; trying again");
             vec![]
         });
-        match start_position::index(decision.reason, &entries, setting).zip(entries.last()) {
+        let index = start_position::index(decision.reason, &entries, setting, self.start_from());
+        match index.zip(entries.last()) {
             Some((index, last)) => {
                 let head = last.index;
                 self.start_at(uid, index, head);

@@ -12,9 +12,9 @@ use crate::{
         environment_queue::AheadCounts,
         pending::{CountedRange, LogRange},
         reasons::EventReason,
+        replay::ReplayState,
         setting_state::{
-            Action, Counting, Now, ReplayState, SettingState, destination::destination_unknown,
-            resumed,
+            Action, Counting, Now, SettingState, destination::destination_unknown, resumed,
         },
         status_writer::{ConflictOutcome, WriteAnswer, WriteDue},
     },

@@ -1,7 +1,7 @@
 //! The test message that an annotation asks for.
 
 use crate::{
-    api::{NotificationSetting, TEST_ANNOTATION},
+    api::TEST_ANNOTATION,
     delivery::{
         environment_queue::Token,
         message_history::{self, Attempt},
@@ -15,20 +15,9 @@ use crate::{
     },
 };
 
-/// At most this many characters of an annotation that asks for something.
-const REQUEST: usize = 256;
-
-/// What an annotation of a setting asks for.
-pub(super) fn requested(setting: &NotificationSetting, annotation: &str) -> Option<String> {
-    let annotations = setting.metadata.annotations.as_ref()?;
-    let asked = annotations.get(annotation)?;
-    let asked: String = asked.chars().take(REQUEST).collect();
-    (!asked.is_empty()).then_some(asked)
-}
-
 impl SettingState {
     pub(super) fn start_test(&mut self, now: Now) {
-        let asked = requested(&self.setting, TEST_ANNOTATION);
+        let asked = self.setting.requested(TEST_ANNOTATION);
         let asked = asked.filter(|asked| self.status.last_handled_test.as_ref() != Some(asked));
         let Some(request) = asked else { return };
         if self.stopping || self.writer.stands_back_until().is_some() {

@@ -45,8 +45,7 @@ impl Message {
         self.text = format!("{AGAIN}: {}", self.text);
         for attachment in &mut self.attachments {
             attachment.fallback.clone_from(&self.text);
-            let note = Block::context(format!(":repeat: {AGAIN}"));
-            attachment.blocks.push(note);
+            attachment.blocks.push(Block::context(AGAIN.to_owned()));
         }
     }
 

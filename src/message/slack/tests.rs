@@ -230,6 +230,11 @@ fn designs() -> Vec<(&'static str, Message)> {
             ]),
         ),
         ("stopped", of(vec![change('a', OLD, &[(WEB, 1, 0)])])),
+        ("stopped-sent-again", {
+            let mut message = of(vec![change('a', OLD, &[(WEB, 1, 0)])]);
+            message.say_sent_again();
+            message
+        }),
         (
             "stopped-replaced",
             of(vec![
@@ -493,6 +498,9 @@ fn every_design_reads_as_meant() {
         stopped #8D8D8D
           *:black_square_for_stop: Stopped* `nginx` in *eks-1/prod* — no instance is running (from 1 to 0)
           nginx stopped in eks-1/prod: no instance is running (from 1 to 0). Image nginx:1.26, fingerprint aaaaaaaaaaaa, workload shop/deployment/web. Snapshot #12, compliant.
+        stopped-sent-again #8D8D8D
+          *:black_square_for_stop: Stopped* `nginx` in *eks-1/prod* — no instance is running (from 1 to 0)
+          Sent again on request: nginx stopped in eks-1/prod: no instance is running (from 1 to 0). Image nginx:1.26, fingerprint aaaaaaaaaaaa, workload shop/deployment/web. Snapshot #12, compliant.
         stopped-replaced #8D8D8D
           *:black_square_for_stop: Stopped* `nginx` in *eks-1/prod* — no instance is running (from 2 to 0), another version has taken its place
           nginx stopped in eks-1/prod: no instance is running (from 2 to 0). Image nginx:1.26, fingerprint aaaaaaaaaaaa, replaced by bbbbbbbbbbbb (nginx:1.27), workload shop/deployment/web. Snapshot #12, compliant.

@@ -6,6 +6,7 @@ use super::*;
 use crate::api::{
     REPLAY_ANNOTATION,
     notification_setting::{DeadLetter, Replay},
+    start_from::StartFrom,
 };
 
 impl Simulation {
@@ -371,4 +372,61 @@ proptest! {
         prop_assert_eq!(it.taken(), it.ids_after("u1", 1), "what is new is told, and in order");
         prop_assert!(it.duplicates() <= part.len() + 2 * it.allowed_duplicates(), "{} of {}", it.duplicates(), part.len());
     }
+}
+
+#[test]
+fn a_new_setting_starts_where_its_spec_says() {
+    for (from, index, told) in [
+        (StartFrom::Now, 4, 4),
+        (StartFrom::Oldest, 2, 2),
+        (StartFrom::Snapshot(4), 3, 3),
+        (StartFrom::Snapshot(99), 4, 4),
+    ] {
+        let mut it = with_one_environment(webhook());
+        for name in ["a", "b", "c"] {
+            change(&mut it, "u1", name);
+            it.at += seconds(10);
+        }
+        it.logs
+            .get_mut("u1")
+            .unwrap()
+            .entries
+            .retain(|index, _| *index > 2);
+        it.setting_created = it.at;
+        it.setting.spec.start_from = Some(from);
+        it.faults.kill = 100;
+        it.start();
+        it.run(seconds(60));
+        it.faults.kill = 0;
+        it.run(seconds(60));
+        let start = &it.status().starts[0];
+        assert_eq!(start.index, Some(index), "{from:?}");
+        assert_eq!(it.taken(), it.ids_after("u1", told), "{from:?}");
+        it.edit(|spec| spec.start_from = Some(StartFrom::Oldest));
+        it.run(seconds(60));
+        assert_eq!(
+            it.taken(),
+            it.ids_after("u1", told),
+            "a later edit changes nothing"
+        );
+    }
+}
+
+#[test]
+fn a_new_setting_that_starts_from_what_is_gone_is_told_so() {
+    let mut it = with_one_environment(webhook());
+    for name in ["a", "b", "c"] {
+        change(&mut it, "u1", name);
+    }
+    it.logs
+        .get_mut("u1")
+        .unwrap()
+        .entries
+        .retain(|index, _| *index > 3);
+    it.setting.spec.start_from = Some(StartFrom::Snapshot(2));
+    it.start();
+    it.run(seconds(60));
+    assert_eq!(reasons(&it), ["HistoryTruncated"]);
+    assert_eq!(it.heard.len(), 2, "the report, and the event that is left");
+    assert_eq!(it.ids_since(1), it.ids_after("u1", 3));
 }
