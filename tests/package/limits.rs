@@ -28,6 +28,27 @@ type Statement = (&'static str, &'static str, &'static str, &'static str, As);
 
 const STATEMENTS: &[Statement] = &[
     (
+        "docs/troubleshooting.md",
+        "A replay is of at most {} snapshots",
+        "src/delivery/replay.rs",
+        "SNAPSHOTS",
+        As::Number,
+    ),
+    (
+        "docs/troubleshooting.md",
+        "snapshots and {} events. To Slack",
+        "src/delivery/replay.rs",
+        "EVENTS",
+        As::Number,
+    ),
+    (
+        "docs/troubleshooting.md",
+        "the event is not in the {} newest snapshots",
+        "src/delivery/replay.rs",
+        "SEARCHED",
+        As::Number,
+    ),
+    (
         "docs/operations.md",
         "its Lease runs out after {} seconds",
         "src/leader/lease.rs",

@@ -273,6 +273,11 @@ const HELD: &[Held] = &[
 /// A sentence of a page, in which braces are around each number that is no limit, time or default of Shipbell, and what it is.
 const OTHER: &[Held] = &[
     (
+        "docs/events.md",
+        "`spec.startFrom: 17` | the first one of snapshot {17} or later",
+        "an example",
+    ),
+    (
         "docs/operations.md",
         "may take more than {ten} times what is read",
         "48 bytes for each certificate of which 5 bytes are read, and what is allocated for it",
