@@ -42,6 +42,13 @@ const STATEMENTS: &[Statement] = &[
         As::Number,
     ),
     (
+        "docs/operations.md",
+        "the leader reads and writes it every {} seconds",
+        "src/leader/election.rs",
+        "RENEW",
+        As::Number,
+    ),
+    (
         "charts/shipbell/values.yaml",
         "limits: memory: {}Mi",
         "tests/archive/attack.rs",

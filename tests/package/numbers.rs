@@ -274,6 +274,11 @@ const HELD: &[Held] = &[
 const OTHER: &[Held] = &[
     (
         "docs/operations.md",
+        "each other replica reads it every second: {60} requests a minute each",
+        "one request every second, or two every two seconds",
+    ),
+    (
+        "docs/operations.md",
         "may take more than {ten} times what is read",
         "48 bytes for each certificate of which 5 bytes are read, and what is allocated for it",
     ),
