@@ -43,6 +43,13 @@ const STATEMENTS: &[Statement] = &[
     ),
     (
         "docs/operations.md",
+        "for at most {} s, and gives the Lease back",
+        "src/run.rs",
+        "GRACE",
+        As::Seconds,
+    ),
+    (
+        "docs/operations.md",
         "the leader reads and writes it every {} seconds",
         "src/leader/election.rs",
         "RENEW",

@@ -274,8 +274,13 @@ const HELD: &[Held] = &[
 const OTHER: &[Held] = &[
     (
         "docs/operations.md",
-        "each other replica reads it every second: {60} requests a minute each",
-        "one request every second, or two every two seconds",
+        "each other replica reads it once per second: {60} requests per minute each",
+        "one request per second, or two in two seconds",
+    ),
+    (
+        "docs/operations.md",
+        "knows a new snapshot about {a} second later",
+        "the leader writes the status of an Environment that often",
     ),
     (
         "docs/operations.md",
