@@ -233,7 +233,10 @@ impl EnvironmentRecorder {
                 shared.with(|state, _| state.head_confirmed(&self.environment.name, now));
             } else {
                 let environment = &self.environment.name;
-                warn!(environment, "the log was set back; reading it again");
+                warn!(
+                    environment,
+                    "the log no longer holds the snapshot that was its newest here; reading it again"
+                );
                 self.context.log.forget();
                 self.forget_log();
             }
