@@ -176,15 +176,29 @@ pub struct EnvironmentStatus {
 impl EnvironmentStatus {
     /// What of it may be refused for what it holds, without numbers and times, which change often.
     pub(crate) fn news(&self) -> Self {
+        Self {
+            conditions: self.undated(),
+            reasons: self.reasons.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// Whether it says the same, whenever that began.
+    pub(crate) fn says_what(&self, other: &Self) -> bool {
+        let undated = |status: &Self| Self {
+            conditions: status.undated(),
+            ..status.clone()
+        };
+        undated(self) == undated(other)
+    }
+
+    /// Its conditions without their times.
+    fn undated(&self) -> Vec<Condition> {
         let undated = |condition: &Condition| Condition {
             last_transition_time: Time(Timestamp::UNIX_EPOCH),
             ..condition.clone()
         };
-        Self {
-            conditions: self.conditions.iter().map(undated).collect(),
-            reasons: self.reasons.clone(),
-            ..Self::default()
-        }
+        self.conditions.iter().map(undated).collect()
     }
 
     /// What is written when the API server refuses all of it: no lists, and short texts.

@@ -16,14 +16,16 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::time::timeout;
 
+use crate::cluster::pod_view;
+
 /// How long to wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What became of a status write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum StatusWriteResult {
-    /// It was written.
-    Written,
+    /// It was written, and the object has this version now.
+    Written { version: u64 },
     /// The object is gone, or another one has its name: the watch reports it.
     Gone,
     /// The API server refused it for what it holds, and why: a smaller one may be accepted.
@@ -67,7 +69,11 @@ pub(crate) async fn apply_status<K: Resource<DynamicType = ()>>(
     }));
     let params = PatchParams::apply("shipbell").force();
     match timeout(TIMEOUT, api.patch_status(name, &params, &patch)).await {
-        Ok(Ok(_)) => Ok(StatusWriteResult::Written),
+        Ok(Ok(object)) => {
+            let version = object.metadata.resource_version.unwrap_or_default();
+            let version = pod_view::version(&version);
+            Ok(StatusWriteResult::Written { version })
+        }
         Ok(Err(error)) if has_code(&error, 404) || has_code(&error, 409) => {
             Ok(StatusWriteResult::Gone)
         }

@@ -203,7 +203,7 @@ impl<S: SharedEvidence> EvidenceStatusWriter<S> {
         let mut forgotten = KnownStatus::default();
         let known = statuses.0.get_mut(&slot).unwrap_or(&mut forgotten);
         Ok(match written {
-            StatusWriteResult::Written => {
+            StatusWriteResult::Written { .. } => {
                 known.hash = new_hash;
                 Write::Sent
             }

@@ -96,6 +96,8 @@ pub(crate) enum ConflictOutcome {
     Refused(String),
     /// One of ours whose answer was lost, with how far each queue was ahead then.
     Ours(AheadCounts),
+    /// What another replica left behind: it wrote after this writer's status was read, and none of ours was accepted yet.
+    Predecessors,
     /// Someone else's.
     Others,
 }
@@ -124,6 +126,8 @@ pub(crate) struct StatusWriter {
     /// Another writer is left alone until then.
     standing_back: Option<Moment>,
     writing: bool,
+    /// No status of another writer was met yet, and none of ours was accepted.
+    new: bool,
     conflicts: u32,
     /// Why the last patch was refused, if it was: what is read next tells whether its test failed.
     refusal: Option<String>,
@@ -149,6 +153,7 @@ impl StatusWriter {
             reading: None,
             standing_back: None,
             writing: false,
+            new: true,
             conflicts: 0,
             refusal: None,
             minimal: false,
@@ -316,6 +321,7 @@ impl StatusWriter {
         self.version = version;
         self.unanswered.clear();
         self.pause = INTERVAL;
+        self.new = false;
         self.conflicts = 0;
         self.minimal = false;
     }
@@ -370,6 +376,7 @@ impl StatusWriter {
         let ours = |(written, _): &&(Vec<Cursor>, AheadCounts)| sorted(written) == cursors;
         match self.unanswered.iter().find(ours) {
             Some((_, counted)) => ConflictOutcome::Ours(counted.clone()),
+            None if std::mem::take(&mut self.new) => ConflictOutcome::Predecessors,
             None => ConflictOutcome::Others,
         }
     }
@@ -617,7 +624,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_conflict_a_status_is_the_same_or_ours_or_another_writers() {
+    fn after_a_conflict_a_status_is_the_same_or_ours_or_a_predecessors_or_another_writers() {
         let mut writer = writer();
         writer.begin("u", &status(&[2, 1]), counted(1));
         writer.begin("u", &status(&[2, 3]), counted(2));
@@ -627,6 +634,7 @@ mod tests {
             (swapped, ConflictOutcome::Same),
             (status(&[2, 1]), ConflictOutcome::Ours(counted(1))),
             (status(&[2, 3]), ConflictOutcome::Ours(counted(2))),
+            (status(&[2, 2]), ConflictOutcome::Predecessors),
             (status(&[2, 2]), ConflictOutcome::Others),
             (status(&[1]), ConflictOutcome::Others),
         ] {
@@ -637,6 +645,10 @@ mod tests {
             );
             assert_eq!(writer.version.as_deref(), Some("12"));
         }
+        let mut writer = self::writer();
+        writer.accepted(status(&[2, 1]), None);
+        let found = writer.found(&status(&[2, 2]), None);
+        assert_eq!(found, ConflictOutcome::Others, "it had the status");
     }
 
     #[test]
@@ -653,7 +665,11 @@ mod tests {
             (status(&[1, 2]), status(&[1, 2]), &refused),
             (status(&[1, 2]), said(status(&[1, 2])), &refused),
             (status(&[1, 2]), swapped, &ConflictOutcome::Same),
-            (status(&[1, 2]), status(&[1, 3]), &ConflictOutcome::Others),
+            (
+                status(&[1, 2]),
+                status(&[1, 3]),
+                &ConflictOutcome::Predecessors,
+            ),
             (status(&[]), said(status(&[])), &refused),
             (none(), none(), &refused),
             (none(), said(none()), &ConflictOutcome::Same),

@@ -1,15 +1,24 @@
 //! Rules, and what becomes of environments that have some.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::{
     api::environment::EnvironmentId,
-    api::{EnvironmentSnapshotSpec, EventType, compliance::ComplianceState, snapshot::Cause},
+    api::{
+        EnvironmentSnapshotSpec, EnvironmentStatus, EventType, compliance::ComplianceState,
+        snapshot::Cause,
+    },
     cluster::{scope::Scope, watch_progress::WatchKind},
     compliance::evidence_state::EvidenceState as _,
-    simulation::{Cluster, testing::digest},
-    snapshot::ledger::Ledger,
+    simulation::{Cluster, empty_state, testing::digest},
+    snapshot::{
+        environment_status::{StatusInput, new_status, problems},
+        ledger::Ledger,
+        state::ClusterState,
+    },
 };
 
 /// A cluster whose environment `prod` asks for provenance, in which `web` runs `v1`, whose record is there.
@@ -683,6 +692,38 @@ fn what_is_not_counted_is_judged_all_the_same() {
             assert_eq!(told.len(), 2, "{told:?}");
             cluster.assert_at_rest();
         }
+    }
+}
+
+#[test]
+fn a_replica_that_does_not_lead_names_what_is_not_counted_as_the_leader_does() {
+    let mut cluster = vetted("");
+    uncounted(&mut cluster, "Job", "bad");
+    for (passed, in_grace) in [(100, true), (300, false)] {
+        cluster.pass(passed);
+        let status = |state: &ClusterState| {
+            let input = StatusInput {
+                name: "prod",
+                summary: &state.summary("prod").unwrap(),
+                frozen: None,
+                recovering: false,
+                now: cluster.wall(),
+            };
+            new_status(EnvironmentStatus::default(), input)
+        };
+        let told = status(&cluster.state);
+        assert_eq!(told.reasons.len(), 1);
+        assert_eq!(told.reasons[0].grace_until.is_some(), in_grace);
+        let env = &cluster.environments["prod"];
+        let id = EnvironmentId::new("prod", &env.uid);
+        let mut other = empty_state(true, cluster.now);
+        other.environment_seen(&id, &env.spec, cluster.now);
+        let ledger = Arc::new(cluster.recorded("prod").clone());
+        other.log_is_read(&id, ledger, cluster.now);
+        other.problems_reported(&id, problems(&told));
+        assert_eq!(status(&other).reasons, told.reasons);
+        other.begins_to_lead(cluster.now);
+        assert!(status(&other).reasons.is_empty(), "it judges for itself");
     }
 }
 

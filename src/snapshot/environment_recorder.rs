@@ -25,6 +25,7 @@ use crate::{
     cluster::{
         custom_resource_status::{StatusWriteResult, apply_status},
         kubernetes_events::{Repeated, reference},
+        pod_view,
         scope::Scope,
     },
     snapshot::{
@@ -55,6 +56,8 @@ const HEAD_FRESH: Duration = Duration::from_secs(60);
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// At most how long to wait after one that failed.
 const LONGEST_STATUS_PAUSE: Duration = Duration::from_secs(30);
+/// At most how long before one that somebody else has changed is written again, if that happens again and again.
+const LONGEST_REPAIR_PAUSE: Duration = Duration::from_secs(60);
 /// How long a status counts as refused: what refused it may be gone.
 const REFUSED_FOR: Duration = Duration::from_secs(600);
 /// How many entries after the one known last are tried one by one to find the head, before all are listed.
@@ -77,6 +80,15 @@ pub(crate) struct EnvironmentRecorder {
     head_hint: Option<i64>,
     /// The status that was written last.
     status: EnvironmentStatus,
+    /// The version of the object up to which it is known what its status says.
+    version: u64,
+    /// The status as the watch shows it.
+    shown: watch::Receiver<ShownStatus>,
+    /// Somebody else has written over it: it is written again, though nothing is new.
+    overwritten: bool,
+    /// The pauses before that.
+    repair_pause: Backoff,
+    repaired: Option<Instant>,
     generation: Option<i64>,
     rollout: Duration,
     /// The status that the API server refused for what it holds.
@@ -87,6 +99,29 @@ pub(crate) struct EnvironmentRecorder {
     frozen_since: Option<Instant>,
     /// How often in a row another entry had the name of ours.
     lost: u32,
+}
+
+/// The status of an environment as the watch shows it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ShownStatus {
+    /// The version of the object.
+    version: u64,
+    pub(crate) status: EnvironmentStatus,
+}
+
+impl ShownStatus {
+    pub(crate) fn of(environment: &Environment) -> Self {
+        let version = environment.metadata.resource_version.as_deref();
+        Self {
+            version: pod_view::version(version.unwrap_or_default()),
+            status: environment.status.clone().unwrap_or_default(),
+        }
+    }
+
+    /// Where the log ends.
+    fn head(&self) -> Option<i64> {
+        self.status.head.as_ref().map(|head| head.index)
+    }
 }
 
 /// A status that the API server refused for what it holds: while there is no other news, a shorter one is written.
@@ -117,12 +152,18 @@ impl EnvironmentRecorder {
         context: &RecorderContext,
         id: EnvironmentId,
         environment: &Environment,
+        shown: watch::Receiver<ShownStatus>,
     ) -> Self {
-        let status = environment.status.clone().unwrap_or_default();
+        let newest = shown.borrow().clone();
         Self {
             changed: context.shared.changed(&id.name),
-            head_hint: status.head.as_ref().map(|head| head.index),
-            status,
+            head_hint: newest.head(),
+            status: newest.status,
+            version: newest.version,
+            shown,
+            overwritten: false,
+            repair_pause: Backoff::new(STATUS_INTERVAL, LONGEST_REPAIR_PAUSE),
+            repaired: None,
             generation: environment.metadata.generation,
             rollout: SettleTimes::of(environment.spec.settle.as_ref()).rollout,
             refused: None,
@@ -161,30 +202,51 @@ impl EnvironmentRecorder {
     }
 
     /// Reads what the leader appends, for ever: whoever asks this process what runs is told the same, and it can go on from
-    /// there. `reported`: where the log ends, as the status says.
-    pub(crate) async fn stand_by(mut self, mut reported: watch::Receiver<Option<i64>>) {
+    /// there.
+    pub(crate) async fn stand_by(mut self) {
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
         // The leader says whether it records.
         let metrics = &self.context.metrics;
         metrics.frozen(&self.environment.name, false);
         loop {
-            let head = *reported.borrow_and_update();
-            let shared = &self.context.shared;
-            let known = shared.with(|state, _| state.head_read(&self.environment.name));
-            let known = known.map(|(ledger, _)| ledger.index);
-            if known.is_none_or(|known| head > Some(known)) {
-                if let Err(error) = self.read_on(known, head).await {
-                    let environment = &self.environment.name;
-                    warn!(environment, %error, "can't read the log; trying again");
-                    sleep(backoff.take(backoff::random())).await;
-                    continue;
-                }
-                backoff.reset();
+            let head = self.shown.borrow_and_update().head();
+            if let Err(error) = self.follow_log(head).await {
+                let environment = &self.environment.name;
+                warn!(environment, %error, "can't read the log; trying again");
+                sleep(backoff.take(backoff::random())).await;
+                continue;
             }
-            if reported.changed().await.is_err() {
+            backoff.reset();
+            if self.shown.changed().await.is_err() {
                 return; // nobody follows the environment any more
             }
         }
+    }
+
+    /// Reads what another replica has appended up to `head`. What is known must still be in the log: the store may have been
+    /// set back, and have grown beyond what is known since.
+    async fn follow_log(&mut self, head: Option<i64>) -> Result<(), LogError> {
+        let shared = self.context.shared.clone();
+        let now = shared.now();
+        if let Some(known) = self.doubtful_head() {
+            if self.has_entry(&known).await? {
+                shared.with(|state, _| state.head_confirmed(&self.environment.name, now));
+            } else {
+                let environment = &self.environment.name;
+                warn!(
+                    environment,
+                    "the log no longer holds the snapshot that was its newest here; reading it again"
+                );
+                self.context.log.forget();
+                self.forget_log();
+            }
+        }
+        let known = shared.with(|state, _| state.head_read(&self.environment.name));
+        let known = known.map(|(ledger, _)| ledger.index);
+        if known.is_none_or(|known| head > Some(known)) {
+            self.read_on(known, head).await?;
+        }
+        Ok(())
     }
 
     /// Reads the log up to `head`; from `known` on, if the entries after it are few and none has the whole state.
@@ -319,22 +381,33 @@ impl EnvironmentRecorder {
         }
     }
 
+    /// The head that is known, if the log may have been set back since it was read, or that is long ago.
+    fn doubtful_head(&self) -> Option<Arc<Ledger>> {
+        let name = &self.environment.name;
+        self.context.shared.with(|state, now| {
+            let (ledger, at) = state.head_read(name)?;
+            let is_old = now.saturating_sub(at) > HEAD_FRESH;
+            (is_old || state.log_is_in_doubt(name)).then_some(ledger)
+        })
+    }
+
+    /// Whether the log has the entry after which this was the state, whatever is remembered of it.
+    async fn has_entry(&self, after: &Ledger) -> Result<bool, LogError> {
+        let log = &self.context.log;
+        let there = log.read_hash(&self.environment, after.index).await?;
+        Ok(there.is_some_and(|hash| hash == after.content_hash))
+    }
+
     /// Checks that the head that we know is surely the head.
     async fn check_head(&self) -> Result<HeadCheck, LogError> {
         let RecorderContext { shared, log, .. } = &self.context;
-        let Some((ledger, at)) = shared.with(|state, _| state.head_read(&self.environment.name))
-        else {
+        let now = shared.now();
+        let Some(ledger) = self.doubtful_head() else {
             return Ok(HeadCheck::Head);
         };
-        let now = shared.now();
-        let in_doubt = shared.with(|state, _| state.log_is_in_doubt(&self.environment.name));
-        if now.saturating_sub(at) <= HEAD_FRESH && !in_doubt {
-            return Ok(HeadCheck::Head);
-        }
-        let (environment, index) = (&self.environment, ledger.index);
-        let ours = log.read_hash(environment, index).await?;
-        let next = log.read_hash(environment, index + 1).await?;
-        if ours.is_none_or(|hash| hash != ledger.content_hash) || next.is_some() {
+        let is_there = self.has_entry(&ledger).await?;
+        let next = log.read_hash(&self.environment, ledger.index + 1).await?;
+        if !is_there || next.is_some() {
             return Ok(HeadCheck::LogChanged);
         }
         shared.with(|state, _| state.head_confirmed(&self.environment.name, now));
@@ -489,8 +562,38 @@ impl EnvironmentRecorder {
         Ok(entries.last().map(|entry| entry.index))
     }
 
+    /// Notes whether the watch shows another status than was written last: whoever led before may have written late. Whoever
+    /// writes over it all the time is answered less and less often.
+    fn look_at_shown(&mut self) {
+        let shown = self.shown.borrow_and_update();
+        if shown.version <= self.version {
+            return; // of before the last write
+        }
+        self.version = shown.version;
+        let same = shown.status.says_what(&self.status);
+        drop(shown);
+        if same || self.overwritten {
+            self.overwritten &= !same;
+            return;
+        }
+        self.overwritten = true;
+        let environment = &self.environment.name;
+        info!(
+            environment,
+            "someone else wrote the environment's status; writing it again"
+        );
+        let now = Instant::now();
+        if self.repaired.is_none_or(|at| now - at > REFUSED_FOR) {
+            self.repair_pause.reset();
+        }
+        self.repaired = Some(now);
+        let pause = self.repair_pause.take(backoff::random());
+        self.status_due = self.status_due.max(now + pause);
+    }
+
     /// Writes the status if it says something new, and not too often. When to try again, if it is not written yet.
     async fn report(&mut self, frozen: Option<Frozen>) -> Option<Instant> {
+        self.look_at_shown();
         let context = &self.context;
         context
             .metrics
@@ -528,7 +631,7 @@ impl EnvironmentRecorder {
             true => status.cut_short(),
             false => status,
         };
-        if status == self.status {
+        if status == self.status && !self.overwritten {
             return None;
         }
         if Instant::now() < self.status_due {
@@ -546,8 +649,10 @@ impl EnvironmentRecorder {
         )
         .await;
         let pause = match written {
-            Ok(StatusWriteResult::Written) => {
+            Ok(StatusWriteResult::Written { version }) => {
                 self.status = status;
+                self.version = self.version.max(version);
+                self.overwritten = false;
                 self.status_pause.reset();
                 if let Some(refused) = &mut self.refused {
                     refused.unanswered = false;
@@ -634,7 +739,10 @@ mod tests {
             .iter()
             .map(|(index, hash)| {
                 let name = log::name("prod", *index);
-                let object = json!({"apiVersion": "shipbell.dev/v1alpha1", "kind": "EnvironmentSnapshot", "metadata": {"name": name}, "spec": spec(*index, hash)});
+                let mut spec = spec(*index, hash);
+                let previous = stored.iter().find(|(it, _)| it + 1 == *index);
+                spec.previous = previous.map(|(_, hash)| (*hash).to_owned());
+                let object = json!({"apiVersion": "shipbell.dev/v1alpha1", "kind": "EnvironmentSnapshot", "metadata": {"name": name}, "spec": spec});
                 (name, object.to_string())
             })
             .collect();
@@ -642,9 +750,15 @@ mod tests {
         let asked = requests.clone();
         let answers = async move |method: Method, uri: Uri, body: String| {
             let named = uri.path().rsplit('/').next().unwrap_or_default();
-            asked.lock().push(format!("{method} {named}"));
+            let mut asked = asked.lock();
+            asked.push(format!("{method} {named}"));
             if method == Method::POST {
                 return (StatusCode::CREATED, body);
+            }
+            if method == Method::PATCH {
+                let version = (10 * asked.len()).to_string();
+                let object = json!({"apiVersion": "shipbell.dev/v1alpha1", "kind": "Environment", "metadata": {"name": "prod", "resourceVersion": version}});
+                return (StatusCode::OK, object.to_string());
             }
             let failure = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404, "reason": "NotFound", "message": "none"});
             match stored.get(named) {
@@ -682,7 +796,106 @@ mod tests {
             leadership: ElectionWatch::of_leader(),
             stop: CancellationToken::new(),
         };
-        EnvironmentRecorder::new(&context, id, &Environment::new("prod", spec))
+        let shown = watch::channel(ShownStatus::default()).1;
+        EnvironmentRecorder::new(&context, id, &Environment::new("prod", spec), shown)
+    }
+
+    #[tokio::test]
+    async fn a_replica_that_follows_the_log_goes_on_only_from_what_the_log_still_holds() {
+        let (ours, next) = ((7, "ours"), (8, "next"));
+        let (seventh, eighth) = ("GET prod-0000000007", "GET prod-0000000008");
+        for (in_doubt, stored, reported, want, first) in [
+            (false, vec![ours, next], 8, Some(8), vec![eighth]),
+            (true, vec![ours, next], 8, Some(8), vec![seventh, eighth]),
+            (true, vec![ours], 7, Some(7), vec![seventh]),
+            (
+                true,
+                vec![(7, "other"), next],
+                8,
+                None,
+                vec![seventh, eighth],
+            ),
+            // The numbers alone say nothing.
+            (true, vec![(7, "other")], 7, None, vec![seventh, seventh]),
+            (
+                true,
+                vec![(6, "old")],
+                6,
+                None,
+                vec![seventh, "GET prod-0000000006"],
+            ),
+        ] {
+            let (client, asked) = api_server(&stored);
+            let mut recorder = recorder(&client, ours);
+            let shared = recorder.context.shared.clone();
+            if in_doubt {
+                shared.with(ClusterState::interrupted);
+            }
+            recorder.follow_log(Some(reported)).await.unwrap();
+            assert_eq!(asked.lock()[..first.len()], first, "{in_doubt} {stored:?}");
+            let head = shared.with(|state, _| state.head_read("prod"));
+            let head = head.map(|(ledger, _)| ledger.index);
+            assert_eq!(head, want, "{in_doubt} {stored:?}");
+            let requests = asked.lock().len();
+            if want.is_some() {
+                recorder.follow_log(Some(reported)).await.unwrap();
+                assert_eq!(asked.lock().len(), requests, "nothing is in doubt any more");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_status_that_somebody_else_wrote_is_written_again_but_not_without_end() {
+        let (client, asked) = api_server(&[]);
+        let mut recorder = recorder(&client, (7, "ours"));
+        let (shows, shown) = watch::channel(ShownStatus::default());
+        recorder.shown = shown;
+        let write = "PATCH status";
+        assert_eq!(recorder.report(None).await, None);
+        assert_eq!(*asked.lock(), [write]);
+        let ours = recorder.status.clone();
+        let show = |version, status: &EnvironmentStatus| {
+            let status = status.clone();
+            shows.send_replace(ShownStatus { version, status });
+        };
+        let other = EnvironmentStatus {
+            artifacts: Some(99),
+            ..ours.clone()
+        };
+        let mut later = ours.clone();
+        for condition in &mut later.conditions {
+            condition.last_transition_time.0 += Duration::from_secs(1);
+        }
+        // What the watch shows may be of before the last write, or an edit of the spec.
+        for (version, status) in [(9, &other), (10, &ours), (11, &ours), (12, &later)] {
+            show(version, status);
+            assert_eq!(recorder.report(None).await, None);
+            assert_eq!(*asked.lock(), [write], "{version}");
+        }
+        show(13, &other);
+        let due = recorder.report(None).await.unwrap();
+        assert!(due <= Instant::now() + 2 * STATUS_INTERVAL);
+        tokio::time::advance(due - Instant::now()).await;
+        assert_eq!(recorder.report(None).await, None);
+        assert_eq!(*asked.lock(), [write; 2]);
+        assert_eq!(recorder.report(None).await, None);
+        assert_eq!(*asked.lock(), [write; 2], "once");
+        // Somebody writes ten times a second, for an hour.
+        for tenth in 0..36_000 {
+            show(1_000_000 + tenth, &other);
+            recorder.report(None).await;
+            tokio::time::advance(100 * MILLISECOND).await;
+        }
+        let writes = asked.lock().len();
+        assert!((30..80).contains(&writes), "{writes} in an hour");
+        // When that is over the last one is written once.
+        for _ in 0..600 {
+            recorder.report(None).await;
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        let after = asked.lock().len();
+        assert!(after - writes <= 1, "{after} after {writes}");
+        assert!(!recorder.overwritten);
     }
 
     #[tokio::test(start_paused = true)]

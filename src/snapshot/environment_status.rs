@@ -8,8 +8,9 @@ use crate::{
         compliance::ComplianceState,
         condition::{self, COMPLIANT, READY, RECONCILING, Statement},
         environment::{Finding, Head},
-        snapshot::VerdictReason,
+        snapshot::{Verdict, VerdictReason},
     },
+    cluster::image::Fingerprint,
     snapshot::{
         log,
         reasons::{EnvironmentReason, first_few, unidentified_in_words},
@@ -106,6 +107,27 @@ fn ready(summary: &EnvironmentSummary, frozen: Option<&Frozen>) -> Statement {
         EnvironmentReason::Recording.as_str(),
         message,
     )
+}
+
+/// What a status says that does not comply: the opposite of what writes it there. What is no such statement is left out.
+pub(crate) fn problems(status: &EnvironmentStatus) -> Vec<EnvironmentProblem> {
+    let problem = |finding: &Finding| {
+        let reason = serde_json::Value::String(finding.reason.clone());
+        Some(EnvironmentProblem {
+            name: finding.name.clone(),
+            fingerprint: Fingerprint::from_hex(&finding.fingerprint)?,
+            verdict: Verdict {
+                state: ComplianceState::NonCompliant,
+                reason: serde_json::from_value(reason).ok()?,
+                message: finding.message.clone(),
+                first_seen: Timestamp::UNIX_EPOCH, // it is not told
+                grace_until: finding.grace_until,
+                valid_until: None,
+                grace_over: false,
+            },
+        })
+    };
+    status.reasons.iter().filter_map(problem).collect()
 }
 
 /// How many images are named in the message.

@@ -13,7 +13,8 @@ use crate::{
     cluster::{custom_resource_watch::Follower, kubernetes_events::reference, pod_view::Meta},
     panics::{ContainedTasks, PanicScope},
     snapshot::{
-        environment_recorder::EnvironmentRecorder,
+        environment_recorder::{EnvironmentRecorder, ShownStatus},
+        environment_status,
         environments::{EnvironmentInfo, Head},
         recorder_context::RecorderContext,
         state::ClusterState,
@@ -24,8 +25,8 @@ use crate::{
 struct TaskHandle {
     stop: CancellationToken,
     uid: String,
-    /// Where the log ends, as the status says.
-    reported: watch::Sender<Option<i64>>,
+    /// The status as the watch shows it.
+    shown: watch::Sender<ShownStatus>,
 }
 
 /// Why the environments are followed anew.
@@ -117,24 +118,26 @@ impl Follower<Environment> for Recorder<'_> {
         context
             .shared
             .with(|state, now| state.environment_seen(&id, &environment.spec, now));
-        let reported = environment
-            .status
-            .as_ref()
-            .and_then(|status| status.head.as_ref());
-        let reported = reported.map(|head| head.index);
+        let shown = ShownStatus::of(&environment);
+        if !self.leads {
+            let problems = environment_status::problems(&shown.status);
+            context
+                .shared
+                .with(|state, _| state.problems_reported(&id, problems));
+        }
         let known = self.running.get(&id.name);
         if let Some(task) = known.filter(|task| task.uid == id.uid) {
-            task.reported.send_replace(reported);
+            task.shown.send_replace(shown);
             context.shared.changed(&id.name).notify_one();
             return Ok(());
         }
         let stop = context.stop.child_token();
-        let reported = watch::Sender::new(reported);
-        let reports = reported.subscribe();
+        let shown = watch::Sender::new(shown);
+        let shows = shown.subscribe();
         let handle = TaskHandle {
             stop: stop.clone(),
             uid: id.uid.clone(),
-            reported,
+            shown,
         };
         if let Some(old) = self.running.insert(id.name.clone(), handle) {
             old.stop.cancel();
@@ -145,12 +148,12 @@ impl Follower<Environment> for Recorder<'_> {
         let context = context.clone();
         let leads = self.leads;
         let record = move || {
-            let recorder = EnvironmentRecorder::new(&context, id.clone(), &environment);
-            let reports = reports.clone();
+            let recorder =
+                EnvironmentRecorder::new(&context, id.clone(), &environment, shows.clone());
             async move {
                 match leads {
                     true => recorder.run().await,
-                    false => recorder.stand_by(reports).await,
+                    false => recorder.stand_by().await,
                 }
             }
         };

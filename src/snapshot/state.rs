@@ -71,6 +71,8 @@ struct EnvironmentState {
     recorded: RecordedIdentities,
     /// Facts about the artifacts.
     assessment: AssessmentState,
+    /// What does not comply, as the replica says that leads; empty in that one.
+    reported: Vec<EnvironmentProblem>,
     /// When the live state first disagreed with the log about unidentified containers.
     unidentified_since: Option<Moment>,
     /// The log as it was before it had to be read again.
@@ -502,6 +504,9 @@ impl ClusterState {
     pub fn begins_to_lead(&mut self, now: Moment) {
         self.interrupted(now);
         self.leads_since = now;
+        for env in self.environments.values_mut() {
+            env.reported.clear();
+        }
         self.mark_all_status_dirty();
         for kind in WatchKind::EVIDENCE {
             self.want_relist(kind);
@@ -697,6 +702,18 @@ impl ClusterState {
         env.recorded = ledger.recorded_identities();
         env.assessment = AssessmentState::of(ledger);
         follows
+    }
+
+    /// The replica that leads says that this does not comply. Not all of it follows from the log: what is not recorded may
+    /// violate the rules, too.
+    pub(crate) fn problems_reported(
+        &mut self,
+        environment: &EnvironmentId,
+        problems: Vec<EnvironmentProblem>,
+    ) {
+        if let Some(env) = with_id(&mut self.environments, environment) {
+            env.reported = problems;
+        }
     }
 
     /// The log has to be read again.

@@ -32,6 +32,10 @@ use crate::{
 /// How many snapshots, over all environments and the newest first, are searched for something whose object was deleted.
 const SEARCHED: i64 = 2_000;
 
+/// How far above the newest snapshot that is known here one is looked for in the log: another replica may have appended it a
+/// moment ago, and told of it. What is not there costs a request to the API server, so only numbers that may be are tried.
+const AHEAD: i64 = 32;
+
 /// The largest number of a snapshot: it has ten digits.
 const MAX_INDEX: i64 = 9_999_999_999;
 
@@ -172,6 +176,13 @@ impl Lookup {
         }
         let LogOf { environment, head } = log;
         let name = &environment.name;
+        if (head + 1..=head + AHEAD).contains(&index) {
+            let found = self.log.read_uncached(environment, index).await?;
+            // Whoever can write snapshots may have written one of this name.
+            if found.is_some_and(|found| found.environment == *name && found.index == index) {
+                return Ok(index);
+            }
+        }
         Err(Refusal::not_found(format!(
             "the newest snapshot of {name} is {head}"
         )))
@@ -347,8 +358,76 @@ fn events_at(
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::disallowed_types,
+    reason = "the API server is played by a router"
+)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::{
+        Router,
+        http::{StatusCode, Uri},
+    };
+    use kube::Client;
+    use serde_json::json;
+
     use super::*;
+    use crate::{simulation::testing, snapshot::log, web::testing::lookup};
+
+    #[tokio::test]
+    async fn a_snapshot_that_another_replica_has_just_appended_is_found_by_its_number() {
+        let spec = |environment: &str, index| EnvironmentSnapshotSpec {
+            environment: environment.to_owned(),
+            environment_uid: "uid-of-prod".to_owned(),
+            ..testing::snapshot(index, &[])
+        };
+        let stored: BTreeMap<String, _> = [
+            (8, spec("prod", 8)),
+            (9, spec("prod", 5)),
+            (10, spec("test", 10)),
+            (40, spec("prod", 40)),
+        ]
+        .map(|(index, spec)| (log::name("prod", index), spec))
+        .into();
+        let requests = Arc::<AtomicUsize>::default();
+        let asked = requests.clone();
+        let answers = async move |uri: Uri| {
+            asked.fetch_add(1, Ordering::Relaxed);
+            let name = uri.path().rsplit('/').next().unwrap_or_default();
+            match stored.get(name) {
+                Some(spec) => (
+                    StatusCode::OK,
+                    json!({"apiVersion": "shipbell.dev/v1alpha1", "kind": "EnvironmentSnapshot", "metadata": {"name": name}, "spec": spec}).to_string(),
+                ),
+                None => (
+                    StatusCode::NOT_FOUND,
+                    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404, "reason": "NotFound", "message": "none"}).to_string(),
+                ),
+            }
+        };
+        let client = Client::new(Router::new().fallback(answers), "default");
+        let lookup = lookup(client, Some(7));
+        let log = lookup.log_of("acme", "prod").unwrap();
+        for (number, found, cost) in [
+            ("7", true, 0),
+            ("8", true, 1),
+            ("9", false, 1),
+            ("10", false, 1),
+            ("11", false, 1),
+            ("39", false, 1),
+            ("40", false, 0),
+            ("9999999999", false, 0),
+            ("9223372036854775807", false, 0),
+            ("0", false, 0),
+        ] {
+            let before = requests.load(Ordering::Relaxed);
+            let index = lookup.index(&log, number).await;
+            assert_eq!(index.is_ok(), found, "{number}");
+            let asked = requests.load(Ordering::Relaxed) - before;
+            assert_eq!(asked, cost, "{number}");
+        }
+    }
 
     #[test]
     fn a_page_of_events_is_in_the_snapshots_that_hold_its_positions() {

@@ -10,13 +10,23 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kit::{
     Actor, Answer, Cluster, HOME,
     cluster::PATIENCE,
-    deployment, eventually,
+    deployment, eventually, hears,
+    http1::get,
     operator::Operator,
+    ports::Port,
     proxy::{Action, Proxy},
     stage::{Cast, operator},
 };
-use kube::Api;
-use std::time::{Duration, Instant};
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use serde_json::{Value, json};
+use shipbell::api::Environment;
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 /// How many events a setting may have sent that are not confirmed.
 const WINDOW: usize = 32;
@@ -246,5 +256,125 @@ fn a_leader_without_the_api_server_stops_sending_before_another_leads() {
         let twice = all_is_told(&actor, &receiver).await?;
         ensure!(twice <= WINDOW, "{twice} were told twice");
         Ok(())
+    });
+}
+
+/// Where readers find the read API of all replicas.
+const EXTERNAL: &str = "https://shipbell.example";
+
+/// The arguments for a read API at this address, which a proxy guards.
+fn readable(address: SocketAddr) -> Vec<String> {
+    vec![
+        format!("--external-url={EXTERNAL}"),
+        format!("--api-listen={address}"),
+        "--api-behind-authenticating-proxy=true".to_owned(),
+    ]
+}
+
+#[test]
+fn a_replica_that_does_not_lead_answers_as_the_leader_does() {
+    outage(async |cluster| {
+        let ports = [Port::reserve()?, Port::reserve()?];
+        let [leader, standby] = [ports[0].address(), ports[1].address()];
+        let one = Cast {
+            pod: Some("one"),
+            args: readable(leader),
+            ..Cast::default()
+        };
+        let one = operator(cluster, &one).await?;
+        leads(&one, true).await?;
+        let proxy = Proxy::start(&cluster.plane)?;
+        let two = Cast {
+            name: "operator-two".to_owned(),
+            pod: Some("two"),
+            args: readable(standby),
+            kubeconfig: Some(proxy.kubeconfig(None)?),
+            ..Cast::default()
+        };
+        let two = operator(cluster, &two).await?;
+        leads(&two, false).await?;
+        let (actor, receiver) = told_all(cluster, "reads").await?;
+        let name = actor.name.clone();
+        let json = async |address, path: &str| -> Result<Value> {
+            let (status, body) = get(address, path, None).await?;
+            ensure!(status == 200, "{path}: {status}: {body}");
+            Ok(serde_json::from_str(&body)?)
+        };
+
+        // The pod of a Job is not counted, and judged all the same.
+        let rules =
+            "settle: {quiet: 0s, max: 1s}\ncompliance: {provenance: {required: true}, grace: 0s}";
+        actor.environment(rules).await?;
+        let pod = json!({"metadata": {"labels": {"app": "import"}}, "spec": {"restartPolicy": "Never", "containers": [{"name": "import", "image": "r.example/import:v1"}]}});
+        let job = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "import", "namespace": name}, "spec": {"template": pod}});
+        actor.apply(job).await?;
+        let path = format!("/api/v2/environments/acme/{name}");
+        eventually(PATIENCE, "the same reasons", async || {
+            let (ours, theirs) = (json(leader, &path).await?, json(standby, &path).await?);
+            let reasons = ours["reasons"].to_string();
+            ensure!(reasons.contains("import:v1"), "{ours}");
+            ensure!(ours == theirs, "{ours} {theirs}");
+            Ok(())
+        })
+        .await?;
+
+        // It does not hear of the next snapshot, and is asked for it.
+        let environments = "/apis/shipbell.dev/v1alpha1/environments";
+        proxy.answer_with(|asked| match asked.follows(environments) {
+            true => Action::Hang,
+            false => Action::Pass,
+        });
+        proxy.cut();
+        receiver.forget();
+        actor
+            .apply(deployment(&name, "web", "r.example/reads:v1", 1))
+            .await?;
+        let heard = hears(&receiver, &["STARTED reads:v1 0 to 1"]).await?;
+        let link = heard[0].json()["snapshot"]["api_url"].to_string();
+        let link = link.trim_matches('"').to_owned();
+        let path = link.trim_start_matches(EXTERNAL);
+        let asked_for = json(leader, path).await?;
+        let newest = json(standby, &format!("/api/v2/snapshots/acme/{name}/-1")).await?;
+        ensure!(
+            newest["index"] != asked_for["index"],
+            "it heard of it: no test"
+        );
+        eventually(PATIENCE, "the same snapshot", async || {
+            let theirs = json(standby, path).await?;
+            ensure!(asked_for["artifacts"] == theirs["artifacts"], "{theirs}");
+            Ok(())
+        })
+        .await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_status_of_an_environment_that_was_written_late_is_mended_by_the_leader() {
+    outage(async |cluster| {
+        let [one, two] = leader_and_standby(cluster, Cast::default()).await?;
+        let (actor, receiver) = told_all(cluster, "overwritten").await?;
+        let number =
+            keep_churning(&actor, Duration::from_secs(2), Duration::from_millis(500)).await?;
+        all_is_told(&actor, &receiver).await?;
+        let before = actor.environment_status().await?;
+        ensure!(one.terminate(PATIENCE).await?.success());
+        leads(&two, true).await?;
+        churn(&actor, number).await?;
+        all_is_told(&actor, &receiver).await?;
+        let right = actor.environment_status().await?;
+        ensure!(right.head != before.head, "nothing was recorded: no test");
+        // As the leader before writes it.
+        let api: Api<Environment> = Api::all(cluster.client());
+        let late = json!({"apiVersion": "shipbell.dev/v1alpha1", "kind": "Environment", "metadata": {"name": actor.name}, "status": before});
+        let params = PatchParams::apply("shipbell").force();
+        api.patch_status(&actor.name, &params, &Patch::Apply(late))
+            .await?;
+        eventually(PATIENCE, "the status of the leader", async || {
+            let status = actor.environment_status().await?;
+            ensure!(status.head == right.head, "{:?}", status.head);
+            Ok(())
+        })
+        .await
     });
 }

@@ -63,6 +63,20 @@ const STATEMENTS: &[Statement] = &[
         As::Number,
     ),
     (
+        "docs/operations.md",
+        "for at most {} s, and gives the Lease back",
+        "src/run.rs",
+        "GRACE",
+        As::Seconds,
+    ),
+    (
+        "docs/operations.md",
+        "the leader reads and writes it every {} seconds",
+        "src/leader/election.rs",
+        "RENEW",
+        As::Number,
+    ),
+    (
         "charts/shipbell/values.yaml",
         "limits: memory: {}Mi",
         "tests/archive/attack.rs",

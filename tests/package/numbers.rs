@@ -279,6 +279,16 @@ const OTHER: &[Held] = &[
     ),
     (
         "docs/operations.md",
+        "each other replica reads it once per second: {60} requests per minute each",
+        "one request per second, or two in two seconds",
+    ),
+    (
+        "docs/operations.md",
+        "knows a new snapshot about {a} second later",
+        "the leader writes the status of an Environment that often",
+    ),
+    (
+        "docs/operations.md",
         "may take more than {ten} times what is read",
         "48 bytes for each certificate of which 5 bytes are read, and what is allocated for it",
     ),

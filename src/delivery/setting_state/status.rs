@@ -6,7 +6,10 @@ use jiff::Timestamp;
 use tracing::{debug, warn};
 
 use crate::{
-    api::{NotificationSettingStatus, condition, notification_setting::StartDecision},
+    api::{
+        NotificationSettingStatus, condition,
+        notification_setting::{Cursor, StartDecision},
+    },
     delivery::{
         conditions::{self, ConditionInput},
         environment_queue::AheadCounts,
@@ -281,7 +284,7 @@ impl SettingState {
             }
         };
         if standing_back {
-            self.resume(status, version, now);
+            self.resume(status, version, false, now);
             return;
         }
         match self.writer.found(&status, version.clone()) {
@@ -291,6 +294,15 @@ impl SettingState {
                 self.accepted(status, version, &counted, now); // only the answer was lost
                 self.writer.ask(WriteDue::Soon);
             }
+            ConflictOutcome::Predecessors => {
+                debug!(setting = %self.title, "another replica wrote the status after it was read here; going on from there");
+                self.cancel_unsent();
+                // A message that was set aside or passed over stands nowhere yet: it is met again.
+                let (ours, before) = (&self.status, self.writer.written());
+                let further = ours.dead_letters == before.dead_letters
+                    && ours.skipped_ranges == before.skipped_ranges;
+                self.resume(status, version, further, now);
+            }
             ConflictOutcome::Others => {
                 warn!(setting = %self.title, "someone else writes this setting's status; standing back for a while");
                 self.writer.stand_back(now.moment);
@@ -299,8 +311,14 @@ impl SettingState {
         }
     }
 
-    /// Takes the setting up where another writer left it.
-    fn resume(&mut self, mut status: NotificationSettingStatus, version: Option<String>, now: Now) {
+    /// Takes the setting up where another writer left it, or, with `further`, where it was sent further than that.
+    fn resume(
+        &mut self,
+        mut status: NotificationSettingStatus,
+        version: Option<String>,
+        further: bool,
+        now: Now,
+    ) {
         self.retry = resumed(&status);
         self.writer.resume(status.clone(), version);
         status.bound();
@@ -308,11 +326,19 @@ impl SettingState {
         self.replay = ReplayState::default();
         // A cursor that the other writer lost altogether is better kept than set anew.
         for cursor in status.cursors.iter().cloned() {
+            let ours = self.queues.get(&cursor.environment_uid);
+            let ours = ours.map(|queue| &queue.cursor).filter(|_| further);
+            let place = |cursor: &Cursor| (cursor.index, cursor.ordinal);
+            if ours.is_some_and(|ours| place(ours) > place(&cursor) || *ours == cursor) {
+                continue;
+            }
             self.queues.close(&cursor.environment_uid);
             self.queues.open(cursor);
         }
-        let acknowledged = self.queues.counted();
-        self.queues.written(&acknowledged, now.moment);
+        if !further {
+            let acknowledged = self.queues.counted();
+            self.queues.written(&acknowledged, now.moment);
+        }
         self.status = status;
         self.apply_spec(now, false);
     }

@@ -626,6 +626,54 @@ fn an_operator_that_stood_back_goes_on_with_what_happened_meanwhile_when_the_oth
 }
 
 #[test]
+fn a_status_that_the_leader_before_wrote_late_holds_up_nobody() {
+    let slow_write = |action: &Action| match action {
+        Action::WriteStatus(_) => millis(500),
+        _ => Duration::ZERO,
+    };
+    let slow_secret = |action: &Action| match action {
+        Action::ReadDestination(_) => millis(600),
+        _ => Duration::ZERO,
+    };
+    let mut late = 0;
+    for seed in 0..32 {
+        let mut it = Simulation::new(seed, webhook());
+        it.environment("prod", "u1");
+        it.at += seconds(10);
+        it.setting_created = it.at;
+        it.start();
+        it.run(seconds(5));
+        // Its write is on its way when its term ends. It may be carried out when the next one has read the status.
+        it.slow = Box::new(slow_write);
+        change(&mut it, "u1", "a");
+        it.run(seconds(1));
+        it.kill(0);
+        // The next one has sent nothing then, or more than that write says.
+        it.slow = if seed % 2 == 0 {
+            Box::new(slow_secret)
+        } else {
+            Box::new(slow_write)
+        };
+        let before = it.written.len();
+        let next = it.start();
+        change(&mut it, "u1", "b");
+        it.run(millis(400));
+        late += it.written.len() - before;
+        for name in ["c", "d"] {
+            change(&mut it, "u1", name);
+            it.run(seconds(4));
+            assert_eq!(it.taken(), it.ids_after("u1", 1), "{seed}");
+        }
+        let state = it.operators[next].state.as_ref();
+        assert!(!state.unwrap().stands_back(), "{seed}");
+        assert_eq!(it.delivered(), "True UpToDate", "{seed}");
+        assert_eq!(it.status().pending, Some(0), "{seed}");
+        assert!(it.duplicates() <= 1, "{seed}: only what no status told of");
+    }
+    assert!((8..24).contains(&late), "{late} of 32");
+}
+
+#[test]
 fn a_log_that_can_t_be_read_is_reported_and_heals() {
     let mut it = with_one_environment(webhook());
     it.start();

@@ -242,8 +242,11 @@ impl EnvironmentState {
             fingerprint: it.fingerprint,
             verdict: it.verdict.clone(),
         }));
-        problems.sort_by(|a, b| (&a.name, a.fingerprint).cmp(&(&b.name, b.fingerprint)));
         let more = problems.len().saturating_sub(LISTED);
+        if !self.reported.is_empty() {
+            return (self.reported.clone(), more);
+        }
+        problems.sort_by(|a, b| (&a.name, a.fingerprint).cmp(&(&b.name, b.fingerprint)));
         problems.truncate(LISTED);
         (problems, more)
     }
