@@ -360,9 +360,10 @@ impl NotificationSettingStatus {
         unique(&mut self.starts, |it| &it.environment_uid);
         unique(&mut self.conditions, |it| &it.type_);
         self.cursors.iter_mut().for_each(Cursor::bound);
-        let replay = self.replay.iter_mut();
-        for cursor in replay.filter_map(|replay| replay.cursor.as_mut()) {
-            cursor.bound();
+        if let Some(replay) = &mut self.replay {
+            replay.cursor.iter_mut().for_each(Cursor::bound);
+            replay.delivered = replay.delivered.max(0);
+            replay.refused = replay.refused.max(0);
         }
     }
 }
@@ -488,6 +489,9 @@ pub struct DeadLetter {
     /// The number of the last snapshot whose events the message held, if it held those of several snapshots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub through: Option<i64>,
+    /// How many events the message held, if it held several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<i64>,
     /// When the message was given up.
     pub time: Timestamp,
     /// The reason, as one word of a closed list. See docs/troubleshooting.md.

@@ -9,10 +9,9 @@ use crate::{
     api::{
         NotificationSettingStatus,
         condition::{MESSAGE, shorten},
-        notification_setting::{Cursor, DeadLetter, Delivery, Failure, SkippedRange},
+        notification_setting::{DeadLetter, Delivery, Failure, SkippedRange},
     },
-    delivery::reasons::SkipReason,
-    snapshot::log,
+    delivery::{next_message::NextMessage, reasons::SkipReason},
 };
 
 /// At most this many dead letters are kept.
@@ -29,6 +28,8 @@ pub(crate) struct Attempt {
     pub snapshot: Option<String>,
     /// The number of the last snapshot that it holds, if it holds several.
     pub through: Option<i64>,
+    /// How many events it holds.
+    pub events: usize,
     /// How many attempts were made by now.
     pub attempts: i64,
     /// When this one was answered, or failed.
@@ -96,6 +97,9 @@ pub(crate) fn dead_lettered(
         event_id: attempt.id.clone(),
         snapshot: attempt.snapshot.clone().unwrap_or_default(),
         through: attempt.through,
+        events: i64::try_from(attempt.events)
+            .ok()
+            .filter(|events| *events > 1),
         time: attempt.time,
         reason: reason.to_owned(),
         message: shorten(message, MESSAGE),
@@ -106,25 +110,15 @@ pub(crate) fn dead_lettered(
     status.dead_lettered = Some(count.saturating_add(i64::from(is_new)));
 }
 
-/// A replay has delivered a message: a dead letter that it holds is none any more. `moved`: where the cursor stood before the
-/// message and stands after it, if the message held all that is asked for between these.
-pub(crate) fn redelivered(
-    status: &mut NotificationSettingStatus,
-    id: &str,
-    moved: Option<(&Cursor, &Cursor)>,
-) {
-    let is_held = |letter: &DeadLetter| {
-        moved.is_some_and(|(before, after)| {
-            let done = before.index + i64::from(before.ordinal > 0);
-            let first = log::index(&before.environment, &letter.snapshot);
-            first.is_some_and(|first| {
-                done < first && letter.through.unwrap_or(first).max(first) <= after.index
-            })
-        })
-    };
-    status
-        .dead_letters
-        .retain(|letter| letter.event_id != id && !is_held(letter));
+/// A replay has delivered a message: a dead letter is none any more if the message holds all that it held.
+pub(crate) fn redelivered(status: &mut NotificationSettingStatus, message: &NextMessage) {
+    let events = i64::try_from(message.events).unwrap_or(i64::MAX);
+    let last = message.after.index + i64::from(message.after.ordinal > 0);
+    status.dead_letters.retain(|letter| {
+        let is_whole = letter.through.is_none_or(|through| through <= last)
+            && letter.events.is_none_or(|held| held <= events);
+        !(is_whole && message.letters.contains(&letter.event_id))
+    });
 }
 
 /// The newest dead letter (id and message) if nothing was delivered since.
@@ -179,6 +173,7 @@ mod tests {
             id: id.to_owned(),
             snapshot: Some("prod-0000000007".to_owned()),
             through: None,
+            events: 1,
             attempts: 3,
             time: at(50),
         }

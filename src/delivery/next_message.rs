@@ -45,6 +45,15 @@ pub(crate) trait LogReader {
         index: i64,
     ) -> Result<Option<Arc<EnvironmentSnapshotSpec>>, String>;
 
+    /// The same for a long search, which must not take the room of what others wait for.
+    async fn read_uncached(
+        &self,
+        environment: &EnvironmentId,
+        index: i64,
+    ) -> Result<Option<Arc<EnvironmentSnapshotSpec>>, String> {
+        self.read(environment, index).await
+    }
+
     /// The entries that are there, oldest first.
     async fn entries(&self, environment: &EnvironmentId) -> Result<Vec<EntryMeta>, String>;
 }
@@ -60,8 +69,8 @@ pub(crate) struct Search {
     pub expired_before: Option<Timestamp>,
     /// The environment is gone: entries that are missing went with it.
     pub deleted: bool,
-    /// It is sent again because somebody asked for it.
-    pub replay: bool,
+    /// It is sent again because somebody asked for it: the ids of the dead letters that there are then.
+    pub replay: Option<Vec<String>>,
     pub now: Timestamp,
 }
 
@@ -113,6 +122,8 @@ pub(crate) struct NextMessage {
     pub snapshot: String,
     /// The number of the last snapshot that it holds, if it holds several.
     pub through: Option<i64>,
+    /// Those of the dead letters whose first event it holds.
+    pub letters: Vec<String>,
     /// When that was recorded.
     pub recorded: Timestamp,
 }
@@ -227,6 +238,7 @@ impl Search {
         };
         let id = event::id(&snapshot, next.positions[0]);
         let name = log::name(&snapshot.environment, snapshot.index);
+        let mut letters = self.letters(&snapshot, &next.positions);
         let (body, plain, after, events) = match self.subscription.kind {
             DestinationKind::Webhook => {
                 let event = &snapshot.events[next.positions[0]];
@@ -234,9 +246,13 @@ impl Search {
                 (body, None, self.after(&snapshot, next.done), 1)
             }
             DestinationKind::Slack => {
-                let (mut message, after, events) =
+                let (mut message, after, told) =
                     self.slack_message(log, &snapshot, next, from).await?;
-                if self.replay {
+                let events = told.iter().map(|(_, next)| next.positions.len()).sum();
+                for (other, next) in told.iter().skip(1) {
+                    letters.extend(self.letters(other, &next.positions));
+                }
+                if self.replay.is_some() {
                     message.say_sent_again();
                 }
                 (
@@ -252,6 +268,7 @@ impl Search {
             body: body.into(),
             plain: plain.map(Bytes::from),
             through: Some(after.index).filter(|last| *last > snapshot.index),
+            letters,
             after,
             events,
             snapshot: name,
@@ -284,6 +301,7 @@ impl Search {
             events: 1,
             snapshot: log::name(&cursor.environment, gap.to),
             through: None,
+            letters: vec![],
             recorded: gap.time,
         }
     }
@@ -300,18 +318,19 @@ impl Search {
     }
 
     /// A message for Slack: of a snapshot; with the other parts of its cut; or, when many wait, a digest of them. And
-    /// where the cursor stands after it, and how many events it holds.
+    /// where the cursor stands after it, and what it holds.
     async fn slack_message(
         &self,
         log: &impl LogReader,
         snapshot: &Arc<EnvironmentSnapshotSpec>,
         next: &NextEvents,
         from: &Origin<'_>,
-    ) -> Result<(slack::Message, Cursor, usize), String> {
+    ) -> Result<(slack::Message, Cursor, Vec<Gathered>), String> {
         let first = &snapshot.events[next.positions[0]];
         if first.type_.is_of_environment() {
             let message = slack::compliance(from.installation, snapshot, first);
-            return Ok((message, self.after(snapshot, next.done), 1));
+            let told = vec![(snapshot.clone(), next.clone())];
+            return Ok((message, self.after(snapshot, next.done), told));
         }
         let mut gathered = self.gather(log, snapshot, next).await?;
         let telling = gathered
@@ -348,7 +367,17 @@ impl Search {
             || self.cursor.clone(),
             |(last, next)| self.after(last, next.done),
         );
-        Ok((message, after, events.iter().map(Vec::len).sum()))
+        Ok((message, after, gathered))
+    }
+
+    /// Which dead letters begin with one of these events.
+    fn letters(&self, snapshot: &EnvironmentSnapshotSpec, positions: &[usize]) -> Vec<String> {
+        let letters = self.replay.as_deref().unwrap_or_default();
+        if letters.is_empty() {
+            return vec![]; // an id has to be computed
+        }
+        let ids = positions.iter().map(|at| event::id(snapshot, *at));
+        ids.filter(|id| letters.contains(id)).collect()
     }
 
     /// The artifact events of consecutive snapshots up to the next event of the environment. Snapshots of which nothing is
@@ -358,7 +387,7 @@ impl Search {
         log: &impl LogReader,
         snapshot: &Arc<EnvironmentSnapshotSpec>,
         next: &NextEvents,
-    ) -> Result<Vec<(Arc<EnvironmentSnapshotSpec>, NextEvents)>, String> {
+    ) -> Result<Vec<Gathered>, String> {
         let mut bytes = decoded_size(snapshot);
         let mut gathered = vec![(snapshot.clone(), next.clone())];
         let mut whole = next.done == snapshot.events.len();
@@ -384,6 +413,9 @@ impl Search {
         Ok(gathered)
     }
 }
+
+/// A snapshot, and which of its events are told.
+type Gathered = (Arc<EnvironmentSnapshotSpec>, NextEvents);
 
 /// What every message says of the one who sends it.
 pub(crate) struct Origin<'a> {
@@ -475,7 +507,7 @@ mod tests {
                 head: i64::try_from(log.len()).unwrap(),
                 expired_before: None,
                 deleted: false,
-                replay: false,
+                replay: None,
                 now: Timestamp::UNIX_EPOCH,
             };
             let log = Log(log);

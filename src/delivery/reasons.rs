@@ -42,7 +42,7 @@ reasons! {
     /// Why a Kubernetes Event is recorded on a setting.
     pub(crate) enum EventReason {
         DeliveryFailing, DeliveryRecovered, HistoryTruncated, StatusRefused, TestDelivered, TestFailed, ReplayStarted,
-        ReplayDelivered, ReplayEnded,
+        ReplayDelivered, ReplayCanceled, ReplayEnded,
     }
 }
 

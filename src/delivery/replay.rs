@@ -19,22 +19,52 @@ pub(crate) const SNAPSHOTS: i64 = 1_000;
 pub(crate) const EVENTS: i64 = 10_000;
 /// An event is looked for in this many snapshots, the newest of all environments of the setting.
 const SEARCHED: usize = 1_000;
-/// In at most this many events of them: each has to be hashed.
+/// In at most this many events of these: each has to be hashed.
 const EVENTS_SEARCHED: usize = 20_000;
+/// So many of these may be unreadable: more, and the API server is in trouble.
+const UNREADABLE: usize = 3;
 /// The length of an event's id.
 const ID: usize = 52;
 
 /// What is known of a replay beside its queue and what the status says.
 #[derive(Debug, Default)]
 pub(crate) struct ReplayState {
-    /// Where it begins is being found.
+    /// What it asks for is being looked for, or what an earlier one asked for: one search at a time, also if its result is
+    /// not wanted any more.
     pub locating: Option<Token>,
-    /// It was looked for in vain this often.
+    /// The search whose result is wanted.
+    pub wanted: Option<Token>,
+    /// It was looked for in vain this often, and why.
     pub failures: u32,
+    pub failure: Option<String>,
     /// When to look for it again.
     pub again: Option<Moment>,
-    /// The type of the event with which the one message begins that is sent.
-    pub one_message: Option<EventType>,
+    /// The one message that is sent, if it isn't a part of the log.
+    pub message: Option<OneMessage>,
+    /// What the destination said when it refused the message before.
+    pub refusal: Option<String>,
+}
+
+impl ReplayState {
+    /// The replay has ended, or is to be found anew.
+    pub fn reset(&mut self) {
+        *self = Self {
+            locating: self.locating,
+            ..Self::default()
+        };
+    }
+}
+
+/// One message that is sent again. It may be sent as several: the setting may ask for another form by now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OneMessage {
+    /// The id and the type of the event with which it begins.
+    pub id: String,
+    pub type_: EventType,
+    /// How many events it held, if a dead letter tells.
+    pub events: Option<i64>,
+    /// How many of these were sent.
+    pub done: i64,
 }
 
 /// Why a replay is not begun.
@@ -120,8 +150,7 @@ pub(crate) struct Located {
     pub cursor: Cursor,
     /// The last snapshot.
     pub to: i64,
-    /// The event with which the one message begins that is sent: its id and type.
-    pub event: Option<(String, EventType)>,
+    pub message: Option<OneMessage>,
 }
 
 /// Finds what a request asks for.
@@ -181,7 +210,7 @@ impl Locate {
         };
         let reached = self.reached.as_ref().filter(|reached| {
             reached.environment_uid == cursor.environment_uid
-                && (from..to).contains(&(reached.index + 1))
+                && (from - 1..=to).contains(&reached.index)
         });
         let start = match reached {
             Some(reached) => Cursor {
@@ -211,7 +240,7 @@ impl Locate {
         Ok(Ok(Located {
             cursor: start,
             to,
-            event: None,
+            message: None,
         }))
     }
 
@@ -221,47 +250,68 @@ impl Locate {
         id: &str,
     ) -> Result<Result<Located, Refusal>, String> {
         if let Some(letter) = self.letters.iter().find(|letter| letter.event_id == id) {
-            let place = self.cursors.iter().find_map(|cursor| {
-                let index = log::index(&cursor.environment, &letter.snapshot)?;
-                Some((cursor, index))
-            });
-            let Some((cursor, index)) = place else {
-                return Ok(Err(Refusal::new(
-                    ReplayReason::EnvironmentNotFollowed,
-                    "The setting no longer asks for the environment of this event, or may not see it.",
-                )));
-            };
-            let snapshot = log.read(&cursor.environment_id(), index).await?;
-            return Ok(match snapshot {
-                None => Err(Refusal::new(
-                    ReplayReason::HistoryTruncated,
-                    format!("Snapshot {index} is no longer in the log."),
-                )),
-                Some(snapshot) => {
-                    let to = letter.through.unwrap_or(index).max(index);
-                    let to = to.min(cursor.index.max(index)).min(index + SNAPSHOTS - 1);
-                    located(cursor, &snapshot, id, to).ok_or_else(not_found)
-                }
-            });
+            return self.letter(log, letter).await;
         }
         let share = (SEARCHED / self.cursors.len().max(1)).max(1);
-        let mut hashed = 0;
+        let mut unreadable = 0;
         for cursor in &self.cursors {
             let newest = cursor.index + i64::from(cursor.ordinal > 0);
+            let mut hashed = 0;
             for index in (1..=newest).rev().take(share) {
-                let Some(snapshot) = log.read(&cursor.environment_id(), index).await? else {
-                    break;
+                let snapshot = match log.read_uncached(&cursor.environment_id(), index).await {
+                    Ok(Some(snapshot)) => snapshot,
+                    Ok(None) => break,
+                    // One that can't be read hides no other.
+                    Err(why) => {
+                        unreadable += 1;
+                        if unreadable > UNREADABLE {
+                            return Err(why);
+                        }
+                        continue;
+                    }
                 };
                 if let Some(located) = located(cursor, &snapshot, id, index) {
                     return Ok(Ok(located));
                 }
                 hashed += snapshot.events.len();
-                if hashed > EVENTS_SEARCHED {
-                    return Ok(Err(not_found()));
+                if hashed > EVENTS_SEARCHED / self.cursors.len() {
+                    break;
                 }
             }
         }
         Ok(Err(not_found()))
+    }
+
+    async fn letter(
+        &self,
+        log: &impl LogReader,
+        letter: &DeadLetter,
+    ) -> Result<Result<Located, Refusal>, String> {
+        let mut reason = ReplayReason::EnvironmentNotFollowed;
+        // A name may be that of several, one after the other.
+        for cursor in &self.cursors {
+            let Some(index) = log::index(&cursor.environment, &letter.snapshot) else {
+                continue;
+            };
+            reason = ReplayReason::HistoryTruncated;
+            let snapshot = log.read_uncached(&cursor.environment_id(), index).await?;
+            let Some(snapshot) = snapshot else { continue };
+            let through = letter.through.unwrap_or(index);
+            let through = through.min(cursor.index).min(index + SNAPSHOTS - 1);
+            if let Some(mut found) =
+                located(cursor, &snapshot, &letter.event_id, through.max(index))
+            {
+                if let Some(message) = &mut found.message {
+                    message.events = Some(letter.events.unwrap_or(1));
+                }
+                return Ok(Ok(found));
+            }
+        }
+        let message = match reason {
+            ReplayReason::HistoryTruncated => "The snapshot of this event is no longer in the log.",
+            _ => "The setting no longer asks for the environment of this event, or may not see it.",
+        };
+        Ok(Err(Refusal::new(reason, message)))
     }
 }
 
@@ -292,7 +342,12 @@ fn located(
             ..cursor.clone()
         },
         to,
-        event: Some((id.to_owned(), snapshot.events[at].type_)),
+        message: Some(OneMessage {
+            id: id.to_owned(),
+            type_: snapshot.events[at].type_,
+            events: None,
+            done: 0,
+        }),
     })
 }
 

@@ -424,9 +424,10 @@ impl SettingState {
     }
 
     fn setting_changed(&mut self, setting: Arc<NotificationSetting>, now: Now) {
-        let cursors = setting.status.as_ref().map(|status| &status.cursors[..]);
         let version = setting.metadata.resource_version.clone();
-        self.writer.shown(cursors.unwrap_or_default(), version);
+        let none = NotificationSettingStatus::default();
+        self.writer
+            .shown(setting.status.as_ref().unwrap_or(&none), version);
         let generation = setting.metadata.generation.unwrap_or(1);
         self.setting = setting;
         if generation != self.subscription.generation {
@@ -550,7 +551,7 @@ impl SettingState {
                 && self.starts_are_known()
                 && self.queues.heads_are_known()
                 && !self.queues.any_unfinished()
-                && self.queues.replay().is_none()
+                && !self.is_replaying()
             {
                 // Given up, or not asked for any more: nothing is overdue.
                 self.retry.forget();

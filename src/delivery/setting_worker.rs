@@ -275,10 +275,13 @@ impl SettingWorker {
                     Input::Entries(environment, entries)
                 },
             ),
-            Action::Locate(token, locate) => self.spawn_request(
-                |slots| &slots.log_lists,
-                async move |context| Input::Located(token, locate.find(&context.log).await),
-            ),
+            Action::Locate(token, locate) => {
+                let namespace = self.who.namespace.clone();
+                self.spawn(async move {
+                    let log = LogInTurns { context, namespace };
+                    Input::Located(token, locate.find(&log).await)
+                });
+            }
             Action::Compare(environment, index) => self.spawn_request(
                 |slots| &slots.reads,
                 async move |context| {
@@ -316,6 +319,7 @@ impl SettingWorker {
                     EventReason::DeliveryRecovered
                     | EventReason::TestDelivered
                     | EventReason::ReplayStarted
+                    | EventReason::ReplayCanceled
                     | EventReason::ReplayDelivered => EventType::Normal,
                     _ => EventType::Warning,
                 };
@@ -424,6 +428,43 @@ impl LogReader for SnapshotLog {
         // Boxed, as it is large and rarely needed: each search of a setting would be as large.
         let entries = Box::pin(SnapshotLog::entries(self, environment)).await;
         entries.map_err(|error| error.to_string())
+    }
+}
+
+/// The log for a search of many requests, each of which waits for its turn.
+struct LogInTurns {
+    context: Arc<Context>,
+    namespace: Arc<str>,
+}
+
+impl LogReader for LogInTurns {
+    async fn read(
+        &self,
+        environment: &EnvironmentId,
+        index: i64,
+    ) -> Result<Option<Arc<EnvironmentSnapshotSpec>>, String> {
+        self.read_uncached(environment, index).await
+    }
+
+    async fn read_uncached(
+        &self,
+        environment: &EnvironmentId,
+        index: i64,
+    ) -> Result<Option<Arc<EnvironmentSnapshotSpec>>, String> {
+        let _slot = self
+            .context
+            .requests
+            .reads
+            .take(self.namespace.clone())
+            .await;
+        let read = self.context.log.read_uncached(environment, index).await;
+        read.map_err(|error| error.to_string())
+    }
+
+    async fn entries(&self, environment: &EnvironmentId) -> Result<Vec<EntryMeta>, String> {
+        let slots = &self.context.requests.log_lists;
+        let _slot = slots.take(self.namespace.clone()).await;
+        LogReader::entries(&self.context.log, environment).await
     }
 }
 

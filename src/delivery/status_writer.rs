@@ -9,7 +9,7 @@ use crate::{
     api::{
         NotificationSettingStatus,
         condition::{MINIMAL_TEXT, shorten, shorten_messages},
-        notification_setting::Cursor,
+        notification_setting::{Cursor, Replay},
     },
     cluster::pod_view::version,
     delivery::environment_queue::AheadCounts,
@@ -134,7 +134,7 @@ pub(crate) struct StatusWriter {
     /// The API server refused the last status: texts are cut short until one is accepted.
     minimal: bool,
     /// Writes that may have been carried out though no answer came: their cursors and what they count.
-    unanswered: Vec<(Vec<Cursor>, AheadCounts)>,
+    unanswered: Vec<(Position, AheadCounts)>,
 }
 
 impl StatusWriter {
@@ -274,8 +274,8 @@ impl StatusWriter {
         if self.unanswered.len() >= UNANSWERED {
             self.unanswered.remove(1); // the first is the likeliest to have been carried out, and then the last
         }
-        self.unanswered
-            .push((status.cursors.clone(), counted.clone()));
+        let position = Position::of(&status);
+        self.unanswered.push((position, counted.clone()));
         self.writing = true;
         let form = if self.is_crowded() {
             WriteForm::Patch(self.patch(uid, &status))
@@ -364,8 +364,8 @@ impl StatusWriter {
         version: Option<String>,
     ) -> ConflictOutcome {
         self.version = version;
-        let cursors = sorted(&status.cursors);
-        if cursors == sorted(&self.written.cursors) {
+        let position = Position::of(status);
+        if position == Position::of(&self.written) {
             // The order of the cursors may have changed, or a status without any was written. Had somebody changed the
             // cursors and changed them back, it would cost one short status.
             let succeeds = test_of(status) == test_of(&self.written);
@@ -373,7 +373,7 @@ impl StatusWriter {
             let refusal = self.refusal.take().filter(|_| succeeds);
             return refusal.map_or(ConflictOutcome::Same, ConflictOutcome::Refused);
         }
-        let ours = |(written, _): &&(Vec<Cursor>, AheadCounts)| sorted(written) == cursors;
+        let ours = |(written, _): &&(Position, AheadCounts)| *written == position;
         match self.unanswered.iter().find(ours) {
             Some((_, counted)) => ConflictOutcome::Ours(counted.clone()),
             None if std::mem::take(&mut self.new) => ConflictOutcome::Predecessors,
@@ -383,10 +383,10 @@ impl StatusWriter {
 
     /// The watch has shown the object. If only its spec or metadata changed, the next write is on that version; another
     /// writer's status is met by a conflict.
-    pub fn shown(&mut self, cursors: &[Cursor], shown: Option<String>) {
+    pub fn shown(&mut self, status: &NotificationSettingStatus, shown: Option<String>) {
         let number = |text: Option<&str>| version(text.unwrap_or_default());
         if number(shown.as_deref()) > number(self.version.as_deref())
-            && sorted(cursors) == sorted(&self.written.cursors)
+            && Position::of(status) == Position::of(&self.written)
         {
             self.version = shown;
         }
@@ -450,10 +450,25 @@ fn shorten_texts(status: &mut NotificationSettingStatus) {
     status.skipped_ranges.truncate(1);
 }
 
-fn sorted(cursors: &[Cursor]) -> Vec<Cursor> {
-    let mut cursors = cursors.to_vec();
-    cursors.sort_by(|a, b| a.environment_uid.cmp(&b.environment_uid));
-    cursors
+/// How far deliveries have got, as a status says: what tells the status of one writer from that of another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Position {
+    /// By UID.
+    cursors: Vec<Cursor>,
+    replay: Option<Replay>,
+    last_handled_replay: Option<String>,
+}
+
+impl Position {
+    fn of(status: &NotificationSettingStatus) -> Self {
+        let mut cursors = status.cursors.clone();
+        cursors.sort_by(|a, b| a.environment_uid.cmp(&b.environment_uid));
+        Self {
+            cursors,
+            replay: status.replay.clone(),
+            last_handled_replay: status.last_handled_replay.clone(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -703,7 +718,7 @@ mod tests {
             (&[1, 1], "11", "11"),
             (&[2, 1], "12", "11"),
         ] {
-            writer.shown(&status(indexes).cursors, Some(shown.to_owned()));
+            writer.shown(&status(indexes), Some(shown.to_owned()));
             assert_eq!(writer.version.as_deref(), Some(version));
         }
     }

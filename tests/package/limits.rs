@@ -43,9 +43,16 @@ const STATEMENTS: &[Statement] = &[
     ),
     (
         "docs/troubleshooting.md",
-        "the event is not in the {} newest snapshots",
+        "it is looked for in {} snapshots",
         "src/delivery/replay.rs",
         "SEARCHED",
+        As::Number,
+    ),
+    (
+        "docs/troubleshooting.md",
+        "snapshots and {} events, divided evenly",
+        "src/delivery/replay.rs",
+        "EVENTS_SEARCHED",
         As::Number,
     ),
     (

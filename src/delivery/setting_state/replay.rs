@@ -13,20 +13,22 @@ use crate::{
     },
     backoff,
     delivery::{
-        environment_queue::{EnvironmentQueue, Token},
+        environment_queue::{Token, UNREADABLE},
         message_history,
         next_message::NextMessage,
         reasons::{EventReason, ReplayReason},
-        replay::{EVENTS, Locate, Located, Refusal, ReplayRequest, ReplayState},
-        retry::Disposition,
+        replay::{EVENTS, Locate, Located, Refusal, ReplayRequest},
         setting_state::{Action, Now, SettingState},
         status_writer::WriteDue,
         subscription::Subscription,
     },
-    http::destination::DestinationKind,
 };
 
 impl SettingState {
+    pub(super) fn is_replaying(&self) -> bool {
+        self.running().is_some()
+    }
+
     /// The replay that is under way, as the status says.
     fn running(&self) -> Option<&Replay> {
         let replay = self.status.replay.as_ref();
@@ -48,9 +50,11 @@ impl SettingState {
         }
         let asked = self.setting.requested(REPLAY_ANNOTATION);
         let Some(running) = self.running() else {
-            let asked =
-                asked.filter(|asked| self.status.last_handled_replay.as_ref() != Some(asked));
-            if let Some(request) = asked {
+            let handled = &self.status.last_handled_replay;
+            let asked = asked.filter(|asked| handled.as_ref() != Some(asked));
+            // What became of the one before is told first.
+            let is_told = self.writer.written().last_handled_replay == *handled;
+            if let Some(request) = asked.filter(|_| is_told) {
                 self.begin_replay(&request, now);
             }
             return;
@@ -76,9 +80,8 @@ impl SettingState {
             return;
         }
         match self.queues.replay() {
-            Some(queue) => {
-                let log = self.queues.get(&queue.cursor.environment_uid);
-                if log.is_none_or(EnvironmentQueue::is_leaving) {
+            Some(_) => {
+                if !self.replay_is_followed() {
                     let why = "The setting no longer asks for the environment, or may not see it.";
                     self.end_replay(ReplayReason::EnvironmentNotFollowed, why, now);
                 }
@@ -88,7 +91,7 @@ impl SettingState {
     }
 
     fn begin_replay(&mut self, request: &str, now: Now) {
-        self.replay = ReplayState::default();
+        self.replay.reset();
         self.status.replay = Some(Replay {
             request: request.to_owned(),
             start_time: now.wall,
@@ -96,19 +99,26 @@ impl SettingState {
             message: "The replay begins.".to_owned(),
             ..Replay::default()
         });
+        self.writer.ask(WriteDue::Soon);
         self.locate_replay(request, now);
     }
 
     /// Finds where the replay begins, or goes on after a restart.
     fn locate_replay(&mut self, request: &str, now: Now) {
         let waits = self.replay.again.is_some_and(|again| again > now.moment);
-        if waits || self.replay.locating.is_some() || !self.starts_are_known() {
+        if waits || self.replay.locating.is_some() {
             return;
         }
         let request = match ReplayRequest::parse(request) {
             Ok(request) => request,
             Err(refusal) => return self.refuse_replay(&refusal, now),
         };
+        if let ReplayRequest::Snapshots { environment, .. } = &request {
+            let mut starts = self.status.starts.iter();
+            if starts.any(|start| start.environment == *environment && start.index.is_none()) {
+                return; // nothing of it has been sent yet; where its log ends is about to be known
+            }
+        }
         let queues = self.queues.iter().map(|(_, queue)| queue);
         let mut queues: Vec<_> = queues.filter(|queue| !queue.is_leaving()).collect();
         // A name may be that of a deleted environment and of one that was created since.
@@ -122,6 +132,7 @@ impl SettingState {
         };
         let token = self.token();
         self.replay.locating = Some(token);
+        self.replay.wanted = Some(token);
         self.replay.again = None;
         self.actions.push(Action::Locate(token, Box::new(locate)));
     }
@@ -132,16 +143,21 @@ impl SettingState {
         result: Result<Result<Located, Refusal>, String>,
         now: Now,
     ) {
-        if self.replay.locating != Some(token) {
+        self.replay.locating = None;
+        if self.replay.wanted != Some(token) {
             return; // of a replay that has ended
         }
-        self.replay.locating = None;
+        self.replay.wanted = None;
         let located = match result {
             Err(why) => {
                 debug!(setting = %self.title, why, "can't find what is to be sent again; trying again");
                 self.replay.failures = self.replay.failures.saturating_add(1);
+                self.replay.failure = Some(why);
                 self.replay.again =
                     Some(now.moment + backoff::delay(self.replay.failures, self.seed));
+                if self.replay.failures == UNREADABLE {
+                    self.writer.ask(WriteDue::Soon);
+                }
                 return;
             }
             Ok(Err(refusal)) => return self.refuse_replay(&refusal, now),
@@ -151,13 +167,13 @@ impl SettingState {
             return;
         };
         let resumed = replay.cursor.is_some();
-        let (id, type_) = located.event.unzip();
         replay.cursor = Some(located.cursor.clone());
         replay.to = Some(located.to);
-        replay.event_id = id;
-        "It is being sent.".clone_into(&mut replay.message);
+        replay.event_id = located.message.as_ref().map(|message| message.id.clone());
         let request = replay.request.clone();
-        self.replay.one_message = type_;
+        self.replay.failures = 0;
+        self.replay.failure = None;
+        self.replay.message = located.message;
         self.queues.open_replay(located.cursor, located.to);
         if !resumed {
             info!(setting = %self.title, request, "a replay begins");
@@ -165,6 +181,35 @@ impl SettingState {
             self.publish(EventReason::ReplayStarted, note);
         }
         self.writer.ask(WriteDue::Soon);
+        self.end_replay_if_done(now); // if all of it was sent before a restart
+    }
+
+    /// Says what a replay waits for.
+    pub(super) fn tell_of_replay(&mut self) {
+        if !self.is_replaying() {
+            return;
+        }
+        let queue = self.queues.replay();
+        let unreadable = match queue {
+            Some(queue) => queue.log_problem().map(ToOwned::to_owned),
+            None => self
+                .replay
+                .failure
+                .clone()
+                .filter(|_| self.replay.failures >= UNREADABLE),
+        };
+        let message = match unreadable {
+            Some(why) => format!("The log can't be read ({why}). It is tried again."),
+            None if self.is_suspended() => "It waits: spec.suspend is true.".to_owned(),
+            None if self.problems.first().is_some() || self.retry.problem().is_some() => {
+                "It waits: see the conditions Ready and Delivered.".to_owned()
+            }
+            None if queue.is_none() => "What it asks for is being looked for.".to_owned(),
+            None => "It is being sent.".to_owned(),
+        };
+        if let Some(replay) = &mut self.status.replay {
+            replay.message = shorten(&message, MESSAGE);
+        }
     }
 
     fn refuse_replay(&mut self, refusal: &Refusal, now: Now) {
@@ -173,7 +218,7 @@ impl SettingState {
 
     /// Ends a replay, and says what came of it.
     fn end_replay(&mut self, reason: ReplayReason, why: &str, now: Now) {
-        self.replay = ReplayState::default();
+        self.replay.reset();
         let queue = self.queues.close_replay();
         let Some(replay) = self.status.replay.as_mut() else {
             return;
@@ -184,6 +229,9 @@ impl SettingState {
             replay.cursor = Some(queue.cursor);
         }
         let sent = match (replay.delivered, replay.refused) {
+            (0, 0) if reason == ReplayReason::Delivered => {
+                "None of the events is asked for by spec.eventTypes.".to_owned()
+            }
             (0, 0) => "Nothing was sent again.".to_owned(),
             (events, 0) => format!("Events delivered again: {events}."),
             (events, refused) => {
@@ -203,6 +251,7 @@ impl SettingState {
         self.publish(
             match reason {
                 ReplayReason::Delivered => EventReason::ReplayDelivered,
+                ReplayReason::Canceled => EventReason::ReplayCanceled,
                 _ => EventReason::ReplayEnded,
             },
             note,
@@ -212,14 +261,23 @@ impl SettingState {
 
     /// What a replay asks for: what the setting asks for, and the event that is named.
     pub(super) fn replayed(&self) -> Arc<Subscription> {
-        match self.replay.one_message {
-            Some(type_) if !self.subscription.types.contains(&type_) => {
+        let named = self.replay.message.as_ref().map(|message| message.type_);
+        match named.filter(|type_| !self.subscription.types.contains(type_)) {
+            Some(type_) => {
                 let mut subscription = Subscription::clone(&self.subscription);
                 subscription.types.insert(type_);
                 Arc::new(subscription)
             }
-            _ => self.subscription.clone(),
+            None => self.subscription.clone(),
         }
+    }
+
+    /// Whether the queue of a replay may go on: its environment is still followed.
+    pub(super) fn replay_is_followed(&self) -> bool {
+        self.queues.replay().is_some_and(|queue| {
+            let log = self.queues.get(&queue.cursor.environment_uid);
+            log.is_some_and(|log| !log.is_leaving())
+        })
     }
 
     /// The search for the next message of the replay went over entries that are gone.
@@ -228,43 +286,52 @@ impl SettingState {
         self.end_replay(ReplayReason::HistoryTruncated, &why, now);
     }
 
-    /// A message of the replay was delivered or refused.
-    pub(super) fn replay_moved(
-        &mut self,
-        message: &NextMessage,
-        before: &Cursor,
-        verdict: Disposition,
-    ) {
+    /// A message of the replay was delivered, or refused with this answer.
+    pub(super) fn replay_moved(&mut self, message: &NextMessage, refusal: Option<&str>, now: Now) {
         let Some(replay) = self.status.replay.as_mut() else {
             return;
         };
         replay.cursor = Some(message.after.clone());
-        if verdict == Disposition::Delivered {
-            let events = i64::try_from(message.events).unwrap_or(i64::MAX);
-            replay.delivered = replay.delivered.saturating_add(events);
-            let whole = self.subscription.kind == DestinationKind::Slack;
-            let moved = whole.then_some((before, &message.after));
-            message_history::redelivered(&mut self.status, &message.id, moved);
-        } else {
+        let events = i64::try_from(message.events).unwrap_or(i64::MAX);
+        if let Some(one) = &mut self.replay.message {
+            one.done = one.done.saturating_add(events);
+        }
+        let again = refusal.is_some() && self.replay.refusal.as_deref() == refusal;
+        self.replay.refusal = refusal.map(ToOwned::to_owned);
+        if refusal.is_some() {
             replay.refused = replay.refused.saturating_add(1);
+        } else {
+            replay.delivered = replay.delivered.saturating_add(events);
+            message_history::redelivered(&mut self.status, message);
+        }
+        if again {
+            let why = "Two messages in a row were refused with the same answer.";
+            self.end_replay(ReplayReason::Refused, why, now);
+        } else {
+            self.end_replay_if_done(now);
         }
     }
 
     /// Ends the replay if nothing of it is left. Whether it has ended.
     pub(super) fn end_replay_if_done(&mut self, now: Now) -> bool {
-        let Some(queue) = self.queues.replay() else {
+        let (Some(queue), Some(replay)) = (self.queues.replay(), self.running()) else {
             return true;
         };
-        let (position, more) = (queue.cursor.index, queue.has_more());
-        let Some(replay) = self.running() else {
-            return true;
-        };
-        let tried = replay.delivered.saturating_add(replay.refused) > 0;
-        if !more || self.replay.one_message.is_some() && tried {
+        let is_sent = self.replay.message.as_ref().is_some_and(|message| {
+            message.done > 0 && message.events.is_none_or(|events| message.done >= events)
+        });
+        let position = queue.cursor.index;
+        if is_sent || !queue.has_more() {
             let reason = match replay.refused {
                 0 => ReplayReason::Delivered,
                 _ => ReplayReason::Refused,
             };
+            if let (ReplayReason::Delivered, Some(id)) = (reason, replay.event_id.clone()) {
+                // Perhaps as several messages.
+                let sent = replay.delivered > 0;
+                let letters = &mut self.status.dead_letters;
+                letters.retain(|letter| !sent || letter.event_id != id);
+            }
             self.end_replay(reason, "", now);
             return true;
         }

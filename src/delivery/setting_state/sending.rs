@@ -118,7 +118,10 @@ impl SettingState {
             // A replay as a whole is given up, not one event of it: they all are old.
             expired_before: self.retry.expired_before(max_age).filter(|_| !replay),
             deleted: queue.deleted.is_some(),
-            replay,
+            replay: replay.then(|| {
+                let letters = self.status.dead_letters.iter();
+                letters.map(|letter| letter.event_id.clone()).collect()
+            }),
             now: now.wall,
         })
     }
@@ -179,6 +182,7 @@ impl SettingState {
                 id,
                 snapshot: Some(snapshot),
                 through: None,
+                events: 1,
                 attempts: i64::from(self.retry.attempts()),
                 time: now.wall,
             };
@@ -309,6 +313,7 @@ impl SettingState {
             return;
         }
         let may_send = self.may_send(now);
+        let followed = self.replay_is_followed();
         let Some((id, queue)) = self.queues.working(token) else {
             self.actions.push(Action::ReleaseTurn(token)); // its queue has ended
             return;
@@ -330,6 +335,7 @@ impl SettingState {
         if let (Some(plain), Some(destination)) = (&plain, &current)
             && may_send
             && queue.phase == Phase::Following
+            && (id != QueueId::Replay || followed)
             && generation == self.subscription.generation
         {
             let send = Action::Send(
@@ -379,6 +385,7 @@ impl SettingState {
             id: message.id.clone(),
             snapshot: Some(message.snapshot.clone()),
             through: message.through,
+            events: message.events,
             attempts: i64::from(failures) + 1,
             time: now.wall,
         };
@@ -387,7 +394,12 @@ impl SettingState {
             moment: began.moment,
             wall: began.wall,
         };
-        let verdict = self.retry.answered(outcome, at, self.seed, now.moment);
+        let refused = matches!(outcome, Outcome::Refused { .. }).then(|| outcome.message());
+        let verdict = match queue_id {
+            // It was refused before, perhaps: that says nothing of what is new.
+            QueueId::Replay if refused.is_some() => Disposition::SetAside,
+            _ => self.retry.answered(outcome, at, self.seed, now.moment),
+        };
         let reason = outcome.reason().map_or("", Reason::as_str);
         match verdict {
             Disposition::Delivered => {
@@ -425,13 +437,12 @@ impl SettingState {
         if let Some(queue) = self.queues.queue_mut(queue_id) {
             queue.searched = queue.cursor.index;
             if moved {
-                let before = queue.cursor.clone();
                 queue.advance(message.after.clone());
                 queue.ahead.sent(message.events, began.moment);
                 more = queue.has_more();
                 if *queue_id == QueueId::Replay {
-                    self.replay_moved(message, &before, verdict);
-                    more = !self.end_replay_if_done(now);
+                    self.replay_moved(message, refused, now);
+                    more = self.is_replaying();
                 }
             }
         }

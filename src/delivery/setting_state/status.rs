@@ -15,7 +15,6 @@ use crate::{
         environment_queue::AheadCounts,
         pending::{CountedRange, LogRange},
         reasons::EventReason,
-        replay::ReplayState,
         setting_state::{
             Action, Counting, Now, SettingState, destination::destination_unknown, resumed,
         },
@@ -159,6 +158,7 @@ impl SettingState {
                 now.wall.checked_add(wait).unwrap_or(Timestamp::MAX)
             });
         self.status.cursors = self.queues.cursors();
+        self.tell_of_replay();
         self.keep_newest_starts();
         self.status.oldest_pending_time = oldest.map(condition::whole_seconds);
         let since = self
@@ -323,7 +323,7 @@ impl SettingState {
         self.writer.resume(status.clone(), version);
         status.bound();
         self.queues.close_replay();
-        self.replay = ReplayState::default();
+        self.replay.reset();
         // A cursor that the other writer lost altogether is better kept than set anew.
         for cursor in status.cursors.iter().cloned() {
             let ours = self.queues.get(&cursor.environment_uid);

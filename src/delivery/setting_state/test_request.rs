@@ -83,6 +83,7 @@ impl SettingState {
             id,
             snapshot: None,
             through: None,
+            events: 0,
             attempts: 1,
             time: now.wall,
         };

@@ -238,6 +238,8 @@ struct Simulation {
     foreign_status: bool,
     /// A write or read of the setting answers 404.
     spurious_404: bool,
+    /// The watch of settings shows nothing.
+    watch_is_silent: bool,
     heard: Vec<Heard>,
     /// How many attempts count as deliveries in the metrics.
     deliveries: usize,
@@ -354,6 +356,7 @@ impl Simulation {
             longest_status: usize::MAX,
             foreign_status: false,
             spurious_404: false,
+            watch_is_silent: false,
             heard: vec![],
             deliveries: 0,
             events: vec![],
@@ -509,6 +512,9 @@ impl Simulation {
 
     fn setting_changed(&mut self) {
         self.setting_version = self.next_version();
+        if self.watch_is_silent {
+            return;
+        }
         for operator in 0..self.operators.len() {
             let setting = Arc::new(self.object());
             self.tell(operator, Input::Setting(setting));

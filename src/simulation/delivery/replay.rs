@@ -325,6 +325,259 @@ fn history_that_goes_during_a_replay_and_an_environment_that_is_hidden_end_it() 
     }
 }
 
+#[test]
+fn a_replay_goes_on_where_it_was_when_the_operator_is_killed_and_repeats_no_more_than_the_window() {
+    let window = usize::try_from(WINDOW).unwrap();
+    for (request, snapshots, events, killed_at) in [
+        ("prod/2-101", 100, 1, 99),
+        ("prod/2-101", 100, 1, 100),
+        ("prod/2", 1, 100, 90),
+    ] {
+        let mut it = with_one_environment(webhook());
+        it.start();
+        it.run(seconds(5));
+        let names: Vec<_> = (0..events)
+            .map(|number| format!("image-{number}"))
+            .collect();
+        let changes: Vec<_> = names.iter().map(|name| (name.as_str(), 0, 1)).collect();
+        for _ in 0..snapshots {
+            it.append("u1", &changes);
+        }
+        it.run(seconds(60));
+        let told = it.heard.len();
+        assert_eq!(told, 100);
+        it.request_replay(request);
+        while it.heard.len() < told + killed_at {
+            it.run(millis(1));
+        }
+        it.restart(0);
+        it.run(seconds(60));
+        assert_eq!(it.replay().reason, "Delivered");
+        let again = it.ids_since(told);
+        let all: BTreeSet<_> = again.iter().collect();
+        assert_eq!(all.len(), 100);
+        assert!(again.len() <= 100 + window, "{request}: {}", again.len());
+    }
+}
+
+#[test]
+fn a_write_that_is_carried_out_and_whose_answer_is_lost_stops_no_replay_and_no_stop() {
+    for stop in [false, true] {
+        let mut it = told(webhook(), 60);
+        it.receiver = Box::new(|_, _, _| Answer {
+            after: millis(1_200),
+            ..takes()
+        });
+        it.request_replay("prod/2-61");
+        it.run(seconds(5));
+        it.watch_is_silent = true;
+        it.faults.lost_reply = 1_000;
+        it.run(seconds(4));
+        if stop {
+            it.stop(0);
+            it.faults.lost_reply = 0;
+            it.run(seconds(20));
+            assert!(it.operators[0].state.as_ref().unwrap().is_finished());
+        } else {
+            it.faults.lost_reply = 0;
+            it.run(seconds(200));
+            assert_eq!(it.replay().reason, "Delivered", "{:?}", it.replay());
+        }
+    }
+}
+
+#[test]
+fn what_is_refused_again_says_nothing_of_what_is_new() {
+    let mut it = told(webhook(), 2);
+    let mut refused = 0;
+    it.receiver = Box::new(move |_, _, _| {
+        refused += 1;
+        match refused {
+            2 => takes(),
+            _ => refuses("the destination answered 400"),
+        }
+    });
+    for name in ["bad", "good", "bad too"] {
+        change(&mut it, "u1", name);
+        it.run(seconds(30));
+    }
+    let letters = it.status().dead_letters;
+    assert_eq!(letters.len(), 2);
+    it.restart(0);
+    it.run(seconds(5));
+    it.request_replay(&letters[1].event_id);
+    it.run(seconds(10));
+    assert_eq!(it.replay().reason, "Refused", "after one attempt");
+    assert_ne!(it.delivered(), "False PayloadRefused");
+    let told = it.heard.len();
+    it.request_replay("prod/2-6");
+    it.run(seconds(10));
+    assert_eq!(it.replay().reason, "Refused");
+    assert_eq!(
+        it.heard.len(),
+        told + 2,
+        "two answers that are the same are enough"
+    );
+    it.receiver = Box::new(|_, _, _| takes());
+    change(&mut it, "u1", "new");
+    it.run(seconds(10));
+    assert_eq!(it.taken().last(), it.ids_of(7, 7).last());
+}
+
+#[test]
+fn a_dead_letter_stays_until_all_that_it_held_is_delivered() {
+    // A message of Slack's holds many events, a webhook one.
+    let mut it = with_one_environment(slack());
+    it.start();
+    it.run(seconds(5));
+    it.receiver = Box::new(|_, _, _| refuses("invalid_blocks"));
+    it.append("u1", &[("a", 0, 1), ("b", 0, 1), ("c", 0, 1)]);
+    it.run(seconds(30));
+    let letters = it.status().dead_letters;
+    assert_eq!(letters[0].events, Some(3));
+    it.receiver = Box::new(|_, _, _| takes());
+    it.edit(|spec| *spec = webhook());
+    it.run(seconds(30));
+    let told = it.heard.len();
+    it.request_replay(&letters[0].event_id);
+    it.run(seconds(30));
+    assert_eq!(it.ids_since(told), it.ids_of(2, 2));
+    assert!(it.status().dead_letters.is_empty());
+
+    // It is not asked for any more, so it isn't delivered with others.
+    let mut it = told_of_a_refused_one();
+    it.edit(|spec| spec.event_types = Some(vec![EventType::ArtifactStopped]));
+    for number in 0..8 {
+        it.append("u1", &[(&format!("image-{number}"), 1, 0)]);
+    }
+    it.run(seconds(30));
+    it.request_replay("prod/2-10");
+    it.run(seconds(60));
+    assert_eq!(it.replay().reason, "Delivered");
+    assert_eq!(it.status().dead_letters.len(), 1);
+}
+
+/// A setting of Slack's whose only message was refused.
+fn told_of_a_refused_one() -> Simulation {
+    let mut it = with_one_environment(slack());
+    it.start();
+    it.run(seconds(5));
+    it.receiver = Box::new(|_, _, _| refuses("invalid_blocks"));
+    change(&mut it, "u1", "refused");
+    it.run(seconds(30));
+    assert_eq!(it.status().dead_letters.len(), 1);
+    it.receiver = Box::new(|_, _, _| takes());
+    it
+}
+
+#[test]
+fn a_replay_that_waits_says_what_for() {
+    // A log that can't be read, before it begins and while it runs.
+    let mut it = told(webhook(), 20);
+    it.faults.read_fails = 1_000;
+    it.request_replay("prod/2-21");
+    it.run(seconds(60));
+    assert!(
+        it.replay().message.contains("can't be read"),
+        "{}",
+        it.replay().message
+    );
+    it.faults.read_fails = 0;
+    it.logs.get_mut("u1").unwrap().unreadable.insert(9);
+    it.run(seconds(120));
+    assert!(
+        it.replay().message.contains("can't be read"),
+        "{}",
+        it.replay().message
+    );
+    assert_eq!(it.replay().delivered, 7);
+    it.logs.get_mut("u1").unwrap().unreadable.clear();
+    it.run(seconds(1_200));
+    assert_eq!(it.replay().reason, "Delivered");
+    // What is unreadable hides no event of another snapshot.
+    it.logs.get_mut("u1").unwrap().unreadable.insert(20);
+    it.request_replay(&it.ids_of(5, 5)[0].clone());
+    it.run(seconds(30));
+    assert_eq!(it.replay().reason, "Delivered");
+
+    let mut it = told(webhook(), 2);
+    it.edit(|spec| spec.suspend = Some(true));
+    it.run(seconds(1));
+    it.request_replay("prod/2-3");
+    it.run(seconds(60));
+    assert!(
+        it.replay().message.contains("spec.suspend"),
+        "{}",
+        it.replay().message
+    );
+    it.edit(|spec| spec.suspend = None);
+    it.run(seconds(60));
+    assert_eq!(it.replay().reason, "Delivered");
+}
+
+#[test]
+fn an_environment_without_a_log_holds_up_no_replay_of_another() {
+    let mut it = told(webhook(), 3);
+    let log = Log {
+        name: "new".to_owned(),
+        created: it.at,
+        generation: 1,
+        visible_to: vec!["*".to_owned()],
+        ..Log::default()
+    };
+    it.logs.insert("u2".to_owned(), log);
+    it.environments_changed();
+    it.run(seconds(5));
+    it.request_replay("prod/2-3");
+    it.run(seconds(30));
+    assert_eq!(it.replay().reason, "Delivered");
+}
+
+#[test]
+fn the_plain_form_of_a_replayed_message_is_not_sent_once_its_environment_may_not_be_seen() {
+    let mut it = told(slack(), 2);
+    it.receiver = Box::new(|_, _, _| Answer {
+        after: seconds(2),
+        ..refuses("invalid_blocks")
+    });
+    let told = it.heard.len() + 1;
+    it.request_replay("prod/2");
+    it.run(seconds(2));
+    assert_eq!(it.heard.len(), told, "it is on its way");
+    it.hide("u1");
+    it.run(seconds(60));
+    assert_eq!(it.heard.len(), told, "it is not sent once more");
+    assert_eq!(it.replay().reason, "EnvironmentNotFollowed");
+}
+
+#[test]
+fn each_of_two_requests_one_after_the_other_is_answered_in_the_status() {
+    let mut it = told(webhook(), 5);
+    it.request_replay("prod/2-3");
+    it.run(millis(1));
+    it.request_replay("prod/9");
+    it.run(seconds(30));
+    let ended = |request| {
+        let mut written = it
+            .written
+            .iter()
+            .filter_map(|status| status.replay.as_ref());
+        written.any(|replay| replay.request == request && replay.end_time.is_some())
+    };
+    assert!(ended("prod/2-3") && ended("prod/9"));
+}
+
+#[test]
+fn what_none_of_the_events_asks_for_is_said_so() {
+    let mut it = told(webhook(), 3);
+    it.edit(|spec| spec.event_types = Some(vec![EventType::ArtifactStopped]));
+    it.run(seconds(1));
+    it.request_replay("prod/2-3");
+    it.run(seconds(30));
+    assert_eq!(it.replay().reason, "Delivered");
+    assert!(it.replay().message.contains("spec.eventTypes"));
+}
+
 proptest! {
     #![proptest_config(crate::simulation::testing::tries(48))]
 
