@@ -68,6 +68,9 @@ impl Asked {
     }
 }
 
+/// Makes a status and an object of what is sent.
+type Played = Arc<dyn Fn(&Asked, Value) -> (u16, Value) + Send + Sync>;
+
 /// What becomes of a request.
 #[derive(Clone)]
 pub enum Action {
@@ -79,8 +82,8 @@ pub enum Action {
     Answer(u16, u32),
     /// The API server does what is asked, and the connection is cut before its answer comes.
     LoseAnswer,
-    /// The proxy answers by itself, with the status and the object that this makes of what is sent.
-    Play(Arc<dyn Fn(&Asked, Value) -> (u16, Value) + Send + Sync>),
+    /// The proxy answers by itself, with what this makes of the request.
+    Play(Played),
     /// It never gets there, and is never answered.
     Hang,
     /// It gets there only when this is cancelled.

@@ -20,7 +20,10 @@ use kit::{
 use kube::Api;
 use serde_json::{Value, json};
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio_util::sync::CancellationToken;
@@ -31,8 +34,9 @@ const BACKLOG: usize = 40;
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/shipbell/leases";
 const LOG: &str = "/apis/shipbell.dev/v1alpha1/environmentsnapshots";
 
-/// An API server of which this proxy knows the truth but for the Lease: there is one that nobody else ever writes.
-fn with_a_lease_of_its_own(proxy: &Proxy) {
+/// An API server that tells the truth but for the Lease: there is one that nobody else ever writes. Every other append to
+/// the log is late, the first if `is_late`, so that each of two is now the first and now the second.
+fn with_a_lease_of_its_own(proxy: &Proxy, is_late: bool) {
     let lease: Arc<Mutex<(u64, Option<Value>)>> = Arc::default();
     let play = move |asked: &Asked, sent: Value| {
         let mut lease = lease.lock().unwrap();
@@ -48,9 +52,12 @@ fn with_a_lease_of_its_own(proxy: &Proxy) {
         }
     };
     let play = Action::Play(Arc::new(play));
+    let appends = AtomicUsize::new(usize::from(is_late));
     proxy.answer_with(move |asked| {
         if asked.path.starts_with(LEASES) {
             play.clone()
+        } else if asked.is("POST", LOG) && appends.fetch_add(1, Ordering::Relaxed) % 2 == 1 {
+            Action::Delay(Duration::from_millis(300))
         } else {
             Action::Pass
         }
@@ -93,7 +100,7 @@ fn two_operators_that_both_believe_they_lead_keep_one_log_and_lose_nothing() {
         let proxies = [Proxy::start(&cluster.plane)?, Proxy::start(&cluster.plane)?];
         let mut operators = vec![];
         for (proxy, pod) in proxies.iter().zip(["one", "two"]) {
-            with_a_lease_of_its_own(proxy);
+            with_a_lease_of_its_own(proxy, pod == "one");
             let cast = Cast {
                 name: format!("operator-{pod}"),
                 pod: Some(pod),
@@ -113,11 +120,14 @@ fn two_operators_that_both_believe_they_lead_keep_one_log_and_lose_nothing() {
         all_is_told(&actor, &receiver).await?;
         for (proxy, operator) in proxies.iter().zip(&operators) {
             leads(operator, true).await?;
-            let appends = proxy
-                .answered()
-                .into_iter()
-                .filter(|(asked, status)| asked.is("POST", LOG) && [201, 409].contains(status));
-            ensure!(appends.count() > 1, "it appended nothing: no test");
+            for status in [201, 409] {
+                let answered = proxy.answered();
+                let mut answers = answered.iter();
+                ensure!(
+                    answers.any(|(asked, answer)| asked.is("POST", LOG) && *answer == status),
+                    "no append was answered {status}: no test"
+                );
+            }
         }
         let before = actor.log().await?;
         ensure!(before.len() > 5, "too few snapshots: no test");
