@@ -429,6 +429,7 @@ fn a_leader_without_the_api_server_stops_sending_before_another_leads() {
         all_is_told(&actor, &receiver).await?;
         // It follows when it reaches the API server again.
         proxy.pass();
+        proxy.cut();
         let number =
             keep_churning(&actor, Duration::from_secs(3), Duration::from_millis(500)).await?;
         ensure!(two.terminate(PATIENCE).await?.success());

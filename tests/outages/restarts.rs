@@ -131,6 +131,7 @@ fn an_operator_that_has_too_little_memory_for_5000_pods_goes_on_when_it_has_some
         let (number, ()) = tokio::try_join!(churning, make_many(cluster))?;
         churn(&actor, number).await?;
         first.kill_9();
+        let before = actor.log().await?.len();
         // As a container does, it starts again and again.
         for number in [number + 1, number + 2] {
             let mut dies = spawn(cluster, &cast(enough_for_few))?;
@@ -146,7 +147,7 @@ fn an_operator_that_has_too_little_memory_for_5000_pods_goes_on_when_it_has_some
         churn(&actor, number + 3).await?;
         let twice = all_is_told(&actor, &receiver).await?;
         ensure!(twice <= 2 * WINDOW, "{twice} were told twice in 2 kills");
-        ensure!(actor.log().await?.len() > 5, "too few snapshots: no test");
+        ensure!(actor.log().await?.len() > before, "no snapshot: no test");
         last.still_runs()
     });
 }
