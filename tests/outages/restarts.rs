@@ -124,6 +124,11 @@ fn an_operator_that_has_too_little_memory_for_5000_pods_goes_on_when_it_has_some
         churn(&actor, 0).await?;
         all_is_told(&actor, &receiver).await?;
         let enough_for_few = measured.data_memory()? + (1 << 20);
+        // Something waits when it ends.
+        receiver.set_standing(503);
+        let heard = receiver.heard().len();
+        churn(&actor, 1).await?;
+        receiver.wait_for_count(PATIENCE, heard + 1).await?;
         measured.kill_9();
         let first = operator(cluster, &cast(enough_for_few)).await?;
         // It may end already while they come.
@@ -143,6 +148,7 @@ fn an_operator_that_has_too_little_memory_for_5000_pods_goes_on_when_it_has_some
             );
             churn(&actor, number).await?;
         }
+        receiver.set_standing(200);
         let mut last = operator(cluster, &cast(MEMORY)).await?;
         churn(&actor, number + 3).await?;
         let twice = all_is_told(&actor, &receiver).await?;
