@@ -349,7 +349,7 @@ impl Election {
             return Ok((Role::Follower { leader }, "the Lease says so".to_owned()));
         }
         let record = self.candidate.record(step, &spec, (self.wall_clock)());
-        self.candidate.asks(self.now());
+        self.candidate.asks(&record, self.now());
         let written = self.write(found, &record).await?;
         let version = written.resource_version();
         self.candidate
