@@ -238,6 +238,9 @@ impl Instance {
     }
 }
 
+/// Tells the time that is written into the Lease for people to read. It decides nothing.
+type WallClock = Box<dyn Fn() -> Timestamp + Send + Sync>;
+
 /// This instance's part in the election.
 pub struct Election {
     leases: Api<DynamicObject>,
@@ -245,6 +248,7 @@ pub struct Election {
     namespace: String,
     name: String,
     pub(super) candidate: Candidate,
+    pub(super) wall_clock: WallClock,
     start: Instant,
     /// Until when what was heard of the Lease counts.
     news_until: Instant,
@@ -273,6 +277,7 @@ impl Election {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             candidate: Candidate::new(instance.name).going_on(instance.is_only_one),
+            wall_clock: Box::new(Timestamp::now),
             start,
             news_until: start,
             states,
@@ -343,8 +348,8 @@ impl Election {
             let leader = holder.filter(|_| spec.holder() != self.candidate.name);
             return Ok((Role::Follower { leader }, "the Lease says so".to_owned()));
         }
-        let record = self.candidate.record(step, &spec, Timestamp::now());
-        self.candidate.asks(self.now());
+        let record = self.candidate.record(step, &spec, (self.wall_clock)());
+        self.candidate.asks(&record, self.now());
         let written = self.write(found, &record).await?;
         let version = written.resource_version();
         self.candidate
@@ -367,7 +372,7 @@ impl Election {
             return Ok(());
         };
         let spec = LeaseSpec::read(&found.data["spec"]);
-        match self.candidate.released(&spec, Timestamp::now()) {
+        match self.candidate.released(&spec, (self.wall_clock)()) {
             Some(record) => self.write(found, &record).await.map(drop),
             None => Ok(()),
         }

@@ -32,6 +32,8 @@ const TERM: u32 = 15;
 const LONGEST_TERM: u32 = 60;
 /// So many seconds after a write was asked for, who asked stops to lead unless another one went through.
 const DEADLINE: u32 = 10;
+/// So many records are remembered that were asked for: more than are within a term.
+const UNANSWERED: usize = 32;
 /// The term in a record that its holder released, as client-go writes it.
 const RELEASED: i64 = 1;
 
@@ -107,6 +109,8 @@ pub(super) struct Candidate {
     seen: Option<Seen>,
     /// When it last asked for a write.
     asked: Option<Moment>,
+    /// The times in the records that it asked for, which may yet go through or have gone through unheard.
+    asked_for: Vec<String>,
     /// Until when it leads.
     until: Option<Moment>,
 }
@@ -119,6 +123,7 @@ impl Candidate {
             second: Duration::from_secs(1),
             seen: None,
             asked: None,
+            asked_for: vec![],
             until: None,
         }
     }
@@ -139,7 +144,7 @@ impl Candidate {
         let goes_on = self.goes_on && self.seen.is_none();
         let free = self.see(version, spec, now);
         let holder = spec.holder();
-        if holder == self.name && (goes_on || self.may_hold(now)) {
+        if holder == self.name && (goes_on || self.is_own(spec, now)) {
             Step::Renew
         } else if free <= now || holder.is_empty() && self.leads_until(now).is_some() {
             Step::Take
@@ -147,6 +152,7 @@ impl Candidate {
             if !holder.is_empty() {
                 // What it asked for before is overwritten, or can't go through any more.
                 (self.asked, self.until) = (None, None);
+                self.asked_for.clear();
             }
             Step::Follow
         }
@@ -176,14 +182,20 @@ impl Candidate {
         }
     }
 
-    /// Asks for a write now.
-    pub fn asks(&mut self, now: Moment) {
+    /// Asks for this record now.
+    pub fn asks(&mut self, record: &LeaseSpec, now: Moment) {
         self.asked = Some(now);
+        if self.asked_for.len() >= UNANSWERED {
+            self.asked_for.remove(0);
+        }
+        self.asked_for.extend(record.renew_time.clone());
     }
 
     /// The write that was asked for went through, and left the Lease at this version.
     pub fn wrote(&mut self, version: Option<&str>, written: &LeaseSpec, now: Moment) {
         self.until = self.asked.map(|asked| asked + self.second * DEADLINE);
+        // All before named an older version.
+        self.asked_for = written.renew_time.iter().cloned().collect();
         self.see(version, written, now);
     }
 
@@ -203,6 +215,14 @@ impl Candidate {
             renew_time: Some(time),
             lease_transitions: old.lease_transitions,
         })
+    }
+
+    /// Whether a record with its name is its own, and not one into which somebody has written its name: it leads, or asked
+    /// for this one.
+    fn is_own(&self, record: &LeaseSpec, now: Moment) -> bool {
+        let asked_for = |time: &String| self.asked_for.contains(time);
+        self.leads_until(now).is_some()
+            || self.may_hold(now) && record.renew_time.as_ref().is_some_and(asked_for)
     }
 
     /// Whether a record with its name can be its own: it asked for one within a term.
@@ -296,7 +316,7 @@ mod tests {
     fn leader() -> Candidate {
         let mut me = me();
         assert_eq!(me.next(None, &nothing(), at(0)), Step::Take);
-        me.asks(at(0));
+        me.asks(&spec("me", 15, 0), at(0));
         me.wrote(Some("1"), &spec("me", 15, 0), at(1));
         me
     }
@@ -443,7 +463,7 @@ mod tests {
         // The answer was lost.
         let mut lost = me();
         reads(&mut lost, &[(0, Some("2"), spec("", 1, 0), Step::Take)]);
-        lost.asks(at(0));
+        lost.asks(&spec("me", 15, 1), at(0));
         assert_eq!(lost.leads_until(at(0)), None);
         reads(&mut lost, &[mine(3, Step::Renew)]);
         assert_eq!(
@@ -451,10 +471,19 @@ mod tests {
             None,
             "only an answer makes a leader"
         );
+        // It asked for others, and did not see that another one wrote this before a person put its name there.
+        let mut stopped = me();
+        reads(&mut stopped, &[(0, Some("2"), spec("", 1, 0), Step::Take)]);
+        let other = LeaseSpec {
+            renew_time: Some("2026-01-01T00:01:00.000000Z".to_owned()),
+            ..spec("me", 15, 1)
+        };
+        stopped.asks(&other, at(0));
+        reads(&mut stopped, &[mine(3, Step::Follow)]);
         // Another one was faster, and a person gave it the record of that one.
         let mut slow = me();
         reads(&mut slow, &[(0, Some("2"), spec("", 1, 0), Step::Take)]);
-        slow.asks(at(0));
+        slow.asks(&spec("me", 15, 1), at(0));
         reads(
             &mut slow,
             &[(1, Some("4"), spec("other", 15, 1), Step::Follow)],
@@ -470,7 +499,7 @@ mod tests {
         let mut me = leader();
         assert_eq!(me.leads_until(at(1)), Some(at(10)));
         assert_eq!(me.leads_until(at(10)), None);
-        me.asks(at(9));
+        me.asks(&spec("me", 15, 0), at(9));
         assert_eq!(me.leads_until(at(10)), None, "to ask is not enough");
         me.wrote(Some("2"), &spec("me", 15, 0), at(11));
         assert_eq!(me.leads_until(at(11)), Some(at(19)));
@@ -486,7 +515,7 @@ mod tests {
         let stands = |second, step| (second, Some("1"), spec("me", 15, 0), step);
         reads(&mut leader(), &[stands(16, Step::Take)]);
         let mut me = leader();
-        me.asks(at(2));
+        me.asks(&spec("me", 15, 4), at(2));
         // Its last write went through, as it learns only now: others may have waited for less than a term.
         let wrote = |second, step| (second, Some("2"), spec("me", 15, 0), step);
         reads(&mut me, &[wrote(60, Step::Follow), wrote(75, Step::Take)]);

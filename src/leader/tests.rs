@@ -13,6 +13,7 @@ use axum::{
     http::{Method, StatusCode},
     response::{IntoResponse as _, Response},
 };
+use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use parking_lot::Mutex;
 use proptest::{prelude::*, test_runner::Config};
@@ -238,8 +239,27 @@ struct Process {
     terminate: CancellationToken,
     /// Whether it stands still (SIGSTOP).
     stands: watch::Sender<bool>,
+    /// By how much its wall clock is wrong.
+    error: Shared<SignedDuration>,
     is_alive: bool,
 }
+
+/// How wall clocks may be wrong: by the hour of a time zone or of summer time, by a leap second, by the ten minutes of a
+/// machine without a time server, and by years.
+const ERRORS: [SignedDuration; 9] = [
+    SignedDuration::ZERO,
+    SignedDuration::from_hours(1),
+    SignedDuration::from_hours(-1),
+    SignedDuration::from_mins(10),
+    SignedDuration::from_mins(-10),
+    SignedDuration::from_secs(1),
+    SignedDuration::from_secs(-1),
+    SignedDuration::from_hours(24 * 365 * 20),
+    SignedDuration::from_hours(-24 * 365 * 20),
+];
+
+/// Who led from when until when.
+type Terms = Vec<(Duration, usize, bool)>;
 
 struct Simulation {
     random: Random,
@@ -249,11 +269,22 @@ struct Simulation {
     leads: Shared<Vec<Option<Term>>>,
     /// When more than one led.
     overlaps: Shared<Vec<String>>,
+    /// When each began to lead, and stopped.
+    terms: Shared<Terms>,
+    /// Draws the errors of wall clocks, so that nothing else changes with them.
+    errors: Random,
+    /// Whether wall clocks may be wrong.
+    may_err: bool,
+    begin: Instant,
 }
 
 impl Simulation {
     fn new(seed: u64) -> Self {
         Self {
+            terms: Shared::default(),
+            errors: Random(!seed),
+            may_err: true,
+            begin: Instant::now(),
             random: Random(seed),
             store: Shared::default(),
             processes: vec![],
@@ -278,6 +309,12 @@ impl Simulation {
         let name = format!("{pod}_1");
         let (mut election, watch) = Election::new(client, "shipbell", "leader", instance);
         election.candidate.second = seconds(1.0 / rate);
+        let error = Arc::new(Mutex::new(self.error()));
+        let (begin, wrong) = (self.begin, error.clone());
+        election.wall_clock = Box::new(move || {
+            let right = Timestamp::constant(1_700_000_000, 0) + begin.elapsed();
+            right + *wrong.lock()
+        });
         let (stands, mut stood) = watch::channel(false);
         let terminate = CancellationToken::new();
         let run = election.run(terminate.clone());
@@ -300,19 +337,38 @@ impl Simulation {
             link,
             terminate,
             stands,
+            error,
             is_alive: true,
         });
         number
     }
 
+    /// How wrong a wall clock is from now on.
+    fn error(&mut self) -> SignedDuration {
+        let errors = u64::try_from(ERRORS.len()).unwrap();
+        let error = ERRORS[usize::try_from(self.errors.below(errors)).unwrap()];
+        if self.may_err {
+            error
+        } else {
+            SignedDuration::ZERO
+        }
+    }
+
+    /// The wall clock of one jumps.
+    fn jump(&mut self, number: usize) {
+        *self.processes[number].error.lock() = self.error();
+    }
+
     /// Notes when it leads, and whether another one does then.
     fn observe(&self, number: usize, watch: ElectionWatch) {
         let (leads, overlaps) = (self.leads.clone(), self.overlaps.clone());
+        let terms = self.terms.clone();
         leads.lock().push(None);
-        let begin = Instant::now();
+        let begin = self.begin;
         tokio::spawn(async move {
             loop {
                 let term = watch.started().await;
+                terms.lock().push((begin.elapsed(), number, true));
                 {
                     let mut leads = leads.lock();
                     leads[number] = Some(term.clone());
@@ -324,6 +380,7 @@ impl Simulation {
                     }
                 }
                 term.ended().await;
+                terms.lock().push((begin.elapsed(), number, false));
             }
         });
     }
@@ -435,7 +492,7 @@ impl Simulation {
                 stands.send_modify(|stands| *stands = !*stands);
             }
             6 => self.recover(),
-            _ => {}
+            _ => self.jump(one),
         }
     }
 
@@ -555,6 +612,19 @@ proptest! {
         });
     }
 
+    // F21: wall clocks that jump, or differ between nodes.
+    #[test]
+    fn what_the_wall_clocks_of_the_instances_say_changes_nothing(seed: u64, instances in 2_usize..=3) {
+        let with = |may_err| {
+            let mut history = None;
+            in_virtual_time(async { history = Some(history_with(seed, instances, may_err).await) });
+            history.unwrap()
+        };
+        let right = with(false);
+        prop_assert!(right.0.len() > 2, "too few changes: no test");
+        prop_assert_eq!(right, with(true));
+    }
+
     #[test]
     fn never_do_two_lead_whatever_somebody_does_to_the_lease(seed: u64, instances in 2_usize..=3) {
         in_virtual_time(async {
@@ -577,6 +647,34 @@ proptest! {
             simulation.assert_recovers().await;
         });
     }
+}
+
+/// What comes of the faults of a seed with wall clocks that are right, or wrong: who led when, and how often the Lease was
+/// asked for and written.
+async fn history_with(seed: u64, instances: usize, may_err: bool) -> (Terms, usize, u64, i64) {
+    let mut simulation = Simulation::new(seed);
+    simulation.may_err = may_err;
+    for _ in 0..instances {
+        let rate = simulation.rate();
+        simulation.start(rate);
+    }
+    for _ in 0..60 {
+        let pause = simulation.random.up_to(seconds(8.0));
+        sleep(pause).await;
+        simulation.fault();
+        for number in simulation.alive() {
+            simulation.jump(number);
+        }
+        if simulation.random.percent(15) {
+            simulation.restart();
+        }
+    }
+    simulation.recover();
+    simulation.until_led(75.0).await;
+    simulation.assert_sound();
+    let terms = simulation.terms.lock().clone();
+    let store = simulation.store.lock();
+    (terms, store.requests, store.version, store.transitions())
 }
 
 /// Two instances, of which the first leads.

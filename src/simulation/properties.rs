@@ -343,6 +343,7 @@ proptest! {
         }
     }
 
+    // F21
     /// A pod whose deletion has begun may be left out early under a clock that is ahead; it never comes back.
     #[test]
     fn a_clock_that_jumps_by_hours_starts_nothing_and_stops_only_what_is_being_deleted(

@@ -682,6 +682,7 @@ fn a_cluster_that_was_set_back_is_listed_anew_and_the_next_entry_says_so() {
     assert_eq!(causes, &[Cause::WorkloadsChanged], "it is said once");
 }
 
+// F21
 #[test]
 fn a_clock_that_is_set_back_does_not_set_back_the_log() {
     let mut cluster = with_web();

@@ -187,10 +187,21 @@ impl Operator {
 
     /// The most memory that it has had at any time, with the program itself.
     pub fn peak_memory(&self) -> Result<u64> {
+        self.memory("VmHWM:")
+    }
+
+    /// The memory that it has now, but for the program itself and what it only reads.
+    pub fn data_memory(&self) -> Result<u64> {
+        self.memory("VmData:")
+    }
+
+    /// A line of the process's status that tells an amount of memory.
+    fn memory(&self, name: &str) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
         let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
-        Ok(kibibytes.context("no VmHWM")?.trim().parse::<u64>()? << 10)
+        let kibibytes = kibibytes.with_context(|| format!("no {name}"))?;
+        Ok(kibibytes.trim().parse::<u64>()? << 10)
     }
 
     /// Its process id.

@@ -30,6 +30,7 @@ use tokio::{
     task::AbortHandle,
 };
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 
 type Fault = Box<dyn std::error::Error + Send + Sync>;
 type Body = UnsyncBoxBody<Bytes, Fault>;
@@ -67,6 +68,9 @@ impl Asked {
     }
 }
 
+/// Makes a status and an object of what is sent.
+type Played = Arc<dyn Fn(&Asked, Value) -> (u16, Value) + Send + Sync>;
+
 /// What becomes of a request.
 #[derive(Clone)]
 pub enum Action {
@@ -78,8 +82,12 @@ pub enum Action {
     Answer(u16, u32),
     /// The API server does what is asked, and the connection is cut before its answer comes.
     LoseAnswer,
+    /// The proxy answers by itself, with what this makes of the request.
+    Play(Played),
     /// It never gets there, and is never answered.
     Hang,
+    /// It gets there only when this is cancelled.
+    HoldUntil(CancellationToken),
     /// It goes through, and each line of the answer is looked at: an event of a watch, or a list as a whole.
     Lines(Arc<dyn Fn(&str) -> Line + Send + Sync>),
 }
@@ -116,6 +124,7 @@ struct Shared {
     anybody: Client,
     hook: Mutex<Hook>,
     asked: Mutex<Vec<Asked>>,
+    answered: Mutex<Vec<(Asked, u16)>>,
     cuts: watch::Sender<u64>,
 }
 
@@ -156,6 +165,7 @@ impl Proxy {
             anybody: client(&plane.kubeconfig(&json!({})), false)?,
             hook: Mutex::new(Arc::new(|_| Action::Pass)),
             asked: Mutex::default(),
+            answered: Mutex::default(),
             cuts: watch::Sender::new(0),
         });
         let accept = tokio::spawn(accept(listener, acceptor, shared.clone())).abort_handle();
@@ -199,6 +209,11 @@ impl Proxy {
     /// Cuts all connections.
     pub fn cut(&self) {
         self.shared.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// What the API server has answered so far: which request, and the status.
+    pub fn answered(&self) -> Vec<(Asked, u16)> {
+        lock(&self.shared.answered).clone()
     }
 
     /// All that was asked for so far.
@@ -270,7 +285,13 @@ async fn serve(request: Request<Incoming>, shared: &Shared) -> Result<Response<B
     let action = hook(&asked);
     match &action {
         Action::Answer(status, wait) => return Ok(refusal(*status, *wait)?),
+        Action::Play(play) => {
+            let sent = serde_json::from_slice(&body).unwrap_or_default();
+            let (status, answer) = play(&asked, sent);
+            return Ok(json(status, &answer)?);
+        }
         Action::Hang => std::future::pending().await,
+        Action::HoldUntil(then) => then.cancelled().await,
         Action::Delay(delay) => tokio::time::sleep(*delay).await,
         Action::Pass | Action::LoseAnswer | Action::Lines(_) => {}
     }
@@ -288,6 +309,7 @@ async fn serve(request: Request<Incoming>, shared: &Shared) -> Result<Response<B
         &shared.admin
     };
     let answer = client.send(forwarded).await?;
+    lock(&shared.answered).push((asked, answer.status().as_u16()));
     let (head, body) = answer.into_parts();
     let mut response = Response::builder().status(head.status);
     if let Some(headers) = response.headers_mut() {
@@ -317,19 +339,30 @@ fn end_to_end(mut headers: HeaderMap) -> HeaderMap {
 }
 
 fn refusal(status: u16, wait: u32) -> Result<Response<Body>> {
-    let body = json!({
+    let mut response = json(status, &failure(status, ""))?;
+    if wait > 0 {
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, wait.into());
+    }
+    Ok(response)
+}
+
+/// What the API server says when it refuses.
+pub fn failure(status: u16, reason: &str) -> Value {
+    json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-        "message": "the test says no", "reason": "", "code": status,
-    });
+        "message": "the test says no", "reason": reason, "code": status,
+    })
+}
+
+fn json(status: u16, body: &Value) -> Result<Response<Body>> {
     let body = http_body_util::Full::new(Bytes::from(body.to_string()));
-    let mut response = Response::builder()
+    let body = body.map_err(|never| match never {}).boxed_unsync();
+    let response = Response::builder()
         .status(status)
         .header(header::CONTENT_TYPE, "application/json");
-    if wait > 0 {
-        response = response.header(header::RETRY_AFTER, wait);
-    }
-    let body = body.map_err(|never| match never {}).boxed_unsync();
-    response.body(body).context("a refusal")
+    response.body(body).context("an answer")
 }
 
 fn by_line(

@@ -23,6 +23,8 @@ use kit::{
 
 /// Records at once: many snapshots, and nothing to wait for.
 const AT_ONCE: &str = "{quiet: 0s, max: 0s, rollout: 30s, scaling: 0s}";
+/// How many events a setting may have sent that are not acknowledged: so many may be told twice after a kill or a take-over.
+const WINDOW: usize = 32;
 /// What an oracle wants to hear: all there is.
 const ALL: &str = "eventTypes: [ARTIFACT_STARTED, ARTIFACT_STOPPED, ARTIFACT_SCALED]";
 

@@ -1,17 +1,23 @@
 //! The operator is killed.
 
-use crate::{AT_ONCE, all_is_told, oracle, outage, told_all};
+use crate::{AT_ONCE, WINDOW, all_is_told, oracle, outage, told_all};
 use anyhow::{Result, ensure};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use http::Request;
 use k8s_openapi::api::apps::v1::Deployment;
 use kit::{
-    Actor,
+    Actor, Cluster,
     cluster::PATIENCE,
     deployment, hears,
-    stage::{Cast, operator},
+    stage::{Cast, operator, spawn},
     stays,
 };
 use kube::Api;
-use std::time::{Duration, Instant};
+use serde_json::json;
+use std::{
+    os::unix::process::ExitStatusExt as _,
+    time::{Duration, Instant},
+};
 
 #[test]
 fn what_changed_while_the_operator_was_away_is_told_once_and_an_unchanged_cluster_is_no_news() {
@@ -79,6 +85,79 @@ fn what_changed_while_the_operator_was_away_is_told_once_and_an_unchanged_cluste
     });
 }
 
+/// How many pods there are, and how large one is beside what it runs.
+const MANY: usize = 5_000;
+const ANNOTATION: usize = 6 << 10;
+/// What the chart gives.
+const MEMORY: u64 = 160 << 20;
+
+/// Makes so many pods, which no node ever starts.
+async fn make_many(cluster: &Cluster) -> Result<()> {
+    let namespace = cluster.namespace("many").await?;
+    let (client, text) = (cluster.client(), "x".repeat(ANNOTATION));
+    let make = async |number: usize| {
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": format!("many-{number}"), "annotations": {"text": text}},
+            "spec": {"nodeName": "nobody", "containers": [{"name": "app", "image": "r.example/many:v1"}]},
+        });
+        let request = Request::post(format!("/api/v1/namespaces/{namespace}/pods"))
+            .header("content-type", "application/json")
+            .body(pod.to_string().into_bytes())?;
+        client.request_text(request).await?;
+        anyhow::Ok(())
+    };
+    let made = stream::iter((0..MANY).map(make)).buffer_unordered(32);
+    made.try_collect().await
+}
+
+// F8: the kernel kills the operator for want of memory.
+#[test]
+fn an_operator_that_has_too_little_memory_for_5000_pods_goes_on_when_it_has_some() {
+    outage(async |cluster| {
+        let cast = |memory| Cast {
+            memory: Some(memory),
+            ..Cast::default()
+        };
+        let measured = operator(cluster, &cast(MEMORY)).await?;
+        let (actor, receiver) = told_all(cluster, "memory").await?;
+        churn(&actor, 0).await?;
+        all_is_told(&actor, &receiver).await?;
+        let enough_for_few = measured.data_memory()? + (1 << 20);
+        // Something waits when it ends.
+        receiver.set_standing(503);
+        let heard = receiver.heard().len();
+        churn(&actor, 1).await?;
+        receiver.wait_for_count(PATIENCE, heard + 1).await?;
+        measured.kill_9();
+        let first = operator(cluster, &cast(enough_for_few)).await?;
+        // It may end already while they come.
+        let churning = keep_churning(&actor, Duration::from_secs(8), Duration::from_millis(500));
+        let (number, ()) = tokio::try_join!(churning, make_many(cluster))?;
+        churn(&actor, number).await?;
+        first.kill_9();
+        let before = actor.log().await?.len();
+        // As a container does, it starts again and again.
+        for number in [number + 1, number + 2] {
+            let mut dies = spawn(cluster, &cast(enough_for_few))?;
+            let status = dies.ended(PATIENCE).await?;
+            let log = dies.log_text();
+            ensure!(
+                status.signal() == Some(libc::SIGABRT) && log.contains("memory allocation of"),
+                "{status} {log}"
+            );
+            churn(&actor, number).await?;
+        }
+        receiver.set_standing(200);
+        let mut last = operator(cluster, &cast(MEMORY)).await?;
+        churn(&actor, number + 3).await?;
+        let twice = all_is_told(&actor, &receiver).await?;
+        ensure!(twice <= 2 * WINDOW, "{twice} were told twice in 2 kills");
+        ensure!(actor.log().await?.len() > before, "no snapshot: no test");
+        last.still_runs()
+    });
+}
+
 #[test]
 fn an_operator_that_is_killed_again_and_again_loses_nothing() {
     outage(async |cluster| {
@@ -103,7 +182,7 @@ fn an_operator_that_is_killed_again_and_again_loses_nothing() {
         for (actor, receiver) in [(&actor, &receiver), (&second.0, &second.1)] {
             let twice = all_is_told(actor, receiver).await?;
             ensure!(
-                twice <= 32 * kills,
+                twice <= WINDOW * kills,
                 "{twice} were told twice in {kills} kills"
             );
             let log = actor.log().await?;

@@ -9,6 +9,7 @@ use kit::{
 };
 use std::time::{Duration, Instant};
 
+// F4: SIGTERM.
 #[test]
 fn an_operator_that_is_told_to_stop_finishes_what_is_under_way_and_sends_nothing_new() {
     outage(async |cluster| {

@@ -11,7 +11,11 @@ use crate::simulation::{
 
 /// A story drawn from a seed: environments that change, a receiver that fails now and then, and faults of all kinds.
 fn story(seed: u64, faults: Faults, spec: NotificationSettingSpec, operators: usize) -> Simulation {
-    let mut it = Simulation::new(seed, spec);
+    let it = Simulation::new(seed, spec);
+    story_of(it, seed, faults, operators)
+}
+
+fn story_of(mut it: Simulation, seed: u64, faults: Faults, operators: usize) -> Simulation {
     it.faults = faults;
     for (name, uid) in [("prod", "u1"), ("test", "u2")] {
         it.environment(name, uid);
@@ -90,6 +94,28 @@ fn check(it: &Simulation) {
     );
 }
 
+/// How wrong wall clocks are that jump several times a minute: by the hour of a time zone or of summer time, by a leap
+/// second, and by ten minutes, as two nodes may differ.
+fn jumps(seed: u64) -> Box<ClockError> {
+    Box::new(move |operator, at| {
+        let hours = SignedDuration::from_hours;
+        let errors = [
+            hours(0),
+            hours(1),
+            hours(-1),
+            SignedDuration::from_mins(10),
+            SignedDuration::from_mins(-10),
+            SignedDuration::from_secs(1),
+            SignedDuration::from_secs(-1),
+        ];
+        let operator = u64::try_from(operator).unwrap();
+        let jump = (seed ^ (operator << 60) ^ (at.as_secs() / 7))
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            >> 32;
+        errors[usize::try_from(jump % 7).unwrap()]
+    })
+}
+
 fn faults() -> impl Strategy<Value = Faults> {
     (
         0..4_u64,
@@ -127,10 +153,21 @@ proptest! {
         assert_eq!(it.duplicates(), 0);
     }
 
+    // F21: wall clocks that jump.
+    #[test]
+    fn under_a_wall_clock_that_jumps_nothing_is_missing_and_everything_is_in_order(seed: u64, faults in faults()) {
+        let mut it = Simulation::new(seed, webhook());
+        it.clock_error = jumps(seed);
+        check(&story_of(it, seed, faults, 1));
+    }
+
+    // F6: two replicas that both believe they lead; F21: their clocks differ, and jump.
     #[test]
     fn two_operators_that_both_work_miss_nothing_and_stand_back(seed: u64) {
         let faults = Faults { edit: 50, lost_reply: 20, ..Faults::default() };
-        let mut it = story(seed, faults, webhook(), 2);
+        let mut it = Simulation::new(seed, webhook());
+        it.clock_error = jumps(seed);
+        let mut it = story_of(it, seed, faults, 2);
         // One of them goes, in whatever state the two are; the other is enough.
         for uid in ["u1", "u2"] {
             it.append(uid, &[("last but one", 0, 1)]);
@@ -149,7 +186,8 @@ proptest! {
         }
         prop_assert_eq!(it.status().pending, Some(0));
         prop_assert_eq!(it.delivered(), "True UpToDate");
-        let _ = it.duplicates(); // of the same bytes
+        let (duplicates, allowed) = (it.duplicates(), it.allowed_duplicates());
+        prop_assert!(duplicates <= allowed, "{duplicates} duplicates, {} times", it.stood_back);
     }
 
     #[test]
@@ -185,6 +223,36 @@ proptest! {
         it.run(seconds(3_600));
         prop_assert_eq!(it.status().pending, Some(0));
         prop_assert_eq!(it.delivered(), "True UpToDate");
+    }
+}
+
+// F21
+#[test]
+fn how_long_a_setting_waits_after_a_failure_does_not_depend_on_the_wall_clock() {
+    for (seed, answer) in (0..20).zip([fails(Reason::ServerError), holds()].iter().cycle()) {
+        let attempts = |error| {
+            let mut it = with_one_environment(webhook());
+            it.clock_error = error;
+            let answer = answer.clone();
+            it.receiver = Box::new(move |_, _, _| answer.clone());
+            it.start();
+            it.run(seconds(5));
+            change(&mut it, "u1", &format!("image-{seed}"));
+            it.run(seconds(3_000));
+            it.receiver = Box::new(|_, _, _| takes());
+            it.run(seconds(700));
+            assert_eq!(it.taken(), it.ids_after("u1", 1));
+            let heard = it.heard.into_iter();
+            heard.map(|heard| heard.at).collect::<Vec<_>>()
+        };
+        let right = attempts(Box::new(|_, _| SignedDuration::ZERO));
+        let wrong = attempts(jumps(seed));
+        assert!(right.len() > 7, "{} attempts: no test", right.len());
+        assert_eq!(right.len(), wrong.len());
+        // Times that are shown may be written once more, which moves what follows by milliseconds.
+        let mut pairs = right.iter().zip(&wrong);
+        let is_same = pairs.all(|(right, wrong)| right.abs_diff(*wrong) < millis(200));
+        assert!(is_same, "{right:?} {wrong:?}");
     }
 }
 
