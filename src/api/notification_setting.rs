@@ -298,7 +298,7 @@ pub struct Replay {
     pub event_id: Option<String>,
     /// How many events have been delivered again.
     pub delivered: i64,
-    /// How many messages the destination refused again. They are in `deadLetters`.
+    /// How many messages the destination refused again. `lastFailure` has the newest answer.
     pub refused: i64,
     /// When the replay began.
     pub start_time: Timestamp,
@@ -377,6 +377,11 @@ impl Cursor {
             // The name of a snapshot has ten digits.
             *number = (*number).clamp(0, 9_999_999_999);
         }
+    }
+
+    /// The last snapshot of which anything is done.
+    pub(crate) fn begun(&self) -> i64 {
+        self.index + i64::from(self.ordinal > 0)
     }
 
     pub(crate) fn environment_id(&self) -> EnvironmentId {

@@ -385,12 +385,6 @@ impl EnvironmentQueues {
         queues.any(|queue| queue.has_more() || queue.work.has_turn())
     }
 
-    /// Whether the next message of a log is being looked for.
-    pub fn any_searching(&self) -> bool {
-        let mut queues = self.queues.values();
-        queues.any(|queue| matches!(queue.work, Work::Searching { .. }))
-    }
-
     /// Whether it is known of every log where it ends, so that what is not known to wait does not wait.
     pub fn heads_are_known(&self) -> bool {
         let mut queues = self.queues.values();

@@ -81,18 +81,13 @@ pub(crate) fn failed(
     });
 }
 
-/// Notes a message that is not sent again by itself. One that a replay has sent in vain is told and counted once.
+/// Notes a message that is not sent again by itself.
 pub(crate) fn dead_lettered(
     status: &mut NotificationSettingStatus,
     attempt: &Attempt,
     reason: &str,
     message: &str,
 ) {
-    let told = status.dead_letters.len();
-    status
-        .dead_letters
-        .retain(|letter| letter.event_id != attempt.id);
-    let is_new = status.dead_letters.len() == told;
     let letter = DeadLetter {
         event_id: attempt.id.clone(),
         snapshot: attempt.snapshot.clone().unwrap_or_default(),
@@ -106,14 +101,13 @@ pub(crate) fn dead_lettered(
     };
     status.dead_letters.insert(0, letter);
     status.dead_letters.truncate(DEAD_LETTERS);
-    let count = status.dead_lettered.unwrap_or(0);
-    status.dead_lettered = Some(count.saturating_add(i64::from(is_new)));
+    status.dead_lettered = Some(status.dead_lettered.unwrap_or(0).saturating_add(1));
 }
 
 /// A replay has delivered a message: a dead letter is none any more if the message holds all that it held.
 pub(crate) fn redelivered(status: &mut NotificationSettingStatus, message: &NextMessage) {
     let events = i64::try_from(message.events).unwrap_or(i64::MAX);
-    let last = message.after.index + i64::from(message.after.ordinal > 0);
+    let last = message.after.begun();
     status.dead_letters.retain(|letter| {
         let is_whole = letter.through.is_none_or(|through| through <= last)
             && letter.events.is_none_or(|held| held <= events);

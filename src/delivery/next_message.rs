@@ -267,7 +267,7 @@ impl Search {
             id,
             body: body.into(),
             plain: plain.map(Bytes::from),
-            through: Some(after.index).filter(|last| *last > snapshot.index),
+            through: Some(after.begun()).filter(|last| *last > snapshot.index),
             letters,
             after,
             events,

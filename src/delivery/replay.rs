@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::{
     api::{
         EnvironmentSnapshotSpec, EventType,
-        notification_setting::{Cursor, DeadLetter},
+        notification_setting::{Cursor, DeadLetter, Replay},
     },
     delivery::{environment_queue::Token, next_message::LogReader, reasons::ReplayReason},
     snapshot::{event, log},
@@ -43,9 +43,21 @@ pub(crate) struct ReplayState {
     pub message: Option<OneMessage>,
     /// What the destination said when it refused the message before.
     pub refusal: Option<String>,
+    /// It said the same twice.
+    pub refused_twice: bool,
+    /// Attempts in a row that failed, the first of them, and what was said of the last.
+    pub attempts: u32,
+    pub failing_since: Option<Moment>,
+    pub problem: Option<String>,
+    /// Nothing is sent before this.
+    pub until: Option<Moment>,
 }
 
 impl ReplayState {
+    pub fn may_send(&self, now: Moment) -> bool {
+        self.until.is_none_or(|until| until <= now)
+    }
+
     /// The replay has ended, or is to be found anew.
     pub fn reset(&mut self) {
         *self = Self {
@@ -160,8 +172,10 @@ pub(crate) struct Locate {
     /// How far each log that the setting follows has been delivered: nothing that still waits is sent twice.
     pub cursors: Vec<Cursor>,
     pub letters: Vec<DeadLetter>,
-    /// The replay has been delivered up to here already.
-    pub reached: Option<Cursor>,
+    /// The replay as the status says it, if it has begun already.
+    pub begun: Option<Replay>,
+    /// It was looked for in vain before: what can't be read is left out.
+    pub patient: bool,
 }
 
 impl Locate {
@@ -208,18 +222,7 @@ impl Locate {
             unreported_gap: None,
             ..cursor.clone()
         };
-        let reached = self.reached.as_ref().filter(|reached| {
-            reached.environment_uid == cursor.environment_uid
-                && (from - 1..=to).contains(&reached.index)
-        });
-        let start = match reached {
-            Some(reached) => Cursor {
-                index: reached.index,
-                ordinal: reached.ordinal,
-                ..start
-            },
-            None => start,
-        };
+        let (start, _) = self.reached(start, to);
         let entries = log.entries(&cursor.environment_id()).await?;
         let mut missing = start.index + 1;
         for entry in &entries {
@@ -244,6 +247,29 @@ impl Locate {
         }))
     }
 
+    /// Where a replay that begins here goes on: where it has got, if it has begun. And how many events it has sent then.
+    fn reached(&self, start: Cursor, to: i64) -> (Cursor, i64) {
+        let begun = self.begun.as_ref();
+        let reached = begun.and_then(|begun| Some((begun.cursor.as_ref()?, begun.delivered)));
+        let place = |cursor: &Cursor| (cursor.index, cursor.ordinal);
+        let reached = reached.filter(|(reached, _)| {
+            reached.environment_uid == start.environment_uid
+                && (place(&start)..=(to, 0)).contains(&place(reached))
+        });
+        match reached {
+            Some((reached, delivered)) => {
+                let (index, ordinal) = place(reached);
+                let cursor = Cursor {
+                    index,
+                    ordinal,
+                    ..start
+                };
+                (cursor, delivered)
+            }
+            None => (start, 0),
+        }
+    }
+
     async fn message(
         &self,
         log: &impl LogReader,
@@ -253,9 +279,10 @@ impl Locate {
             return self.letter(log, letter).await;
         }
         let share = (SEARCHED / self.cursors.len().max(1)).max(1);
-        let mut unreadable = 0;
+        let mut unreadable = None;
+        let mut failures = 0;
         for cursor in &self.cursors {
-            let newest = cursor.index + i64::from(cursor.ordinal > 0);
+            let newest = cursor.begun();
             let mut hashed = 0;
             for index in (1..=newest).rev().take(share) {
                 let snapshot = match log.read_uncached(&cursor.environment_id(), index).await {
@@ -263,10 +290,11 @@ impl Locate {
                     Ok(None) => break,
                     // One that can't be read hides no other.
                     Err(why) => {
-                        unreadable += 1;
-                        if unreadable > UNREADABLE {
+                        failures += 1;
+                        if failures > UNREADABLE {
                             return Err(why);
                         }
+                        unreadable = Some(why);
                         continue;
                     }
                 };
@@ -279,7 +307,10 @@ impl Locate {
                 }
             }
         }
-        Ok(Err(not_found()))
+        match unreadable {
+            Some(why) if !self.patient => Err(why),
+            _ => Ok(Err(not_found())),
+        }
     }
 
     async fn letter(
@@ -297,12 +328,14 @@ impl Locate {
             let snapshot = log.read_uncached(&cursor.environment_id(), index).await?;
             let Some(snapshot) = snapshot else { continue };
             let through = letter.through.unwrap_or(index);
-            let through = through.min(cursor.index).min(index + SNAPSHOTS - 1);
-            if let Some(mut found) =
-                located(cursor, &snapshot, &letter.event_id, through.max(index))
-            {
+            let through = through.min(cursor.begun()).min(index + SNAPSHOTS - 1);
+            let to = through.max(index);
+            if let Some(mut found) = located(cursor, &snapshot, &letter.event_id, to) {
+                let (start, done) = self.reached(found.cursor, to);
+                found.cursor = start;
                 if let Some(message) = &mut found.message {
                     message.events = Some(letter.events.unwrap_or(1));
+                    message.done = done;
                 }
                 return Ok(Ok(found));
             }

@@ -350,6 +350,7 @@ impl SettingState {
             sending,
             self.look_again,
             self.replay.again,
+            self.replay.until,
         ]
         .into_iter()
         .flatten()
@@ -551,7 +552,6 @@ impl SettingState {
                 && self.starts_are_known()
                 && self.queues.heads_are_known()
                 && !self.queues.any_unfinished()
-                && !self.is_replaying()
             {
                 // Given up, or not asked for any more: nothing is overdue.
                 self.retry.forget();

@@ -308,11 +308,10 @@ impl StatusWriter {
     /// The write that succeeds whatever else of the object changes meanwhile, as long as it is the same object and its
     /// cursors are those that were written last. A JSON patch.
     fn patch(&self, uid: &str, status: &NotificationSettingStatus) -> Value {
-        json!([
-            {"op": "test", "path": "/metadata/uid", "value": uid},
-            test_of(&self.written),
-            {"op": "add", "path": "/status", "value": status},
-        ])
+        let mut patch = vec![json!({"op": "test", "path": "/metadata/uid", "value": uid})];
+        patch.extend(tests_of(&self.written));
+        patch.push(json!({"op": "add", "path": "/status", "value": status}));
+        patch.into()
     }
 
     /// The API server has this status.
@@ -368,7 +367,7 @@ impl StatusWriter {
         if position == Position::of(&self.written) {
             // The order of the cursors may have changed, or a status without any was written. Had somebody changed the
             // cursors and changed them back, it would cost one short status.
-            let succeeds = test_of(status) == test_of(&self.written);
+            let succeeds = tests_of(status) == tests_of(&self.written);
             self.written = status.clone();
             let refusal = self.refusal.take().filter(|_| succeeds);
             return refusal.map_or(ConflictOutcome::Same, ConflictOutcome::Refused);
@@ -417,17 +416,22 @@ impl StatusWriter {
     }
 }
 
-/// The operation of a JSON patch that succeeds as long as the cursors are those of this status.
-fn test_of(status: &NotificationSettingStatus) -> Value {
+/// The operations of a JSON patch that succeed as long as the position is that of this status.
+fn tests_of(status: &NotificationSettingStatus) -> Vec<Value> {
+    let test = |path, value| json!({"op": "test", "path": path, "value": value});
+    if *status == NotificationSettingStatus::default() {
+        return vec![test("/status", Value::Null)];
+    }
     // For `test`, null means that there is nothing at that path; an empty list is not written at all.
-    let (path, value) = if *status == NotificationSettingStatus::default() {
-        ("/status", Value::Null)
-    } else if status.cursors.is_empty() {
-        ("/status/cursors", Value::Null)
-    } else {
-        ("/status/cursors", json!(status.cursors))
-    };
-    json!({"op": "test", "path": path, "value": value})
+    let cursors = (!status.cursors.is_empty()).then_some(&status.cursors);
+    vec![
+        test("/status/cursors", json!(cursors)),
+        test("/status/replay", json!(status.replay)),
+        test(
+            "/status/lastHandledReplay",
+            json!(status.last_handled_replay),
+        ),
+    ]
 }
 
 /// Keeps of a status what delivery needs, with short texts.
@@ -620,6 +624,8 @@ mod tests {
             json!([
                 {"op": "test", "path": "/metadata/uid", "value": "u"},
                 {"op": "test", "path": "/status/cursors", "value": status(&[1, 1]).cursors},
+                {"op": "test", "path": "/status/replay", "value": null},
+                {"op": "test", "path": "/status/lastHandledReplay", "value": null},
                 {"op": "add", "path": "/status", "value": next},
             ])
         );

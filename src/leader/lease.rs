@@ -145,6 +145,9 @@ impl Candidate {
         let free = self.see(version, spec, now);
         let holder = spec.holder();
         if holder == self.name && (goes_on || self.is_own(spec, now)) {
+            if goes_on {
+                self.asked_for.extend(spec.renew_time.clone()); // if the first write fails, it is its own all the same
+            }
             Step::Renew
         } else if free <= now || holder.is_empty() && self.leads_until(now).is_some() {
             Step::Take
@@ -492,6 +495,19 @@ mod tests {
             &mut slow,
             &[(2, Some("5"), spec("me", 15, 1), Step::Follow)],
         );
+    }
+
+    #[test]
+    fn one_that_goes_on_and_whose_first_write_fails_asks_again() {
+        let mut me = me().going_on(true);
+        let own = |second| (second, Some("3"), spec("me", 15, 1), Step::Renew);
+        reads(&mut me, &[own(0)]);
+        let asked = LeaseSpec {
+            renew_time: Some("2026-01-01T00:01:00.000000Z".to_owned()),
+            ..spec("me", 15, 1)
+        };
+        me.asks(&asked, at(0));
+        reads(&mut me, &[own(2)]);
     }
 
     #[test]

@@ -64,7 +64,9 @@ const PODS: u64 = 10;
 pub async fn measure(way: Way, runs: usize) -> Result<TakeOvers> {
     let cluster = Cluster::start(PlaneOptions::default()).await?;
     stage::install(&cluster).await?;
-    cluster.namespace(NAMESPACE).await?;
+    let namespace =
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
+    apply(&cluster.client(), namespace).await?;
     let receiver = Receiver::start();
     let environment = format!(
         "apiVersion: shipbell.dev/v1alpha1\nkind: Environment\nmetadata: {{name: {NAMESPACE}}}\nspec: {{namespaces: {{include: [{NAMESPACE}]}}, visibleTo: [{NAMESPACE}], settle: {{quiet: 0s, max: 0s, rollout: 0s, scaling: 0s}}}}\n"

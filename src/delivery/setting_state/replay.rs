@@ -14,13 +14,17 @@ use crate::{
     backoff,
     delivery::{
         environment_queue::{Token, UNREADABLE},
-        message_history,
+        message_history::{self, Attempt},
         next_message::NextMessage,
         reasons::{EventReason, ReplayReason},
         replay::{EVENTS, Locate, Located, Refusal, ReplayRequest},
         setting_state::{Action, Now, SettingState},
         status_writer::WriteDue,
         subscription::Subscription,
+    },
+    http::{
+        response::{LONGEST_RETRY_AFTER, Outcome, Reason},
+        sender::Receipt,
     },
 };
 
@@ -60,7 +64,6 @@ impl SettingState {
             return;
         };
         let request = running.request.clone();
-        let started = running.start_time;
         let sending = self
             .queues
             .replay()
@@ -73,8 +76,9 @@ impl SettingState {
             self.end_replay(ReplayReason::Canceled, why, now);
             return;
         }
-        let expired = self.retry.expired_before(self.subscription.max_age);
-        if expired.is_some_and(|limit| started < limit) {
+        let failing = self.replay.failing_since;
+        let failing = failing.map(|since| now.moment.saturating_sub(since));
+        if failing.is_some_and(|failing| failing > self.subscription.max_age) {
             let why = "It could not be delivered for as long as retry.maxAge says.";
             self.end_replay(ReplayReason::RetryExpired, why, now);
             return;
@@ -128,7 +132,8 @@ impl SettingState {
             request,
             cursors: queues.iter().map(|queue| queue.cursor.clone()).collect(),
             letters: self.status.dead_letters.clone(),
-            reached: running.and_then(|replay| replay.cursor.clone()),
+            begun: running.filter(|replay| replay.cursor.is_some()).cloned(),
+            patient: self.replay.failures > UNREADABLE,
         };
         let token = self.token();
         self.replay.locating = Some(token);
@@ -148,6 +153,9 @@ impl SettingState {
             return; // of a replay that has ended
         }
         self.replay.wanted = None;
+        if self.writer.stands_back_until().is_some() {
+            return; // it is looked for again then
+        }
         let located = match result {
             Err(why) => {
                 debug!(setting = %self.title, why, "can't find what is to be sent again; trying again");
@@ -201,6 +209,13 @@ impl SettingState {
         let message = match unreadable {
             Some(why) => format!("The log can't be read ({why}). It is tried again."),
             None if self.is_suspended() => "It waits: spec.suspend is true.".to_owned(),
+            None if self.replay.problem.is_some() => {
+                let why = self.replay.problem.as_deref().unwrap_or_default();
+                format!(
+                    "It waits, and is tried again: {}.",
+                    why.trim_end_matches('.')
+                )
+            }
             None if self.problems.first().is_some() || self.retry.problem().is_some() => {
                 "It waits: see the conditions Ready and Delivered.".to_owned()
             }
@@ -286,8 +301,51 @@ impl SettingState {
         self.end_replay(ReplayReason::HistoryTruncated, &why, now);
     }
 
+    /// What an answer means for a message of the replay. It says nothing of what is new: that has attempts of its own.
+    /// Whether the message is done.
+    pub(super) fn replay_answered(
+        &mut self,
+        message: &NextMessage,
+        attempt: Attempt,
+        receipt: &Receipt,
+        now: Now,
+    ) -> bool {
+        let outcome = &receipt.outcome;
+        let reason = outcome.reason().map_or("", Reason::as_str);
+        self.writer.ask(WriteDue::Soon);
+        let attempts = self.replay.attempts.saturating_add(1);
+        let (wait, after) = match outcome {
+            Outcome::Delivered { .. } => {
+                debug!(setting = %self.title, id = message.id, snapshot = message.snapshot, "delivered again");
+                let (answer, latency) = (receipt.status, receipt.latency);
+                message_history::delivered(&mut self.status, attempt, answer, latency);
+                self.replay_moved(message, None);
+                return true;
+            }
+            Outcome::Refused { .. } => {
+                message_history::failed(&mut self.status, attempt, reason, outcome.message());
+                self.replay_moved(message, Some(outcome.message()));
+                return true;
+            }
+            Outcome::Retry { after, .. } => (backoff::delay(attempts, self.seed), *after),
+            Outcome::Hold { .. } | Outcome::Gone { .. } => {
+                (backoff::slow_delay(attempts, self.seed), None)
+            }
+        };
+        info!(setting = %self.title, id = message.id, reason, why = outcome.message(), "not delivered again; trying later");
+        message_history::failed(&mut self.status, attempt, reason, outcome.message());
+        let wait = backoff::obeying(wait, after, LONGEST_RETRY_AFTER, self.seed);
+        self.replay.attempts = attempts;
+        self.replay.failing_since.get_or_insert(now.moment);
+        self.replay.problem = Some(outcome.message().to_owned());
+        self.replay.until = Some(now.moment + wait);
+        false
+    }
+
     /// A message of the replay was delivered, or refused with this answer.
-    pub(super) fn replay_moved(&mut self, message: &NextMessage, refusal: Option<&str>, now: Now) {
+    fn replay_moved(&mut self, message: &NextMessage, refusal: Option<&str>) {
+        self.replay.attempts = 0;
+        (self.replay.failing_since, self.replay.problem) = (None, None);
         let Some(replay) = self.status.replay.as_mut() else {
             return;
         };
@@ -296,19 +354,13 @@ impl SettingState {
         if let Some(one) = &mut self.replay.message {
             one.done = one.done.saturating_add(events);
         }
-        let again = refusal.is_some() && self.replay.refusal.as_deref() == refusal;
+        self.replay.refused_twice = refusal.is_some() && self.replay.refusal.as_deref() == refusal;
         self.replay.refusal = refusal.map(ToOwned::to_owned);
         if refusal.is_some() {
             replay.refused = replay.refused.saturating_add(1);
         } else {
             replay.delivered = replay.delivered.saturating_add(events);
             message_history::redelivered(&mut self.status, message);
-        }
-        if again {
-            let why = "Two messages in a row were refused with the same answer.";
-            self.end_replay(ReplayReason::Refused, why, now);
-        } else {
-            self.end_replay_if_done(now);
         }
     }
 
@@ -321,16 +373,22 @@ impl SettingState {
             message.done > 0 && message.events.is_none_or(|events| message.done >= events)
         });
         let position = queue.cursor.index;
+        if self.replay.refused_twice {
+            let why = "Two messages in a row were refused with the same answer.";
+            self.end_replay(ReplayReason::Refused, why, now);
+            return true;
+        }
         if is_sent || !queue.has_more() {
             let reason = match replay.refused {
                 0 => ReplayReason::Delivered,
                 _ => ReplayReason::Refused,
             };
-            if let (ReplayReason::Delivered, Some(id)) = (reason, replay.event_id.clone()) {
+            if let (ReplayReason::Delivered, true, Some(one)) =
+                (reason, is_sent, &self.replay.message)
+            {
                 // Perhaps as several messages.
-                let sent = replay.delivered > 0;
                 let letters = &mut self.status.dead_letters;
-                letters.retain(|letter| !sent || letter.event_id != id);
+                letters.retain(|letter| letter.event_id != one.id);
             }
             self.end_replay(reason, "", now);
             return true;

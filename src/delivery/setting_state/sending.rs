@@ -47,27 +47,19 @@ impl SettingState {
             .extend(freed.into_iter().map(Action::ReleaseTurn));
     }
 
-    /// The queues that may go on now: all, or, while attempts fail, one that shows whether the destination is well again. A
-    /// replay shows it if nothing else is to be sent.
-    fn admitted(&self, ready: Vec<QueueId>) -> Vec<QueueId> {
+    /// The queues that may go on now: all, or, while attempts fail, one that shows whether the destination is well again,
+    /// which a replay does not: it waits.
+    fn admitted(&self, mut ready: Vec<QueueId>, now: Now) -> Vec<QueueId> {
         if self.retry.problem().is_none() {
+            ready.retain(|id| *id != QueueId::Replay || self.replay.may_send(now.moment));
             return ready;
         }
         if self.queues.all().any(|queue| queue.work.has_turn()) {
             return vec![];
         }
-        let (replay, logs): (Vec<_>, Vec<_>) =
-            ready.into_iter().partition(|id| *id == QueueId::Replay);
-        if self.queues.any_searching() && logs.is_empty() {
-            return vec![];
-        }
-        let probe = self.probe.clone().filter(|probe| logs.contains(probe));
-        probe
-            .into_iter()
-            .chain(logs)
-            .chain(replay)
-            .take(1)
-            .collect()
+        ready.retain(|id| *id != QueueId::Replay);
+        let probe = self.probe.clone().filter(|probe| ready.contains(probe));
+        probe.into_iter().chain(ready).take(1).collect()
     }
 
     fn written_cursors(&self) -> WrittenCursors<'_> {
@@ -115,7 +107,7 @@ impl SettingState {
             },
             cursor: queue.cursor.clone(),
             head: queue.head,
-            // A replay as a whole is given up, not one event of it: they all are old.
+            // All of a replay is old: it is given up as a whole.
             expired_before: self.retry.expired_before(max_age).filter(|_| !replay),
             deleted: queue.deleted.is_some(),
             replay: replay.then(|| {
@@ -221,7 +213,7 @@ impl SettingState {
             return;
         }
         let ready = self.queues.sendable(&self.written_cursors(), now.moment);
-        let ready = self.admitted(ready);
+        let ready = self.admitted(ready, now);
         if ready.is_empty() || !self.destination_is_fresh(now) {
             return;
         }
@@ -394,12 +386,15 @@ impl SettingState {
             moment: began.moment,
             wall: began.wall,
         };
-        let refused = matches!(outcome, Outcome::Refused { .. }).then(|| outcome.message());
-        let verdict = match queue_id {
-            // It was refused before, perhaps: that says nothing of what is new.
-            QueueId::Replay if refused.is_some() => Disposition::SetAside,
-            _ => self.retry.answered(outcome, at, self.seed, now.moment),
-        };
+        if *queue_id == QueueId::Replay {
+            let done = self.replay_answered(message, attempt, receipt, now);
+            let more = self.move_on(queue_id, message, began, done);
+            self.note_denied(now, outcome.reason(), outcome.message());
+            return (!self.end_replay_if_done(now) && more)
+                .then_some(turn)
+                .and_then(|turn| self.another(queue_id, turn, now));
+        }
+        let verdict = self.retry.answered(outcome, at, self.seed, now.moment);
         let reason = outcome.reason().map_or("", Reason::as_str);
         match verdict {
             Disposition::Delivered => {
@@ -432,25 +427,31 @@ impl SettingState {
         } else {
             self.writer.ask(WriteDue::Soon);
         }
-        let moved = verdict != Disposition::Keep;
-        let mut more = false;
-        if let Some(queue) = self.queues.queue_mut(queue_id) {
-            queue.searched = queue.cursor.index;
-            if moved {
-                queue.advance(message.after.clone());
-                queue.ahead.sent(message.events, began.moment);
-                more = queue.has_more();
-                if *queue_id == QueueId::Replay {
-                    self.replay_moved(message, refused, now);
-                    more = self.is_replaying();
-                }
-            }
-        }
+        let more = self.move_on(queue_id, message, began, verdict != Disposition::Keep);
         self.note_denied(now, outcome.reason(), outcome.message());
         self.report_change(before.is_some(), failures);
         if verdict == Disposition::Keep {
             self.cancel_unsent(); // one attempt at a time until one succeeds
         }
+        more.then_some(turn)
+            .and_then(|turn| self.another(queue_id, turn, now))
+    }
+
+    /// Moves the cursor over a message that is done. Whether it is, and more may be left to send.
+    fn move_on(&mut self, id: &QueueId, message: &NextMessage, began: Now, done: bool) -> bool {
+        let Some(queue) = self.queues.queue_mut(id) else {
+            return false;
+        };
+        queue.searched = queue.cursor.index;
+        if done {
+            queue.advance(message.after.clone());
+            queue.ahead.sent(message.events, began.moment);
+        }
+        done && queue.has_more()
+    }
+
+    /// The turn that has served another message, if the next one may use it.
+    fn another(&self, queue_id: &QueueId, turn: Turn, now: Now) -> Option<Turn> {
         let turn = Turn {
             messages: turn.messages + 1,
             ..turn
@@ -464,7 +465,7 @@ impl SettingState {
             .queues
             .queue(queue_id)
             .is_some_and(|queue| queue.may_go_on(written, now.moment));
-        (more && may_burst && may_go_on && self.may_send(now)).then_some(turn)
+        (may_burst && may_go_on && self.may_send(now)).then_some(turn)
     }
 
     /// Records that deliveries have begun to fail, or work again.

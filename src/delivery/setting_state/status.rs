@@ -56,6 +56,9 @@ impl SettingState {
         self.writer.take_up(now.moment);
         self.compose_status(now);
         if self.status == *self.writer.written() {
+            // Another replica may have got as far as this one.
+            let counted = self.queues.counted();
+            self.queues.written(&counted, now.moment);
             return;
         }
         let uid = self.setting.metadata.uid.as_deref().unwrap_or_default();
@@ -299,7 +302,8 @@ impl SettingState {
                 self.cancel_unsent();
                 // A message that was set aside or passed over stands nowhere yet: it is met again.
                 let (ours, before) = (&self.status, self.writer.written());
-                let further = ours.dead_letters == before.dead_letters
+                let mut letters = ours.dead_letters.iter();
+                let further = letters.all(|letter| before.dead_letters.contains(letter))
                     && ours.skipped_ranges == before.skipped_ranges;
                 self.resume(status, version, further, now);
             }

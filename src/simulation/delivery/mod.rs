@@ -18,6 +18,7 @@ use futures::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::ObjectMeta;
+use serde_json::json;
 
 use crate::{
     api::{
@@ -883,14 +884,13 @@ impl Simulation {
             }
             WriteForm::Patch(patch) => {
                 let status = serde_json::to_value(&self.setting.status).unwrap();
-                let test = &patch[1];
-                let there = if test["path"] == "/status" {
-                    &status
-                } else {
-                    &status["cursors"]
-                };
-                if test["value"] != *there {
-                    return WriteAnswer::Refused("the test failed".to_owned());
+                let whole = json!({"status": status});
+                let tests = patch.as_array().unwrap().iter().skip(1);
+                for test in tests.filter(|it| it["op"] == "test") {
+                    let there = whole.pointer(test["path"].as_str().unwrap());
+                    if test["value"] != *there.unwrap_or(&serde_json::Value::Null) {
+                        return WriteAnswer::Refused("the test failed".to_owned());
+                    }
                 }
             }
         }

@@ -263,30 +263,156 @@ fn a_replay_ends_when_the_annotation_goes_and_another_value_waits_for_its_end() 
 }
 
 #[test]
-fn a_replay_waits_while_the_destination_is_in_trouble_and_is_given_up_after_max_age() {
+fn a_replay_that_fails_is_tried_again_less_and_less_often_and_holds_up_nothing_that_is_new() {
     let mut it = told(webhook(), 5);
-    it.receiver = Box::new(|_, _, _| fails(Reason::ServerError));
+    let old = it.ids_of(2, 6);
+    let fails_of_old = move |_: Duration, _: &str, id: &str| match old.iter().any(|old| old == id) {
+        true => fails(Reason::ServerError),
+        false => takes(),
+    };
+    it.receiver = Box::new(fails_of_old);
     it.request_replay("prod/2-6");
     let told = it.heard.len();
     it.run(seconds(3_600));
     let attempts = it.heard.len() - told;
     assert!(
-        (2..60).contains(&attempts),
+        (5..60).contains(&attempts),
         "{attempts} attempts in an hour"
     );
-    assert_eq!(it.delivered(), "False ServerError");
-    change(&mut it, "u1", "new");
-    it.run(seconds(3_600));
-    assert_eq!(
-        it.ids_since(told).last(),
-        it.ids_of(7, 7).first(),
-        "what is new goes first"
+    assert!(
+        it.replay().message.contains("in trouble"),
+        "{}",
+        it.replay().message
     );
+    assert_eq!(it.delivered(), "True UpToDate", "of what is new");
+    change(&mut it, "u1", "new");
+    it.run(seconds(5));
+    assert!(it.taken().contains(&it.ids_of(7, 7)[0]));
     it.run(seconds(73 * 3_600));
     assert_eq!(it.replay().reason, "RetryExpired");
+    let told = it.heard.len();
+    it.run(seconds(3_600));
+    assert_eq!(it.heard.len(), told);
+}
+
+#[test]
+fn a_replay_waits_while_what_is_new_fails() {
+    let mut it = told(webhook(), 5);
+    it.receiver = Box::new(|_, _, _| fails(Reason::ServerError));
+    change(&mut it, "u1", "new");
+    it.run(seconds(30));
+    let told = it.heard.len();
+    it.request_replay("prod/2-6");
+    it.run(seconds(3_600));
+    let new = it.ids_of(7, 7);
+    assert!(it.ids_since(told).iter().all(|id| *id == new[0]));
+    assert!(
+        it.replay().message.contains("Delivered"),
+        "{}",
+        it.replay().message
+    );
     it.receiver = Box::new(|_, _, _| takes());
     it.run(seconds(3_600));
-    assert_eq!(it.delivered(), "True UpToDate");
+    assert_eq!(it.replay().reason, "Delivered");
+}
+
+#[test]
+fn a_digest_that_ends_within_a_snapshot_is_sent_again_as_a_whole() {
+    let mut it = told(slack(), 1);
+    it.url = None;
+    it.restart(0);
+    it.run(seconds(5));
+    for number in 0..6 {
+        change(&mut it, "u1", &format!("more-{number}"));
+    }
+    // The last of them also made the environment non-compliant.
+    let log = it.logs.get_mut("u1").unwrap();
+    let (spec, ..) = log.entries.get_mut(&8).unwrap();
+    let mut changed = EnvironmentSnapshotSpec::clone(spec);
+    changed.events.push(crate::api::snapshot::Event {
+        type_: EventType::EnvironmentNonCompliant,
+        change: None,
+    });
+    changed.content_hash = content_hash(&changed);
+    *spec = Arc::new(changed);
+    let mut attempts = 0;
+    it.receiver = Box::new(move |_, _, _| {
+        attempts += 1;
+        match attempts {
+            1 | 2 => refuses("invalid_blocks"),
+            _ => takes(),
+        }
+    });
+    it.url = Some("https://hook.example/b".to_owned());
+    it.run(seconds(60));
+    let letters = it.status().dead_letters;
+    assert_eq!((letters.len(), letters[0].through), (1, Some(8)));
+    let told = it.heard.len();
+    it.request_replay(&letters[0].event_id);
+    it.run(seconds(30));
+    assert!(it.status().dead_letters.is_empty());
+    assert_eq!(it.heard.len(), told + 1);
+    let body = String::from_utf8(it.heard[told].body.to_vec()).unwrap();
+    assert!(body.contains("more-5"), "{body}");
+}
+
+#[test]
+fn a_message_that_is_sent_again_as_many_goes_on_where_it_was_after_a_restart() {
+    let mut it = with_one_environment(slack());
+    it.start();
+    it.run(seconds(5));
+    it.receiver = Box::new(|_, _, _| refuses("invalid_blocks"));
+    let names: Vec<_> = (0..100).map(|number| format!("image-{number}")).collect();
+    let changes: Vec<_> = names.iter().map(|name| (name.as_str(), 0, 1)).collect();
+    it.append("u1", &changes);
+    it.run(seconds(30));
+    let letter = it.status().dead_letters[0].clone();
+    assert_eq!(letter.events, Some(100));
+    it.receiver = Box::new(|_, _, _| takes());
+    it.edit(|spec| *spec = webhook());
+    it.run(seconds(30));
+    let told = it.heard.len();
+    it.request_replay(&letter.event_id);
+    while it.heard.len() < told + 90 {
+        it.run(millis(1));
+    }
+    it.restart(0);
+    it.run(seconds(60));
+    let again = it.ids_since(told);
+    assert!((100..=132).contains(&again.len()), "{}", again.len());
+    assert_eq!(it.replay().reason, "Delivered");
+    assert!(it.status().dead_letters.is_empty());
+}
+
+#[test]
+fn a_status_of_another_replica_that_has_got_as_far_holds_up_nothing() {
+    let mut it = told(webhook(), 2);
+    it.restart(0);
+    it.run(seconds(5));
+    it.slow = Box::new(|action| match action {
+        Action::WriteStatus(_) => millis(900),
+        _ => Duration::ZERO,
+    });
+    change(&mut it, "u1", "a");
+    while it.heard.len() < 3 {
+        it.run(millis(1));
+    }
+    it.run(millis(20));
+    // Another one has sent the same, and has written that and the end of a replay.
+    let mut theirs = it.operators[0].state.as_ref().unwrap().status().clone();
+    theirs.last_handled_replay = Some("prod/2".to_owned());
+    it.setting.status = Some(theirs);
+    it.watch_is_silent = true;
+    it.setting_changed();
+    it.run(seconds(10));
+    it.watch_is_silent = false;
+    it.slow = Box::new(|_| Duration::ZERO);
+    change(&mut it, "u1", "b");
+    it.run(seconds(5));
+    assert_eq!(it.taken(), it.ids_after("u1", 1));
+    it.stop(0);
+    it.run(seconds(5));
+    assert!(it.operators[0].state.as_ref().unwrap().is_finished());
 }
 
 #[test]
