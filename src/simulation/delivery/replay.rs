@@ -400,6 +400,7 @@ fn a_status_of_another_replica_that_has_got_as_far_holds_up_nothing() {
     it.run(millis(20));
     // Another one has sent the same, and has written that and the end of a replay.
     let mut theirs = it.operators[0].state.as_ref().unwrap().status().clone();
+    theirs.cursors[0].index = 4;
     theirs.last_handled_replay = Some("prod/2".to_owned());
     it.setting.status = Some(theirs);
     it.watch_is_silent = true;
