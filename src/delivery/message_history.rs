@@ -11,7 +11,7 @@ use crate::{
         condition::{MESSAGE, shorten},
         notification_setting::{DeadLetter, Delivery, Failure, SkippedRange},
     },
-    delivery::{next_message::NextMessage, reasons::SkipReason},
+    delivery::reasons::SkipReason,
 };
 
 /// At most this many dead letters are kept.
@@ -104,14 +104,18 @@ pub(crate) fn dead_lettered(
     status.dead_lettered = Some(status.dead_lettered.unwrap_or(0).saturating_add(1));
 }
 
-/// A replay has delivered a message: a dead letter is none any more if the message holds all that it held.
-pub(crate) fn redelivered(status: &mut NotificationSettingStatus, message: &NextMessage) {
-    let events = i64::try_from(message.events).unwrap_or(i64::MAX);
-    let last = message.after.begun();
+/// A replay has delivered a message with so many events, of snapshots up to `last`. Those of `letters`, which begin with one
+/// of these events, are no dead letters any more if the message holds all that they held.
+pub(crate) fn redelivered(
+    status: &mut NotificationSettingStatus,
+    letters: &[String],
+    events: i64,
+    last: i64,
+) {
     status.dead_letters.retain(|letter| {
         let is_whole = letter.through.is_none_or(|through| through <= last)
             && letter.events.is_none_or(|held| held <= events);
-        !(is_whole && message.letters.contains(&letter.event_id))
+        !(is_whole && letters.contains(&letter.event_id))
     });
 }
 

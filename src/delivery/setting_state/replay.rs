@@ -1,5 +1,5 @@
-//! A replay, which an annotation asks for. It has a queue of its own beside those of the environments, so what happens
-//! meanwhile is not kept waiting; while attempts fail it comes last.
+//! A replay, which an annotation asks for. It has a queue and attempts of its own beside those of the environments: what
+//! happens meanwhile is not kept waiting, and while that fails the replay waits.
 
 use std::sync::Arc;
 
@@ -360,7 +360,8 @@ impl SettingState {
             replay.refused = replay.refused.saturating_add(1);
         } else {
             replay.delivered = replay.delivered.saturating_add(events);
-            message_history::redelivered(&mut self.status, message);
+            let last = message.after.begun();
+            message_history::redelivered(&mut self.status, &message.letters, events, last);
         }
     }
 
