@@ -128,6 +128,11 @@ impl SettingState {
             reason: SkipReason::CursorReset,
         };
         self.skip(&name, &[skipped], now);
+        // It may have grown while it was asked, and nobody tells of that again.
+        let info = self.environments.get(&name).filter(|info| info.uid == uid);
+        if let Some((head, _)) = info.and_then(|info| info.head.get()) {
+            self.log_grew(uid, head, now);
+        }
     }
 
     pub(super) fn checked(&mut self, uid: &str, result: Result<Deleted, String>, now: Now) {

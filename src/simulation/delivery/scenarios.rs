@@ -820,6 +820,27 @@ fn a_log_that_cannot_be_compared_with_the_cursor_is_reported() {
 }
 
 #[test]
+fn what_is_recorded_while_a_cursor_ahead_of_its_log_is_compared_is_told() {
+    let mut it = with_one_environment(webhook());
+    change(&mut it, "u1", "a");
+    it.start();
+    it.run(seconds(10));
+    it.kill(0);
+    it.setting.status.as_mut().unwrap().cursors[0].index = 100;
+    it.slow = Box::new(|action| match action {
+        Action::Compare(..) => millis(500),
+        _ => Duration::ZERO,
+    });
+    let next = it.start();
+    it.run(millis(100));
+    change(&mut it, "u1", "next");
+    it.run(seconds(60));
+    assert_eq!(it.taken().last(), it.ids_after("u1", 2).last());
+    assert_eq!(reasons(&it), ["CursorReset"]);
+    it.kill(next);
+}
+
+#[test]
 fn a_log_that_was_set_back_starts_at_its_head_and_says_so() {
     let mut it = with_one_environment(webhook());
     it.start();
