@@ -45,15 +45,6 @@ pub(crate) trait LogReader {
         index: i64,
     ) -> Result<Option<Arc<EnvironmentSnapshotSpec>>, String>;
 
-    /// The same for a long search, which must not take the room of what others wait for.
-    async fn read_uncached(
-        &self,
-        environment: &EnvironmentId,
-        index: i64,
-    ) -> Result<Option<Arc<EnvironmentSnapshotSpec>>, String> {
-        self.read(environment, index).await
-    }
-
     /// The entries that are there, oldest first.
     async fn entries(&self, environment: &EnvironmentId) -> Result<Vec<EntryMeta>, String>;
 }

@@ -285,7 +285,7 @@ impl Locate {
             let newest = cursor.begun();
             let mut hashed = 0;
             for index in (1..=newest).rev().take(share) {
-                let snapshot = match log.read_uncached(&cursor.environment_id(), index).await {
+                let snapshot = match log.read(&cursor.environment_id(), index).await {
                     Ok(Some(snapshot)) => snapshot,
                     Ok(None) => break,
                     // One that can't be read hides no other.
@@ -325,7 +325,7 @@ impl Locate {
                 continue;
             };
             reason = ReplayReason::HistoryTruncated;
-            let snapshot = log.read_uncached(&cursor.environment_id(), index).await?;
+            let snapshot = log.read(&cursor.environment_id(), index).await?;
             let Some(snapshot) = snapshot else { continue };
             let through = letter.through.unwrap_or(index);
             let through = through.min(cursor.begun()).min(index + SNAPSHOTS - 1);

@@ -431,7 +431,7 @@ impl LogReader for SnapshotLog {
     }
 }
 
-/// The log for a search of many requests, each of which waits for its turn.
+/// The log for a search of many requests, each of which waits for its turn and takes no room in the cache.
 struct LogInTurns {
     context: Arc<Context>,
     namespace: Arc<str>,
@@ -439,14 +439,6 @@ struct LogInTurns {
 
 impl LogReader for LogInTurns {
     async fn read(
-        &self,
-        environment: &EnvironmentId,
-        index: i64,
-    ) -> Result<Option<Arc<EnvironmentSnapshotSpec>>, String> {
-        self.read_uncached(environment, index).await
-    }
-
-    async fn read_uncached(
         &self,
         environment: &EnvironmentId,
         index: i64,

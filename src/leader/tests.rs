@@ -343,6 +343,14 @@ impl Simulation {
         number
     }
 
+    /// Starts so many, each with a clock of its own.
+    fn start_all(&mut self, instances: usize) {
+        for _ in 0..instances {
+            let rate = self.rate();
+            self.start(rate);
+        }
+    }
+
     /// How wrong a wall clock is from now on.
     fn error(&mut self) -> SignedDuration {
         let errors = u64::try_from(ERRORS.len()).unwrap();
@@ -595,10 +603,7 @@ proptest! {
     fn never_do_two_lead_whatever_is_lost_late_stale_stopped_or_restarted(seed: u64, instances in 2_usize..=3) {
         in_virtual_time(async {
             let mut simulation = Simulation::new(seed);
-            for _ in 0..instances {
-                let rate = simulation.rate();
-                simulation.start(rate);
-            }
+            simulation.start_all(instances);
             for _ in 0..60 {
                 let pause = simulation.random.up_to(seconds(8.0));
                 sleep(pause).await;
@@ -629,10 +634,7 @@ proptest! {
     fn never_do_two_lead_whatever_somebody_does_to_the_lease(seed: u64, instances in 2_usize..=3) {
         in_virtual_time(async {
             let mut simulation = Simulation::new(seed);
-            for _ in 0..instances {
-                let rate = simulation.rate();
-                simulation.start(rate);
-            }
+            simulation.start_all(instances);
             sleep(seconds(5.0)).await;
             for _ in 0..60 {
                 let pause = simulation.random.up_to(seconds(8.0));
@@ -654,10 +656,7 @@ proptest! {
 async fn history_with(seed: u64, instances: usize, may_err: bool) -> (Terms, usize, u64, i64) {
     let mut simulation = Simulation::new(seed);
     simulation.may_err = may_err;
-    for _ in 0..instances {
-        let rate = simulation.rate();
-        simulation.start(rate);
-    }
+    simulation.start_all(instances);
     for _ in 0..60 {
         let pause = simulation.random.up_to(seconds(8.0));
         sleep(pause).await;
